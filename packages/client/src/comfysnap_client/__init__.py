@@ -1,0 +1,1 @@
+"""A typed async client for ComfyUI workflows served by comfysnap."""

@@ -1,0 +1,1 @@
+"""The API contract of comfysnap: what travels between clients, the gateway and the engines."""

@@ -1,0 +1,124 @@
+"""Errors on the wire (RFC 9457) and the errors that reading a workflow raises.
+
+Exception tree::
+
+    SchemaError
+    ├── GraphError       the graph file is no API-format graph
+    ├── WorkflowError    workflow.toml, contracts.json or prepare.py is wrong
+    ├── InputError       inputs do not fit a workflow (``fields`` names each)
+    └── ProjectError     comfysnap.toml is wrong
+"""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+
+class ErrorCode(StrEnum):
+    """Known values of ``Problem.code``; a server may send newer ones, so the field is open."""
+
+    # of a request
+    INVALID_JSON = "invalid_json"
+    INVALID_REQUEST = "invalid_request"
+    INVALID_INPUT = "invalid_input"
+    BODY_TOO_LARGE = "body_too_large"
+    UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    NOT_FOUND = "not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    UNKNOWN_WORKFLOW = "unknown_workflow"
+    UNKNOWN_JOB = "unknown_job"
+    UNKNOWN_OUTPUT = "unknown_output"
+    UNKNOWN_FILE = "unknown_file"
+    OUTPUT_EXPIRED = "output_expired"
+    UNAUTHORIZED = "unauthorized"
+    CONTRACT_MISMATCH = "contract_mismatch"
+    IDEMPOTENCY_MISMATCH = "idempotency_mismatch"
+    FILE_TOO_LARGE = "file_too_large"
+    HASH_MISMATCH = "hash_mismatch"
+    RANGE_NOT_SATISFIABLE = "range_not_satisfiable"
+    QUOTA_EXCEEDED = "quota_exceeded"
+    QUEUE_FULL = "queue_full"
+    RATE_LIMITED = "rate_limited"
+    UNAVAILABLE = "unavailable"
+    INTERNAL = "internal"
+    # of a job that did not succeed
+    GRAPH_INVALID = "graph_invalid"
+    NODE_FAILED = "node_failed"
+    OUT_OF_MEMORY = "out_of_memory"
+    WORKER_LOST = "worker_lost"
+    ENGINE_FAILED = "engine_failed"
+    INPUT_UNAVAILABLE = "input_unavailable"
+    OUTPUT_MISSING = "output_missing"
+    JOB_CANCELLED = "job_cancelled"
+    JOB_TIMED_OUT = "job_timed_out"
+    JOB_EXPIRED = "job_expired"
+
+
+class FieldProblem(BaseModel, frozen=True, extra="ignore"):
+    """One finding about one API field or node."""
+
+    field: str | None = None
+    """The API parameter at fault (``prompt``), or None when no parameter feeds the place."""
+    message: str
+    """What is wrong and what would be right, in one sentence."""
+    node: str | None = None
+    """The id of the node concerned, when there is one."""
+
+
+class Problem(BaseModel, frozen=True, extra="ignore"):
+    """A problem+json body, and the ``error`` of a job that did not succeed."""
+
+    type: str = "about:blank"
+    title: str
+    status: int | None = None
+    """The HTTP status; None inside a job."""
+    detail: str | None = None
+    code: Annotated[ErrorCode | str, Field(union_mode="left_to_right")] = ErrorCode.INTERNAL
+    fields: tuple[FieldProblem, ...] = ()
+    request_id: str | None = None
+
+
+class SchemaError(Exception):
+    """Base of what this package raises.
+
+    Args:
+        code: Stable, for programs and tests: ``unknown_key``, ``no_such_path``, ...
+        message: What is wrong and what would be right.
+        file: The file at fault, when there is one.
+        field: The key in that file (``inputs.seed.path``) or the API field.
+    """
+
+    def __init__(
+        self, code: str, message: str, *, file: str | None = None, field: str | None = None
+    ) -> None:
+        self.code = code
+        self.message = message
+        self.file = file
+        self.field = field
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        """``file: field: message``, leaving out what is unknown."""
+        return ": ".join(part for part in (self.file, self.field, self.message) if part)
+
+
+class GraphError(SchemaError):
+    """The graph is not an API-format export."""
+
+
+class WorkflowError(SchemaError):
+    """A file of a workflow folder is wrong."""
+
+
+class ProjectError(SchemaError):
+    """``comfysnap.toml`` is wrong."""
+
+
+class InputError(SchemaError):
+    """Inputs do not fit a workflow; ``fields`` holds every finding."""
+
+    def __init__(self, fields: tuple[FieldProblem, ...]) -> None:
+        self.fields = fields
+        first = fields[0]
+        super().__init__("invalid_input", first.message, field=first.field)

@@ -1,0 +1,38 @@
+"""An API parameter with everything known about it: the map, the graph and the node catalogue."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import JsonValue
+
+from comfysnap_schema.files import Kind
+from comfysnap_schema.graph import InputPath
+
+ParameterType = Literal["string", "integer", "number", "boolean", "file", "json"]
+
+RANDOM_BELOW = 2**53
+"""Random draws stay below this, so that JavaScript clients keep them exact."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One API parameter of a workflow."""
+
+    name: str
+    type: ParameterType
+    paths: tuple[InputPath, ...] = ()
+    bypass: tuple[str, ...] = ()
+    title: str = ""
+    description: str = ""
+    required: bool = False
+    default: JsonValue = None
+    """None with ``required=False``: the graph's own value stays."""
+    minimum: int | float | None = None
+    maximum: int | float | None = None
+    multiple_of: int | float | None = None
+    choices: tuple[str | int | float, ...] | None = None
+    multiline: bool = False
+    max_length: int | None = None
+    random: bool = False
+    kind: Kind | None = None
+    """Set for ``type == "file"``."""

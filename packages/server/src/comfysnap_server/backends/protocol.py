@@ -1,0 +1,152 @@
+"""What the gateway asks of a backend: take jobs, tell of them, cancel them, hand out files."""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import BaseModel, Field, JsonValue
+
+from comfysnap_schema.errors import ErrorCode
+from comfysnap_schema.files import FileBySha256, FileByUrl
+from comfysnap_schema.graph import Graph
+from comfysnap_schema.jobs import JobEvent, JobPage, JobRecord, JobStatus
+from comfysnap_schema.spec import OutputSpec
+
+
+class JobRequest(BaseModel, frozen=True):
+    """An accepted job: everything a worker needs, so that a queued job runs as it was accepted."""
+
+    job_id: str
+    owner: str
+    """Who submitted it; jobs, keys and files of one owner are invisible to others."""
+    workflow: str
+    inputs: dict[str, JsonValue]
+    """Complete, validated, without inline data."""
+    graph: Graph
+    """Applied and validated."""
+    graph_hash: str
+    outputs: dict[str, OutputSpec]
+    fields: dict[str, str] = Field(default_factory=dict)
+    """``node.inputs.name`` to API field."""
+    files: dict[str, FileBySha256 | FileByUrl] = Field(default_factory=dict)
+    """Name that the graph uses in the input folder, to the file."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    timeout: float
+    """Longest run, in seconds."""
+    queue_timeout: float | None = None
+    """Seconds after which a job that did not start expires."""
+    max_attempts: int = 1
+    previews: bool = False
+    webhook: str | None = None
+    idempotency_key: str | None = None
+    fingerprint: str = ""
+    """Hash of the submit (workflow, body, options): the same key with another one is refused."""
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """The answer to a submit."""
+
+    job: JobRecord
+    replayed: bool = False
+    """The idempotency key was known: this is the earlier job."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFile:
+    """A file to hand out: local, so that ranges are cheap."""
+
+    path: Path
+    content_type: str
+    size: int
+    sha256: str
+
+
+class BackendError(Exception):
+    """A request that the backend refuses; the gateway turns ``code`` into its problem response.
+
+    Codes: ``unknown_job``, ``unknown_output``, ``output_expired``, ``unknown_file``,
+    ``idempotency_mismatch``, ``queue_full``, ``quota_exceeded``, ``hash_mismatch``,
+    ``file_too_large``, ``unavailable``.
+    """
+
+    def __init__(self, code: ErrorCode, detail: str, *, retry_after: float | None = None) -> None:
+        self.code = code
+        self.detail = detail
+        self.retry_after = retry_after
+        super().__init__(detail)
+
+
+class Backend(Protocol):
+    """Where jobs run. A job of another owner is ``unknown_job``."""
+
+    name: str
+    """``local`` or ``modal``."""
+
+    async def start(self) -> None:
+        """Take up work, that of an earlier life included."""
+        ...
+
+    async def stop(self) -> None:
+        """Stop cleanly: no job is lost, no process is left."""
+        ...
+
+    async def ready(self) -> bool:
+        """Whether jobs can be accepted now."""
+        ...
+
+    async def submit(self, request: JobRequest) -> Submitted:
+        """Accept a job durably, or replay the one with the same idempotency key."""
+        ...
+
+    async def replay(self, owner: str, idempotency_key: str, fingerprint: str) -> JobRecord | None:
+        """The job that this key already made, or None; asked before validation, so that a replay
+        is right even after the workflow changed."""
+        ...
+
+    async def get(self, owner: str, job_id: str) -> JobRecord:
+        """The job as it is now."""
+        ...
+
+    async def wait(
+        self, owner: str, job_id: str, *, after: int | None, timeout: float
+    ) -> JobRecord:
+        """The job once it is final, or once its version is above ``after`` when that is given, or
+        as it is after ``timeout`` seconds."""
+        ...
+
+    async def list_jobs(
+        self,
+        owner: str,
+        *,
+        status: JobStatus | None = None,
+        workflow: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> JobPage:
+        """The owner's jobs, newest first."""
+        ...
+
+    async def cancel(self, owner: str, job_id: str) -> JobRecord:
+        """Ask for the job to stop; asking again or of a finished job changes nothing."""
+        ...
+
+    def events(self, owner: str, job_id: str, *, after: int | None) -> AsyncIterator[JobEvent]:
+        """States newer than version ``after`` as they come; ends after ``done``."""
+        ...
+
+    async def open_output(self, owner: str, job_id: str, name: str) -> StoredFile:
+        """A file that the job made."""
+        ...
+
+    async def has_file(self, owner: str, sha256: str) -> bool:
+        """Whether the owner uploaded this input file."""
+        ...
+
+    async def put_file(self, owner: str, sha256: str, chunks: AsyncIterator[bytes]) -> None:
+        """Store an input file while checking its hash and size."""
+        ...

@@ -1,0 +1,1 @@
+"""Puts a folder of workflows on Modal."""

@@ -1,0 +1,1 @@
+"""The HTTP API; it knows only the Backend protocol."""
