@@ -95,7 +95,7 @@ class FileReader(Protocol):
         ...
 
     async def save(self, file: "OutputFile", path: Path) -> Path:
-        """Write the content to ``path`` (into it, if it is a folder) atomically; return the file."""
+        """Write to ``path`` (into it, if it is a folder) atomically; return the file."""
         ...
 
     def stream(self, file: "OutputFile") -> AsyncIterator[bytes]:
