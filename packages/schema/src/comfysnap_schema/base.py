@@ -28,6 +28,21 @@ class WorkflowInput(
     """The contract hash that the module was generated from."""
 
 
+def wire_inputs(inputs: WorkflowInput[Any]) -> dict[str, Any]:
+    """What ``POST /infer_*`` takes: only the fields that were set, under their API names.
+
+    Fields that were left out or are None stay out, so the server's defaults hold. File inputs are
+    left as the caller gave them (path, bytes, open file, URL model): uploading is the client's.
+    """
+    fields = type(inputs).model_fields
+    wire: dict[str, Any] = {}
+    for name in fields:  # the order of the model, so that equal inputs make equal bodies
+        value = getattr(inputs, name) if name in inputs.model_fields_set else None
+        if value is not None:
+            wire[fields[name].alias or name] = value
+    return wire
+
+
 def output_type(inputs: type[WorkflowInput[OutputT]]) -> type[OutputT]:
     """The output model that a generated input model names as its type parameter.
 
