@@ -1,0 +1,1 @@
+"""Jobs in SQLite, run by a worker process on this machine."""

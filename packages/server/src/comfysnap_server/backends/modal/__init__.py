@@ -1,0 +1,1 @@
+"""Jobs in the Modal account of the user."""
