@@ -4,6 +4,7 @@ Exception tree::
 
     SchemaError
     ├── GraphError       the graph file is no API-format graph
+    ├── CatalogueError   /object_info or nodes.json cannot be read
     ├── WorkflowError    workflow.toml, contracts.json or prepare.py is wrong
     ├── InputError       inputs do not fit a workflow (``fields`` names each)
     └── ProjectError     comfysnap.toml is wrong
@@ -105,6 +106,10 @@ class SchemaError(Exception):
 
 class GraphError(SchemaError):
     """The graph is not an API-format export."""
+
+
+class CatalogueError(SchemaError):
+    """The node catalogue cannot be fetched or is none."""
 
 
 class WorkflowError(SchemaError):
