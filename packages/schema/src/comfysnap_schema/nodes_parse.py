@@ -12,7 +12,7 @@ DYNAMIC_SLOT: Final = "COMFY_DYNAMICSLOT_V3"
 MATCH_TYPE: Final = "COMFY_MATCHTYPE_V3"
 
 _ENTRY_KEYS: Final = (
-    "input", "input_order", "output", "output_name", "output_is_list", "output_matchtypes",
+    "output_name", "output_is_list", "output_matchtypes",
     "output_node", "api_node", "python_module",
 )  # fmt: skip
 _OPTION_KEYS: Final = frozenset(
@@ -43,19 +43,21 @@ def slim_node(entry: object) -> Json | None:
     raw = cast("Json", entry)
     if not isinstance(raw.get("input"), dict) or not isinstance(raw.get("output"), (list, tuple)):
         return None
-    slim = {key: raw[key] for key in _ENTRY_KEYS if raw.get(key) not in (None, False, "")}
-    slim["output"] = list(raw["output"])
-    slim["input"] = {
+    inputs = {
         group: _slim_group(members)
         for group, members in raw["input"].items()
         if group in ("required", "optional")
     }
     order = _object(raw.get("input_order"))
-    slim["input_order"] = {
-        group: [name for name in _list(order.get(group, list(members))) if name in members]
-        for group, members in slim["input"].items()
+    slim: Json = {
+        "input": inputs,
+        "input_order": {
+            group: [name for name in _list(order.get(group, list(members))) if name in members]
+            for group, members in inputs.items()
+        },
+        "output": list(raw["output"]),
     }
-    return slim
+    return slim | {key: raw[key] for key in _ENTRY_KEYS if raw.get(key) not in (None, False, "")}
 
 
 def _slim_group(members: object, depth: int = 0) -> Json:
