@@ -1,0 +1,261 @@
+"""``[deploy]`` of ``comfysnap.toml``: everything that decides what runs on Modal."""
+
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Final, Literal, Self, cast
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    model_validator,
+)
+
+from comfysnap_server.deploy.findings import wrong
+from comfysnap_server.deploy.model_list import ModelEntry, is_safe_path
+
+COMFYUI_DIR: Final = "/comfyui"
+MODELS_DIR: Final = "/models"
+FILES_DIR: Final = "/files"
+PROJECT_DIR: Final = "/project"
+"""Where things lie in a container: ComfyUI, the two volumes, ``comfysnap.toml`` and workflows."""
+
+DEFAULT_COMFYUI: Final = "637221995f7424a561bd825de3e61ea117dfe1e3"
+"""ComfyUI 0.3.64, the release the engine is tested with."""
+COMFYUI_REPOSITORY: Final = "https://github.com/Comfy-Org/ComfyUI"
+
+GPU_COUNTS: Final[dict[str, int]] = {
+    "T4": 8, "L4": 8, "A10": 4, "A10G": 4, "L40S": 8, "A100": 8, "A100-40GB": 8, "A100-80GB": 8,
+    "RTX-PRO-6000": 8, "H100": 8, "H100!": 8, "H200": 8, "B200": 8, "B200+": 8,
+}  # fmt: skip
+"""GPU names and how many of each a container may have (modal.com/docs/guide/gpu)."""
+
+MAX_TIMEOUT: Final = 24 * 3600
+MAX_RETENTION_HOURS: Final = 7 * 24
+"""Entries of a ``modal.Dict`` expire after seven idle days; job records live in one."""
+
+
+def _known_gpu(text: str) -> str:
+    name, colon, count = text.upper().partition(":")
+    if name not in GPU_COUNTS:
+        known = ", ".join(GPU_COUNTS)
+        raise wrong(
+            "unknown_gpu", f"Modal has no GPU {text!r}; write one of {known}, or NAME:COUNT"
+        )
+    most = GPU_COUNTS[name]
+    if colon and not (count.isascii() and count.isdigit() and 1 <= int(count) <= most):
+        raise wrong(
+            "unknown_gpu", f"{text!r} asks for {count!r} GPUs; one to {most} of {name} can be had"
+        )
+    return name + colon + count
+
+
+def _amounts(value: object) -> list[float]:
+    """A request, or a request and a limit."""
+    given = cast("list[object]", value) if isinstance(value, list) else [value]
+    amounts = [float(v) for v in given if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    if len(amounts) != len(given) or len(amounts) not in {1, 2} or min(amounts) <= 0:
+        raise wrong("invalid_value", "give a positive number, or [request, limit]")
+    if amounts[0] > amounts[-1]:
+        raise wrong(
+            "invalid_range", f"the request {amounts[0]:g} is above the limit {amounts[-1]:g}"
+        )
+    return amounts
+
+
+def _cores(value: object) -> float | tuple[float, float]:
+    amounts = _amounts(value)
+    return amounts[0] if len(amounts) == 1 else (amounts[0], amounts[1])
+
+
+def _mebibytes(value: object) -> int | tuple[int, int]:
+    amounts = [int(amount) for amount in _amounts(value)]
+    return amounts[0] if len(amounts) == 1 else (amounts[0], amounts[1])
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _mount_point(text: str) -> str:
+    path = PurePosixPath(text)
+    if not path.is_absolute() or ".." in path.parts or len(path.parts) < 2:
+        raise wrong("invalid_mount", "a mount needs an absolute path below /")
+    return str(path)
+
+
+def _relative_paths(paths: list[str]) -> list[str]:
+    for path in paths:
+        if not is_safe_path(path) or "/" not in path:
+            raise wrong("unsafe_path", f"{path!r} is no file below models/; write it folder/file")
+    return paths
+
+
+Gpu = Annotated[str, AfterValidator(_known_gpu)]
+ObjectName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+"""Name of a Modal object (app, volume, secret)."""
+Cores = Annotated[float | tuple[float, float], PlainValidator(_cores)]
+Mebibytes = Annotated[int | tuple[int, int], PlainValidator(_mebibytes)]
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+Version = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+){1,2}$")]
+
+
+class Scaling(BaseModel, frozen=True, extra="forbid"):
+    """How many containers run."""
+
+    min_containers: Annotated[int, Field(ge=0)] = 0
+    """Kept running, and paid for, without any job."""
+    max_containers: Annotated[int, Field(ge=1)] = 4
+    buffer_containers: Annotated[int, Field(ge=0)] = 0
+    """Idle containers kept ahead of load while there is some."""
+    scaledown_window: Annotated[int, Field(ge=2, le=3600)] = 60
+    """Seconds a container stays up without work."""
+
+    @model_validator(mode="after")
+    def _check_range(self) -> Self:
+        if self.min_containers > self.max_containers:
+            raise wrong(
+                "invalid_range",
+                f"min_containers {self.min_containers} is above "
+                f"max_containers {self.max_containers}",
+            )
+        return self
+
+
+class GatewayScaling(Scaling, frozen=True, extra="forbid"):
+    """``[deploy.gateway]``: the CPU function with the HTTP API."""
+
+    scaledown_window: Annotated[int, Field(ge=2, le=3600)] = 300
+    cpu: Cores = 1.0
+    memory: Mebibytes = 1024
+    max_inputs: Annotated[int, Field(ge=1, le=1000)] = 100
+    """Requests one container serves at once; a client that waits for a job holds one."""
+    snapshot: bool = True
+    """Start from a memory snapshot too."""
+    custom_domains: list[str] = Field(default_factory=list)
+
+
+class VolumeNames(BaseModel, frozen=True, extra="forbid"):
+    """``[deploy.volumes]``: names; None stands for one made of the deployment's name."""
+
+    models: ObjectName | None = None
+    files: ObjectName | None = None
+
+
+class Mount(BaseModel, frozen=True, extra="forbid"):
+    """``[[deploy.mounts]]``: one more volume in the GPU containers."""
+
+    volume: ObjectName
+    path: Annotated[str, AfterValidator(_mount_point)]
+    read_only: bool = True
+
+
+class DeploySettings(Scaling, frozen=True, extra="forbid"):
+    """``[deploy]``; every key has a default, so an empty table is a deployment."""
+
+    engine: Literal["comfyui", "simulated"] = "comfyui"
+    """``simulated`` needs no GPU and no ComfyUI: for trying the deployment itself."""
+    workflows: list[str] | None = None
+    """Names of the workflows to serve; None: all in the folder."""
+
+    gpu: Annotated[list[Gpu], Field(min_length=1), BeforeValidator(_as_list)] = ["L40S"]
+    """One type, or several in order of preference; ``H100:2`` for two."""
+    cpu: Cores = 2.0
+    """Cores, or ``[request, limit]``."""
+    memory: Mebibytes = 16384
+    """MiB, or ``[request, limit]``."""
+    ephemeral_disk: Annotated[int, Field(gt=0, le=3_145_728)] | None = None
+    """MiB; None: Modal's default."""
+    region: Annotated[list[str], BeforeValidator(_as_list)] = Field(default_factory=list[str])
+    """One or several of Modal's regions (``us``, ``eu-west``); empty: any, the cheapest."""
+    cloud: str | None = None
+    timeout: Annotated[int, Field(ge=10, le=MAX_TIMEOUT)] = 1800
+    """Seconds; the longest run of one job, and the cap of a job's own timeout."""
+    startup_timeout: Annotated[int, Field(ge=10, le=MAX_TIMEOUT)] = 900
+    """Seconds for load, warm-up and preload."""
+    max_attempts: Annotated[int, Field(ge=1, le=10)] = 1
+    """How often a job is run in all when its container is lost."""
+    retention_hours: Annotated[int, Field(ge=1, le=MAX_RETENTION_HOURS)] = MAX_RETENTION_HOURS
+    """How long jobs and their output files are kept."""
+
+    snapshot: Literal["cpu", "gpu", "off"] = "cpu"
+    preload: Annotated[list[str], AfterValidator(_relative_paths)] = Field(
+        default_factory=list[str]
+    )
+    """Model files, as ``folder/file`` below models/, whose weights the snapshot holds."""
+    after_restore: list[str] = Field(default_factory=list)
+    """Node packs (folder names in custom_nodes) loaded after a restore, not before."""
+    warm_up: str | None = None
+    """Workflow that is run once, before a GPU snapshot or at each start of another container."""
+
+    comfyui: Commit | None = None
+    """Commit; None: that of the node snapshot, else ``DEFAULT_COMFYUI``."""
+    comfyui_repository: str = COMFYUI_REPOSITORY
+    python: Literal["3.11", "3.12", "3.13"] = "3.11"
+    torch: Version = "2.8.0"
+    cuda: Version = "12.8"
+    pip: list[str] = Field(default_factory=list)
+    """More packages, as requirements (``sageattention==2.2.0``)."""
+    apt: list[str] = Field(default_factory=list)
+    nodes: Path | None = None
+    """ComfyUI-Manager's ``snapshot.json``, relative to ``comfysnap.toml``."""
+    registry: str = "https://api.comfy.org"
+    """Where node versions of ``cnr_custom_nodes`` are looked up."""
+    extra_model_paths: Path | None = None
+    """An ``extra_model_paths.yaml``, relative to ``comfysnap.toml``."""
+
+    auth: Literal["proxy", "keys", "none"] = "proxy"
+    """``proxy``: Modal's own pair; ``keys``: bearer keys from a secret; ``none``: open to all."""
+    keys_secret: ObjectName | None = None
+    """Secret with the key hashes for ``keys``; None: ``<name>-keys``."""
+    secrets: list[ObjectName] = Field(default_factory=list)
+    """Environment of the GPU containers."""
+    build_secrets: list[ObjectName] = Field(default_factory=list)
+    """Environment of the image build alone: tokens of private repositories."""
+    model_secrets: list[ObjectName] = Field(default_factory=list)
+    """Environment of ``comfysnap models sync``: ``HF_TOKEN``, ``CIVITAI_TOKEN``."""
+
+    gateway: GatewayScaling = GatewayScaling()
+    volumes: VolumeNames = VolumeNames()
+    mounts: list[Mount] = Field(default_factory=list[Mount])
+    models: list[ModelEntry] = Field(default_factory=list[ModelEntry])
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        self._check_mounts()
+        self._check_models()
+        return self
+
+    def _check_mounts(self) -> None:
+        taken = [COMFYUI_DIR, MODELS_DIR, FILES_DIR, PROJECT_DIR]
+        for mount in self.mounts:
+            inside = [path for path in taken if _overlap(mount.path, path)]
+            if inside:
+                raise wrong(
+                    "mount_conflict",
+                    f"{mount.path} is taken by {inside[0]}; mount {mount.volume!r} elsewhere, "
+                    f"as /mnt/{mount.volume}",
+                )
+            taken.append(mount.path)
+
+    def _check_models(self) -> None:
+        seen: dict[PurePosixPath, ModelEntry] = {}
+        for entry in self.models:
+            path = entry.path
+            if path is not None and path in seen:
+                raise wrong(
+                    "model_conflict", f"{path} comes from {seen[path]} and from {entry}; keep one"
+                )
+            if path is not None:
+                seen[path] = entry
+
+    @property
+    def gpus(self) -> list[str] | None:
+        """What Modal takes as ``gpu``; None: no GPU (the simulated engine needs none)."""
+        return None if self.engine == "simulated" else list(self.gpu)
+
+
+def _overlap(one: str, other: str) -> bool:
+    first, second = PurePosixPath(one), PurePosixPath(other)
+    return first.is_relative_to(second) or second.is_relative_to(first)

@@ -1,0 +1,210 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from comfysnap_schema.errors import ProjectError
+from comfysnap_server.deploy.deployment import Deployment, SettingsError, read_deployment
+from comfysnap_server.deploy.settings import DeploySettings
+
+WriteProject = Callable[[str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> WriteProject:
+    def write(text: str) -> Path:
+        file = tmp_path / "comfysnap.toml"
+        file.write_text(text)
+        return file
+
+    return write
+
+
+def deployment(write: WriteProject, deploy: str) -> Deployment:
+    return read_deployment(write(f'name = "pictures"\n[deploy]\n{deploy}'))
+
+
+def findings(write: WriteProject, deploy: str) -> list[tuple[str, str | None]]:
+    with pytest.raises(SettingsError) as raised:
+        deployment(write, deploy)
+    return [(finding.code, finding.field) for finding in raised.value.findings]
+
+
+def test_an_empty_file_is_a_deployment_with_proxy_auth_and_a_cpu_snapshot(
+    write: WriteProject,
+) -> None:
+    read = read_deployment(write(""))
+    assert read.settings == DeploySettings()
+    assert (read.name, read.settings.auth, read.settings.snapshot) == ("comfysnap", "proxy", "cpu")
+    assert (read.models_volume, read.files_volume) == ("comfysnap-models", "comfysnap-files")
+    assert read.keys_secret is None
+
+
+def test_one_gpu_or_a_ranked_list_of_them_becomes_a_list(write: WriteProject) -> None:
+    assert deployment(write, 'gpu = "h100:2"').settings.gpus == ["H100:2"]
+    ranked = deployment(write, 'gpu = ["L40S", "A100-80GB"]')
+    assert ranked.settings.gpus == ["L40S", "A100-80GB"]
+    assert deployment(write, 'engine = "simulated"').settings.gpus is None
+
+
+def test_resources_are_a_request_or_a_request_and_a_limit(write: WriteProject) -> None:
+    settings = deployment(write, "cpu = [1, 4]\nmemory = 2048").settings
+    assert (settings.cpu, settings.memory) == ((1.0, 4.0), 2048)
+
+
+@pytest.mark.parametrize(
+    ("deploy", "code", "field"),
+    [
+        ("gpus = 1", "unknown_key", "deploy.gpus"),
+        ("gateway = {min_container = 1}", "unknown_key", "deploy.gateway.min_container"),
+        ('models = [{dir = "loras"}]', "unknown_key", "deploy.models[0].dir"),
+        ('gpu = "RTX4090"', "unknown_gpu", "deploy.gpu[0]"),
+        ('gpu = ["L4", "H100:9"]', "unknown_gpu", "deploy.gpu[1]"),
+        ('gpu = "L4:"', "unknown_gpu", "deploy.gpu[0]"),
+        ("gpu = []", "invalid_value", "deploy.gpu"),
+        ("scaledown_window = 1", "invalid_value", "deploy.scaledown_window"),
+        ("min_containers = 5", "invalid_range", "deploy"),
+        ("memory = [4096, 1024]", "invalid_range", "deploy.memory"),
+        ("cpu = true", "invalid_value", "deploy.cpu"),
+        ("cpu = [1, 2, 3]", "invalid_value", "deploy.cpu"),
+        ("cpu = []", "invalid_value", "deploy.cpu"),
+        ('snapshot = "disk"', "invalid_value", "deploy.snapshot"),
+        ('auth = ""', "invalid_value", "deploy.auth"),
+        ('comfyui = "master"', "invalid_value", "deploy.comfyui"),
+        ("retention_hours = 200", "invalid_value", "deploy.retention_hours"),
+        ('preload = ["model.safetensors"]', "unsafe_path", "deploy.preload"),
+        ('preload = ["../etc/passwd"]', "unsafe_path", "deploy.preload"),
+        ('nodes = "snapshot.json"', "missing_file", "deploy.nodes"),
+        (
+            'models = [{repo = "a/b", file = "c.safetensors"}]',
+            "model_without_folder",
+            "deploy.models[0]",
+        ),
+        ('models = [{folder = "vae", url = "https://h/"}]', "model_without_name", None),
+        ('models = [{folder = "vae", civitai = 5}]', "model_without_name", None),
+        ('models = [{folder = "../vae", url = "https://h/a.pt"}]', "unsafe_path", None),
+        ('models = [{folder = "vae", url = "https://h/a", name = "/a"}]', "unsafe_path", None),
+        ('models = [{folder = "vae", url = "ftp://h/a.pt"}]', "model_source", None),
+        ('models = [{folder = "vae", repo = "a", file = "b"}]', "model_source", None),
+        ('models = [{folder = "vae", url = "https://h/a", civitai = 5}]', "model_source", None),
+        ('models = [{folder = "vae"}]', "model_source", None),
+        ('models = [{folder = "vae", url = "https://h/a", file = "a"}]', "model_source", None),
+        (
+            'models = [{folder = "vae", repo = "a/b", file = "c", include = ["*"]}]',
+            "model_source",
+            None,
+        ),
+        ('models = [{repo = "a/b", name = "c"}]', "model_source", None),
+        (
+            'models = [{folder = "vae", url = "https://h/a"}, '
+            '{folder = "vae", repo = "o/r", file = "x/a"}]',
+            "model_conflict",
+            "deploy",
+        ),
+        ('mounts = [{volume = "v", path = "mnt"}]', "invalid_mount", "deploy.mounts[0].path"),
+        ('mounts = [{volume = "v", path = "/"}]', "invalid_mount", "deploy.mounts[0].path"),
+        ('mounts = [{volume = "v", path = "/models/loras"}]', "mount_conflict", "deploy"),
+        (
+            'mounts = [{volume = "v", path = "/mnt/a"}, {volume = "w", path = "/mnt/a"}]',
+            "mount_conflict",
+            "deploy",
+        ),
+        (
+            'mounts = [{volume = "v", path = "/mnt/a"}, {volume = "v", path = "/mnt/b"}]',
+            "mount_conflict",
+            "deploy.volumes",
+        ),
+        ('volumes = {models = "v", files = "v"}', "mount_conflict", "deploy.volumes"),
+    ],
+)
+def test_a_wrong_setting_is_named(
+    write: WriteProject, deploy: str, code: str, field: str | None
+) -> None:
+    found = findings(write, deploy)
+    assert [found_code for found_code, _ in found] == [code]
+    assert field is None or found[0][1] == field
+
+
+def test_all_findings_are_told_at_once(write: WriteProject) -> None:
+    found = findings(write, 'gpu = "RTX4090"\nscaledown_windw = 5\ntimeout = 1')
+    assert {code for code, _ in found} == {"unknown_gpu", "unknown_key", "invalid_value"}
+
+
+def test_a_mistyped_key_is_told_its_right_spelling(write: WriteProject) -> None:
+    with pytest.raises(SettingsError) as raised:
+        deployment(write, "min_container = 1")
+    assert "min_containers" in raised.value.message
+    assert str(raised.value).startswith(str(raised.value.file))
+
+
+def test_a_volume_named_like_the_default_of_another_is_refused(write: WriteProject) -> None:
+    assert findings(write, 'volumes = {files = "pictures-models"}') == [
+        ("mount_conflict", "deploy.volumes")
+    ]
+
+
+def test_the_file_is_found_from_the_variable_a_folder_or_above(
+    write: WriteProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write("")
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    monkeypatch.chdir(inner)
+    monkeypatch.delenv("COMFYSNAP_PROJECT", raising=False)
+    assert read_deployment().file == file.resolve()
+    assert read_deployment(tmp_path).file == file.resolve()
+    monkeypatch.setenv("COMFYSNAP_PROJECT", str(tmp_path / "other.toml"))
+    with pytest.raises(ProjectError) as raised:
+        read_deployment()
+    assert raised.value.code == "unreadable"
+
+
+def test_no_project_anywhere_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COMFYSNAP_PROJECT", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ProjectError) as raised:
+        read_deployment()
+    assert raised.value.code == "no_project"
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ('default = "nope"', "default"),
+        ('[deploy]\nworkflows = ["sample", "nope"]', "deploy.workflows"),
+        ('[deploy]\nwarm_up = "nope"', "deploy.warm_up"),
+    ],
+)
+def test_a_workflow_that_does_not_exist_is_named(
+    write: WriteProject, tmp_path: Path, text: str, field: str
+) -> None:
+    write_workflow(tmp_path / "workflows" / "sample")
+    with pytest.raises(ProjectError) as raised:
+        _ = read_deployment(write(text)).workflows
+    assert (raised.value.code, raised.value.field) == ("unknown_workflow", field)
+
+
+def test_only_the_chosen_workflows_are_served(write: WriteProject, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_workflow(tmp_path / "workflows" / name)
+    assert set(read_deployment(write("")).workflows) == {"one", "two"}
+    assert set(deployment(write, 'workflows = ["two"]').workflows) == {"two"}
+
+
+def test_paths_keep_their_relations_in_a_container(write: WriteProject, tmp_path: Path) -> None:
+    read = read_deployment(write(""))
+    assert read.in_container(read.file) == "/project/comfysnap.toml"
+    assert read.in_container(tmp_path / "workflows" / "one") == "/project/workflows/one"
+    assert read.in_container(tmp_path.resolve().parent / "shared") == "/shared"
+
+
+def write_workflow(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "graph.json").write_text(
+        '{"1": {"class_type": "EmptyImage", "inputs": {"width": 8}},'
+        ' "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0]}}}'
+    )
+    (folder / "workflow.toml").write_text(
+        f'name = "{folder.name}"\n[inputs.width]\npath = "1.inputs.width"\n'
+        '[outputs.images]\nnode = "2"\nkind = "image"\nmany = true\n'
+    )
