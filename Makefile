@@ -1,0 +1,31 @@
+.PHONY: help test lint types imports generated check format bench
+
+help:  ## list these commands
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+test:  ## run the tests
+	uv run pytest
+
+lint:  ## ruff: rules and formatting
+	uv run ruff check .
+	uv run ruff format --check .
+
+types:  ## pyright strict, and complete public types of schema and client
+	uv run pyright
+	uv run pyright --ignoreexternal --verifytypes comfysnap_schema
+	uv run pyright --ignoreexternal --verifytypes comfysnap_client
+
+imports:  ## who may import whom
+	uv run lint-imports
+
+generated:  ## generated models still match the workflows
+	uv run comfysnap generate --check
+
+check: lint types imports generated test  ## everything above
+
+format:  ## rewrite the code the way ruff wants it
+	uv run ruff check --fix .
+	uv run ruff format .
+
+bench:  ## every benchmark, quickly; each exits 1 when it misses its target
+	@for script in benchmarks/*.py; do echo "== $$script"; uv run python $$script --quick || exit 1; done
