@@ -1,11 +1,49 @@
 """The bases of generated models."""
 
-from typing import Any, ClassVar, Generic, TypeVar, cast
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Generic, TypeVar, cast
 
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator, GetCoreSchemaHandler, model_validator
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+_DIGITS = re.compile(r"0|-?[1-9][0-9]*")
+_LONGEST_DIGITS = 40
+"""Far above 64 bits, far below what makes ``int()`` slow."""
 
 
-class WorkflowOutput(BaseModel, frozen=True, extra="ignore"):
+def _from_digits(value: Any) -> Any:
+    if isinstance(value, str) and len(value) <= _LONGEST_DIGITS and _DIGITS.fullmatch(value):
+        return int(value)
+    return value
+
+
+BigInt = Annotated[int, BeforeValidator(_from_digits)]
+"""An integer beyond 2^53: also read from a string of digits, which JavaScript can send exactly."""
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Allows only ``choices``; for numbers that ``Literal`` cannot name."""
+
+    choices: tuple[int | float, ...]
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """Check after the type's own validation."""
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def _check(self, value: float) -> float:
+        if value not in self.choices:
+            allowed = ", ".join(map(str, self.choices))
+            raise PydanticCustomError(
+                "one_of", "Input should be one of {allowed}", {"allowed": allowed}
+            )
+        return value
+
+
+class WorkflowOutput(BaseModel, extra="ignore"):
     """What a workflow hands back; unknown outputs are ignored, so old clients live on."""
 
 
@@ -16,16 +54,32 @@ class WorkflowInput(
     BaseModel,
     Generic[OutputT],
     extra="forbid",
+    strict=True,
+    allow_inf_nan=False,
     protected_namespaces=(),
     validate_by_name=True,
     validate_by_alias=True,
 ):
-    """What a workflow takes; the type parameter is its output model."""
+    """What a workflow takes; the type parameter is its output model.
+
+    Types are strict, as on the wire: ``"5"`` and ``True`` are no integers.
+    """
 
     __workflow__: ClassVar[str]
     """Name of the workflow, as in the routes."""
     __contract__: ClassVar[str]
     """The contract hash that the module was generated from."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_numbers(cls, data: Any) -> Any:
+        """JSON has one kind of number, so ``5.0`` is an integer too."""
+        if not isinstance(data, dict):
+            return data
+        return {
+            key: int(value) if isinstance(value, float) and value.is_integer() else value
+            for key, value in cast("dict[str, Any]", data).items()
+        }
 
 
 def wire_inputs(inputs: WorkflowInput[Any]) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def parameter_schema(parameter: Parameter) -> JsonSchema:
         "maxLength": parameter.max_length,
     }
     schema.update({key: value for key, value in bounds.items() if value is not None})
-    if parameter.type == "integer" and (parameter.maximum or 0) > _EXACT_IN_JAVASCRIPT:
+    if travels_as_digits(parameter):
         schema = {"anyOf": [schema, {"type": "string", "pattern": "^[0-9]{1,20}$"}]}
     if parameter.title:
         schema["title"] = parameter.title
@@ -103,6 +103,15 @@ def parameter_schema(parameter: Parameter) -> JsonSchema:
     if parameter.random:
         schema["x-random"] = True
     return schema
+
+
+def travels_as_digits(parameter: Parameter) -> bool:
+    """Whether values may be beyond 2^53, which JavaScript can only send as a string."""
+    return (
+        parameter.type == "integer"
+        and parameter.choices is None
+        and (parameter.maximum or 0) > _EXACT_IN_JAVASCRIPT
+    )
 
 
 def _output_schema(spec: OutputSpec) -> JsonSchema:

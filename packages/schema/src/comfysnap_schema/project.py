@@ -64,6 +64,19 @@ def read_project(path: Path) -> Project:
     )
 
 
+def open_project(path: Path | None) -> Project:
+    """The project of ``path`` (a ``comfysnap.toml`` or its folder), else the one that the working
+    directory is in; where there is none, one with the defaults, rooted in the working directory.
+
+    Raises:
+        ProjectError: Those of ``read_project``.
+    """
+    if path is not None:
+        return read_project(path / PROJECT_FILE if path.is_dir() else path)
+    found = find_project(Path.cwd())
+    return read_project(found) if found else Project(workflows=Path.cwd() / "workflows")
+
+
 def find_project(start: Path) -> Path | None:
     """The ``comfysnap.toml`` in ``start`` or the nearest folder above it."""
     for folder in (start.resolve(), *start.resolve().parents):

@@ -1,0 +1,77 @@
+"""The folder of generated modules: writing it, and finding what drifted."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from comfysnap_schema.codegen_schema import HEADER
+from comfysnap_schema.errors import ProjectError
+
+_INIT = "__init__.py"
+
+
+@dataclass(frozen=True)
+class Drift:
+    """One generated file that is not what it would be now."""
+
+    path: Path
+    reason: str
+    """``missing``, ``changed`` or ``stale`` (its workflow is gone)."""
+
+
+def find_drift(folder: Path, sources: Mapping[str, str]) -> list[Drift]:
+    """What ``write`` would change in ``folder``; files that a person wrote are not looked at.
+
+    Raises:
+        ProjectError: ``not_generated``.
+    """
+    found: list[Drift] = []
+    for name, source in sources.items():
+        path = folder / name
+        present = path.read_text(encoding="utf-8") if path.is_file() else None
+        if present is None:
+            found.append(Drift(path, "missing"))
+        elif present == source or (name == _INIT and _is_hand_written(present)):
+            continue
+        elif _is_hand_written(present):
+            raise ProjectError(
+                "not_generated",
+                "this file was not generated, so it is left alone; move it, or rename the workflow",
+                file=str(path),
+            )
+        else:
+            found.append(Drift(path, "changed"))
+    for path in sorted(folder.glob("*.py")):
+        if path.name not in sources and HEADER in path.read_text(encoding="utf-8"):
+            found.append(Drift(path, "stale"))
+    return found
+
+
+def write(folder: Path, sources: Mapping[str, str]) -> list[Drift]:
+    """Make ``folder`` hold ``sources``: write what differs, delete stale modules; say which.
+
+    Raises:
+        ProjectError: ``not_generated``; then nothing was written.
+    """
+    drift = find_drift(folder, sources)
+    folder.mkdir(parents=True, exist_ok=True)
+    for item in drift:
+        if item.reason == "stale":
+            item.path.unlink()
+        else:
+            item.path.write_text(sources[item.path.name], encoding="utf-8", newline="\n")
+    return drift
+
+
+def package_of(folder: Path) -> str:
+    """Dotted name of the package in ``folder`` when it lies inside another one, else empty."""
+    parts = [folder.name]
+    for parent in folder.parents:
+        if not (parent / _INIT).is_file():
+            break
+        parts.insert(0, parent.name)
+    return ".".join(parts) if len(parts) > 1 else ""
+
+
+def _is_hand_written(source: str) -> bool:
+    return bool(source.strip()) and HEADER not in source

@@ -1,0 +1,30 @@
+"""The names that generated modules import: a surface that older generated code relies on."""
+
+from pydantic import Field, JsonValue
+
+from comfysnap_schema.base import BigInt, OneOf, WorkflowInput, WorkflowOutput
+from comfysnap_schema.files import (
+    AnimationFile,
+    AudioFile,
+    FileInput,
+    ImageFile,
+    Model3DFile,
+    OutputFile,
+    VideoFile,
+)
+
+__all__ = [
+    "AnimationFile",
+    "AudioFile",
+    "BigInt",
+    "Field",
+    "FileInput",
+    "ImageFile",
+    "JsonValue",
+    "Model3DFile",
+    "OneOf",
+    "OutputFile",
+    "VideoFile",
+    "WorkflowInput",
+    "WorkflowOutput",
+]

@@ -1,0 +1,83 @@
+"""Workflow folders and real graphs to test with."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+GRAPH: dict[str, Any] = {
+    "1": {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 255},
+    },
+    "2": {
+        "class_type": "ImageScale",
+        "inputs": {
+            "image": ["1", 0],
+            "upscale_method": "area",
+            "width": 512,
+            "height": 512,
+            "crop": "disabled",
+        },
+    },
+    "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "x"}},
+}
+
+MAP = """
+name = "small"
+title = "A small workflow"
+
+[inputs.width]
+path = "2.inputs.width"
+description = "Width in pixels."
+minimum = 16
+maximum = 4096
+
+[outputs.images]
+node = "3"
+many = true
+"""
+
+MakeWorkflow = Callable[..., Path]
+
+
+@pytest.fixture
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture
+def make_workflow(tmp_path: Path) -> MakeWorkflow:
+    """Write a workflow folder below ``tmp_path/workflows``."""
+
+    def make(
+        workflow_toml: str = MAP,
+        graph: object = GRAPH,
+        *,
+        folder: str = "small",
+        **files: str,
+    ) -> Path:
+        path = tmp_path / "workflows" / folder
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "workflow.toml").write_text(workflow_toml, encoding="utf-8")
+        (path / "graph.json").write_text(json.dumps(graph), encoding="utf-8")
+        for name, text in files.items():
+            (path / name.replace("__", ".")).write_text(text, encoding="utf-8")
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real workflows beside the checkout."""
+    folder = Path(os.environ.get("COMFYSNAP_SHARED", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no real workflows at {folder}")
+    return folder
