@@ -33,6 +33,7 @@ class ErrorCode(StrEnum):
     UNKNOWN_FILE = "unknown_file"
     OUTPUT_EXPIRED = "output_expired"
     UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
     CONTRACT_MISMATCH = "contract_mismatch"
     IDEMPOTENCY_MISMATCH = "idempotency_mismatch"
     FILE_TOO_LARGE = "file_too_large"

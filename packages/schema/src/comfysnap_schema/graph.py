@@ -4,9 +4,10 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, cast
+from typing import Any, NotRequired, cast
 
 from pydantic import JsonValue
+from typing_extensions import TypedDict  # Pydantic needs this one before Python 3.12
 
 from comfysnap_schema.errors import GraphError
 

@@ -1,0 +1,122 @@
+"""The routes of files: outputs of jobs, and uploads addressed by content."""
+
+import re
+from typing import Final
+
+from fastapi import APIRouter, Request
+from starlette.responses import FileResponse, Response
+
+from comfysnap_schema import routes
+from comfysnap_schema.errors import ErrorCode
+from comfysnap_server.backends.protocol import Backend, BackendError, StoredFile
+from comfysnap_server.gateway.bodies import limited_stream
+from comfysnap_server.gateway.jobs import checked_job_id, owner_of
+from comfysnap_server.gateway.problems import ProblemError
+from comfysnap_server.gateway.settings import GatewaySettings
+
+_SHA256: Final = re.compile(routes.SHA256_PATTERN)
+_RANGE: Final = re.compile(r"bytes=(?:(\d{1,19})-(\d{0,19})|-(\d{1,19}))")
+_INLINE: Final = frozenset({
+    "image/png", "image/jpeg", "image/webp", "image/gif", "image/avif", "image/apng", "image/bmp",
+    "video/mp4", "video/webm", "audio/mpeg", "audio/wav", "audio/x-wav", "audio/flac", "audio/ogg",
+    "text/plain",
+})  # fmt: skip
+"""What a browser may show in place; the rest (SVG and HTML run scripts) is a download."""
+
+_HARMLESS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+    "Cache-Control": "private, max-age=31536000, immutable",
+}
+
+
+class FileRoutes:
+    """Handlers around one backend."""
+
+    def __init__(self, backend: Backend, settings: GatewaySettings) -> None:
+        self._backend = backend
+        self._settings = settings
+
+    def router(self) -> APIRouter:
+        """The routes."""
+        router = APIRouter(tags=["files"])
+        output = routes.OUTPUTS + "/{job_id}/{name}"
+        router.get(output, response_class=FileResponse)(self.output)
+        router.head(output, response_class=FileResponse, include_in_schema=False)(self.output)
+        upload = routes.FILES + "/{sha256}"
+        router.put(upload, status_code=204)(self.upload)
+        router.head(upload)(self.has_file)
+        return router
+
+    async def output(self, request: Request, job_id: str, name: str) -> Response:
+        """A file that a job made; single ranges, ``If-Range`` and ``If-None-Match`` work."""
+        file = await self._backend.open_output(owner_of(request), checked_job_id(job_id), name)
+        etag = f'"{file.sha256}"'
+        headers = {**_HARMLESS, "ETag": etag}
+        if _matches(request.headers.get("if-none-match"), etag):
+            return Response(status_code=304, headers=headers)
+        _check_range(request, file)
+        try:
+            stat = file.path.stat()
+        except FileNotFoundError as error:
+            raise BackendError(ErrorCode.OUTPUT_EXPIRED, "the file is gone") from error
+        kind = file.content_type.partition(";")[0].strip().lower()
+        return FileResponse(
+            file.path,
+            headers=headers,
+            media_type=file.content_type,
+            filename=name,
+            stat_result=stat,
+            content_disposition_type="inline" if kind in _INLINE else "attachment",
+        )
+
+    async def upload(self, request: Request, sha256: str) -> Response:
+        """Store an input file under the SHA-256 of its content."""
+        digest = _checked_sha256(sha256)
+        chunks = limited_stream(request, self._settings.max_file_bytes, ErrorCode.FILE_TOO_LARGE)
+        await self._backend.put_file(owner_of(request), digest, chunks)
+        return Response(status_code=204)
+
+    async def has_file(self, request: Request, sha256: str) -> Response:
+        """Whether the caller uploaded this file (200) or not (404)."""
+        if not await self._backend.has_file(owner_of(request), _checked_sha256(sha256)):
+            raise BackendError(ErrorCode.UNKNOWN_FILE, "there is no such file")
+        return Response()
+
+
+def _checked_sha256(text: str) -> str:
+    if not _SHA256.fullmatch(text):
+        raise ProblemError(
+            ErrorCode.UNKNOWN_FILE, "a file is addressed by 64 lowercase hex digits of SHA-256"
+        )
+    return text
+
+
+def _matches(header: str | None, etag: str) -> bool:
+    if header is None:
+        return False
+    given = [tag.strip().removeprefix("W/") for tag in header.split(",")]
+    return "*" in given or etag in given
+
+
+def _check_range(request: Request, file: StoredFile) -> None:
+    """Leave one satisfiable range in the request: others are ignored, as RFC 9110 allows, or
+    refused as a problem."""
+    header = request.headers.get("range")
+    if header is None:
+        return
+    found = _RANGE.fullmatch(header.strip())
+    backwards = found and found[1] and found[2] and int(found[2]) < int(found[1])
+    if not found or backwards:
+        request.scope["headers"] = [
+            (key, value) for key, value in request.scope["headers"] if key != b"range"
+        ]
+        return
+    start = int(found[1]) if found[1] else file.size - int(found[3])
+    if start >= file.size and (request.headers.get("if-range") in (None, f'"{file.sha256}"')):
+        raise ProblemError(
+            ErrorCode.RANGE_NOT_SATISFIABLE,
+            f"the file has {file.size} bytes",
+            headers={"Content-Range": f"bytes */{file.size}"},
+        )

@@ -1,0 +1,96 @@
+"""Checks inputs against a contract and says, field by field, what would be right."""
+
+import difflib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+import jsonschema_rs
+from pydantic import JsonValue
+
+from comfysnap_schema.contract import JsonSchema
+from comfysnap_schema.errors import FieldProblem
+
+MAX_FINDINGS: Final = 50
+_MAX_CHOICES: Final = 20
+
+_FILE_FORMS: Final = 'must be {"sha256": ...}, {"url": ...} or {"data": base64}'
+
+
+class InputValidator:
+    """One contract's validator, built once."""
+
+    def __init__(self, input_schema: JsonSchema) -> None:
+        self._known = tuple(input_schema["properties"])
+        self._properties: Mapping[str, JsonSchema] = input_schema["properties"]
+        self._validator = jsonschema_rs.validator_for(input_schema)
+
+    def problems(self, inputs: Mapping[str, JsonValue]) -> tuple[FieldProblem, ...]:
+        """Every finding, at most ``MAX_FINDINGS``; empty when the inputs fit."""
+        if self._validator.is_valid(inputs):
+            return ()
+        found = [
+            problem
+            for error in self._validator.iter_errors(inputs)
+            for problem in self._describe(error)
+        ]
+        return tuple(found[:MAX_FINDINGS])
+
+    def _describe(self, error: jsonschema_rs.ValidationError) -> Iterable[FieldProblem]:
+        kind = error.kind.name
+        if error.instance_path:
+            field = str(error.instance_path[0])
+            yield FieldProblem(field=field, message=self._message(field, error))
+        elif kind == "required":
+            yield FieldProblem(field=error.kind.value, message="is required")
+        elif kind == "additionalProperties":
+            for name in error.kind.value:
+                yield FieldProblem(field=name[:100], message=self._unknown(name))
+        else:
+            yield FieldProblem(message=error.message[:300])
+
+    def _unknown(self, name: str) -> str:
+        near = difflib.get_close_matches(name[:100], self._known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(self._known)}"
+        return f"is no input of this workflow; {hint}"
+
+    def _message(self, field: str, error: jsonschema_rs.ValidationError) -> str:
+        if "x-kind" in self._properties[field]:
+            return f"{_FILE_FORMS}, not {_short(error.instance)}"
+        leaf = _branch(error)
+        say = _MESSAGES.get(leaf.kind.name)
+        wanted = say(leaf.kind.value) if say else leaf.message[:300]
+        return f"{wanted}, not {_short(leaf.instance)}" if say else wanted
+
+
+def _branch(error: jsonschema_rs.ValidationError) -> jsonschema_rs.ValidationError:
+    """Of the branches of a 64-bit integer (a number or its digits), the one that was meant."""
+    if error.kind.name != "anyOf":
+        return error
+    leaves = [branch[0] for branch in error.kind.value if branch]
+    return next((leaf for leaf in leaves if leaf.kind.name != "type"), leaves[0])
+
+
+def _one_of(options: list[Any]) -> str:
+    shown = ", ".join(json.dumps(option, ensure_ascii=False) for option in options[:_MAX_CHOICES])
+    more = len(options) - _MAX_CHOICES
+    return f"must be one of {shown}" + (f" and {more} more" if more > 0 else "")
+
+
+_MESSAGES: Final[Mapping[str, Callable[[Any], str]]] = {
+    "type": lambda types: f"must be of type {' or '.join(types)}",
+    "minimum": lambda limit: f"must be at least {limit}",
+    "maximum": lambda limit: f"must be at most {limit}",
+    "exclusiveMinimum": lambda limit: f"must be above {limit}",
+    "exclusiveMaximum": lambda limit: f"must be below {limit}",
+    "multipleOf": lambda step: f"must be a multiple of {step}",
+    "maxLength": lambda limit: f"may have at most {limit} characters",
+    "minLength": lambda limit: f"needs at least {limit} characters",
+    "enum": _one_of,
+    "pattern": lambda pattern: f"must match {pattern}",
+}
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,245 @@
+"""The routes of jobs: infer, status, list, cancel, events."""
+
+import logging
+import re
+from collections.abc import AsyncIterator
+from typing import Annotated, Final, cast
+
+from fastapi import APIRouter, Header, Query, Request
+from pydantic import BaseModel, Field
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.responses import Response
+
+from comfysnap_schema import routes
+from comfysnap_schema.errors import ErrorCode
+from comfysnap_schema.jobs import JobPage, JobRecord, JobStatus
+from comfysnap_server.backends.protocol import Backend, BackendError, Submitted
+from comfysnap_server.gateway.bodies import read_json_object
+from comfysnap_server.gateway.middleware import OWNER_KEY
+from comfysnap_server.gateway.problems import REQUEST_ID_KEY, ProblemError
+from comfysnap_server.gateway.settings import GatewaySettings
+from comfysnap_server.gateway.submit import (
+    IDEMPOTENCY_KEY_PATTERN,
+    JobOptions,
+    Label,
+    Submission,
+    Submitter,
+    label_map,
+)
+from comfysnap_server.gateway.waits import Waits
+
+log = logging.getLogger("comfysnap.gateway")
+
+_JOB_ID: Final = re.compile(routes.JOB_ID_PATTERN)
+_NO_STORE: Final = {"Cache-Control": "no-store"}
+
+Options = Annotated[JobOptions, Query()]
+IdempotencyKey = Annotated[str | None, Header(pattern=IDEMPOTENCY_KEY_PATTERN)]
+ContractHash = Annotated[str | None, Header(alias=routes.CONTRACT, max_length=64)]
+
+
+class StatusQuery(BaseModel, frozen=True, extra="forbid"):
+    """How long ``/check_status`` may hold its answer."""
+
+    wait: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    """Seconds to hold until the job is final; cut to what the server allows (25 s)."""
+    after: Annotated[int, Field(ge=0)] | None = None
+    """With ``wait``: answer at any version above this one."""
+
+
+class JobsQuery(BaseModel, frozen=True, extra="forbid"):
+    """Which jobs to list."""
+
+    status: JobStatus | None = None
+    workflow: Annotated[str, Field(max_length=64)] | None = None
+    label: Annotated[list[Label], Field(max_length=routes.MAX_LABELS)] = []
+    cursor: Annotated[str, Field(max_length=512)] | None = None
+    limit: Annotated[int, Field(ge=1, le=200)] = 50
+
+
+def owner_of(request: Request) -> str:
+    """The owner that the middleware found."""
+    return cast("str", request.scope[OWNER_KEY])
+
+
+def checked_job_id(job_id: str) -> str:
+    """A job id that is safe to hand on.
+
+    Raises:
+        BackendError: ``unknown_job``, for one that cannot be.
+    """
+    if not _JOB_ID.fullmatch(job_id):
+        raise BackendError(ErrorCode.UNKNOWN_JOB, "there is no such job")
+    return job_id
+
+
+class JobRoutes:
+    """Handlers around one backend."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        submitter: Submitter,
+        settings: GatewaySettings,
+        waits: Waits,
+        default: str | None,
+    ) -> None:
+        self._backend = backend
+        self._submitter = submitter
+        self._settings = settings
+        self._waits = waits
+        self._default = default
+
+    def router(self) -> APIRouter:
+        """The routes."""
+        router = APIRouter(tags=["jobs"])
+        for path in (routes.INFER_SYNC, routes.INFER_SYNC + "/{workflow}"):
+            router.add_api_route(path, self.infer_sync, methods=["POST"], response_model=JobRecord)
+        for path in (routes.INFER_ASYNC, routes.INFER_ASYNC + "/{workflow}"):
+            router.add_api_route(
+                path, self.infer_async, methods=["POST"], response_model=JobRecord, status_code=202
+            )
+        router.get(routes.CHECK_STATUS + "/{job_id}", response_model=JobRecord)(self.check_status)
+        router.get(routes.JOBS, response_model=JobPage)(self.list_jobs)
+        router.post(routes.CANCEL + "/{job_id}", response_model=JobRecord)(self.cancel)
+        router.get(routes.EVENTS + "/{job_id}", response_class=EventSourceResponse)(self.events)
+        return router
+
+    async def infer_sync(
+        self,
+        request: Request,
+        options: Options,
+        idempotency_key: IdempotencyKey = None,
+        contract: ContractHash = None,
+    ) -> Response:
+        """Run a workflow and answer with the finished job, failed ones included (200).
+
+        A job that takes longer than the server holds a request comes back running (202). Hanging
+        up does not cancel.
+        """
+        submitted = await self._submit(request, options, idempotency_key, contract)
+        job = submitted.job
+        if not job.is_final:
+            job = await self._wait(request, job, None, self._settings.max_sync_wait)
+        return _submitted_response(submitted, job, 200 if job.is_final else 202)
+
+    async def infer_async(
+        self,
+        request: Request,
+        options: Options,
+        idempotency_key: IdempotencyKey = None,
+        contract: ContractHash = None,
+    ) -> Response:
+        """Accept a job and answer at once (202); ``Location`` tells where to ask for it."""
+        submitted = await self._submit(request, options, idempotency_key, contract)
+        return _submitted_response(submitted, submitted.job, 202)
+
+    async def check_status(
+        self, request: Request, job_id: str, query: Annotated[StatusQuery, Query()]
+    ) -> Response:
+        """The job, held back for ``wait`` seconds while there is nothing new."""
+        job = await self._backend.get(owner_of(request), checked_job_id(job_id))
+        wait = min(query.wait, self._settings.max_wait)
+        if wait > 0 and not _is_news(job, query.after):
+            job = await self._wait(request, job, query.after, wait)
+        return _job_response(job)
+
+    async def list_jobs(self, request: Request, query: Annotated[JobsQuery, Query()]) -> Response:
+        """The caller's jobs, newest first."""
+        page = await self._backend.list_jobs(
+            owner_of(request),
+            status=query.status,
+            workflow=query.workflow,
+            labels=label_map(query.label) or None,
+            cursor=query.cursor,
+            limit=query.limit,
+        )
+        return Response(page.model_dump_json(), headers=_NO_STORE, media_type="application/json")
+
+    async def cancel(self, request: Request, job_id: str) -> Response:
+        """Ask for a job to stop. Asking again, or of a finished job, changes nothing."""
+        return _job_response(await self._backend.cancel(owner_of(request), checked_job_id(job_id)))
+
+    async def events(
+        self,
+        request: Request,
+        job_id: str,
+        last_event_id: Annotated[str | None, Header()] = None,
+    ) -> Response:
+        """Server-sent events: ``status``, ``progress``, ``preview``, ``done`` (last)."""
+        owner = owner_of(request)
+        job = await self._backend.get(owner, checked_job_id(job_id))
+        after = int(last_event_id) if last_event_id and last_event_id.isdecimal() else None
+        stream = self._stream(owner, job.id, after, cast("str", request.scope[REQUEST_ID_KEY]))
+        return EventSourceResponse(stream, ping=self._settings.keep_alive, sep="\n")
+
+    async def _stream(
+        self, owner: str, job_id: str, after: int | None, request_id: str
+    ) -> AsyncIterator[ServerSentEvent]:
+        async with self._waits.slot(owner):
+            try:
+                async for event in self._backend.events(owner, job_id, after=after):
+                    yield ServerSentEvent(
+                        event.model_dump_json(exclude_none=True),
+                        event=str(event.type),
+                        id=str(event.job.version) if event.job else None,
+                    )
+            except BackendError as error:
+                log.warning("events of %s ended: %s [%s]", job_id, error, request_id)
+
+    async def _submit(
+        self,
+        request: Request,
+        options: JobOptions,
+        idempotency_key: str | None,
+        contract: str | None,
+    ) -> Submitted:
+        workflow = request.path_params.get("workflow") or self._default
+        if workflow is None:
+            raise ProblemError(
+                ErrorCode.UNKNOWN_WORKFLOW,
+                "the server has several workflows and no default; name one:"
+                f" {request.url.path}/NAME",
+            )
+        inputs, canonical = await read_json_object(request, self._settings.max_body_bytes)
+        return await self._submitter.submit(
+            Submission(
+                owner=owner_of(request),
+                workflow=workflow,
+                inputs=inputs,
+                canonical=canonical,
+                options=options,
+                idempotency_key=idempotency_key,
+                contract=contract,
+            )
+        )
+
+    async def _wait(
+        self, request: Request, job: JobRecord, after: int | None, seconds: float
+    ) -> JobRecord:
+        owner = owner_of(request)
+        newer = await self._waits.hold(
+            owner,
+            request.receive,
+            lambda: self._backend.wait(owner, job.id, after=after, timeout=seconds),
+        )
+        return newer or await self._backend.get(owner, job.id)
+
+
+def _is_news(job: JobRecord, after: int | None) -> bool:
+    return job.is_final or (after is not None and job.version > after)
+
+
+def _job_response(
+    job: JobRecord, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    return Response(
+        job.model_dump_json(), status, {**_NO_STORE, **(headers or {})}, "application/json"
+    )
+
+
+def _submitted_response(submitted: Submitted, job: JobRecord, status: int) -> Response:
+    headers = {"Location": f"{routes.CHECK_STATUS}/{job.id}"}
+    if submitted.replayed:
+        headers[routes.REPLAYED] = "true"
+    return _job_response(job, status, headers)

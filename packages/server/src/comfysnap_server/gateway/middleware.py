@@ -1,0 +1,128 @@
+"""What surrounds every request: its id, its owner, its origin, and what nobody foresaw."""
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from comfysnap_schema import routes
+from comfysnap_schema.errors import ErrorCode
+from comfysnap_server.gateway.auth import Authenticator
+from comfysnap_server.gateway.problems import REQUEST_ID_KEY, ProblemError, problem_response
+from comfysnap_server.gateway.settings import GatewaySettings
+
+log = logging.getLogger("comfysnap.gateway")
+
+OWNER_KEY: Final = "comfysnap.owner"
+"""Where the owner stands in the ASGI scope."""
+
+_OPEN: Final = frozenset({routes.HEALTH, routes.READY})
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_SAME_SITE: Final = frozenset({"same-origin", "none"})
+
+
+class GatewayMiddleware:
+    """Pure ASGI, so that it costs the hot path next to nothing and leaves streams alone."""
+
+    def __init__(self, app: ASGIApp, settings: GatewaySettings) -> None:
+        self._app = app
+        self._auth = Authenticator(settings)
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers)
+        scope[REQUEST_ID_KEY] = request_id
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", request_id.encode()),
+                ]
+            await send(message)
+
+        try:
+            self._admit(scope, headers)
+            await self._app(scope, receive, send_with_id)
+        except ProblemError as error:
+            await problem_response(scope, error)(scope, receive, send_with_id)
+        except ClientDisconnect:
+            log.info("%s %s: the client hung up [%s]", scope["method"], scope["path"], request_id)
+        except Exception:
+            log.exception("%s %s failed [%s]", scope["method"], scope["path"], request_id)
+            if status:
+                raise
+            error = ProblemError(
+                ErrorCode.INTERNAL, "the server failed; its log has the request id"
+            )
+            await problem_response(scope, error)(scope, receive, send_with_id)
+        finally:
+            log.debug(
+                "%s %s %s %.1f ms [%s]",
+                scope["method"], scope["path"], status,
+                (time.perf_counter() - started) * 1000, request_id,
+            )  # fmt: skip
+
+    def _admit(self, scope: Scope, headers: Mapping[str, str]) -> None:
+        """Refuse who may not pass; name the owner of who may."""
+        self._check_host(headers)
+        if scope["path"] in _OPEN:
+            return
+        owner = self._auth.owner(headers)
+        if owner is None:
+            raise ProblemError(
+                ErrorCode.UNAUTHORIZED,
+                "send a valid key as 'Authorization: Bearer KEY'",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        scope[OWNER_KEY] = owner
+
+    def _check_host(self, headers: Mapping[str, str]) -> None:
+        """Without a key, a browser is the one way for a stranger to get here from outside: by
+        DNS rebinding (a foreign Host) or by a cross-origin request."""
+        settings = self._settings
+        host = headers.get("host", "")
+        if settings.hosts and _host_name(host) not in settings.hosts:
+            raise ProblemError(
+                ErrorCode.FORBIDDEN,
+                f"this server does not answer to the host name {_host_name(host)[:100]!r};"
+                " allow it in [serve] hosts",
+            )
+        origin = headers.get("origin")
+        if settings.auth != "none" or origin is None or origin in settings.origins:
+            return
+        site = headers.get("sec-fetch-site")
+        if site not in _SAME_SITE and urlsplit(origin).netloc != host:
+            raise ProblemError(
+                ErrorCode.FORBIDDEN,
+                f"pages of {origin[:200]!r} may not call this server;"
+                " allow them in [serve] origins",
+            )
+
+
+def _host_name(host: str) -> str:
+    """``localhost`` of ``localhost:8000``, ``[::1]`` of ``[::1]:8000``."""
+    return host.rsplit(":", 1)[0] if re.search(r":\d+$", host) else host
+
+
+def _request_id(headers: Mapping[str, str]) -> str:
+    given = headers.get(routes.REQUEST_ID.lower())
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given
+    return f"req_{secrets.token_hex(10)}"

@@ -1,0 +1,91 @@
+"""Problem responses (RFC 9457): every error of the gateway leaves through here."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Final
+
+from starlette.responses import Response
+from starlette.types import Scope
+
+from comfysnap_schema.errors import ErrorCode, FieldProblem, Problem
+from comfysnap_schema.routes import PROBLEM_JSON, RETRY_AFTER
+from comfysnap_server.gateway.lingering import LingeringResponse
+
+STATUS_OF: Final[Mapping[ErrorCode, int]] = {
+    ErrorCode.INVALID_JSON: 400,
+    ErrorCode.INVALID_REQUEST: 422,
+    ErrorCode.INVALID_INPUT: 422,
+    ErrorCode.GRAPH_INVALID: 422,
+    ErrorCode.BODY_TOO_LARGE: 413,
+    ErrorCode.FILE_TOO_LARGE: 413,
+    ErrorCode.UNSUPPORTED_MEDIA_TYPE: 415,
+    ErrorCode.NOT_FOUND: 404,
+    ErrorCode.METHOD_NOT_ALLOWED: 405,
+    ErrorCode.UNKNOWN_WORKFLOW: 404,
+    ErrorCode.UNKNOWN_JOB: 404,
+    ErrorCode.UNKNOWN_OUTPUT: 404,
+    ErrorCode.UNKNOWN_FILE: 404,
+    ErrorCode.OUTPUT_EXPIRED: 410,
+    ErrorCode.UNAUTHORIZED: 401,
+    ErrorCode.FORBIDDEN: 403,
+    ErrorCode.CONTRACT_MISMATCH: 409,
+    ErrorCode.IDEMPOTENCY_MISMATCH: 422,
+    ErrorCode.HASH_MISMATCH: 422,
+    ErrorCode.RANGE_NOT_SATISFIABLE: 416,
+    ErrorCode.QUOTA_EXCEEDED: 429,
+    ErrorCode.QUEUE_FULL: 429,
+    ErrorCode.RATE_LIMITED: 429,
+    ErrorCode.UNAVAILABLE: 503,
+}
+"""HTTP status of a refused request; what is not here is 500."""
+
+REQUEST_ID_KEY: Final = "comfysnap.request_id"
+"""Where the request id stands in the ASGI scope."""
+
+
+class ProblemError(Exception):
+    """A refusal; ``code`` decides the status unless ``status`` is given."""
+
+    def __init__(
+        self,
+        code: ErrorCode,
+        detail: str,
+        *,
+        status: int | None = None,
+        fields: tuple[FieldProblem, ...] = (),
+        headers: Mapping[str, str] | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        self.code = code
+        self.detail = detail
+        self.status = status or STATUS_OF.get(code, 500)
+        self.fields = fields
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers[RETRY_AFTER] = str(max(1, round(retry_after)))
+        super().__init__(detail)
+
+
+def invalid_input(*fields: FieldProblem) -> ProblemError:
+    """The refusal of a body that does not fit the contract."""
+    return ProblemError(
+        ErrorCode.INVALID_INPUT,
+        "; ".join(f"{item.field}: {item.message}" if item.field else item.message
+                  for item in fields[:3]),
+        fields=fields,
+    )  # fmt: skip
+
+
+def problem_response(scope: Scope, error: ProblemError) -> Response:
+    """The response to a refusal."""
+    problem = Problem(
+        title=HTTPStatus(error.status).phrase,
+        status=error.status,
+        detail=error.detail,
+        code=error.code,
+        fields=error.fields,
+        request_id=scope.get(REQUEST_ID_KEY),
+    )
+    headers = {"Cache-Control": "no-store", **error.headers}
+    kind = LingeringResponse if error.status == 413 else Response
+    return kind(problem.model_dump_json(), error.status, headers, media_type=PROBLEM_JSON)

@@ -1,0 +1,45 @@
+"""Limits and access of the gateway: ``[serve]`` of comfysnap.toml."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
+
+from comfysnap_schema import routes
+
+AuthMode = Literal["none", "keys", "proxy"]
+KeyHash = Annotated[str, Field(pattern=routes.SHA256_PATTERN)]
+
+
+class GatewaySettings(BaseModel, frozen=True, extra="forbid"):
+    """What the gateway allows. Sizes in bytes, times in seconds."""
+
+    auth: AuthMode = "none"
+    """``none``: one owner, ``local``. ``keys``: bearer keys, an owner each. ``proxy``: something
+    in front (Modal's proxy auth) already checked; one owner, ``proxy``."""
+    keys: dict[str, KeyHash | list[KeyHash]] = Field(default_factory=dict)
+    """Owner to the SHA-256 of the owner's key; a list while a key is being replaced."""
+    hosts: tuple[str, ...] = ()
+    """Accepted names in the ``Host`` header; empty: any. Without auth this is what keeps a web
+    page from reaching a server on the reader's own machine."""
+    origins: tuple[str, ...] = ()
+    """Origins of web pages that may call from a browser (CORS), as ``https://app.example.com``."""
+
+    max_body_bytes: Annotated[int, Field(gt=0)] = routes.MAX_BODY_BYTES
+    max_file_bytes: Annotated[int, Field(gt=0)] = routes.MAX_FILE_BYTES
+    max_waits: Annotated[int, Field(gt=0)] = 2000
+    """Requests of one owner that may be held open at once: waits, event streams, infer_sync."""
+    max_wait: Annotated[float, Field(ge=0)] = routes.MAX_WAIT_S
+    """Longest hold of ``/check_status``; a longer ``wait`` is cut to it."""
+    max_sync_wait: Annotated[float, Field(ge=0)] = routes.MAX_SYNC_WAIT_S
+    """Longest hold of ``/infer_sync``."""
+    keep_alive: Annotated[float, Field(gt=0)] = 15.0
+    """Between comments on a silent event stream."""
+
+    default_timeout: Annotated[float, Field(gt=0)] = 600.0
+    """Longest run of a job that names no ``timeout``."""
+    max_timeout: Annotated[float, Field(gt=0)] = 3600.0
+    """A longer ``timeout`` is cut to it."""
+    queue_timeout: Annotated[float, Field(gt=0)] | None = None
+    """After which a job that did not start expires; None: never."""
+    max_attempts: Annotated[int, Field(ge=1, le=10)] = 1
+    """How often a job is run whose worker is lost."""

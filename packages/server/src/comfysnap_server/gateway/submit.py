@@ -1,0 +1,262 @@
+"""From the body of an infer request to an accepted job."""
+
+import base64
+import binascii
+import hashlib
+import mimetypes
+import secrets
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Final, cast
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, Field, JsonValue
+
+from comfysnap_schema import routes
+from comfysnap_schema.errors import ErrorCode, FieldProblem
+from comfysnap_schema.files import FileBySha256, FileByUrl, Kind
+from comfysnap_schema.graph import canonical_json, graph_hash
+from comfysnap_schema.parameters import Parameter
+from comfysnap_schema.workflow import Workflow
+from comfysnap_server.backends.protocol import Backend, JobRequest, Submitted
+from comfysnap_server.gateway.inputs import InputValidator
+from comfysnap_server.gateway.problems import ProblemError, invalid_input
+from comfysnap_server.gateway.settings import GatewaySettings
+
+Label = Annotated[str, Field(pattern=routes.LABEL_PATTERN)]
+IDEMPOTENCY_KEY_PATTERN: Final = r"^[\x21-\x7e]{1,255}$"
+
+_ID_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+_SUFFIX_OF_KIND: Final[Mapping[Kind, str]] = {
+    Kind.IMAGE: ".png", Kind.MASK: ".png", Kind.ANIMATION: ".webp", Kind.VIDEO: ".mp4",
+    Kind.AUDIO: ".wav", Kind.MODEL_3D: ".glb",
+}  # fmt: skip
+_SUFFIXES: Final = frozenset({
+    ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".exr", ".mp4",
+    ".mov", ".mkv", ".webm", ".avi", ".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac",
+    ".glb", ".gltf", ".obj", ".fbx", ".stl", ".usdz", ".txt", ".json", ".csv", ".safetensors",
+    ".latent",
+})  # fmt: skip
+"""Endings that a file of a stranger may keep in ComfyUI's input folder."""
+
+
+class JobOptions(BaseModel, frozen=True, extra="forbid"):
+    """Options of a job: query parameters, so that they never collide with inputs."""
+
+    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Longest run in seconds; cut to what the server allows."""
+    webhook: Annotated[str, Field(max_length=2048)] | None = None
+    label: Annotated[list[Label], Field(max_length=routes.MAX_LABELS)] = []
+    """``key:value``; repeatable."""
+    previews: bool = False
+    """Whether events carry preview frames."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """One infer request, read but not yet checked against a workflow."""
+
+    owner: str
+    workflow: str
+    inputs: dict[str, JsonValue]
+    canonical: bytes
+    options: JobOptions
+    idempotency_key: str | None
+    contract: str | None
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal submits, whatever the order and spacing of the body."""
+        options = canonical_json(self.options.model_dump())
+        parts = (self.workflow.encode(), options, self.canonical)
+        return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+@dataclass
+class _Files:
+    """What the inputs of one job refer to."""
+
+    inputs: dict[str, JsonValue]
+    names: dict[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+    files: dict[str, FileBySha256 | FileByUrl] = field(
+        default_factory=dict[str, FileBySha256 | FileByUrl]
+    )
+
+
+class Submitter:
+    """Turns submissions into jobs."""
+
+    def __init__(
+        self, backend: Backend, workflows: Mapping[str, Workflow], settings: GatewaySettings
+    ) -> None:
+        self._backend = backend
+        self._workflows = workflows
+        self._settings = settings
+        self._validators = {
+            name: InputValidator(workflow.contract.input_schema)
+            for name, workflow in workflows.items()
+        }
+        self._hashes = {name: graph_hash(entry.graph) for name, entry in workflows.items()}
+
+    async def submit(self, submission: Submission) -> Submitted:
+        """Accept the job, or replay the one that the idempotency key already made.
+
+        Raises:
+            ProblemError: The submission is refused.
+            BackendError: The backend refuses it.
+        """
+        key = submission.idempotency_key
+        fingerprint = submission.fingerprint
+        if key is not None:
+            earlier = await self._backend.replay(submission.owner, key, fingerprint)
+            if earlier is not None:
+                return Submitted(earlier, replayed=True)
+        workflow = self._workflow(submission.workflow)
+        self._check_contract(workflow, submission.contract)
+        self._check_options(submission.options)
+        problems = self._validators[workflow.name].problems(submission.inputs)
+        if problems:
+            raise invalid_input(*problems)
+        return await self._backend.submit(await self._request(submission, workflow, fingerprint))
+
+    def _workflow(self, name: str) -> Workflow:
+        workflow = self._workflows.get(name)
+        if workflow is None:
+            raise unknown_workflow(name, self._workflows)
+        return workflow
+
+    def _check_contract(self, workflow: Workflow, given: str | None) -> None:
+        if given is None or given == workflow.contract.hash:
+            return
+        raise ProblemError(
+            ErrorCode.CONTRACT_MISMATCH,
+            f"the client was generated from contract {given[:64]!r} of {workflow.name!r} and the"
+            f" server has {workflow.contract.hash!r}; run 'comfysnap generate' again",
+        )
+
+    def _check_options(self, options: JobOptions) -> None:
+        if options.webhook is not None:
+            raise ProblemError(
+                ErrorCode.INVALID_REQUEST,
+                "this server delivers no webhooks; poll /check_status or read /events",
+                fields=(FieldProblem(field="webhook", message="is not offered by this server"),),
+            )
+
+    async def _request(
+        self, submission: Submission, workflow: Workflow, fingerprint: str
+    ) -> JobRequest:
+        found = await self._files(submission, workflow)
+        inputs = workflow.complete(found.inputs)
+        graph = workflow.apply({**inputs, **found.names})
+        options = submission.options
+        settings = self._settings
+        return JobRequest(
+            job_id=new_job_id(),
+            owner=submission.owner,
+            workflow=workflow.name,
+            inputs=inputs,
+            graph=graph,
+            graph_hash=self._hashes[workflow.name],
+            outputs=dict(workflow.outputs),
+            fields=dict(workflow.fields),
+            files=found.files,
+            labels=label_map(options.label),
+            timeout=min(options.timeout or settings.default_timeout, settings.max_timeout),
+            queue_timeout=settings.queue_timeout,
+            max_attempts=settings.max_attempts,
+            previews=options.previews,
+            idempotency_key=submission.idempotency_key,
+            fingerprint=fingerprint,
+            created_at=datetime.now(UTC),
+        )
+
+    async def _files(self, submission: Submission, workflow: Workflow) -> _Files:
+        found = _Files(dict(submission.inputs))
+        for name, value in submission.inputs.items():
+            parameter = workflow.parameters[name]
+            if parameter.type == "file":
+                reference, label = await self._file(
+                    submission.owner, parameter, cast("dict[str, str]", value)
+                )
+                found.inputs[name] = cast("JsonValue", reference.model_dump())
+                found.names[name] = label
+                found.files[label] = reference
+        return found
+
+    async def _file(
+        self, owner: str, parameter: Parameter, value: dict[str, str]
+    ) -> tuple[FileBySha256 | FileByUrl, str]:
+        if "url" in value:
+            return _by_url(parameter, value["url"])
+        if "data" in value:
+            data = _decode(parameter, value["data"])
+            digest = hashlib.sha256(data).hexdigest()
+            if not await self._backend.has_file(owner, digest):
+                await self._backend.put_file(owner, digest, _once(data))
+        else:
+            digest = value["sha256"]
+            if not await self._backend.has_file(owner, digest):
+                message = f"was not uploaded, or is gone; PUT {routes.FILES}/{digest} first"
+                raise ProblemError(
+                    ErrorCode.UNKNOWN_FILE,
+                    f"{parameter.name}: {message}",
+                    status=422,
+                    fields=(FieldProblem(field=parameter.name, message=message),),
+                )
+        guessed = mimetypes.guess_extension(value.get("content_type", "")) or ""
+        return FileBySha256(sha256=digest), digest[:32] + _suffix(parameter, guessed)
+
+
+def label_map(labels: Sequence[str]) -> dict[str, str]:
+    """``key:value`` strings as a mapping; of equal keys the last one counts."""
+    return {key: value for key, _, value in (label.partition(":") for label in labels)}
+
+
+def new_job_id() -> str:
+    """``job_`` and a ULID: sortable by time, 80 random bits."""
+    number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    digits = [_ID_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5)]
+    return "job_" + "".join(digits)
+
+
+def unknown_workflow(name: str, known: Mapping[str, Any]) -> ProblemError:
+    """The refusal of a workflow that is not there."""
+    return ProblemError(
+        ErrorCode.UNKNOWN_WORKFLOW,
+        f"there is no workflow {name[:64]!r}; there are {', '.join(known)}",
+    )
+
+
+def _by_url(parameter: Parameter, url: str) -> tuple[FileByUrl, str]:
+    try:
+        parts = urlsplit(url)
+        usable = bool(parts.hostname) and parts.username is None and parts.port != 0
+    except ValueError:
+        usable = False
+        parts = urlsplit("")
+    if not usable:
+        message = "must be a public http(s) address, without user name or password"
+        raise invalid_input(FieldProblem(field=parameter.name, message=message))
+    digest = hashlib.sha256(url.encode()).hexdigest()
+    suffix = PurePosixPath(parts.path).suffix
+    return FileByUrl(url=url), digest[:32] + _suffix(parameter, suffix)
+
+
+def _suffix(parameter: Parameter, suffix: str) -> str:
+    suffix = suffix.lower()
+    return suffix if suffix in _SUFFIXES else _SUFFIX_OF_KIND.get(parameter.kind or Kind.FILE, "")
+
+
+def _decode(parameter: Parameter, data: str) -> bytes:
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError) as error:
+        message = "its data must be plain base64, without a 'data:' prefix or line breaks"
+        raise invalid_input(FieldProblem(field=parameter.name, message=message)) from error
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data

@@ -1,0 +1,134 @@
+"""A backend in memory, where the test says how a job ends, and a workflow for it."""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from comfysnap_schema.errors import ErrorCode
+from comfysnap_schema.jobs import JobEvent, JobPage, JobRecord, JobStatus
+from comfysnap_server.backends.protocol import BackendError, JobRequest, StoredFile, Submitted
+
+
+class FakeBackend:
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.requests: dict[str, JobRequest] = {}
+        self.jobs: dict[str, JobRecord] = {}
+        self.files: dict[str, bytes] = {}
+        self.outputs: dict[str, StoredFile] = {}
+        self.changed = asyncio.Condition()
+        self.submitted = asyncio.Event()
+        self.running = False
+
+    async def start(self) -> None:
+        self.running = True
+
+    async def stop(self) -> None:
+        self.running = False
+
+    async def ready(self) -> bool:
+        return self.running
+
+    async def submit(self, request: JobRequest) -> Submitted:
+        now = datetime.now(UTC)
+        job = JobRecord(
+            id=request.job_id, workflow=request.workflow, status=JobStatus.QUEUED, version=1,
+            inputs=request.inputs, labels=request.labels, created_at=now,
+        )  # fmt: skip
+        self.requests[job.id], self.jobs[job.id] = request, job
+        self.submitted.set()
+        return Submitted(job)
+
+    async def replay(self, owner: str, idempotency_key: str, fingerprint: str) -> JobRecord | None:
+        for request in self.requests.values():
+            if (request.owner, request.idempotency_key) == (owner, idempotency_key):
+                if request.fingerprint != fingerprint:
+                    raise BackendError(ErrorCode.IDEMPOTENCY_MISMATCH, "another body")
+                return self.jobs[request.job_id]
+        return None
+
+    async def get(self, owner: str, job_id: str) -> JobRecord:
+        if job_id not in self.jobs or self.requests[job_id].owner != owner:
+            raise BackendError(ErrorCode.UNKNOWN_JOB, "no such job")
+        return self.jobs[job_id]
+
+    async def wait(
+        self, owner: str, job_id: str, *, after: int | None, timeout: float
+    ) -> JobRecord:
+        def news() -> bool:
+            job = self.jobs[job_id]
+            return job.is_final or (after is not None and job.version > after)
+
+        async with self.changed:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.changed.wait_for(news), timeout)
+        return await self.get(owner, job_id)
+
+    async def update(self, job_id: str, **changes: Any) -> JobRecord:
+        async with self.changed:
+            job = self.jobs[job_id]
+            self.jobs[job_id] = job.model_copy(update={"version": job.version + 1, **changes})
+            self.changed.notify_all()
+        return self.jobs[job_id]
+
+    async def list_jobs(
+        self,
+        owner: str,
+        *,
+        status: JobStatus | None = None,
+        workflow: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> JobPage:
+        wanted = (labels or {}).items()
+        jobs = [
+            job
+            for job_id, job in sorted(self.jobs.items(), reverse=True)
+            if self.requests[job_id].owner == owner
+            and status in (None, job.status)
+            and workflow in (None, job.workflow)
+            and wanted <= job.labels.items()
+        ]
+        return JobPage(jobs=jobs[:limit], cursor=cursor)
+
+    async def cancel(self, owner: str, job_id: str) -> JobRecord:
+        job = await self.get(owner, job_id)
+        return job if job.is_final else await self.update(job_id, status=JobStatus.CANCELLED)
+
+    async def events(
+        self, owner: str, job_id: str, *, after: int | None
+    ) -> AsyncIterator[JobEvent]:
+        job = await self.get(owner, job_id)
+        while not job.is_final:
+            if job.version > (after or 0):
+                yield JobEvent(type="status", job=job)
+            job = await self.wait(owner, job_id, after=job.version, timeout=60)
+        yield JobEvent(type="done", job=job)
+
+    async def open_output(self, owner: str, job_id: str, name: str) -> StoredFile:
+        await self.get(owner, job_id)
+        if name not in self.outputs:
+            raise BackendError(ErrorCode.UNKNOWN_OUTPUT, "no such output")
+        return self.outputs[name]
+
+    def add_output(self, path: Path, content: bytes, content_type: str) -> None:
+        path.write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        self.outputs[path.name] = StoredFile(
+            path=path, content_type=content_type, size=len(content), sha256=digest
+        )
+
+    async def has_file(self, owner: str, sha256: str) -> bool:
+        return f"{owner}/{sha256}" in self.files
+
+    async def put_file(self, owner: str, sha256: str, chunks: AsyncIterator[bytes]) -> None:
+        content = b"".join([chunk async for chunk in chunks])
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise BackendError(ErrorCode.HASH_MISMATCH, "another content")
+        self.files[f"{owner}/{sha256}"] = content

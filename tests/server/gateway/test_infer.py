@@ -1,0 +1,216 @@
+import asyncio
+import base64
+import hashlib
+from typing import Any
+
+import httpx
+import pytest
+
+from comfysnap_schema.jobs import JobStatus
+from comfysnap_schema.workflow import Workflow
+from tests.server.gateway.fakes import FakeBackend
+
+
+def fields_of(answer: httpx.Response) -> dict[str | None, str]:
+    return {found["field"]: found["message"] for found in answer.json()["fields"]}
+
+
+async def test_a_bare_submit_reaches_the_only_workflow(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/infer_async", json={"prompt": "a fox"})
+    job = answer.json()
+    assert answer.status_code == 202
+    assert answer.headers["location"] == f"/check_status/{job['id']}"
+    assert (job["workflow"], job["status"]) == ("draw", "queued")
+    assert job["inputs"]["steps"] == 4
+    assert isinstance(job["inputs"]["seed"], int)
+
+
+@pytest.mark.parametrize(
+    "content_type", [None, "application/json; charset=utf-8", "application/x-www-form-urlencoded"]
+)
+async def test_json_is_taken_as_json_also_as_curl_sends_it(
+    http: httpx.AsyncClient, content_type: str | None
+) -> None:
+    headers = {"Content-Type": content_type} if content_type else {}
+    answer = await http.post("/infer_async/draw", content=b'{"prompt": "x"}', headers=headers)
+    assert answer.status_code == 202
+
+
+async def test_infer_sync_answers_with_the_finished_job(
+    http: httpx.AsyncClient, backend: FakeBackend
+) -> None:
+    call = asyncio.create_task(http.post("/infer_sync", json={"prompt": "x"}))
+    await backend.submitted.wait()
+    await backend.update(next(iter(backend.jobs)), status=JobStatus.FAILED)
+    answer = await call
+    assert answer.status_code == 200
+    assert answer.json()["status"] == "failed"
+
+
+async def test_the_graph_is_filled_in_for_the_backend(
+    http: httpx.AsyncClient, backend: FakeBackend
+) -> None:
+    answer = await http.post(
+        "/infer_async?timeout=5&label=team:red&label=run:1&previews=true",
+        json={"prompt": "a fox", "noise": "18446744073709551615"},
+    )
+    request = backend.requests[answer.json()["id"]]
+    assert request.graph["6"]["inputs"]["text"] == "a fox"
+    assert request.graph["3"]["inputs"]["noise"] == 18446744073709551615
+    assert (request.timeout, request.previews) == (5, True)
+    assert request.labels == {"team": "red", "run": "1"}
+    assert request.fields["6.inputs.text"] == "prompt"
+
+
+async def test_every_wrong_field_is_named(http: httpx.AsyncClient, backend: FakeBackend) -> None:
+    answer = await http.post(
+        "/infer_async", json={"promt": "x", "steps": "many", "width": 17, "noise": -1}
+    )
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
+    assert answer.headers["content-type"] == "application/problem+json"
+    found = fields_of(answer)
+    assert set(found) == {"promt", "prompt", "steps", "width", "noise"}
+    assert "'prompt'" in found["promt"]
+    assert "at least 0" in found["noise"]
+    assert not backend.jobs
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [{"prompt": "x" * 101}, {"prompt": "x", "steps": 51}, {"prompt": "x", "steps": True},
+     {"prompt": None}, {"prompt": "x", "image": "fox.png"}],
+)  # fmt: skip
+async def test_inputs_outside_the_contract_are_refused(
+    http: httpx.AsyncClient, inputs: dict[str, Any]
+) -> None:
+    answer = await http.post("/infer_async", json=inputs)
+    assert answer.status_code == 422
+    assert list(fields_of(answer)) == [list(inputs)[-1]]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"fox", b"[]", b'{"prompt": NaN}', b'{"prompt": 1e999}', b'{"prompt": "\xff"}',
+     b'{"prompt": "x", "prompt": "y"}', b'{"steps": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+     b'{"steps": ' + b"9" * 5000 + b"}", b'{"prompt": "\\ud800"}'],
+)  # fmt: skip
+async def test_what_is_no_json_object_is_refused(http: httpx.AsyncClient, body: bytes) -> None:
+    answer = await http.post("/infer_async", content=body)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_json")
+
+
+async def test_another_content_type_is_refused(http: httpx.AsyncClient) -> None:
+    headers = {"Content-Type": "text/xml"}
+    answer = await http.post("/infer_async", content=b"<prompt/>", headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+
+
+async def test_a_body_above_the_limit_is_refused(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/infer_async", json={"prompt": "x" * 70_000})
+    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+
+
+async def test_an_unknown_workflow_names_the_known(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/infer_async/paint", json={"prompt": "x"})
+    assert (answer.status_code, answer.json()["code"]) == (404, "unknown_workflow")
+    assert "draw" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [("timeout=0", "timeout"), ("timeout=nan", "timeout"), ("timeout=inf", "timeout"),
+     ("label=nocolon", "label"), ("prompt=fox", "prompt"), ("webhook=http://x/", "webhook"),
+     ("&".join(f"label=a{i}:b" for i in range(17)), "label")],
+)  # fmt: skip
+async def test_a_wrong_option_is_named(http: httpx.AsyncClient, query: str, field: str) -> None:
+    answer = await http.post(f"/infer_async?{query}", json={"prompt": "x"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert list(fields_of(answer)) == [field]
+
+
+async def test_a_timeout_above_the_limit_is_cut(
+    http: httpx.AsyncClient, backend: FakeBackend
+) -> None:
+    answer = await http.post("/infer_async?timeout=1e9", json={"prompt": "x"})
+    assert backend.requests[answer.json()["id"]].timeout == 3600
+
+
+async def test_one_key_makes_one_job_over_both_infer_routes(
+    http: httpx.AsyncClient, backend: FakeBackend
+) -> None:
+    key = {"Idempotency-Key": "k1"}
+    first = await http.post("/infer_async", json={"prompt": "x", "steps": 2}, headers=key)
+    await backend.update(first.json()["id"], status=JobStatus.SUCCEEDED)
+    again = await http.post("/infer_sync/draw", json={"steps": 2, "prompt": "x"}, headers=key)
+    assert again.json()["id"] == first.json()["id"]
+    assert again.headers["idempotency-replayed"] == "true"
+    assert "idempotency-replayed" not in first.headers
+    assert len(backend.jobs) == 1
+
+
+async def test_a_key_with_another_body_is_refused(http: httpx.AsyncClient) -> None:
+    key = {"Idempotency-Key": "k1"}
+    await http.post("/infer_async", json={"prompt": "x"}, headers=key)
+    other = await http.post("/infer_async", json={"prompt": "y"}, headers=key)
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
+
+
+async def test_a_malformed_idempotency_key_is_refused(http: httpx.AsyncClient) -> None:
+    headers = {"Idempotency-Key": "x" * 300}
+    answer = await http.post("/infer_async", json={"prompt": "x"}, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+
+
+async def test_the_contract_of_a_stale_client_is_refused(
+    http: httpx.AsyncClient, workflow: Workflow
+) -> None:
+    stale = await http.post(
+        "/infer_async", json={"prompt": "x"}, headers={"Comfysnap-Contract": "0" * 16}
+    )
+    assert (stale.status_code, stale.json()["code"]) == (409, "contract_mismatch")
+    headers = {"Comfysnap-Contract": workflow.contract.hash}
+    assert (await http.post("/infer_async", json={"prompt": "x"}, headers=headers)).is_success
+
+
+async def test_an_inline_file_is_stored_and_leaves_the_inputs(
+    http: httpx.AsyncClient, backend: FakeBackend
+) -> None:
+    content = b"a jpeg"
+    digest = hashlib.sha256(content).hexdigest()
+    image = {"data": base64.b64encode(content).decode(), "content_type": "image/jpeg"}
+    answer = await http.post("/infer_async", json={"prompt": "x", "image": image})
+    request = backend.requests[answer.json()["id"]]
+    assert answer.json()["inputs"]["image"] == {"sha256": digest}
+    assert backend.files == {f"local/{digest}": content}
+    assert request.graph["10"]["inputs"]["image"] == f"{digest[:32]}.jpg"
+    assert list(request.files) == [f"{digest[:32]}.jpg"]
+
+
+async def test_a_file_by_url_is_named_by_its_url(
+    http: httpx.AsyncClient, backend: FakeBackend
+) -> None:
+    url = "https://example.com/a/fox.WEBP?size=2"
+    answer = await http.post("/infer_async", json={"prompt": "x", "image": {"url": url}})
+    request = backend.requests[answer.json()["id"]]
+    name = hashlib.sha256(url.encode()).hexdigest()[:32] + ".webp"
+    assert request.graph["10"]["inputs"]["image"] == name
+
+
+@pytest.mark.parametrize(
+    ("image", "code"),
+    [({"data": "no base64!"}, "invalid_input"),
+     ({"data": "data:image/png;base64,AAAA"}, "invalid_input"),
+     ({"url": "file:///etc/passwd"}, "invalid_input"),
+     ({"url": "http://"}, "invalid_input"),
+     ({"url": "http://me:secret@example.com/x.png"}, "invalid_input"),
+     ({"url": "http://[::1"}, "invalid_input"),
+     ({"sha256": "0" * 64}, "unknown_file"),
+     ({"sha256": "../../etc/passwd"}, "invalid_input"),
+     ({"sha256": "0" * 64, "url": "http://example.com/x.png"}, "invalid_input")],
+)  # fmt: skip
+async def test_a_wrong_file_input_is_named(
+    http: httpx.AsyncClient, image: dict[str, str], code: str
+) -> None:
+    answer = await http.post("/infer_async", json={"prompt": "x", "image": image})
+    assert (answer.status_code, answer.json()["code"]) == (422, code)
+    assert list(fields_of(answer)) == ["image"]
