@@ -8,16 +8,7 @@ from comfysnap_server.deploy.deployment import Deployment, SettingsError, read_d
 from comfysnap_server.deploy.settings import DeploySettings
 
 WriteProject = Callable[[str], Path]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> WriteProject:
-    def write(text: str) -> Path:
-        file = tmp_path / "comfysnap.toml"
-        file.write_text(text)
-        return file
-
-    return write
+WriteWorkflow = Callable[[str], Path]
 
 
 def deployment(write: WriteProject, deploy: str) -> Deployment:
@@ -176,17 +167,19 @@ def test_no_project_anywhere_is_an_error(tmp_path: Path, monkeypatch: pytest.Mon
     ],
 )
 def test_a_workflow_that_does_not_exist_is_named(
-    write: WriteProject, tmp_path: Path, text: str, field: str
+    write: WriteProject, write_workflow: WriteWorkflow, text: str, field: str
 ) -> None:
-    write_workflow(tmp_path / "workflows" / "sample")
+    write_workflow("sample")
     with pytest.raises(ProjectError) as raised:
         _ = read_deployment(write(text)).workflows
     assert (raised.value.code, raised.value.field) == ("unknown_workflow", field)
 
 
-def test_only_the_chosen_workflows_are_served(write: WriteProject, tmp_path: Path) -> None:
+def test_only_the_chosen_workflows_are_served(
+    write: WriteProject, write_workflow: WriteWorkflow
+) -> None:
     for name in ("one", "two"):
-        write_workflow(tmp_path / "workflows" / name)
+        write_workflow(name)
     assert set(read_deployment(write("")).workflows) == {"one", "two"}
     assert set(deployment(write, 'workflows = ["two"]').workflows) == {"two"}
 
@@ -196,15 +189,3 @@ def test_paths_keep_their_relations_in_a_container(write: WriteProject, tmp_path
     assert read.in_container(read.file) == "/project/comfysnap.toml"
     assert read.in_container(tmp_path / "workflows" / "one") == "/project/workflows/one"
     assert read.in_container(tmp_path.resolve().parent / "shared") == "/shared"
-
-
-def write_workflow(folder: Path) -> None:
-    folder.mkdir(parents=True)
-    (folder / "graph.json").write_text(
-        '{"1": {"class_type": "EmptyImage", "inputs": {"width": 8}},'
-        ' "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0]}}}'
-    )
-    (folder / "workflow.toml").write_text(
-        f'name = "{folder.name}"\n[inputs.width]\npath = "1.inputs.width"\n'
-        '[outputs.images]\nnode = "2"\nkind = "image"\nmany = true\n'
-    )

@@ -98,6 +98,8 @@ ObjectName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Cores = Annotated[float | tuple[float, float], PlainValidator(_cores)]
 Mebibytes = Annotated[int | tuple[int, int], PlainValidator(_mebibytes)]
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+_HOST: Final = r"^[A-Za-z0-9.-]+(:[0-9]{1,5})?$"
 Version = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+){1,2}$")]
 
 
@@ -202,6 +204,10 @@ class DeploySettings(Scaling, frozen=True, extra="forbid"):
     """ComfyUI-Manager's ``snapshot.json``, relative to ``comfysnap.toml``."""
     registry: str = "https://api.comfy.org"
     """Where node versions of ``cnr_custom_nodes`` are looked up."""
+    git_tokens: dict[Annotated[str, Field(pattern=_HOST)], EnvironmentName] = {
+        "github.com": "GITHUB_TOKEN"
+    }
+    """Git host to the variable, of one of ``build_secrets``, that holds its token."""
     extra_model_paths: Path | None = None
     """An ``extra_model_paths.yaml``, relative to ``comfysnap.toml``."""
 

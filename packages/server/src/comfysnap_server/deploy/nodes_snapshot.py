@@ -1,0 +1,267 @@
+"""ComfyUI-Manager's ``snapshot.json``: which ComfyUI, node packs and packages to install.
+
+Runs in the image build beside the other ``nodes_*`` modules, so it imports only the standard
+library. What Manager writes is read in ``glob/manager_core.py`` of Comfy-Org/ComfyUI-Manager
+(``get_current_snapshot``); the key ``required`` is ours.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+from urllib.parse import urlsplit
+
+MAX_SNAPSHOT_BYTES: Final = 4 * 1024 * 1024
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_FOLDER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_SCP: Final = re.compile(r"[A-Za-z0-9._-]+@(?P<host>[A-Za-z0-9.-]+):(?P<path>[^/:].*)")
+_SECTIONS: Final = frozenset(
+    {"comfyui", "git_custom_nodes", "cnr_custom_nodes", "file_custom_nodes", "pips"}
+)
+
+
+class SnapshotError(Exception):
+    """``snapshot.json`` cannot be installed as it stands.
+
+    Codes: ``unreadable``, ``invalid_json``, ``unknown_key``, ``invalid_entry``, ``not_pinned``,
+    ``credentials_in_url``, ``unsupported_url``, ``duplicate_pack``, ``missing_file``.
+    """
+
+    def __init__(self, code: str, entry: str, message: str) -> None:
+        self.code = code
+        self.entry = entry
+        """The key at fault, ``git_custom_nodes.https://...``."""
+        self.message = message
+        super().__init__(f"{entry}: {message}" if entry else message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GitPack:
+    """A node pack at a commit of a git repository."""
+
+    folder: str
+    url: str
+    """Always https or http, without credentials."""
+    commit: str
+    required: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegistryPack:
+    """A node pack at a version of the Comfy registry."""
+
+    folder: str
+    """The pack's id."""
+    version: str
+    required: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilePack:
+    """A node pack of one file, which lies in ``custom_nodes/`` beside the snapshot."""
+
+    folder: str
+    """The file name."""
+    required: bool = True
+
+
+Pack = GitPack | RegistryPack | FilePack
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeSnapshot:
+    """What to install; disabled packs are only named."""
+
+    comfyui: str | None = None
+    packs: tuple[Pack, ...] = ()
+    disabled: tuple[str, ...] = ()
+    pips: tuple[str, ...] = ()
+    """Requirements, as frozen."""
+    skipped_pips: tuple[str, ...] = ()
+    """Entries that mean nothing on another machine: editable and local ones."""
+
+
+def read_snapshot(path: Path) -> NodeSnapshot:
+    """Read and check a ``snapshot.json``.
+
+    Raises:
+        SnapshotError: See there.
+    """
+    try:
+        if path.stat().st_size > MAX_SNAPSHOT_BYTES:
+            raise SnapshotError("unreadable", "", f"larger than {MAX_SNAPSHOT_BYTES} bytes")
+        data: Any = json.loads(path.read_bytes())
+    except OSError as error:
+        raise SnapshotError("unreadable", "", f"{path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise SnapshotError("invalid_json", "", f"{path}: not JSON: {error}") from error
+    snapshot = parse_snapshot(data)
+    for pack in snapshot.packs:
+        if (
+            isinstance(pack, FilePack)
+            and not (path.parent / "custom_nodes" / pack.folder).is_file()
+        ):
+            raise SnapshotError(
+                "missing_file",
+                f"file_custom_nodes.{pack.folder}",
+                f"the snapshot holds no files; put it into {path.parent / 'custom_nodes'}",
+            )
+    return snapshot
+
+
+def parse_snapshot(data: Any) -> NodeSnapshot:
+    """Check the content of a ``snapshot.json``.
+
+    Raises:
+        SnapshotError: See there.
+    """
+    if not isinstance(data, dict):
+        raise SnapshotError("invalid_entry", "", "a snapshot is a JSON object")
+    sections = cast("dict[str, Any]", data)
+    for key in sections:
+        if key not in _SECTIONS:
+            known = ", ".join(sorted(_SECTIONS))
+            raise SnapshotError("unknown_key", key, f"unknown key; known are {known}")
+    comfyui = sections.get("comfyui") or None
+    if comfyui is not None and not (isinstance(comfyui, str) and _COMMIT.fullmatch(comfyui)):
+        raise SnapshotError("not_pinned", "comfyui", "write the commit, 40 hex digits")
+    found = [
+        *(_git_pack(url, entry) for url, entry in _table(sections, "git_custom_nodes").items()),
+        *(_registry_pack(name, e) for name, e in _table(sections, "cnr_custom_nodes").items()),
+        *(_file_pack(entry) for entry in _list(sections, "file_custom_nodes")),
+    ]
+    packs = tuple(pack for pack, disabled in found if not disabled)
+    _refuse_duplicates(packs)
+    pips, skipped = _pips(_table(sections, "pips"))
+    return NodeSnapshot(
+        comfyui=comfyui,
+        packs=packs,
+        disabled=tuple(pack.folder for pack, disabled in found if disabled),
+        pips=pips,
+        skipped_pips=skipped,
+    )
+
+
+def _table(sections: dict[str, Any], key: str) -> dict[str, Any]:
+    value: Any = sections.get(key) or {}
+    if not isinstance(value, dict):
+        raise SnapshotError("invalid_entry", key, "must be an object")
+    return cast("dict[str, Any]", value)
+
+
+def _list(sections: dict[str, Any], key: str) -> list[Any]:
+    value: Any = sections.get(key) or []
+    if not isinstance(value, list):
+        raise SnapshotError("invalid_entry", key, "must be a list")
+    return cast("list[Any]", value)
+
+
+def _options(where: str, entry: Any, known: set[str]) -> dict[str, Any]:
+    if not isinstance(entry, dict):
+        raise SnapshotError("invalid_entry", where, "must be an object")
+    options = cast("dict[str, Any]", entry)
+    for key, value in options.items():
+        if key not in known | {"disabled", "required"}:
+            raise SnapshotError("unknown_key", f"{where}.{key}", "unknown key")
+        if key in {"disabled", "required"} and not isinstance(value, bool):
+            raise SnapshotError("invalid_entry", f"{where}.{key}", "must be true or false")
+    return options
+
+
+def _git_pack(url: str, entry: Any) -> tuple[Pack, bool]:
+    where = f"git_custom_nodes.{url}"
+    options = _options(where, entry, {"hash"})
+    disabled = options.get("disabled", False)
+    commit = options.get("hash")
+    if not disabled and not (isinstance(commit, str) and _COMMIT.fullmatch(commit)):
+        raise SnapshotError("not_pinned", where, "hash must be a commit, 40 hex digits")
+    address = https_url(url, where)
+    folder = urlsplit(address).path.rstrip("/").rpartition("/")[2].removesuffix(".git")
+    pack = GitPack(
+        folder=_checked_folder(folder, where),
+        url=address,
+        commit=str(commit),
+        required=options.get("required", True),
+    )
+    return pack, disabled
+
+
+def _registry_pack(name: str, entry: Any) -> tuple[Pack, bool]:
+    where = f"cnr_custom_nodes.{name}"
+    given = {"version": entry} if isinstance(entry, str) else entry
+    options = _options(where, given, {"version"})
+    version = options.get("version")
+    if not (isinstance(version, str) and re.fullmatch(r"[0-9][0-9A-Za-z.+-]{0,63}", version)):
+        raise SnapshotError("not_pinned", where, 'write a version, as "1.2.3"')
+    pack = RegistryPack(
+        folder=_checked_folder(name, where),
+        version=version,
+        required=options.get("required", True),
+    )
+    return pack, options.get("disabled", False)
+
+
+def _file_pack(entry: Any) -> tuple[Pack, bool]:
+    where = "file_custom_nodes"
+    options = _options(where, entry, {"filename"})
+    name = options.get("filename")
+    if not isinstance(name, str):
+        raise SnapshotError("invalid_entry", where, "filename is missing")
+    disabled = options.get("disabled", False) or name.endswith(".disabled")
+    name = name.removesuffix(".disabled")
+    if not name.endswith(".py"):
+        raise SnapshotError("invalid_entry", f"{where}.{name}", "must be a .py file")
+    folder = _checked_folder(name, f"{where}.{name}")
+    return FilePack(folder=folder, required=options.get("required", True)), disabled
+
+
+def _checked_folder(name: str, where: str) -> str:
+    if not _FOLDER.fullmatch(name):
+        raise SnapshotError("invalid_entry", where, f"{name!r} cannot name a folder")
+    return name
+
+
+def _refuse_duplicates(packs: tuple[Pack, ...]) -> None:
+    seen: set[str] = set()
+    for pack in packs:
+        if pack.folder.lower() in seen:
+            raise SnapshotError(
+                "duplicate_pack", pack.folder, "two packs would lie in one folder; keep one"
+            )
+        seen.add(pack.folder.lower())
+
+
+def https_url(url: str, where: str) -> str:
+    """The https form of a repository address; ``git@host:owner/name`` and ``ssh://`` become https,
+    because an image build holds tokens, not keys.
+
+    Raises:
+        SnapshotError: ``credentials_in_url``, ``unsupported_url``.
+    """
+    scp = _SCP.fullmatch(url)
+    if scp and "://" not in url:
+        return f"https://{scp['host']}/{scp['path']}"
+    parts = urlsplit(url)
+    if parts.scheme == "ssh" and parts.hostname:
+        return f"https://{parts.hostname}{parts.path}"
+    if parts.scheme not in {"https", "http"} or not parts.hostname:
+        raise SnapshotError("unsupported_url", where, "write an https:// or git@host: address")
+    if parts.username or parts.password:
+        raise SnapshotError(
+            "credentials_in_url",
+            where.replace(parts.netloc, parts.hostname),
+            "take the token out of the address and put it into a secret (deploy.build_secrets)",
+        )
+    return url.rstrip("/")
+
+
+def _pips(table: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """``name==1.2`` maps to nothing, ``name`` to an address."""
+    kept: list[str] = []
+    skipped: list[str] = []
+    for name, address in table.items():
+        text = f"{name} @ {address}" if address else name
+        foreign = name.startswith(("-", "#")) or str(address or "").startswith("file:")
+        (skipped if foreign else kept).append(text)
+    return tuple(kept), tuple(skipped)
