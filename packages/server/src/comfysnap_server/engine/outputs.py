@@ -1,0 +1,170 @@
+"""From the files a job made to the outputs that travel."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from pydantic import JsonValue
+
+from comfysnap_schema.errors import ErrorCode, FieldProblem
+from comfysnap_schema.files import FILE_KINDS, Kind, OutputFile
+from comfysnap_schema.graph import title_of
+from comfysnap_schema.routes import OUTPUTS
+from comfysnap_schema.spec import OutputSpec
+from comfysnap_server.engine.protocol import EngineError, EngineJob, EngineResult, ProducedFile
+
+OCTET_STREAM: Final = "application/octet-stream"
+MAX_NAME: Final = 128
+_CHUNK: Final = 1024 * 1024
+
+# Own table: that of the system differs between machines and lacks half of these.
+CONTENT_TYPES: Final[Mapping[str, str]] = {
+    ".png": "image/png",
+    ".apng": "image/apng",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".webp": "image/webp",
+    ".gif": "image/gif",
+    ".avif": "image/avif",
+    ".bmp": "image/bmp",
+    ".tif": "image/tiff",
+    ".tiff": "image/tiff",
+    ".svg": "image/svg+xml",
+    ".exr": "image/x-exr",
+    ".mp4": "video/mp4",
+    ".m4v": "video/mp4",
+    ".webm": "video/webm",
+    ".mov": "video/quicktime",
+    ".mkv": "video/x-matroska",
+    ".avi": "video/x-msvideo",
+    ".wav": "audio/wav",
+    ".flac": "audio/flac",
+    ".mp3": "audio/mpeg",
+    ".opus": "audio/ogg",
+    ".ogg": "audio/ogg",
+    ".m4a": "audio/mp4",
+    ".glb": "model/gltf-binary",
+    ".gltf": "model/gltf+json",
+    ".obj": "model/obj",
+    ".stl": "model/stl",
+    ".json": "application/json",
+    ".txt": "text/plain; charset=utf-8",
+    ".zip": "application/zip",
+}
+
+
+def content_type_of(name: str) -> str:
+    """The content type that a file name stands for."""
+    return CONTENT_TYPES.get(Path(name).suffix.lower(), OCTET_STREAM)
+
+
+def wire_outputs(job: EngineJob, result: EngineResult) -> dict[str, JsonValue]:
+    """The outputs of a job as they travel; the files are moved to ``output_dir/<name>``.
+
+    Raises:
+        EngineError: ``output_missing``: an output node made nothing; ``engine_failed``: a file
+            lies outside the job's output folder.
+    """
+    files = _Files(job)
+    return {
+        name: _wire_output(job, name, spec, result.outputs.get(name, []), files)
+        for name, spec in job.outputs.items()
+    }
+
+
+def _wire_output(
+    job: EngineJob,
+    name: str,
+    spec: OutputSpec,
+    items: list[ProducedFile] | list[JsonValue],
+    files: "_Files",
+) -> JsonValue:
+    wanted = items if spec.many else items[:1]
+    if spec.kind in FILE_KINDS:
+        made = [files.take(item) for item in wanted if isinstance(item, ProducedFile)]
+    else:
+        made = [item for item in wanted if not isinstance(item, ProducedFile)]
+    if not made:
+        what = title_of(job.graph, spec.node) if spec.node in job.graph else spec.node
+        message = f"node {spec.node} ({what}) made no {spec.kind} for the output {name!r}"
+        raise EngineError(
+            ErrorCode.OUTPUT_MISSING,
+            message,
+            fields=(FieldProblem(message=message, node=spec.node),),
+        )
+    return [*made] if spec.many else made[0]
+
+
+class _Files:
+    """Moves each file once and gives it a name of its own."""
+
+    def __init__(self, job: EngineJob) -> None:
+        self._job = job
+        self._root = job.output_dir.resolve()
+        self._wire: dict[Path, JsonValue] = {}
+        self._names: set[str] = set()
+
+    def take(self, file: ProducedFile) -> JsonValue:
+        source = file.path.resolve()
+        if source not in self._wire:
+            self._wire[source] = self._move(source, file)
+        return self._wire[source]
+
+    def _move(self, source: Path, file: ProducedFile) -> JsonValue:
+        if not source.is_relative_to(self._root) or not source.is_file():
+            raise EngineError(
+                ErrorCode.ENGINE_FAILED, f"{file.path.name} is no file of the job's output folder"
+            )
+        name = self._free_name(source)
+        target = self._root / name
+        if target != source:
+            source.rename(target)
+        size, sha256 = hash_file(target)
+        return OutputFile(
+            name=name,
+            kind=file.kind,
+            content_type=file.content_type or content_type_of(name),
+            size=size,
+            sha256=sha256,
+            url=f"{OUTPUTS}/{self._job.job_id}/{name}",
+        ).model_dump(mode="json")
+
+    def _free_name(self, source: Path) -> str:
+        wanted = safe_name(source.name)
+        name, count = wanted, 1
+        while name in self._names or ((self._root / name) != source and self._taken(name)):
+            count += 1
+            stem, dot, suffix = wanted.rpartition(".")
+            name = f"{stem}_{count}{dot}{suffix}" if stem else f"{wanted}_{count}"
+        self._names.add(name)
+        return name
+
+    def _taken(self, name: str) -> bool:
+        return (self._root / name).exists()
+
+
+def safe_name(name: str) -> str:
+    """``name`` with only characters that need no quoting in a URL or a shell."""
+    clean = re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".") or "file"
+    stem, dot, suffix = clean.rpartition(".")
+    return f"{stem[: MAX_NAME - len(suffix) - 1]}{dot}{suffix}" if stem else clean[:MAX_NAME]
+
+
+def hash_file(path: Path) -> tuple[int, str]:
+    """Size in bytes and SHA-256 of a file."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+    return size, digest.hexdigest()
+
+
+def kind_of(path: Path) -> Kind:
+    """The kind that a file name stands for."""
+    content_type = content_type_of(path.name)
+    by_family = {"image": Kind.IMAGE, "video": Kind.VIDEO, "audio": Kind.AUDIO}
+    by_family["model"] = Kind.MODEL_3D
+    return by_family.get(content_type.partition("/")[0], Kind.FILE)

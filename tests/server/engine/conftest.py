@@ -1,0 +1,62 @@
+"""Fixtures of the engine tests: a simulated engine without pauses, and jobs with their folders."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfysnap_schema.graph import Graph
+from comfysnap_schema.spec import OutputSpec
+from comfysnap_server.engine.execute import Outcome, execute
+from comfysnap_server.engine.make import make_engine
+from comfysnap_server.engine.protocol import Engine, EngineJob, Report
+
+MakeJob = Callable[..., EngineJob]
+RunGraph = Callable[..., Outcome]
+
+
+@pytest.fixture
+def engine() -> Engine:
+    engine = make_engine("simulated", {"step_seconds": 0})
+    engine.load()
+    engine.attach()
+    return engine
+
+
+@pytest.fixture
+def make_job(tmp_path: Path) -> MakeJob:
+    """Make a job whose outputs are given as ``name=OutputSpec``."""
+    made = 0
+
+    def make(graph: Graph, outputs: Mapping[str, OutputSpec], **options: Any) -> EngineJob:
+        nonlocal made
+        made += 1
+        folder = tmp_path / f"job{made}"
+        options.setdefault("input_dir", folder / "input")
+        options["input_dir"].mkdir(parents=True, exist_ok=True)
+        (folder / "output").mkdir(parents=True)
+        return EngineJob(
+            job_id=f"job_{made:026}",
+            graph=graph,
+            outputs=outputs,
+            output_dir=folder / "output",
+            **options,
+        )
+
+    return make
+
+
+@pytest.fixture
+def run_graph(engine: Engine, make_job: MakeJob) -> RunGraph:
+    """Run a graph to its end."""
+
+    def run(
+        graph: Graph,
+        outputs: Mapping[str, OutputSpec],
+        report: Report = lambda _told: None,
+        **options: Any,
+    ) -> Outcome:
+        return execute(engine, make_job(graph, outputs, **options), report)
+
+    return run
