@@ -1,0 +1,75 @@
+"""Server-sent events out of bytes, as the HTML standard parses them; pure."""
+
+import re
+from dataclasses import dataclass
+
+MAX_EVENT_BYTES = 32 * 1024 * 1024
+"""An event larger than this is a fault of the server."""
+
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+
+
+@dataclass(frozen=True)
+class ServerSentEvent:
+    """One event; ``id`` is the last one seen on the stream, ``retry`` in milliseconds."""
+
+    event: str
+    data: str
+    id: str
+    retry: int | None
+
+
+class SseParser:
+    """Feed it chunks in order; it hands out the events that are complete."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._event = ""
+        self._data: list[str] = []
+        self._id = ""
+        self._retry: int | None = None
+        self._started = False
+
+    def feed(self, chunk: bytes) -> list[ServerSentEvent]:
+        """The events that ``chunk`` completes.
+
+        Raises:
+            ValueError: One event is larger than ``MAX_EVENT_BYTES``.
+        """
+        text = self._rest + chunk
+        if not self._started and text:
+            text = text.removeprefix(b"\xef\xbb\xbf")
+            self._started = True
+        # A CR at the end may be half of a CRLF.
+        held = b"\r" if text.endswith(b"\r") else b""
+        *lines, rest = _LINE_END.split(text.removesuffix(held))
+        if held:
+            self._rest = rest + held
+        else:
+            self._rest = rest
+        if len(self._rest) > MAX_EVENT_BYTES:
+            raise ValueError("an event is too large")
+        found = [self._line(line.decode(errors="replace")) for line in lines]
+        return [event for event in found if event is not None]
+
+    def _line(self, line: str) -> ServerSentEvent | None:
+        if not line:
+            return self._dispatch()
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if name == "data":
+            self._data.append(value)
+        elif name == "event":
+            self._event = value
+        elif name == "id" and "\0" not in value:
+            self._id = value
+        elif name == "retry" and value.isascii() and value.isdigit():
+            self._retry = int(value)
+        return None
+
+    def _dispatch(self) -> ServerSentEvent | None:
+        data, event = self._data, self._event
+        self._data, self._event = [], ""
+        if not data:
+            return None
+        return ServerSentEvent(event or "message", "\n".join(data), self._id, self._retry)

@@ -1,0 +1,74 @@
+"""Workflows without generated models: inputs by name, outputs as they come."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+from pydantic import Field, ValidationInfo, create_model, model_validator
+
+from comfysnap_schema.base import WorkflowInput, WorkflowOutput
+from comfysnap_schema.files import (
+    AnimationFile,
+    AudioFile,
+    ImageFile,
+    Model3DFile,
+    OutputFile,
+    VideoFile,
+)
+
+_BY_KIND: dict[str, type[OutputFile]] = {
+    "image": ImageFile,
+    "mask": ImageFile,
+    "animation": AnimationFile,
+    "video": VideoFile,
+    "audio": AudioFile,
+    "3d": Model3DFile,
+}
+
+
+class UntypedOutput(WorkflowOutput, extra="allow"):
+    """Outputs of a workflow that has no generated model; ``values`` holds them by name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _find_files(cls, data: Any, info: ValidationInfo) -> Any:
+        return {name: _typed(value, info.context) for name, value in data.items()}
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """By output name: an ``OutputFile``, a list of them, a text or JSON."""
+        return dict(self.model_extra or {})
+
+    def files(self) -> Iterator[OutputFile]:
+        """Every file, in the order of the outputs."""
+        for value in self.values.values():
+            for one in cast("list[Any]", value) if isinstance(value, list) else [value]:
+                if isinstance(one, OutputFile):
+                    yield one
+
+
+def untyped(workflow: str, inputs: Mapping[str, Any]) -> WorkflowInput[UntypedOutput]:
+    """Inputs for any workflow by name, unchecked here: the server checks them.
+
+    Args:
+        workflow: Name of the workflow.
+        inputs: By API name; files as ``Path``, bytes or open files.
+    """
+    fields: dict[str, Any] = {
+        f"input_{place}": (Any, Field(default=None, alias=name))
+        for place, name in enumerate(inputs)
+    }
+    model = create_model("UntypedInput", __base__=WorkflowInput[UntypedOutput], **fields)
+    model.__workflow__ = workflow
+    return model.model_validate(dict(inputs))
+
+
+def _typed(value: Any, context: Any) -> Any:
+    if isinstance(value, list):
+        return [_typed(one, context) for one in cast("list[Any]", value)]
+    if (
+        isinstance(value, dict)
+        and {"name", "url", "sha256", "kind"} <= cast("dict[str, Any]", value).keys()
+    ):
+        kind = _BY_KIND.get(str(cast("dict[str, Any]", value)["kind"]), OutputFile)
+        return kind.model_validate(value, context=context)
+    return cast("Any", value)

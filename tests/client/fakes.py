@@ -1,0 +1,151 @@
+"""A small server that behaves as a test tells it, and a workflow for it."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from comfysnap_client import PollPolicy, RetryPolicy
+from comfysnap_schema.base import WorkflowInput, WorkflowOutput
+from comfysnap_schema.files import FileInput, ImageFile
+
+QUICK = RetryPolicy(initial=0.01, maximum=0.05)
+QUICK_POLLS = PollPolicy(initial=0.01, maximum=0.05)
+
+
+class DrawOutput(WorkflowOutput):
+    """What the test workflow hands back."""
+
+    images: tuple[ImageFile, ...] = ()
+    text: str = ""
+
+
+class DrawInput(WorkflowInput[DrawOutput]):
+    """What the test workflow takes."""
+
+    __workflow__ = "draw"
+    __contract__ = "c0ffee"
+
+    prompt: str
+    steps: int = 4
+    image: FileInput | None = None
+    mask: FileInput | None = None
+
+
+Answer = Callable[[Request], Awaitable[Response | None]]
+
+
+class FakeServer:
+    """Jobs in memory; ``on`` puts answers before its own, ``finish`` ends a job."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.keys: dict[str, str] = {}
+        self.files: dict[str, bytes] = {}
+        self.requests: list[Request] = []
+        self.answers: list[tuple[str, Answer]] = []
+        self.seen = asyncio.Condition()
+        self.outputs: dict[str, Any] | None = {"text": "done"}
+        self.open_requests = 0
+
+    def on(self, path: str, *answers: Answer) -> None:
+        """Each answer is used once for a request whose path starts so; None lets it through."""
+        self.answers.extend((path, answer) for answer in answers)
+
+    async def handle(self, request: Request) -> Response:
+        self.open_requests += 1
+        try:
+            return await self._handle(request)
+        finally:
+            self.open_requests -= 1
+
+    async def _handle(self, request: Request) -> Response:
+        async with self.seen:
+            self.requests.append(request)
+            self.seen.notify_all()
+        for place, (path, answer) in enumerate(self.answers):
+            if request.url.path.startswith(path):
+                del self.answers[place]
+                response = await answer(request)
+                if response is not None:
+                    return response
+                break
+        kind, _, name = request.url.path.strip("/").partition("/")
+        handler: Callable[[Request, str], Awaitable[Response]] = getattr(self, f"_{kind}")
+        return await handler(request, name)
+
+    async def _infer_async(self, request: Request, workflow: str) -> Response:
+        key = request.headers["idempotency-key"]
+        body = json.loads(await request.body())
+        job_id = self.keys.setdefault(key, f"job_{len(self.keys):026d}")
+        if job_id not in self.jobs:
+            self.jobs[job_id] = {
+                "id": job_id, "workflow": workflow, "status": "queued", "version": 1,
+                "inputs": body, "created_at": datetime.now(UTC).isoformat(),
+            }  # fmt: skip
+            if self.outputs is not None:
+                await self.finish(job_id, outputs=self.outputs)
+        return JSONResponse(self.jobs[job_id], 202)
+
+    async def _check_status(self, request: Request, job_id: str) -> Response:
+        if job_id not in self.jobs:
+            return problem(404, "unknown_job")
+        wait = float(request.query_params.get("wait", 0))
+        after = request.query_params.get("after")
+
+        def news() -> bool:
+            job = self.jobs[job_id]
+            final = job["status"] not in ("queued", "running")
+            return final or (after is not None and job["version"] > int(after))
+
+        try:
+            async with asyncio.timeout(wait), self.seen:
+                await self.seen.wait_for(news)
+        except TimeoutError:
+            pass
+        return JSONResponse(self.jobs[job_id])
+
+    async def _cancel(self, _request: Request, job_id: str) -> Response:
+        if self.jobs[job_id]["status"] in ("queued", "running"):
+            await self.finish(job_id, status="cancelled")
+        return JSONResponse(self.jobs[job_id])
+
+    async def _files(self, request: Request, sha256: str) -> Response:
+        if request.method == "HEAD":
+            return Response(status_code=200 if sha256 in self.files else 404)
+        body = await request.body()
+        if hashlib.sha256(body).hexdigest() != sha256:
+            return problem(422, "hash_mismatch")
+        self.files[sha256] = body
+        return Response(status_code=201)
+
+    async def finish(self, job_id: str, status: str = "succeeded", **changes: Any) -> None:
+        """Change a job; whoever waits for it hears of it."""
+        async with self.seen:
+            job = self.jobs[job_id]
+            self.jobs[job_id] = {**job, "status": status, "version": job["version"] + 1, **changes}
+            self.seen.notify_all()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until ``condition`` holds; asked whenever something happens."""
+        async with asyncio.timeout(10), self.seen:
+            await self.seen.wait_for(condition)
+
+    def asked(self, path: str) -> list[Request]:
+        """The requests whose path starts so."""
+        return [request for request in self.requests if request.url.path.startswith(path)]
+
+
+def problem(status: int, code: str, **headers: str) -> Response:
+    """A problem+json answer."""
+    return JSONResponse(
+        {"title": code, "code": code, "status": status}, status,
+        {name.replace("_", "-"): value for name, value in headers.items()},
+        media_type="application/problem+json",
+    )  # fmt: skip
