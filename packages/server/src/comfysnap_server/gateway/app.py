@@ -15,6 +15,7 @@ from comfysnap_schema import routes
 from comfysnap_schema.errors import ErrorCode, FieldProblem
 from comfysnap_schema.workflow import Workflow
 from comfysnap_server.backends.protocol import Backend, BackendError
+from comfysnap_server.gateway.auth import Authenticator
 from comfysnap_server.gateway.files import FileRoutes
 from comfysnap_server.gateway.jobs import JobRoutes
 from comfysnap_server.gateway.middleware import GatewayMiddleware
@@ -47,6 +48,7 @@ def create_app(
         default = next(iter(workflows))
     if default is not None and default not in workflows:
         raise ValueError(f"the default workflow {default!r} is none of {', '.join(workflows)}")
+    auth = Authenticator(settings)
     waits = Waits(settings.max_waits)
 
     @asynccontextmanager
@@ -76,7 +78,7 @@ def create_app(
     app.include_router(WorkflowRoutes(backend, workflows, default).router())
     openapi = cache(lambda: build_openapi(app, workflows, default, settings.auth))
     app.include_router(docs_router(openapi))
-    app.add_middleware(GatewayMiddleware, settings=settings)
+    app.add_middleware(GatewayMiddleware, auth=auth, settings=settings)
     if settings.origins:
         app.add_middleware(
             CORSMiddleware,

@@ -1,6 +1,7 @@
 """Reading what a client sends, within limits."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any, Final, cast
 
@@ -13,6 +14,7 @@ from comfysnap_schema.graph import canonical_json
 from comfysnap_server.gateway.problems import ProblemError
 
 _JSON_TYPES: Final = frozenset({"", "application/json", "application/x-www-form-urlencoded"})
+_LENGTH: Final = re.compile(r"[0-9]{1,18}")
 
 
 async def limited_stream(request: Request, limit: int, code: ErrorCode) -> AsyncIterator[bytes]:
@@ -22,8 +24,8 @@ async def limited_stream(request: Request, limit: int, code: ErrorCode) -> Async
         ProblemError: ``code``, before anything is read when the length was announced.
     """
     error = ProblemError(code, f"the body may have at most {limit} bytes")
-    announced = request.headers.get("content-length", "0")
-    if announced.isdecimal() and int(announced) > limit:
+    announced = request.headers.get("content-length", "")
+    if _LENGTH.fullmatch(announced) and int(announced) > limit:
         raise error
     read = 0
     async for chunk in request.stream():

@@ -31,6 +31,7 @@ from comfysnap_server.gateway.waits import Waits
 log = logging.getLogger("comfysnap.gateway")
 
 _JOB_ID: Final = re.compile(routes.JOB_ID_PATTERN)
+_VERSION: Final = re.compile(r"[0-9]{1,18}")
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 Options = Annotated[JobOptions, Query()]
@@ -169,16 +170,18 @@ class JobRoutes:
         """Server-sent events: ``status``, ``progress``, ``preview``, ``done`` (last)."""
         owner = owner_of(request)
         job = await self._backend.get(owner, checked_job_id(job_id))
-        after = int(last_event_id) if last_event_id and last_event_id.isdecimal() else None
+        known = last_event_id or ""
+        after = int(known) if _VERSION.fullmatch(known) else None
         stream = self._stream(owner, job.id, after, cast("str", request.scope[REQUEST_ID_KEY]))
-        return EventSourceResponse(stream, ping=self._settings.keep_alive, sep="\n")
+        return EventSourceResponse(stream, ping=self._settings.keep_alive)
 
     async def _stream(
         self, owner: str, job_id: str, after: int | None, request_id: str
     ) -> AsyncIterator[ServerSentEvent]:
         async with self._waits.slot(owner):
             try:
-                async for event in self._backend.events(owner, job_id, after=after):
+                events = self._backend.events(owner, job_id, after=after)
+                while event := await self._waits.until_drained(lambda: anext(events, None)):
                     yield ServerSentEvent(
                         event.model_dump_json(exclude_none=True),
                         event=str(event.type),

@@ -31,9 +31,9 @@ _SAME_SITE: Final = frozenset({"same-origin", "none"})
 class GatewayMiddleware:
     """Pure ASGI, so that it costs the hot path next to nothing and leaves streams alone."""
 
-    def __init__(self, app: ASGIApp, settings: GatewaySettings) -> None:
+    def __init__(self, app: ASGIApp, auth: Authenticator, settings: GatewaySettings) -> None:
         self._app = app
-        self._auth = Authenticator(settings)
+        self._auth = auth
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -4,9 +4,9 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from starlette.types import Receive
+from starlette.types import Message, Receive
 
 from comfysnap_schema.errors import ErrorCode
 from comfysnap_server.gateway.problems import ProblemError
@@ -25,15 +25,10 @@ class Waits:
 
     def drain(self) -> None:
         """End every held request now, and hold none from here on: the server is stopping."""
-        self._draining = True
-        now = asyncio.get_running_loop().time()
-        for timeout in self._timeouts:
-            timeout.reschedule(now)
-
-    @property
-    def draining(self) -> bool:
-        """Whether the server is stopping."""
-        return self._draining
+        if not self._draining:
+            self._draining = True
+            for timeout in self._timeouts:
+                _expire(timeout)
 
     @asynccontextmanager
     async def slot(self, owner: str) -> AsyncGenerator[None]:
@@ -60,28 +55,38 @@ class Waits:
         self, owner: str, receive: Receive, work: Callable[[], Awaitable[T]]
     ) -> T | None:
         """The result of ``work``, or None when the client hung up or the server stops first."""
-        if self._draining:
-            return None
         async with self.slot(owner):
-            timeout = asyncio.timeout(None)
-            watcher: asyncio.Task[None] | None = None
+            timeout = asyncio.timeout(0 if self._draining else None)
+            watcher = asyncio.create_task(_watch(receive, timeout))
             try:
-                async with timeout:
-                    self._timeouts.add(timeout)
-                    watcher = asyncio.create_task(_watch(receive, timeout))
-                    return await work()
-            except TimeoutError:
-                if timeout.expired():
-                    return None
-                raise
+                return await self.until_drained(work, timeout)
             finally:
-                self._timeouts.discard(timeout)
-                if watcher is not None:
-                    watcher.cancel()
+                watcher.cancel()
+
+    async def until_drained(
+        self, work: Callable[[], Awaitable[T]], timeout: asyncio.Timeout | None = None
+    ) -> T | None:
+        """The result of ``work``, or None when the server stops first."""
+        timeout = timeout or asyncio.timeout(0 if self._draining else None)
+        try:
+            async with timeout:
+                self._timeouts.add(timeout)
+                return await work()
+        except TimeoutError:
+            if timeout.expired():
+                return None
+            raise
+        finally:
+            self._timeouts.discard(timeout)
 
 
 async def _watch(receive: Receive, timeout: asyncio.Timeout) -> None:
-    message: Any = {}
-    while message.get("type") != "http.disconnect":
+    message: Message = {"type": ""}
+    while message["type"] != "http.disconnect":
         message = await receive()
-    timeout.reschedule(asyncio.get_running_loop().time())
+    _expire(timeout)
+
+
+def _expire(timeout: asyncio.Timeout) -> None:
+    if not timeout.expired():
+        timeout.reschedule(asyncio.get_running_loop().time())
