@@ -1,0 +1,308 @@
+"""The engine that runs graphs on a real ComfyUI, in this process."""
+
+import asyncio
+import functools
+import gc
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, cast
+
+from pydantic import JsonValue
+
+from comfysnap_schema.errors import ErrorCode
+from comfysnap_schema.graph import Graph
+from comfysnap_server.engine.comfyui_cache import ResultCaches, free_memory_share, volatile_nodes
+from comfysnap_server.engine.comfyui_device import ProcessState, attach_device, reseed
+from comfysnap_server.engine.comfyui_errors import (
+    EngineUnfitError,
+    describe_node,
+    is_broken_device,
+    node_error,
+    validation_error,
+)
+from comfysnap_server.engine.comfyui_events import JobEvents, planned_nodes, preview_jpeg
+from comfysnap_server.engine.comfyui_folders import TEMP, set_job_folders
+from comfysnap_server.engine.comfyui_hooks import follow, install_hook, show_previews
+from comfysnap_server.engine.comfyui_interrupt import Interrupts
+from comfysnap_server.engine.comfyui_load import Comfy, load_comfy, load_deferred
+from comfysnap_server.engine.comfyui_options import ComfyOptions
+from comfysnap_server.engine.comfyui_outputs import collect
+from comfysnap_server.engine.comfyui_report import LoadReport
+from comfysnap_server.engine.protocol import (
+    EngineError,
+    EngineInterrupted,
+    EngineJob,
+    EngineResult,
+    ProducedFile,
+    Report,
+)
+
+logger = logging.getLogger(__name__)
+
+CLIENT_ID: Final = "comfysnap"
+"""Without a client id the executor does not tell of errors."""
+TIDY_INTERVAL: Final = 10.0
+"""Seconds between garbage collections, as in ``main.py``."""
+
+
+class ComfyUIEngine:
+    """One ComfyUI in this process; there can be only one. Options: see ``ComfyOptions``."""
+
+    name = "comfyui"
+
+    def __init__(self, **options: JsonValue) -> None:
+        self.options = ComfyOptions.read(options)
+        self._comfy: Comfy | None = None
+        self._executor: Any = None
+        self._interrupts = Interrupts(self._raise_flag)
+        self._scratch: Path | None = None
+        self._device: str | None = None
+        self._state = ProcessState()
+        self._tidied = time.monotonic()
+
+    @property
+    def report(self) -> LoadReport:
+        """What loading found."""
+        return self._loaded.report
+
+    @property
+    def unsafe_to_fork(self) -> list[str]:
+        """Node packs that left threads behind: fork this process and the child can hang."""
+        return self._loaded.report.unsafe_to_fork
+
+    @property
+    def _loaded(self) -> Comfy:
+        if self._comfy is None:
+            raise RuntimeError("the engine is not loaded")
+        return self._comfy
+
+    def load(self) -> None:
+        """Import ComfyUI and the node packs, read the weights to preload. Once a process.
+
+        Raises:
+            UnsupportedComfyError: No ComfyUI that this engine can drive.
+            PreloadError: A file to preload is not there, or no safetensors file.
+        """
+        if self._comfy is None:
+            self._comfy = load_comfy(self.options)
+            self._new_executor()
+            install_hook(self._comfy, self._interrupts)
+
+    def attach(self) -> None:
+        """Find the device, make randomness and folders new, import the packs that waited for it."""
+        comfy = self._loaded
+        reseed()
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch = Path(tempfile.mkdtemp(prefix="comfysnap-"))
+        self._leave_job()
+        self._device = attach_device()
+        load_deferred(comfy)
+        self._state = ProcessState()
+
+    def interrupt(self, job_id: str) -> None:
+        """Stop a job, from any thread."""
+        self._interrupts.request(job_id)
+
+    def run(self, job: EngineJob, report: Report) -> EngineResult:
+        """Run one job to its end.
+
+        Raises:
+            EngineError: The job failed.
+            EngineInterrupted: ``interrupt`` was called for it.
+            EngineUnfitError: CUDA is broken; this process must be replaced.
+        """
+        comfy = self._loaded
+        if self._device is None:
+            self.attach()
+        with self._interrupts.running(job.job_id):
+            if self._interrupts.requested:
+                raise EngineInterrupted
+            reseed()
+            set_job_folders(comfy.folder_paths, job.input_dir, job.output_dir)
+            ResultCaches(self._executor).before_job()
+            run = _Run(comfy, self._executor, self._interrupts, job, report)
+            try:
+                return asyncio.run(run.run())
+            except asyncio.CancelledError:
+                raise EngineInterrupted from None
+            except (SystemExit, KeyboardInterrupt) as error:
+                self._new_executor()
+                raise EngineError(
+                    ErrorCode.NODE_FAILED, f"a node tried to end the process ({error!r})"
+                ) from error
+            except EngineError as error:
+                self._after_error(error, run)
+                raise
+            finally:
+                self._after_job(run)
+
+    def _after_error(self, error: EngineError, run: "_Run") -> None:
+        if error.problem.code == ErrorCode.OUT_OF_MEMORY:
+            self._free_memory()
+        if is_broken_device(run.failure):
+            raise EngineUnfitError(run.failure) from error
+
+    def _after_job(self, run: "_Run") -> None:
+        comfy = self._loaded
+        caches = ResultCaches(self._executor)
+        caches.forget(run.volatile())
+        caches.trim(
+            max_bytes=self.options.cache_bytes,
+            scarce=free_memory_share() < self.options.free_memory,
+        )
+        comfy.server.listener = None
+        comfy.nodes.interrupt_processing(False)
+        run.remove_temp()
+        self._leave_job()
+        self._state.restore()
+        if time.monotonic() - self._tidied > TIDY_INTERVAL:
+            gc.collect()
+            comfy.management.soft_empty_cache()
+            self._tidied = time.monotonic()
+
+    def _free_memory(self) -> None:
+        """Let go of every model and result, so that the next job has what there is."""
+        management = self._loaded.management
+        self._new_executor()
+        management.unload_all_models()
+        gc.collect()
+        management.soft_empty_cache()
+        logger.warning("memory ran out: all models were unloaded")
+
+    def _new_executor(self) -> None:
+        comfy = self._loaded
+        self._executor = comfy.surface.executor(comfy.server, self.options.cache_entries)
+
+    def _leave_job(self) -> None:
+        """Between jobs nothing can write into the folder of one."""
+        if self._scratch is not None:
+            set_job_folders(
+                self._loaded.folder_paths, self._scratch / "input", self._scratch / "output"
+            )
+
+    def _raise_flag(self) -> None:
+        self._loaded.nodes.interrupt_processing(True)
+
+
+class _Run:
+    """One job on its way through ComfyUI."""
+
+    def __init__(
+        self, comfy: Comfy, executor: Any, interrupts: Interrupts, job: EngineJob, report: Report
+    ) -> None:
+        self._comfy = comfy
+        self._executor = executor
+        self._interrupts = interrupts
+        self._job = job
+        self._report = report
+        self._told: Mapping[str, Any] = {}
+        self._kept_temp: set[Path] = set()
+        self.failure = ""
+        """What the node that failed said."""
+
+    async def run(self) -> EngineResult:
+        graph = copy_graph(self._job.graph)
+        valid, error, outputs, node_errors = await self._comfy.surface.validate(
+            self._job.job_id, graph
+        )
+        if not valid or node_errors:
+            raise validation_error(self._job.graph, self._job.fields, error, node_errors)
+        events = self._events(outputs)
+        follow(self._comfy, events, self._interrupts)
+        await self._execute(graph, outputs)
+        self._judge(events)
+        produced = collect(self._job.graph, self._job.outputs, self._told, self._job.output_dir)
+        for items in produced.values():
+            self._kept_temp.update(i.path for i in items if isinstance(i, ProducedFile))
+        return EngineResult(outputs=produced, node_seconds=events.node_seconds)
+
+    def _events(self, outputs: list[str]) -> JobEvents:
+        options = self._comfy.options
+        show = functools.partial(
+            preview_jpeg, longest=options.preview_size, max_bytes=options.preview_bytes
+        )
+        show_previews(self._job.previews)
+        return JobEvents(
+            self._job.graph,
+            planned_nodes(self._job.graph, outputs),
+            self._report,
+            preview=show if self._job.previews else None,
+        )
+
+    async def _execute(self, graph: Graph, outputs: list[str]) -> None:
+        """Run the executor in a task, which an interrupt cancels while it waits for something."""
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(
+            self._executor.execute_async(graph, self._job.job_id, {"client_id": CLIENT_ID}, outputs)
+        )
+        self._interrupts.wake_with(lambda: loop.call_soon_threadsafe(task.cancel))
+        try:
+            await task
+        finally:
+            self._interrupts.wake_with(None)
+            history: Any = getattr(self._executor, "history_result", None) or {}
+            self._told = history.get("outputs", {})
+
+    def _judge(self, events: JobEvents) -> None:
+        """The verdict from the messages; ``executor.success`` is never reset."""
+        verdict, data = self._executor.status_messages[-1]
+        if verdict == "execution_interrupted" or self._interrupts.requested:
+            raise EngineInterrupted
+        if verdict == "execution_success" and events.blocked is None:
+            return
+        if events.blocked is not None:
+            data = events.blocked
+        if "node_id" not in data:
+            raise EngineError(ErrorCode.ENGINE_FAILED, f"ComfyUI ended the job with {verdict}")
+        self.failure = str(data.get("exception_message", ""))
+        logger.error(
+            "job %s: %s failed: %s\n%s",
+            self._job.job_id,
+            describe_node(self._job.graph, str(data["node_id"])),
+            self.failure.strip(),
+            "".join(data.get("traceback") or ()),
+        )
+        raise node_error(self._job.graph, self._job.fields, data)
+
+    def volatile(self) -> set[str]:
+        """The nodes whose results end with the job."""
+        classes = self._comfy.nodes.NODE_CLASS_MAPPINGS
+        return volatile_nodes(
+            self._job.graph,
+            self._told,
+            (path.name for path in self._job.input_dir.iterdir()),
+            is_output=lambda kind: bool(getattr(classes.get(kind), "OUTPUT_NODE", False)),
+            has_fingerprint=lambda kind: _has_fingerprint(classes.get(kind)),
+        )
+
+    def remove_temp(self) -> None:
+        """Drop the temp files that are no outputs."""
+        temp = self._job.output_dir / TEMP
+        if not self._kept_temp:
+            shutil.rmtree(temp, ignore_errors=True)
+            return
+        for path in temp.rglob("*"):
+            if path.is_file() and path not in self._kept_temp:
+                path.unlink(missing_ok=True)
+
+
+def _has_fingerprint(kind: Any) -> bool:
+    return hasattr(kind, "IS_CHANGED") or "fingerprint_inputs" in vars(kind or object)
+
+
+def copy_graph(graph: Graph) -> Graph:
+    """A copy for the executor, which writes into it (``is_changed``, converted values)."""
+    return {node: {**entry, "inputs": _copy(entry["inputs"])} for node, entry in graph.items()}
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [_copy(item) for item in cast("list[Any]", value)]
+    return value

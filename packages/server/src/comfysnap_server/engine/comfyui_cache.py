@@ -1,0 +1,184 @@
+"""Which node results ComfyUI keeps from one job to the next.
+
+Kept are loaders and whatever is cheap to hold, so that models stay loaded between workflows;
+never kept are output nodes, nodes that told the front end something, and what follows them, so
+that no result ever points to the file of an earlier job.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+from comfysnap_schema.graph import Graph, is_link
+
+_CGROUP: Final = Path("/sys/fs/cgroup")
+_MAX_DEPTH: Final = 4
+
+
+@dataclass(frozen=True)
+class KeptResult:
+    """One kept node result."""
+
+    key: Any
+    used: int
+    """The job that last used it; larger is later."""
+    size: int
+    """Bytes of the tensors in it; models count nothing, ComfyUI manages their memory."""
+
+
+def to_drop(kept: Iterable[KeptResult], *, latest: int, max_bytes: int, scarce: bool) -> list[Any]:
+    """The keys to let go of, oldest first.
+
+    Args:
+        kept: All results.
+        latest: The job that just ran.
+        max_bytes: Tensors to keep at most.
+        scarce: Memory is nearly used up: keep only what the latest job used.
+    """
+    ordered = sorted(kept, key=lambda result: result.used)
+    total = sum(result.size for result in ordered)
+    dropped: list[Any] = []
+    for result in ordered:
+        too_much = total > max_bytes and result.size > 0
+        if too_much or (scarce and result.used < latest):
+            dropped.append(result.key)
+            total -= result.size
+    return dropped
+
+
+def volatile_nodes(
+    graph: Graph,
+    told: Iterable[str],
+    files: Iterable[str],
+    *,
+    is_output: Callable[[str], bool],
+    has_fingerprint: Callable[[str], bool],
+) -> set[str]:
+    """The nodes whose results must not outlive the job, with all that follow them.
+
+    Args:
+        graph: The graph that ran.
+        told: Nodes that told the front end something.
+        files: Names in the job's input folder; who reads one may read another content under the
+            same name next time.
+        is_output: Whether a class is an output node.
+        has_fingerprint: Whether a class tells ComfyUI itself when what it reads has changed.
+    """
+    names = set(files)
+    volatile = {node for node in told if node in graph}
+    for node, entry in graph.items():
+        kind = entry["class_type"]
+        reads = any(isinstance(v, str) and v in names for v in entry["inputs"].values())
+        if is_output(kind) or (reads and not has_fingerprint(kind)):
+            volatile.add(node)
+    followers = _followers(graph)
+    waiting = list(volatile)
+    while waiting:
+        for follower in followers.get(waiting.pop(), ()):
+            if follower not in volatile:
+                volatile.add(follower)
+                waiting.append(follower)
+    return volatile
+
+
+def _followers(graph: Graph) -> Mapping[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for node, entry in graph.items():
+        for value in entry["inputs"].values():
+            if is_link(value) and isinstance(value, list):
+                found.setdefault(str(value[0]), []).append(node)
+    return found
+
+
+class ResultCaches:
+    """The caches of one ``PromptExecutor``, whatever kind they are."""
+
+    def __init__(self, executor: Any) -> None:
+        self._executor = executor
+
+    def before_job(self) -> None:
+        """No node object of an earlier job is used again, nor what it told."""
+        for cache in (self._executor.caches.objects, self._executor.caches.ui):
+            for part in ("cache", "subcaches", "used_generation", "children"):
+                getattr(cache, part, {}).clear()
+
+    def forget(self, nodes: Iterable[str]) -> None:
+        """Drop the results of these nodes of the present prompt."""
+        cache = self._executor.caches.outputs
+        keys = getattr(cache, "cache_key_set", None)
+        if keys is None:
+            return
+        for node in nodes:
+            key, subkey = keys.get_data_key(node), keys.get_subcache_key(node)
+            _remove(cache, key)
+            getattr(cache, "subcaches", {}).pop(subkey, None)
+
+    def trim(self, *, max_bytes: int, scarce: bool) -> None:
+        """Drop the oldest results over the limits, and book-keeping of what is gone (ComfyUI's
+        LRU cache keeps the keys of every prompt it ever saw)."""
+        cache = self._executor.caches.outputs
+        used = cast("dict[Any, int] | None", getattr(cache, "used_generation", None))
+        entries = cast("dict[Any, Any]", getattr(cache, "cache", {}))
+        latest = getattr(cache, "generation", 0)
+        kept = [
+            KeptResult(key, used.get(key, 0) if used is not None else 0, tensor_bytes(value))
+            for key, value in entries.items()
+        ]
+        for key in to_drop(kept, latest=latest, max_bytes=max_bytes, scarce=scarce):
+            _remove(cache, key)
+        for book in (used, getattr(cache, "children", None)):
+            if isinstance(book, dict):
+                for key in [key for key in cast("dict[Any, Any]", book) if key not in entries]:
+                    del book[key]
+
+
+def _remove(cache: Any, key: Any) -> None:
+    for part in ("cache", "used_generation", "children"):
+        getattr(cache, part, {}).pop(key, None)
+
+
+def tensor_bytes(value: Any, depth: int = 0) -> int:
+    """Bytes of the tensors in lists, tuples and dictionaries; objects count nothing."""
+    if depth > _MAX_DEPTH:
+        return 0
+    size, items = getattr(value, "element_size", None), getattr(value, "nelement", None)
+    if callable(size) and callable(items):
+        return int(cast("Any", size)()) * int(cast("Any", items)())
+    if isinstance(value, dict):
+        value = list(cast("dict[Any, Any]", value).values())
+    if isinstance(value, (list, tuple)):
+        return sum(tensor_bytes(item, depth + 1) for item in cast("list[Any]", value))
+    return 0
+
+
+def free_memory_share() -> float:
+    """Free memory as a share of what this process may use (the control group's limit, if any)."""
+    shares = [_host_share(), _group_share()]
+    return min((share for share in shares if not math.isnan(share)), default=1.0)
+
+
+def _host_share() -> float:
+    try:
+        pages, page = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+        with Path("/proc/meminfo").open() as lines:
+            free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, ValueError, StopIteration):
+        return math.nan
+    return free * 1024 / (pages * page)
+
+
+def _group_share() -> float:
+    try:
+        limit = int((_CGROUP / "memory.max").read_text())
+        used = int((_CGROUP / "memory.current").read_text())
+        cached = sum(
+            int(line.split()[1])
+            for line in (_CGROUP / "memory.stat").read_text().splitlines()
+            if line.startswith("inactive_file ")
+        )
+    except (OSError, ValueError):
+        return math.nan
+    return (limit - used + cached) / limit if limit else math.nan

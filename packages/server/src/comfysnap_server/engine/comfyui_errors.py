@@ -1,0 +1,121 @@
+"""From what ComfyUI says about a failure to the error of a job."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from comfysnap_schema.errors import ErrorCode, FieldProblem
+from comfysnap_schema.graph import Graph, InputPath, is_link, title_of
+from comfysnap_server.engine.fields import node_problem
+from comfysnap_server.engine.protocol import EngineError
+
+MAX_MESSAGE: Final = 1000
+"""Characters of a node's own message that travel on."""
+
+_MEMORY_TYPES: Final = frozenset(
+    {"torch.OutOfMemoryError", "torch.cuda.OutOfMemoryError", "MemoryError"}
+)
+_MEMORY_WORDS: Final = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "cublas_status_alloc_failed",
+)
+_BROKEN_WORDS: Final = (
+    "device-side assert",
+    "illegal memory access",
+    "unspecified launch failure",
+    "misaligned address",
+    "uncorrectable ecc",
+    "device is lost",
+)
+
+
+class EngineUnfitError(Exception):
+    """The GPU context is broken for the life of the process: it must be replaced."""
+
+
+def is_out_of_memory(exception_type: str, message: str) -> bool:
+    """Whether a node's exception means that memory ran out, on the GPU or the host."""
+    text = message.lower()
+    return exception_type in _MEMORY_TYPES or any(word in text for word in _MEMORY_WORDS)
+
+
+def is_broken_device(message: str) -> bool:
+    """Whether CUDA will answer every later call with an error too."""
+    text = message.lower()
+    return any(word in text for word in _BROKEN_WORDS)
+
+
+def validation_error(
+    graph: Graph, fields: Mapping[str, str], error: Any, node_errors: Any
+) -> EngineError:
+    """ComfyUI's answer to an invalid graph, on the API fields that feed it."""
+    problems = tuple(_problems(graph, fields, node_errors or {}))
+    told: dict[str, Any] = error or {}
+    summary = told.get("message") or "a node of the graph is invalid"
+    details = None if problems else told.get("details")
+    text = _clean(f"{summary}: {details}" if details else summary)
+    return EngineError(ErrorCode.GRAPH_INVALID, text, fields=problems)
+
+
+def _problems(
+    graph: Graph, fields: Mapping[str, str], node_errors: Mapping[str, Any]
+) -> Iterator[FieldProblem]:
+    for node, found in node_errors.items():
+        for error in found.get("errors", ()):
+            name = error.get("extra_info", {}).get("input_name")
+            details = _clean(error.get("details") or "")
+            message = _clean(error.get("message") or "invalid")
+            text = f"{message} ({details})" if details else message
+            yield node_problem(graph, fields, node, text, input_name=name)
+
+
+def node_error(graph: Graph, fields: Mapping[str, str], message: Mapping[str, Any]) -> EngineError:
+    """A node that raised, with the API fields that feed it; ``message`` is ComfyUI's
+    ``execution_error``."""
+    node = str(message.get("node_id"))
+    kind = str(message.get("exception_type") or "Exception")
+    text = _clean(str(message.get("exception_message") or ""))
+    code = ErrorCode.OUT_OF_MEMORY if is_out_of_memory(kind, text) else ErrorCode.NODE_FAILED
+    said = text or kind.rpartition(".")[2]
+    fed = feeding_fields(graph, fields, node)
+    problem = node_problem(graph, fields, node, said)
+    problems = tuple(problem.model_copy(update={"field": field}) for field in fed) or (problem,)
+    return EngineError(code, f"{describe_node(graph, node)} failed: {said}", fields=problems)
+
+
+def feeding_fields(graph: Graph, fields: Mapping[str, str], node: str) -> list[str]:
+    """The API fields that feed a node directly, or through nodes that only hand a value on (all
+    of whose inputs are values)."""
+    if node not in graph:
+        return []
+    found: dict[str, None] = {}
+    for name, value in graph[node]["inputs"].items():
+        _note(found, fields, node, name)
+        source = value[0] if is_link(value) and isinstance(value, list) else None
+        if isinstance(source, str) and source in graph:
+            inputs = graph[source]["inputs"]
+            if not any(is_link(item) for item in inputs.values()):
+                for inner in inputs:
+                    _note(found, fields, source, inner)
+    return list(found)
+
+
+def _note(found: dict[str, None], fields: Mapping[str, str], node: str, name: str) -> None:
+    field = fields.get(str(InputPath(node, name)))
+    if field is not None:
+        found[field] = None
+
+
+def describe_node(graph: Graph, node: str) -> str:
+    """``node 3 (Base pass, KSampler)``."""
+    if node not in graph:
+        return f"node {node}"
+    kind, title = graph[node]["class_type"], title_of(graph, node)
+    return f"node {node} ({kind})" if title == kind else f"node {node} ({title}, {kind})"
+
+
+def _clean(text: str) -> str:
+    """One line of bounded length."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= MAX_MESSAGE else line[: MAX_MESSAGE - 1] + "…"

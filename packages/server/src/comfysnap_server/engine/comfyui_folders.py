@@ -1,0 +1,63 @@
+"""ComfyUI's folders: model paths from its configuration, and input, output and temp of each job."""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+logger = logging.getLogger(__name__)
+
+TEMP: Final = ".temp"
+"""Name of the temp folder inside a job's output folder."""
+
+
+def apply_model_paths(
+    checkout: Path, extra: Sequence[Path], load: Callable[[str], object]
+) -> list[str]:
+    """Read ``extra_model_paths.yaml`` of the checkout and the files named beside it.
+
+    Returns:
+        The files read.
+
+    Raises:
+        FileNotFoundError: A named file does not exist.
+    """
+    own = checkout / "extra_model_paths.yaml"
+    files = ([own] if own.is_file() else []) + list(extra)
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"extra_model_paths: {file} does not exist")
+        load(str(file))
+    return [str(file) for file in files]
+
+
+def set_job_folders(folder_paths: Any, input_dir: Path, output_dir: Path) -> None:
+    """Make ``input``, ``output`` and ``temp`` mean those of one job; they exist afterwards."""
+    temp = output_dir / TEMP
+    input_dir.mkdir(parents=True, exist_ok=True)
+    temp.mkdir(parents=True, exist_ok=True)
+    folder_paths.set_input_directory(str(input_dir))
+    folder_paths.set_output_directory(str(output_dir))
+    folder_paths.set_temp_directory(str(temp))
+
+
+def confine_inputs(folder_paths: Any) -> None:
+    """Make names like ``../../secret.png`` name nothing: ComfyUI joins what a graph says to its
+    input folder unchecked (``folder_paths.py``: get_annotated_filepath)."""
+    original = folder_paths.annotated_filepath
+
+    def annotated_filepath(name: str) -> tuple[str, str | None]:
+        bare, base = original(name)
+        if is_outside(bare):
+            logger.warning("a graph named a file outside its folders: %r", name)
+            return "outside-of-the-job-folder", base
+        return bare, base
+
+    folder_paths.annotated_filepath = annotated_filepath
+
+
+def is_outside(name: str) -> bool:
+    """Whether a relative file name leads out of the folder that it is joined to."""
+    normal = os.path.normpath(name.replace("\\", "/"))
+    return normal.startswith(("/", "../")) or normal == ".." or "\0" in name

@@ -1,0 +1,73 @@
+"""Where the engine listens to ComfyUI: the progress hook, the progress registry, the messages."""
+
+import importlib
+from typing import Any
+
+from comfysnap_server.engine.comfyui_events import JobEvents
+from comfysnap_server.engine.comfyui_interrupt import Interrupts
+from comfysnap_server.engine.comfyui_load import Comfy
+
+
+def install_hook(comfy: Comfy, interrupts: Interrupts) -> None:
+    """Samplers and other long nodes call this at each step (``main.py``: hijack_progress)."""
+    utils: Any = importlib.import_module("comfy.utils")
+    context: Any = importlib.import_module("comfy_execution.utils")
+
+    def hook(
+        value: float, total: float, preview: Any, prompt_id: Any = None, node_id: Any = None
+    ) -> None:
+        interrupts.insist()
+        comfy.management.throw_exception_if_processing_interrupted()
+        running = context.get_executing_context()
+        node = node_id or (running.node_id if running else comfy.server.last_node_id)
+        if node is not None:
+            comfy.progress.get_progress_state().update_progress(node, value, total, preview)
+
+    utils.set_progress_bar_global_hook(hook)
+
+
+def follow(comfy: Comfy, events: JobEvents, interrupts: Interrupts) -> None:
+    """Send what ComfyUI tells of the next prompt to ``events``."""
+
+    def listen(event: str, data: Any) -> None:
+        if event in ("execution_start", "executing"):
+            interrupts.insist()
+        elif event == "execution_cached":
+            _register(comfy.progress, events)
+            events.cached(data["nodes"])
+        elif event == "execution_error" and data.get("exception_type") == "ExecutionBlocked":
+            events.blocked = data
+
+    comfy.server.listener = listen
+
+
+def show_previews(wanted: bool) -> None:
+    """Whether samplers decode a picture at each step: the quick way, which needs no weights
+    (``latent_preview.py``: Latent2RGBPreviewer)."""
+    arguments: Any = importlib.import_module("comfy.cli_args")
+    methods = arguments.LatentPreviewMethod
+    arguments.args.preview_method = methods.Latent2RGB if wanted else methods.NoPreviews
+
+
+def _register(progress: Any, events: JobEvents) -> None:
+    """Take the place of the handler that tells the front end, whose every message holds the state
+    of all nodes."""
+
+    class Handler(progress.ProgressHandler):
+        def __init__(self) -> None:
+            super().__init__("comfysnap")  # pyright: ignore[reportUnknownMemberType]  the base is ComfyUI's
+
+        def start_handler(self, node_id: str, state: Any, prompt_id: str) -> None:
+            events.start(node_id)
+
+        def update_handler(
+            self, node_id: str, value: float, max_value: float, state: Any, prompt_id: str,
+            image: Any = None,
+        ) -> None:  # fmt: skip
+            events.step(node_id, value, max_value, image)
+
+        def finish_handler(self, node_id: str, state: Any, prompt_id: str) -> None:
+            events.finish(node_id)
+
+    progress.get_progress_state().unregister_handler("webui")
+    progress.add_progress_handler(Handler())

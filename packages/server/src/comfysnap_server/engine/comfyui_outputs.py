@@ -1,0 +1,142 @@
+"""From what nodes told ComfyUI's front end (``ui``) to the outputs of a job."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, cast
+
+from pydantic import JsonValue
+
+from comfysnap_schema.errors import ErrorCode
+from comfysnap_schema.files import FILE_KINDS, Kind
+from comfysnap_schema.graph import Graph
+from comfysnap_schema.spec import OutputSpec
+from comfysnap_server.engine.comfyui_errors import describe_node
+from comfysnap_server.engine.comfyui_folders import TEMP, is_outside
+from comfysnap_server.engine.outputs import content_type_of
+from comfysnap_server.engine.protocol import EngineError, ProducedFile
+
+logger = logging.getLogger(__name__)
+
+MAX_TEXT_FILE: Final = 1 << 20
+"""Bytes of a text file that is handed out as a text."""
+
+_FAMILIES: Final = {
+    Kind.IMAGE: "image/",
+    Kind.MASK: "image/",
+    Kind.VIDEO: "video/",
+    Kind.AUDIO: "audio/",
+}
+_MODEL_SUFFIXES: Final = frozenset(
+    {".glb", ".gltf", ".obj", ".stl", ".ply", ".fbx", ".usdz", ".splat", ".spz", ".ksplat"}
+)
+
+
+def collect(
+    graph: Graph, specs: Mapping[str, OutputSpec], told: Mapping[str, Any], output_dir: Path
+) -> dict[str, list[ProducedFile] | list[JsonValue]]:
+    """The outputs of a job, by name.
+
+    Args:
+        graph: The graph that ran.
+        specs: What the workflow hands out.
+        told: Node id to its ``ui``: kind to items.
+        output_dir: The job's folder; a file outside it is none of this job's.
+
+    Raises:
+        EngineError: ``output_missing``: a node made files, but none of the kind that is promised.
+    """
+    return {
+        name: _output(graph, spec, told.get(spec.node) or {}, output_dir)
+        for name, spec in specs.items()
+    }
+
+
+def _output(
+    graph: Graph, spec: OutputSpec, ui: Mapping[str, Any], output_dir: Path
+) -> list[ProducedFile] | list[JsonValue]:
+    if spec.kind is Kind.JSON:
+        values = [_plain(list(items)) for items in ui.values()]
+        return cast("list[JsonValue]", values[0]) if len(values) == 1 else [_plain(dict(ui))]
+    files = list(_files(ui, output_dir))
+    if spec.kind is Kind.TEXT:
+        return list(_texts(ui)) or list(_read_texts(files))
+    assert spec.kind in FILE_KINDS  # noqa: S101  Kind has no others
+    fitting = [file for file in files if fits(file, spec.kind)]
+    if files and not fitting:
+        types = ", ".join(sorted({content_type_of(file.name) for file in files}))
+        raise EngineError(
+            ErrorCode.OUTPUT_MISSING,
+            f"{describe_node(graph, spec.node)} made {types}, not {spec.kind.value}",
+        )
+    return [
+        ProducedFile(path=file, kind=spec.kind, content_type=content_type_of(file.name))
+        for file in fitting
+    ]
+
+
+def _files(ui: Mapping[str, Any], output_dir: Path) -> Iterator[Path]:
+    """The files that were told, in order, each once; input files are none that the job made."""
+    seen: set[Path] = set()
+    for items in ui.values():
+        for item in _listed(items):
+            path = _file(item, output_dir)
+            if path is not None and path not in seen:
+                seen.add(path)
+                yield path
+
+
+def _file(item: Any, output_dir: Path) -> Path | None:
+    if not isinstance(item, dict) or "filename" not in item:
+        return None
+    entry = cast("dict[str, Any]", item)
+    folder = {"output": output_dir, "temp": output_dir / TEMP}.get(entry.get("type", "output"))
+    name = str(Path(str(entry.get("subfolder") or "")) / str(entry["filename"]))
+    if folder is None or is_outside(name):
+        return None
+    path = folder / name
+    if not path.is_file():
+        logger.warning("a node told of %s, which is not in the job's folder", name)
+        return None
+    return path
+
+
+def fits(file: Path, kind: Kind) -> bool:
+    """Whether a file can be handed out as ``kind``."""
+    if kind is Kind.FILE:
+        return True
+    if kind is Kind.MODEL_3D:
+        return file.suffix.lower() in _MODEL_SUFFIXES
+    found = content_type_of(file.name)
+    if kind is Kind.ANIMATION:
+        return found in ("image/webp", "image/gif", "image/png", "image/apng", "image/avif")
+    return found.startswith(_FAMILIES[kind])
+
+
+def _texts(ui: Mapping[str, Any]) -> Iterator[str]:
+    for items in ui.values():
+        for item in _listed(items):
+            if isinstance(item, str):
+                yield item
+
+
+def _read_texts(files: list[Path]) -> Iterator[str]:
+    for file in files:
+        if file.stat().st_size <= MAX_TEXT_FILE:
+            yield file.read_text(encoding="utf-8", errors="replace")
+
+
+def _listed(items: Any) -> list[Any]:
+    return list(cast("list[Any]", items)) if isinstance(items, (list, tuple)) else [items]
+
+
+def _plain(value: Any) -> JsonValue:
+    """JSON of whatever a node told; what has no JSON becomes its text."""
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    if isinstance(value, Mapping):
+        entries = cast("Mapping[Any, Any]", value)
+        return {str(key): _plain(item) for key, item in entries.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in cast("list[Any]", value)]
+    return str(value)
