@@ -1,0 +1,243 @@
+"""Downloads of input files: what a stranger names must not reach what they should not."""
+
+import hashlib
+import ipaddress
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from comfysnap_server.backends.addresses import is_public
+from comfysnap_server.backends.fetch import FetchError, FetchPolicy, fetch
+
+LOOPBACK = FetchPolicy(allow=("127.0.0.1/32",), max_bytes=100_000, timeout=10)
+CONTENT = bytes(range(256)) * 100
+
+
+@dataclass
+class Site:
+    """A small web site on the loopback."""
+
+    url: str
+    routes: dict[str, Callable[[BaseHTTPRequestHandler], None]] = field(
+        default_factory=dict[str, Callable[[BaseHTTPRequestHandler], None]]
+    )
+    asked: list[str] = field(default_factory=list[str])
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found.asked.append(self.path)
+            found.routes[self.path](self)
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    found = Site(f"http://127.0.0.1:{server.server_port}")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield found
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def send(
+    content: bytes = CONTENT, status: int = 200, headers: dict[str, str] | None = None
+) -> Callable[[BaseHTTPRequestHandler], None]:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(content)
+
+    return answer
+
+
+def test_an_allowed_address_is_downloaded_and_hashed(site: Site, tmp_path: Path) -> None:
+    site.routes["/a.png?size=1"] = send()
+    digest = fetch(f"{site.url}/a.png?size=1", tmp_path / "a.png", LOOPBACK)
+    assert digest == hashlib.sha256(CONTENT).hexdigest()
+    assert (tmp_path / "a.png").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "localhost",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "0.0.0.0",  # noqa: S104 -- a host to refuse, nothing listens there
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+    ],
+)
+def test_a_loopback_server_is_never_asked(site: Site, tmp_path: Path, host: str) -> None:
+    site.routes["/"] = send()
+    port = site.url.rpartition(":")[2]
+    with pytest.raises(FetchError):
+        fetch(f"http://{host}:{port}/", tmp_path / "a", FetchPolicy(timeout=10))
+    assert site.asked == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "10.0.0.1", "172.16.0.1", "192.168.1.1", "127.0.0.2", "169.254.169.254", "100.64.0.1",
+        "224.0.0.1", "240.0.0.1", "255.255.255.255", "168.63.129.16", "100.100.100.200",
+        "192.0.2.1", "198.18.0.1", "::1", "::", "fe80::1", "fc00::1", "fd00:ec2::254", "ff02::1",
+        "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::", "2001:db8::1",
+    ],
+)  # fmt: skip
+def test_addresses_that_are_not_public(address: str) -> None:
+    assert not is_public(ipaddress.ip_address(address))
+
+
+@pytest.mark.parametrize("address", ["1.1.1.1", "2606:4700::1111", "64:ff9b::101:101"])
+def test_addresses_that_are_public(address: str) -> None:
+    assert is_public(ipaddress.ip_address(address))
+
+
+def test_a_redirect_to_a_forbidden_address_is_refused(site: Site, tmp_path: Path) -> None:
+    port = site.url.rpartition(":")[2]
+    site.routes["/"] = send(status=302, headers={"Location": f"http://127.0.0.2:{port}/secret"})
+    with pytest.raises(FetchError):
+        fetch(site.url, tmp_path / "a", LOOPBACK)
+    assert site.asked == ["/"]
+
+
+@pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://127.0.0.1/", "gopher://x"])
+def test_a_redirect_to_another_scheme_is_refused(site: Site, tmp_path: Path, location: str) -> None:
+    site.routes["/"] = send(status=302, headers={"Location": location})
+    with pytest.raises(FetchError):
+        fetch(site.url, tmp_path / "a", LOOPBACK)
+
+
+def test_a_good_redirect_is_followed(site: Site, tmp_path: Path) -> None:
+    site.routes["/"] = send(b"", status=307, headers={"Location": "/b"})
+    site.routes["/b"] = send()
+    fetch(site.url, tmp_path / "a", LOOPBACK)
+    assert (tmp_path / "a").read_bytes() == CONTENT
+
+
+def test_endless_redirects_end(site: Site, tmp_path: Path) -> None:
+    site.routes["/"] = send(b"", status=301, headers={"Location": "/"})
+    with pytest.raises(FetchError):
+        fetch(site.url + "/", tmp_path / "a", LOOPBACK)
+    assert len(site.asked) == LOOPBACK.max_redirects + 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc/passwd",
+        "ftp://127.0.0.1/a",
+        "http://",
+        "http://user:secret@127.0.0.1/",
+        "http://127.0.0.1/a b",
+        "http://127.0.0.1/a\r\nX: y",
+        "http://127.0.0.1:99999/",
+        "http://no-such-host.invalid/",
+    ],
+)
+def test_an_address_that_is_none_is_refused(tmp_path: Path, url: str) -> None:
+    with pytest.raises(FetchError):
+        fetch(url, tmp_path / "a", LOOPBACK)
+
+
+def test_a_file_that_is_too_large_is_refused_by_its_announced_size(
+    site: Site, tmp_path: Path
+) -> None:
+    site.routes["/"] = send(b"", headers={"Content-Length": "100001"})
+    with pytest.raises(FetchError):
+        fetch(site.url, tmp_path / "a", LOOPBACK)
+
+
+def test_a_file_that_is_too_large_is_refused_while_it_comes(site: Site, tmp_path: Path) -> None:
+    def endless(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        try:
+            while True:
+                handler.wfile.write(b"x" * 10_000)
+        except OSError:
+            handler.close_connection = True
+
+    site.routes["/"] = endless
+    with pytest.raises(FetchError):
+        fetch(site.url, tmp_path / "a", LOOPBACK)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_download_that_breaks_off_is_no_file(site: Site, tmp_path: Path) -> None:
+    site.routes["/"] = send(b"half", headers={"Content-Length": "8"})
+    with pytest.raises(FetchError):
+        fetch(site.url, tmp_path / "a", LOOPBACK)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_page_is_no_file(site: Site, tmp_path: Path) -> None:
+    site.routes["/"] = send(status=404)
+    with pytest.raises(FetchError):
+        fetch(site.url, tmp_path / "a", LOOPBACK)
+
+
+def test_a_compressed_answer_is_refused(site: Site, tmp_path: Path) -> None:
+    site.routes["/"] = send(headers={"Content-Encoding": "gzip"})
+    with pytest.raises(FetchError):
+        fetch(site.url, tmp_path / "a", LOOPBACK)
+
+
+def test_a_trickle_meets_the_deadline(site: Site, tmp_path: Path) -> None:
+    ended = threading.Event()
+
+    def trickle(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        try:
+            while not ended.wait(0.01):
+                handler.wfile.write(b"x")
+        except OSError:
+            handler.close_connection = True
+
+    site.routes["/"] = trickle
+    with pytest.raises(FetchError):
+        fetch(site.url, tmp_path / "a", FetchPolicy(allow=LOOPBACK.allow, timeout=0.3))
+    ended.set()
+
+
+def test_a_download_can_be_stopped(site: Site, tmp_path: Path) -> None:
+    site.routes["/"] = send()
+    with pytest.raises(FetchError):
+        fetch(site.url, tmp_path / "a", LOOPBACK, stop=lambda: True)
+
+
+def test_a_name_is_resolved_once(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that means a public address at the check and the loopback after it gains nothing."""
+    port = int(site.url.rpartition(":")[2])
+    answers = iter(["127.0.0.1", "127.0.0.2"])
+    asked: list[str] = []
+
+    def resolve(host: str, *_args: object, **_options: object) -> list[object]:
+        if host != "rebind.test":
+            return [*real(host, port, type=socket.SOCK_STREAM)]
+        asked.append(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (next(answers), port))]
+
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    site.routes["/"] = send()
+    fetch(f"http://rebind.test:{port}/", tmp_path / "a", LOOPBACK)
+    assert asked == ["rebind.test"]
