@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Self, TypedDict, TypeVar, Unpack, overload
 
 import httpx
+from pydantic import RootModel
 
 from comfysnap_client import tracing
 from comfysnap_client._http import Http, Request
@@ -18,7 +19,7 @@ from comfysnap_client.retry import RetryPolicy
 from comfysnap_client.session import Session, SubmitOptions
 from comfysnap_client.untyped import UntypedOutput
 from comfysnap_schema.base import WorkflowInput, WorkflowOutput, output_type
-from comfysnap_schema.jobs import JobPage, JobRecord, JobStatus, WorkflowDetail
+from comfysnap_schema.jobs import JobPage, JobRecord, JobStatus, WorkflowDetail, WorkflowSummary
 from comfysnap_schema.routes import JOBS, WORKFLOWS
 
 O = TypeVar("O", bound=WorkflowOutput)  # noqa: E741 -- the output, as in every signature here
@@ -109,16 +110,17 @@ class Client:
         )
 
     @classmethod
-    def from_env(cls, **options: Unpack[ClientOptions]) -> Self:
+    def from_env(cls, *, base_url: str | None = None, **options: Unpack[ClientOptions]) -> Self:
         """A client from ``COMFYSNAP_URL``, ``COMFYSNAP_API_KEY``, ``MODAL_KEY``, ``MODAL_SECRET``.
 
         Args:
+            base_url: Wins over ``COMFYSNAP_URL``.
             options: Further arguments of ``Client``; they win over the environment.
 
         Raises:
             ValueError: ``COMFYSNAP_URL`` is not set, or wrong.
         """
-        base_url = os.environ.get("COMFYSNAP_URL")
+        base_url = base_url or os.environ.get("COMFYSNAP_URL")
         if not base_url:
             raise ValueError("COMFYSNAP_URL is not set")
         options.setdefault("api_key", os.environ.get("COMFYSNAP_API_KEY") or None)
@@ -335,6 +337,19 @@ class Client:
         answer = await self._session.http.send(request, deadline=self._deadline(timeout))
         return answer.parse(WorkflowDetail)
 
+    async def workflows(self, *, timeout: float | None = None) -> list[WorkflowSummary]:
+        """The workflows that the server has.
+
+        Args:
+            timeout: Seconds for the call, retries included; None: the client's.
+
+        Raises:
+            ComfysnapError: No answer in time, or a refusal.
+        """
+        request = Request(method="GET", url=WORKFLOWS[1:])
+        answer = await self._session.http.send(request, deadline=self._deadline(timeout))
+        return answer.parse(_Workflows).root
+
     def map(
         self,
         inputs: Iterable[WorkflowInput[O]] | AsyncIterable[WorkflowInput[O]],
@@ -374,6 +389,10 @@ class Client:
 
     def _deadline(self, timeout: float | None) -> Deadline:
         return Deadline.after(self.timeout if timeout is None else timeout)
+
+
+class _Workflows(RootModel[list[WorkflowSummary]]):
+    """``GET /workflows``."""
 
 
 MIN_CONNECTIONS = 2
