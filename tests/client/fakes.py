@@ -3,12 +3,12 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from comfysnap_client import PollPolicy, RetryPolicy
 from comfysnap_schema.base import WorkflowInput, WorkflowOutput
@@ -35,6 +35,25 @@ class DrawInput(WorkflowInput[DrawOutput]):
     steps: int = 4
     image: FileInput | None = None
     mask: FileInput | None = None
+
+
+CONTRACT: dict[str, Any] = {
+    "name": "draw", "title": "Draw", "contract": "c0ffee", "output_schema": {},
+    "input_schema": {
+        "type": "object",
+        "required": ["prompt"],
+        "properties": {
+            "prompt": {"type": "string", "description": "What to draw."},
+            "steps": {"type": "integer"},
+            "scale": {"type": "number"},
+            "tiled": {"type": "boolean"},
+            "sampler": {"enum": ["euler", "heun"]},
+            "seed": {"anyOf": [{"type": "integer"}, {"type": "string"}]},
+            "image": {"x-kind": "image", "oneOf": []},
+            "extra": {},
+        },
+    },
+}  # fmt: skip
 
 
 Answer = Callable[[Request], Awaitable[Response | None]]
@@ -115,6 +134,52 @@ class FakeServer:
         if self.jobs[job_id]["status"] in ("queued", "running"):
             await self.finish(job_id, status="cancelled")
         return JSONResponse(self.jobs[job_id])
+
+    async def _jobs(self, request: Request, _: str) -> Response:
+        start = int(request.query_params.get("cursor", 0))
+        newest = list(reversed(self.jobs.values()))
+        more = str(start + 2) if start + 2 < len(newest) else None
+        return JSONResponse({"jobs": newest[start : start + 2], "cursor": more})
+
+    async def _workflows(self, _request: Request, name: str) -> Response:
+        if not name:
+            return JSONResponse([{key: CONTRACT[key] for key in ("name", "title", "contract")}])
+        return JSONResponse(CONTRACT) if name == "draw" else problem(404, "unknown_workflow")
+
+    async def _outputs(self, request: Request, path: str) -> Response:
+        content = self.files[path.rpartition("/")[2]]
+        first, status = 0, 200
+        if given := request.headers.get("range"):
+            first, status = int(given.removeprefix("bytes=").removesuffix("-")), 206
+        return Response(content[first:], status, headers={"ETag": '"1"'})
+
+    async def _events(self, request: Request, job_id: str) -> Response:
+        return StreamingResponse(self._told(job_id), media_type="text/event-stream")
+
+    async def _told(self, job_id: str) -> AsyncIterator[str]:
+        version = -1
+        while True:
+            async with self.seen:
+                while self.jobs[job_id]["version"] <= version:
+                    await self.seen.wait()
+            job = self.jobs[job_id]
+            version = job["version"]
+            final = job["status"] not in ("queued", "running")
+            for event in (
+                {"type": "done" if final else "status", "job": job},
+                {"type": "progress", "progress": job.get("progress", {})},
+            )[: 1 if final else 2]:
+                yield f"event: {event['type']}\nid: {version}\ndata: {json.dumps(event)}\n\n"
+            if final:
+                return
+
+    def stored(self, name: str, content: bytes) -> dict[str, Any]:
+        """An output file of any job, as the wire tells it."""
+        self.files[name] = content
+        return {
+            "name": name, "kind": "image", "content_type": "image/png", "size": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(), "url": f"/outputs/job/{name}",
+        }  # fmt: skip
 
     async def _files(self, request: Request, sha256: str) -> Response:
         if request.method == "HEAD":

@@ -281,7 +281,7 @@ class Http:
             error = api_error_type(problem, status)(
                 problem, status=status, retry_after=hint, **known
             )
-        elif status >= 500 or self.retry.retries(status):
+        elif self.retry.retries(status) or response.request.method == "HEAD":
             title = f"the server answered {status} {response.reason_phrase}".rstrip()
             unnamed = Problem(title=title, status=status, code=f"http_{status}")
             error = api_error_type(unnamed, status)(

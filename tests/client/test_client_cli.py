@@ -1,0 +1,165 @@
+"""The commands, run as a user runs them."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from starlette.responses import Response
+
+from tests.client.fakes import FakeServer, problem
+
+COMMAND = Path(sys.executable).parent / "comfysnap"
+
+
+@dataclass
+class Ran:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+async def start(
+    server_url: str, *words: str, env: dict[str, str] | None = None
+) -> "asyncio.subprocess.Process":
+    return await asyncio.create_subprocess_exec(
+        COMMAND, *words, "--url", server_url,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE, env={**os.environ, **(env or {})},
+    )  # fmt: skip
+
+
+async def run(server: FakeServer, *words: str, stdin: bytes = b"", **env: str) -> Ran:
+    process = await start(server.url, *words, env=env)
+    out, err = await process.communicate(stdin)
+    assert process.returncode is not None
+    return Ran(process.returncode, out.decode(), err.decode())
+
+
+async def test_infer_saves_the_files_and_prints_their_paths(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    server.outputs = {"images": [server.stored("fox.png", b"fox")], "text": "a caption"}
+    ran = await run(
+        server, "infer", "draw", "prompt=a fox", "steps=7", "tiled=yes",
+        "--out", str(tmp_path / "new"),
+        COMFYSNAP_API_KEY="sesame",
+    )  # fmt: skip
+
+    saved = tmp_path / "new" / "fox.png"
+    assert (ran.code, ran.out) == (0, f"{saved}\ntext: a caption\n")
+    assert saved.read_bytes() == b"fox"
+    assert next(iter(server.jobs.values()))["inputs"] == {
+        "prompt": "a fox", "steps": 7, "tiled": True,
+    }  # fmt: skip
+    assert server.requests[0].headers["authorization"] == "Bearer sesame"
+
+
+async def test_a_second_result_does_not_write_over_the_first(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    server.outputs = {"image": server.stored("fox.png", b"new")}
+    (tmp_path / "fox.png").write_bytes(b"old")
+    ran = await run(server, "infer", "draw", "prompt=x", "--out", str(tmp_path), "--json")
+
+    assert json.loads(ran.out)["files"] == [str(tmp_path / "fox-1.png")]
+    assert (tmp_path / "fox.png").read_bytes() == b"old"
+
+
+async def test_wrong_inputs_are_told_by_field_and_nothing_is_submitted(server: FakeServer) -> None:
+    ran = await run(server, "infer", "draw", "promt=x", "steps=many", "image=fox.png")
+
+    assert ran.code == 2
+    for field in ("promt", "steps", "image", "prompt"):
+        assert f"{field}: " in ran.err
+    assert not server.jobs
+
+
+async def test_a_file_is_uploaded_from_disk_and_from_stdin(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "big.png"
+    path.write_bytes(b"x" * 400_000)
+    assert (await run(server, "infer", "draw", "prompt=x", f"image=@{path}")).code == 0
+    assert (await run(server, "infer", "draw", "prompt=x", "image=@-", stdin=b"pipe")).code == 0
+
+    first, second = (job["inputs"]["image"] for job in server.jobs.values())
+    assert server.files[first["sha256"]] == path.read_bytes()
+    assert second["data"] == "cGlwZQ=="
+
+
+async def test_ctrl_c_cancels_the_job(server: FakeServer) -> None:
+    server.outputs = None
+    process = await start(server.url, "infer", "draw", "prompt=x")
+    await server.until(lambda: bool(server.asked("/check_status")))
+    process.send_signal(signal.SIGINT)
+    _, err = await process.communicate()
+
+    job = next(iter(server.jobs.values()))
+    assert (process.returncode, job["status"]) == (130, "cancelled")
+    assert job["id"] in err.decode()
+
+
+async def test_ctrl_c_while_waiting_for_a_result_leaves_the_job(server: FakeServer) -> None:
+    server.outputs = None
+    submitted = await run(server, "infer", "draw", "prompt=x", "--no-wait")
+    process = await start(server.url, "result", submitted.out.strip())
+    await server.until(lambda: len(server.asked("/check_status")) >= 2)
+    process.send_signal(signal.SIGINT)
+    await process.communicate()
+
+    assert process.returncode == 130
+    assert next(iter(server.jobs.values()))["status"] == "queued"
+
+
+async def test_status_cancel_and_jobs(server: FakeServer) -> None:
+    server.outputs = None
+    ids = [(await run(server, "infer", "draw", "prompt=x", "--no-wait")).out.strip() for _ in "123"]
+    cancelled = await run(server, "cancel", ids[0], "--json")
+    status = await run(server, "status", ids[0])
+    listed = await run(server, "jobs", "--json")
+
+    assert json.loads(cancelled.out)["status"] == "cancelled"
+    assert "cancelled" in status.out
+    assert [job["id"] for job in json.loads(listed.out)] == ids[::-1]
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [("failed", 1), ("cancelled", 1), ("timed_out", 4), ("expired", 4)],
+)
+async def test_exit_codes_of_jobs_that_did_not_succeed(
+    server: FakeServer, status: str, code: int
+) -> None:
+    server.outputs = None
+    job_id = (await run(server, "infer", "draw", "prompt=x", "--no-wait")).out.strip()
+    await server.finish(job_id, status=status)
+
+    assert (await run(server, "result", job_id)).code == code
+
+
+async def test_exit_codes_of_refusals(server: FakeServer) -> None:
+    async def refuse(_request: object) -> Response:
+        return problem(401, "unauthorized")
+
+    assert (await run(server, "infer", "drew", "prompt=x")).code == 2
+    assert (await run(server, "status", "job_unknown")).code == 2
+    assert (await run(server, "status", "../etc")).code == 2
+    server.on("/", refuse)
+    assert (await run(server, "jobs")).code == 3
+    server.url = "http://127.0.0.1:1"
+    assert (await run(server, "jobs")).code == 3
+
+
+async def test_a_job_that_takes_too_long_is_cancelled_with_exit_code_4(server: FakeServer) -> None:
+    server.outputs = None
+    ran = await run(server, "infer", "draw", "prompt=x", "--timeout", "1")
+
+    assert ran.code == 4
+    assert next(iter(server.jobs.values()))["status"] == "cancelled"
