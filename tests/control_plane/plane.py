@@ -1,0 +1,251 @@
+"""The control plane as tests hold it: a thread with the servers, and levers to pull."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from aiohttp import web
+from grpclib.server import Server
+from modal_proto import api_pb2
+from modal_proto.api_grpc import ModalClientBase
+
+from tests.control_plane.blobs import BlobCalls
+from tests.control_plane.calls import ContainerCalls, FunctionCalls
+from tests.control_plane.containers import Container, Launcher
+from tests.control_plane.deploying import DeployCalls
+from tests.control_plane.rpc import service
+from tests.control_plane.scheduler import Pool, Scheduler
+from tests.control_plane.state import Call, Function, State
+from tests.control_plane.stores import StoreCalls
+from tests.control_plane.volumes import VolumeCalls, Volumes
+from tests.control_plane.web import WebFront, listening_socket
+
+Result = TypeVar("Result")
+
+WAIT_S = 30.0
+"""Longest wait of any lever, in seconds."""
+
+
+class DeployFailed(Exception):
+    """``modal deploy`` exited with an error; the message is what it printed."""
+
+
+class ControlPlane:
+    """Runs from ``start`` to ``stop``; every method may be called from any thread."""
+
+    def __init__(self) -> None:
+        # short, because the path of a unix socket has at most 107 bytes
+        self.root = Path(tempfile.mkdtemp(prefix="cp-"))
+        self.mounts = self.root / "mnt"
+        """Volumes whose mount path lies below it are mounted."""
+        self.url = ""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="control-plane")
+        self._blob_runner: web.AppRunner | None = None
+        self._server: Server | None = None
+
+    def _build(self) -> None:
+        self.state = State()
+        self.volumes = Volumes(self.root / "vol", self.mounts)
+        self._launcher = Launcher(self.state, self.root / "c", self.volumes, self._for_container)
+        self.scheduler = Scheduler(self.state, self._launcher)
+        self._calls = FunctionCalls(self.state, self.scheduler)
+        self.web = WebFront(self.state, self.scheduler, self._calls)
+        self._deploys = DeployCalls(self.state, self.web.url, self._published)
+        self.stores = StoreCalls(self.state)
+        self._blobs = BlobCalls(self.state)
+
+    def start(self) -> Self:
+        """Listen."""
+        self._build()
+        self._thread.start()
+        self.do(self._start())
+        return self
+
+    async def _start(self) -> None:
+        parts = (self._deploys, self._calls, self.stores, self._blobs)
+        volumes = VolumeCalls(self.state, self.volumes, None)
+        self._server = Server([service(*parts, volumes)])
+        listener = listening_socket()
+        await self._server.start(sock=listener)
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        self._blob_runner = web.AppRunner(self._blobs.app(), access_log=None, shutdown_timeout=1)
+        await self._blob_runner.setup()
+        blobs = listening_socket()
+        await web.SockSite(self._blob_runner, blobs).start()
+        self._blobs.base = f"http://127.0.0.1:{blobs.getsockname()[1]}"
+
+    def stop(self) -> None:
+        """Kill the containers, close the servers, remove the folder."""
+        self.do(self._stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    async def _stop(self) -> None:
+        await self.scheduler.close()
+        await self.web.close()
+        if self._blob_runner is not None:
+            await self._blob_runner.cleanup()
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+        await asyncio.sleep(0.05)  # connections that the other side closed end
+        await self._loop.shutdown_asyncgens()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def do(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Run ``work`` on the plane's loop and wait for it."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(WAIT_S)
+
+    def _for_container(self, container: Container) -> ModalClientBase:
+        return service(
+            ContainerCalls(self.scheduler, container),
+            self._calls,
+            self.stores,
+            self._blobs,
+            VolumeCalls(self.state, self.volumes, container),
+            self._deploys,
+        )
+
+    async def _published(self, app: Any) -> None:
+        await self.web.serve()
+        await self.scheduler.published(app)
+
+    # what clients need
+
+    @property
+    def client_environment(self) -> dict[str, str]:
+        """Variables that point Modal's client here."""
+        return {
+            "MODAL_SERVER_URL": self.url,
+            "MODAL_TOKEN_ID": "ak-test",
+            "MODAL_TOKEN_SECRET": "as-test",
+            "MODAL_CONFIG_PATH": "/nonexistent",
+        }
+
+    def set_container_environment(self, variables: Mapping[str, str]) -> None:
+        """Variables of every container started from now on; they win over the image's."""
+        self._launcher.environment = dict(variables)
+
+    def secret(self, name: str, values: Mapping[str, str]) -> None:
+        """Make a named secret."""
+        self.state.secrets[self.state.named_id("st", name)] = dict(values)
+
+    def deploy(self, *target: str, environment: Mapping[str, str], cwd: Path | None = None) -> str:
+        """Run the real ``modal deploy`` and return what it printed.
+
+        Raises:
+            DeployFailed: It exited with an error.
+        """
+        command: Sequence[str] = (sys.executable, "-m", "modal", "deploy", *target)
+        env = {**os.environ, **self.client_environment, **environment}
+        done = subprocess.run(
+            command, env=env, cwd=cwd, capture_output=True, text=True, timeout=60, check=False
+        )
+        if done.returncode:
+            raise DeployFailed(done.stdout + done.stderr)
+        return done.stdout
+
+    # looking
+
+    def function(self, name: str) -> Function:
+        """The function of this name in the one app that has it."""
+        (found,) = [f for f in self.state.functions.values() if f.name == name and f.version]
+        return found
+
+    def pool(self, name: str) -> Pool:
+        """The queue and containers of a function."""
+        return self.scheduler.pool(self.function(name).id)
+
+    def calls(self, name: str) -> list[Call]:
+        """All calls of a function, oldest first."""
+        function_id = self.function(name).id
+        return [c for c in list(self.state.calls.values()) if c.function_id == function_id]
+
+    def logs(self) -> str:
+        """What all containers printed."""
+        paths = sorted((self.root / "c").glob("*/log"))
+        return "\n".join(f"== {p.parent.name}\n{p.read_text(errors='replace')}" for p in paths)
+
+    # levers
+
+    def freeze(self, name: str, count: int) -> list[Container]:
+        """Bring containers to their checkpoint and freeze them there."""
+        pool = self.pool(name)
+
+        async def work() -> list[Container]:
+            made = [await self.scheduler.start(pool, wanted=False) for _ in range(count)]
+            async with asyncio.timeout(WAIT_S):
+                for container in made:
+                    await container.frozen.wait()
+            return made
+
+        return self.do(work())
+
+    def hold(self, name: str, held: bool = True) -> None:
+        """Keep inputs of a function in its queue, or let them go."""
+        pool = self.pool(name)
+        pool.hold = held
+        self.do(self.scheduler.adjust(pool))
+
+    def scale_to_zero(self, name: str) -> None:
+        """Stop all containers of a function, frozen ones too, and wait until they are gone."""
+        pool = self.pool(name)
+
+        async def work() -> None:
+            for container in list(pool.containers):
+                container.phase = "stopping"
+                container.kill(signal.SIGCONT)
+                container.kill()
+                async with asyncio.timeout(WAIT_S):
+                    await container.exited.wait()
+
+        self.do(work())
+
+    def kill(self, container: Container) -> None:
+        """End a container's process at once and wait until the plane knows."""
+
+        async def work() -> None:
+            container.kill()
+            async with asyncio.timeout(WAIT_S):
+                await container.exited.wait()
+
+        self.do(work())
+
+    def fail_restores(self, name: str, count: int = 1) -> None:
+        """Make the next restores of a function fail; what follows boots without a snapshot."""
+        self.pool(name).failing_restores = count
+
+    def expire(self, call: Call) -> None:
+        """Drop the call's result, as seven days do."""
+        call.expired = True
+
+    def run(self, name: str, arguments: bytes = b"") -> Call:
+        """Call a plain function, as a schedule does."""
+
+        async def work() -> Call:
+            item = api_pb2.FunctionInput(args=arguments, data_format=api_pb2.DATA_FORMAT_PICKLE)
+            call = self._calls.make(
+                self.function(name).id, item, api_pb2.FUNCTION_CALL_INVOCATION_TYPE_SYNC
+            )
+            await self.scheduler.submit(call)
+            async with asyncio.timeout(WAIT_S):
+                await call.done.wait()
+            return call
+
+        return self.do(work())

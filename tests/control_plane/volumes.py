@@ -1,0 +1,156 @@
+"""Volumes: a folder each, and a view of it in every container that mounts it."""
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from google.protobuf.empty_pb2 import Empty
+from grpclib import GRPCError, Status
+from modal_proto import api_pb2
+
+from tests.control_plane.rpc import not_found, unary
+from tests.control_plane.state import State
+
+if TYPE_CHECKING:
+    from tests.control_plane.containers import Container
+
+
+@dataclass
+class View:
+    """What one container sees of a volume: its own writes, and commits up to its last reload."""
+
+    folder: Path
+    synced: set[str] = field(default_factory=set[str])
+    """Files of the volume as of the last commit or reload."""
+
+
+class Volumes:
+    """The committed content of every volume, by id."""
+
+    def __init__(self, root: Path, mounts: Path) -> None:
+        self.root = root
+        self.mounts = mounts
+        """Mount paths below this folder are made real; others stay unmounted."""
+
+    def committed(self, volume_id: str) -> Path:
+        """The folder with what was committed."""
+        folder = self.root / volume_id
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def mount(self, volume_id: str, mount_path: str, cwd: Path) -> View | None:
+        """Make a container's view, reached by its mount path through its working directory."""
+        path = Path(mount_path)
+        if not path.is_relative_to(self.mounts):
+            return None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_symlink():
+            path.symlink_to(f"/proc/self/cwd/volumes/{volume_id}")
+        view = View(cwd / "volumes" / volume_id)
+        view.folder.mkdir(parents=True)
+        self.reload(volume_id, view)
+        return view
+
+    def reload(self, volume_id: str, view: View) -> None:
+        """Show what others committed."""
+        committed = self.committed(volume_id)
+        present = _files(committed)
+        for name in present:
+            _link(committed / name, view.folder / name)
+        for name in view.synced - present:
+            (view.folder / name).unlink(missing_ok=True)
+        view.synced = present
+
+    def commit(self, volume_id: str, view: View) -> None:
+        """Make the container's writes the volume's."""
+        committed = self.committed(volume_id)
+        present = _files(view.folder)
+        for name in present:
+            _link(view.folder / name, committed / name)
+        for name in view.synced - present:
+            (committed / name).unlink(missing_ok=True)
+        view.synced = present
+
+
+class VolumeCalls:
+    """Answers ``modal.Volume``; commit and reload are those of the asking container."""
+
+    def __init__(self, state: State, volumes: Volumes, container: "Container | None") -> None:
+        self._state = state
+        self._volumes = volumes
+        self._container = container
+
+    @unary
+    async def VolumeGetOrCreate(
+        self, request: api_pb2.VolumeGetOrCreateRequest
+    ) -> api_pb2.VolumeGetOrCreateResponse:
+        self._state.requests["VolumeGetOrCreate"].append(request)
+        creating = request.object_creation_type != api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED
+        if not creating and ("vo", request.deployment_name) not in self._state.named:
+            raise not_found(f"no volume {request.deployment_name!r}")
+        return api_pb2.VolumeGetOrCreateResponse(
+            volume_id=self._state.named_id("vo", request.deployment_name),
+            version=request.version or api_pb2.VOLUME_FS_VERSION_V1,
+            metadata=api_pb2.VolumeMetadata(
+                name=request.deployment_name,
+                version=request.version or api_pb2.VOLUME_FS_VERSION_V1,
+            ),
+        )
+
+    @unary
+    async def VolumeCommit(
+        self, request: api_pb2.VolumeCommitRequest
+    ) -> api_pb2.VolumeCommitResponse:
+        view = self._view(request.volume_id)
+        if view is not None:
+            self._volumes.commit(request.volume_id, view)
+        return api_pb2.VolumeCommitResponse(skip_reload=True)
+
+    @unary
+    async def VolumeReload(self, request: api_pb2.VolumeReloadRequest) -> Empty:
+        view = self._view(request.volume_id)
+        if view is not None and self._container is not None:
+            if _has_open_file(self._container.pid, view.folder):
+                raise GRPCError(
+                    Status.FAILED_PRECONDITION, "there are open files preventing the operation"
+                )
+            self._volumes.reload(request.volume_id, view)
+        return Empty()
+
+    def _view(self, volume_id: str) -> View | None:
+        if self._container is None:
+            raise not_found("no container asks")
+        return self._container.views.get(volume_id)
+
+
+def _files(folder: Path) -> set[str]:
+    return {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    }
+
+
+def _link(source: Path, target: Path) -> None:
+    if target.exists() and target.samefile(source):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # a copy, as a container may go on writing to a file that it has committed
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.copy2(source, partial)
+    if target.exists() and target.read_bytes() == partial.read_bytes():
+        partial.unlink()
+    else:
+        partial.replace(target)
+
+
+def _has_open_file(pid: int, folder: Path) -> bool:
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            target = descriptor.readlink()
+        except OSError:
+            continue
+        if target.is_relative_to(folder):
+            return True
+    return False
