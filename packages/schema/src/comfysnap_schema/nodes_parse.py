@@ -146,6 +146,9 @@ def _input(name: str, spec: object, required: bool, depth: int) -> InputDef:
     type_name = "COMBO" if is_list else str(kind)
     listed: object = kind if is_list else options.get("options")
     known = upload is None and _is_list(listed) and type_name == "COMBO"
+    dynamic = _dynamic(type_name, options, depth) if depth < _DEPTH else None
+    if dynamic is not None and dynamic.kind == "combo":
+        listed, known = list(dynamic.options), True
     widget = options.get("widgetType")
     return InputDef(
         name=name,
@@ -165,7 +168,7 @@ def _input(name: str, spec: object, required: bool, depth: int) -> InputDef:
         force_input=options.get("forceInput") is True,
         control_after_generate=bool(options.get("control_after_generate")),
         widget_type=widget if isinstance(widget, str) else None,
-        dynamic=_dynamic(type_name, options, depth) if depth < _DEPTH else None,
+        dynamic=dynamic,
     )
 
 

@@ -137,7 +137,7 @@ def _expand(
     name = prefix + entry.name
     dynamic = entry.dynamic
     if dynamic is None or dynamic.kind != "autogrow":
-        found[name] = replace(entry, name=name)
+        found[name] = replace(entry, name=name) if prefix else entry
     if dynamic is None:
         return
     brought: tuple[InputDef, ...] = ()
