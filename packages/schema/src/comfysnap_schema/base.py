@@ -1,24 +1,14 @@
 """The bases of generated models."""
 
-import re
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Generic, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, GetCoreSchemaHandler, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-_DIGITS = re.compile(r"0|-?[1-9][0-9]*")
-_LONGEST_DIGITS = 40
-"""Far above 64 bits, far below what makes ``int()`` slow."""
+from comfysnap_schema.digits import from_digits
 
-
-def _from_digits(value: Any) -> Any:
-    if isinstance(value, str) and len(value) <= _LONGEST_DIGITS and _DIGITS.fullmatch(value):
-        return int(value)
-    return value
-
-
-BigInt = Annotated[int, BeforeValidator(_from_digits)]
+BigInt = Annotated[int, BeforeValidator(from_digits)]
 """An integer beyond 2^53: also read from a string of digits, which JavaScript can send exactly."""
 
 

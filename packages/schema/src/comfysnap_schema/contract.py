@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+from comfysnap_schema.digits import DIGITS_ABOVE, digits_pattern
 from comfysnap_schema.files import FILE_KINDS, Kind
 from comfysnap_schema.graph import canonical_json
 from comfysnap_schema.parameters import Parameter
@@ -14,7 +15,7 @@ from comfysnap_schema.spec import OutputSpec
 JsonSchema = dict[str, Any]
 
 _PROSE: Final = frozenset({"title", "description", "default", "x-multiline", "x-random"})
-_EXACT_IN_JAVASCRIPT: Final = 2**53
+_UNORDERED: Final = frozenset({"enum", "required", "type"})
 
 FILE_SCHEMA: Final[JsonSchema] = {
     "oneOf": [
@@ -68,30 +69,22 @@ def contract_of(
         "properties": {key: _output_schema(spec) for key, spec in outputs.items()},
         "required": list(outputs),
     }
-    digest = hashlib.sha256(
-        canonical_json({"input": _bare(input_schema), "output": _bare(output_schema)})
-    )
-    return Contract(input_schema, output_schema, digest.hexdigest()[:16])
+    return Contract(input_schema, output_schema, hash_of(input_schema, output_schema))
+
+
+def hash_of(input_schema: JsonSchema, output_schema: JsonSchema) -> str:
+    """The contract hash of two schemas."""
+    essence = canonical_json({"input": bare(input_schema), "output": bare(output_schema)})
+    return hashlib.sha256(essence).hexdigest()[:16]
 
 
 def parameter_schema(parameter: Parameter) -> JsonSchema:
-    """The JSON Schema of one parameter."""
-    schema: JsonSchema = {}
-    if parameter.type == "file":
-        schema.update(FILE_SCHEMA, **{"x-kind": str(parameter.kind or Kind.FILE)})
-    elif parameter.choices is not None:
-        schema["enum"] = list(parameter.choices)
-    elif parameter.type != "json":
-        schema["type"] = parameter.type
-    bounds = {
-        "minimum": parameter.minimum,
-        "maximum": parameter.maximum,
-        "multipleOf": parameter.multiple_of,
-        "maxLength": parameter.max_length,
-    }
-    schema.update({key: value for key, value in bounds.items() if value is not None})
-    if travels_as_digits(parameter):
-        schema = {"anyOf": [schema, {"type": "string", "pattern": "^[0-9]{1,20}$"}]}
+    """The JSON Schema of one parameter.
+
+    It is flat (``minimum`` speaks of numbers and ``pattern`` of strings, whatever ``type`` allows),
+    so that a validator's error names the rule that was broken.
+    """
+    schema = {**_type_schema(parameter), **_bounds(parameter)}
     if parameter.title:
         schema["title"] = parameter.title
     if parameter.description:
@@ -110,8 +103,46 @@ def travels_as_digits(parameter: Parameter) -> bool:
     return (
         parameter.type == "integer"
         and parameter.choices is None
-        and (parameter.maximum or 0) > _EXACT_IN_JAVASCRIPT
+        and parameter.multiple_of is None
+        and parameter.maximum is not None
+        and parameter.maximum > DIGITS_ABOVE
+        and parameter.minimum is not None
+        and parameter.minimum <= 0
     )
+
+
+def _type_schema(parameter: Parameter) -> JsonSchema:
+    nullable = parameter.nullable
+    if parameter.type == "file":
+        null: list[JsonSchema] = [{"type": "null"}] if nullable else []
+        return {
+            "oneOf": [*FILE_SCHEMA["oneOf"], *null],
+            "x-kind": str(parameter.kind or Kind.FILE),
+        }
+    if parameter.choices is not None:
+        return {"enum": [*parameter.choices, *([None] if nullable else [])]}
+    if parameter.type == "json":
+        return {}
+    types: list[str] = [parameter.type]
+    schema: JsonSchema = {}
+    if travels_as_digits(parameter):
+        types.append("string")
+        schema["pattern"] = digits_pattern(
+            -int(parameter.minimum or 0), int(cast("int", parameter.maximum))
+        )
+    if nullable:
+        types.append("null")
+    return {"type": types if len(types) > 1 else types[0], **schema}
+
+
+def _bounds(parameter: Parameter) -> JsonSchema:
+    bounds = {
+        "minimum": parameter.minimum,
+        "maximum": parameter.maximum,
+        "multipleOf": parameter.multiple_of,
+        "maxLength": parameter.max_length,
+    }
+    return {key: value for key, value in bounds.items() if value is not None}
 
 
 def _output_schema(spec: OutputSpec) -> JsonSchema:
@@ -124,14 +155,28 @@ def _output_schema(spec: OutputSpec) -> JsonSchema:
     return {**schema, "description": spec.description} if spec.description else schema
 
 
+def bare(schema: JsonSchema) -> JsonSchema:
+    """What a caller depends on, in one form for equal meanings: no prose, lists of alternatives
+    sorted, whole numbers as integers."""
+    return cast("JsonSchema", _bare(schema))
+
+
 def _bare(schema: Any, *, names: bool = False) -> Any:
-    """Drop prose; ``names`` marks a level whose keys are property names."""
+    """``names`` marks a level whose keys are property names."""
     if isinstance(schema, dict):
         return {
-            key: _bare(value, names=key == "properties" and not names)
+            key: _sorted(cast("list[Any]", value))
+            if not names and key in _UNORDERED and isinstance(value, list)
+            else _bare(value, names=key == "properties" and not names)
             for key, value in cast("JsonSchema", schema).items()
             if names or key not in _PROSE
         }
     if isinstance(schema, list):
         return [_bare(item) for item in cast("list[Any]", schema)]
+    if isinstance(schema, float) and schema.is_integer():
+        return int(schema)
     return schema
+
+
+def _sorted(values: list[Any]) -> list[Any]:
+    return sorted((_bare(value) for value in values), key=canonical_json)

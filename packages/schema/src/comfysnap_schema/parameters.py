@@ -30,9 +30,14 @@ class Parameter:
     minimum: int | float | None = None
     maximum: int | float | None = None
     multiple_of: int | float | None = None
-    choices: tuple[str | int | float, ...] | None = None
+    choices: tuple[str | int | float | bool, ...] | None = None
     multiline: bool = False
     max_length: int | None = None
     random: bool = False
     kind: Kind | None = None
     """Set for ``type == "file"``."""
+
+    @property
+    def nullable(self) -> bool:
+        """Whether null means the same as leaving it out: nothing else would stand in its place."""
+        return not self.required and self.default is None

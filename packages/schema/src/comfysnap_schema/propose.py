@@ -11,6 +11,7 @@ from comfysnap_schema.files import Kind
 from comfysnap_schema.graph import Graph, InputPath
 from comfysnap_schema.nodes import Catalogue, InputDef
 from comfysnap_schema.nodes_types import is_model_name
+from comfysnap_schema.parameters import ParameterType
 from comfysnap_schema.propose_candidates import candidates
 from comfysnap_schema.propose_names import slug, telling, unique
 from comfysnap_schema.propose_outputs import OutputRole, output_of
@@ -159,7 +160,7 @@ def _entry(view: GraphView, group: list[Candidate], names: _Names) -> ProposedIn
     )
 
 
-def _type(candidate: Candidate, definition: InputDef | None) -> str | None:
+def _type(candidate: Candidate, definition: InputDef | None) -> ParameterType | None:
     """A number that the graph happens to write without a point, when nothing else tells."""
     whole = isinstance(candidate.value, int) and not isinstance(candidate.value, bool)
     if definition is None and candidate.role.type == "number" and whole:

@@ -1,16 +1,29 @@
 """``workflow.toml``: the input map of one workflow, as a person writes it."""
 
+import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, Field, JsonValue, ValidationError
+from pydantic import (
+    BaseModel,
+    Field,
+    JsonValue,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+)
 
 from comfysnap_schema.errors import WorkflowError
 from comfysnap_schema.files import Kind
+from comfysnap_schema.parameters import ParameterType
 from comfysnap_schema.routes import WORKFLOW_NAME_PATTERN
 
 ParameterName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+Choice = StrictStr | StrictBool | StrictInt | StrictFloat
 
 
 class InputSpec(BaseModel, frozen=True, extra="forbid"):
@@ -23,8 +36,8 @@ class InputSpec(BaseModel, frozen=True, extra="forbid"):
     """Node ids that a false value of this boolean switches off."""
     title: str | None = None
     description: str = ""
-    type: str | None = None
-    """``string``, ``integer``, ``number``, ``boolean``, ``file`` or ``json``."""
+    type: ParameterType | None = None
+    """Default: what the node catalogue says, else the type of the graph's value."""
     kind: Kind | None = None
     """What a file input is; such an input travels as a file."""
     required: bool | None = None
@@ -32,10 +45,11 @@ class InputSpec(BaseModel, frozen=True, extra="forbid"):
     default: JsonValue = None
     minimum: int | float | None = None
     maximum: int | float | None = None
-    multiple_of: int | float | None = None
-    choices: list[str] | list[int] | list[float] | None = None
+    multiple_of: Annotated[int, Field(ge=1)] | None = None
+    """Of integers."""
+    choices: Annotated[Sequence[Choice], Field(min_length=1)] | None = None
     multiline: bool | None = None
-    max_length: int | None = None
+    max_length: Annotated[int, Field(ge=1)] | None = None
     random: bool = False
     """Drawn for each job when left out, below 2^53 so that browsers keep it, and told in the
     job's ``inputs``."""
@@ -57,7 +71,7 @@ class WorkflowSpec(BaseModel, frozen=True, extra="forbid"):
     title: str = ""
     description: str = ""
     inputs: dict[ParameterName, InputSpec] = Field(default_factory=dict)
-    outputs: dict[ParameterName, OutputSpec]
+    outputs: Annotated[dict[ParameterName, OutputSpec], Field(min_length=1)]
     constants: dict[str, JsonValue] = Field(default_factory=dict)
     """Path to a value that the workflow pins, whatever the graph says."""
 
@@ -83,14 +97,23 @@ def read_spec(path: Path) -> WorkflowSpec:
 
 def _first_problem(error: ValidationError, path: Path) -> WorkflowError:
     found = error.errors()[0]
-    key = ".".join(str(part) for part in found["loc"])
+    key = key_of(found["loc"])
     if found["type"] != "extra_forbidden":
-        return WorkflowError("invalid_value", found["msg"], file=str(path), field=key)
+        message = re.sub(r"<Kind\.\w+: ('[^']+')>", r"\1", found["msg"])
+        return WorkflowError("invalid_value", message, file=str(path), field=key)
     parent = cast("tuple[Any, ...]", found["loc"])[:-1]
     known = _MODELS[parent[0] if parent else ""].model_fields
     return WorkflowError(
         "unknown_key", f"unknown key; known are {', '.join(known)}", file=str(path), field=key
     )
+
+
+def key_of(location: tuple[int | str, ...]) -> str:
+    """The dotted key of a Pydantic error, without its names for branches of a union."""
+    parts = [str(part) for part in location if part != "[key]"]
+    while len(parts) > 1 and re.search(r"^(str|int|float|bool)$|\[", parts[-1]):
+        parts.pop()
+    return ".".join(parts)
 
 
 _MODELS: dict[str, type[BaseModel]] = {

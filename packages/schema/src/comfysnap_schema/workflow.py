@@ -1,23 +1,30 @@
 """A workflow: a graph with its input map, ready to take inputs."""
 
+import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from pydantic import JsonValue
 
-from comfysnap_schema.contract import Contract, contract_of
-from comfysnap_schema.errors import GraphError, WorkflowError
-from comfysnap_schema.files import FILE_KINDS
+from comfysnap_schema.bypass import Bypass, plan_bypass, switch_off
+from comfysnap_schema.contract import Contract, contract_of, travels_as_digits
+from comfysnap_schema.digits import from_digits
+from comfysnap_schema.errors import WorkflowError
 from comfysnap_schema.graph import Graph, InputPath, is_link, read_graph
-from comfysnap_schema.parameters import RANDOM_BELOW, Parameter, ParameterType
-from comfysnap_schema.spec import InputSpec, OutputSpec, WorkflowSpec, read_spec
+from comfysnap_schema.nodes import CATALOGUE_FILE, Catalogue
+from comfysnap_schema.parameters import RANDOM_BELOW, Parameter
+from comfysnap_schema.preparation import PREPARE_FILE, Prepare, load_prepare, run_prepare
+from comfysnap_schema.resolve import Resolver
+from comfysnap_schema.spec import OutputSpec, WorkflowSpec, read_spec
+from comfysnap_schema.validation import Finding, validate_graph
 
 GRAPH_FILE = "graph.json"
 SPEC_FILE = "workflow.toml"
+
+_SAVES = re.compile(r"save|preview|show|display|combine|output|export", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -27,8 +34,16 @@ class Workflow:
     folder: Path
     spec: WorkflowSpec
     graph: Graph
-    """As exported; never changed."""
+    """As exported, with the map's constants in their places; never changed."""
     parameters: Mapping[str, Parameter]
+    catalogue: Catalogue | None = None
+    """The slim node catalogue beside the graph, when there is one."""
+    prepare: Prepare | None = field(default=None, compare=False)
+    """What ``prepare.py`` defines."""
+    bypasses: Mapping[str, tuple[Bypass, ...]] = field(
+        default_factory=dict[str, tuple[Bypass, ...]]
+    )
+    """Parameter to the nodes that its ``false`` switches off."""
 
     @property
     def name(self) -> str:
@@ -45,46 +60,73 @@ class Workflow:
         """Schemas and hash."""
         return contract_of(self.name, self.parameters, self.outputs)
 
+    @cached_property
+    def fields(self) -> Mapping[str, str]:
+        """``node.inputs.name`` to the API field that feeds it."""
+        return {str(path): name for name, entry in self.parameters.items() for path in entry.paths}
+
     @classmethod
     def load(cls, folder: Path) -> "Workflow":
-        """Read ``graph.json`` and ``workflow.toml`` of a folder.
+        """Read a workflow folder: ``graph.json``, ``workflow.toml`` and, when they are there,
+        ``nodes.json`` and ``prepare.py`` (which is imported).
 
         Raises:
             GraphError: The graph is none.
-            WorkflowError: The map is wrong, alone or against the graph.
+            CatalogueError: ``nodes.json`` is none.
+            WorkflowError: The map is wrong, alone or against the graph; ``file``, ``field`` and
+                ``code`` say what.
         """
         spec = read_spec(folder / SPEC_FILE)
-        graph = read_graph(folder / GRAPH_FILE)
+        exported = read_graph(folder / GRAPH_FILE)
+        nodes = folder / CATALOGUE_FILE
+        catalogue = Catalogue.load(nodes) if nodes.is_file() else None
+        prepare = load_prepare(folder)
         file = str(folder / SPEC_FILE)
-        parameters = {
-            name: _resolve(name, entry, graph, file) for name, entry in spec.inputs.items()
+        resolver = Resolver(exported, catalogue, file)
+        graph = _with_constants(resolver, spec)
+        resolver = Resolver(graph, catalogue, file)
+        parameters = {name: resolver.parameter(name, e) for name, e in spec.inputs.items()}
+        _check_places(parameters, spec, prepare, file)
+        _check_outputs(graph, spec, catalogue, file)
+        bypasses = {
+            name: tuple(
+                plan_bypass(graph, catalogue, node, file=file, field=f"inputs.{name}.bypass")
+                for node in parameter.bypass
+            )
+            for name, parameter in parameters.items()
+            if parameter.bypass
         }
-        for name, output in spec.outputs.items():
-            if output.node not in graph:
-                raise WorkflowError(
-                    "no_such_node",
-                    f"the graph has no node {output.node!r}",
-                    file=file,
-                    field=f"outputs.{name}.node",
-                )
-        return cls(folder, spec, graph, parameters)
+        _check_bypassed_outputs(bypasses, spec, file)
+        return cls(folder, spec, graph, parameters, catalogue, prepare, bypasses)
 
     def complete(self, inputs: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-        """Valid inputs with defaults filled in and random seeds drawn."""
+        """Valid wire inputs with defaults filled in, random seeds drawn, and digits as integers.
+
+        Optional inputs that are left out (or null) and have no default stay out: the graph's own
+        value holds.
+        """
         result: dict[str, JsonValue] = {}
         for name, parameter in self.parameters.items():
             value = inputs.get(name)
-            if value is not None:
-                result[name] = _wire_value(parameter, value)
+            if value is not None or (name in inputs and not parameter.nullable):
+                result[name] = _as_integer(parameter, value)
             elif parameter.random:
-                result[name] = secrets.randbelow(RANDOM_BELOW)
+                result[name] = _draw(parameter)
             elif parameter.default is not None:
                 result[name] = parameter.default
         return result
 
     def apply(self, inputs: Mapping[str, JsonValue]) -> Graph:
-        """A copy of the graph with ``inputs`` (complete; files as names in ComfyUI's input
-        folder) in their places; nodes that nothing touches are shared with the original."""
+        """A copy of the graph with ``inputs`` in their places and bypassed nodes taken out.
+
+        Nodes that nothing touches are shared with ``graph``; ``prepare.py`` is not called.
+
+        Args:
+            inputs: Complete; files as names in ComfyUI's input folder.
+
+        Raises:
+            KeyError: A name that is no parameter.
+        """
         graph: Graph = dict(self.graph)
         touched: set[str] = set()
         for name, value in inputs.items():
@@ -94,12 +136,42 @@ class Workflow:
                     graph[path.node] = {**node, "inputs": dict(node["inputs"])}
                     touched.add(path.node)
                 graph[path.node]["inputs"][path.name] = value
+        if self.bypasses:
+            off = (plans for name, plans in self.bypasses.items() if inputs.get(name) is False)
+            switch_off(graph, touched, [plan for plans in off for plan in plans])
         return graph
 
-    @cached_property
-    def fields(self) -> Mapping[str, str]:
-        """``node.inputs.name`` to the API field that feeds it."""
-        return {str(path): name for name, entry in self.parameters.items() for path in entry.paths}
+    def build(self, inputs: Mapping[str, JsonValue]) -> Graph:
+        """The graph to run: ``apply``, then ``prepare.py`` when there is one.
+
+        Args:
+            inputs: Complete; files as names in ComfyUI's input folder.
+
+        Raises:
+            InputError: ``prepare.py`` refused the inputs.
+            WorkflowError: ``prepare_failed`` or ``prepare_result``.
+        """
+        graph = self.apply(inputs)
+        if self.prepare is None:
+            return graph
+        return run_prepare(self.prepare, graph, inputs, str(self.folder / PREPARE_FILE))
+
+    def validate(self, graph: Graph) -> list[Finding]:
+        """What ComfyUI would refuse in ``graph`` (from ``build``), by API field and node; empty
+        when it is valid, and when there is no node catalogue to tell.
+
+        Classes that the slim catalogue lacks are not judged: it only knows those of ``new``.
+        """
+        if self.catalogue is None:
+            return []
+        complete = all(node["class_type"] in self.catalogue for node in graph.values())
+        needed = [output.node for output in self.outputs.values()]
+        return [
+            finding
+            for finding in validate_graph(graph, self.catalogue, self.fields, outputs=needed)
+            if finding.code != "missing_node_type"
+            and (complete or finding.code != "prompt_no_outputs")
+        ]
 
 
 def load_workflows(folder: Path) -> dict[str, Workflow]:
@@ -124,57 +196,91 @@ def load_workflows(folder: Path) -> dict[str, Workflow]:
     return found
 
 
-def _resolve(name: str, entry: InputSpec, graph: Graph, file: str) -> Parameter:
-    raw = [entry.path] if isinstance(entry.path, str) else (entry.path or [])
-    paths = tuple(_checked_path(text, graph, file, f"inputs.{name}.path") for text in raw)
-    present: Any = graph[paths[0].node]["inputs"].get(paths[0].name) if paths else None
-    value = None if is_link(present) else present
-    kind = entry.kind if entry.kind in FILE_KINDS else None
-    default = entry.default if entry.default is not None else (None if kind else value)
-    required = entry.required if entry.required is not None else default is None
-    return Parameter(
-        name=name,
-        type="file" if kind else _type_of(entry, value),
-        paths=paths,
-        bypass=tuple([entry.bypass] if isinstance(entry.bypass, str) else entry.bypass or ()),
-        title=entry.title or "",
-        description=entry.description,
-        required=required and not entry.random,
-        default=None if required or entry.random else default,
-        minimum=entry.minimum,
-        maximum=entry.maximum,
-        multiple_of=entry.multiple_of,
-        choices=tuple(entry.choices) if entry.choices else None,
-        multiline=bool(entry.multiline),
-        max_length=entry.max_length,
-        random=entry.random,
-        kind=kind,
-    )
+def _with_constants(resolver: Resolver, spec: WorkflowSpec) -> Graph:
+    graph: Graph = dict(resolver.graph)
+    for text, value in spec.constants.items():
+        path = resolver.path(text, f"constants.{text}")
+        node = graph[path.node]
+        graph[path.node] = {**node, "inputs": {**node["inputs"], path.name: value}}
+    return graph
 
 
-def _checked_path(text: str, graph: Graph, file: str, field: str) -> InputPath:
-    try:
-        path = InputPath.parse(text)
-    except GraphError as error:
-        raise WorkflowError(error.code, error.message, file=file, field=field) from error
-    if path.node not in graph:
-        raise WorkflowError(
-            "no_such_path", f"the graph has no node {path.node!r}", file=file, field=field
-        )
-    return path
+def _check_places(
+    parameters: Mapping[str, Parameter], spec: WorkflowSpec, prepare: Prepare | None, file: str
+) -> None:
+    """Every parameter goes somewhere, and no two to one place."""
+    taken = {InputPath.parse(text): f"constants.{text}" for text in spec.constants}
+    for name, parameter in parameters.items():
+        field_name = f"inputs.{name}.path"
+        if not parameter.paths and not parameter.bypass and prepare is None:
+            message = f"say where the value goes, or write a {PREPARE_FILE} that reads it"
+            raise WorkflowError("no_path", message, file=file, field=field_name)
+        for path in parameter.paths:
+            if path in taken:
+                message = f"{path} already belongs to {taken[path]}"
+                raise WorkflowError("duplicate_path", message, file=file, field=field_name)
+            taken[path] = f"inputs.{name}"
 
 
-def _type_of(entry: InputSpec, value: object) -> ParameterType:
-    known: dict[type, ParameterType] = {
-        bool: "boolean", int: "integer", float: "number", str: "string",
-    }  # fmt: skip
-    if entry.type is not None:
-        return entry.type  # pyright: ignore[reportReturnType]
-    return known.get(type(entry.default if value is None else value), "json")
+def _check_outputs(
+    graph: Graph, spec: WorkflowSpec, catalogue: Catalogue | None, file: str
+) -> None:
+    taken: dict[tuple[str, str], str] = {}
+    for name, output in spec.outputs.items():
+        where = f"outputs.{name}.node"
+        if output.node not in graph:
+            message = f"the graph has no node {output.node!r}"
+            raise WorkflowError("no_such_node", message, file=file, field=where)
+        if not _is_output(graph, output.node, catalogue):
+            known = [node for node in graph if _is_output(graph, node, catalogue)]
+            message = (
+                f"node {output.node} ({graph[output.node]['class_type']}) saves and shows nothing;"
+                f" nodes that may: {', '.join(known) or 'none'}"
+            )
+            raise WorkflowError("not_an_output", message, file=file, field=where)
+        other = taken.setdefault((output.node, output.kind), name)
+        if other != name:
+            message = f"the {output.kind} of node {output.node} is already outputs.{other}"
+            raise WorkflowError("duplicate_output", message, file=file, field=where)
 
 
-def _wire_value(parameter: Parameter, value: JsonValue) -> JsonValue:
-    """64-bit integers may travel as strings."""
-    if parameter.type == "integer" and isinstance(value, str):
+def _is_output(graph: Graph, node: str, catalogue: Catalogue | None) -> bool:
+    """Without a catalogue: a node that others read from, and is not named as one that saves or
+    shows, is none."""
+    class_type = graph[node]["class_type"]
+    definition = catalogue.get(class_type) if catalogue else None
+    if definition is not None:
+        return definition.output_node
+    if _SAVES.search(class_type):
+        return True
+    values = (value for entry in graph.values() for value in entry["inputs"].values())
+    return not any(isinstance(v, list) and is_link(v) and v[0] == node for v in values)
+
+
+def _check_bypassed_outputs(
+    bypasses: Mapping[str, tuple[Bypass, ...]], spec: WorkflowSpec, file: str
+) -> None:
+    outputs = {output.node: name for name, output in spec.outputs.items()}
+    for name, plans in bypasses.items():
+        for plan in plans:
+            if plan.node in outputs:
+                message = f"node {plan.node} makes outputs.{outputs[plan.node]}, so it has to run"
+                field_name = f"inputs.{name}.bypass"
+                raise WorkflowError("cannot_bypass", message, file=file, field=field_name)
+
+
+def _as_integer(parameter: Parameter, value: JsonValue) -> JsonValue:
+    """64-bit integers may travel as digits, and JSON's ``5.0`` is an integer."""
+    if parameter.type != "integer":
+        return value
+    if isinstance(value, float) and value.is_integer():
         return int(value)
-    return value
+    return from_digits(value) if travels_as_digits(parameter) else value
+
+
+def _draw(parameter: Parameter) -> int:
+    lowest = max(int(parameter.minimum or 0), 0)
+    highest = RANDOM_BELOW - 1 if parameter.maximum is None else int(parameter.maximum)
+    step = int(parameter.multiple_of or 1)
+    count = (min(highest, RANDOM_BELOW - 1) - lowest) // step + 1
+    return lowest + step * secrets.randbelow(max(count, 1))

@@ -22,7 +22,7 @@ class FluxInput(WorkflowInput[FluxOutput]):
     """
 
     __workflow__ = "flux"
-    __contract__ = "7157225271e05282"
+    __contract__ = "6073dc7f6dded58c"
 
     prompt: Annotated[str, Field(max_length=8192)]
     """What to draw."""

@@ -22,7 +22,7 @@ class HelloInput(WorkflowInput[HelloOutput]):
     """
 
     __workflow__ = "hello"
-    __contract__ = "6b965ee7cff9bdb5"
+    __contract__ = "da27d5e82190bdcc"
 
     color: Annotated[int, Field(ge=0, le=16777215)] = 3046747
     """Colour as 0xRRGGBB."""

@@ -29,7 +29,7 @@ class Img2imgInput(WorkflowInput[Img2imgOutput]):
     """
 
     __workflow__ = "img2img"
-    __contract__ = "a9dbd6d31eaa22d5"
+    __contract__ = "38882fea47c93f32"
 
     image: FileInput
     """The picture to start from."""

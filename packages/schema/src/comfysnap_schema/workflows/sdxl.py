@@ -27,7 +27,7 @@ class SdxlInput(WorkflowInput[SdxlOutput]):
     """
 
     __workflow__ = "sdxl"
-    __contract__ = "ad2b521bdc786a21"
+    __contract__ = "9821d72e754c3dda"
 
     prompt: Annotated[str, Field(max_length=8192)]
     """What to draw."""

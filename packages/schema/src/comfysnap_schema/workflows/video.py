@@ -22,7 +22,7 @@ class VideoInput(WorkflowInput[VideoOutput]):
     """
 
     __workflow__ = "video"
-    __contract__ = "254fd54495921c92"
+    __contract__ = "4e829f61e3f4c790"
 
     prompt: Annotated[str, Field(max_length=8192)]
     """What to film."""

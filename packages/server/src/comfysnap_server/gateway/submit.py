@@ -177,7 +177,7 @@ class Submitter:
         found = _Files(dict(submission.inputs))
         for name, value in submission.inputs.items():
             parameter = workflow.parameters[name]
-            if parameter.type == "file":
+            if parameter.type == "file" and value is not None:
                 reference, label = await self._file(
                     submission.owner, parameter, cast("dict[str, str]", value)
                 )
