@@ -1,11 +1,13 @@
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from comfysnap_server.deploy.image import requirements
+from comfysnap_server.deploy.nodes_install import OURS
 
 ROOT = Path(__file__).parents[3]
 
@@ -37,3 +39,8 @@ def test_every_pin_is_exact_and_none_is_a_workspace_package(name: str) -> None:
     found = pins(Path(requirements(name)).read_text())
     assert found
     assert all("==" in pin and not pin.startswith("comfysnap") for pin in found)
+
+
+def test_node_packs_are_held_to_what_the_worker_needs() -> None:
+    project = tomllib.loads((ROOT / "packages" / "server" / "pyproject.toml").read_text())
+    assert set(OURS) == set(project["dependency-groups"]["worker"])
