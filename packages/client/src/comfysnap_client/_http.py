@@ -23,7 +23,6 @@ from comfysnap_client.errors import (
     ServerError,
     UnexpectedResponse,
     api_error_type,
-    chain,
 )
 from comfysnap_client.retry import RetryPolicy, retry_after
 from comfysnap_schema.errors import Problem
@@ -54,7 +53,7 @@ class Request:
     """Seconds the server may hold its answer."""
     job_id: str | None = None
     sent: bool = False
-    """Whether bytes of an attempt may have left; False again while it only connects."""
+    """Set when bytes of an attempt may have left this machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +107,7 @@ class Http:
         self._credentials = credentials
         self._connect_timeout = connect_timeout
         self._read_timeout = read_timeout
+        self._traced = transport is None
         # Below the 5 s for which common servers keep an idle connection: none is used as it dies.
         limits = httpx.Limits(
             max_connections=max_connections,
@@ -259,15 +259,14 @@ class Http:
             request.method, url, params=request.params or None, headers=headers, content=content,
             timeout=timeout,
         )  # fmt: skip
-        before, request.sent = request.sent, True
+        if self._traced and not request.sent:
 
-        async def trace(name: str, _info: dict[str, Any]) -> None:
-            if name == "connection.connect_tcp.started":
-                request.sent = before
-            elif name.endswith("send_request_headers.started"):
-                request.sent = True
+            async def trace(name: str, _info: dict[str, Any]) -> None:
+                request.sent = request.sent or name.endswith("send_request_headers.started")
 
-        built.extensions["trace"] = trace
+            built.extensions["trace"] = trace
+        else:
+            request.sent = True
         return built
 
     def _refused(self, response: httpx.Response, facts: "_Facts") -> Exception:
@@ -362,7 +361,11 @@ def _is_permanent(error: BaseException | None) -> bool:
     """Whether trying again is of no use: a bad address, a bad certificate."""
     if isinstance(error, (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
         return True
-    return any(isinstance(one, ssl.SSLCertVerificationError) for one in chain(error))
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _network_sentence(error: Exception) -> str:

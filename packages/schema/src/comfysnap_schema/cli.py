@@ -7,7 +7,7 @@ from typing import Annotated, cast
 
 import typer
 
-from comfysnap_schema import cli_generate
+from comfysnap_schema import cli_check, cli_diff, cli_generate, cli_new
 from comfysnap_schema.errors import SchemaError
 
 COMMANDS_GROUP = "comfysnap.commands"
@@ -43,7 +43,8 @@ def build_app() -> typer.Typer:
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this package."""
-    cli_generate.register(app)
+    for module in (cli_new, cli_generate, cli_check, cli_diff):
+        module.register(app)
 
 
 def _load(plugin: EntryPoint, app: typer.Typer) -> None:

@@ -39,10 +39,13 @@ def generate(
     workflows = load_workflows(settings.workflows)
     sources = codegen.generate(workflows, package=generated.package_of(folder))
     if not check:
-        for item in generated.write(folder, sources):
+        written = generated.write(folder, sources)
+        written += generated.write_contracts(workflows.values())
+        for item in written:
             print(f"{'removed' if item.reason == 'stale' else 'wrote'} {item.path}")
         return
     drift = generated.find_drift(folder, sources)
+    drift += generated.find_contract_drift(workflows.values())
     for item in drift:
         print(f"{item.reason}: {item.path}")
     if drift:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from comfysnap_schema.codegen_schema import HEADER, ModuleSchema, module_schema
-from comfysnap_schema.workflow import Workflow
+from comfysnap_schema.errors import WorkflowError
+from comfysnap_schema.workflow import SPEC_FILE, Workflow
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _MODELS = "comfysnap_schema.models"
@@ -34,12 +35,29 @@ def generate(workflows: Mapping[str, Workflow], *, package: str = "") -> dict[st
         File name to source; the same workflows always make the same bytes.
 
     Raises:
-        WorkflowError: ``reserved_name``: a name that Python keeps for itself.
+        WorkflowError: ``reserved_name``: a name that Python keeps for itself;
+            ``duplicate_class``: two names that make one class name.
     """
     modules = {name: module_schema(workflow) for name, workflow in sorted(workflows.items())}
+    _check_class_names(modules, workflows)
     sources = {f"{name}.py": _module(schema) for name, schema in modules.items()}
     sources["__init__.py"] = _package(modules, package)
     return _tidy(sources)
+
+
+def _check_class_names(
+    modules: Mapping[str, ModuleSchema], workflows: Mapping[str, Workflow]
+) -> None:
+    owners: dict[str, str] = {}
+    for name, schema in modules.items():
+        other = owners.setdefault(schema.input_name, name)
+        if other != name:
+            raise WorkflowError(
+                "duplicate_class",
+                f"{name!r} and {other!r} would both be {schema.input_name}; rename one",
+                file=str(workflows[name].folder / SPEC_FILE),
+                field="name",
+            )
 
 
 def _module(schema: ModuleSchema) -> str:

@@ -1,10 +1,12 @@
 """What datamodel-code-generator is given for one workflow: definitions and template data."""
 
 import keyword
+import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from unicodedata import east_asian_width
 
 from comfysnap_schema.contract import JsonSchema, travels_as_digits
 from comfysnap_schema.errors import WorkflowError
@@ -20,6 +22,8 @@ NAMED_ABOVE = 6
 
 _MODELS = "comfysnap_schema.models"
 _WIDTH = 100
+_LONG = 80
+"""Longer strings are wrapped."""
 _FILE_MODELS: Mapping[Kind, str] = {
     Kind.IMAGE: "ImageFile",
     Kind.MASK: "ImageFile",
@@ -67,6 +71,7 @@ def module_schema(workflow: Workflow) -> ModuleSchema:
             "docstring": docstring(f"What `{name}` hands back.", 4),
             "docstrings": _docstrings({k: s.description for k, s in workflow.outputs.items()}),
             "one_of": {},
+            "long": {},
         },
         input_name: {
             "docstring": docstring(
@@ -74,6 +79,11 @@ def module_schema(workflow: Workflow) -> ModuleSchema:
             ),
             "docstrings": _docstrings({p.name: prose(p) for p in workflow.parameters.values()}),
             "one_of": {p.name: p.choices for p in workflow.parameters.values() if _inexact(p)},
+            "long": {
+                p.name: wrapped_string(p.default)
+                for p in workflow.parameters.values()
+                if isinstance(p.default, str) and p.choices is None and _width(p.default) > _LONG
+            },
             "output_model": output_name,
             "workflow": name,
             "contract": workflow.contract.hash,
@@ -124,6 +134,22 @@ def docstring(text: str, indent: int) -> str:
 
 def _sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def wrapped_string(text: str) -> str:
+    """A string literal in several lines."""
+    lines = [""]
+    for word in re.findall(r"\S*\s+|\S+", text):
+        for piece in re.findall(rf"(?s).{{1,{_LONG // 2}}}", word):
+            if _width(lines[-1] + piece) > _LONG:
+                lines.append("")
+            lines[-1] += piece
+    return "(" + "\n".join(map(repr, filter(None, lines))) + ")"
+
+
+def _width(text: str) -> int:
+    """Columns of a literal: escapes count as they are written, wide characters twice."""
+    return sum(1 + (east_asian_width(c) in "WF") for c in repr(text))
 
 
 def _docstrings(texts: Mapping[str, str]) -> dict[str, str]:

@@ -1,11 +1,13 @@
 """The folder of generated modules: writing it, and finding what drifted."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from comfysnap_schema.codegen_schema import HEADER
 from comfysnap_schema.errors import ProjectError
+from comfysnap_schema.history import CONTRACTS_FILE
+from comfysnap_schema.workflow import Workflow
 
 _INIT = "__init__.py"
 
@@ -45,6 +47,28 @@ def find_drift(folder: Path, sources: Mapping[str, str]) -> list[Drift]:
         if path.name not in sources and HEADER in path.read_text(encoding="utf-8"):
             found.append(Drift(path, "stale"))
     return found
+
+
+def find_contract_drift(workflows: Iterable[Workflow]) -> list[Drift]:
+    """The ``contracts.json`` files that are not what they would be now."""
+    found: list[Drift] = []
+    for workflow in workflows:
+        path = workflow.folder / CONTRACTS_FILE
+        if not path.is_file():
+            found.append(Drift(path, "missing"))
+        elif path.read_text(encoding="utf-8") != workflow.history.dumps():
+            found.append(Drift(path, "changed"))
+    return found
+
+
+def write_contracts(workflows: Iterable[Workflow]) -> list[Drift]:
+    """Bring every ``contracts.json`` up to date; say which changed."""
+    workflows = list(workflows)
+    drift = find_contract_drift(workflows)
+    texts = {w.folder / CONTRACTS_FILE: w.history.dumps() for w in workflows}
+    for item in drift:
+        item.path.write_text(texts[item.path], encoding="utf-8", newline="\n")
+    return drift
 
 
 def write(folder: Path, sources: Mapping[str, str]) -> list[Drift]:

@@ -1,7 +1,7 @@
 """From an entry of the input map to a parameter: the map narrows what graph and catalogue allow."""
 
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from pydantic import JsonValue
 
@@ -12,6 +12,8 @@ from comfysnap_schema.graph import Graph, InputPath, is_link, title_of
 from comfysnap_schema.nodes import Catalogue
 from comfysnap_schema.parameters import Parameter, ParameterType
 from comfysnap_schema.spec import InputSpec
+
+_LARGEST_SEED: Final = 2**64 - 1
 
 _INSIDE: dict[ParameterType, tuple[ParameterType, ...]] = {
     "integer": ("integer",),
@@ -138,6 +140,9 @@ def _narrow(entry: InputSpec, facts: Facts, scope: _Scope) -> Parameter:
     _refuse_inapplicable(entry, type_, ranged, scope)
     minimum = _bound(entry.minimum, facts.minimum, facts, "minimum", scope) if ranged else None
     maximum = _bound(entry.maximum, facts.maximum, facts, "maximum", scope) if ranged else None
+    if entry.random and not facts.known:  # what every sampler of ComfyUI takes
+        minimum = 0 if minimum is None else minimum
+        maximum = _LARGEST_SEED if maximum is None else maximum
     if minimum is not None and maximum is not None and minimum > maximum:
         scope.fail("empty_range", f"{minimum} is above {maximum}", "minimum")
     return Parameter(

@@ -14,6 +14,7 @@ from comfysnap_schema.contract import Contract, contract_of, travels_as_digits
 from comfysnap_schema.digits import from_digits
 from comfysnap_schema.errors import WorkflowError
 from comfysnap_schema.graph import Graph, InputPath, is_link, read_graph
+from comfysnap_schema.history import CONTRACTS_FILE, History, read_history
 from comfysnap_schema.nodes import CATALOGUE_FILE, Catalogue
 from comfysnap_schema.parameters import RANDOM_BELOW, Parameter
 from comfysnap_schema.preparation import PREPARE_FILE, Prepare, load_prepare, run_prepare
@@ -44,6 +45,8 @@ class Workflow:
         default_factory=dict[str, tuple[Bypass, ...]]
     )
     """Parameter to the nodes that its ``false`` switches off."""
+    earlier: History | None = None
+    """``contracts.json`` as it was read."""
 
     @property
     def name(self) -> str:
@@ -65,10 +68,22 @@ class Workflow:
         """``node.inputs.name`` to the API field that feeds it."""
         return {str(path): name for name, entry in self.parameters.items() for path in entry.paths}
 
+    @property
+    def compatible(self) -> frozenset[str]:
+        """Contract hashes that callers may name: the present one, and earlier ones that hold."""
+        return self.history.accepted
+
+    @cached_property
+    def history(self) -> History:
+        """``contracts.json`` brought up to the present contract."""
+        if self.earlier is None:
+            return History(self.contract)
+        return self.earlier.advance(self.contract)
+
     @classmethod
     def load(cls, folder: Path) -> "Workflow":
         """Read a workflow folder: ``graph.json``, ``workflow.toml`` and, when they are there,
-        ``nodes.json`` and ``prepare.py`` (which is imported).
+        ``nodes.json``, ``contracts.json`` and ``prepare.py`` (which is imported).
 
         Raises:
             GraphError: The graph is none.
@@ -97,7 +112,8 @@ class Workflow:
             if parameter.bypass
         }
         _check_bypassed_outputs(bypasses, spec, file)
-        return cls(folder, spec, graph, parameters, catalogue, prepare, bypasses)
+        earlier = read_history(folder / CONTRACTS_FILE)
+        return cls(folder, spec, graph, parameters, catalogue, prepare, bypasses, earlier)
 
     def complete(self, inputs: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
         """Valid wire inputs with defaults filled in, random seeds drawn, and digits as integers.

@@ -1,7 +1,1 @@
-"""Jobs on one machine."""
-
-from comfysnap_server.backends.local.backend import LocalBackend
-from comfysnap_server.backends.local.limits import LocalLimits
-from comfysnap_server.backends.local.schema import DataFolderError
-
-__all__ = ["DataFolderError", "LocalBackend", "LocalLimits"]
+"""Jobs in SQLite, run by a worker process on this machine."""
