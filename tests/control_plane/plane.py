@@ -138,9 +138,9 @@ class ControlPlane:
             "MODAL_CONFIG_PATH": "/nonexistent",
         }
 
-    def set_container_environment(self, variables: Mapping[str, str]) -> None:
-        """Variables of every container started from now on; they win over the image's."""
-        self._launcher.environment = dict(variables)
+    def add_container_environment(self, variables: Mapping[str, str]) -> None:
+        """Variables for every container started from now on; they win over the image's."""
+        self._launcher.environment.update(variables)
 
     def secret(self, name: str, values: Mapping[str, str]) -> None:
         """Make a named secret."""

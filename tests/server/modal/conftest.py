@@ -25,6 +25,42 @@ def plane() -> Iterator[ControlPlane]:
 def toy(plane: ControlPlane) -> ControlPlane:
     """With ``toy_app`` deployed, whose containers find it next to this file."""
     mount = {"TOY_MOUNT": str(plane.mounts / "toy")}
-    plane.set_container_environment({"PYTHONPATH": str(HERE), **mount})
+    plane.add_container_environment({"PYTHONPATH": str(HERE), **mount})
     plane.deploy(str(HERE / "toy_app.py"), environment=mount, cwd=HERE)
+    return plane
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ``comfysnap.toml`` of the simulated engine over the repository's workflows."""
+    folder = tmp_path_factory.mktemp("project")
+    workflows = HERE.parents[2] / "workflows"
+    (folder / "comfysnap.toml").write_text(f"""
+name = "snap"
+workflows = {str(workflows)!r}
+default = "hello"
+
+[deploy]
+engine = "simulated"
+workflows = ["hello", "flux"]
+max_containers = 4
+scaledown_window = 30
+timeout = 60
+auth = "proxy"
+
+[deploy.gateway]
+max_containers = 2
+""")
+    return folder / "comfysnap.toml"
+
+
+@pytest.fixture(scope="session")
+def deployed(plane: ControlPlane, project: Path) -> ControlPlane:
+    """With comfysnap itself deployed."""
+    variables = {
+        "COMFYSNAP_PROJECT": str(project),
+        "COMFYSNAP_FILES_DIR": str(plane.mounts / "files"),
+    }
+    plane.add_container_environment(variables)
+    plane.deploy("-m", "comfysnap_server.deploy.app", environment=variables)
     return plane

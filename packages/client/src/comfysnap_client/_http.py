@@ -23,6 +23,7 @@ from comfysnap_client.errors import (
     ServerError,
     UnexpectedResponse,
     api_error_type,
+    chain,
 )
 from comfysnap_client.retry import RetryPolicy, retry_after
 from comfysnap_schema.errors import Problem
@@ -53,7 +54,7 @@ class Request:
     """Seconds the server may hold its answer."""
     job_id: str | None = None
     sent: bool = False
-    """Set when bytes of an attempt may have left this machine."""
+    """Whether bytes of an attempt may have left; False again while it only connects."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +108,6 @@ class Http:
         self._credentials = credentials
         self._connect_timeout = connect_timeout
         self._read_timeout = read_timeout
-        self._traced = transport is None
         # Below the 5 s for which common servers keep an idle connection: none is used as it dies.
         limits = httpx.Limits(
             max_connections=max_connections,
@@ -259,14 +259,15 @@ class Http:
             request.method, url, params=request.params or None, headers=headers, content=content,
             timeout=timeout,
         )  # fmt: skip
-        if self._traced and not request.sent:
+        before, request.sent = request.sent, True
 
-            async def trace(name: str, _info: dict[str, Any]) -> None:
-                request.sent = request.sent or name.endswith("send_request_headers.started")
+        async def trace(name: str, _info: dict[str, Any]) -> None:
+            if name == "connection.connect_tcp.started":
+                request.sent = before
+            elif name.endswith("send_request_headers.started"):
+                request.sent = True
 
-            built.extensions["trace"] = trace
-        else:
-            request.sent = True
+        built.extensions["trace"] = trace
         return built
 
     def _refused(self, response: httpx.Response, facts: "_Facts") -> Exception:
@@ -361,11 +362,7 @@ def _is_permanent(error: BaseException | None) -> bool:
     """Whether trying again is of no use: a bad address, a bad certificate."""
     if isinstance(error, (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
         return True
-    while error is not None:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return any(isinstance(one, ssl.SSLCertVerificationError) for one in chain(error))
 
 
 def _network_sentence(error: Exception) -> str:

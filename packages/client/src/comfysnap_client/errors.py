@@ -26,6 +26,7 @@ Exception tree::
 A cancelled task gets its own ``asyncio.CancelledError``; ``job_id_of`` finds the job in it.
 """
 
+from collections.abc import Iterator
 from typing import TypeVar
 
 from comfysnap_schema.errors import ErrorCode, FieldProblem, Problem
@@ -262,6 +263,7 @@ def job_error(record: JobRecord) -> JobError:
 
 
 _E = TypeVar("_E", bound=BaseException)
+_NOTE = "comfysnap job: "
 
 
 def with_job(error: _E, job_id: str, record: JobRecord | None = None) -> _E:
@@ -270,7 +272,7 @@ def with_job(error: _E, job_id: str, record: JobRecord | None = None) -> _E:
         error.job_id = error.job_id or job_id
         error.record = error.record or record
     else:
-        error.add_note(f"comfysnap job: {job_id}")
+        error.add_note(f"{_NOTE}{job_id}")
     return error
 
 
@@ -280,17 +282,22 @@ def job_id_of(error: BaseException) -> str | None:
     Looks through causes and contexts, so it also finds the job behind the ``TimeoutError`` of an
     ``asyncio.timeout`` and the ``CancelledError`` of a cancelled task.
     """
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        if isinstance(current, ComfysnapError) and current.job_id:
-            return current.job_id
-        for note in getattr(current, "__notes__", ()):
-            if str(note).startswith("comfysnap job: "):
-                return str(note).removeprefix("comfysnap job: ")
-        current = current.__cause__ or current.__context__
+    for one in chain(error):
+        if isinstance(one, ComfysnapError) and one.job_id:
+            return one.job_id
+        for note in getattr(one, "__notes__", ()):
+            if str(note).startswith(_NOTE):
+                return str(note).removeprefix(_NOTE)
     return None
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The exception and what led to it; chains can be circular."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _sentence(problem: Problem) -> str:

@@ -4,6 +4,7 @@ Exception tree::
 
     SchemaError
     ├── GraphError       the graph file is no API-format graph
+    │   └── UiFormatError    a UI export cannot be converted faithfully
     ├── CatalogueError   /object_info or nodes.json cannot be read
     ├── WorkflowError    workflow.toml, contracts.json or prepare.py is wrong
     ├── InputError       inputs do not fit a workflow (``fields`` names each)
@@ -107,6 +108,23 @@ class SchemaError(Exception):
 
 class GraphError(SchemaError):
     """The graph is not an API-format export."""
+
+
+class UiFormatError(GraphError):
+    """A UI export holds what only ComfyUI's editor can turn into a graph.
+
+    Args:
+        refused: Each thing in the way: ``(code, node, message)``; codes are ``unknown_node``,
+            ``custom_widget``, ``widget_values``, ``dynamic_prompt``, ``broken_link``.
+        file: The file at fault, when there is one.
+    """
+
+    def __init__(
+        self, refused: tuple[tuple[str, str, str], ...], *, file: str | None = None
+    ) -> None:
+        self.refused = refused
+        told = "; ".join(f"node {node}: {message}" for _, node, message in refused)
+        super().__init__("not_convertible", f"only ComfyUI can export this: {told}", file=file)
 
 
 class CatalogueError(SchemaError):

@@ -117,5 +117,15 @@ class Catalogue:
         path.write_text(self.dumps(), encoding="utf-8")
 
     @cached_property
+    def made_types(self) -> frozenset[str]:
+        """Every type that some class has as an output."""
+        return frozenset(
+            kind.strip()
+            for class_type in self
+            for output in self[class_type].outputs
+            for kind in output.type.split(",")
+        )
+
+    @cached_property
     def _parsed(self) -> dict[str, NodeDef]:
         return {}

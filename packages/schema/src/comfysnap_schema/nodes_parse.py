@@ -18,8 +18,9 @@ _ENTRY_KEYS: Final = (
 _OPTION_KEYS: Final = frozenset(
     {
         "default", "min", "max", "step", "round", "options", "multiselect", "multi_select",
-        "multiline", "forceInput", "control_after_generate", "widgetType", "remote", "template",
-        "slotType", "inputs", "image_upload", "animated_image_upload", "audio_upload",
+        "multiline", "dynamicPrompts", "forceInput", "control_after_generate", "widgetType",
+        "remote", "template", "slotType", "inputs", "image_upload", "animated_image_upload",
+        "audio_upload",
         "video_upload", "file_upload", "image_folder",
     }
 )  # fmt: skip
@@ -164,6 +165,7 @@ def _input(name: str, spec: object, required: bool, depth: int) -> InputDef:
         choices_in_type=is_list,
         multiselect=bool(options.get("multiselect") or options.get("multi_select")),
         multiline=options.get("multiline") is True,
+        dynamic_prompts=options.get("dynamicPrompts") is True,
         upload=upload,
         force_input=options.get("forceInput") is True,
         control_after_generate=bool(options.get("control_after_generate")),

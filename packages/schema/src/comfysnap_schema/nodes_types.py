@@ -41,6 +41,8 @@ class InputDef:
     """The older encoding, with the list itself as the type."""
     multiselect: bool = False
     multiline: bool = False
+    dynamic_prompts: bool = False
+    """ComfyUI's editor draws one of ``{a|b}`` and strips comments before it sends the text."""
     upload: Kind | None = None
     """Set when the value names an uploaded input file."""
     force_input: bool = False

@@ -84,22 +84,26 @@ def fits(output: OutputDef, definition: InputDef) -> bool:
     return not made.isdisjoint(part.strip() for part in definition.type.split(","))
 
 
-def check_value(value: Any, definition: InputDef, *, check_models: bool) -> Fault | None:
+def check_value(value: JsonValue, definition: InputDef, *, check_models: bool) -> Fault | None:
     """A plain value is converted to the input's type, then held against range and choices."""
-    if isinstance(value, dict) and "__value__" in value:
-        value = cast("Any", value["__value__"])  # how ComfyUI's editor sends a list as a value
+    plain = _unwrapped(value)
     convert = _CONVERT.get(definition.type)
     try:
-        converted = convert(value) if convert else value
+        converted = convert(plain) if convert else plain
         fault = _check_range(converted, definition)
     except (TypeError, ValueError, OverflowError):
         wanted = describe_input(definition)
         return Fault(
-            "invalid_input_type", f"{_shown(value)} is no {definition.type}; give {wanted}"
+            "invalid_input_type", f"{_shown(plain)} is no {definition.type}; give {wanted}"
         )
     if fault is None and definition.choices is not None:
         return _check_choice(converted, definition, check_models=check_models)
     return fault
+
+
+def _unwrapped(value: JsonValue) -> Any:
+    """ComfyUI's editor sends a list that is a value as ``{"__value__": [...]}``."""
+    return value["__value__"] if isinstance(value, dict) and "__value__" in value else value
 
 
 def _check_range(value: Any, definition: InputDef) -> Fault | None:

@@ -31,6 +31,8 @@ class Outcome:
     error: Problem | None = None
     run_seconds: float = 0.0
     node_seconds: Mapping[str, float] = field(default_factory=dict[str, float])
+    unfit: bool = False
+    """The engine failed in a way it did not foresee: its process must not run another job."""
 
 
 def execute(engine: Engine, job: EngineJob, report: Report) -> Outcome:
@@ -41,6 +43,7 @@ def execute(engine: Engine, job: EngineJob, report: Report) -> Outcome:
     node_seconds: Mapping[str, float] = {}
     error: Problem | None = None
     status = JobStatus.FAILED
+    unfit = False
     try:
         result = engine.run(job, report)
         node_seconds = result.node_seconds
@@ -55,6 +58,7 @@ def execute(engine: Engine, job: EngineJob, report: Report) -> Outcome:
         logger.exception("job %s ran out of memory", job.job_id)
         error = problem(ErrorCode.OUT_OF_MEMORY, "the machine ran out of memory")
     except Exception as failure:
+        unfit = True
         logger.exception("job %s: the engine failed", job.job_id)
         detail = f"the engine failed unexpectedly ({type(failure).__name__})"
         error = problem(ErrorCode.ENGINE_FAILED, detail)
@@ -64,6 +68,7 @@ def execute(engine: Engine, job: EngineJob, report: Report) -> Outcome:
         error=error,
         run_seconds=time.perf_counter() - started,
         node_seconds=node_seconds,
+        unfit=unfit,
     )
 
 

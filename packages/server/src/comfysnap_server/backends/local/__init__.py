@@ -1,1 +1,7 @@
-"""Jobs in SQLite, run by a worker process on this machine."""
+"""Jobs on one machine."""
+
+from comfysnap_server.backends.local.backend import LocalBackend
+from comfysnap_server.backends.local.limits import LocalLimits
+from comfysnap_server.backends.local.schema import DataFolderError
+
+__all__ = ["DataFolderError", "LocalBackend", "LocalLimits"]

@@ -1,0 +1,260 @@
+"""The client for code without an event loop: scripts, notebooks, threads.
+
+The same client runs on a thread of its own; nothing is implemented twice.
+"""
+
+from collections.abc import AsyncIterable, Generator, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Generic, Self, TypeVar, Unpack, overload
+
+from comfysnap_client import client as asynchronous
+from comfysnap_client.client import ClientOptions
+from comfysnap_client.job import Job as AsyncJob
+from comfysnap_client.job import OnProgress
+from comfysnap_client.mapping import MapResult
+from comfysnap_client.portal import Portal
+from comfysnap_client.untyped import UntypedOutput
+from comfysnap_schema.base import WorkflowInput, WorkflowOutput
+from comfysnap_schema.files import OutputFile
+from comfysnap_schema.jobs import (
+    JobEvent,
+    JobRecord,
+    JobStatus,
+    WorkflowDetail,
+    WorkflowSummary,
+)
+
+__all__ = ["Client", "Job"]
+
+O = TypeVar("O", bound=WorkflowOutput)  # noqa: E741 -- the output, as in every signature here
+O_co = TypeVar("O_co", bound=WorkflowOutput, covariant=True)
+
+
+class Job(Generic[O_co]):
+    """As ``comfysnap_client.Job``, blocking.
+
+    Attributes:
+        id: The job's id.
+    """
+
+    def __init__(self, portal: Portal, job: AsyncJob[O_co]) -> None:
+        self.id = job.id
+        self._portal = portal
+        self._job = job
+
+    def __repr__(self) -> str:
+        """``<Job job_... running>``."""
+        return repr(self._job)
+
+    @property
+    def record(self) -> JobRecord | None:
+        """The job as this handle last saw it; None before the first answer."""
+        return self._job.record
+
+    def status(self, *, timeout: float | None = None) -> JobRecord:
+        """As ``comfysnap_client.Job.status``."""
+        return self._portal.run(self._job.status(timeout=timeout))
+
+    def wait(
+        self,
+        *,
+        timeout: float | None = None,
+        cancel_on_timeout: bool | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> JobRecord:
+        """As ``comfysnap_client.Job.wait``; Ctrl-C counts as a cancelled task."""
+        return self._portal.run(
+            self._job.wait(
+                timeout=timeout, cancel_on_timeout=cancel_on_timeout, on_progress=on_progress
+            )
+        )
+
+    def result(
+        self,
+        *,
+        timeout: float | None = None,
+        cancel_on_timeout: bool | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> O_co:
+        """As ``comfysnap_client.Job.result``; Ctrl-C counts as a cancelled task."""
+        return self._portal.run(
+            self._job.result(
+                timeout=timeout, cancel_on_timeout=cancel_on_timeout, on_progress=on_progress
+            )
+        )
+
+    def cancel(self, *, timeout: float | None = None) -> JobRecord:
+        """As ``comfysnap_client.Job.cancel``."""
+        return self._portal.run(self._job.cancel(timeout=timeout))
+
+    def events(self) -> Generator[JobEvent]:
+        """As ``comfysnap_client.Job.events``."""
+        return self._portal.iterate(self._job.events())
+
+
+class Client:
+    """As ``comfysnap_client.Client``, blocking; use it as a context manager, or ``close`` it.
+
+    It may be shared by threads, and used where an event loop runs already, as in a notebook.
+    ``on_progress`` is called on the client's own thread.
+
+    Args:
+        base_url: Address of the server, with its path prefix if it has one.
+        options: As for ``comfysnap_client.Client``.
+
+    Raises:
+        ValueError: An argument is wrong.
+    """
+
+    def __init__(self, base_url: str, **options: Unpack[ClientOptions]) -> None:
+        self._start(asynchronous.Client(base_url, **options))
+
+    @classmethod
+    def from_env(cls, *, base_url: str | None = None, **options: Unpack[ClientOptions]) -> Self:
+        """As ``comfysnap_client.Client.from_env``."""
+        made = cls.__new__(cls)
+        made._start(asynchronous.Client.from_env(base_url=base_url, **options))
+        return made
+
+    def _start(self, client: asynchronous.Client) -> None:
+        self._client = client
+        self._portal = Portal()
+
+    def __repr__(self) -> str:
+        """The address; never a key."""
+        return repr(self._client)
+
+    def __enter__(self) -> Self:
+        """Nothing is sent before the first call."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close; see ``close``."""
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections and end the client's thread; closing again changes nothing."""
+        if not self._portal.closed:
+            try:
+                self._portal.run(self._client.aclose())
+            finally:
+                self._portal.close()
+
+    @property
+    def base_url(self) -> str:
+        """Address of the server."""
+        return self._client.base_url
+
+    def infer_sync(
+        self,
+        inputs: WorkflowInput[O],
+        *,
+        timeout: float | None = None,
+        job_timeout: float | None = None,
+        labels: Mapping[str, str] | None = None,
+        webhook: str | None = None,
+        idempotency_key: str | None = None,
+        cancel_on_timeout: bool | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> O:
+        """As ``comfysnap_client.Client.infer_sync``; Ctrl-C counts as a cancelled task."""
+        return self._portal.run(
+            self._client.infer_sync(
+                inputs, timeout=timeout, job_timeout=job_timeout, labels=labels, webhook=webhook,
+                idempotency_key=idempotency_key, cancel_on_timeout=cancel_on_timeout,
+                on_progress=on_progress,
+            )
+        )  # fmt: skip
+
+    def infer_async(
+        self,
+        inputs: WorkflowInput[O],
+        *,
+        timeout: float | None = None,
+        job_timeout: float | None = None,
+        labels: Mapping[str, str] | None = None,
+        webhook: str | None = None,
+        previews: bool = False,
+        idempotency_key: str | None = None,
+        cancel_on_timeout: bool | None = None,
+    ) -> Job[O]:
+        """As ``comfysnap_client.Client.infer_async``."""
+        job = self._portal.run(
+            self._client.infer_async(
+                inputs, timeout=timeout, job_timeout=job_timeout, labels=labels, webhook=webhook,
+                previews=previews, idempotency_key=idempotency_key,
+                cancel_on_timeout=cancel_on_timeout,
+            )
+        )  # fmt: skip
+        return Job(self._portal, job)
+
+    def check_status(self, job_id: str, *, timeout: float | None = None) -> JobRecord:
+        """As ``comfysnap_client.Client.check_status``."""
+        return self._portal.run(self._client.check_status(job_id, timeout=timeout))
+
+    def cancel(self, job_id: str, *, timeout: float | None = None) -> JobRecord:
+        """As ``comfysnap_client.Client.cancel``."""
+        return self._portal.run(self._client.cancel(job_id, timeout=timeout))
+
+    @overload
+    def job(self, job_id: str) -> Job[UntypedOutput]: ...
+    @overload
+    def job(self, job_id: str, output: type[O]) -> Job[O]: ...
+    def job(self, job_id: str, output: type[WorkflowOutput] = UntypedOutput) -> Job[WorkflowOutput]:
+        """As ``comfysnap_client.Client.job``."""
+        return Job(self._portal, self._client.job(job_id, output))
+
+    def jobs(
+        self,
+        *,
+        status: JobStatus | None = None,
+        workflow: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> Generator[JobRecord]:
+        """As ``comfysnap_client.Client.jobs``."""
+        return self._portal.iterate(
+            self._client.jobs(status=status, workflow=workflow, labels=labels, timeout=timeout)
+        )
+
+    def workflow(self, name: str, *, timeout: float | None = None) -> WorkflowDetail:
+        """As ``comfysnap_client.Client.workflow``."""
+        return self._portal.run(self._client.workflow(name, timeout=timeout))
+
+    def workflows(self, *, timeout: float | None = None) -> list[WorkflowSummary]:
+        """As ``comfysnap_client.Client.workflows``."""
+        return self._portal.run(self._client.workflows(timeout=timeout))
+
+    def map(
+        self,
+        inputs: Iterable[WorkflowInput[O]] | AsyncIterable[WorkflowInput[O]],
+        *,
+        concurrency: int = 8,
+        ordered: bool = True,
+        timeout: float | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Generator[MapResult[O]]:
+        """As ``comfysnap_client.Client.map``; ``inputs`` is read on the client's thread."""
+        return self._portal.iterate(
+            self._client.map(
+                inputs, concurrency=concurrency, ordered=ordered, timeout=timeout, labels=labels
+            )
+        )
+
+    def read(self, file: OutputFile) -> bytes:
+        """As ``OutputFile.read``: the whole content, checked."""
+        return self._portal.run(file.read())
+
+    def save(self, file: OutputFile, path: str | Path) -> Path:
+        """As ``OutputFile.save``: atomic, resumed when the connection breaks, checked."""
+        return self._portal.run(file.save(path))
+
+    def stream(self, file: OutputFile) -> Generator[bytes]:
+        """As ``OutputFile.stream``: the content in chunks."""
+        return self._portal.iterate(file.stream())

@@ -1,0 +1,414 @@
+"""Jobs on this machine: a SQLite store, a queue, and one worker process."""
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, TypeVar
+
+from pydantic import JsonValue
+
+from comfysnap_schema.errors import ErrorCode
+from comfysnap_schema.jobs import JobEvent, JobPage, JobRecord, JobStatus
+from comfysnap_server.backends.fetch import FetchPolicy
+from comfysnap_server.backends.files import FileStore
+from comfysnap_server.backends.local import store
+from comfysnap_server.backends.local.limits import LocalLimits
+from comfysnap_server.backends.local.live import (
+    ENDINGS,
+    LiveJob,
+    Stop,
+    Watcher,
+    done_event,
+    problem,
+    wait_for,
+)
+from comfysnap_server.backends.local.lock import FolderLock
+from comfysnap_server.backends.local.pool import WorkerPool
+from comfysnap_server.backends.local.recovery import recover
+from comfysnap_server.backends.local.runner import JobFolders, Runner
+from comfysnap_server.backends.local.schema import DataFolderError, open_database, open_reader
+from comfysnap_server.backends.local.stored_outputs import find_output
+from comfysnap_server.backends.local.sweep import Sweeper
+from comfysnap_server.backends.local.waiting import JobQueue
+from comfysnap_server.backends.local.warm import ProcessOptions
+from comfysnap_server.backends.local.writer import Writer
+from comfysnap_server.backends.protocol import BackendError, JobRequest, StoredFile, Submitted
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_REMEMBERED: Final = 1000
+"""Finished jobs that are kept in memory, for those who ask right after."""
+
+
+class LocalBackend:
+    """Runs jobs on this machine, one at a time; see ``Backend``.
+
+    Args:
+        data: Folder of the store, the files and the jobs; one server at a time uses it.
+        engine: ``simulated``, ``comfyui``, or ``module:class`` of an engine of your own.
+        engine_options: Keyword arguments of the engine's class.
+        python: Interpreter of the worker processes, such as that of a ComfyUI; None: this one.
+        python_path: Folders that the workers search for modules first.
+        limits: Limits.
+        fetch: What may be downloaded as an input file.
+    """
+
+    name = "local"
+
+    def __init__(
+        self,
+        data: Path,
+        *,
+        engine: str = "simulated",
+        engine_options: Mapping[str, JsonValue] | None = None,
+        python: str | None = None,
+        python_path: Sequence[Path] = (),
+        limits: LocalLimits | None = None,
+        fetch: FetchPolicy | None = None,
+    ) -> None:
+        self._data = data
+        self._limits = limits = limits or LocalLimits()
+        self._fetch = fetch or FetchPolicy()
+        self._processes = ProcessOptions(
+            engine=engine,
+            engine_options=engine_options or {},
+            data=data,
+            python=python,
+            python_path=python_path,
+            start_timeout=limits.start_timeout,
+        )
+        self._lock = FolderLock(data)
+        self._folders = JobFolders(data / "jobs")
+        self._files = FileStore(data / "files", max_bytes=limits.max_file_bytes)
+        self._live: dict[str, LiveJob] = {}
+        self._finished: OrderedDict[str, LiveJob] = OrderedDict()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._running = False
+        self._expiring: set[asyncio.Task[None]] = set()
+
+    @property
+    def engine_failure(self) -> str | None:
+        """Why no worker can be started; None while all is well."""
+        return self._pool.failure if self._running else None
+
+    @property
+    def thread_holders(self) -> list[str]:
+        """Node packs that keep workers from being forked; empty when they are forked."""
+        return self._pool.thread_holders if self._running else []
+
+    async def start(self) -> None:
+        """Take the data folder, settle what an earlier server left, and begin to work. Returns
+        before the engine is loaded; see ``ready``.
+
+        Raises:
+            DataFolderError: The folder is in use, not writable, or from a newer version.
+        """
+        try:
+            self._folders.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataFolderError(f"{self._data}: {error.strerror}") from error
+        await asyncio.to_thread(self._lock.acquire, patience=self._limits.takeover_patience)
+        try:
+            path = self._data / "jobs.sqlite3"
+            connection = await asyncio.to_thread(open_database, path)
+            self._reader = open_reader(path)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._reading = ThreadPoolExecutor(1, "job-reader")
+        self._writer = Writer(connection)
+        self._queue = JobQueue()
+        self._pool = WorkerPool(self._processes)
+        self._runner = Runner(
+            writer=self._writer,
+            queue=self._queue,
+            pool=self._pool,
+            files=self._files,
+            folders=self._folders,
+            fetch=self._fetch,
+            interrupt_grace=self._limits.interrupt_grace,
+            ended=self._remember,
+        )
+        try:
+            waiting = await self._writer.run(recover)
+        except BaseException:
+            await asyncio.to_thread(self._writer.close)
+            self._reader.close()
+            self._lock.release()
+            raise
+        for live in waiting:
+            self._enter(live)
+        self._pool.start(self._lock.workers or 0)
+        sweeper = Sweeper(
+            self._writer,
+            self._read,
+            self._folders,
+            self._files,
+            keep_outputs=self._limits.keep_outputs,
+            keep_inputs=self._limits.keep_inputs,
+            interval=self._limits.sweep_interval,
+        )
+        self._tasks = [
+            asyncio.create_task(self._runner.run_forever(), name="job-runner"),
+            asyncio.create_task(sweeper.run_forever(), name="sweeper"),
+        ]
+        self._running = True
+
+    async def stop(self) -> None:
+        """Stop the running job, which is queued again for the next start, and end all processes."""
+        if not self._running:
+            return
+        self._running = False
+        await self._stop_current()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for live in self._live.values():
+            if live.expiry is not None:
+                live.expiry.cancel()
+        self._queue.close()
+        await self._pool.stop()
+        await asyncio.to_thread(self._writer.close)
+        await asyncio.to_thread(self._reading.shutdown)
+        self._reader.close()
+        self._lock.release()
+
+    async def _stop_current(self) -> None:
+        self._runner.stopping = True
+        current = self._runner.current
+        if current is None:
+            return
+        current.request_stop(Stop.SHUTDOWN)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.interrupt_grace + 5):
+                while not current.record.is_final and current.record.status is JobStatus.RUNNING:
+                    await current.changed()
+
+    async def ready(self) -> bool:
+        """Whether jobs can be accepted and will run."""
+        return self._running and self._pool.healthy and self._runner.stuck is None
+
+    async def submit(self, request: JobRequest) -> Submitted:
+        """Accept a job; it is on the disk when this returns. See ``Backend.submit``."""
+        self._check_running()
+        record = JobRecord(
+            id=request.job_id,
+            workflow=request.workflow,
+            status=JobStatus.QUEUED,
+            version=1,
+            inputs=request.inputs,
+            labels=request.labels,
+            graph_hash=request.graph_hash,
+            created_at=request.created_at,
+        )
+        limits = self._limits
+        decision = self._writer.run(
+            lambda connection: store.submit(
+                connection,
+                request,
+                record,
+                max_queued=limits.max_queued,
+                max_per_owner=limits.max_unfinished_per_owner,
+            )
+        )
+        # Shielded: a caller who hangs up must not keep an accepted job from the queue.
+        accepted = await asyncio.shield(
+            asyncio.ensure_future(self._enter_accepted(decision, request))
+        )
+        live = self._live.get(accepted.job.id) or self._finished.get(accepted.job.id)
+        return Submitted(self._told(live) if live else accepted.job, replayed=accepted.replayed)
+
+    async def _enter_accepted(
+        self, decision: "asyncio.Future[store.Accepted]", request: JobRequest
+    ) -> store.Accepted:
+        accepted = await decision
+        if not accepted.replayed:
+            self._enter(LiveJob.of(accepted.seq, request, accepted.job))
+        return accepted
+
+    def _enter(self, live: LiveJob) -> None:
+        self._live[live.record.id] = live
+        self._queue.add(live)
+        if live.queue_timeout is not None:
+            left = live.record.created_at.timestamp() + live.queue_timeout - time.time()
+            loop = asyncio.get_running_loop()
+            live.expiry = loop.call_later(max(left, 0), self._expire, live)
+
+    async def replay(self, owner: str, idempotency_key: str, fingerprint: str) -> JobRecord | None:
+        """See ``Backend.replay``."""
+        self._check_running()
+        record = await self._read(
+            lambda connection: store.replay(connection, owner, idempotency_key, fingerprint)
+        )
+        live = self._live.get(record.id) if record else None
+        return self._told(live) if live else record
+
+    async def get(self, owner: str, job_id: str) -> JobRecord:
+        """See ``Backend.get``."""
+        live = self._find(owner, job_id)
+        return self._told(live) if live else (await self._stored(owner, job_id)).record
+
+    async def wait(
+        self, owner: str, job_id: str, *, after: int | None, timeout: float
+    ) -> JobRecord:
+        """See ``Backend.wait``."""
+        live = self._find(owner, job_id)
+        if live is None:
+            return (await self._stored(owner, job_id)).record
+        await wait_for(live, after=after, timeout=timeout)
+        return self._told(live)
+
+    async def list_jobs(
+        self,
+        owner: str,
+        *,
+        status: JobStatus | None = None,
+        workflow: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> JobPage:
+        """See ``Backend.list_jobs``."""
+        self._check_running()
+        if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
+            raise BackendError(ErrorCode.INVALID_REQUEST, "the cursor is none of this server")
+        found = await self._read(
+            lambda connection: store.page(
+                connection,
+                owner,
+                status=status,
+                workflow=workflow,
+                labels=labels or {},
+                before=int(cursor) if cursor else None,
+                limit=limit + 1,
+            )
+        )
+        jobs = [
+            self._told(live) if (live := self._live.get(row.record.id)) else row.record
+            for row in found[:limit]
+        ]
+        return JobPage(jobs=jobs, cursor=str(found[limit - 1].seq) if len(found) > limit else None)
+
+    async def cancel(self, owner: str, job_id: str) -> JobRecord:
+        """See ``Backend.cancel``. A queued job is cancelled at once; a running one when the engine
+        stopped, unless it ends before."""
+        live = self._find(owner, job_id)
+        if live is None:
+            return (await self._stored(owner, job_id)).record
+        if live.taken and live.draft.is_final:
+            return self._told(live)
+        now = datetime.now(UTC)
+        if not live.taken:
+            live.taken = True
+            await self._end_unstarted(live, Stop.CANCEL, cancel_requested_at=now)
+        elif live.draft.cancel_requested_at is None:
+            record = live.propose(cancel_requested_at=now)
+            try:
+                saved = await self._writer.run(lambda connection: store.save(connection, record))
+            except BackendError:
+                live.draft = live.draft.model_copy(update={"cancel_requested_at": None})
+                raise
+            if saved:
+                live.publish(record)
+                live.request_stop(Stop.CANCEL)
+        return self._told(live)
+
+    async def events(
+        self, owner: str, job_id: str, *, after: int | None
+    ) -> AsyncIterator[JobEvent]:
+        """See ``Backend.events``."""
+        live = self._find(owner, job_id)
+        if live is None:
+            yield done_event((await self._stored(owner, job_id)).record)
+            return
+        async for event in Watcher(live, after).events():
+            yield event if event.job is None else event.model_copy(update={"job": self._told(live)})
+        yield done_event(live.record)
+
+    async def open_output(self, owner: str, job_id: str, name: str) -> StoredFile:
+        """See ``Backend.open_output``."""
+        job = await self._stored(owner, job_id)
+        folder = self._folders.output(job.record.id)
+        return await asyncio.to_thread(find_output, job, folder, name)
+
+    async def has_file(self, owner: str, sha256: str) -> bool:
+        """See ``Backend.has_file``."""
+        return await asyncio.to_thread(self._files.has, owner, sha256)
+
+    async def put_file(self, owner: str, sha256: str, chunks: AsyncIterator[bytes]) -> None:
+        """See ``Backend.put_file``."""
+        await self._files.put(owner, sha256, chunks)
+
+    def _check_running(self) -> None:
+        if not self._running:
+            raise BackendError(ErrorCode.UNAVAILABLE, "the server is stopping", retry_after=5)
+
+    def _find(self, owner: str, job_id: str) -> LiveJob | None:
+        self._check_running()
+        live = self._live.get(job_id) or self._finished.get(job_id)
+        return live if live is not None and live.owner == owner else None
+
+    async def _stored(self, owner: str, job_id: str) -> store.StoredJob:
+        self._check_running()
+        return await self._read(lambda connection: store.get(connection, owner, job_id))
+
+    async def _read(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._reading, operation, self._reader)
+        except sqlite3.Error as error:
+            raise BackendError(
+                ErrorCode.UNAVAILABLE, f"the job store cannot be read: {error}", retry_after=5
+            ) from error
+
+    def _told(self, live: LiveJob) -> JobRecord:
+        record = live.record
+        if record.status is not JobStatus.QUEUED:
+            return record
+        ahead = self._queue.position(live) + (self._runner.current is not None)
+        progress = record.progress.model_copy(update={"queue_position": ahead})
+        return record.model_copy(update={"progress": progress})
+
+    def _expire(self, live: LiveJob) -> None:
+        if not live.taken:
+            live.taken = True
+            task = asyncio.create_task(self._end_unstarted(live, None))
+            self._expiring.add(task)
+            task.add_done_callback(self._expiring.discard)
+
+    async def _end_unstarted(self, live: LiveJob, why: Stop | None, **changes: object) -> None:
+        """End a job that no worker had; when that cannot be written, it stays queued."""
+        if why is None:
+            status, code = JobStatus.EXPIRED, ErrorCode.JOB_EXPIRED
+            detail = "the job did not start in time"
+        else:
+            status, code, detail = ENDINGS[why]
+        before = live.draft
+        record = live.propose(
+            status=status, error=problem(code, detail), finished_at=datetime.now(UTC), **changes
+        )
+        try:
+            await self._writer.run(lambda connection: store.save(connection, record))
+        except BackendError:
+            live.draft = before.model_copy(update={"version": record.version})
+            self._queue.add(live)
+            raise
+        if live.expiry is not None:
+            live.expiry.cancel()
+        live.publish(record)
+        self._remember(live)
+
+    def _remember(self, live: LiveJob) -> None:
+        self._live.pop(live.record.id, None)
+        self._finished[live.record.id] = live
+        while len(self._finished) > _REMEMBERED:
+            self._finished.popitem(last=False)

@@ -1,0 +1,25 @@
+"""Limits of the local backend."""
+
+from dataclasses import dataclass
+
+from comfysnap_schema.routes import MAX_FILE_BYTES
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalLimits:
+    """Limits of the local backend. Times in seconds."""
+
+    max_queued: int = 1000
+    max_unfinished_per_owner: int | None = None
+    max_file_bytes: int = MAX_FILE_BYTES
+    interrupt_grace: float = 10.0
+    """Between an interrupt and the end of a worker that does not heed it."""
+    start_timeout: float = 600.0
+    """For the engine to load and attach."""
+    takeover_patience: float = 15.0
+    """For the workers of a server that was killed to be gone."""
+    keep_outputs: float = 7 * 24 * 3600.0
+    """After the end of a job; then its files are ``output_expired``."""
+    keep_inputs: float = 7 * 24 * 3600.0
+    """After an input file was last stored or asked for."""
+    sweep_interval: float = 600.0

@@ -1,0 +1,182 @@
+"""A job that is not final yet, in memory, with those who wait for it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from comfysnap_schema.errors import ErrorCode, Problem
+from comfysnap_schema.jobs import JobEvent, JobRecord, JobStatus, Preview, Progress
+from comfysnap_server.backends.protocol import JobRequest
+
+
+class Stop(Enum):
+    """Why a running job is to stop."""
+
+    CANCEL = "cancel"
+    TIMEOUT = "timeout"
+    SHUTDOWN = "shutdown"
+
+
+@dataclass(eq=False)
+class LiveJob:
+    """The in-memory half of a job. ``record`` is what is told, and durable but for progress;
+    ``draft`` is the newest decision, on its way to the disk."""
+
+    seq: int
+    owner: str
+    timeout: float
+    max_attempts: int
+    queue_timeout: float | None
+    has_files: bool
+    record: JobRecord
+    draft: JobRecord
+    taken: bool = False
+    """A worker has it, or its end is decided: it is no longer queued."""
+    stop: Stop | None = None
+    stop_wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    expiry: asyncio.TimerHandle | None = None
+    preview: Preview | None = None
+    previews: int = 0
+    _waiters: set[asyncio.Future[None]] = field(default_factory=set[asyncio.Future[None]])
+
+    @classmethod
+    def of(cls, seq: int, request: JobRequest, record: JobRecord) -> "LiveJob":
+        """From what the store has."""
+        return cls(
+            seq=seq,
+            owner=request.owner,
+            timeout=request.timeout,
+            max_attempts=request.max_attempts,
+            queue_timeout=request.queue_timeout,
+            has_files=bool(request.files),
+            record=record,
+            draft=record,
+        )
+
+    @property
+    def watched(self) -> bool:
+        """Whether somebody waits for news of it."""
+        return bool(self._waiters)
+
+    def propose(self, **changes: Any) -> JobRecord:
+        """Decide on a new state, with the next version; to be written, then published."""
+        self.draft = self.draft.model_copy(update={**changes, "version": self.draft.version + 1})
+        return self.draft
+
+    def publish(self, record: JobRecord) -> None:
+        """Tell a state that is durable; progress that overtook it stays."""
+        if record.version < self.record.version:
+            version = self.draft.version + 1
+            self.draft = self.draft.model_copy(update={"version": version})
+            record = record.model_copy(
+                update={"version": version, "progress": self.record.progress}
+            )
+        self.record = record
+        self._wake()
+
+    def advance(self, progress: Progress) -> None:
+        """Tell of progress, which is kept in memory only; it never falls."""
+        if progress.fraction < self.record.progress.fraction:
+            progress = progress.model_copy(update={"fraction": self.record.progress.fraction})
+        self.draft = self.draft.model_copy(
+            update={"progress": progress, "version": self.draft.version + 1}
+        )
+        self.record = self.record.model_copy(
+            update={"progress": progress, "version": self.draft.version}
+        )
+        self._wake()
+
+    def show(self, preview: Preview) -> None:
+        """Tell of a preview."""
+        self.preview = preview
+        self.previews += 1
+        self._wake()
+
+    def touch(self) -> None:
+        """Tell those who wait that the place in the queue changed."""
+        self.advance(self.record.progress)
+
+    def request_stop(self, reason: Stop) -> None:
+        """Have the runner stop the job; the first reason counts."""
+        if self.stop is None:
+            self.stop = reason
+        self.stop_wanted.set()
+
+    async def changed(self) -> None:
+        """Wait for the next publication."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.discard(waiter)
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+async def wait_for(live: LiveJob, *, after: int | None, timeout: float) -> None:
+    """Return once the job is final, or newer than ``after``, or after ``timeout`` seconds."""
+    try:
+        async with asyncio.timeout(timeout):
+            while not live.record.is_final and (after is None or live.record.version <= after):
+                await live.changed()
+    except TimeoutError:
+        return
+
+
+def done_event(record: JobRecord) -> JobEvent:
+    """The last event of a job."""
+    return JobEvent(type="done", job=record)
+
+
+class Watcher:
+    """Turns publications of a job into events; states that follow fast are told as one."""
+
+    def __init__(self, live: LiveJob, after: int | None) -> None:
+        self._live = live
+        self._seen = -1 if after is None else after
+        self._previews = live.previews
+        self._key: tuple[Any, ...] | None = None
+
+    async def events(self) -> AsyncIterator[JobEvent]:
+        """Every state newer than what was seen; ends before the final one."""
+        while not self._live.record.is_final:
+            for event in self._news():
+                yield event
+            if not self._news_waits():
+                await self._live.changed()
+
+    def _news_waits(self) -> bool:
+        live = self._live
+        return live.record.version > self._seen or live.previews > self._previews
+
+    def _news(self) -> list[JobEvent]:
+        live, record = self._live, self._live.record
+        events: list[JobEvent] = []
+        if record.version > self._seen:
+            self._seen = record.version
+            key = (record.status, record.attempt, record.cancel_requested_at)
+            told = JobEvent(type="progress", progress=record.progress)
+            events.append(told if key == self._key else JobEvent(type="status", job=record))
+            self._key = key
+        if live.previews > self._previews:
+            self._previews = live.previews
+            events.append(JobEvent(type="preview", preview=live.preview))
+        return events
+
+
+ENDINGS: dict[Stop, tuple[JobStatus, ErrorCode, str]] = {
+    Stop.CANCEL: (JobStatus.CANCELLED, ErrorCode.JOB_CANCELLED, "the job was cancelled"),
+    Stop.TIMEOUT: (JobStatus.TIMED_OUT, ErrorCode.JOB_TIMED_OUT, "the job ran longer than allowed"),
+}
+"""How a job ends that was stopped."""
+
+
+def problem(code: ErrorCode, detail: str) -> Problem:
+    """The error of a job that did not succeed."""
+    return Problem(title=code.value.replace("_", " ").capitalize(), code=code, detail=detail)

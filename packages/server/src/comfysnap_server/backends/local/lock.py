@@ -1,0 +1,76 @@
+"""One server to a data folder, and none before the last worker of an earlier one is dead."""
+
+import fcntl
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from comfysnap_server.backends.local.schema import DataFolderError
+
+_POLL_S: Final = 0.02
+
+
+class FolderLock:
+    """Two locks on a data folder. ``server.lock`` is this process's own. ``workers.lock`` is
+    inherited by the worker processes, so it is free only when all of them are dead: a job that an
+    earlier server started cannot still run when this one takes over."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._server: int | None = None
+        self.workers: int | None = None
+        """Descriptor to hand to worker processes."""
+
+    def acquire(self, *, patience: float) -> None:
+        """Take both locks.
+
+        Args:
+            patience: Seconds to wait for the workers of a dead server to be gone.
+
+        Raises:
+            DataFolderError: Another server uses the folder, or it is not writable.
+        """
+        self._server = self._open("server.lock")
+        if not _try(self._server):
+            holder = os.pread(self._server, 32, 0).decode("ascii", "replace").strip()
+            self.release()
+            raise DataFolderError(
+                f"{self._folder} is in use by another server (process {holder or 'unknown'})"
+            )
+        os.truncate(self._server, 0)
+        os.pwrite(self._server, str(os.getpid()).encode(), 0)
+        self.workers = self._open("workers.lock")
+        deadline = time.monotonic() + patience
+        while not _try(self.workers):
+            if time.monotonic() > deadline:
+                self.release()
+                raise DataFolderError(
+                    f"a worker of an earlier server still runs in {self._folder}; end it first"
+                )
+            time.sleep(_POLL_S)
+
+    def release(self) -> None:
+        """Let go of both."""
+        for descriptor in (self.workers, self._server):
+            if descriptor is not None:
+                with suppress(OSError):
+                    os.close(descriptor)
+        self._server = self.workers = None
+
+    def _open(self, name: str) -> int:
+        path = self._folder / name
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            self.release()
+            raise DataFolderError(f"{path}: {error.strerror}") from error
+
+
+def _try(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

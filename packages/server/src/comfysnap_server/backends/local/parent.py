@@ -1,0 +1,181 @@
+"""The warm parent: loads the engine once, and forks a worker from it whenever one is needed.
+
+A separate process with one thread, no event loop, no database and no device. When loading left
+threads behind, it says so and becomes a worker itself instead: forking such a process can hang.
+"""
+
+import argparse
+import ctypes
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from comfysnap_server.backends.local.channel import frame
+from comfysnap_server.backends.local.worker import Worker
+from comfysnap_server.engine.make import make_engine
+from comfysnap_server.engine.protocol import Engine
+
+logger = logging.getLogger(__name__)
+
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run until the server is gone."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--engine", required=True)
+    parser.add_argument("--options", default="{}")
+    parser.add_argument("--control", type=int, required=True)
+    parser.add_argument("--server", type=int, required=True)
+    parser.add_argument("--lock", type=int, required=True)
+    options = parser.parse_args(arguments)
+    die_with_parent(options.server)
+    sys.argv = sys.argv[:1]
+    os.dup2(2, 1)
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    os.set_inheritable(options.lock, False)
+    control = socket.socket(fileno=options.control)
+    control.set_inheritable(False)
+    try:
+        started = time.perf_counter()
+        engine = make_engine(options.engine, json.loads(options.options))
+        engine.load()
+        seconds = time.perf_counter() - started
+    except Exception as error:
+        traceback.print_exc()
+        _tell(control, {"op": "failed", "detail": f"{type(error).__name__}: {error}"})
+        sys.exit(1)
+    holding = thread_holders(engine)
+    _tell(control, {"op": "loaded", "seconds": seconds, "engine": engine.name, "threads": holding})
+    Parent(engine, control, forks=not holding).serve()
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies (prctl(2), PR_SET_PDEATHSIG);
+    elsewhere than on Linux the closed channel has to do."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def thread_holders(engine: Engine) -> list[str]:
+    """Who left threads behind: node packs where the engine knows them, else names of threads.
+    Empty when the process is safe to fork."""
+    packs: list[str] = getattr(engine, "unsafe_to_fork", [])
+    if packs:
+        return [*packs]
+    tasks = Path("/proc/self/task")
+    count = len(list(tasks.iterdir())) if tasks.is_dir() else threading.active_count()
+    if count <= 1:
+        return []
+    named = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
+    return named or ["a thread of a native library"]
+
+
+class Parent:
+    """Forks workers on demand and reaps them."""
+
+    def __init__(self, engine: Engine, control: socket.socket, *, forks: bool) -> None:
+        self._engine = engine
+        self._control = control
+        self._forks = forks
+
+    def serve(self) -> None:
+        """Wait for orders; the process ends when the server closes the control socket."""
+        gc.collect()
+        gc.freeze()
+        reaped, waker = socket.socketpair()
+        waker.setblocking(False)
+        signal.signal(signal.SIGCHLD, _ignore)
+        signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        import selectors
+
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._control, selectors.EVENT_READ)
+            selector.register(reaped, selectors.EVENT_READ)
+            while True:
+                ready = {key.fileobj for key, _ in selector.select()}
+                if reaped in ready:
+                    reaped.recv(64)
+                    self._reap()
+                if self._control in ready:
+                    self._order()
+
+    def _order(self) -> None:
+        try:
+            data, descriptors, _flags, _address = socket.recv_fds(self._control, 1, 1)
+        except OSError:
+            os._exit(0)
+        if not data:
+            os._exit(0)
+        channel = socket.socket(fileno=descriptors[0])
+        channel.set_inheritable(False)
+        if not self._forks:
+            _work(self._engine, channel)
+        parent = os.getpid()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            self._child(parent, channel)
+        channel.close()
+        _tell(self._control, {"op": "forked", "pid": pid})
+
+    def _child(self, parent: int, channel: socket.socket) -> NoReturn:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        die_with_parent(parent)
+        self._control.close()
+        _work(self._engine, channel)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            code = os.waitstatus_to_exitcode(status)
+            _tell(self._control, {"op": "exited", "pid": pid, "code": code})
+
+
+def _work(engine: Engine, channel: socket.socket) -> NoReturn:
+    """Be a worker, in a process group of its own, so that what a node starts can be ended with
+    it."""
+    try:
+        os.setpgid(0, 0)
+    except PermissionError:
+        logger.debug("already the leader of a session")
+    try:
+        Worker(engine, channel).serve()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _ignore(_signal: int, _frame: object) -> None:
+    """A handler, so that the wakeup descriptor is written to."""
+
+
+def _tell(control: socket.socket, message: dict[str, Any]) -> None:
+    try:
+        control.sendall(frame(message))
+    except OSError:
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Keeps one worker ready: starts it, and another one when it is lost."""
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from typing import Final
+
+from comfysnap_server.backends.local.warm import ProcessOptions, WarmParent
+from comfysnap_server.backends.local.workers import Worker, WorkerStartError
+
+logger = logging.getLogger(__name__)
+
+_BACKOFF_S: Final = (0.0, 0.0, 1.0, 2.0, 5.0, 15.0, 30.0)
+"""Before a start, by how many failed in a row."""
+_SETTLED_S: Final = 5.0
+"""A worker that lived this long, or ran a job, did not fail at its start."""
+
+
+class WorkerPool:
+    """The worker of a server. ``start`` returns at once; ``worker`` waits for one."""
+
+    def __init__(self, options: ProcessOptions) -> None:
+        self._options = options
+        self._lock = -1
+        self._parent: WarmParent | None = None
+        self._worker: Worker | None = None
+        self._ready = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+        self._failures = 0
+        self.failure: str | None = None
+        """Why the last start failed; None while all is well."""
+
+    def start(self, lock: int) -> None:
+        """Begin to keep a worker; the processes hold the descriptor ``lock`` open."""
+        self._lock = lock
+        self._keeper = asyncio.create_task(self._keep(), name="worker-keeper")
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the engine was loaded, and a worker is there or about to be."""
+        loaded = self._parent is not None and self._parent.spawned > 0
+        return self._ready.is_set() or (loaded and self._failures == 0)
+
+    @property
+    def thread_holders(self) -> list[str]:
+        """Node packs (or threads) that keep the parent from forking; empty when it forks."""
+        return self._parent.thread_holders if self._parent else []
+
+    async def worker(self) -> Worker:
+        """The worker, once it is ready."""
+        while self._worker is None or self._worker.lost.is_set():
+            self._ready.clear()
+            await self._ready.wait()
+        return self._worker
+
+    async def stop(self) -> None:
+        """End all processes."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._keeper
+        if self._parent is not None:
+            await self._parent.stop()
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(_BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)])
+            try:
+                self._worker = await self._start_one()
+            except WorkerStartError as error:
+                self._failures += 1
+                self.failure = str(error)
+                logger.error("no worker could be started: %s", error)  # noqa: TRY400 -- the worker logged its own traceback
+                continue
+            self.failure = None
+            self._ready.set()
+            began = time.monotonic()
+            await self._worker.lost.wait()
+            self._ready.clear()
+            await self._worker.close()
+            settled = self._worker.jobs > 0 or time.monotonic() - began >= _SETTLED_S
+            self._failures = 0 if settled else self._failures + 1
+            logger.warning("worker %s is lost: %s", self._worker.pid, self._worker.reason)
+
+    async def _start_one(self) -> Worker:
+        if self._parent is None or not self._parent.usable:
+            await self._replace_parent()
+        if self._parent is None:
+            raise WorkerStartError("the engine is not loaded")
+        return await self._parent.spawn()
+
+    async def _replace_parent(self) -> None:
+        if self._parent is not None:
+            await self._parent.stop()
+        self._parent = None
+        parent = WarmParent(self._options, self._lock)
+        try:
+            await parent.start()
+        except BaseException:
+            await parent.stop()
+            raise
+        self._parent = parent
+        if not parent.forks:
+            logger.warning(
+                "workers are started afresh instead of forked, because threads were left by: %s",
+                ", ".join(parent.thread_holders),
+            )

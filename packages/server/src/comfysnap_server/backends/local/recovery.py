@@ -1,0 +1,60 @@
+"""What becomes of the jobs of an earlier life of the server."""
+
+import sqlite3
+from datetime import UTC, datetime
+from typing import Final
+
+from comfysnap_schema.errors import ErrorCode
+from comfysnap_schema.jobs import JobRecord, JobStatus, Progress, Timings
+from comfysnap_server.backends.local import store
+from comfysnap_server.backends.local.live import ENDINGS, LiveJob, Stop, problem
+
+VERSION_JUMP: Final = 1_000_000
+"""Versions of progress are not written; after a restart a job must be newer than all of them."""
+
+
+def recover(connection: sqlite3.Connection) -> list[LiveJob]:
+    """Settle the job that ran when the server died, and give those that wait, in order."""
+    waiting: list[LiveJob] = []
+    for seq, record, request in store.active(connection):
+        now = settled(record, request.max_attempts)
+        if now != record:
+            store.save(connection, now)
+        if not now.is_final:
+            waiting.append(LiveJob.of(seq, request, now))
+    return waiting
+
+
+def settled(record: JobRecord, max_attempts: int) -> JobRecord:
+    """The state of a job after the server came back: its worker died with the server."""
+    version = record.version + VERSION_JUMP
+    if record.cancel_requested_at is not None:
+        status, code, detail = ENDINGS[Stop.CANCEL]
+        return record.model_copy(
+            update={
+                "status": status,
+                "version": version,
+                "error": problem(code, detail),
+                "finished_at": datetime.now(UTC),
+            }
+        )
+    if record.status is not JobStatus.RUNNING:
+        return record
+    if record.attempt < max_attempts:
+        return record.model_copy(
+            update={
+                "status": JobStatus.QUEUED,
+                "version": version,
+                "started_at": None,
+                "progress": Progress(),
+                "timings": Timings(),
+            }
+        )
+    return record.model_copy(
+        update={
+            "status": JobStatus.FAILED,
+            "version": version,
+            "error": problem(ErrorCode.WORKER_LOST, "the server stopped while the job ran"),
+            "finished_at": datetime.now(UTC),
+        }
+    )

@@ -1,0 +1,329 @@
+"""Takes queued jobs one by one, runs each on the worker, and records how it ended."""
+
+import asyncio
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from comfysnap_schema.errors import ErrorCode, Problem
+from comfysnap_schema.jobs import JobRecord, JobStatus, Preview, Progress, Timings
+from comfysnap_server.backends.fetch import FetchPolicy
+from comfysnap_server.backends.files import FileStore
+from comfysnap_server.backends.local import store
+from comfysnap_server.backends.local.live import ENDINGS, LiveJob, Stop, problem
+from comfysnap_server.backends.local.pool import WorkerPool
+from comfysnap_server.backends.local.waiting import JobQueue
+from comfysnap_server.backends.local.workers import StartFacts, Worker, WorkerLostError
+from comfysnap_server.backends.local.writer import Writer
+from comfysnap_server.backends.materialise import InputUnavailableError, materialise
+from comfysnap_server.backends.protocol import BackendError, JobRequest
+from comfysnap_server.engine.execute import Outcome
+
+logger = logging.getLogger(__name__)
+
+_RETRY_S: Final = 1.0
+
+
+@dataclass(frozen=True)
+class JobFolders:
+    """Where the files of jobs lie."""
+
+    root: Path
+
+    def input(self, job_id: str) -> Path:
+        """Input files under the names of the graph."""
+        return self.root / job_id / "input"
+
+    def output(self, job_id: str) -> Path:
+        """The files of the result."""
+        return self.root / job_id / "output"
+
+
+class Runner:
+    """Runs one job at a time.
+
+    What is written when, and why: a submit, a cancel and an end are durable before they are told,
+    so that nothing that was answered is forgotten even after a power cut. That a worker takes a
+    job is committed before the worker hears of it but not flushed on its own: it survives the
+    death of this process, which is what keeps a job from running twice after ``kill -9``; a power
+    cut may take it back, and then the job has no told end and runs as if it never had. Progress
+    is never written.
+    """
+
+    def __init__(
+        self,
+        *,
+        writer: Writer,
+        queue: JobQueue,
+        pool: WorkerPool,
+        files: FileStore,
+        folders: JobFolders,
+        fetch: FetchPolicy,
+        interrupt_grace: float,
+        ended: Callable[[LiveJob], None],
+    ) -> None:
+        self._writer = writer
+        self._queue = queue
+        self._pool = pool
+        self._files = files
+        self._folders = folders
+        self._fetch = fetch
+        self._interrupt_grace = interrupt_grace
+        self._ended = ended
+        self._free_since = time.time()
+        self.stopping = False
+        """Take no further job."""
+        self.current: LiveJob | None = None
+        self.stuck: str | None = None
+        """Why the end of a job cannot be written; None while all is well."""
+
+    async def run_forever(self) -> None:
+        """Run what is queued until cancelled between two jobs; see ``stopping``."""
+        while not self.stopping:
+            await self._queue.filled()
+            worker = await self._pool.worker()
+            if self.stopping:
+                return
+            live = self._queue.take()
+            if live is None:
+                continue
+            self.current = live
+            try:
+                await self._run(live, worker)
+            except Exception:
+                logger.exception("job %s could not be run", live.record.id)
+                detail = "the server could not run the job; its log says why"
+                error = problem(ErrorCode.INTERNAL, detail)
+                outcome = Outcome(status=JobStatus.FAILED, error=error, unfit=True)
+                worker.kill()
+                await self._finish(live, outcome, datetime.now(UTC))
+            finally:
+                self.current = None
+                self._free_since = time.time()
+
+    async def _run(self, live: LiveJob, worker: Worker) -> None:
+        if live.expiry is not None:
+            live.expiry.cancel()
+        now = datetime.now(UTC)
+        record = live.propose(
+            status=JobStatus.RUNNING,
+            attempt=live.draft.attempt + 1,
+            started_at=now,
+            progress=Progress(),
+            timings=self._timings(live.draft, worker, now.timestamp()),
+        )
+        try:
+            request = await self._writer.run(lambda c: store.claim(c, record), durable=False)
+        except BackendError:
+            logger.exception("job %s could not be taken", record.id)
+            live.propose(status=JobStatus.QUEUED, attempt=record.attempt - 1, started_at=None)
+            self._queue.add(live)
+            await asyncio.sleep(_RETRY_S)
+            return
+        live.publish(record)
+        self._queue.moved()
+        if request is not None:
+            await self._attempt(live, worker, request, now)
+
+    def _timings(self, record: JobRecord, worker: Worker, now: float) -> Timings:
+        """Waiting for the jobs before is ``queue``, waiting for the worker itself is ``start``."""
+        facts = worker.facts
+        could_run = max(record.created_at.timestamp(), self._free_since)
+        waited = max(facts.ready - could_run, 0.0) if worker.jobs == 0 else 0.0
+        queue = max(now - record.created_at.timestamp() - waited, 0.0)
+        return Timings(
+            queue=queue,
+            start=waited,
+            start_kind=_start_kind(facts, waited),
+            load=facts.load,
+            attach=facts.attach,
+        )
+
+    async def _attempt(
+        self, live: LiveJob, worker: Worker, request: str, started: datetime
+    ) -> None:
+        deadline = time.monotonic() + live.timeout
+        try:
+            if live.has_files:
+                await self._put_inputs(live, request, deadline)
+            outcome = await self._drive(live, worker, request, deadline)
+        except InputUnavailableError as error:
+            outcome = Outcome(status=JobStatus.FAILED, error=error.problem)
+        except _StoppedError:
+            outcome = Outcome(status=JobStatus.CANCELLED)
+        except WorkerLostError as error:
+            await self._lost(live, error, started)
+            return
+        if outcome.unfit:
+            worker.kill()
+        if outcome.status is JobStatus.CANCELLED and live.stop is Stop.SHUTDOWN:
+            await self._requeue(live, live.draft.attempt - 1)
+            return
+        await self._finish(live, outcome, started)
+
+    async def _put_inputs(self, live: LiveJob, request: str, deadline: float) -> None:
+        folder = self._folders.input(live.record.id)
+
+        def put() -> None:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            materialise(
+                JobRequest.model_validate_json(request),
+                self._files,
+                folder,
+                self._fetch,
+                stop=live.stop_wanted.is_set,
+            )
+
+        done = await self._until_stop(live, asyncio.create_task(asyncio.to_thread(put)), deadline)
+        if not done:
+            raise _StoppedError
+
+    async def _drive(self, live: LiveJob, worker: Worker, request: str, deadline: float) -> Outcome:
+        """Run the job on the worker; a stop is an interrupt first, and the end of the process
+        when the engine does not heed it."""
+        if live.stop is not None:
+            raise _StoppedError
+        job_id = live.record.id
+        run = asyncio.create_task(
+            worker.run(self._message(job_id, request), lambda told: _tell(live, told))
+        )
+        if not await self._until_stop(live, run, deadline):
+            worker.interrupt(job_id)
+            await asyncio.wait({run}, timeout=self._interrupt_grace)
+            if not run.done():
+                logger.warning("job %s ignored the interrupt; its worker is replaced", job_id)
+                worker.kill()
+        return await run
+
+    async def _until_stop(self, live: LiveJob, task: "asyncio.Task[Any]", deadline: float) -> bool:
+        """Wait for ``task``; false when the job is to stop first. Its errors are raised."""
+        task.add_done_callback(_consume)
+        stopped = asyncio.create_task(live.stop_wanted.wait())
+        left = max(deadline - time.monotonic(), 0)
+        try:
+            await asyncio.wait({task, stopped}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
+        if task.done():
+            task.result()
+            return True
+        if not live.stop_wanted.is_set():
+            live.request_stop(Stop.TIMEOUT)
+        return False
+
+    def _message(self, job_id: str, request: str) -> bytes:
+        folders = {
+            "input_dir": str(self._folders.input(job_id).resolve()),
+            "output_dir": str(self._folders.output(job_id).resolve()),
+        }
+        head = json.dumps({"op": "run", **folders})[:-1]
+        return f'{head},"request":{request}}}'.encode()
+
+    async def _lost(self, live: LiveJob, lost: WorkerLostError, started: datetime) -> None:
+        """The worker died with the job, or before it had the job."""
+        record = live.draft
+        if live.stop is Stop.SHUTDOWN or (live.stop is None and not lost.had_job):
+            await self._requeue(live, record.attempt - 1)
+        elif live.stop is not None:
+            await self._finish(live, Outcome(status=JobStatus.CANCELLED), started)
+        elif record.attempt < live.max_attempts:
+            await self._requeue(live, record.attempt)
+        else:
+            error = problem(ErrorCode.WORKER_LOST, f"the worker was lost: {lost}")
+            await self._finish(live, Outcome(status=JobStatus.FAILED, error=error), started)
+
+    async def _requeue(self, live: LiveJob, attempt: int) -> None:
+        record = live.propose(
+            status=JobStatus.QUEUED,
+            attempt=attempt,
+            started_at=None,
+            progress=Progress(),
+            timings=Timings(),
+        )
+        await self._write(live, record)
+        if live.stop is None:
+            self._queue.add(live)
+        elif live.stop is not Stop.SHUTDOWN:
+            await self._finish(live, Outcome(status=JobStatus.CANCELLED), datetime.now(UTC))
+
+    async def _finish(self, live: LiveJob, outcome: Outcome, started: datetime) -> None:
+        status, error = _ending(live, outcome)
+        now = datetime.now(UTC)
+        timings = live.draft.timings.model_copy(
+            update={
+                "run": outcome.run_seconds or (now - started).total_seconds(),
+                "nodes": dict(outcome.node_seconds),
+            }
+        )
+        succeeded = status is JobStatus.SUCCEEDED
+        progress = live.draft.progress
+        record = live.propose(
+            status=status,
+            outputs=outcome.outputs if succeeded else None,
+            error=error,
+            finished_at=now,
+            timings=timings,
+            progress=progress.model_copy(update={"fraction": 1.0}) if succeeded else progress,
+        )
+        await self._write(live, record)
+        self._ended(live)
+        if live.has_files or not succeeded:
+            await asyncio.to_thread(self._clear, record.id, succeeded)
+
+    def _clear(self, job_id: str, succeeded: bool) -> None:
+        shutil.rmtree(self._folders.input(job_id), ignore_errors=True)
+        if not succeeded:
+            shutil.rmtree(self._folders.output(job_id).parent, ignore_errors=True)
+
+    async def _write(self, live: LiveJob, record: JobRecord) -> None:
+        """Write and tell; while the disk refuses, try again, because the end of a job must not be
+        lost."""
+        while True:
+            try:
+                await self._writer.run(lambda c: store.save(c, record))
+            except BackendError as error:
+                self.stuck = str(error)
+                logger.exception("the state of job %s cannot be written yet", record.id)
+                await asyncio.sleep(_RETRY_S)
+            else:
+                self.stuck = None
+                live.publish(record)
+                return
+
+
+class _StoppedError(Exception):
+    """The job was stopped before the engine had it."""
+
+
+def _consume(task: "asyncio.Task[Any]") -> None:
+    """Who stopped waiting for a task does not hear of its error."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _start_kind(facts: StartFacts, waited: float) -> Literal["cold", "warm", "restored"]:
+    if waited <= 0:
+        return "warm"
+    return "restored" if facts.forked else "cold"
+
+
+def _ending(live: LiveJob, outcome: Outcome) -> tuple[JobStatus, Problem | None]:
+    """A job that ended in its own way before the stop reached it keeps that end."""
+    if outcome.status is not JobStatus.CANCELLED or live.stop is None:
+        return outcome.status, outcome.error
+    status, code, detail = ENDINGS.get(live.stop, ENDINGS[Stop.CANCEL])
+    return status, problem(code, detail)
+
+
+def _tell(live: LiveJob, told: dict[str, Any]) -> None:
+    if told.get("op") == "progress":
+        live.advance(Progress.model_validate(told["progress"]))
+    elif told.get("op") == "preview":
+        live.show(Preview.model_validate(told["preview"]))

@@ -1,0 +1,79 @@
+"""Deletes files that are past their retention."""
+
+import asyncio
+import logging
+import shutil
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from comfysnap_schema.files import FileBySha256
+from comfysnap_server.backends.files import FileStore
+from comfysnap_server.backends.local import store
+from comfysnap_server.backends.local.runner import JobFolders
+from comfysnap_server.backends.local.writer import Writer
+from comfysnap_server.backends.protocol import BackendError
+
+logger = logging.getLogger(__name__)
+
+_BATCH: Final = 200
+
+Read = Callable[[Callable[[sqlite3.Connection], Any]], Awaitable[Any]]
+
+
+class Sweeper:
+    """Sweeps at once, then every ``interval`` seconds."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        read: Read,
+        folders: JobFolders,
+        files: FileStore,
+        *,
+        keep_outputs: float,
+        keep_inputs: float,
+        interval: float,
+    ) -> None:
+        self._writer = writer
+        self._read = read
+        self._folders = folders
+        self._files = files
+        self._keep_outputs = keep_outputs
+        self._keep_inputs = keep_inputs
+        self._interval = interval
+
+    async def run_forever(self) -> None:
+        """Sweep until cancelled; a sweep that fails is logged and tried again later."""
+        while True:
+            try:
+                await self.sweep()
+            except (BackendError, OSError):
+                logger.exception("files past their retention could not be deleted")
+            await asyncio.sleep(self._interval)
+
+    async def sweep(self) -> None:
+        """Delete what is past its retention. Outputs are marked as gone before they are, so that a
+        job never tells of a file that half exists."""
+        await self._writer.run(store.forget_keys)
+        while job_ids := await self._read(
+            lambda c: store.finished_before(c, time.time() - self._keep_outputs, _BATCH)
+        ):
+            await self._writer.run(lambda c, ids=job_ids: store.mark_outputs_gone(c, ids))
+            await asyncio.to_thread(self._delete, job_ids)
+        needed = await self._read(_needed_files)
+        await asyncio.to_thread(self._files.sweep, older_than=self._keep_inputs, keep=needed)
+
+    def _delete(self, job_ids: list[str]) -> None:
+        for job_id in job_ids:
+            shutil.rmtree(self._folders.root / job_id, ignore_errors=True)
+
+
+def _needed_files(connection: sqlite3.Connection) -> set[str]:
+    return {
+        file.sha256
+        for _, _, request in store.active(connection)
+        for file in request.files.values()
+        if isinstance(file, FileBySha256)
+    }

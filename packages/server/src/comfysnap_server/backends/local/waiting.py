@@ -1,0 +1,65 @@
+"""The jobs that wait for a worker, in the order they were submitted."""
+
+import asyncio
+import heapq
+from typing import Final
+
+from comfysnap_server.backends.local.live import LiveJob
+
+_TELL_S: Final = 0.5
+"""Between tellings of places in the queue."""
+
+
+class JobQueue:
+    """A job that was taken, cancelled or expired is dropped when its turn comes."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, LiveJob]] = []
+        self._filled = asyncio.Event()
+        self._telling: asyncio.TimerHandle | None = None
+
+    def add(self, live: LiveJob) -> None:
+        """Put a job at its place; one that comes back is at its old place again."""
+        live.taken = False
+        heapq.heappush(self._heap, (live.seq, live))
+        self._filled.set()
+
+    async def filled(self) -> None:
+        """Wait until a job waits."""
+        while self._next() is None:
+            self._filled.clear()
+            await self._filled.wait()
+
+    def take(self) -> LiveJob | None:
+        """The first job, now taken; None when none waits."""
+        live = self._next()
+        if live is not None:
+            heapq.heappop(self._heap)
+            live.taken = True
+        return live
+
+    def position(self, live: LiveJob) -> int:
+        """Jobs ahead of this one in the queue."""
+        return sum(1 for seq, other in self._heap if seq < live.seq and not other.taken)
+
+    def moved(self) -> None:
+        """A job left: those who watch others hear of their new places, a little later and for all
+        moves until then at once."""
+        if self._telling is None:
+            self._telling = asyncio.get_running_loop().call_later(_TELL_S, self._tell)
+
+    def close(self) -> None:
+        """Tell nobody any more."""
+        if self._telling is not None:
+            self._telling.cancel()
+
+    def _tell(self) -> None:
+        self._telling = None
+        for _, live in self._heap:
+            if live.watched and not live.taken:
+                live.touch()
+
+    def _next(self) -> LiveJob | None:
+        while self._heap and self._heap[0][1].taken:
+            heapq.heappop(self._heap)
+        return self._heap[0][1] if self._heap else None

@@ -1,0 +1,243 @@
+"""The server's side of the warm parent: starts it, has it fork workers, hears of their ends."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import JsonValue
+
+import comfysnap_schema
+import comfysnap_server
+from comfysnap_server.backends.local.workers import (
+    StartFacts,
+    Worker,
+    WorkerStartError,
+    read_message,
+)
+
+_PARENT: Final = "comfysnap_server.backends.local.parent"
+_STOP_PATIENCE_S: Final = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessOptions:
+    """How worker processes are started."""
+
+    engine: str
+    engine_options: Mapping[str, JsonValue]
+    data: Path
+    python: str | None = None
+    """Interpreter of the workers; None: this one."""
+    python_path: Sequence[Path] = ()
+    """Folders put before others on the workers' module path."""
+    start_timeout: float = 600.0
+    """Seconds for the engine to load and attach."""
+
+
+class WarmParent:
+    """A process that loaded the engine and forks workers from it. Where that is not safe, it
+    becomes the one worker itself, and ``forks`` is false."""
+
+    def __init__(self, options: ProcessOptions, lock: int) -> None:
+        self._options = options
+        self._lock = lock
+        self._process: asyncio.subprocess.Process | None = None
+        self._control: socket.socket | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._workers: dict[int, Worker] = {}
+        self._forked: asyncio.Future[int] | None = None
+        self._tasks: list[asyncio.Task[Any]] = []
+        self.gone = asyncio.Event()
+        self.began = time.time()
+        self.load = 0.0
+        self.engine = options.engine
+        self.thread_holders: list[str] = []
+        self.spawned = 0
+
+    @property
+    def forks(self) -> bool:
+        """Whether more than one worker can come from it."""
+        return not self.thread_holders
+
+    @property
+    def usable(self) -> bool:
+        """Whether another worker can come from it."""
+        return not self.gone.is_set() and (self.forks or self.spawned == 0)
+
+    async def start(self) -> None:
+        """Start the process and wait for the engine to be loaded.
+
+        Raises:
+            WorkerStartError: It could not be loaded.
+        """
+        ours, theirs = socket.socketpair()
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command(theirs.fileno()),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(), self._lock),
+                start_new_session=True,
+                env=self._environment(),
+            )
+        except OSError as error:
+            ours.close()
+            raise WorkerStartError(f"{self._options.python}: {error.strerror}") from error
+        finally:
+            theirs.close()
+        self._control = ours
+        reader, self._writer = await asyncio.open_unix_connection(sock=ours.dup())
+        self._tasks.append(asyncio.create_task(self._watch(self._process), name="warm-parent"))
+        await self._loaded(reader)
+        self._tasks.append(asyncio.create_task(self._listen(reader), name="warm-parent-listener"))
+
+    async def spawn(self) -> Worker:
+        """Start a worker and wait for it to be ready.
+
+        Raises:
+            WorkerStartError: It died before that, or took too long.
+        """
+        began = time.time()
+        ours, theirs = socket.socketpair()
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        try:
+            pid = await self._send(theirs)
+        except OSError as error:
+            writer.close()
+            raise WorkerStartError("the warm parent is gone") from error
+        finally:
+            theirs.close()
+        worker = Worker(pid, reader, writer)
+        self._workers[pid] = worker
+        try:
+            attach = await asyncio.wait_for(worker.ready(), self._options.start_timeout)
+        except (TimeoutError, WorkerStartError) as error:
+            worker.kill()
+            await worker.close()
+            raise WorkerStartError(str(error) or "the engine took too long to attach") from error
+        warm = self.forks and self.spawned > 0
+        self.spawned += 1
+        worker.facts = StartFacts(
+            load=self.load,
+            attach=attach,
+            began=began if warm else self.began,
+            ready=time.time(),
+            forked=warm,
+        )
+        return worker
+
+    async def stop(self) -> None:
+        """Close the control socket, which ends the process; make sure that it ended."""
+        if self._process is None:
+            return
+        if self._writer is not None:
+            self._writer.close()
+        if self._control is not None:
+            self._control.close()
+        for worker in [*self._workers.values()]:
+            await worker.close()
+        try:
+            await asyncio.wait_for(self.gone.wait(), _STOP_PATIENCE_S)
+        except TimeoutError:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+            await self.gone.wait()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _command(self, control: int) -> list[str]:
+        options = self._options
+        return [
+            options.python or sys.executable,
+            "-m",
+            _PARENT,
+            f"--engine={options.engine}",
+            f"--options={json.dumps(dict(options.engine_options))}",
+            f"--control={control}",
+            f"--server={os.getpid()}",
+            f"--lock={self._lock}",
+        ]
+
+    def _environment(self) -> dict[str, str]:
+        """Another interpreter sees our packages through a folder that holds nothing else: beside
+        them may lie versions of libraries that are not its own."""
+        folders = [str(folder) for folder in self._options.python_path]
+        if self._options.python is not None:
+            folders.append(str(_linked_packages(self._options.data / "packages")))
+        inherited = os.environ.get("PYTHONPATH")
+        if inherited:
+            folders.append(inherited)
+        return {**os.environ, "PYTHONPATH": os.pathsep.join(folders)} if folders else {**os.environ}
+
+    async def _loaded(self, reader: asyncio.StreamReader) -> None:
+        try:
+            message = await asyncio.wait_for(read_message(reader), self._options.start_timeout)
+        except TimeoutError as error:
+            raise WorkerStartError("the engine took too long to load") from error
+        if message is None:
+            raise WorkerStartError("the process ended before the engine was loaded")
+        if message["op"] == "failed":
+            raise WorkerStartError(str(message["detail"]))
+        self.load = float(message["seconds"])
+        self.engine = str(message["engine"])
+        self.thread_holders = [str(name) for name in message["threads"]]
+
+    async def _send(self, channel: socket.socket) -> int:
+        """Hand a channel to the parent; the pid of the worker at its other end."""
+        if self._control is None or self._process is None or self.gone.is_set():
+            raise BrokenPipeError
+        self._forked = asyncio.get_running_loop().create_future()
+        socket.send_fds(self._control, [b"w"], [channel.fileno()])
+        if not self.forks:
+            return self._process.pid
+        return await self._forked
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        while (message := await read_message(reader)) is not None:
+            if message["op"] == "forked" and self._forked is not None:
+                self._forked.set_result(int(message["pid"]))
+            elif message["op"] == "exited":
+                worker = self._workers.pop(int(message["pid"]), None)
+                if worker is not None:
+                    worker.exited(describe_exit(int(message["code"])))
+
+    async def _watch(self, process: asyncio.subprocess.Process) -> None:
+        code = await process.wait()
+        self.gone.set()
+        if self._forked is not None and not self._forked.done():
+            self._forked.set_exception(BrokenPipeError())
+        for worker in self._workers.values():
+            worker.exited(describe_exit(code) if not self.forks else "its parent process died")
+        self._workers.clear()
+
+
+def describe_exit(code: int) -> str:
+    """An exit code in words; negative ones are signals."""
+    if code >= 0:
+        return f"it ended with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    hint = "; the machine may have run out of memory" if -code == signal.SIGKILL else ""
+    return f"it was killed by {name}{hint}"
+
+
+def _linked_packages(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    for package in (comfysnap_schema, comfysnap_server):
+        source = Path(str(package.__file__)).resolve().parent
+        link = folder / source.name
+        if not link.is_symlink() or link.resolve() != source:
+            link.unlink(missing_ok=True)
+            link.symlink_to(source, target_is_directory=True)
+    return folder

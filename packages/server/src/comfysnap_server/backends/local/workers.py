@@ -1,0 +1,152 @@
+"""The server's side of one worker process."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from comfysnap_server.backends.local.channel import LENGTH, frame
+from comfysnap_server.backends.local.worker import OUTCOME
+from comfysnap_server.engine.execute import Outcome
+
+logger = logging.getLogger(__name__)
+
+_EXIT_CODE_WAIT_S: Final = 0.25
+
+Told = Callable[[dict[str, Any]], None]
+
+
+class WorkerLostError(Exception):
+    """The worker process died; the message says how, ``had_job`` whether a job was sent to it."""
+
+    def __init__(self, reason: str, *, had_job: bool) -> None:
+        self.had_job = had_job
+        super().__init__(reason)
+
+
+class WorkerStartError(Exception):
+    """No worker could be started; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartFacts:
+    """How a worker came to be."""
+
+    load: float
+    """Seconds that the engine took to load, in this process or the one it was forked from."""
+    attach: float
+    began: float
+    """Wall clock when the start began."""
+    ready: float
+    """Wall clock when it was ready."""
+    forked: bool
+    """From a parent that was warm already."""
+
+
+class Worker:
+    """One worker process that is ready."""
+
+    def __init__(
+        self, pid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.pid = pid
+        self.facts: StartFacts
+        self.jobs = 0
+        self.lost = asyncio.Event()
+        self.reason = "it ended"
+        self._reader = reader
+        self._writer = writer
+        self._told: Told | None = None
+        self._done: asyncio.Future[Outcome] | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._exited = asyncio.Event()
+
+    async def ready(self) -> float:
+        """Wait for the engine to be attached; seconds that took."""
+        message = await read_message(self._reader)
+        if message is None or message.get("op") != "ready":
+            raise WorkerStartError("the worker ended before it was ready")
+        self._listening = asyncio.create_task(self._listen(), name="worker-listener")
+        return float(message["attach"])
+
+    async def run(self, message: bytes, told: Told) -> Outcome:
+        """Run one job.
+
+        Raises:
+            WorkerLostError: The process died.
+        """
+        self.jobs += 1
+        self._told = told
+        self._done = asyncio.get_running_loop().create_future()
+        try:
+            if self.lost.is_set():
+                raise WorkerLostError(self.reason, had_job=False)
+            self._writer.write(frame(message))
+            return await self._done
+        finally:
+            self._told = self._done = None
+
+    def interrupt(self, job_id: str) -> None:
+        """Ask the engine to stop a job."""
+        self._writer.write(frame({"op": "interrupt", "job_id": job_id}))
+
+    def kill(self) -> None:
+        """End the process and what it started, now."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(self.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def exited(self, reason: str) -> None:
+        """The process is gone, and this is how."""
+        self.reason = reason
+        self._exited.set()
+        self._died()
+
+    def _died(self) -> None:
+        self.lost.set()
+        if self._done is not None and not self._done.done():
+            self._done.set_exception(WorkerLostError(self.reason, had_job=True))
+
+    async def close(self) -> None:
+        """Close the channel, which ends the process."""
+        self._writer.close()
+        if self._listening is not None:
+            self._listening.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._listening
+        with suppress(OSError):
+            await self._writer.wait_closed()
+
+    async def _listen(self) -> None:
+        while (message := await read_message(self._reader)) is not None:
+            try:
+                self._take(message)
+            except Exception:
+                logger.exception("worker %s sent what cannot be read; it is replaced", self.pid)
+                self.kill()
+                break
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._exited.wait(), _EXIT_CODE_WAIT_S)
+        self._died()
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if message["op"] != "done":
+            if self._told is not None:
+                self._told(message)
+        elif self._done is not None and not self._done.done():
+            self._done.set_result(OUTCOME.validate_python(message["outcome"]))
+
+
+async def read_message(reader: asyncio.StreamReader) -> dict[str, Any] | None:
+    """The next message; None when the other side is gone."""
+    try:
+        head = await reader.readexactly(LENGTH.size)
+        return json.loads(await reader.readexactly(LENGTH.unpack(head)[0]))
+    except (asyncio.IncompleteReadError, OSError):
+        return None

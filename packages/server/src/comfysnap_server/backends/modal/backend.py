@@ -1,0 +1,346 @@
+"""The Backend on Modal: jobs are spawned function calls, their records lie in a Dict."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from comfysnap_schema.errors import ErrorCode
+from comfysnap_schema.jobs import JobEvent, JobPage, JobRecord, JobStatus
+from comfysnap_server.backends.modal.listing import JobIndex
+from comfysnap_server.backends.modal.outputs import find_output
+from comfysnap_server.backends.modal.platform import CallState, Platform
+from comfysnap_server.backends.modal.shared_files import GatewayFiles
+from comfysnap_server.backends.modal.states import (
+    CallEnd,
+    Policy,
+    Snapshot,
+    Step,
+    decide,
+    decide_by_call,
+    job_of,
+)
+from comfysnap_server.backends.modal.store import JobStore
+from comfysnap_server.backends.modal.watch import Watch
+from comfysnap_server.backends.protocol import BackendError, JobRequest, StoredFile, Submitted
+
+log = logging.getLogger(__name__)
+
+DEFAULT_RETENTION: Final = timedelta(days=7)
+_SCANNED: Final = 500
+"""Most jobs that one page of a filtered listing looks at."""
+
+
+class ModalBackend:
+    """Any number of gateway containers run one each, over the same records.
+
+    Args:
+        platform: Modal's objects.
+        local: Folder on the container's own disk.
+        policy: When to act for a job.
+        retention: How long output files are kept.
+    """
+
+    name = "modal"
+
+    def __init__(
+        self,
+        platform: Platform,
+        local: Path,
+        *,
+        policy: Policy | None = None,
+        retention: timedelta = DEFAULT_RETENTION,
+    ) -> None:
+        self._platform = platform
+        self._policy = policy or Policy()
+        self._retention = retention
+        self._store = JobStore(platform)
+        self._files = GatewayFiles(platform.files, local)
+        self._index = JobIndex(platform.index)
+        self._watches: dict[str, Watch] = {}
+
+    async def start(self) -> None:
+        """Nothing to take up: jobs live with Modal."""
+
+    async def stop(self) -> None:
+        """End what this process follows; jobs go on."""
+        for watch in list(self._watches.values()):
+            await watch.stop()
+        self._watches.clear()
+
+    async def ready(self) -> bool:
+        """Whether Modal answers."""
+        try:
+            await self._platform.records.get("ready")
+        except Exception:
+            log.exception("Modal does not answer")
+            return False
+        return True
+
+    async def submit(self, request: JobRequest) -> Submitted:
+        """Accept a job, or replay the one with the same key.
+
+        Raises:
+            BackendError: ``idempotency_mismatch``.
+        """
+        earlier = await self._store.reserve_key(request)
+        if earlier is not None:
+            replayed = await self._replayed(request.owner, earlier.job_id)
+            _check_fingerprint(earlier.fingerprint, request.fingerprint)
+            if replayed is not None:
+                return Submitted(replayed, replayed=True)
+            # whoever reserved the key died before it wrote the job
+            request = request.model_copy(update={"job_id": earlier.job_id})
+        if await self._store.accept(request):
+            await self._store.spawn(request)
+        job = await self._store.snapshot(request.job_id)
+        return Submitted(job_of(job), replayed=earlier is not None)
+
+    async def replay(self, owner: str, idempotency_key: str, fingerprint: str) -> JobRecord | None:
+        """The job that the key made, or None.
+
+        Raises:
+            BackendError: ``idempotency_mismatch``.
+        """
+        earlier = await self._store.find_key(owner, idempotency_key)
+        if earlier is None:
+            return None
+        _check_fingerprint(earlier.fingerprint, fingerprint)
+        return await self._replayed(owner, earlier.job_id)
+
+    async def _replayed(self, owner: str, job_id: str) -> JobRecord | None:
+        try:
+            return await self.get(owner, job_id)
+        except BackendError:
+            return None
+
+    async def get(self, owner: str, job_id: str) -> JobRecord:
+        """The job as it is now.
+
+        Raises:
+            BackendError: ``unknown_job``.
+        """
+        return job_of(await self._current(owner, job_id))
+
+    async def _current(self, owner: str, job_id: str) -> Snapshot:
+        snapshot = await self._owned(owner, job_id)
+        if watch := self._watches.get(job_id):
+            known = watch.snapshot.entry  # the call and the feed are followed already
+            return snapshot.with_entry(known) if known else snapshot
+        end = None
+        if not snapshot.final and (call_id := snapshot.running_call):
+            end = CallEnd(call_id, await self._platform.calls.state(call_id, wait=0))
+        snapshot = await self._advance(snapshot, end)
+        return snapshot if snapshot.final else await self._store.with_feed(snapshot)
+
+    async def _owned(self, owner: str, job_id: str) -> Snapshot:
+        if (await self._store.request(job_id)).owner != owner:
+            raise BackendError(ErrorCode.UNKNOWN_JOB, "there is no such job")
+        return await self._store.snapshot(job_id)
+
+    async def _refresh(self, known: Snapshot, end: CallEnd | None) -> Snapshot:
+        fresh = await self._store.snapshot(known.request.job_id, known)
+        return await self._advance(fresh, end)
+
+    async def _advance(self, snapshot: Snapshot, end: CallEnd | None) -> Snapshot:
+        """Do what the records, or the end of the call, ask for."""
+        if snapshot.final:
+            return snapshot
+        now = self._platform.now()
+        decision = decide(snapshot, self._policy, now)
+        if decision.step is Step.SPAWN:
+            await self._store.spawn(snapshot.request)
+            return await self._store.snapshot(snapshot.request.job_id, snapshot)
+        if decision.final:
+            snapshot = await self._store.finish(snapshot, decision.final)
+        call_id = snapshot.running_call
+        if decision.step in (Step.STOP, Step.KILL) and call_id:
+            await self._platform.calls.cancel(call_id, terminate=decision.step is Step.KILL)
+        if end and end.state is not CallState.PENDING and not snapshot.final:
+            snapshot = await self._after_call(snapshot, end)
+        return snapshot
+
+    async def _after_call(self, snapshot: Snapshot, end: CallEnd) -> Snapshot:
+        """The call ended; the worker's own word counts, if it has one."""
+        fresh = await self._store.snapshot(snapshot.request.job_id, snapshot)
+        if fresh.final or fresh.running_call != end.call_id:
+            return fresh  # another call runs the job
+        final = decide_by_call(fresh, end.state, self._platform.now())
+        return await self._store.finish(fresh, final) if final else fresh
+
+    async def wait(
+        self, owner: str, job_id: str, *, after: int | None, timeout: float
+    ) -> JobRecord:
+        """See ``Backend.wait``."""
+        job = await self.get(owner, job_id)
+        if _is_news(job, after) or timeout <= 0:
+            return job
+        async with self._following(owner, job_id) as watch:
+            try:
+                async with asyncio.timeout(timeout):
+                    await watch.until(lambda w: _is_news(job_of(w.snapshot), after))
+            except TimeoutError:
+                pass
+            return max(job, job_of(watch.snapshot), key=lambda known: known.version)
+
+    @asynccontextmanager
+    async def _following(self, owner: str, job_id: str) -> AsyncGenerator[Watch]:
+        watch = self._watches.get(job_id)
+        if watch is None:
+            snapshot = await self._owned(owner, job_id)
+            watch = self._watches.get(job_id)
+            if watch is None:
+                watch = Watch(self._platform, self._policy, self._refresh, snapshot)
+                self._watches[job_id] = watch
+                watch.start()
+        watch.users += 1
+        try:
+            yield watch
+        finally:
+            watch.users -= 1
+            if not watch.users and self._watches.get(job_id) is watch:
+                del self._watches[job_id]
+                await watch.stop()
+
+    async def events(
+        self, owner: str, job_id: str, *, after: int | None
+    ) -> AsyncIterator[JobEvent]:
+        """See ``Backend.events``."""
+        async with self._following(owner, job_id) as watch:
+            known = -1 if after is None else after
+            told: JobRecord | None = None
+            previews = watch.previews
+            while True:
+                job, shown = job_of(watch.snapshot), watch.previews
+                if job.version > known or job.is_final:
+                    yield _event(job, told)
+                    known, told = job.version, job
+                if job.is_final:
+                    return
+                if shown > previews and watch.preview is not None:
+                    previews = shown
+                    yield JobEvent(type="preview", preview=watch.preview)
+                await watch.until(
+                    lambda w, k=known, p=previews: w.previews > p or job_of(w.snapshot).version > k
+                )
+
+    async def list_jobs(
+        self,
+        owner: str,
+        *,
+        status: JobStatus | None = None,
+        workflow: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> JobPage:
+        """The owner's jobs, newest first; the last 7 days. It reads the whole index."""
+        ids = await self._index.find(owner, workflow, labels or {}, before=cursor)
+        found: list[JobRecord] = []
+        looked = 0
+        for start in range(0, min(len(ids), _SCANNED), limit):
+            part = ids[start : start + limit]
+            for job in await asyncio.gather(*(self._listed(owner, job_id) for job_id in part)):
+                looked += 1
+                if job is not None and (status is None or job.status == status):
+                    found.append(job)
+                if len(found) == limit:
+                    break
+            if len(found) == limit:
+                break
+        more = looked < len(ids)
+        return JobPage(jobs=found, cursor=ids[looked - 1] if more and looked else None)
+
+    async def _listed(self, owner: str, job_id: str) -> JobRecord | None:
+        try:
+            return job_of(await self._owned(owner, job_id))
+        except BackendError:
+            return None
+
+    async def cancel(self, owner: str, job_id: str) -> JobRecord:
+        """Raise the flag, then stop the call; its container is killed only if that does not help
+        in ``Policy.cancel_grace`` seconds and somebody still looks at the job."""
+        snapshot = await self._owned(owner, job_id)
+        if not snapshot.final:
+            await self._store.request_cancel(job_id)
+            # read again: a claim from before the flag means that the worker has to stop
+            snapshot = await self._advance(await self._store.snapshot(job_id, snapshot), None)
+            if not snapshot.final and (call_id := snapshot.running_call):
+                await self._platform.calls.cancel(call_id, terminate=False)
+            if watch := self._watches.get(job_id):
+                watch.poke()
+        return job_of(snapshot if snapshot.final else await self._store.with_feed(snapshot))
+
+    async def open_output(self, owner: str, job_id: str, name: str) -> StoredFile:
+        """See ``Backend.open_output``.
+
+        Raises:
+            BackendError: ``unknown_job``, ``unknown_output``, ``output_expired``.
+        """
+        job = await self.get(owner, job_id)
+        output = find_output(job.outputs or {}, name)
+        if output is None:
+            raise BackendError(ErrorCode.UNKNOWN_OUTPUT, "the job has no such output")
+        finished = job.finished_at or self._platform.now()
+        path = None
+        if self._platform.now() - finished < self._retention:
+            path = await self._files.output(job_id, output.name)
+        if path is None:
+            days = self._retention / timedelta(days=1)
+            raise BackendError(ErrorCode.OUTPUT_EXPIRED, f"output files are kept for {days:g} days")
+        return StoredFile(
+            path=path,
+            content_type=output.content_type,
+            size=output.size,
+            sha256=output.sha256,
+        )
+
+    async def has_file(self, owner: str, sha256: str) -> bool:
+        """Whether the owner uploaded this input file."""
+        return await self._files.has(owner, sha256)
+
+    async def put_file(self, owner: str, sha256: str, chunks: AsyncIterator[bytes]) -> None:
+        """Store an input file; see ``FileStore.put``."""
+        await self._files.put(owner, sha256, chunks)
+
+    async def sweep(self) -> int:
+        """Bring jobs forward that nobody looks at, and delete files past retention.
+
+        Returns:
+            How many files and output folders were deleted.
+        """
+        async for owner, job_id in self._index.everything():
+            try:
+                await self._current(owner, job_id)
+            except BackendError:
+                continue
+        return await self._files.sweep(older_than=self._retention.total_seconds())
+
+
+def _check_fingerprint(known: str, given: str) -> None:
+    if known != given:
+        raise BackendError(
+            ErrorCode.IDEMPOTENCY_MISMATCH, "this Idempotency-Key was used for another request"
+        )
+
+
+def _is_news(job: JobRecord, after: int | None) -> bool:
+    return job.is_final or (after is not None and job.version > after)
+
+
+def _event(job: JobRecord, told: JobRecord | None) -> JobEvent:
+    if job.is_final:
+        return JobEvent(type="done", job=job)
+    same = told and (told.status, told.attempt, told.cancel_requested_at) == (
+        job.status,
+        job.attempt,
+        job.cancel_requested_at,
+    )
+    return (
+        JobEvent(type="progress", progress=job.progress)
+        if same
+        else JobEvent(type="status", job=job)
+    )

@@ -1,0 +1,109 @@
+"""What the backend asks of Modal, so that policy and tests know neither RPCs nor clocks."""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+from typing import Protocol
+
+
+class CallState(Enum):
+    """What a function call's result says."""
+
+    PENDING = "pending"
+    """Waiting or running: Modal does not tell which."""
+    RETURNED = "returned"
+    RAISED = "raised"
+    """The method or an enter hook raised."""
+    STOPPED = "stopped"
+    """Cancelled, by whomever."""
+    TIMED_OUT = "timed_out"
+    """Over the function's own timeout."""
+    GONE = "gone"
+    """Too old, or never there."""
+    LOST = "lost"
+    """Modal gave up on it."""
+
+
+class Records(Protocol):
+    """A ``modal.Dict`` of texts."""
+
+    async def get(self, key: str) -> str | None:
+        """The value, or None."""
+        ...
+
+    async def add(self, key: str, value: str) -> bool:
+        """Write the key unless it exists; whether it was written."""
+        ...
+
+    async def put(self, key: str, value: str) -> None:
+        """Write the key."""
+        ...
+
+    def items(self) -> AsyncIterator[tuple[str, str]]:
+        """Everything, in no order; costly."""
+        ...
+
+
+class Feed(Protocol):
+    """A ``modal.Queue`` with a partition for each job, read without taking."""
+
+    async def append(self, job_id: str, entry: str) -> None:
+        """Add an entry."""
+        ...
+
+    def read(self, job_id: str, *, wait: float) -> AsyncIterator[str]:
+        """All entries from the first; ends after ``wait`` seconds without a new one."""
+        ...
+
+
+class Calls(Protocol):
+    """Function calls of the GPU class."""
+
+    async def spawn(self, job_id: str, request: str | None) -> str:
+        """Queue a job and return the call's id.
+
+        Args:
+            request: The request itself, when it is small enough to travel inline.
+        """
+        ...
+
+    async def state(self, call_id: str, *, wait: float) -> CallState:
+        """The call's state, once it is not pending or after ``wait`` seconds."""
+        ...
+
+    async def cancel(self, call_id: str, *, terminate: bool) -> None:
+        """Ask for the call to stop, or kill its container; a finished call is left alone."""
+        ...
+
+
+class SharedFolder(Protocol):
+    """A mounted ``modal.Volume``."""
+
+    root: Path
+
+    async def commit(self) -> None:
+        """Show this container's writes to others."""
+        ...
+
+    async def reload(self) -> None:
+        """See what others committed. Fails while a file of the volume is open here."""
+        ...
+
+
+def utc_now() -> datetime:
+    """The wall clock."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Platform:
+    """Everything the backend reaches."""
+
+    records: Records
+    index: Records
+    feed: Feed
+    calls: Calls
+    files: SharedFolder
+    now: Callable[[], datetime] = utc_now

@@ -1,0 +1,108 @@
+"""What is kept of a job in a ``modal.Dict``: one writer a key, as a Dict has no compare-and-swap.
+
+A Dict's entries expire after seven idle days (https://modal.com/docs/guide/dicts), and with them
+the job.
+"""
+
+from datetime import datetime
+from typing import Final, Literal, TypeVar
+
+from pydantic import BaseModel, Field, JsonValue
+
+from comfysnap_schema.errors import Problem
+from comfysnap_schema.jobs import JobStatus, Preview, Progress, Timings
+
+RecordT = TypeVar("RecordT", bound=BaseModel)
+
+MAX_IDLE_S: Final = 7 * 24 * 3600
+"""After which a Dict forgets an entry."""
+
+
+class KnownKey(BaseModel, frozen=True):
+    """``idem:{owner}:{key}``: which job an idempotency key made. Written by the gateway."""
+
+    job_id: str
+    fingerprint: str
+    created_at: datetime
+
+
+class Spawned(BaseModel, frozen=True):
+    """``{id}:call``: the first function call made for the job. Written by the gateway."""
+
+    call_id: str
+    at: datetime
+
+
+class Claim(BaseModel, frozen=True):
+    """``{id}:claim:{attempt}``: the call that runs this attempt. Written by the worker; a second
+    call for the same job finds another call's claim and gives way, a requeued one finds its own.
+    """
+
+    call_id: str
+    at: datetime
+    start_kind: Literal["cold", "warm", "restored"]
+    start_seconds: float
+    load_seconds: float
+    attach_seconds: float
+
+
+class CancelRequest(BaseModel, frozen=True):
+    """``{id}:cancel``. Written by the gateway."""
+
+    at: datetime
+
+
+class End(BaseModel, frozen=True):
+    """``{id}:final``: how the job ended; the first one stands. Written by the worker, or by the
+    gateway for a job that no worker can end."""
+
+    status: JobStatus
+    at: datetime
+    attempt: int = 0
+    outputs: dict[str, JsonValue] | None = None
+    error: Problem | None = None
+    timings: Timings = Timings()
+
+
+class Listed(BaseModel, frozen=True):
+    """``{owner}:{id}`` in the index: what a listing filters by."""
+
+    workflow: str
+    labels: dict[str, str] = Field(default_factory=dict)
+
+
+class FeedEntry(BaseModel, frozen=True):
+    """One entry of a job's partition in the progress queue; read without taking it."""
+
+    attempt: int
+    number: int
+    """Grows by one with each entry of an attempt."""
+    progress: Progress | None = None
+    preview: Preview | None = None
+    ended: bool = False
+    """The final record is written."""
+
+
+def idem_key(owner: str, key: str) -> str:
+    """Where an idempotency key is kept."""
+    return f"idem:{owner}:{key}"
+
+
+def job_key(job_id: str, what: Literal["request", "call", "cancel", "final"]) -> str:
+    """Where a part of a job is kept."""
+    return f"{job_id}:{what}"
+
+
+def claim_key(job_id: str, attempt: int) -> str:
+    """Where the claim of an attempt is kept; attempts count from 1."""
+    return f"{job_id}:claim:{attempt}"
+
+
+def index_key(owner: str, job_id: str) -> str:
+    """Where a job is listed."""
+    return f"{owner}:{job_id}"
+
+
+def read(kind: type[RecordT], text: str | None) -> RecordT | None:
+    """Parse a record, if there is one."""
+    return None if text is None else kind.model_validate_json(text)

@@ -1,0 +1,86 @@
+"""Carries progress from the engine's thread to the job's feed, a few times a second."""
+
+import asyncio
+import base64
+import logging
+from typing import Final
+
+from comfysnap_schema.jobs import Preview, Progress
+from comfysnap_server.backends.modal.platform import Feed
+from comfysnap_server.backends.modal.records import FeedEntry
+from comfysnap_server.engine.protocol import PreviewFrame
+
+log = logging.getLogger(__name__)
+
+INTERVAL_S: Final = 0.5
+"""Between entries: each costs a round trip, and a job's partition holds 5000 of them."""
+MAX_ENTRIES: Final = 4000
+MAX_PREVIEW_BYTES: Final = 256 * 1024
+
+
+class FeedReporter:
+    """One attempt's entries; only the newest of what came within an interval is sent."""
+
+    def __init__(self, feed: Feed, job_id: str, attempt: int, *, interval: float) -> None:
+        self._feed = feed
+        self._job_id = job_id
+        self._attempt = attempt
+        self._interval = interval
+        self._loop = asyncio.get_running_loop()
+        self._progress: Progress | None = None
+        self._preview: PreviewFrame | None = None
+        self._news = asyncio.Event()
+        self._number = 0
+        self._task = self._loop.create_task(self._send())
+
+    def report(self, item: Progress | PreviewFrame) -> None:
+        """Take news from any thread; returns at once."""
+        self._loop.call_soon_threadsafe(self._take, item)
+
+    def _take(self, item: Progress | PreviewFrame) -> None:
+        if isinstance(item, Progress):
+            self._progress = item
+        elif len(item.data) <= MAX_PREVIEW_BYTES:
+            self._preview = item
+        self._news.set()
+
+    async def close(self, *, ended: bool) -> None:
+        """Stop; with ``ended``, wake who follows the feed."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        if ended:
+            await self._append(ended=True)
+
+    async def _send(self) -> None:
+        await self._append()  # tells that the attempt started
+        while self._number < MAX_ENTRIES:
+            await self._news.wait()
+            self._news.clear()
+            progress, preview = self._progress, self._preview
+            self._progress = self._preview = None
+            await self._append(progress, preview)
+            await asyncio.sleep(self._interval)
+
+    async def _append(
+        self,
+        progress: Progress | None = None,
+        frame: PreviewFrame | None = None,
+        *,
+        ended: bool = False,
+    ) -> None:
+        self._number += 1
+        preview = None
+        if frame is not None:
+            data = base64.b64encode(frame.data).decode()
+            preview = Preview(content_type=frame.content_type, data=data, node=frame.node)
+        entry = FeedEntry(
+            attempt=self._attempt,
+            number=self._number,
+            progress=progress,
+            preview=preview,
+            ended=ended,
+        )
+        try:
+            await self._feed.append(self._job_id, entry.model_dump_json(exclude_defaults=True))
+        except Exception:
+            log.exception("progress of %s could not be sent", self._job_id)

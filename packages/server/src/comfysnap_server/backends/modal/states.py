@@ -1,0 +1,221 @@
+"""From the records of a job to the job, and to what has to be done about it. No I/O."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import Enum
+from typing import Final
+
+from comfysnap_schema.errors import ErrorCode
+from comfysnap_schema.jobs import JobRecord, JobStatus, Progress, Timings
+from comfysnap_server.backends.modal.platform import CallState
+from comfysnap_server.backends.modal.records import (
+    CancelRequest,
+    Claim,
+    End,
+    FeedEntry,
+    Spawned,
+)
+from comfysnap_server.backends.protocol import JobRequest
+from comfysnap_server.engine.execute import problem
+
+_ATTEMPT_STEP: Final = 1_000_000
+_FINAL_VERSION: Final = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class CallEnd:
+    """What became of one call."""
+
+    call_id: str
+    state: CallState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """When the gateway acts for a job. Seconds."""
+
+    respawn_after: float = 10.0
+    """A request without a call was left by a gateway that died; it is spawned again."""
+    cancel_grace: float = 30.0
+    """How long an engine may take to stop before its container is killed."""
+    refresh: float = 5.0
+    """Between looks at the records of a job that somebody waits for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """All records of one job at one moment."""
+
+    request: JobRequest
+    call: Spawned | None = None
+    claims: tuple[Claim, ...] = ()
+    """Of attempts 1, 2, ..."""
+    cancel: CancelRequest | None = None
+    final: End | None = None
+    entry: FeedEntry | None = None
+    """The latest one with progress."""
+
+    @property
+    def running_call(self) -> str | None:
+        """The call whose end is the job's end."""
+        if self.claims:
+            return self.claims[-1].call_id
+        return self.call.call_id if self.call else None
+
+    def with_entry(self, entry: FeedEntry) -> "Snapshot":
+        """With a newer entry of the feed; one of an earlier attempt changes nothing."""
+        known = self.entry
+        if known and (entry.attempt, entry.number) <= (known.attempt, known.number):
+            return self
+        return replace(self, entry=entry)
+
+
+def job_of(snapshot: Snapshot) -> JobRecord:
+    """The job as every gateway container tells it from the same records."""
+    request, final = snapshot.request, snapshot.final
+    claim = snapshot.claims[-1] if snapshot.claims else None
+    cancel_at = snapshot.cancel.at if snapshot.cancel else None
+    status = JobStatus.RUNNING if claim else JobStatus.QUEUED
+    attempt = len(snapshot.claims)
+    progress = Progress()
+    if claim and snapshot.entry and snapshot.entry.attempt == attempt:
+        progress = snapshot.entry.progress or progress
+    timings = Timings()
+    if claim:
+        timings = started_timings(request, claim)
+    if final:
+        status, timings = final.status, final.timings
+        attempt = max(attempt, final.attempt)
+        if status is JobStatus.SUCCEEDED:
+            progress = Progress(fraction=1.0)
+    return JobRecord(
+        id=request.job_id,
+        workflow=request.workflow,
+        status=status,
+        version=_version(snapshot),
+        attempt=attempt,
+        cancel_requested_at=cancel_at,
+        progress=progress,
+        outputs=final.outputs if final else None,
+        error=final.error if final else None,
+        inputs=request.inputs,
+        labels=request.labels,
+        graph_hash=request.graph_hash,
+        created_at=request.created_at,
+        started_at=claim.at if claim else None,
+        finished_at=final.at if final else None,
+        timings=timings,
+    )
+
+
+def started_timings(request: JobRequest, claim: Claim) -> Timings:
+    """What is known once a worker took the job."""
+    until = max(0.0, (claim.at - request.created_at).total_seconds())
+    return Timings(
+        queue=round(max(0.0, until - claim.start_seconds), 6),
+        start=claim.start_seconds,
+        start_kind=claim.start_kind,
+        load=claim.load_seconds,
+        attach=claim.attach_seconds,
+    )
+
+
+def _version(snapshot: Snapshot) -> int:
+    """The same for the same records, and higher whenever one is added."""
+    if snapshot.final:
+        return _FINAL_VERSION
+    attempt = len(snapshot.claims)
+    entry = snapshot.entry
+    number = entry.number if entry and attempt and entry.attempt == attempt else 0
+    return 1 + attempt * _ATTEMPT_STEP + 2 * number + (1 if snapshot.cancel else 0)
+
+
+class Step(Enum):
+    """What a gateway does for a job."""
+
+    NOTHING = "nothing"
+    SPAWN = "spawn"
+    STOP = "stop"
+    """Cancel the call."""
+    KILL = "kill"
+    """Cancel the call with its container."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One step, and the final record to write with it."""
+
+    step: Step = Step.NOTHING
+    final: End | None = None
+
+
+def decide(snapshot: Snapshot, policy: Policy, now: datetime) -> Decision:
+    """What the records alone ask for."""
+    if snapshot.final:
+        return Decision()
+    request = snapshot.request
+    age = (now - request.created_at).total_seconds()
+    if snapshot.cancel:
+        if not snapshot.claims:
+            return Decision(Step.STOP, ended(JobStatus.CANCELLED, snapshot, now))
+        waited = (now - snapshot.cancel.at).total_seconds()
+        return Decision(Step.KILL if waited > policy.cancel_grace else Step.NOTHING)
+    if not snapshot.claims:
+        if request.queue_timeout is not None and age > request.queue_timeout:
+            return Decision(Step.STOP, ended(JobStatus.EXPIRED, snapshot, now))
+        if snapshot.call is None and age > policy.respawn_after:
+            return Decision(Step.SPAWN)
+    return Decision()
+
+
+def decide_by_call(snapshot: Snapshot, state: CallState, now: datetime) -> End | None:
+    """The final record of a job whose call ended without writing one; None: it goes on."""
+    if snapshot.final or state is CallState.PENDING:
+        return None
+    if state is CallState.STOPPED and snapshot.cancel:
+        return ended(JobStatus.CANCELLED, snapshot, now)
+    if state is CallState.TIMED_OUT:
+        return ended(JobStatus.TIMED_OUT, snapshot, now)
+    code, detail = _ENDS[state]
+    return ended(JobStatus.FAILED, snapshot, now, code=code, detail=detail)
+
+
+_ENDS: Final = {
+    CallState.RETURNED: (ErrorCode.WORKER_LOST, "the worker ended without telling a result"),
+    CallState.RAISED: (ErrorCode.ENGINE_FAILED, "the worker could not start; see its log"),
+    CallState.STOPPED: (ErrorCode.WORKER_LOST, "the call was stopped from outside"),
+    CallState.GONE: (ErrorCode.WORKER_LOST, "the call's result is no longer kept"),
+    CallState.LOST: (ErrorCode.WORKER_LOST, "the container was lost"),
+}
+
+_DEFAULT_ERRORS: Final = {
+    JobStatus.CANCELLED: (ErrorCode.JOB_CANCELLED, "the job was cancelled"),
+    JobStatus.TIMED_OUT: (ErrorCode.JOB_TIMED_OUT, "the job ran longer than its timeout"),
+    JobStatus.EXPIRED: (ErrorCode.JOB_EXPIRED, "the job did not start in time"),
+}
+
+
+def ended(
+    status: JobStatus,
+    snapshot: Snapshot,
+    now: datetime,
+    *,
+    code: ErrorCode | None = None,
+    detail: str = "",
+) -> End:
+    """The final record of a job that did not succeed."""
+    if code is None:
+        code, detail = _DEFAULT_ERRORS[status]
+    claim = snapshot.claims[-1] if snapshot.claims else None
+    timings = Timings()
+    if claim:
+        timings = started_timings(snapshot.request, claim).model_copy(
+            update={"run": max(0.0, (now - claim.at).total_seconds())}
+        )
+    return End(
+        status=status,
+        at=now,
+        attempt=len(snapshot.claims),
+        error=problem(code, detail),
+        timings=timings,
+    )

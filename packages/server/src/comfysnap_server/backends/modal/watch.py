@@ -1,0 +1,123 @@
+"""Follows one job for all who wait for it in this process: its result and its progress at once."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from comfysnap_schema.jobs import Preview
+from comfysnap_server.backends.modal.platform import CallState, Platform
+from comfysnap_server.backends.modal.records import FeedEntry
+from comfysnap_server.backends.modal.states import CallEnd, Policy, Snapshot
+
+log = logging.getLogger(__name__)
+
+Refresh = Callable[[Snapshot, CallEnd | None], Awaitable[Snapshot]]
+"""Reads the records again and does what they, or the end of the call, ask for."""
+
+CALL_WAIT_S = 50.0
+"""How long one question for the call's result may be held."""
+
+
+class Watch:
+    """Runs while somebody waits; ``snapshot`` is the newest state."""
+
+    def __init__(
+        self, platform: Platform, policy: Policy, refresh: Refresh, snapshot: Snapshot
+    ) -> None:
+        self._platform = platform
+        self._policy = policy
+        self._refresh = refresh
+        self.snapshot = snapshot
+        self.preview: Preview | None = None
+        self.previews = 0
+        self.users = 0
+        self._changed = asyncio.Condition()
+        self._poked = asyncio.Event()
+        self._end: CallEnd | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to follow."""
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(part()) for part in (self._records, self._feed, self._call)]
+
+    async def stop(self) -> None:
+        """End following."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def poke(self) -> None:
+        """Something was written: look at the records now."""
+        self._poked.set()
+
+    async def until(self, ready: Callable[["Watch"], bool]) -> None:
+        """Wait for a state that satisfies ``ready``."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: ready(self))
+
+    async def _show(self, snapshot: Snapshot) -> None:
+        async with self._changed:
+            self.snapshot = snapshot
+            self._changed.notify_all()
+
+    async def _records(self) -> None:
+        """Look at the records when poked, and now and then."""
+        while not self.snapshot.final:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._policy.refresh):
+                    await self._poked.wait()
+            self._poked.clear()
+            try:
+                fresh = await self._refresh(self.snapshot, self._end)
+            except Exception:
+                log.exception("job %s could not be read", self.snapshot.request.job_id)
+                continue
+            known = self.snapshot.entry  # the feed went on meanwhile
+            await self._show(fresh.with_entry(known) if known else fresh)
+
+    async def _feed(self) -> None:
+        """Take in progress as it comes."""
+        while not self.snapshot.final:
+            try:
+                await self._read_feed()
+            except Exception:
+                log.exception("progress of %s could not be read", self.snapshot.request.job_id)
+                await asyncio.sleep(self._policy.refresh)
+
+    async def _read_feed(self) -> None:
+        job_id = self.snapshot.request.job_id
+        seen = (0, -1)
+        async for text in self._platform.feed.read(job_id, wait=CALL_WAIT_S):
+            entry = FeedEntry.model_validate_json(text)
+            if (entry.attempt, entry.number) <= seen:
+                continue
+            seen = (entry.attempt, entry.number)
+            if entry.ended or entry.attempt > len(self.snapshot.claims):
+                self.poke()
+            if entry.preview is not None:
+                self.preview = entry.preview
+                self.previews += 1
+            if entry.progress is not None:
+                await self._show(self.snapshot.with_entry(entry))
+            else:
+                await self._show(self.snapshot)
+
+    async def _call(self) -> None:
+        """Wait for the end of the call."""
+        while not self.snapshot.final:
+            call_id = self.snapshot.running_call
+            try:
+                if call_id is None:
+                    await asyncio.sleep(self._policy.refresh)
+                    continue
+                state = await self._platform.calls.state(call_id, wait=CALL_WAIT_S)
+            except Exception:
+                log.exception("call %s could not be asked for", call_id)
+                await asyncio.sleep(self._policy.refresh)
+                continue
+            if state is not CallState.PENDING:
+                self._end = CallEnd(call_id, state)
+                self.poke()
+                await asyncio.sleep(self._policy.refresh)

@@ -1,0 +1,330 @@
+"""A GPU container's work: one engine, one job at a time, its records written as it goes."""
+
+import asyncio
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Final, Literal
+
+from comfysnap_schema.errors import ErrorCode
+from comfysnap_schema.jobs import JobStatus
+from comfysnap_server.backends.fetch import FetchPolicy
+from comfysnap_server.backends.files import FileStore
+from comfysnap_server.backends.materialise import InputUnavailableError, materialise
+from comfysnap_server.backends.modal.outputs import output_files
+from comfysnap_server.backends.modal.platform import Platform
+from comfysnap_server.backends.modal.records import (
+    Claim,
+    End,
+    FeedEntry,
+    claim_key,
+    job_key,
+    read,
+)
+from comfysnap_server.backends.modal.reporting import INTERVAL_S, FeedReporter
+from comfysnap_server.backends.modal.shared_files import INPUTS, OUTPUTS
+from comfysnap_server.backends.modal.states import Snapshot, ended, started_timings
+from comfysnap_server.backends.protocol import JobRequest
+from comfysnap_server.engine.execute import Outcome, execute, problem
+from comfysnap_server.engine.protocol import Engine, EngineJob
+
+log = logging.getLogger(__name__)
+
+STUCK_EXIT_CODE: Final = 70
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerPolicy:
+    """Limits of a worker. Seconds."""
+
+    stop_grace: float = 30.0
+    """How long an engine may take to stop after its job's timeout; then the process ends."""
+    report_interval: float = INTERVAL_S
+    fetch: FetchPolicy = field(default_factory=FetchPolicy)
+
+
+class Worker:
+    """What the GPU class does, apart from Modal's decorators.
+
+    Args:
+        engine: Made before ``load``, so that the snapshot holds it.
+        platform: Modal's objects.
+        policy: Limits.
+        leave: Ends the process when the engine cannot be stopped.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        platform: Platform,
+        policy: WorkerPolicy | None = None,
+        *,
+        leave: Callable[[int], object] = os._exit,
+    ) -> None:
+        self.engine = engine
+        self._platform = platform
+        self._policy = policy or WorkerPolicy()
+        self._leave = leave
+        self._thread: ThreadPoolExecutor | None = None
+        self._load_seconds = 0.0
+        self._attach_seconds = 0.0
+        self._start: Literal["cold", "warm", "restored"] = "cold"
+
+    def load(self) -> None:
+        """What a snapshot may hold."""
+        started = time.perf_counter()
+        self.engine.load()
+        self._load_seconds = round(time.perf_counter() - started, 6)
+
+    def attach(self, *, restored: bool) -> None:
+        """After a restore, or after ``load`` when there is no snapshot."""
+        started = time.perf_counter()
+        self.engine.attach()
+        self._start = "restored" if restored else "cold"
+        self._attach_seconds = round(time.perf_counter() - started, 6)
+
+    async def run(self, job_id: str, request: str | None, call_id: str) -> str:
+        """Run one job and return the status it ended with; ``given way`` when another call runs
+        it. The job's end is in its records before this returns or raises.
+
+        Raises:
+            asyncio.CancelledError: The call was cancelled; the engine has stopped.
+        """
+        text = request or await self._platform.records.get(job_key(job_id, "request"))
+        if text is None:
+            return "unknown job"
+        job = JobRequest.model_validate_json(text)
+        snapshot = await self._claim(job, call_id)
+        self._start = "warm"
+        if snapshot is None:
+            return "given way"
+        final = await self._unless_stopped(snapshot)
+        if final is None:
+            final = await self._attempt(snapshot)
+        return final.status.value
+
+    async def _claim(self, job: JobRequest, call_id: str) -> Snapshot | None:
+        """Take the next attempt; None when another call has the job, or all attempts are used."""
+        earlier: list[Claim] = []
+        cold, restored = self._start == "cold", self._start == "restored"
+        start = self._attach_seconds if cold or restored else 0.0
+        while True:
+            claim = Claim(
+                call_id=call_id,
+                at=self._platform.now(),
+                start_kind=self._start,
+                start_seconds=start + (self._load_seconds if cold else 0.0),
+                load_seconds=self._load_seconds,
+                attach_seconds=self._attach_seconds,
+            )
+            key = claim_key(job.job_id, len(earlier) + 1)
+            if len(earlier) < job.max_attempts and await self._platform.records.add(
+                key, claim.model_dump_json()
+            ):
+                return Snapshot(request=job, claims=(*earlier, claim))
+            if len(earlier) >= job.max_attempts:
+                lost = Snapshot(request=job, claims=tuple(earlier))
+                detail = f"the container was lost; the job ran {len(earlier)} of at most "
+                detail += f"{job.max_attempts} times"
+                await self._finish(
+                    lost,
+                    ended(
+                        JobStatus.FAILED,
+                        lost,
+                        self._platform.now(),
+                        code=ErrorCode.WORKER_LOST,
+                        detail=detail,
+                    ),
+                )
+                return None
+            known = read(Claim, await self._platform.records.get(key))
+            if known is None or known.call_id != call_id:
+                return None
+            earlier.append(known)
+
+    async def _unless_stopped(self, snapshot: Snapshot) -> End | None:
+        """The end of a job that must not start any more."""
+        job, now = snapshot.request, self._platform.now()
+        records = self._platform.records
+        final, cancel = await asyncio.gather(
+            records.get(job_key(job.job_id, "final")), records.get(job_key(job.job_id, "cancel"))
+        )
+        if final is not None:
+            return End.model_validate_json(final)
+        if cancel is not None:
+            return await self._finish(snapshot, ended(JobStatus.CANCELLED, snapshot, now))
+        waited = now - job.created_at
+        if job.queue_timeout is not None and waited > timedelta(seconds=job.queue_timeout):
+            return await self._finish(snapshot, ended(JobStatus.EXPIRED, snapshot, now))
+        return None
+
+    async def _attempt(self, snapshot: Snapshot) -> End:
+        job = snapshot.request
+        reporter = FeedReporter(
+            self._platform.feed,
+            job.job_id,
+            len(snapshot.claims),
+            interval=self._policy.report_interval,
+        )
+        async with _folders() as (inputs, outputs):
+            try:
+                await self._materialise(job, inputs)
+                outcome = await self._execute(snapshot, inputs, outputs, reporter)
+                await asyncio.shield(self._keep(job, outcome, outputs))
+                final = self._final(snapshot, outcome)
+            except InputUnavailableError as error:
+                failed = Outcome(status=JobStatus.FAILED, error=error.problem)
+                final = self._final(snapshot, failed)
+            except asyncio.CancelledError:
+                # cancelled before the engine had the job, or when it had ended
+                final = ended(JobStatus.CANCELLED, snapshot, self._platform.now())
+                await asyncio.shield(self._finish(snapshot, final, reporter))
+                raise
+            except Exception as error:
+                log.exception("job %s: the worker failed", job.job_id)
+                detail = f"the worker failed unexpectedly ({type(error).__name__})"
+                failed = Outcome(
+                    status=JobStatus.FAILED, error=problem(ErrorCode.ENGINE_FAILED, detail)
+                )
+                final = self._final(snapshot, failed)
+            return await asyncio.shield(self._finish(snapshot, final, reporter))
+
+    async def _materialise(self, job: JobRequest, folder: Path) -> None:
+        if any("sha256" in file.model_fields_set for file in job.files.values()):
+            await self._platform.files.reload()
+        store = FileStore(self._platform.files.root / INPUTS)
+        stopped = threading.Event()
+        try:
+            await asyncio.to_thread(
+                materialise, job, store, folder, self._policy.fetch, stop=stopped.is_set
+            )
+        except asyncio.CancelledError:
+            stopped.set()  # or the download would go on in its thread
+            raise
+
+    async def _execute(
+        self, snapshot: Snapshot, inputs: Path, outputs: Path, reporter: FeedReporter
+    ) -> Outcome:
+        job = snapshot.request
+        engine_job = EngineJob(
+            job_id=job.job_id,
+            graph=job.graph,
+            outputs=job.outputs,
+            fields=job.fields,
+            input_dir=inputs,
+            output_dir=outputs,
+            previews=job.previews,
+            timeout=job.timeout,
+        )
+        loop = asyncio.get_running_loop()
+        self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="engine")
+        running = loop.run_in_executor(
+            self._thread, execute, self.engine, engine_job, reporter.report
+        )
+        try:
+            done, _ = await asyncio.wait({running}, timeout=job.timeout)
+        except asyncio.CancelledError:
+            self.engine.interrupt(job.job_id)
+            await _settled(running, timeout=None)
+            outcome = running.result()
+            if outcome.status is JobStatus.SUCCEEDED:
+                return outcome  # it finished first
+            raise
+        if done:
+            return running.result()
+        self.engine.interrupt(job.job_id)
+        if not await _settled(running, timeout=self._policy.stop_grace):
+            timed_out = ended(JobStatus.TIMED_OUT, snapshot, self._platform.now())
+            await self._finish(snapshot, timed_out, reporter)
+            log.error("job %s: the engine does not stop; ending the process", job.job_id)
+            self._leave(STUCK_EXIT_CODE)
+        outcome = running.result()
+        if outcome.status is JobStatus.SUCCEEDED:
+            return outcome
+        late = problem(ErrorCode.JOB_TIMED_OUT, f"the job ran longer than {job.timeout:g} s")
+        return Outcome(
+            status=JobStatus.TIMED_OUT,
+            error=late,
+            run_seconds=outcome.run_seconds,
+            node_seconds=outcome.node_seconds,
+        )
+
+    async def _keep(self, job: JobRequest, outcome: Outcome, folder: Path) -> None:
+        """Copy the output files to the volume and commit them, before the job's end is told."""
+        files = list(output_files(outcome.outputs or {}))
+        if files:
+            target = self._platform.files.root / OUTPUTS / job.job_id
+
+            def copy() -> None:
+                target.mkdir(parents=True, exist_ok=True)
+                for file in files:
+                    shutil.copyfile(folder / file.name, target / file.name)
+
+            await asyncio.to_thread(copy)
+            await self._platform.files.commit()
+
+    def _final(self, snapshot: Snapshot, outcome: Outcome) -> End:
+        timings = started_timings(snapshot.request, snapshot.claims[-1])
+        return End(
+            status=outcome.status,
+            at=self._platform.now(),
+            attempt=len(snapshot.claims),
+            outputs=outcome.outputs,
+            error=outcome.error,
+            timings=timings.model_copy(
+                update={
+                    "run": round(outcome.run_seconds, 6),
+                    "nodes": dict(outcome.node_seconds),
+                }
+            ),
+        )
+
+    async def _finish(
+        self, snapshot: Snapshot, final: End, reporter: FeedReporter | None = None
+    ) -> End:
+        job_id = snapshot.request.job_id
+        key = job_key(job_id, "final")
+        if not await self._platform.records.add(key, final.model_dump_json()):
+            final = read(End, await self._platform.records.get(key)) or final
+        if reporter is not None:
+            await reporter.close(ended=True)
+        else:
+            entry = FeedEntry(attempt=len(snapshot.claims), number=1_000_000 // 4, ended=True)
+            await self._platform.feed.append(job_id, entry.model_dump_json())
+        return final
+
+
+@asynccontextmanager
+async def _folders() -> AsyncGenerator[tuple[Path, Path]]:
+    """Fresh input and output folders for one job."""
+    base = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="comfysnap-"))
+    try:
+        inputs, outputs = base / "input", base / "output"
+        inputs.mkdir()
+        outputs.mkdir()
+        yield inputs, outputs
+    finally:
+        await asyncio.shield(asyncio.to_thread(shutil.rmtree, base, ignore_errors=True))
+
+
+async def _settled(running: asyncio.Future[Outcome], *, timeout: float | None) -> bool:
+    """Wait for the engine's thread, whatever else is cancelled meanwhile."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while not running.done():
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left <= 0:
+            return False
+        try:
+            await asyncio.wait({running}, timeout=left)
+        except asyncio.CancelledError:
+            continue
+    return True

@@ -1,0 +1,62 @@
+"""The gateway's settings on Modal: ``[serve]``, bounded by ``[deploy]``, with keys of a secret."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from comfysnap_schema.errors import ProjectError
+from comfysnap_server.deploy.deployment import Deployment
+from comfysnap_server.gateway.settings import GatewaySettings
+
+KEYS_VARIABLE: Final = "COMFYSNAP_KEYS"
+"""Variable of the keys secret: JSON of owner to the SHA-256 of the owner's key, or to several."""
+
+
+def gateway_settings(deployment: Deployment, environment: Mapping[str, str]) -> GatewaySettings:
+    """What the gateway function allows.
+
+    Raises:
+        ProjectError: ``missing_keys``, ``invalid_keys``, or ``invalid_value`` in ``[serve]``.
+    """
+    ours = deployment.settings
+    given: dict[str, Any] = dict(deployment.project.serve)
+    given["auth"] = ours.auth
+    if ours.auth == "keys":
+        given["keys"] = _keys(deployment, environment)
+    else:
+        given.pop("keys", None)
+    longest = float(ours.timeout)
+    given["max_timeout"] = min(float(given.get("max_timeout", longest)), longest)
+    usual = GatewaySettings.model_fields["default_timeout"].default
+    given["default_timeout"] = min(float(given.get("default_timeout", usual)), given["max_timeout"])
+    given["max_attempts"] = ours.max_attempts
+    try:
+        return GatewaySettings.model_validate(given)
+    except ValidationError as error:
+        found = error.errors()[0]
+        field = ".".join(["serve", *(str(part) for part in found["loc"])])
+        raise ProjectError(
+            "invalid_value", found["msg"], file=str(deployment.file), field=field
+        ) from error
+
+
+def _keys(deployment: Deployment, environment: Mapping[str, str]) -> Any:
+    text = environment.get(KEYS_VARIABLE)
+    if not text:
+        raise ProjectError(
+            "missing_keys",
+            f"the secret {deployment.keys_secret!r} has no variable {KEYS_VARIABLE}",
+            file=str(deployment.file),
+            field="deploy.keys_secret",
+        )
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ProjectError(
+            "invalid_keys",
+            f"{KEYS_VARIABLE} is no JSON",
+            file=str(deployment.file),
+            field="deploy.keys_secret",
+        ) from error
