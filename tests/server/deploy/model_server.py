@@ -1,0 +1,196 @@
+"""A loopback server of models: plain files, Hugging Face and Civitai, which can misbehave."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+COMMIT = "c0ffee" + "0" * 34
+
+
+@dataclass
+class Served:
+    """One file and how it is handed out."""
+
+    content: bytes
+    token: str | None = None
+    ranges: bool = True
+    etag: str | None = None
+    break_after: list[int] = field(default_factory=list[int])
+    """Bytes after which the connection of the first, second, ... request breaks."""
+    bodies: list[bytes] = field(default_factory=list[bytes])
+    """Other content for the first, second, ... request."""
+    statuses: list[int] = field(default_factory=list[int])
+    """Refusals of the first, second, ... request."""
+    location: str | None = None
+    content_type: str = "application/octet-stream"
+    chunked: bool = False
+    """Whether the hub says that it is stored in Xet."""
+
+
+@dataclass
+class Asked:
+    """One request that came."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+
+
+@dataclass
+class ModelServer:
+    """What the server has and what it was asked."""
+
+    url: str = ""
+    files: dict[str, Served] = field(default_factory=dict[str, Served])
+    """By path, with its leading slash."""
+    repositories: dict[str, dict[str, Served]] = field(default_factory=dict[str, dict[str, Served]])
+    answers: dict[str, Any] = field(default_factory=dict[str, Any])
+    """JSON by path."""
+    gated: set[str] = field(default_factory=set[str])
+    commit: str = COMMIT
+    asked: list[Asked] = field(default_factory=list[Asked])
+
+    def downloads(self, path: str) -> list[Asked]:
+        """The requests for the content of a path."""
+        return [ask for ask in self.asked if ask.method == "GET" and ask.path == path]
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers for one ``ModelServer``."""
+
+    protocol_version = "HTTP/1.1"
+    models: ModelServer
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        parts = urlsplit(self.path)
+        self.models.asked.append(Asked(self.command, parts.path, dict(self.headers)))
+        if parts.path in self.models.answers:
+            self.answer(200, {"Content-Type": "application/json"}, self.models.answers[parts.path])
+        elif parts.path in self.models.files:
+            self.plain(self.models.files[parts.path], parse_qs(parts.query))
+        else:
+            self.hub(parts.path)
+
+    do_HEAD = do_GET
+
+    def plain(self, file: Served, query: Mapping[str, list[str]]) -> None:
+        wanted = f"Bearer {file.token}"
+        if file.token and self.headers.get("Authorization") != wanted and "signed" not in query:
+            self.answer(401, {}, b"no")
+        elif file.statuses:
+            self.answer(file.statuses.pop(0), {}, b"")
+        elif file.location:
+            self.answer(302, {"Location": file.location}, b"")
+        else:
+            self.content(file, {})
+
+    def hub(self, path: str) -> None:
+        for repo, files in self.models.repositories.items():
+            if path.startswith(f"/api/models/{repo}/tree/"):
+                if not self.refused(repo, files):
+                    self.tree(files)
+                return
+            if path.startswith(f"/{repo}/resolve/"):
+                revision, _, name = path.removeprefix(f"/{repo}/resolve/").partition("/")
+                if name not in files or revision not in {"main", self.models.commit}:
+                    self.answer(404, {"X-Error-Code": "EntryNotFound"}, b"")
+                    return
+                if not self.refused(repo, files):
+                    self.content(files[name], self.facts(files[name]))
+                return
+        self.answer(404, {"X-Error-Code": "RepoNotFound"}, b"")
+
+    def refused(self, repo: str, files: Mapping[str, Served]) -> bool:
+        token = next((file.token for file in files.values() if file.token), None)
+        refused = bool(token) and self.headers.get("Authorization") != f"Bearer {token}"
+        if refused:
+            gated = repo in self.models.gated
+            self.answer(
+                403 if gated else 401,
+                {"X-Error-Code": "GatedRepo" if gated else "RepoNotFound"},
+                b"",
+            )
+        return refused
+
+    def facts(self, file: Served) -> dict[str, str]:
+        digest = hashlib.sha256(file.content).hexdigest()
+        facts = {
+            "X-Repo-Commit": self.models.commit,
+            "X-Linked-Etag": f'"{digest}"',
+            "X-Linked-Size": str(len(file.content)),
+        }
+        if file.chunked:
+            auth = f"{self.models.url}/xet"
+            facts |= {"X-Xet-Hash": digest, "Link": f'<{auth}>; rel="xet-auth"'}
+        return facts
+
+    def tree(self, files: Mapping[str, Served]) -> None:
+        entries = [
+            {"type": "file", "path": name, "size": len(file.content), "oid": "0" * 40}
+            for name, file in files.items()
+        ]
+        self.answer(200, {"Content-Type": "application/json"}, entries)
+
+    def content(self, file: Served, extra: Mapping[str, str]) -> None:
+        body = file.content
+        downloading = self.command == "GET"
+        if downloading and file.bodies:
+            body = file.bodies.pop(0)
+        headers = {"Content-Type": file.content_type, **extra}
+        etag = file.etag or f'"{hashlib.sha256(file.content).hexdigest()[:16]}"'
+        headers["ETag"] = etag
+        start, status = 0, 200
+        asked = self.headers.get("Range", "").removeprefix("bytes=").rstrip("-")
+        same = self.headers.get("If-Range") in {None, etag}
+        if asked.isdigit() and file.ranges and same:
+            start, status = int(asked), 206
+            if start >= len(body):
+                self.answer(416, {}, b"")
+                return
+            headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
+        body = body[start:]
+        cut = file.break_after.pop(0) if downloading and file.break_after else None
+        self.answer(status, headers, body, cut)
+
+    def answer(
+        self, status: int, headers: Mapping[str, str], body: Any, cut: int | None = None
+    ) -> None:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            try:
+                self.wfile.write(content if cut is None else content[:cut])
+            except OSError:
+                self.close_connection = True
+        if cut is not None:
+            self.close_connection = True
+
+
+@contextmanager
+def serve_models() -> Generator[ModelServer]:
+    models = ModelServer()
+    handler = type("Bound", (Handler,), {"models": models})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    models.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield models
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
