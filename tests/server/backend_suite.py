@@ -1,0 +1,379 @@
+"""What every backend does, as tests that take the fixture ``backend``.
+
+A test module of a backend defines that fixture (started, running the simulated engine with
+``step_seconds`` of about ``STEP_S``) and imports everything from here.
+"""
+
+import asyncio
+import hashlib
+import io
+import secrets
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from comfysnap_schema.errors import ErrorCode
+from comfysnap_schema.files import FileBySha256, FileByUrl, Kind
+from comfysnap_schema.graph import Graph
+from comfysnap_schema.jobs import JobEvent, JobRecord, JobStatus
+from comfysnap_schema.spec import OutputSpec
+from comfysnap_server.backends.protocol import Backend, BackendError, JobRequest
+
+STEP_S = 0.02
+PATIENCE_S = 60.0
+FOREVER = 10_000
+"""Steps of a job that does not end by itself within a test."""
+
+
+def sampling(steps: int) -> Graph:
+    """A graph that takes ``steps`` steps and makes one picture."""
+    return {
+        "3": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 48}},
+        "5": {
+            "class_type": "KSampler",
+            "inputs": {"seed": 7, "steps": steps, "latent_image": ["3", 0]},
+            "_meta": {"title": "Draw"},
+        },
+        "6": {"class_type": "VAEDecode", "inputs": {"samples": ["5", 0]}},
+        "9": {"class_type": "SaveImage", "inputs": {"images": ["6", 0]}},
+    }
+
+
+def loading(name: str) -> Graph:
+    """A graph that loads an input file and saves it."""
+    return {
+        "1": {"class_type": "LoadImage", "inputs": {"image": name}},
+        "9": {"class_type": "SaveImage", "inputs": {"images": ["1", 0]}},
+    }
+
+
+def request(graph: Graph | None = None, **options: Any) -> JobRequest:
+    """A request of ``anna`` for a short job."""
+    defaults: dict[str, Any] = {
+        "job_id": f"job_{secrets.token_hex(13)}",
+        "owner": "anna",
+        "workflow": "draw",
+        "inputs": {"seed": 7},
+        "graph": graph or sampling(2),
+        "graph_hash": "0" * 64,
+        "outputs": {"image": OutputSpec(node="9")},
+        "fields": {"1.inputs.image": "photo", "5.inputs.seed": "seed"},
+        "timeout": 60.0,
+        "created_at": datetime.now(UTC),
+    }
+    return JobRequest(**{**defaults, **options})
+
+
+async def finish(backend: Backend, job: JobRecord, owner: str = "anna") -> JobRecord:
+    """The job once it is final."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not job.is_final:
+            job = await backend.wait(owner, job.id, after=None, timeout=25)
+    return job
+
+
+async def run(backend: Backend, asked: JobRequest) -> JobRecord:
+    """Submit and wait for the end."""
+    return await finish(backend, (await backend.submit(asked)).job, asked.owner)
+
+
+async def until_sampling(backend: Backend, job: JobRecord) -> JobRecord:
+    """The job once it told of a step."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not job.progress.step and not job.is_final:
+            job = await backend.wait("anna", job.id, after=job.version, timeout=25)
+    return job
+
+
+async def once(data: bytes) -> AsyncIterator[bytes]:
+    """``data`` as a stream."""
+    yield data
+
+
+def png() -> bytes:
+    """A small picture of one colour."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (5, 4), (1, 2, 3)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+async def test_a_job_runs_to_its_end_and_hands_out_its_file(backend: Backend) -> None:
+    submitted = await backend.submit(request(labels={"team": "red"}))
+    assert submitted.replayed is False
+    assert submitted.job.status in (JobStatus.QUEUED, JobStatus.RUNNING)
+    job = await finish(backend, submitted.job)
+    assert (job.status, job.error, job.attempt) == (JobStatus.SUCCEEDED, None, 1)
+    assert (job.inputs, job.labels, job.graph_hash) == ({"seed": 7}, {"team": "red"}, "0" * 64)
+    assert job.progress.fraction == 1.0
+    assert job.started_at is not None
+    assert job.finished_at is not None
+    assert job.created_at <= job.started_at <= job.finished_at
+    told: Any = (job.outputs or {})["image"]
+    file = await backend.open_output("anna", job.id, told["name"])
+    content = file.path.read_bytes()
+    assert content.startswith(b"\x89PNG")
+    assert hashlib.sha256(content).hexdigest() == file.sha256 == told["sha256"]
+    assert len(content) == file.size == told["size"]
+    assert file.content_type == told["content_type"] == "image/png"
+    assert told["url"] == f"/outputs/{job.id}/{told['name']}"
+
+
+async def test_the_times_of_a_job_are_told(backend: Backend) -> None:
+    job = await run(backend, request())
+    times = job.timings
+    assert times.queue is not None
+    assert times.start is not None
+    assert times.start_kind in ("cold", "warm", "restored")
+    assert times.run is not None
+    assert times.run >= 2 * STEP_S
+    assert set(times.nodes) == {"3", "5", "6", "9"}
+
+
+async def test_a_text_output_is_a_value(backend: Backend) -> None:
+    graph: Graph = {"9": {"class_type": "PreviewAny", "inputs": {"source": "a fox"}}}
+    job = await run(backend, request(graph, outputs={"text": OutputSpec(node="9", kind=Kind.TEXT)}))
+    assert job.outputs == {"text": "a fox"}
+
+
+async def test_a_failing_node_fails_the_job_and_names_the_field(backend: Backend) -> None:
+    job = await run(backend, request(loading("not-there.png")))
+    assert job.status is JobStatus.FAILED
+    assert job.outputs is None
+    assert job.error is not None
+    assert job.error.code is ErrorCode.NODE_FAILED
+    assert [(found.field, found.node) for found in job.error.fields] == [("photo", "1")]
+
+
+async def test_an_output_node_that_makes_nothing_fails_the_job(backend: Backend) -> None:
+    wanted = {"text": OutputSpec(node="9", kind=Kind.TEXT)}
+    job = await run(backend, request(outputs=wanted))
+    assert job.error is not None
+    assert job.error.code is ErrorCode.OUTPUT_MISSING
+
+
+async def test_a_job_after_a_failed_one_runs(backend: Backend) -> None:
+    await run(backend, request(loading("not-there.png")))
+    assert (await run(backend, request())).status is JobStatus.SUCCEEDED
+
+
+async def test_waiting_for_news_tells_each_step_and_never_goes_back(backend: Backend) -> None:
+    job = (await backend.submit(request(sampling(40)))).job
+    seen = [job]
+    async with asyncio.timeout(PATIENCE_S):
+        while not seen[-1].is_final:
+            seen.append(await backend.wait("anna", job.id, after=seen[-1].version, timeout=25))
+    versions = [told.version for told in seen]
+    assert versions == sorted(set(versions))
+    running = [told.progress for told in seen if told.status is JobStatus.RUNNING]
+    assert [p.fraction for p in running] == sorted(p.fraction for p in running)
+    steps = [p for p in running if p.step]
+    assert len({p.step for p in steps}) >= 5
+    assert {(p.node, p.node_class, p.node_title, p.steps) for p in steps} == {
+        ("5", "KSampler", "Draw", 40)
+    }
+
+
+async def test_a_wait_ends_with_what_is_known(backend: Backend) -> None:
+    job = (await backend.submit(request(sampling(FOREVER)))).job
+    told = await backend.wait("anna", job.id, after=None, timeout=0.05)
+    assert not told.is_final
+    await backend.cancel("anna", job.id)
+
+
+async def test_a_wait_for_a_finished_job_returns_at_once(backend: Backend) -> None:
+    job = await run(backend, request())
+    async with asyncio.timeout(5):
+        told = await backend.wait("anna", job.id, after=job.version + 10**9, timeout=25)
+    assert told.status is JobStatus.SUCCEEDED
+
+
+async def test_events_tell_states_and_end_with_the_final_job(backend: Backend) -> None:
+    job = (await backend.submit(request(sampling(20), previews=True))).job
+    events: list[JobEvent] = []
+    async with asyncio.timeout(PATIENCE_S):
+        async for event in backend.events("anna", job.id, after=None):
+            events.append(event)
+    types = [event.type for event in events]
+    assert {"status", "progress", "preview", "done"} == set(types)
+    assert types.index("done") == len(types) - 1
+    assert events[-1].job is not None
+    assert events[-1].job.status is JobStatus.SUCCEEDED
+    assert [e.job.status for e in events if e.type == "status" and e.job][-1] is JobStatus.RUNNING
+    fractions = [e.progress.fraction for e in events if e.progress]
+    assert fractions == sorted(fractions)
+    previews = [e.preview for e in events if e.preview]
+    assert previews[0].content_type == "image/jpeg"
+
+
+async def test_events_of_a_finished_job_are_its_end(backend: Backend) -> None:
+    job = await run(backend, request())
+    events = [event async for event in backend.events("anna", job.id, after=job.version)]
+    assert [event.type for event in events] == ["done"]
+
+
+async def test_a_running_job_stops_when_it_is_cancelled(backend: Backend) -> None:
+    job = await until_sampling(backend, (await backend.submit(request(sampling(FOREVER)))).job)
+    asked = await backend.cancel("anna", job.id)
+    assert asked.cancel_requested_at is not None
+    again = await backend.cancel("anna", job.id)
+    assert again.cancel_requested_at == asked.cancel_requested_at
+    ended = await finish(backend, job)
+    assert ended.status is JobStatus.CANCELLED
+    assert ended.error is not None
+    assert ended.error.code is ErrorCode.JOB_CANCELLED
+    assert await backend.cancel("anna", job.id) == ended
+
+
+async def test_cancelling_a_finished_job_changes_nothing(backend: Backend) -> None:
+    job = await run(backend, request())
+    assert await backend.cancel("anna", job.id) == job
+    assert await backend.get("anna", job.id) == job
+
+
+async def test_a_job_that_runs_too_long_is_timed_out(backend: Backend) -> None:
+    job = await run(backend, request(sampling(FOREVER), timeout=0.5))
+    assert job.status is JobStatus.TIMED_OUT
+    assert job.error is not None
+    assert job.error.code is ErrorCode.JOB_TIMED_OUT
+    assert (await run(backend, request())).status is JobStatus.SUCCEEDED
+
+
+async def test_the_same_key_replays_the_same_job(backend: Backend) -> None:
+    key = secrets.token_hex(8)
+    first = await backend.submit(request(idempotency_key=key, fingerprint="a"))
+    second = await backend.submit(request(idempotency_key=key, fingerprint="a"))
+    assert (first.replayed, second.replayed) == (False, True)
+    assert first.job.id == second.job.id
+    assert await backend.replay("anna", "another", "a") is None
+    await finish(backend, first.job)
+    replayed = await backend.replay("anna", key, "a")
+    assert replayed is not None
+    assert (replayed.id, replayed.status) == (first.job.id, JobStatus.SUCCEEDED)
+
+
+async def test_a_key_with_another_request_is_refused(backend: Backend) -> None:
+    key = secrets.token_hex(8)
+    await backend.submit(request(idempotency_key=key, fingerprint="a"))
+    for call in (
+        backend.submit(request(idempotency_key=key, fingerprint="b")),
+        backend.replay("anna", key, "b"),
+    ):
+        with pytest.raises(BackendError) as caught:
+            await call
+        assert caught.value.code is ErrorCode.IDEMPOTENCY_MISMATCH
+
+
+async def test_keys_of_different_owners_do_not_meet(backend: Backend) -> None:
+    key = secrets.token_hex(8)
+    first = await backend.submit(request(idempotency_key=key, fingerprint="a"))
+    second = await backend.submit(request(idempotency_key=key, fingerprint="a", owner="berta"))
+    assert first.job.id != second.job.id
+
+
+async def test_submits_with_one_key_at_once_make_one_job(backend: Backend) -> None:
+    key = secrets.token_hex(8)
+    answers = await asyncio.gather(
+        *(backend.submit(request(idempotency_key=key, fingerprint="a")) for _ in range(10))
+    )
+    assert len({answer.job.id for answer in answers}) == 1
+    assert [answer.replayed for answer in answers].count(False) == 1
+
+
+async def test_jobs_of_another_owner_are_unknown(backend: Backend) -> None:
+    job = await run(backend, request())
+    told: Any = (job.outputs or {})["image"]
+
+    async def watch() -> None:
+        async for _ in backend.events("berta", job.id, after=None):
+            pytest.fail("an event of another owner's job")
+
+    for call in (
+        backend.get("berta", job.id),
+        backend.wait("berta", job.id, after=None, timeout=1),
+        backend.cancel("berta", job.id),
+        backend.open_output("berta", job.id, told["name"]),
+        watch(),
+        backend.get("anna", f"job_{'0' * 26}"),
+    ):
+        with pytest.raises(BackendError) as caught:
+            await call
+        assert caught.value.code is ErrorCode.UNKNOWN_JOB
+
+
+@pytest.mark.parametrize("name", ["none.png", "../output/x.png", "/etc/passwd", "", ".."])
+async def test_a_file_that_the_job_did_not_make_is_unknown(backend: Backend, name: str) -> None:
+    job = await run(backend, request())
+    with pytest.raises(BackendError) as caught:
+        await backend.open_output("anna", job.id, name)
+    assert caught.value.code is ErrorCode.UNKNOWN_OUTPUT
+
+
+async def test_jobs_are_listed_newest_first_page_by_page_and_filtered(backend: Backend) -> None:
+    owner = secrets.token_hex(6)
+    made: list[JobRecord] = []
+    for index in range(5):
+        asked = request(
+            owner=owner,
+            workflow="even" if index % 2 == 0 else "odd",
+            labels={"n": str(index), "team": "red"},
+            graph=loading("not-there.png") if index == 3 else None,
+        )
+        made.append(await run(backend, asked))
+    ids = [job.id for job in reversed(made)]
+    first = await backend.list_jobs(owner, limit=3)
+    rest = await backend.list_jobs(owner, limit=3, cursor=first.cursor)
+    assert [job.id for job in [*first.jobs, *rest.jobs]] == ids
+    assert rest.cursor is None
+    odd = await backend.list_jobs(owner, workflow="odd")
+    assert [job.id for job in odd.jobs] == [made[3].id, made[1].id]
+    failed = await backend.list_jobs(owner, status=JobStatus.FAILED)
+    assert [job.id for job in failed.jobs] == [made[3].id]
+    labelled = await backend.list_jobs(owner, labels={"n": "2", "team": "red"})
+    assert [job.id for job in labelled.jobs] == [made[2].id]
+    assert (await backend.list_jobs(owner, labels={"n": "2", "team": "blue"})).jobs == []
+    assert (await backend.list_jobs("nobody")).jobs == []
+
+
+async def test_an_uploaded_file_reaches_the_graph(backend: Backend) -> None:
+    data = png()
+    digest = hashlib.sha256(data).hexdigest()
+    await backend.put_file("anna", digest, once(data))
+    assert await backend.has_file("anna", digest)
+    assert not await backend.has_file("berta", digest)
+    name = f"{digest[:32]}.png"
+    job = await run(backend, request(loading(name), files={name: FileBySha256(sha256=digest)}))
+    assert job.error is None
+    told: Any = (job.outputs or {})["image"]
+    file = await backend.open_output("anna", job.id, told["name"])
+    with Image.open(file.path) as image:
+        assert image.convert("RGB").getpixel((0, 0)) == (1, 2, 3)
+
+
+async def test_an_upload_with_another_hash_is_refused(backend: Backend) -> None:
+    with pytest.raises(BackendError) as caught:
+        await backend.put_file("anna", "0" * 64, once(b"something"))
+    assert caught.value.code is ErrorCode.HASH_MISMATCH
+    assert not await backend.has_file("anna", "0" * 64)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [FileBySha256(sha256="f" * 64), FileByUrl(url="http://127.0.0.1:9/a.png")],
+    ids=["gone", "private address"],
+)
+async def test_an_input_that_cannot_be_had_fails_the_job_and_names_the_field(
+    backend: Backend, file: FileBySha256 | FileByUrl
+) -> None:
+    job = await run(backend, request(loading("in.png"), files={"in.png": file}))
+    assert job.status is JobStatus.FAILED
+    assert job.error is not None
+    assert job.error.code is ErrorCode.INPUT_UNAVAILABLE
+    assert [found.field for found in job.error.fields] == ["photo"]
+
+
+async def test_a_backend_that_runs_jobs_is_ready(backend: Backend) -> None:
+    await run(backend, request())
+    assert await backend.ready()
