@@ -20,7 +20,7 @@ from modal_proto.api_grpc import ModalClientBase
 from tests.control_plane.state import ENVIRONMENT, Function, Input, State
 from tests.control_plane.volumes import View, Volumes
 
-INHERITED = ("PATH", "HOME", "LANG", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR")
+INHERITED = ("PATH", "HOME", "LANG", "PYTHONPATH", "VIRTUAL_ENV")
 """What containers see of the machine's own environment, beside coverage's variables."""
 
 Phase = Literal["starting", "checkpointed", "ready", "stopping", "dead"]
@@ -123,7 +123,7 @@ class Launcher:
         """Start a process for the function's current definition."""
         task_id = self._state.new_id("ta")
         folder = self._root / task_id.lstrip("ta-0").rjust(3, "0")
-        folder.mkdir(parents=True)
+        (folder / "tmp").mkdir(parents=True)
         container = Container(
             task_id, function, function.version, folder, snapshot=snapshot, wanted=wanted
         )
@@ -175,6 +175,7 @@ class Launcher:
         env |= self.environment
         env |= {
             "PYTHONUNBUFFERED": "1",
+            "TMPDIR": str(container.folder / "tmp"),
             "MODAL_IS_REMOTE": "1",
             "MODAL_SERVER_URL": f"unix://{container.folder / 'socket'}",
             "MODAL_CONFIG_PATH": "/nonexistent",

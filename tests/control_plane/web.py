@@ -79,9 +79,9 @@ class WebFront:
             return web.Response(status=500, text="modal-http: internal error")
         try:
             return await self._stream(request, start.http_response_start, chunks)
-        except (ConnectionResetError, asyncio.CancelledError):
+        except ConnectionResetError:
             await self._put(call, api_pb2.Asgi(http_disconnect=api_pb2.Asgi.HttpDisconnect()))
-            raise
+            return web.Response(status=499)  # nobody is there to read it
 
     def _is_known(self, request: web.Request) -> bool:
         return tuple(request.headers.get(name) for name in PROXY_HEADERS) == self.key

@@ -1,6 +1,6 @@
 """One control plane for the session, and Modal's client pointed at it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import modal
@@ -42,7 +42,7 @@ default = "hello"
 
 [deploy]
 engine = "simulated"
-workflows = ["hello", "flux"]
+workflows = ["hello", "flux", "img2img"]
 max_containers = 4
 scaledown_window = 30
 timeout = 60
@@ -64,3 +64,17 @@ def deployed(plane: ControlPlane, project: Path) -> ControlPlane:
     plane.add_container_environment(variables)
     plane.deploy("-m", "comfysnap_server.deploy.app", environment=variables)
     return plane
+
+
+@pytest.fixture
+def redeploy(deployed: ControlPlane, project: Path) -> Callable[[], None]:
+    """Deploys the same project again."""
+
+    def work() -> None:
+        variables = {
+            "COMFYSNAP_PROJECT": str(project),
+            "COMFYSNAP_FILES_DIR": str(deployed.mounts / "files"),
+        }
+        deployed.deploy("-m", "comfysnap_server.deploy.app", environment=variables)
+
+    return work

@@ -18,7 +18,7 @@ AUTH = {"Modal-Key": "wk-test", "Modal-Secret": "ws-test"}
 
 @pytest.fixture
 def worker(toy: ControlPlane) -> Any:
-    return toy_class("Worker").run
+    return toy_class("Toy").run
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def created(plane: ControlPlane, name: str) -> Any:
 
 
 async def test_a_deploy_registers_what_the_decorators_say(toy: ControlPlane) -> None:
-    function = created(toy, "Worker.*").function
+    function = created(toy, "Toy.*").function
     assert function.checkpointing_enabled
     assert function.timeout_secs == 4
     assert function.autoscaler_settings.max_containers == 3
@@ -64,8 +64,8 @@ async def test_enter_hooks_run_around_the_snapshot_and_the_container_is_reused(
 
 
 async def test_a_frozen_container_takes_the_next_input(toy: ControlPlane, worker: Any) -> None:
-    toy.scale_to_zero("Worker.*")
-    (frozen,) = toy.freeze("Worker.*", 1)
+    toy.scale_to_zero("Toy.*")
+    (frozen,) = toy.freeze("Toy.*", 1)
     assert (await worker.remote.aio("echo"))["pid"] == frozen.pid
 
 
@@ -85,10 +85,10 @@ async def test_an_exception_comes_back(worker: Any) -> None:
 async def test_a_queued_call_that_is_cancelled_never_starts(
     toy: ControlPlane, worker: Any, started: modal.Queue
 ) -> None:
-    toy.hold("Worker.*")
+    toy.hold("Toy.*")
     call = await worker.spawn.aio("echo", "never")
     await call.cancel.aio()
-    toy.hold("Worker.*", held=False)
+    toy.hold("Toy.*", held=False)
     with pytest.raises(modal.exception.RemoteError):
         await call.get.aio(timeout=10)
     assert await started.len.aio(partition="starts") == 0
@@ -121,7 +121,7 @@ async def test_a_killed_container_gives_its_input_back(
 ) -> None:
     call = await worker.spawn.aio("sleep", 1)
     pid = await next_start(started)
-    toy.kill(next(c for c in toy.pool("Worker.*").containers if c.pid == pid))
+    toy.kill(next(c for c in toy.pool("Toy.*").containers if c.pid == pid))
     assert await call.get.aio(timeout=20) == "slept"
     again = await next_start(started)
     assert again != pid
@@ -136,7 +136,7 @@ async def test_a_call_over_its_time_is_ended(worker: Any) -> None:
 async def test_a_dropped_result_is_told_from_a_pending_one(toy: ControlPlane, worker: Any) -> None:
     call = await worker.spawn.aio("echo")
     await call.get.aio(timeout=20)
-    toy.expire(toy.calls("Worker.*")[-1])
+    toy.expire(toy.calls("Toy.*")[-1])
     with pytest.raises(modal.exception.OutputExpiredError):
         await call.get.aio(timeout=0)
     with pytest.raises(modal.exception.NotFoundError):
@@ -144,8 +144,8 @@ async def test_a_dropped_result_is_told_from_a_pending_one(toy: ControlPlane, wo
 
 
 async def test_a_failed_restore_boots_without_a_snapshot(toy: ControlPlane, worker: Any) -> None:
-    toy.scale_to_zero("Worker.*")
-    toy.fail_restores("Worker.*")
+    toy.scale_to_zero("Toy.*")
+    toy.fail_restores("Toy.*")
     answer = await worker.remote.aio("echo")
     assert answer["order"] == ["load", "attach"]
     assert not answer["restored"]
@@ -154,23 +154,23 @@ async def test_a_failed_restore_boots_without_a_snapshot(toy: ControlPlane, work
 async def test_a_failed_gpu_restore_exits_with_its_code_and_boots_again(
     toy: ControlPlane,
 ) -> None:
-    (container,) = toy.freeze("GpuWorker.*", 1)
-    toy.fail_restores("GpuWorker.*")
-    assert not await toy_class("GpuWorker").run.remote.aio()
+    (container,) = toy.freeze("GpuToy.*", 1)
+    toy.fail_restores("GpuToy.*")
+    assert not await toy_class("GpuToy").run.remote.aio()
     assert container.exit_code == 222
 
 
 async def test_a_volume_shows_what_was_committed_and_reloaded(
     toy: ControlPlane, worker: Any, started: modal.Queue
 ) -> None:
-    toy.scale_to_zero("Worker.*")
+    toy.scale_to_zero("Toy.*")
     busy = await worker.spawn.aio("sleep", 3)
     await next_start(started)
     await worker.remote.aio("write", "a")  # in a second container
     await busy.cancel.aio()
     with pytest.raises(modal.exception.RemoteError):
         await busy.get.aio(timeout=10)
-    two = toy.pool("Worker.*").live
+    two = toy.pool("Toy.*").live
     assert len(two) == 2
     writer, other = [view for c in two for view in c.views.values()][::-1]
     assert [path.name for path in writer.folder.iterdir()] == ["a"]
@@ -178,7 +178,7 @@ async def test_a_volume_shows_what_was_committed_and_reloaded(
 
 
 async def test_a_reload_is_refused_while_a_file_is_open(toy: ControlPlane, worker: Any) -> None:
-    toy.scale_to_zero("Worker.*")
+    toy.scale_to_zero("Toy.*")
     await worker.remote.aio("write", "b")
     await worker.remote.aio("commit")
     assert await worker.remote.aio("reload_with_open_file", "b") == "refused"

@@ -26,7 +26,7 @@ volume = modal.Volume.from_name("toy-files", create_if_missing=True)
     scaledown_window=20,
     volumes={MOUNT: volume},
 )
-class Worker:
+class Toy:
     @modal.enter(snap=True)
     def load(self) -> None:
         self.order = ["load"]
@@ -78,7 +78,7 @@ class Worker:
     experimental_options={"enable_gpu_snapshot": True},
     scaledown_window=20,
 )
-class GpuWorker:
+class GpuToy:
     @modal.enter(snap=True)
     def load(self) -> None:
         self.number = random.random()

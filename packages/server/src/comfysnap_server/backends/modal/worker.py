@@ -7,13 +7,13 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from comfysnap_schema.errors import ErrorCode
 from comfysnap_schema.jobs import JobStatus
@@ -38,6 +38,8 @@ from comfysnap_server.engine.execute import Outcome, execute, problem
 from comfysnap_server.engine.protocol import Engine, EngineJob
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 STUCK_EXIT_CODE: Final = 70
 
@@ -179,7 +181,7 @@ class Worker:
             try:
                 await self._materialise(job, inputs)
                 outcome = await self._execute(snapshot, inputs, outputs, reporter)
-                await asyncio.shield(self._keep(job, outcome, outputs))
+                await _uninterrupted(self._keep(job, outcome, outputs))
                 final = self._final(snapshot, outcome)
             except InputUnavailableError as error:
                 failed = Outcome(status=JobStatus.FAILED, error=error.problem)
@@ -187,7 +189,7 @@ class Worker:
             except asyncio.CancelledError:
                 # cancelled before the engine had the job, or when it had ended
                 final = ended(JobStatus.CANCELLED, snapshot, self._platform.now())
-                await asyncio.shield(self._finish(snapshot, final, reporter))
+                await _uninterrupted(self._finish(snapshot, final, reporter))
                 raise
             except Exception as error:
                 log.exception("job %s: the worker failed", job.job_id)
@@ -196,7 +198,7 @@ class Worker:
                     status=JobStatus.FAILED, error=problem(ErrorCode.ENGINE_FAILED, detail)
                 )
                 final = self._final(snapshot, failed)
-            return await asyncio.shield(self._finish(snapshot, final, reporter))
+            return await _uninterrupted(self._finish(snapshot, final, reporter))
 
     async def _materialise(self, job: JobRequest, folder: Path) -> None:
         if any("sha256" in file.model_fields_set for file in job.files.values()):
@@ -313,10 +315,26 @@ async def _folders() -> AsyncGenerator[tuple[Path, Path]]:
         outputs.mkdir()
         yield inputs, outputs
     finally:
-        await asyncio.shield(asyncio.to_thread(shutil.rmtree, base, ignore_errors=True))
+        await _uninterrupted(asyncio.to_thread(shutil.rmtree, base, ignore_errors=True))
 
 
-async def _settled(running: asyncio.Future[Outcome], *, timeout: float | None) -> bool:
+async def _uninterrupted(work: Coroutine[Any, Any, T]) -> T:
+    """Finish ``work`` before a cancellation goes on: between inputs Modal stops the event loop, and
+    what a shield left running would stop with it."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    result = task.result()
+    if cancelled:
+        raise cancelled
+    return result
+
+
+async def _settled(running: asyncio.Future[Any], *, timeout: float | None) -> bool:
     """Wait for the engine's thread, whatever else is cancelled meanwhile."""
     deadline = None if timeout is None else time.monotonic() + timeout
     while not running.done():

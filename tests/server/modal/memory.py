@@ -1,0 +1,120 @@
+"""The platform in memory, for tests of what no container is needed for."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from comfysnap_schema.files import Kind
+from comfysnap_schema.spec import OutputSpec
+from comfysnap_server.backends.modal.platform import CallState, Platform
+from comfysnap_server.backends.protocol import JobRequest
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass
+class MemoryRecords:
+    entries: dict[str, str] = field(default_factory=dict[str, str])
+
+    async def get(self, key: str) -> str | None:
+        return self.entries.get(key)
+
+    async def add(self, key: str, value: str) -> bool:
+        return self.entries.setdefault(key, value) is value
+
+    async def put(self, key: str, value: str) -> None:
+        self.entries[key] = value
+
+    async def items(self) -> AsyncIterator[tuple[str, str]]:
+        for item in list(self.entries.items()):
+            yield item
+
+
+@dataclass
+class MemoryFeed:
+    entries: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+
+    async def append(self, job_id: str, entry: str) -> None:
+        self.entries.append((job_id, entry))
+
+    async def read(self, job_id: str, *, wait: float) -> AsyncIterator[str]:
+        for key, entry in list(self.entries):
+            if key == job_id:
+                yield entry
+
+
+@dataclass
+class MemoryCalls:
+    """Calls that never run; ``states`` says what is told of each."""
+
+    spawned: list[tuple[str, str | None]] = field(default_factory=list[tuple[str, str | None]])
+    states: dict[str, CallState] = field(default_factory=dict[str, CallState])
+    cancelled: list[tuple[str, bool]] = field(default_factory=list[tuple[str, bool]])
+    failing: bool = False
+
+    async def spawn(self, job_id: str, request: str | None) -> str:
+        if self.failing:
+            raise ConnectionError("Modal is away")
+        self.spawned.append((job_id, request))
+        return f"fc-{len(self.spawned)}"
+
+    async def state(self, call_id: str, *, wait: float) -> CallState:
+        return self.states.get(call_id, CallState.PENDING)
+
+    async def cancel(self, call_id: str, *, terminate: bool) -> None:
+        self.cancelled.append((call_id, terminate))
+
+
+@dataclass
+class MemoryFolder:
+    root: Path
+    commits: int = 0
+
+    async def commit(self) -> None:
+        self.commits += 1
+
+    async def reload(self) -> None:
+        return
+
+
+@dataclass
+class Cloud:
+    """The parts, and a clock that stands still."""
+
+    root: Path
+    records: MemoryRecords = field(default_factory=MemoryRecords)
+    index: MemoryRecords = field(default_factory=MemoryRecords)
+    feed: MemoryFeed = field(default_factory=MemoryFeed)
+    calls: MemoryCalls = field(default_factory=MemoryCalls)
+    now: datetime = START
+
+    def __post_init__(self) -> None:
+        self.files = MemoryFolder(self.root)
+        self.platform = Platform(
+            records=self.records,
+            index=self.index,
+            feed=self.feed,
+            calls=self.calls,
+            files=self.files,
+            now=lambda: self.now,
+        )
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+def request(number: int = 1, **changes: object) -> JobRequest:
+    """A job that draws nothing."""
+    base: dict[str, object] = {
+        "job_id": f"job_{number:026d}",
+        "owner": "someone",
+        "workflow": "hello",
+        "inputs": {},
+        "graph": {"3": {"class_type": "SaveImage", "inputs": {}}},
+        "graph_hash": "0" * 16,
+        "outputs": {"images": OutputSpec(node="3", kind=Kind.IMAGE)},
+        "timeout": 60.0,
+        "created_at": START,
+    }
+    return JobRequest.model_validate(base | changes)

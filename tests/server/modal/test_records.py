@@ -1,0 +1,267 @@
+"""What the gateway does with the records of a job, whichever container wrote them."""
+
+from pathlib import Path
+
+import pytest
+
+from comfysnap_schema.errors import ErrorCode
+from comfysnap_schema.jobs import JobStatus
+from comfysnap_server.backends.modal.backend import ModalBackend
+from comfysnap_server.backends.modal.platform import CallState
+from comfysnap_server.backends.modal.records import Claim, End, claim_key, job_key
+from comfysnap_server.backends.modal.states import Policy
+from comfysnap_server.backends.protocol import BackendError
+from tests.server.modal.memory import START, Cloud, request
+
+pytestmark = pytest.mark.modal
+JOB = request().job_id
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Cloud:
+    return Cloud(tmp_path / "volume")
+
+
+@pytest.fixture
+def backend(cloud: Cloud, tmp_path: Path) -> ModalBackend:
+    return ModalBackend(cloud.platform, tmp_path / "local")
+
+
+@pytest.fixture
+def other(cloud: Cloud, tmp_path: Path) -> ModalBackend:
+    """A second gateway container."""
+    return ModalBackend(cloud.platform, tmp_path / "other")
+
+
+def claim(call_id: str = "fc-1") -> str:
+    return Claim(
+        call_id=call_id,
+        at=START,
+        start_kind="warm",
+        start_seconds=0,
+        load_seconds=0,
+        attach_seconds=0,
+    ).model_dump_json()
+
+
+async def test_a_job_is_written_before_it_is_spawned(cloud: Cloud, backend: ModalBackend) -> None:
+    cloud.calls.failing = True
+    submitted = await backend.submit(request())
+    assert submitted.job.status is JobStatus.QUEUED
+    assert not cloud.calls.spawned
+
+
+async def test_a_job_that_was_never_spawned_is_spawned_by_whoever_looks(
+    cloud: Cloud, backend: ModalBackend, other: ModalBackend
+) -> None:
+    cloud.calls.failing = True
+    await backend.submit(request())
+    cloud.calls.failing = False
+    await other.get("someone", JOB)
+    assert not cloud.calls.spawned
+    cloud.pass_time(Policy().respawn_after + 1)
+    await other.get("someone", JOB)
+    await other.get("someone", JOB)
+    assert [job_id for job_id, _ in cloud.calls.spawned] == [JOB]
+
+
+async def test_the_sweep_spawns_what_was_left(cloud: Cloud, backend: ModalBackend) -> None:
+    cloud.calls.failing = True
+    await backend.submit(request())
+    cloud.calls.failing = False
+    cloud.pass_time(60)
+    await backend.sweep()
+    assert len(cloud.calls.spawned) == 1
+
+
+async def test_a_small_request_travels_inline_and_a_large_one_does_not(
+    cloud: Cloud, backend: ModalBackend
+) -> None:
+    await backend.submit(request(1))
+    await backend.submit(request(2, inputs={"prompt": "x" * 9000}))
+    (_, small), (_, large) = cloud.calls.spawned
+    assert small is not None
+    assert large is None
+
+
+async def test_a_key_whose_gateway_died_before_the_job_was_written_makes_that_job(
+    cloud: Cloud, backend: ModalBackend, other: ModalBackend
+) -> None:
+    keyed = request(1, idempotency_key="k", fingerprint="f")
+    await backend.submit(keyed)
+    del cloud.records.entries[job_key(JOB, "request")]
+    assert await other.replay("someone", "k", "f") is None
+    again = await other.submit(request(2, idempotency_key="k", fingerprint="f"))
+    assert again.job.id == JOB
+
+
+async def test_a_key_is_free_again_after_a_day(cloud: Cloud, backend: ModalBackend) -> None:
+    await backend.submit(request(1, idempotency_key="k", fingerprint="f"))
+    cloud.pass_time(25 * 3600)
+    assert await backend.replay("someone", "k", "other") is None
+    later = await backend.submit(
+        request(2, idempotency_key="k", fingerprint="other", created_at=cloud.now)
+    )
+    assert later.job.id != JOB
+    replayed = await backend.replay("someone", "k", "other")
+    assert replayed is not None
+    assert replayed.id == later.job.id
+
+
+async def test_a_key_with_another_body_is_refused(backend: ModalBackend) -> None:
+    await backend.submit(request(1, idempotency_key="k", fingerprint="f"))
+    with pytest.raises(BackendError) as caught:
+        await backend.submit(request(2, idempotency_key="k", fingerprint="other"))
+    assert caught.value.code is ErrorCode.IDEMPOTENCY_MISMATCH
+
+
+async def test_a_job_of_another_owner_is_unknown(backend: ModalBackend) -> None:
+    await backend.submit(request())
+    for attempt in (backend.get("else", JOB), backend.cancel("else", JOB)):
+        with pytest.raises(BackendError) as caught:
+            await attempt
+        assert caught.value.code is ErrorCode.UNKNOWN_JOB
+
+
+async def test_a_job_that_did_not_start_in_time_expires(
+    cloud: Cloud, backend: ModalBackend
+) -> None:
+    await backend.submit(request(queue_timeout=5))
+    assert (await backend.get("someone", JOB)).status is JobStatus.QUEUED
+    cloud.pass_time(6)
+    job = await backend.get("someone", JOB)
+    assert job.status is JobStatus.EXPIRED
+    assert cloud.calls.cancelled == [("fc-1", False)]
+
+
+@pytest.mark.parametrize(
+    ("state", "cancelled", "status", "code"),
+    [
+        (CallState.RETURNED, False, JobStatus.FAILED, ErrorCode.WORKER_LOST),
+        (CallState.RAISED, False, JobStatus.FAILED, ErrorCode.ENGINE_FAILED),
+        (CallState.STOPPED, False, JobStatus.FAILED, ErrorCode.WORKER_LOST),
+        (CallState.STOPPED, True, JobStatus.CANCELLED, ErrorCode.JOB_CANCELLED),
+        (CallState.TIMED_OUT, False, JobStatus.TIMED_OUT, ErrorCode.JOB_TIMED_OUT),
+        (CallState.GONE, False, JobStatus.FAILED, ErrorCode.WORKER_LOST),
+        (CallState.LOST, False, JobStatus.FAILED, ErrorCode.WORKER_LOST),
+    ],
+)
+async def test_each_end_of_a_call_without_a_word_of_the_worker_is_told_apart(
+    cloud: Cloud,
+    backend: ModalBackend,
+    state: CallState,
+    cancelled: bool,
+    status: JobStatus,
+    code: ErrorCode,
+) -> None:
+    await backend.submit(request())
+    cloud.records.entries[claim_key(JOB, 1)] = claim()
+    if cancelled:
+        await backend.cancel("someone", JOB)
+    cloud.calls.states["fc-1"] = state
+    job = await backend.get("someone", JOB)
+    assert job.status is status
+    assert job.error is not None
+    assert job.error.code is code
+    assert await backend.get("someone", JOB) == job
+
+
+async def test_the_end_of_a_call_that_lost_its_claim_is_not_the_end_of_the_job(
+    cloud: Cloud, backend: ModalBackend
+) -> None:
+    await backend.submit(request())
+    cloud.records.entries[claim_key(JOB, 1)] = claim("fc-2")
+    cloud.calls.states["fc-1"] = CallState.RETURNED
+    assert (await backend.get("someone", JOB)).status is JobStatus.RUNNING
+
+
+async def test_an_engine_that_does_not_stop_costs_its_container(
+    cloud: Cloud, backend: ModalBackend, other: ModalBackend
+) -> None:
+    await backend.submit(request())
+    cloud.records.entries[claim_key(JOB, 1)] = claim()
+    job = await backend.cancel("someone", JOB)
+    assert job.status is JobStatus.RUNNING
+    assert job.cancel_requested_at == cloud.now
+    cloud.pass_time(Policy().cancel_grace + 1)
+    await other.get("someone", JOB)
+    assert cloud.calls.cancelled == [("fc-1", False), ("fc-1", True)]
+    cloud.calls.states["fc-1"] = CallState.STOPPED
+    assert (await other.get("someone", JOB)).status is JobStatus.CANCELLED
+
+
+async def test_the_first_final_record_stands(
+    cloud: Cloud, backend: ModalBackend, other: ModalBackend
+) -> None:
+    await backend.submit(request())
+    cloud.records.entries[claim_key(JOB, 1)] = claim()
+    finished = End(status=JobStatus.SUCCEEDED, at=cloud.now, attempt=1, outputs={})
+    cloud.records.entries[job_key(JOB, "final")] = finished.model_dump_json()
+    cloud.calls.states["fc-1"] = CallState.STOPPED
+    job = await backend.cancel("someone", JOB)
+    assert job.status is JobStatus.SUCCEEDED
+    assert await other.get("someone", JOB) == job
+
+
+async def test_the_version_grows_with_each_record_and_is_the_same_everywhere(
+    cloud: Cloud, backend: ModalBackend, other: ModalBackend
+) -> None:
+    versions = [(await backend.submit(request())).job.version]
+
+    async def look() -> None:
+        one, two = await backend.get("someone", JOB), await other.get("someone", JOB)
+        assert one == two
+        versions.append(one.version)
+
+    cloud.records.entries[claim_key(JOB, 1)] = claim()
+    await look()
+    entry = '{"attempt": 1, "number": %d, "progress": {"fraction": %g}}'
+    await cloud.feed.append(JOB, entry % (1, 0.1))
+    await look()
+    await cloud.feed.append(JOB, entry % (2, 0.2))
+    await look()
+    await backend.cancel("someone", JOB)
+    await look()
+    await cloud.feed.append(JOB, entry % (3, 0.3))
+    await look()
+    cloud.records.entries[job_key(JOB, "final")] = End(
+        status=JobStatus.CANCELLED, at=cloud.now
+    ).model_dump_json()
+    await look()
+    assert versions == sorted(set(versions))
+
+
+async def test_a_listing_goes_page_by_page_and_filters(cloud: Cloud, backend: ModalBackend) -> None:
+    for number in range(1, 8):
+        labels = {"odd": str(number % 2)}
+        await backend.submit(request(number, labels=labels))
+    await backend.submit(request(9, owner="else"))
+    for number in (2, 3, 4):
+        cloud.records.entries[job_key(request(number).job_id, "final")] = End(
+            status=JobStatus.FAILED, at=cloud.now
+        ).model_dump_json()
+    first = await backend.list_jobs("someone", limit=4)
+    rest = await backend.list_jobs("someone", limit=4, cursor=first.cursor)
+    assert [int(job.id[4:]) for job in first.jobs + rest.jobs] == [7, 6, 5, 4, 3, 2, 1]
+    assert rest.cursor is None
+    failed = await backend.list_jobs(
+        "someone", status=JobStatus.FAILED, labels={"odd": "0"}, limit=1
+    )
+    assert [int(job.id[4:]) for job in failed.jobs] == [4]
+    more = await backend.list_jobs(
+        "someone", status=JobStatus.FAILED, labels={"odd": "0"}, cursor=failed.cursor
+    )
+    assert [int(job.id[4:]) for job in more.jobs] == [2]
+    assert (await backend.list_jobs("someone", workflow="flux")).jobs == []
+
+
+async def test_ready_says_whether_modal_answers(
+    cloud: Cloud, backend: ModalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await backend.ready()
+
+    async def away(_: str) -> str | None:
+        raise ConnectionError("away")
+
+    monkeypatch.setattr(cloud.records, "get", away)
+    assert not await backend.ready()
