@@ -93,8 +93,9 @@ def load_comfy(options: ComfyOptions) -> Comfy:
             folder_paths = _configure(options)
         folders = [Path(folder) for folder in folder_paths.get_folder_paths("custom_nodes")]
         packs = find_packs(folders, options.disabled_nodes) if options.custom_nodes else []
-        if options.mask_cuda:
-            with _timed(report, "torch"):
+        with _timed(report, "torch"):
+            stack.enter_context(_single_threaded())
+            if options.mask_cuda:
                 stack.enter_context(masked(record, PackNames(folders)))
         try:
             comfy = _import(options, report, version, packs, folder_paths)
@@ -217,6 +218,22 @@ def _configure(options: ComfyOptions) -> Any:
     extra = importlib.import_module("utils.extra_config")
     apply_model_paths(options.checkout, options.extra_model_paths, extra.load_extra_path_config)
     return folder_paths
+
+
+@contextmanager
+def _single_threaded() -> Generator[None]:
+    """Kernels that run while loading start no OpenMP threads: a fork would lose them and hang."""
+    try:
+        torch: Any = importlib.import_module("torch")
+    except ImportError:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from comfysnap_server.engine.comfyui_safetensors import SafetensorsError, read
+
 logger = logging.getLogger(__name__)
 
 SUFFIXES: Final = (".safetensors", ".sft")
@@ -112,15 +114,10 @@ def read_weights(path: str) -> Weights:
     state = FileState.of(path)
     if state is None:
         raise PreloadError(f"{path} does not exist")
-    safetensors: Any = importlib.import_module("safetensors")
-    tensors: dict[str, Any] = {}
     try:
-        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            metadata = file.metadata()
-            for name in file.keys():  # noqa: SIM118  it is no mapping
-                tensors[name] = file.get_tensor(name).clone()
-    except Exception as error:
-        raise PreloadError(f"{path} is no readable safetensors file: {error}") from error
+        tensors, metadata = read(Path(path))
+    except (OSError, SafetensorsError) as error:
+        raise PreloadError(f"{path} cannot be preloaded: {error}") from error
     size = sum(int(t.nelement()) * int(t.element_size()) for t in tensors.values())
     return Weights(path, state, tensors, metadata, size)
 

@@ -1,0 +1,92 @@
+"""Reads safetensors files into memory of their own: no file mapping, no torch kernel.
+
+A mapping would tie a snapshot to the file; a kernel would start OpenMP's threads, after which a
+forked child hangs at its first one.
+"""
+
+import importlib
+import io
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, Final, cast
+
+MAX_HEADER: Final = 100 * 1024 * 1024
+"""Bytes, as in the format's own library."""
+
+DTYPES: Final = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
+    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
+    "C64": "complex64",
+}  # fmt: skip
+
+
+class SafetensorsError(ValueError):
+    """The file is no safetensors file, or holds a type that this torch does not know."""
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, str] | None]:
+    """Tensors by name, and the metadata.
+
+    Raises:
+        SafetensorsError: The file is damaged, or holds a type that this torch does not know.
+        OSError: It cannot be read.
+    """
+    with path.open("rb", buffering=0) as file:
+        header = _header(file, path)
+        start = file.tell()
+        metadata = header.pop("__metadata__", None)
+        available = os.fstat(file.fileno()).st_size - start
+        tensors = {name: _tensor(file, name, entry, start, available)
+                   for name, entry in sorted(header.items(), key=_position)}  # fmt: skip
+    return tensors, metadata
+
+
+def _header(file: io.FileIO, path: Path) -> dict[str, Any]:
+    length = int.from_bytes(file.read(8), "little")
+    if not 2 <= length <= MAX_HEADER:
+        raise SafetensorsError(f"{path} has no safetensors header")
+    try:
+        header: Any = json.loads(file.read(length))
+    except ValueError as error:
+        raise SafetensorsError(f"{path} has no safetensors header: {error}") from error
+    if not isinstance(header, dict):
+        raise SafetensorsError(f"{path} has no safetensors header")
+    return cast("dict[str, Any]", header)
+
+
+def _position(item: tuple[str, Any]) -> int:
+    try:
+        return int(item[1]["data_offsets"][0])
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise SafetensorsError(f"tensor {item[0]} has no place in the file") from error
+
+
+def _tensor(file: io.FileIO, name: str, entry: Any, start: int, available: int) -> Any:
+    torch: Any = importlib.import_module("torch")
+    try:
+        begin, end = (int(offset) for offset in entry["data_offsets"])
+        shape = [int(size) for size in entry["shape"]]
+        dtype = getattr(torch, DTYPES[entry["dtype"]])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SafetensorsError(f"tensor {name}: {error!r}") from error
+    size = math.prod(shape) * dtype.itemsize
+    if end - begin != size or begin < 0 or end > available or min(shape, default=0) < 0:
+        raise SafetensorsError(f"tensor {name} does not fit into the file")
+    tensor = torch.empty(shape, dtype=dtype)
+    if size:
+        file.seek(start + begin)
+        _fill(file, memoryview(tensor.view(-1).view(torch.uint8).numpy()), name)
+    return tensor
+
+
+def _fill(file: io.FileIO, target: memoryview, name: str) -> None:
+    done = 0
+    while done < len(target):
+        count = file.readinto(target[done:])
+        if not count:
+            raise SafetensorsError(f"the file ends inside tensor {name}")
+        done += count
