@@ -83,7 +83,10 @@ def _prefer_fast_attention(torch: Any, device: str) -> None:
     if device != "cuda":
         ops.scaled_dot_product_attention = plain
         return
-    attention: Any = importlib.import_module("torch.nn.attention")
+    try:
+        attention: Any = importlib.import_module("torch.nn.attention")
+    except ImportError:
+        return
     if "set_priority" not in inspect.signature(attention.sdpa_kernel).parameters:
         return
     kinds = attention.SDPBackend

@@ -12,7 +12,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from comfysnap_server.engine.comfyui_folders import apply_model_paths, confine_inputs
 from comfysnap_server.engine.comfyui_options import ComfyOptions
@@ -40,6 +40,8 @@ from comfysnap_server.engine.comfyui_weights import WeightStore, resolve, serve_
 from comfysnap_server.engine.cuda_mask import MaskRecord, masked
 
 logger = logging.getLogger(__name__)
+
+BLAS_THREADS: Final = "OPENBLAS_NUM_THREADS"
 
 
 @dataclass
@@ -94,7 +96,7 @@ def load_comfy(options: ComfyOptions) -> Comfy:
         folders = [Path(folder) for folder in folder_paths.get_folder_paths("custom_nodes")]
         packs = find_packs(folders, options.disabled_nodes) if options.custom_nodes else []
         with _timed(report, "torch"):
-            stack.enter_context(_single_threaded())
+            stack.enter_context(_without_threads())
             if options.mask_cuda:
                 stack.enter_context(masked(record, PackNames(folders)))
         try:
@@ -221,8 +223,25 @@ def _configure(options: ComfyOptions) -> Any:
 
 
 @contextmanager
-def _single_threaded() -> Generator[None]:
-    """Kernels that run while loading start no OpenMP threads: a fork would lose them and hang."""
+def _without_threads() -> Generator[None]:
+    """Start no threads while loading: a fork would lose them and hang, and nobody could tell
+    them from those of a node pack.
+
+    torch's come back with the first job. Those of OpenBLAS, which numpy and scipy bring, are
+    counted when it is imported: ``OPENBLAS_NUM_THREADS`` keeps what is set before.
+    """
+    blas = os.environ.get(BLAS_THREADS)
+    os.environ[BLAS_THREADS] = blas or "1"
+    try:
+        with _one_torch_thread():
+            yield
+    finally:
+        if blas is None:
+            os.environ.pop(BLAS_THREADS, None)
+
+
+@contextmanager
+def _one_torch_thread() -> Generator[None]:
     try:
         torch: Any = importlib.import_module("torch")
     except ImportError:

@@ -1,0 +1,62 @@
+"""Node results by what a node computes: its class, its inputs, and those of its ancestors."""
+
+import json
+
+import nodes
+
+
+class Keys:
+    def __init__(self, prompt, by_signature):
+        self.keys = {
+            node: _signature(prompt, node) if by_signature else (node, entry["class_type"])
+            for node, entry in prompt.items()
+        }
+
+    def get_data_key(self, node_id):
+        return self.keys.get(node_id)
+
+    def get_subcache_key(self, node_id):
+        return self.keys.get(node_id)
+
+
+def _signature(prompt, node_id):
+    entry = prompt[node_id]
+    kind = nodes.NODE_CLASS_MAPPINGS[entry["class_type"]]
+    if hasattr(kind, "IS_CHANGED") and "is_changed" not in entry:
+        literal = {k: v for k, v in entry["inputs"].items() if not isinstance(v, list)}
+        entry["is_changed"] = [kind.IS_CHANGED(**literal)]
+    inputs = {
+        name: ["link", _signature(prompt, value[0]), value[1]] if isinstance(value, list) else value
+        for name, value in entry["inputs"].items()
+    }
+    return json.dumps([entry["class_type"], entry.get("is_changed"), inputs], sort_keys=True)
+
+
+class Cache:
+    """With ``max_size``: the least recently used go; without: all that the prompt does not use."""
+
+    def __init__(self, by_signature, max_size=None):
+        self.by_signature, self.max_size = by_signature, max_size
+        self.cache, self.subcaches, self.used_generation, self.children = {}, {}, {}, {}
+        self.generation = 0
+        self.cache_key_set = None
+
+    def set_prompt(self, prompt):
+        self.cache_key_set = Keys(prompt, self.by_signature)
+        self.generation += 1
+        used = set(self.cache_key_set.keys.values())
+        for key in used:
+            self.used_generation[key] = self.generation
+        if self.max_size is None:
+            self.cache = {key: value for key, value in self.cache.items() if key in used}
+        while self.max_size is not None and len(self.cache) > self.max_size:
+            oldest = min(self.cache, key=self.used_generation.__getitem__)
+            if self.used_generation[oldest] == self.generation:
+                return
+            del self.cache[oldest]
+
+    def get(self, node_id):
+        return self.cache.get(self.cache_key_set.get_data_key(node_id))
+
+    def set(self, node_id, value):
+        self.cache[self.cache_key_set.get_data_key(node_id)] = value

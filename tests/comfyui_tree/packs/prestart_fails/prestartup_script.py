@@ -1,0 +1,1 @@
+raise OSError("prestartup broken on purpose")

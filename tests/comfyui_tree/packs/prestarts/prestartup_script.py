@@ -1,0 +1,3 @@
+import os
+
+os.environ["COMFYSNAP_TEST_PRESTARTUP"] = "ran"

@@ -1,0 +1,1 @@
+raise RuntimeError("disabled packs are not imported")

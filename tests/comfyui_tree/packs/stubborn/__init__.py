@@ -1,0 +1,26 @@
+"""Swallows the interrupt, and whatever else comes."""
+
+import time
+
+import comfy.utils
+
+
+class Stubborn:
+    RETURN_TYPES, FUNCTION, CATEGORY = ("IMAGE",), "run", "test"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"image": ("IMAGE",), "steps": ("INT", {"min": 1, "max": 100000})}}
+
+    def run(self, image, steps):
+        bar = comfy.utils.ProgressBar(steps)
+        for _ in range(steps):
+            time.sleep(0.005)
+            try:
+                bar.update(1)
+            except Exception:  # noqa: S112  that is what it is for
+                continue
+        return (image,)
+
+
+NODE_CLASS_MAPPINGS = {"Stubborn": Stubborn}

@@ -1,0 +1,163 @@
+"""Nodes that do one thing each, to see what the engine makes of it."""
+
+import asyncio
+import os
+import random
+import sys
+import time
+
+import comfy.utils
+import folder_paths
+import torch
+
+try:
+    from comfy_execution.graph import ExecutionBlocker
+except ImportError:
+    from execution import ExecutionBlocker
+
+IMAGE = {"image": ("IMAGE",)}
+STEPS = {"steps": ("INT", {"min": 1, "max": 100000})}
+TEXT = {"text": ("STRING", {"default": ""})}
+
+
+def node(inputs, returns=("IMAGE",), output=False):
+    """Makes a node class of a function."""
+
+    def decorate(function):
+        class Node:
+            RETURN_TYPES, FUNCTION, CATEGORY, OUTPUT_NODE = returns, "run", "test", output
+
+            @classmethod
+            def INPUT_TYPES(cls):
+                return {"required": dict(inputs)}
+
+            run = staticmethod(function)
+
+        NODE_CLASS_MAPPINGS[function.__name__] = Node
+        return Node
+
+    return decorate
+
+
+NODE_CLASS_MAPPINGS = {}
+
+
+@node({**IMAGE, **STEPS})
+def Steps(image, steps):
+    """A cancellable sampler: 1 ms a step."""
+    bar = comfy.utils.ProgressBar(steps)
+    for _ in range(steps):
+        time.sleep(0.001)
+        bar.update(1)
+    return (image,)
+
+
+@node({**IMAGE, "text": ("STRING", {"default": ""})})
+def Fails(image, text):
+    raise ValueError(text)
+
+
+@node(IMAGE)
+def RunsOutOfMemory(image):
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB")
+
+
+@node(IMAGE)
+def BreaksTheDevice(image):
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+@node(IMAGE)
+def EndsTheProcess(image):
+    sys.exit(3)
+
+
+@node(IMAGE)
+def Blocks(image):
+    return (ExecutionBlocker("not today"),)
+
+
+class Waits:
+    """Waits for something that does not come, on the loop."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY = ("IMAGE",), "run", "test"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": IMAGE}
+
+    async def run(self, image):
+        comfy.utils.ProgressBar(2).update(1)
+        await asyncio.sleep(60)
+        return (image,)
+
+
+NODE_CLASS_MAPPINGS["Waits"] = Waits
+
+
+class RandomNumbers:
+    """What the global random generators say next; never the same node twice."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY = ("STRING",), "run", "test"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {}}
+
+    @classmethod
+    def IS_CHANGED(cls):
+        return os.urandom(8).hex()
+
+    def run(self):
+        number = getattr(torch, "rand_number", lambda: torch.rand(1).item())()
+        return (f"{random.random()} {number}",)
+
+
+NODE_CLASS_MAPPINGS["RandomNumbers"] = RandomNumbers
+
+
+@node({"seed": ("INT", {"min": 0, "max": 2**31})}, returns=("STRING",))
+def Seeds(seed):
+    random.seed(seed)
+    torch.manual_seed(seed)
+    torch.set_default_dtype(torch.float64)
+    return (str(seed),)
+
+
+class ReadsInput:
+    """Reads a file of the input folder, without telling ComfyUI when it changes."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY = ("STRING",), "run", "test"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"file": ("STRING", {"default": ""})}}
+
+    def run(self, file):
+        with open(folder_paths.get_annotated_filepath(file), encoding="utf-8") as text:
+            return (text.read(),)
+
+
+NODE_CLASS_MAPPINGS["ReadsInput"] = ReadsInput
+
+
+@node({"text": ("STRING", {"forceInput": True})}, returns=("STRING",))
+def Echo(text):
+    return (text,)
+
+
+@node(TEXT, returns=("STRING",))
+def Text(text):
+    return (text,)
+
+
+@node({"text": ("STRING", {"forceInput": True})}, returns=(), output=True)
+def Tell(text):
+    return {"ui": {"text": (text,)}}
+
+
+@node(TEXT, returns=(), output=True)
+def TellsOfForeignFiles(text):
+    """Names files that are none of the job's."""
+    items = [{"filename": name, "subfolder": "", "type": "output"} for name in text.split()]
+    return {"ui": {"images": items}}

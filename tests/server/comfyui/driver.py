@@ -1,0 +1,103 @@
+"""Holds one ComfyUI engine in a process of its own; a line of JSON in, lines of JSON out."""
+
+import json
+import logging
+import os
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from comfysnap_schema.jobs import Progress
+from comfysnap_schema.spec import OutputSpec
+from comfysnap_server.engine.comfyui import ComfyUIEngine
+from comfysnap_server.engine.execute import execute
+from comfysnap_server.engine.protocol import EngineJob, PreviewFrame
+
+OUT = os.fdopen(os.dup(1), "w", buffering=1)
+os.dup2(2, 1)
+_writing = threading.Lock()
+
+
+def say(**message: Any) -> None:
+    with _writing:
+        OUT.write(json.dumps(message) + "\n")
+
+
+def run(engine: ComfyUIEngine, request: dict[str, Any]) -> None:
+    job = EngineJob(
+        job_id=request["job_id"],
+        graph=request["graph"],
+        outputs={k: OutputSpec.model_validate(v) for k, v in request["outputs"].items()},
+        fields=request.get("fields", {}),
+        input_dir=Path(request["folder"]) / "input",
+        output_dir=Path(request["folder"]) / "output",
+        previews=request.get("previews", False),
+    )
+
+    def report(what: Progress | PreviewFrame) -> None:
+        if isinstance(what, Progress):
+            say(event="progress", job=job.job_id, **what.model_dump(mode="json"))
+        else:
+            say(event="preview", job=job.job_id, size=len(what.data), start=what.data[:3].hex())
+
+    outcome = execute(engine, job, report)
+    error = outcome.error.model_dump(mode="json") if outcome.error else None
+    say(event="done", job=job.job_id, status=outcome.status, outputs=outcome.outputs, error=error,
+        node_seconds=dict(outcome.node_seconds))  # fmt: skip
+
+
+def facts(engine: ComfyUIEngine) -> dict[str, Any]:
+    """What tests look at from outside."""
+    torch: Any = sys.modules["torch"]
+    management: Any = sys.modules["comfy.model_management"]
+    folders: Any = sys.modules["folder_paths"]
+    status = Path("/proc/self/status").read_text().splitlines()
+    rss = next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+    return {
+        "report": json.loads(json.dumps(asdict(engine.report), default=str)),
+        "unsafe_to_fork": engine.unsafe_to_fork,
+        "cuda_functions": [
+            getattr(torch.cuda, name).__qualname__
+            for name in ("is_available", "device_count", "_lazy_init", "current_device")
+        ],
+        "available": torch.cuda.is_available(),
+        "dtype": str(torch.get_default_dtype()),
+        "cpu_state": management.cpu_state.name,
+        "output": folders.get_output_directory(),
+        "temp": folders.get_temp_directory(),
+        "rss_kb": rss,
+        "pid": os.getpid(),
+    }
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.WARNING)
+    engine: ComfyUIEngine | None = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if request["do"] == "load":
+                engine = ComfyUIEngine(**request["options"])
+                engine.load()
+                if request["attach"]:
+                    engine.attach()
+                say(event="loaded")
+                continue
+            assert engine is not None
+            if request["do"] == "run":
+                threading.Thread(target=run, args=(engine, request)).start()
+            elif request["do"] == "interrupt":
+                engine.interrupt(request["job_id"])
+            elif request["do"] == "attach":
+                engine.attach()
+                say(event="attached")
+            elif request["do"] == "facts":
+                say(event="facts", **facts(engine))
+        except Exception as error:
+            say(event="error", kind=type(error).__name__, message=str(error))
+
+
+if __name__ == "__main__":
+    main()
