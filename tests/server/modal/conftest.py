@@ -1,12 +1,19 @@
 """One control plane for the session, and Modal's client pointed at it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import modal
 import pytest
 
+from comfysnap_server.backends.modal.backend import ModalBackend
+from comfysnap_server.backends.modal.cloud import DictRecords, FunctionCalls, QueueFeed
+from comfysnap_server.backends.modal.platform import Platform
+from comfysnap_server.backends.modal.states import Policy
 from tests.control_plane import ControlPlane
+from tests.server.backend_suite import STEP_S
+from tests.server.modal.memory import MemoryFolder
 
 HERE = Path(__file__).parent
 
@@ -42,11 +49,14 @@ default = "hello"
 
 [deploy]
 engine = "simulated"
-workflows = ["hello", "flux", "img2img"]
+workflows = ["hello", "sdxl", "img2img"]
 max_containers = 4
 scaledown_window = 30
 timeout = 60
 auth = "proxy"
+
+[deploy.engine_options]
+step_seconds = {STEP_S}
 
 [deploy.gateway]
 max_containers = 2
@@ -78,3 +88,21 @@ def redeploy(deployed: ControlPlane, project: Path) -> Callable[[], None]:
         deployed.deploy("-m", "comfysnap_server.deploy.app", environment=variables)
 
     return work
+
+
+@pytest.fixture
+async def backend(deployed: ControlPlane, tmp_path: Path) -> AsyncIterator[ModalBackend]:
+    """As in one more gateway container, with the files volume at hand."""
+    files = deployed.volumes.committed(deployed.state.named["vo", "snap-files"])
+    worker = cast("Any", modal.Cls.from_name("snap", "Worker"))()
+    platform = Platform(
+        records=DictRecords(modal.Dict.from_name("snap-jobs", create_if_missing=True)),
+        index=DictRecords(modal.Dict.from_name("snap-index", create_if_missing=True)),
+        feed=QueueFeed(modal.Queue.from_name("snap-progress", create_if_missing=True)),
+        calls=FunctionCalls(worker.run),
+        files=MemoryFolder(files),
+    )
+    backend = ModalBackend(platform, tmp_path, policy=Policy(refresh=0.5))
+    await backend.start()
+    yield backend
+    await backend.stop()

@@ -24,7 +24,7 @@ from tests.server.modal.memory import Cloud, request
 
 pytestmark = pytest.mark.modal
 JOB = request().job_id
-QUICK = WorkerPolicy(stop_grace=0.2, report_interval=0)
+QUICK = WorkerPolicy(stop_grace=0.2)
 
 
 class FakeEngine:

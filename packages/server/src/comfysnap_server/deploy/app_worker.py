@@ -58,7 +58,7 @@ def _volumes() -> dict[str | Any, Any]:
 def engine_options() -> dict[str, JsonValue]:
     """What the engine is made with."""
     if settings.engine != "comfyui":
-        return {}
+        return dict(settings.engine_options)
     options: dict[str, JsonValue] = {
         "path": os.environ.get("COMFYUI_PATH", COMFYUI_DIR),
         "preload": list(settings.preload),
@@ -69,7 +69,7 @@ def engine_options() -> dict[str, JsonValue]:
         options["extra_model_paths"] = [
             deployment.in_container(deployment.path(settings.extra_model_paths))
         ]
-    return options
+    return options | settings.engine_options
 
 
 @app.cls(

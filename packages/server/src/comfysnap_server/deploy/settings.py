@@ -1,7 +1,7 @@
 """``[deploy]`` of ``comfysnap.toml``: everything that decides what runs on Modal."""
 
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Final, Literal, Self, cast
+from typing import Annotated, Any, Final, Literal, Self, cast
 
 from pydantic import (
     AfterValidator,
@@ -158,6 +158,8 @@ class DeploySettings(Scaling, frozen=True, extra="forbid"):
 
     engine: Literal["comfyui", "simulated"] = "comfyui"
     """``simulated`` needs no GPU and no ComfyUI: for trying the deployment itself."""
+    engine_options: dict[str, Any] = Field(default_factory=dict)
+    """More options of the engine, as ``arguments = ["--fast"]`` for ComfyUI."""
     workflows: list[str] | None = None
     """Names of the workflows to serve; None: all in the folder."""
 

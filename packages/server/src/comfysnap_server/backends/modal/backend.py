@@ -238,12 +238,12 @@ class ModalBackend:
         limit: int = 50,
     ) -> JobPage:
         """The owner's jobs, newest first; the last 7 days. It reads the whole index."""
-        ids = await self._index.find(owner, workflow, labels or {}, before=cursor)
+        listed = await self._index.find(owner, workflow, labels or {}, before=cursor)
         found: list[JobRecord] = []
         looked = 0
-        for start in range(0, min(len(ids), _SCANNED), limit):
-            part = ids[start : start + limit]
-            for job in await asyncio.gather(*(self._listed(owner, job_id) for job_id in part)):
+        for start in range(0, min(len(listed), _SCANNED), limit):
+            part = listed[start : start + limit]
+            for job in await asyncio.gather(*(self._listed(owner, job_id) for _, job_id in part)):
                 looked += 1
                 if job is not None and (status is None or job.status == status):
                     found.append(job)
@@ -251,8 +251,8 @@ class ModalBackend:
                     break
             if len(found) == limit:
                 break
-        more = looked < len(ids)
-        return JobPage(jobs=found, cursor=ids[looked - 1] if more and looked else None)
+        more = 0 < looked < len(listed)
+        return JobPage(jobs=found, cursor=listed[looked - 1][0] if more else None)
 
     async def _listed(self, owner: str, job_id: str) -> JobRecord | None:
         try:

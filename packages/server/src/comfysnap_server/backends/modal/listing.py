@@ -7,26 +7,27 @@ from comfysnap_server.backends.modal.records import Listed, index_key
 
 
 class JobIndex:
-    """Finds jobs by owner; job ids sort by time."""
+    """Finds jobs by owner."""
 
     def __init__(self, entries: Records) -> None:
         self._entries = entries
 
     async def find(
         self, owner: str, workflow: str | None, labels: Mapping[str, str], *, before: str | None
-    ) -> list[str]:
-        """Ids of matching jobs, newest first, from below ``before`` on."""
+    ) -> list[tuple[str, str]]:
+        """Cursors and ids of matching jobs, newest first, from behind the cursor ``before`` on."""
         prefix = index_key(owner, "")
-        found: list[str] = []
+        found: list[tuple[str, str]] = []
         async for key, value in self._entries.items():
             job_id = key.removeprefix(prefix)
-            if job_id == key or (before is not None and job_id >= before):
+            if job_id == key:
                 continue
             listed = Listed.model_validate_json(value)
-            if workflow not in (None, listed.workflow):
+            cursor = f"{listed.created_at.timestamp():017.6f}-{job_id}"
+            if before is not None and cursor >= before:
                 continue
-            if labels.items() <= listed.labels.items():
-                found.append(job_id)
+            if workflow in (None, listed.workflow) and labels.items() <= listed.labels.items():
+                found.append((cursor, job_id))
         return sorted(found, reverse=True)
 
     async def everything(self) -> AsyncIterator[tuple[str, str]]:

@@ -61,12 +61,15 @@ class End(BaseModel, frozen=True):
     attempt: int = 0
     outputs: dict[str, JsonValue] | None = None
     error: Problem | None = None
+    progress: Progress = Progress()
+    """The last that was told."""
     timings: Timings = Timings()
 
 
 class Listed(BaseModel, frozen=True):
     """``{owner}:{id}`` in the index: what a listing filters by."""
 
+    created_at: datetime
     workflow: str
     labels: dict[str, str] = Field(default_factory=dict)
 

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import logging
+import time
 from typing import Final
 
 from comfysnap_schema.jobs import Preview, Progress
@@ -12,25 +13,28 @@ from comfysnap_server.engine.protocol import PreviewFrame
 
 log = logging.getLogger(__name__)
 
-INTERVAL_S: Final = 0.5
-"""Between entries: each costs a round trip, and a job's partition holds 5000 of them."""
-MAX_ENTRIES: Final = 4000
+SHORTEST_S: Final = 0.1
+SHARE: Final = 0.01
+"""Between entries lies this share of the time so far, and no less than ``SHORTEST_S``: each costs a
+round trip, and whoever asks for the job reads them all (an hour makes about 700)."""
 MAX_PREVIEW_BYTES: Final = 256 * 1024
 
 
 class FeedReporter:
     """One attempt's entries; only the newest of what came within an interval is sent."""
 
-    def __init__(self, feed: Feed, job_id: str, attempt: int, *, interval: float) -> None:
+    def __init__(self, feed: Feed, job_id: str, attempt: int) -> None:
         self._feed = feed
         self._job_id = job_id
         self._attempt = attempt
-        self._interval = interval
+        self._started = time.monotonic()
         self._loop = asyncio.get_running_loop()
         self._progress: Progress | None = None
         self._preview: PreviewFrame | None = None
         self._news = asyncio.Event()
         self._number = 0
+        self.last = Progress()
+        """The newest that was reported."""
         self._task = self._loop.create_task(self._send())
 
     def report(self, item: Progress | PreviewFrame) -> None:
@@ -39,7 +43,7 @@ class FeedReporter:
 
     def _take(self, item: Progress | PreviewFrame) -> None:
         if isinstance(item, Progress):
-            self._progress = item
+            self._progress = self.last = item
         elif len(item.data) <= MAX_PREVIEW_BYTES:
             self._preview = item
         self._news.set()
@@ -53,13 +57,13 @@ class FeedReporter:
 
     async def _send(self) -> None:
         await self._append()  # tells that the attempt started
-        while self._number < MAX_ENTRIES:
+        while True:
             await self._news.wait()
             self._news.clear()
             progress, preview = self._progress, self._preview
             self._progress = self._preview = None
             await self._append(progress, preview)
-            await asyncio.sleep(self._interval)
+            await asyncio.sleep(max(SHORTEST_S, SHARE * (time.monotonic() - self._started)))
 
     async def _append(
         self,

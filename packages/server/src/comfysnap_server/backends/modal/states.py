@@ -77,17 +77,14 @@ def job_of(snapshot: Snapshot) -> JobRecord:
     cancel_at = snapshot.cancel.at if snapshot.cancel else None
     status = JobStatus.RUNNING if claim else JobStatus.QUEUED
     attempt = len(snapshot.claims)
-    progress = Progress()
-    if claim and snapshot.entry and snapshot.entry.attempt == attempt:
-        progress = snapshot.entry.progress or progress
+    progress = _progress(snapshot)
     timings = Timings()
     if claim:
         timings = started_timings(request, claim)
     if final:
         status, timings = final.status, final.timings
         attempt = max(attempt, final.attempt)
-        if status is JobStatus.SUCCEEDED:
-            progress = Progress(fraction=1.0)
+        progress = final.progress
     return JobRecord(
         id=request.job_id,
         workflow=request.workflow,
@@ -106,6 +103,13 @@ def job_of(snapshot: Snapshot) -> JobRecord:
         finished_at=final.at if final else None,
         timings=timings,
     )
+
+
+def _progress(snapshot: Snapshot) -> Progress:
+    entry = snapshot.entry
+    if entry is None or entry.progress is None or entry.attempt != len(snapshot.claims):
+        return Progress()
+    return entry.progress
 
 
 def started_timings(request: JobRequest, claim: Claim) -> Timings:
@@ -217,5 +221,6 @@ def ended(
         at=now,
         attempt=len(snapshot.claims),
         error=problem(code, detail),
+        progress=_progress(snapshot),
         timings=timings,
     )

@@ -69,7 +69,9 @@ class JobStore:
 
     async def accept(self, request: JobRequest) -> bool:
         """Write the request and list the job; whether it is new."""
-        listed = Listed(workflow=request.workflow, labels=request.labels)
+        listed = Listed(
+            created_at=request.created_at, workflow=request.workflow, labels=request.labels
+        )
         new, _ = await asyncio.gather(
             self._records.add(job_key(request.job_id, "request"), request.model_dump_json()),
             self._platform.index.add(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.jobs import JobStatus
+from comfysnap_schema.jobs import JobStatus, Progress
 from comfysnap_server.backends.fetch import FetchPolicy
 from comfysnap_server.backends.files import FileStore
 from comfysnap_server.backends.materialise import InputUnavailableError, materialise
@@ -30,7 +30,7 @@ from comfysnap_server.backends.modal.records import (
     job_key,
     read,
 )
-from comfysnap_server.backends.modal.reporting import INTERVAL_S, FeedReporter
+from comfysnap_server.backends.modal.reporting import FeedReporter
 from comfysnap_server.backends.modal.shared_files import INPUTS, OUTPUTS
 from comfysnap_server.backends.modal.states import Snapshot, ended, started_timings
 from comfysnap_server.backends.protocol import JobRequest
@@ -50,7 +50,6 @@ class WorkerPolicy:
 
     stop_grace: float = 30.0
     """How long an engine may take to stop after its job's timeout; then the process ends."""
-    report_interval: float = INTERVAL_S
     fetch: FetchPolicy = field(default_factory=FetchPolicy)
 
 
@@ -171,12 +170,7 @@ class Worker:
 
     async def _attempt(self, snapshot: Snapshot) -> End:
         job = snapshot.request
-        reporter = FeedReporter(
-            self._platform.feed,
-            job.job_id,
-            len(snapshot.claims),
-            interval=self._policy.report_interval,
-        )
+        reporter = FeedReporter(self._platform.feed, job.job_id, len(snapshot.claims))
         async with _folders() as (inputs, outputs):
             try:
                 await self._materialise(job, inputs)
@@ -295,6 +289,10 @@ class Worker:
     ) -> End:
         job_id = snapshot.request.job_id
         key = job_key(job_id, "final")
+        if final.status is JobStatus.SUCCEEDED:
+            final = final.model_copy(update={"progress": Progress(fraction=1.0)})
+        elif reporter is not None:
+            final = final.model_copy(update={"progress": reporter.last})
         if not await self._platform.records.add(key, final.model_dump_json()):
             final = read(End, await self._platform.records.get(key)) or final
         if reporter is not None:
