@@ -3,6 +3,7 @@
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 COMMIT = "c0ffee" + "0" * 34
+BLOCK = 64 * 1024
 
 
 @dataclass
@@ -31,6 +33,8 @@ class Served:
     content_type: str = "application/octet-stream"
     chunked: bool = False
     """Whether the hub says that it is stored in Xet."""
+    pace: float = 0
+    """Seconds between blocks of 64 kB."""
 
 
 @dataclass
@@ -55,6 +59,8 @@ class ModelServer:
     gated: set[str] = field(default_factory=set[str])
     commit: str = COMMIT
     asked: list[Asked] = field(default_factory=list[Asked])
+    sent_some: threading.Event = field(default_factory=threading.Event)
+    """Set once several blocks of a paced file went out."""
 
     def downloads(self, path: str) -> list[Asked]:
         """The requests for the content of a path."""
@@ -159,10 +165,15 @@ class Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
         body = body[start:]
         cut = file.break_after.pop(0) if downloading and file.break_after else None
-        self.answer(status, headers, body, cut)
+        self.answer(status, headers, body, cut, file.pace)
 
     def answer(
-        self, status: int, headers: Mapping[str, str], body: Any, cut: int | None = None
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        body: Any,
+        cut: int | None = None,
+        pace: float = 0,
     ) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
@@ -172,11 +183,21 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "GET":
             try:
-                self.wfile.write(content if cut is None else content[:cut])
+                self.send(content if cut is None else content[:cut], pace)
             except OSError:
                 self.close_connection = True
         if cut is not None:
             self.close_connection = True
+
+    def send(self, content: bytes, pace: float) -> None:
+        if not pace:
+            self.wfile.write(content)
+            return
+        for start in range(0, len(content), BLOCK):
+            self.wfile.write(content[start : start + BLOCK])
+            if start > 20 * BLOCK:
+                self.models.sent_some.set()
+            time.sleep(pace)
 
 
 @contextmanager

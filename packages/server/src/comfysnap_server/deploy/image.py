@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from comfysnap_schema.errors import ProjectError
 from comfysnap_server.deploy.deployment import PROJECT_VARIABLE, Deployment
 from comfysnap_server.deploy.nodes_snapshot import NodeSnapshot, SnapshotError, read_snapshot
-from comfysnap_server.deploy.settings import COMFYUI_DIR, DEFAULT_COMFYUI
+from comfysnap_server.deploy.settings import COMFYUI_DIR, DEFAULT_COMFYUI, MODELS_DIR
 
 if TYPE_CHECKING:
     import modal
@@ -116,8 +116,12 @@ def _with_comfyui(image: "modal.Image", deployment: Deployment) -> "modal.Image"
     )
     if nodes is not None and settings.nodes is not None:
         image = _with_nodes(image, deployment, deployment.path(settings.nodes))
-    # without bytecode each cold start would compile ComfyUI and every pack again
-    image = image.run_commands(f"python -m compileall -q -j 0 {COMFYUI_DIR} || true")
+    image = image.run_commands(
+        # the volume is mounted at MODELS_DIR; what a script put into models/ is dropped
+        f"rm -rf {COMFYUI_DIR}/models && ln -s {MODELS_DIR} {COMFYUI_DIR}/models",
+        # without bytecode each cold start would compile ComfyUI and every pack again
+        f"python -m compileall -q -j 0 {COMFYUI_DIR} || true",
+    )
     notice = str(files("comfysnap_server.deploy") / "NOTICE.txt")
     return image.add_local_file(notice, f"{COMFYUI_DIR}-NOTICE.txt", copy=True)
 
