@@ -1,0 +1,81 @@
+"""Runs under COMFYUI_PYTHON: a real ComfyUI's own node list and validation, over pipes.
+
+One line of JSON in, one out. First ``{"files": [...]}``, names that every model folder and the
+input folder shall hold; the answer is ``{"object_info": ..., "checks_new_combos": bool}``. Then
+``{"graph": ...}``; the answer is what ``validate_prompt`` says of it.
+"""
+
+import asyncio
+import contextlib
+import importlib
+import inspect
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def load(root: str, work: Path) -> tuple[Any, Any, Any]:
+    """ComfyUI's modules, loaded in its own order, on the CPU, with folders of our own."""
+    os.chdir(root)
+    sys.path.insert(0, root)
+    importlib.import_module("comfy.options").enable_args_parsing(False)
+    importlib.import_module("comfy.cli_args").args.cpu = True
+    importlib.import_module("utils.extra_config")
+    nodes = importlib.import_module("nodes")
+    execution = importlib.import_module("execution")
+    server = importlib.import_module("server")
+    folders = importlib.import_module("folder_paths")
+    folders.set_input_directory(str(work / "input"))
+    folders.set_output_directory(str(work / "output"))
+    for name in list(folders.folder_names_and_paths):
+        folders.add_model_folder_path(name, str(work / "models" / name), is_default=True)
+    return nodes, execution, (server, folders)
+
+
+def make_files(work: Path, folders: Any, names: list[str]) -> None:
+    """Empty files of these names wherever a list may look for them."""
+    places = [work / "models" / name for name in folders.folder_names_and_paths]
+    for place in [*places, work / "input", work / "output"]:
+        place.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            file = place / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+
+
+async def serve(root: str, work: Path, answers: Any) -> None:
+    """Answer until the input ends."""
+    nodes, execution, (server, folders) = load(root, work)
+    make_files(work, folders, json.loads(sys.stdin.readline())["files"])
+    app = server.PromptServer(asyncio.get_running_loop())
+    await nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=True)
+    route = next(route for route in app.routes if getattr(route, "path", "") == "/object_info")
+    response = await route.handler(None)
+    rules = inspect.getsource(execution.validate_inputs)
+    first = {"object_info": json.loads(response.text), "checks_new_combos": "Combo" in rules}
+    print(json.dumps(first), file=answers, flush=True)
+    for line in sys.stdin:
+        graph = json.loads(line)["graph"]
+        ok, error, outputs, node_errors = await execution.validate_prompt("p", graph, None)
+        answer = {
+            "ok": ok,
+            "error": error and {"type": error["type"], "details": error["details"]},
+            "outputs": sorted(outputs),
+            "node_errors": {  # code and input of each
+                node: [
+                    [each["type"], each["extra_info"].get("input_name")] for each in entry["errors"]
+                ]
+                for node, entry in node_errors.items()
+            },
+        }
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    answers = sys.stdout
+    logging.disable(logging.CRITICAL)
+    with contextlib.redirect_stdout(sys.stderr):
+        asyncio.run(serve(sys.argv[1], Path(sys.argv[2]), answers))
