@@ -1,5 +1,7 @@
 """UI exports become the graph that ComfyUI's editor would export."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from comfysnap_schema.errors import GraphError, UiFormatError
 from comfysnap_schema.graph import Graph, parse_graph
 from comfysnap_schema.nodes import Catalogue
-from comfysnap_schema.ui_format import import_ui, is_ui_format
+from comfysnap_schema.ui_format import import_ui, is_ui_format, read_export
 
 Json = dict[str, Any]
 
@@ -691,3 +693,20 @@ def test_odd_slots_and_links_are_read() -> None:
     data = ui([node(1, "Latent", [{"name": "x", "type": ["a", "b"]}, {"name": "y"}])], [])
     data["links"] = [None]
     assert inputs(import_ui(data, CATALOGUE), "1") == {"width": 512, "height": 512}
+
+
+def test_a_file_of_either_format_is_read(tmp_path: Path) -> None:
+    drawn, exported = tmp_path / "ui.json", tmp_path / "api.json"
+    graph = import_ui(pipeline(), CATALOGUE)
+    drawn.write_text(json.dumps(pipeline()))
+    exported.write_text(json.dumps(graph))
+    assert read_export(drawn, CATALOGUE) == graph
+    assert read_export(exported, None) == graph
+
+
+def test_a_ui_export_without_a_catalogue_says_what_is_needed(tmp_path: Path) -> None:
+    file = tmp_path / "ui.json"
+    file.write_text(json.dumps(pipeline()))
+    with pytest.raises(GraphError) as caught:
+        read_export(file, None)
+    assert (caught.value.code, caught.value.file) == ("ui_format", str(file))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from comfysnap_schema.errors import WorkflowError
-from comfysnap_schema.graph import read_graph
 from comfysnap_schema.project import PROJECT_FILE, find_project, open_project
 from comfysnap_schema.routes import WORKFLOW_NAME_PATTERN
 
@@ -33,7 +32,7 @@ def register(app: typer.Typer) -> None:
 
 def new(
     name: Annotated[str, typer.Argument(help="Name of the workflow, as in its routes.")],
-    graph: Annotated[Path, typer.Argument(help="What ComfyUI's Export (API) saved.")],
+    graph: Annotated[Path, typer.Argument(help="What ComfyUI exported: API format, or a UI file.")],
     object_info: Annotated[
         str | None,
         typer.Option(help="Node catalogue: a file, or the URL of a running ComfyUI."),
@@ -46,10 +45,11 @@ def new(
     from comfysnap_schema.nodes import Catalogue
     from comfysnap_schema.propose import propose
     from comfysnap_schema.scaffold import write_workflow
+    from comfysnap_schema.ui_format import read_export
 
     _check_name(name)
     catalogue = Catalogue.read(object_info) if object_info else None
-    nodes = read_graph(graph)
+    nodes = read_export(graph, catalogue)
     proposal = propose(nodes, catalogue, name=name)
     if project is None and find_project(Path.cwd()) is None:
         _start_project(Path.cwd())

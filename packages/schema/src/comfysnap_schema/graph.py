@@ -78,15 +78,23 @@ def read_graph(path: Path) -> Graph:
     Raises:
         GraphError: ``unreadable``, ``too_large``, ``invalid_json``, and those of ``parse_graph``.
     """
+    return parse_graph(read_json(path), file=str(path))
+
+
+def read_json(path: Path) -> Any:
+    """Read a file that may hold a graph, in whatever format.
+
+    Raises:
+        GraphError: ``unreadable``, ``too_large``, ``invalid_json``.
+    """
     try:
         if path.stat().st_size > MAX_GRAPH_BYTES:
             raise GraphError("too_large", f"larger than {MAX_GRAPH_BYTES} bytes", file=str(path))
-        data: Any = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except OSError as error:
         raise GraphError("unreadable", error.strerror or str(error), file=str(path)) from error
     except (ValueError, RecursionError) as error:
         raise GraphError("invalid_json", f"not JSON: {error}", file=str(path)) from error
-    return parse_graph(data, file=str(path))
 
 
 def parse_graph(data: Any, *, file: str | None = None) -> Graph:

@@ -1,18 +1,40 @@
 """Turns ComfyUI's UI export into the API-format graph that its editor would export."""
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import JsonValue
 
-from comfysnap_schema.errors import UiFormatError
-from comfysnap_schema.graph import Graph, Node
+from comfysnap_schema.errors import GraphError, UiFormatError
+from comfysnap_schema.graph import HOW_TO_EXPORT, Graph, Node, parse_graph, read_json
 from comfysnap_schema.nodes import Catalogue, NodeDef
 from comfysnap_schema.nodes_types import VALUE_TYPES
 from comfysnap_schema.ui_model import UiNode, is_ui_format, parse_ui
 from comfysnap_schema.ui_resolve import VIRTUAL, Origin, Resolver, Scope, Value
 from comfysnap_schema.ui_widgets import Refused, widget_values
 
-__all__ = ["import_ui", "is_ui_format"]
+__all__ = ["import_ui", "is_ui_format", "read_export"]
+
+
+def read_export(path: Path, catalogue: Catalogue | None) -> Graph:
+    """Read what ComfyUI saved, in its API format or its UI format.
+
+    Raises:
+        GraphError: Those of ``read_graph``; ``ui_format`` when a UI export comes without a
+            catalogue.
+        UiFormatError: As ``import_ui``.
+    """
+    data = read_json(path)
+    if not is_ui_format(data):
+        return parse_graph(data, file=str(path))
+    if catalogue is None:
+        raise GraphError(
+            "ui_format",
+            "this is the UI format, which only a node catalogue explains: give --object-info, "
+            f"or {HOW_TO_EXPORT}",
+            file=str(path),
+        )
+    return import_ui(data, catalogue, file=str(path))
 
 
 def import_ui(data: object, catalogue: Catalogue, *, file: str | None = None) -> Graph:
