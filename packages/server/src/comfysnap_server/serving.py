@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -15,8 +16,16 @@ _GRACE_S = 10
 class GatewayServer(uvicorn.Server):
     """A uvicorn server that ends held requests when it is asked to stop."""
 
-    def __init__(self, app: FastAPI, *, host: str, port: int) -> None:
+    def __init__(
+        self,
+        app: FastAPI,
+        *,
+        host: str,
+        port: int,
+        announce: Callable[[str], None] | None = None,
+    ) -> None:
         self._app = app
+        self._announce = announce
         self._loop: asyncio.AbstractEventLoop | None = None
         super().__init__(
             uvicorn.Config(
@@ -40,6 +49,8 @@ class GatewayServer(uvicorn.Server):
         """Start to listen."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        if self.started and self._announce is not None:
+            self._announce(self.url)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop on a signal; long polls and event streams end with what is known."""

@@ -1,0 +1,192 @@
+"""``comfysnap serve`` and ``comfysnap key``: the gateway on this machine."""
+
+import ipaddress
+import os
+import sys
+import threading
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from pydantic import JsonValue, ValidationError
+
+from comfysnap_schema.errors import ProjectError
+from comfysnap_schema.project import PROJECT_FILE, Project, find_project, read_project
+from comfysnap_schema.workflow import Workflow, load_workflows
+
+if TYPE_CHECKING:
+    from comfysnap_server.gateway.settings import GatewaySettings
+    from comfysnap_server.serving import GatewayServer
+
+_LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
+
+
+class EngineChoice(StrEnum):
+    """Values of ``--engine``."""
+
+    AUTO = "auto"
+    SIMULATED = "simulated"
+    COMFYUI = "comfyui"
+
+
+class AuthChoice(StrEnum):
+    """Values of ``--auth``."""
+
+    NONE = "none"
+    KEYS = "keys"
+    PROXY = "proxy"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("serve")(serve)
+    app.command("key")(key)
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    engine: Annotated[
+        EngineChoice,
+        typer.Option(help="What runs the graphs; auto: ComfyUI if COMFYUI_PATH is set."),
+    ] = EngineChoice.AUTO,
+    data: Annotated[
+        Path, typer.Option(help="Folder of the jobs and their files; it outlives the server.")
+    ] = Path(".comfysnap"),
+    project: Annotated[
+        Path | None,
+        typer.Option(help=f"The {PROJECT_FILE}; default: here or in a folder above."),
+    ] = None,
+    auth: Annotated[
+        AuthChoice | None,
+        typer.Option(help="Who may call; default: [serve] auth of the project, else none."),
+    ] = None,
+    until_stdin_closes: Annotated[
+        bool,
+        typer.Option(
+            "--until-stdin-closes",
+            help="Stop when standard input ends: for programs that start a server of their own.",
+        ),
+    ] = False,
+) -> None:
+    """Serve the workflows of a project on this machine."""
+    try:
+        path, loaded, workflows = _load(project)
+        settings = _settings(loaded, path, host, auth)
+        server = _make_server(loaded, workflows, settings, host, port, engine, data)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from error
+    if until_stdin_closes:
+        threading.Thread(target=_stop_at_end_of_input, args=(server,), daemon=True).start()
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def key(owner: Annotated[str, typer.Argument(help="Whose key: the owner of its jobs.")]) -> None:
+    """Make an API key; only its hash goes into comfysnap.toml."""
+    from comfysnap_server.gateway.auth import hash_key, new_key
+
+    fresh = new_key()
+    print(f"key, shown only now:  {fresh}")
+    print(f'\n[serve]\nauth = "keys"\n\n[serve.keys]\n{owner} = "{hash_key(fresh)}"')
+
+
+def _load(given: Path | None) -> tuple[Path, Project, dict[str, Workflow]]:
+    path = given or find_project(Path.cwd())
+    if path is None:
+        raise ProjectError(
+            "unreadable",
+            "not here and in no folder above; name one with --project, or try 'comfysnap demo'",
+            file=PROJECT_FILE,
+        )
+    project = read_project(path)
+    workflows = load_workflows(project.workflows)
+    if project.default is not None and project.default not in workflows:
+        raise ProjectError(
+            "invalid_value",
+            f"no workflow {project.default!r}; there are {', '.join(workflows)}",
+            file=str(path),
+            field="default",
+        )
+    return path, project, workflows
+
+
+def _settings(
+    project: Project, path: Path, host: str, auth: AuthChoice | None
+) -> "GatewaySettings":
+    from comfysnap_server.gateway.settings import GatewaySettings
+
+    table: dict[str, Any] = dict(project.serve)
+    if auth is not None:
+        table["auth"] = auth.value
+    try:
+        settings = GatewaySettings.model_validate(table)
+    except ValidationError as error:
+        found = error.errors()[0]
+        key = ".".join(str(part) for part in ("serve", *found["loc"]))
+        raise ProjectError("invalid_value", found["msg"], file=str(path), field=key) from error
+    if settings.auth != "none":
+        return settings
+    if _is_loopback(host):
+        return settings.model_copy(update={"hosts": settings.hosts or (*_LOOPBACK_NAMES, host)})
+    if auth is not AuthChoice.NONE:
+        raise ValueError(
+            f'others can reach {host}, and no key is asked for: set auth = "keys" in [serve]'
+            " ('comfysnap key NAME' makes one), or write --auth none if that is meant"
+        )
+    return settings
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _make_server(
+    project: Project,
+    workflows: dict[str, Workflow],
+    settings: "GatewaySettings",
+    host: str,
+    port: int,
+    engine: EngineChoice,
+    data: Path,
+) -> "GatewayServer":
+    from comfysnap_server.backends.local import LocalBackend
+    from comfysnap_server.gateway.app import create_app
+    from comfysnap_server.serving import GatewayServer
+
+    name, options, python = _engine(engine)
+    backend = LocalBackend(data, engine=name, engine_options=options, python=python)
+    app = create_app(backend, workflows, settings, default=project.default)
+
+    def announce(url: str) -> None:
+        note = " (no model runs: pictures are drawn)" if name == "simulated" else ""
+        print(f"comfysnap is at {url}\nengine: {name}{note}\njobs and files: {data.resolve()}")
+        for entry in workflows.values():
+            mark = " (default)" if entry.name == project.default else ""
+            print(f"  POST {url}/infer_sync/{entry.name}{mark}  {entry.spec.title}".rstrip())
+        print("Ctrl-C stops it; jobs are kept.", flush=True)
+
+    return GatewayServer(app, host=host, port=port, announce=announce)
+
+
+def _engine(choice: EngineChoice) -> tuple[str, dict[str, JsonValue], str | None]:
+    """Name, options and interpreter."""
+    path = os.environ.get("COMFYUI_PATH")
+    if choice is EngineChoice.SIMULATED or (choice is EngineChoice.AUTO and not path):
+        return "simulated", {}, None
+    if not path:
+        raise ValueError("set COMFYUI_PATH to a ComfyUI checkout, and COMFYUI_PYTHON to its Python")
+    return "comfyui", {"path": path}, os.environ.get("COMFYUI_PYTHON")
+
+
+def _stop_at_end_of_input(server: "GatewayServer") -> None:
+    while sys.stdin.buffer.read(4096):
+        pass
+    server.stop()
