@@ -1,9 +1,12 @@
 """``comfysnap serve`` and ``comfysnap key``: the gateway on this machine."""
 
 import ipaddress
+import json
+import logging
 import os
 import sys
 import threading
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -51,6 +54,10 @@ def serve(
         EngineChoice,
         typer.Option(help="What runs the graphs; auto: ComfyUI if COMFYUI_PATH is set."),
     ] = EngineChoice.AUTO,
+    engine_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Option of the engine, as JSON; repeatable."),
+    ] = None,
     data: Annotated[
         Path, typer.Option(help="Folder of the jobs and their files; it outlives the server.")
     ] = Path(".comfysnap"),
@@ -62,6 +69,9 @@ def serve(
         AuthChoice | None,
         typer.Option(help="Who may call; default: [serve] auth of the project, else none."),
     ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log each request with its id.")
+    ] = False,
     until_stdin_closes: Annotated[
         bool,
         typer.Option(
@@ -71,10 +81,13 @@ def serve(
     ] = False,
 ) -> None:
     """Serve the workflows of a project on this machine."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("comfysnap").setLevel(logging.DEBUG if verbose else logging.INFO)
     try:
         path, loaded, workflows = _load(project)
         settings = _settings(loaded, path, host, auth)
-        server = _make_server(loaded, workflows, settings, host, port, engine, data)
+        chosen = _engine(engine, _options(engine_option or []))
+        server = _make_server(loaded, workflows, settings, host, port, chosen, data)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
@@ -148,26 +161,36 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+@dataclass(frozen=True)
+class _Engine:
+    name: str
+    options: dict[str, JsonValue]
+    python: str | None = None
+
+
 def _make_server(
     project: Project,
     workflows: dict[str, Workflow],
     settings: "GatewaySettings",
     host: str,
     port: int,
-    engine: EngineChoice,
+    engine: _Engine,
     data: Path,
 ) -> "GatewayServer":
     from comfysnap_server.backends.local import LocalBackend
     from comfysnap_server.gateway.app import create_app
     from comfysnap_server.serving import GatewayServer
 
-    name, options, python = _engine(engine)
-    backend = LocalBackend(data, engine=name, engine_options=options, python=python)
+    backend = LocalBackend(
+        data, engine=engine.name, engine_options=engine.options, python=engine.python
+    )
     app = create_app(backend, workflows, settings, default=project.default)
 
     def announce(url: str) -> None:
-        note = " (no model runs: pictures are drawn)" if name == "simulated" else ""
-        print(f"comfysnap is at {url}\nengine: {name}{note}\njobs and files: {data.resolve()}")
+        note = " (no model runs: pictures are drawn)" if engine.name == "simulated" else ""
+        print(
+            f"comfysnap is at {url}\nengine: {engine.name}{note}\njobs and files: {data.resolve()}"
+        )
         for entry in workflows.values():
             mark = " (default)" if entry.name == project.default else ""
             print(f"  POST {url}/infer_sync/{entry.name}{mark}  {entry.spec.title}".rstrip())
@@ -176,14 +199,27 @@ def _make_server(
     return GatewayServer(app, host=host, port=port, announce=announce)
 
 
-def _engine(choice: EngineChoice) -> tuple[str, dict[str, JsonValue], str | None]:
-    """Name, options and interpreter."""
+def _engine(choice: EngineChoice, options: dict[str, JsonValue]) -> _Engine:
     path = os.environ.get("COMFYUI_PATH")
     if choice is EngineChoice.SIMULATED or (choice is EngineChoice.AUTO and not path):
-        return "simulated", {}, None
-    if not path:
+        return _Engine("simulated", options)
+    if not path and "path" not in options:
         raise ValueError("set COMFYUI_PATH to a ComfyUI checkout, and COMFYUI_PYTHON to its Python")
-    return "comfyui", {"path": path}, os.environ.get("COMFYUI_PYTHON")
+    return _Engine("comfyui", {"path": path, **options}, os.environ.get("COMFYUI_PYTHON"))
+
+
+def _options(pairs: list[str]) -> dict[str, JsonValue]:
+    """``KEY=VALUE``; a value that is no JSON is a string."""
+    options: dict[str, JsonValue] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"an engine option is KEY=VALUE, not {pair!r}")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
 
 
 def _stop_at_end_of_input(server: "GatewayServer") -> None:
