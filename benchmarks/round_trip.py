@@ -1,0 +1,181 @@
+"""A job from client to result over loopback, against a bare POST and GET to a bare FastAPI app.
+
+The engine takes no time, so what is measured is ours: submit, store, hand to the worker process,
+tell the waiting client. Targets: median below 2 times the bare pair, at most 3 requests for a job
+of 10 s, and under 20 ms from finished to known at the 95th percentile.
+
+    uv run python benchmarks/round_trip.py [--quick]
+"""
+
+import argparse
+import asyncio
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from comfysnap_client import Client
+from comfysnap_schema.workflow import load_workflows
+from comfysnap_schema.workflows.flux import FluxInput
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+ENGINE: Final = "no_engine:NoEngine"
+"""Beside this file."""
+
+
+class BareInput(BaseModel):
+    """As small as an input gets."""
+
+    prompt: str
+
+
+def bare_app() -> FastAPI:
+    """What a POST and a GET cost in FastAPI alone."""
+    app = FastAPI()
+
+    async def submit(inputs: BareInput) -> dict[str, str]:
+        return {"id": "job_1", "status": "queued", "prompt": inputs.prompt}
+
+    async def status(job_id: str) -> dict[str, str]:
+        return {"id": job_id, "status": "succeeded"}
+
+    app.add_api_route("/jobs", submit, methods=["POST"], status_code=202)
+    app.add_api_route("/jobs/{job_id}", status, methods=["GET"])
+    return app
+
+
+def serve(kind: str, data: Path) -> None:
+    """Run one of the servers in this process, telling its address first."""
+    from comfysnap_server.backends.local import LocalBackend
+    from comfysnap_server.gateway.app import create_app
+    from comfysnap_server.gateway.settings import GatewaySettings
+    from comfysnap_server.serving import GatewayServer
+
+    if kind == "bare":
+        config = uvicorn.Config(bare_app(), port=0, access_log=False, log_level="warning")
+        socket = config.bind_socket()
+        print(f"http://127.0.0.1:{socket.getsockname()[1]}", flush=True)
+        uvicorn.Server(config).run([socket])
+        return
+    name, options = (ENGINE, {}) if kind == "instant" else ("simulated", {"step_seconds": 1.0})
+    app = create_app(
+        LocalBackend(data, engine=name, engine_options=options),
+        load_workflows(ROOT / "workflows"),
+        GatewaySettings(),
+        default="flux",
+    )
+    GatewayServer(
+        app, host="127.0.0.1", port=0, announce=lambda url: print(url, flush=True)
+    ).run()
+
+
+@contextmanager
+def child(kind: str) -> Generator[str]:
+    """The address of a server of its own process."""
+    with tempfile.TemporaryDirectory() as data:
+        process = subprocess.Popen(
+            [sys.executable, __file__, "--serve", kind, "--data", data],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+async def bare_pair(http: httpx.AsyncClient, url: str) -> float:
+    """Seconds of one POST and one GET."""
+    started = time.perf_counter()
+    await http.post(f"{url}/jobs", json={"prompt": "a fox"})
+    await http.get(f"{url}/jobs/job_1")
+    return time.perf_counter() - started
+
+
+async def job(client: Client) -> tuple[float, float]:
+    """Seconds from client to result, and from finished to known."""
+    started = time.perf_counter()
+    handle = await client.infer_async(FluxInput(prompt="a fox"))
+    record = await handle.wait()
+    seconds = time.perf_counter() - started
+    assert record.status == "succeeded", record
+    assert record.finished_at is not None
+    return seconds, (datetime.now(UTC) - record.finished_at).total_seconds()
+
+
+async def measure(bare: str, instant: str, slow: str, count: int) -> dict[str, Any]:
+    """Bare pairs and jobs in turn, so that both meet the same machine."""
+    pairs: list[float] = []
+    jobs: list[tuple[float, float]] = []
+    requests: list[httpx.Request] = []
+
+    async def count_request(request: httpx.Request) -> None:
+        requests.append(request)
+
+    async with (
+        httpx.AsyncClient() as http,
+        Client(instant) as client,
+        Client(slow, event_hooks={"request": [count_request]}) as counted,
+    ):
+        for _ in range(20):
+            await bare_pair(http, bare)
+            await job(client)
+        for _ in range(count):
+            pairs.append(await bare_pair(http, bare))
+            jobs.append(await job(client))
+        await counted.infer_sync(FluxInput(prompt="a fox", steps=10, width=256, height=256))
+    known = sorted(seconds for _, seconds in jobs)
+    return {
+        "pair": statistics.median(pairs),
+        "job": statistics.median(seconds for seconds, _ in jobs),
+        "known": known[int(len(known) * 0.95)],
+        "requests": len(requests),
+    }
+
+
+def report(found: dict[str, Any]) -> bool:
+    """Print the table; whether every target is met."""
+    ratio = found["job"] / found["pair"]
+    rows = (
+        ("bare POST and GET, median", f"{found['pair'] * 1000:.2f} ms", "", True),
+        ("job, client to result, median", f"{found['job'] * 1000:.2f} ms", "", True),
+        ("ratio", f"{ratio:.2f}", "< 2", ratio < 2),
+        ("requests of a 10 s job", str(found["requests"]), "<= 3", found["requests"] <= 3),
+        ("finished to known, p95", f"{found['known'] * 1000:.1f} ms", "< 20 ms",
+         found["known"] < 0.02),
+    )  # fmt: skip
+    for name, value, target, met in rows:
+        print(f"{name:32} {value:>10}  {target:8} {'' if met else 'MISSED'}".rstrip())
+    return all(met for *_, met in rows)
+
+
+def main() -> int:
+    """Measure and compare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser.add_argument("--serve", choices=["bare", "instant", "slow"], help=argparse.SUPPRESS)
+    parser.add_argument("--data", type=Path, default=Path(), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        serve(options.serve, options.data)
+        return 0
+    with ExitStack() as stack:
+        urls = [stack.enter_context(child(kind)) for kind in ("bare", "instant", "slow")]
+        found = asyncio.run(measure(*urls, count=100 if options.quick else 500))
+    return 0 if report(found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
