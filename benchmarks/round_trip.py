@@ -75,9 +75,7 @@ def serve(kind: str, data: Path) -> None:
         GatewaySettings(),
         default="flux",
     )
-    GatewayServer(
-        app, host="127.0.0.1", port=0, announce=lambda url: print(url, flush=True)
-    ).run()
+    GatewayServer(app, host="127.0.0.1", port=0, announce=lambda url: print(url, flush=True)).run()
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 import asyncio
 import base64
 import hashlib
+import json
 from typing import Any
 
 import httpx
@@ -8,6 +9,8 @@ import pytest
 
 from comfysnap_schema.jobs import JobStatus
 from comfysnap_schema.workflow import Workflow
+from comfysnap_server.gateway.app import create_app
+from comfysnap_server.gateway.settings import GatewaySettings
 from tests.server.gateway.fakes import FakeBackend
 
 
@@ -214,3 +217,54 @@ async def test_a_wrong_file_input_is_named(
     answer = await http.post("/infer_async", json={"prompt": "x", "image": image})
     assert (answer.status_code, answer.json()["code"]) == (422, code)
     assert list(fields_of(answer)) == ["image"]
+
+
+async def test_what_comfyui_would_refuse_is_told_before_anything_is_queued(
+    backend: FakeBackend, workflow: Workflow, settings: GatewaySettings
+) -> None:
+    (workflow.folder / "nodes.json").write_text(json.dumps(NODES))
+    (workflow.folder / "prepare.py").write_text(PREPARE)
+    prepared = Workflow.load(workflow.folder)
+    app = create_app(backend, {"draw": prepared}, settings)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+        good = await http.post("/infer_async", json={"prompt": "fine"})
+        refused = await http.post("/infer_async", json={"prompt": "refuse"})
+        broken = await http.post("/infer_async", json={"prompt": "break"})
+        crashed = await http.post("/infer_async", json={"prompt": "crash"})
+    assert backend.requests[good.json()["id"]].graph["6"]["inputs"]["text"] == "fine!"
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_input")
+    assert (broken.status_code, broken.json()["code"]) == (422, "graph_invalid")
+    assert broken.json()["fields"][0]["node"] == "3"
+    assert (crashed.status_code, crashed.json()["code"]) == (500, "internal")
+    assert len(backend.jobs) == 1
+
+
+def node(output: str, *, final: bool = False, **inputs: list[Any]) -> dict[str, Any]:
+    return {
+        "input": {"required": inputs},
+        "output": [output],
+        "output_name": [output],
+        "output_is_list": [False],
+        "output_node": final,
+    }
+
+
+NODES = {
+    "KSampler": node("IMAGE", seed=["INT"], steps=["INT"], noise=["INT"], latent_image=["LATENT"]),
+    "EmptyLatentImage": node("LATENT", width=["INT", {"min": 16}]),
+    "CLIPTextEncode": node("CONDITIONING", text=["STRING"]),
+    "SaveImage": node("IMAGE", final=True, images=["IMAGE"]),
+    "LoadImage": node("IMAGE", image=[["example.png"]]),
+}
+PREPARE = """
+def prepare(graph, inputs):
+    if inputs["prompt"] == "refuse":
+        raise ValueError("no")
+    if inputs["prompt"] == "break":
+        graph["3"]["inputs"]["latent_image"] = ["6", 0]
+    if inputs["prompt"] == "crash":
+        return 1 / 0
+    graph["6"]["inputs"]["text"] += "!"
+    return graph
+"""

@@ -55,20 +55,16 @@ class InputValidator:
         return f"is no input of this workflow; {hint}"
 
     def _message(self, field: str, error: jsonschema_rs.ValidationError) -> str:
-        if "x-kind" in self._properties[field]:
-            return f"{_FILE_FORMS}, not {_short(error.instance)}"
-        leaf = _branch(error)
-        say = _MESSAGES.get(leaf.kind.name)
-        wanted = say(leaf.kind.value) if say else leaf.message[:300]
-        return f"{wanted}, not {_short(leaf.instance)}" if say else wanted
-
-
-def _branch(error: jsonschema_rs.ValidationError) -> jsonschema_rs.ValidationError:
-    """Of the branches of a 64-bit integer (a number or its digits), the one that was meant."""
-    if error.kind.name != "anyOf":
-        return error
-    leaves = [branch[0] for branch in error.kind.value if branch]
-    return next((leaf for leaf in leaves if leaf.kind.name != "type"), leaves[0])
+        schema = self._properties[field]
+        given = _short(error.instance)
+        if "x-kind" in schema:
+            return f"{_FILE_FORMS}, not {given}"
+        if error.kind.name == "pattern" and "maximum" in schema:  # a 64-bit integer as digits
+            return (
+                f"must be an integer from {schema['minimum']} to {schema['maximum']}, not {given}"
+            )
+        say = _MESSAGES.get(error.kind.name)
+        return f"{say(error.kind.value)}, not {given}" if say else error.message[:300]
 
 
 def _one_of(options: list[Any]) -> str:
@@ -78,7 +74,7 @@ def _one_of(options: list[Any]) -> str:
 
 
 _MESSAGES: Final[Mapping[str, Callable[[Any], str]]] = {
-    "type": lambda types: f"must be of type {' or '.join(types)}",
+    "type": lambda types: f"must be of type {' or '.join(t for t in types if t != 'null')}",
     "minimum": lambda limit: f"must be at least {limit}",
     "maximum": lambda limit: f"must be at most {limit}",
     "exclusiveMinimum": lambda limit: f"must be above {limit}",

@@ -1,5 +1,6 @@
 """From the body of an infer request to an accepted job."""
 
+import asyncio
 import base64
 import binascii
 import hashlib
@@ -16,13 +17,13 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, Field, JsonValue
 
 from comfysnap_schema import routes
-from comfysnap_schema.errors import ErrorCode, FieldProblem
+from comfysnap_schema.errors import ErrorCode, FieldProblem, InputError
 from comfysnap_schema.files import FileBySha256, FileByUrl, Kind
-from comfysnap_schema.graph import canonical_json, graph_hash
+from comfysnap_schema.graph import Graph, canonical_json, graph_hash
 from comfysnap_schema.parameters import Parameter
 from comfysnap_schema.workflow import Workflow
 from comfysnap_server.backends.protocol import Backend, JobRequest, Submitted
-from comfysnap_server.gateway.inputs import InputValidator
+from comfysnap_server.gateway.inputs import MAX_FINDINGS, InputValidator
 from comfysnap_server.gateway.problems import ProblemError, invalid_input
 from comfysnap_server.gateway.settings import GatewaySettings
 
@@ -150,7 +151,7 @@ class Submitter:
     ) -> JobRequest:
         found = await self._files(submission, workflow)
         inputs = workflow.complete(found.inputs)
-        graph = workflow.apply({**inputs, **found.names})
+        graph = await _build(workflow, {**inputs, **found.names})
         options = submission.options
         settings = self._settings
         return JobRequest(
@@ -208,6 +209,24 @@ class Submitter:
                 )
         guessed = mimetypes.guess_extension(value.get("content_type", "")) or ""
         return FileBySha256(sha256=digest), digest[:32] + _suffix(parameter, guessed)
+
+
+async def _build(workflow: Workflow, values: dict[str, JsonValue]) -> Graph:
+    """The graph to run, with the verdict that ComfyUI would give told by API field."""
+    try:
+        if workflow.prepare is None:
+            graph = workflow.build(values)
+        else:  # somebody's Python: it may take its time
+            graph = await asyncio.to_thread(workflow.build, values)
+    except InputError as error:
+        raise invalid_input(*error.fields) from error
+    findings = workflow.validate(graph)
+    if findings:
+        problem = invalid_input(*(finding.problem() for finding in findings[:MAX_FINDINGS]))
+        if any(finding.field is None for finding in findings):
+            problem.code = ErrorCode.GRAPH_INVALID
+        raise problem
+    return graph
 
 
 def label_map(labels: Sequence[str]) -> dict[str, str]:
