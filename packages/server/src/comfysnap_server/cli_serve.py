@@ -6,23 +6,27 @@ import logging
 import os
 import sys
 import threading
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from comfysnap_schema.errors import ProjectError
 from comfysnap_schema.project import PROJECT_FILE, Project, find_project, read_project
 from comfysnap_schema.workflow import Workflow, load_workflows
 
 if TYPE_CHECKING:
+    from comfysnap_server.backends.local.limits import LocalLimits
     from comfysnap_server.gateway.settings import GatewaySettings
     from comfysnap_server.serving import GatewayServer
 
 _LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
+_LOCAL: Final = "local"
+"""``[serve.local]``: limits of the local backend."""
 
 
 class EngineChoice(StrEnum):
@@ -81,13 +85,13 @@ def serve(
     ] = False,
 ) -> None:
     """Serve the workflows of a project on this machine."""
+    from comfysnap_server.backends.protocol import BackendError
+
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("comfysnap").setLevel(logging.DEBUG if verbose else logging.INFO)
     try:
-        path, loaded, workflows = _load(project)
-        settings = _settings(loaded, path, host, auth)
         chosen = _engine(engine, _options(engine_option or []))
-        server = _make_server(loaded, workflows, settings, host, port, chosen, data)
+        server = _make_server(_load(project), chosen, auth, host, port, data)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
@@ -95,6 +99,9 @@ def serve(
         threading.Thread(target=_stop_at_end_of_input, args=(server,), daemon=True).start()
     try:
         server.run()
+    except BackendError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
@@ -105,43 +112,103 @@ def key(owner: Annotated[str, typer.Argument(help="Whose key: the owner of its j
 
     fresh = new_key()
     print(f"key, shown only now:  {fresh}")
-    print(f'\n[serve]\nauth = "keys"\n\n[serve.keys]\n{owner} = "{hash_key(fresh)}"')
+    print(f'\n[serve]\nauth = "keys"\n\n[serve.keys]\n{json.dumps(owner)} = "{hash_key(fresh)}"')
 
 
-def _load(given: Path | None) -> tuple[Path, Project, dict[str, Workflow]]:
-    path = given or find_project(Path.cwd())
-    if path is None:
+@dataclass(frozen=True)
+class _Loaded:
+    file: Path
+    project: Project
+    workflows: Mapping[str, Workflow]
+
+
+@dataclass(frozen=True)
+class _Engine:
+    name: str
+    options: dict[str, JsonValue]
+    python: str | None = None
+
+
+def _load(given: Path | None) -> _Loaded:
+    file = given or find_project(Path.cwd())
+    if file is None:
         raise ProjectError(
             "unreadable",
             "not here and in no folder above; name one with --project, or try 'comfysnap demo'",
             file=PROJECT_FILE,
         )
-    project = read_project(path)
+    project = read_project(file)
     workflows = load_workflows(project.workflows)
     if project.default is not None and project.default not in workflows:
         raise ProjectError(
             "invalid_value",
             f"no workflow {project.default!r}; there are {', '.join(workflows)}",
-            file=str(path),
+            file=str(file),
             field="default",
         )
-    return path, project, workflows
+    return _Loaded(file, project, workflows)
+
+
+def _make_server(
+    loaded: _Loaded, engine: _Engine, auth: AuthChoice | None, host: str, port: int, data: Path
+) -> "GatewayServer":
+    from comfysnap_server.backends.local import LocalBackend
+    from comfysnap_server.gateway.app import create_app
+    from comfysnap_server.serving import GatewayServer
+
+    settings, limits = _settings(loaded, host, auth)
+    backend = LocalBackend(
+        data, engine=engine.name, engine_options=engine.options, python=engine.python, limits=limits
+    )
+    default = loaded.project.default
+    app = create_app(backend, loaded.workflows, settings, default=default)
+
+    def announce(url: str) -> None:
+        _announce(url, engine.name, data, loaded.workflows.values(), default)
+
+    return GatewayServer(app, host=host, port=port, announce=announce)
+
+
+def _announce(
+    url: str, engine: str, data: Path, workflows: Iterable[Workflow], default: str | None
+) -> None:
+    note = " (no model runs: pictures are drawn)" if engine == "simulated" else ""
+    print(f"comfysnap is at {url}\nengine: {engine}{note}\njobs and files: {data.resolve()}")
+    for workflow in workflows:
+        mark = " (default)" if workflow.name == default else ""
+        print(f"  POST {url}/infer_sync/{workflow.name}{mark}  {workflow.spec.title}".rstrip())
+    print("Ctrl-C stops it; jobs are kept.", flush=True)
 
 
 def _settings(
-    project: Project, path: Path, host: str, auth: AuthChoice | None
-) -> "GatewaySettings":
+    loaded: _Loaded, host: str, auth: AuthChoice | None
+) -> "tuple[GatewaySettings, LocalLimits]":
+    from comfysnap_server.backends.local.limits import LocalLimits
     from comfysnap_server.gateway.settings import GatewaySettings
 
-    table: dict[str, Any] = dict(project.serve)
+    table: dict[str, Any] = dict(loaded.project.serve)
+    local: Any = table.pop(_LOCAL, {})
     if auth is not None:
         table["auth"] = auth.value
     try:
         settings = GatewaySettings.model_validate(table)
+        if unknown := set(local) - {field.name for field in fields(LocalLimits)}:
+            where = f"serve.{_LOCAL}.{min(unknown)}"
+            raise ProjectError("unknown_key", "unknown key", file=str(loaded.file), field=where)
+        limits = TypeAdapter(LocalLimits).validate_python(
+            {"max_file_bytes": settings.max_file_bytes, **local}
+        )
     except ValidationError as error:
         found = error.errors()[0]
-        key = ".".join(str(part) for part in ("serve", *found["loc"]))
-        raise ProjectError("invalid_value", found["msg"], file=str(path), field=key) from error
+        where = ".".join(str(part) for part in ("serve", *found["loc"]))
+        raise ProjectError(
+            "invalid_value", found["msg"], file=str(loaded.file), field=where
+        ) from error
+    return _guarded(settings, host, auth), limits
+
+
+def _guarded(settings: "GatewaySettings", host: str, auth: AuthChoice | None) -> "GatewaySettings":
+    """Without keys, only this machine may call, and only by its own name."""
     if settings.auth != "none":
         return settings
     if _is_loopback(host):
@@ -159,44 +226,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-@dataclass(frozen=True)
-class _Engine:
-    name: str
-    options: dict[str, JsonValue]
-    python: str | None = None
-
-
-def _make_server(
-    project: Project,
-    workflows: dict[str, Workflow],
-    settings: "GatewaySettings",
-    host: str,
-    port: int,
-    engine: _Engine,
-    data: Path,
-) -> "GatewayServer":
-    from comfysnap_server.backends.local import LocalBackend
-    from comfysnap_server.gateway.app import create_app
-    from comfysnap_server.serving import GatewayServer
-
-    backend = LocalBackend(
-        data, engine=engine.name, engine_options=engine.options, python=engine.python
-    )
-    app = create_app(backend, workflows, settings, default=project.default)
-
-    def announce(url: str) -> None:
-        note = " (no model runs: pictures are drawn)" if engine.name == "simulated" else ""
-        print(
-            f"comfysnap is at {url}\nengine: {engine.name}{note}\njobs and files: {data.resolve()}"
-        )
-        for entry in workflows.values():
-            mark = " (default)" if entry.name == project.default else ""
-            print(f"  POST {url}/infer_sync/{entry.name}{mark}  {entry.spec.title}".rstrip())
-        print("Ctrl-C stops it; jobs are kept.", flush=True)
-
-    return GatewayServer(app, host=host, port=port, announce=announce)
 
 
 def _engine(choice: EngineChoice, options: dict[str, JsonValue]) -> _Engine:

@@ -34,6 +34,8 @@ class GatewayServer(uvicorn.Server):
                 port=port,
                 access_log=False,
                 log_level="warning",
+                log_config=None,
+                lifespan="off",
                 server_header=False,
                 timeout_graceful_shutdown=_GRACE_S,
             )
@@ -44,6 +46,16 @@ class GatewayServer(uvicorn.Server):
         """Where it listens, once it does; the port that was picked when 0 was asked for."""
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the app, serve until asked to stop, stop the app.
+
+        Raises:
+            Exception: What the app's start raises, instead of uvicorn's log of it.
+        """
+        with self.capture_signals():
+            async with self._app.router.lifespan_context(self._app):
+                await self._serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to listen."""
