@@ -70,7 +70,7 @@ def serve(kind: str, data: Path) -> None:
         return
     name, options = (ENGINE, {}) if kind == "instant" else ("simulated", {"step_seconds": 1.0})
     app = create_app(
-        LocalBackend(data, engine=name, engine_options=options),
+        LocalBackend(data, engine=name, engine_options=options, python_path=[ROOT / "benchmarks"]),
         load_workflows(ROOT / "workflows"),
         GatewaySettings(),
         default="flux",
