@@ -26,6 +26,7 @@ async def server() -> AsyncIterator[FakeServer]:
             uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=1)
         )
         task = asyncio.create_task(running.serve(sockets=[listening]))
+        fake.connections = running.server_state.connections
         yield fake
         running.should_exit = True
         await task

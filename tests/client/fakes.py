@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -72,6 +73,7 @@ class FakeServer:
         self.seen = asyncio.Condition()
         self.outputs: dict[str, Any] | None = {"text": "done"}
         self.open_requests = 0
+        self.connections: set[Any] = set()
 
     def on(self, path: str, *answers: Answer) -> None:
         """Each answer is used once for a request whose path starts so; None lets it through."""
@@ -100,6 +102,10 @@ class FakeServer:
         return await handler(request, name)
 
     async def _infer_async(self, request: Request, workflow: str) -> Response:
+        return await self.accept(request, workflow)
+
+    async def accept(self, request: Request, workflow: str) -> Response:
+        """Make the job of a submit, or find the one of its key."""
         key = request.headers["idempotency-key"]
         body = json.loads(await request.body())
         job_id = self.keys.setdefault(key, f"job_{len(self.keys):026d}")
@@ -205,6 +211,41 @@ class FakeServer:
     def asked(self, path: str) -> list[Request]:
         """The requests whose path starts so."""
         return [request for request in self.requests if request.url.path.startswith(path)]
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for something that nothing announces."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 -- files and sockets announce nothing
+            await asyncio.sleep(0.01)
+
+
+def names(folder: Path) -> list[str]:
+    """What lies in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def answering(response: Response) -> Answer:
+    """An answer that is always this one."""
+
+    async def answer(_request: Request) -> Response:
+        return response
+
+    return answer
+
+
+def holding(until: asyncio.Event) -> Answer:
+    """Hold the request, then let it through."""
+
+    async def answer(_request: Request) -> None:
+        await until.wait()
+
+    return answer
+
+
+def refused(status: int, code: str, **headers: str) -> Answer:
+    """Refuse once."""
+    return answering(problem(status, code, **headers))
 
 
 def problem(status: int, code: str, **headers: str) -> Response:

@@ -1,0 +1,277 @@
+"""A caller who leaves, by timeout or cancellation, leaves no job, task or connection behind."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from comfysnap_client import Client, DeadlineExceeded, PollPolicy, job_id_of
+from tests.client.fakes import (
+    QUICK,
+    DrawInput,
+    DrawOutput,
+    FakeServer,
+    answering,
+    eventually,
+    holding,
+    names,
+    problem,
+)
+
+FOX = DrawInput(prompt="a fox")
+
+
+async def leave(
+    client: Client, work: Coroutine[Any, Any, Any], when: Awaitable[None], server: FakeServer
+) -> BaseException:
+    """Cancel ``work`` after ``when``; the exception, after everything was seen to be gone."""
+    before = asyncio.all_tasks()
+    task = asyncio.create_task(work)
+    await when
+    started = time.monotonic()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await task
+    assert time.monotonic() - started < 5
+    await client.aclose()
+    left = [t for t in asyncio.all_tasks() - before if "uvicorn" not in repr(t)]
+    assert left == []
+    await eventually(lambda: not server.connections)
+    return caught.value
+
+
+def statuses(server: FakeServer) -> list[str]:
+    return [job["status"] for job in server.jobs.values()]
+
+
+async def test_cancelled_while_connecting_nothing_was_sent_and_nothing_is() -> None:
+    with socket.socket() as full, socket.socket() as filler:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        filler.setblocking(False)
+        filler.connect_ex(full.getsockname())
+        async with Client(f"http://127.0.0.1:{full.getsockname()[1]}") as client:
+            task = asyncio.create_task(client.infer_sync(FOX))
+            await asyncio.sleep(0.2)
+            started = time.monotonic()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError) as caught:
+                await task
+        assert time.monotonic() - started < 1
+        assert job_id_of(caught.value) is None
+
+
+async def test_cancelled_before_the_job_is_made_the_replay_makes_and_cancels_it(
+    client: Client, server: FakeServer
+) -> None:
+    server.outputs = None
+    go_on = asyncio.Event()
+    server.on("/infer_async", holding(go_on))
+    error = await leave(
+        client,
+        client.infer_sync(FOX),
+        server.until(lambda: bool(server.asked("/infer_async"))),
+        server,
+    )
+    go_on.set()
+
+    assert statuses(server) == ["cancelled"]
+    assert job_id_of(error) == next(iter(server.jobs))
+    keys = {request.headers["idempotency-key"] for request in server.asked("/infer_async")}
+    assert len(keys) == 1
+
+
+async def test_cancelled_while_the_answer_is_on_its_way(client: Client, server: FakeServer) -> None:
+    server.outputs = None
+    never = asyncio.Event()
+
+    async def half(request: Request) -> Response:
+        whole = await server.accept(request, "draw")
+
+        async def body() -> AsyncIterator[bytes]:
+            yield bytes(whole.body)[:20]
+            async with server.seen:
+                server.seen.notify_all()
+            await never.wait()
+
+        return StreamingResponse(body(), 202)
+
+    server.on("/infer_async", half)
+    error = await leave(
+        client, client.infer_sync(FOX), server.until(lambda: bool(server.jobs)), server
+    )
+    never.set()
+
+    assert statuses(server) == ["cancelled"]
+    assert job_id_of(error) == next(iter(server.jobs))
+
+
+async def test_cancelled_while_polling(client: Client, server: FakeServer) -> None:
+    server.outputs = None
+    error = await leave(
+        client,
+        client.infer_sync(FOX),
+        server.until(lambda: bool(server.asked("/check_status"))),
+        server,
+    )
+
+    assert statuses(server) == ["cancelled"]
+    assert job_id_of(error) == next(iter(server.jobs))
+
+
+async def test_cancelled_while_progress_is_followed(client: Client, server: FakeServer) -> None:
+    server.outputs = None
+    work = client.infer_sync(FOX, on_progress=lambda progress: progress)
+    await leave(client, work, server.until(lambda: bool(server.asked("/events"))), server)
+
+    assert statuses(server) == ["cancelled"]
+
+
+async def test_cancelled_while_downloading_no_part_is_left(
+    client: Client, server: FakeServer, tmp_path: Path
+) -> None:
+    never = asyncio.Event()
+
+    async def slow(_request: Request) -> Response:
+        async def body() -> AsyncIterator[bytes]:
+            yield b"x" * 2_000_000
+            await never.wait()
+
+        return StreamingResponse(body(), headers={"content-length": "3000000"})
+
+    server.outputs = {"images": [{**server.stored("fox.png", b"x" * 3_000_000)}]}
+    output = await client.infer_sync(FOX)
+    server.on("/outputs", slow)
+
+    await leave(
+        client,
+        output.images[0].save(tmp_path),
+        eventually(lambda: part_size(tmp_path) > 0),
+        server,
+    )
+    never.set()
+
+    assert names(tmp_path) == []
+
+
+def part_size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+async def test_a_timeout_cancels_the_job_and_carries_it(client: Client, server: FakeServer) -> None:
+    server.outputs = None
+    with pytest.raises(DeadlineExceeded) as caught:
+        await client.infer_sync(FOX, timeout=0.3)
+
+    assert statuses(server) == ["cancelled"]
+    error = caught.value
+    assert isinstance(error, TimeoutError)
+    assert error.job_id == next(iter(server.jobs))
+    assert error.record is None or error.record.id == error.job_id
+    assert server.requests[0].query_params["timeout"] == "0.300"
+
+
+async def test_a_timeout_may_leave_the_job_and_another_wait_resumes_it(
+    client: Client, server: FakeServer
+) -> None:
+    server.outputs = None
+    with pytest.raises(DeadlineExceeded) as caught:
+        await client.infer_sync(FOX, timeout=0.3, cancel_on_timeout=False)
+    assert statuses(server) == ["queued"]
+    assert "timeout" not in server.requests[0].query_params
+
+    job_id = caught.value.job_id
+    assert job_id is not None
+    await server.finish(job_id, outputs={"text": "later"})
+    assert (await client.job(job_id, DrawOutput).result()).text == "later"
+
+
+async def test_a_timeout_while_submitting_replays_and_cancels(
+    client: Client, server: FakeServer
+) -> None:
+    server.outputs = None
+    go_on = asyncio.Event()
+    server.on("/infer_async", holding(go_on))
+    with pytest.raises(DeadlineExceeded) as caught:
+        await client.infer_async(FOX, timeout=0.2)
+    go_on.set()
+
+    assert statuses(server) == ["cancelled"]
+    assert caught.value.job_id == next(iter(server.jobs))
+    assert caught.value.idempotency_key == server.requests[0].headers["idempotency-key"]
+
+
+async def test_an_outer_timeout_carries_the_job(client: Client, server: FakeServer) -> None:
+    server.outputs = None
+    with pytest.raises(TimeoutError) as caught:
+        async with asyncio.timeout(0.3):
+            await client.infer_sync(FOX)
+
+    assert job_id_of(caught.value) == next(iter(server.jobs))
+    assert statuses(server) == ["cancelled"]
+
+
+async def test_the_job_goes_on_while_another_task_waits_for_it(
+    client: Client, server: FakeServer
+) -> None:
+    server.outputs = None
+    job = await client.infer_async(FOX)
+    patient = asyncio.create_task(job.result())
+    with pytest.raises(DeadlineExceeded):
+        await job.result(timeout=0.2)
+    assert statuses(server) == ["queued"]
+
+    await server.finish(job.id, outputs={"text": "done"})
+    assert (await patient).text == "done"
+
+
+async def test_a_server_that_cannot_cancel_does_not_hide_the_reason(
+    client: Client, server: FakeServer
+) -> None:
+    server.outputs = None
+    server.on("/cancel", answering(problem(404, "unknown_job")))
+    with pytest.raises(DeadlineExceeded):
+        await client.infer_sync(FOX, timeout=0.2)
+
+
+async def test_cancelling_twice_leaves_at_once_and_still_cancels_the_job(
+    client: Client, server: FakeServer
+) -> None:
+    server.outputs = None
+    go_on = asyncio.Event()
+    server.on("/cancel", holding(go_on))
+    task = asyncio.create_task(client.infer_sync(FOX))
+    await server.until(lambda: bool(server.asked("/check_status")))
+    task.cancel()
+    await server.until(lambda: bool(server.asked("/cancel")))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await task
+    assert job_id_of(caught.value) == next(iter(server.jobs))
+
+    go_on.set()
+    await client.aclose()
+    assert statuses(server) == ["cancelled"]
+
+
+async def test_a_deadline_holds_against_a_server_that_only_drips(server: FakeServer) -> None:
+    async def drip(_request: Request) -> Response:
+        async def body() -> AsyncIterator[bytes]:
+            while True:
+                yield b" "
+                await asyncio.sleep(0.02)
+
+        return StreamingResponse(body())
+
+    server.on("/check_status", drip)
+    async with Client(server.url, retry=QUICK, polling=PollPolicy(hold=0)) as client:
+        started = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            await client.check_status("job_x", timeout=0.3)
+        assert time.monotonic() - started < 2
