@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from comfysnap_client.client import Client
+    from comfysnap_client.dynamic import UntypedOutput, untyped
     from comfysnap_client.errors import (
         APIError,
         ComfysnapError,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from comfysnap_client.mapping import MapResult
     from comfysnap_client.polling import PollPolicy
     from comfysnap_client.retry import NO_RETRY, RetryPolicy
-    from comfysnap_client.untyped import UntypedOutput, untyped
     from comfysnap_schema.errors import ErrorCode
     from comfysnap_schema.jobs import JobEvent, JobRecord, JobStatus, Progress
 
@@ -85,8 +85,8 @@ _ELSEWHERE = {
     "PollPolicy": "comfysnap_client.polling",
     "NO_RETRY": "comfysnap_client.retry",
     "RetryPolicy": "comfysnap_client.retry",
-    "UntypedOutput": "comfysnap_client.untyped",
-    "untyped": "comfysnap_client.untyped",
+    "UntypedOutput": "comfysnap_client.dynamic",
+    "untyped": "comfysnap_client.dynamic",
     "ErrorCode": "comfysnap_schema.errors",
     "JobEvent": "comfysnap_schema.jobs",
     "JobRecord": "comfysnap_schema.jobs",

@@ -10,11 +10,11 @@ from typing import Generic, Self, TypeVar, Unpack, overload
 
 from comfysnap_client import client as asynchronous
 from comfysnap_client.client import ClientOptions
+from comfysnap_client.dynamic import UntypedOutput
 from comfysnap_client.job import Job as AsyncJob
 from comfysnap_client.job import OnProgress
 from comfysnap_client.mapping import MapResult
 from comfysnap_client.portal import Portal
-from comfysnap_client.untyped import UntypedOutput
 from comfysnap_schema.base import WorkflowInput, WorkflowOutput
 from comfysnap_schema.files import OutputFile
 from comfysnap_schema.jobs import (

@@ -15,6 +15,7 @@ from comfysnap_client.cli_inputs import WrongInputs, parse_inputs
 from comfysnap_client.cli_show import LiveJob, job_lines, problem_lines
 from comfysnap_client.client import Client
 from comfysnap_client.downloads import safe_name
+from comfysnap_client.dynamic import UntypedOutput, untyped
 from comfysnap_client.errors import (
     APIError,
     ComfysnapError,
@@ -28,7 +29,6 @@ from comfysnap_client.errors import (
 )
 from comfysnap_client.job import Job
 from comfysnap_client.retry import RetryPolicy
-from comfysnap_client.untyped import UntypedOutput, untyped
 from comfysnap_schema.jobs import JobRecord, JobStatus
 
 FAILED, USAGE, UNREACHABLE, TIMED_OUT, INTERRUPTED = 1, 2, 3, 4, 130

@@ -12,12 +12,12 @@ from pydantic import RootModel
 from comfysnap_client import tracing
 from comfysnap_client._http import Http, Request
 from comfysnap_client.deadline import Deadline
+from comfysnap_client.dynamic import UntypedOutput
 from comfysnap_client.job import Job, OnProgress
 from comfysnap_client.mapping import MapResult, run_map
 from comfysnap_client.polling import PollPolicy
 from comfysnap_client.retry import RetryPolicy
 from comfysnap_client.session import Session, SubmitOptions
-from comfysnap_client.untyped import UntypedOutput
 from comfysnap_schema.base import WorkflowInput, WorkflowOutput, output_type
 from comfysnap_schema.jobs import JobPage, JobRecord, JobStatus, WorkflowDetail, WorkflowSummary
 from comfysnap_schema.routes import JOBS, WORKFLOWS

@@ -114,13 +114,13 @@ class Downloads:
         async with self._http.stream(request) as response:
             got.etag = response.headers.get("etag")
             skip = 0 if response.status_code == 206 else got.size
-            async for whole in response.aiter_raw(CHUNK):
+            async for whole in response.aiter_raw():
                 chunk, skip = whole[skip:], max(0, skip - len(whole))
                 got.size += len(chunk)
                 if got.size > file.size:
                     return
+                got.digest.update(chunk)
                 if chunk:
-                    await asyncio.to_thread(got.digest.update, chunk)
                     yield chunk
 
 
@@ -141,9 +141,15 @@ def safe_name(name: str) -> str:
 
 
 async def _write(chunks: AsyncIterator[bytes], path: Path) -> None:
-    handle = await asyncio.to_thread(path.open, "xb")
+    """Write on a thread, a megabyte at a time."""
+    handle = await asyncio.to_thread(path.open, "xb", CHUNK)
     try:
+        waiting: list[bytes] = []
         async for chunk in chunks:
-            await asyncio.to_thread(handle.write, chunk)
+            waiting.append(chunk)
+            if sum(map(len, waiting)) >= CHUNK:
+                await asyncio.to_thread(handle.writelines, waiting)
+                waiting = []
+        await asyncio.to_thread(handle.writelines, waiting)
     finally:
         await asyncio.to_thread(handle.close)

@@ -5,9 +5,9 @@ import base64
 import hashlib
 import io
 import mimetypes
-import os
+import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -17,7 +17,7 @@ from pydantic_core import to_jsonable_python
 from comfysnap_client._http import Http, Request
 from comfysnap_client.deadline import Deadline
 from comfysnap_client.errors import NotFound
-from comfysnap_schema.files import FileBySha256, FileByUrl, FileInline
+from comfysnap_schema.files import FileBySha256, FileInline
 from comfysnap_schema.routes import FILES, MAX_INLINE_FILE_BYTES
 
 CHUNK = 1024 * 1024
@@ -47,12 +47,13 @@ class Uploads:
         ready: dict[str, Any] = {}
         async with AsyncExitStack() as stack:
             tasks: dict[str, asyncio.Task[FileBySha256]] = {}
-            stack.push_async_callback(_stop, tasks)
             for name, value in inputs.items():
                 source = _source(value)
                 if source is None:
                     ready[name] = to_jsonable_python(value)
                     continue
+                await asyncio.to_thread(source.open)
+                stack.push_async_callback(asyncio.to_thread, source.close)
                 small = await asyncio.to_thread(source.small, min(room, MAX_INLINE_FILE_BYTES))
                 if small is not None:
                     room -= len(small)
@@ -63,25 +64,20 @@ class Uploads:
                 else:
                     ready[name] = None  # keeps the order of the inputs
                     tasks[name] = asyncio.create_task(self._upload(source, deadline))
+                    stack.push_async_callback(_stop, tasks[name])
             if tasks:
                 await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_EXCEPTION)
-                for task in tasks.values():
-                    if task.done():
-                        task.result()  # the first failure, before the others are stopped
+                for task in sorted(tasks.values(), key=lambda task: not task.done()):
+                    task.result()  # a failure first, before the others are stopped
                 ready.update({name: task.result().model_dump() for name, task in tasks.items()})
         return ready
 
     async def _upload(self, source: "_Source", deadline: Deadline) -> FileBySha256:
         async with self._turn:
-            file = await asyncio.to_thread(source.open)
-            try:
-                start, size, sha256 = await asyncio.to_thread(_measure, file)
-                if not await self._known(sha256, deadline):
-                    await self._put(file, start, size, sha256, source.content_type, deadline)
-            finally:
-                if source.ours:
-                    await asyncio.to_thread(file.close)
-        return FileBySha256(sha256=sha256)
+            await asyncio.to_thread(source.measure)
+            if not await self._known(source.sha256, deadline):
+                await self._put(source, deadline)
+        return FileBySha256(sha256=source.sha256)
 
     async def _known(self, sha256: str, deadline: Deadline) -> bool:
         request = Request(method="HEAD", url=f"{FILES[1:]}/{sha256}")
@@ -91,89 +87,79 @@ class Uploads:
             return False
         return True
 
-    async def _put(
-        self,
-        file: BinaryIO,
-        start: int,
-        size: int,
-        sha256: str,
-        content_type: str,
-        deadline: Deadline,
-    ) -> None:
+    async def _put(self, source: "_Source", deadline: Deadline) -> None:
         async def chunks() -> AsyncIterator[bytes]:
-            await asyncio.to_thread(file.seek, start)
-            while chunk := await asyncio.to_thread(file.read, CHUNK):
+            await asyncio.to_thread(source.rewind)
+            while chunk := await asyncio.to_thread(source.file.read, CHUNK):
                 yield chunk
 
         await self._http.send(
             Request(
-                method="PUT", url=f"{FILES[1:]}/{sha256}", content=chunks,
-                headers={"Content-Length": str(size), "Content-Type": content_type},
+                method="PUT", url=f"{FILES[1:]}/{source.sha256}", content=chunks,
+                headers={
+                    "Content-Length": str(source.size), "Content-Type": source.content_type,
+                },
             ),
             deadline=deadline,
         )  # fmt: skip
 
 
 class _Source:
-    """A file as the caller gave it."""
+    """A file as the caller gave it; its methods block."""
 
-    def __init__(self, open_file: Callable[[], BinaryIO], *, name: str, ours: bool) -> None:
-        self._open = open_file
-        self.ours = ours
-        self.content_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    file: BinaryIO
+    start = 0
+    size = 0
+    sha256 = ""
+
+    def __init__(self, given: Path | bytes | BinaryIO) -> None:
+        self._given = given
+        name = given if isinstance(given, Path) else getattr(given, "name", "")
+        self.content_type = mimetypes.guess_type(str(name))[0] or "application/octet-stream"
+
+    def open(self) -> None:
+        """Make ``file`` readable and seekable; a pipe is kept, to be hashed and sent again."""
+        if isinstance(self._given, Path):
+            self.file = self._given.open("rb")
+        elif isinstance(self._given, bytes):
+            self.file = io.BytesIO(self._given)
+        elif self._given.seekable():
+            self.file = self._given
+        else:
+            self.file = cast("BinaryIO", tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES))  # noqa: SIM115 -- close() closes it
+            shutil.copyfileobj(self._given, self.file, CHUNK)
+            self.file.seek(0)
+        self.start = self.file.tell()
+
+    def close(self) -> None:
+        """Close what ``open`` opened."""
+        if self.file is not self._given:
+            self.file.close()
+
+    def rewind(self) -> None:
+        """Back to where the file was given."""
+        self.file.seek(self.start)
 
     def small(self, most: int) -> bytes | None:
-        """The content if it has at most ``most`` bytes; the file stays where it was."""
-        file = self.open()
-        try:
-            start = file.tell()
-            content = file.read(most + 1)
-            file.seek(start)
-        finally:
-            if self.ours:
-                file.close()
+        """The content if it has at most ``most`` bytes."""
+        content = self.file.read(most + 1)
+        self.rewind()
         return content if len(content) <= most else None
 
-    def open(self) -> BinaryIO:
-        """The file, readable and seekable."""
-        return self._open()
+    def measure(self) -> None:
+        """Learn size and hash."""
+        digest = hashlib.sha256()
+        while chunk := self.file.read(CHUNK):
+            digest.update(chunk)
+            self.size += len(chunk)
+        self.sha256 = digest.hexdigest()
 
 
-def _source(value: object) -> _Source | None:
-    if isinstance(value, (bytes, bytearray)):
-        return _Source(lambda: io.BytesIO(value), name="", ours=True)
-    if isinstance(value, Path):
-        return _Source(lambda: value.open("rb"), name=value.name, ours=True)
-    if isinstance(value, (FileBySha256, FileByUrl, FileInline)) or not hasattr(value, "read"):
-        return None
-    given = cast("BinaryIO", value)
-    name = getattr(given, "name", "")
-    file = given if given.seekable() else _spooled(given)
-    return _Source(lambda: file, name=name if isinstance(name, str) else "", ours=False)
+def _source(value: Any) -> _Source | None:
+    is_file = isinstance(value, (Path, bytes)) or hasattr(value, "read")
+    return _Source(value) if is_file else None
 
 
-def _spooled(stream: BinaryIO) -> BinaryIO:
-    """A pipe, kept so that it can be hashed first and sent again."""
-    spool = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115 -- lives as long as the upload
-    while chunk := stream.read(CHUNK):
-        spool.write(chunk)
-    spool.seek(0)
-    return cast("BinaryIO", spool)
-
-
-def _measure(file: BinaryIO) -> tuple[int, int, str]:
-    """Where the file stands, how much follows, and its hash."""
-    start = file.tell()
-    digest = hashlib.sha256()
-    while chunk := file.read(CHUNK):
-        digest.update(chunk)
-    size = file.seek(0, os.SEEK_END) - start
-    file.seek(start)
-    return start, size, digest.hexdigest()
-
-
-async def _stop(tasks: Mapping[str, asyncio.Task[FileBySha256]]) -> None:
-    for task in tasks.values():
-        task.cancel()
-    if tasks:
-        await asyncio.gather(*tasks.values(), return_exceptions=True)
+async def _stop(task: asyncio.Task[FileBySha256]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,146 @@
+"""Following a job."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+
+from comfysnap_client import Client, JobEvent, NotFound, Progress
+from tests.client.fakes import DrawInput, DrawOutput, FakeServer, answering, problem, refused
+
+FOX = DrawInput(prompt="a fox")
+
+
+def told(events: list[JobEvent]) -> list[str]:
+    return [str(event.type) for event in events]
+
+
+def half_done(fraction: float) -> dict[str, object]:
+    return {"fraction": fraction, "node": "3", "node_class": "KSampler"}
+
+
+async def lead(server: FakeServer, job_id: str) -> None:
+    """Take a job to its end, one change for each request that waits for one."""
+    await server.finish(job_id, status="running", progress=half_done(0.5))
+    await server.finish(job_id, outputs={"text": "done"})
+
+
+async def test_events_come_until_done(client: Client, server: FakeServer) -> None:
+    server.outputs = None
+    job = await client.infer_async(FOX)
+    events: list[JobEvent] = []
+    async for event in job.events():
+        events.append(event)
+        if event.type == "progress":
+            job_now = server.jobs[job.id]["status"]
+            if job_now == "queued":
+                await server.finish(job.id, status="running", progress=half_done(0.5))
+            elif job_now == "running":
+                await server.finish(job.id, outputs={})
+    assert told(events) == ["status", "progress", "status", "progress", "done"]
+    assert job.record is not None
+    assert job.record.is_final
+
+
+async def test_a_broken_stream_is_taken_up_where_it_broke(
+    client: Client, server: FakeServer
+) -> None:
+    server.outputs = None
+    job = await client.infer_async(FOX)
+
+    async def cut(_request: Request) -> Response:
+        async def body() -> AsyncIterator[str]:
+            event = {"type": "status", "job": server.jobs[job.id]}
+            yield f"retry: 1\nid: 1\ndata: {json.dumps(event)}\n\ndata: not an event\n\n"
+            await server.finish(job.id, outputs={})
+
+        return StreamingResponse(body(), media_type="text/event-stream")
+
+    server.on("/events", cut, refused(503, "unavailable"))
+    events = [event async for event in job.events()]
+    assert told(events) == ["status", "done"]
+    assert server.asked("/events")[-1].headers["last-event-id"] == "1"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [problem(404, "not_found"), problem(405, "method_not_allowed"), PlainTextResponse("no stream")],
+)
+async def test_without_a_stream_polls_tell_the_same(
+    client: Client, server: FakeServer, answer: Response
+) -> None:
+    server.outputs = None
+    server.on("/events", answering(answer))
+    job = await client.infer_async(FOX)
+    server.on("/check_status", refused(503, "unavailable"))
+    events: list[JobEvent] = []
+    async for event in job.events():
+        events.append(event)
+        if event.type == "status" and server.jobs[job.id]["status"] == "queued":
+            await server.finish(job.id, status="running", progress=half_done(0.5))
+        elif event.type == "progress":
+            await server.finish(job.id, outputs={})
+    assert told(events) == ["status", "status", "progress", "done"]
+    assert [r.query_params.get("after") for r in server.asked("/check_status")][-1] == "2"
+
+
+async def test_streams_that_bring_nothing_give_way_to_polls(
+    client: Client, server: FakeServer
+) -> None:
+    empty = StreamingResponse(iter(()), media_type="text/event-stream")
+    server.on("/events", answering(empty), answering(empty))
+    job = await client.infer_async(FOX)
+    assert told([event async for event in job.events()]) == ["done"]
+    assert len(server.asked("/events")) == 2
+
+
+async def test_an_unknown_job_has_no_events(client: Client, server: FakeServer) -> None:
+    server.on("/events", refused(404, "unknown_job"))
+    with pytest.raises(NotFound):
+        [event async for event in client.job("job_x", DrawOutput).events()]
+
+    server.on("/events", refused(404, "not_found"))
+    with pytest.raises(NotFound):
+        [event async for event in client.job("job_x", DrawOutput).events()]
+
+
+async def test_leaving_the_events_early_closes_the_stream(
+    client: Client, server: FakeServer
+) -> None:
+    server.outputs = None
+    job = await client.infer_async(FOX)
+    async with aclosing(job.events()) as events:
+        assert (await anext(events)).type == "status"
+        assert server.open_requests == 0  # the stream runs outside of its handler
+
+
+async def test_progress_reaches_the_callback_and_a_broken_one_ends_nothing(
+    client: Client, server: FakeServer
+) -> None:
+    server.outputs = None
+    seen: list[float] = []
+
+    def show(progress: Progress) -> None:
+        seen.append(progress.fraction)
+
+    waiting = asyncio.create_task(client.infer_sync(FOX, on_progress=show))
+    await server.until(lambda: bool(server.asked("/events")))
+    job_id = next(iter(server.jobs))
+    await server.finish(job_id, status="running", progress=half_done(0.5))
+    async with asyncio.timeout(5):
+        while 0.5 not in seen:  # noqa: ASYNC110 -- the callback announces nothing
+            await asyncio.sleep(0.01)
+    await server.finish(job_id, outputs={"text": "done"})
+    assert (await waiting).text == "done"
+
+    def fail(_progress: Progress) -> None:
+        raise ZeroDivisionError
+
+    server.outputs = {"text": "again"}
+    job = await client.infer_async(FOX)
+    server.outputs = None
+    assert (await client.job(job.id, DrawOutput).result(on_progress=fail)).text == "again"

@@ -1,0 +1,339 @@
+"""Requests over a network that loses, breaks and lies."""
+
+import asyncio
+import ssl
+
+import httpx
+import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+
+from comfysnap_client import (
+    APIError,
+    Client,
+    ComfysnapError,
+    ConnectionFailed,
+    ContractMismatch,
+    DeadlineExceeded,
+    ErrorCode,
+    IdempotencyMismatch,
+    InvalidInput,
+    JobFailed,
+    NotFound,
+    OutputExpired,
+    RateLimited,
+    RetryPolicy,
+    ServerError,
+    TooLarge,
+    Unauthorized,
+    UnexpectedResponse,
+)
+from tests.client.fakes import (
+    QUICK,
+    QUICK_POLLS,
+    DrawInput,
+    FakeServer,
+    answering,
+    problem,
+    refused,
+)
+
+FOX = DrawInput(prompt="a fox")
+
+
+def keys(server: FakeServer) -> set[str]:
+    return {request.headers["idempotency-key"] for request in server.asked("/infer_async")}
+
+
+async def test_one_key_for_every_attempt_of_a_submit_and_one_job(
+    client: Client, server: FakeServer
+) -> None:
+    async def lose(request: Request) -> Response:
+        await server.accept(request, "draw")  # the job is made, the answer is lost
+        return problem(502, "internal")
+
+    server.on("/infer_async", refused(503, "unavailable", retry_after="0"), lose, refused(429, "x"))
+    await client.infer_sync(FOX)
+
+    assert len(server.asked("/infer_async")) == 4
+    assert len(keys(server)) == 1
+    assert len(server.jobs) == 1
+
+
+async def test_two_submits_have_two_keys_unless_the_caller_says_so(
+    client: Client, server: FakeServer
+) -> None:
+    await client.infer_async(FOX)
+    await client.infer_async(FOX)
+    assert len(server.jobs) == 2
+
+    first = await client.infer_async(FOX, idempotency_key="mine")
+    assert (await client.infer_async(FOX, idempotency_key="mine")).id == first.id
+
+
+async def test_the_final_failure_tells_everything(server: FakeServer) -> None:
+    async with Client(server.url, retry=RetryPolicy(attempts=3, initial=0.01)) as client:
+        server.on("/infer_async", *[refused(503, "unavailable")] * 3)
+        with pytest.raises(ServerError) as caught:
+            await client.infer_sync(FOX)
+
+    error = caught.value
+    assert (error.attempts, error.status, error.code) == (3, 503, ErrorCode.UNAVAILABLE)
+    assert error.idempotency_key in keys(server)
+    assert error.request_id == server.requests[-1].headers["x-request-id"]
+    assert "attempts 3" in str(error)
+
+
+async def test_a_refused_connection_keeps_the_cause() -> None:
+    async with Client("http://127.0.0.1:1", retry=RetryPolicy(attempts=2, initial=0.01)) as client:
+        with pytest.raises(ConnectionFailed) as caught:
+            await client.check_status("job_x")
+
+    assert isinstance(caught.value.__cause__, httpx.ConnectError)
+    assert caught.value.attempts == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        httpx.ReadTimeout(""),
+        httpx.WriteTimeout(""),
+        httpx.ConnectTimeout(""),
+        httpx.RemoteProtocolError("cut"),
+        httpx.ReadError("reset"),
+        httpx.ProxyError("proxy"),
+    ],
+)
+async def test_every_network_error_is_retried_and_none_leaks(error: Exception) -> None:
+    class Broken(httpx.AsyncBaseTransport):
+        sent = 0
+
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            self.sent += 1
+            raise error
+
+    broken = Broken()
+    async with Client("http://test", transport=broken, retry=QUICK) as client:
+        with pytest.raises(ConnectionFailed) as caught:
+            await client.check_status("job_x")
+    assert broken.sent == caught.value.attempts == 10
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [httpx.UnsupportedProtocol("x"), httpx.LocalProtocolError("x")])
+async def test_what_cannot_work_is_not_tried_again(error: Exception) -> None:
+    def refuse(_request: httpx.Request) -> httpx.Response:
+        raise error
+
+    async with Client("http://test", transport=httpx.MockTransport(refuse)) as client:
+        with pytest.raises(ConnectionFailed) as caught:
+            await client.check_status("job_x")
+    assert caught.value.attempts == 1
+
+
+async def test_a_bad_certificate_is_not_tried_again() -> None:
+    def refuse(_request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("tls") from ssl.SSLCertVerificationError("self-signed")
+
+    async with Client("https://test", transport=httpx.MockTransport(refuse)) as client:
+        with pytest.raises(ConnectionFailed) as caught:
+            await client.check_status("job_x")
+    assert caught.value.attempts == 1
+
+
+async def test_a_pause_past_the_deadline_is_not_slept(client: Client, server: FakeServer) -> None:
+    server.on("/check_status", refused(429, "rate_limited", retry_after="60"))
+    async with asyncio.timeout(5):
+        with pytest.raises(DeadlineExceeded) as caught:
+            await client.check_status("job_x", timeout=10)
+
+    assert caught.value.status == 429
+    assert isinstance(caught.value.__cause__, RateLimited)
+
+
+async def test_a_hint_too_far_away_ends_the_call(client: Client, server: FakeServer) -> None:
+    server.on("/check_status", refused(503, "unavailable", retry_after="3600"))
+    with pytest.raises(ServerError) as caught:
+        await client.check_status("job_x")
+    assert caught.value.retry_after == 3600
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (422, "invalid_input", InvalidInput),
+        (401, "unauthorized", Unauthorized),
+        (403, "some_new_code", Unauthorized),
+        (404, "unknown_job", NotFound),
+        (404, "some_new_code", NotFound),
+        (409, "contract_mismatch", ContractMismatch),
+        (422, "idempotency_mismatch", IdempotencyMismatch),
+        (410, "output_expired", OutputExpired),
+        (413, "body_too_large", TooLarge),
+        (501, "some_new_code", ServerError),
+        (418, "some_new_code", APIError),
+        (400, "invalid_request", APIError),
+    ],
+)
+async def test_the_code_decides_the_class_and_a_new_one_stays_an_api_error(
+    server: FakeServer, status: int, code: str, kind: type[APIError]
+) -> None:
+    server.on("/check_status", refused(status, code))
+    async with Client(server.url, retry=RetryPolicy(attempts=1)) as client:
+        with pytest.raises(APIError) as caught:
+            await client.check_status("job_x")
+    assert type(caught.value) is kind
+    assert caught.value.code == code
+    assert caught.value.job_id == "job_x"
+
+
+async def test_fields_of_a_refusal(client: Client, server: FakeServer) -> None:
+    body = {
+        "title": "no",
+        "code": "invalid_input",
+        "fields": [{"field": "prompt", "message": "long"}],
+    }
+    server.on("/infer_async", answering(
+        JSONResponse(body, 422, media_type="application/problem+json")
+    ))  # fmt: skip
+    with pytest.raises(InvalidInput) as caught:
+        await client.infer_sync(FOX)
+    assert [(f.field, f.message) for f in caught.value.fields] == [("prompt", "long")]
+    assert "prompt: long" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        PlainTextResponse("hello", 200),
+        PlainTextResponse("nothing here", 404),
+        JSONResponse({"detail": "?"}, 400, media_type="application/problem+json"),
+        RedirectResponse("https://elsewhere.test/x?secret=1", 308),
+    ],
+)
+async def test_a_stranger_who_answers_is_told_apart(
+    client: Client, server: FakeServer, response: Response
+) -> None:
+    server.on("/check_status", answering(response))
+    with pytest.raises(UnexpectedResponse) as caught:
+        await client.check_status("job_x")
+    assert "secret" not in str(caught.value)
+
+
+async def test_a_303_is_followed_by_get_on_the_same_origin(
+    client: Client, server: FakeServer
+) -> None:
+    await client.infer_async(FOX)
+    job_id = next(iter(server.jobs))
+    hop = RedirectResponse(f"/check_status/{job_id}?hop=1", 303)
+    server.on("/infer_async", answering(hop))
+    server.on("/check_status", answering(hop))
+    job = await client.infer_async(FOX)
+
+    assert job.id == job_id
+    assert [request.method for request in server.requests[-3:]] == ["POST", "GET", "GET"]
+    assert server.requests[-1].headers["authorization"] == "Bearer sesame"
+    assert "content-length" not in server.requests[-1].headers
+
+
+async def test_a_303_to_another_origin_or_without_end_is_refused(
+    client: Client, server: FakeServer
+) -> None:
+    for place in ("http://127.0.0.2:1/x", ""):
+        server.on("/check_status", answering(RedirectResponse(place, 303)))
+        server.answers[-1:] = [(server.answers[-1][0], server.answers[-1][1])] * 21
+        with pytest.raises(UnexpectedResponse) as caught:
+            await client.check_status("job_x")
+        assert caught.value.status == 303
+        server.answers.clear()
+
+    server.on("/", *[answering(RedirectResponse("/check_status/job_x", 303))] * 22)
+    with pytest.raises(UnexpectedResponse):
+        await client.check_status("job_x")
+
+
+async def test_a_dropped_poll_never_ends_a_wait(client: Client, server: FakeServer) -> None:
+    server.outputs = None
+    job = await client.infer_async(FOX)
+    server.on("/check_status", *[refused(503, "unavailable")] * 15)
+    server.on("/check_status", answering(JSONResponse(server.jobs[job.id])))
+    server.on("/check_status", answering(PlainTextResponse("a proxy's page", 404)))
+    waiting = asyncio.create_task(job.result())
+    await server.until(lambda: len(server.asked("/check_status")) == 18)
+    await server.finish(job.id, outputs={"text": "done"})
+
+    assert (await waiting).text == "done"
+
+
+async def test_a_wait_for_an_unknown_job_ends_at_once(client: Client, server: FakeServer) -> None:
+    with pytest.raises(NotFound) as caught:
+        await client.job("job_nowhere").result()
+    assert caught.value.job_id == "job_nowhere"
+
+
+async def test_a_strangers_page_ends_a_wait_that_never_saw_its_job(
+    client: Client, server: FakeServer
+) -> None:
+    server.on("/check_status", answering(PlainTextResponse("shop", 404)))
+    with pytest.raises(UnexpectedResponse):
+        await client.job("job_x").result()
+
+
+async def test_against_a_server_that_does_not_hold_polls_back_off(server: FakeServer) -> None:
+    server.outputs = None
+
+    async def at_once(request: Request) -> Response:
+        return JSONResponse(server.jobs[request.url.path.rpartition("/")[2]])
+
+    server.on("/check_status", *[at_once] * 6)
+    async with Client(server.url, polling=QUICK_POLLS) as client:
+        job = await client.infer_async(FOX)
+        waiting = asyncio.create_task(job.result())
+        await server.until(lambda: len(server.asked("/check_status")) == 7)
+        await server.finish(job.id, outputs={})
+        await waiting
+
+
+async def test_a_failed_job_tells_why(client: Client, server: FakeServer) -> None:
+    server.outputs = None
+    job = await client.infer_async(FOX)
+    error = {
+        "title": "no",
+        "code": "out_of_memory",
+        "fields": [{"field": "steps", "message": "few"}],
+    }
+    await server.finish(job.id, status="failed", error=error)
+    with pytest.raises(JobFailed) as caught:
+        await job.result()
+    assert caught.value.code == ErrorCode.OUT_OF_MEMORY
+    assert caught.value.fields[0].field == "steps"
+    assert caught.value.record == await job.wait()
+
+
+async def test_outputs_that_do_not_fit_the_model(client: Client, server: FakeServer) -> None:
+    server.outputs = {"images": 3}
+    with pytest.raises(UnexpectedResponse) as caught:
+        await client.infer_sync(FOX)
+    assert caught.value.record is not None
+
+
+async def test_a_final_state_newer_than_this_client_is_waited_out(
+    client: Client, server: FakeServer
+) -> None:
+    server.outputs = None
+    job = await client.infer_async(FOX)
+    await server.finish(job.id, status="paused_by_moon")
+    with pytest.raises(DeadlineExceeded):
+        await job.result(timeout=0.2)
+
+
+async def test_a_timeout_of_the_callers_hook_is_not_taken_for_the_deadline(
+    server: FakeServer,
+) -> None:
+    async def hook(_request: httpx.Request) -> None:
+        raise TimeoutError("mine")
+
+    async with Client(server.url, event_hooks={"request": [hook]}) as client:
+        with pytest.raises(TimeoutError) as caught:
+            await client.check_status("job_x")
+    assert not isinstance(caught.value, ComfysnapError)
