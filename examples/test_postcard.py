@@ -8,6 +8,6 @@ async def test_a_fox_is_drawn(comfysnap_server: MockServer) -> None:
 
     async with Client.from_env() as client:
         out = await client.infer_sync(FluxInput(prompt="a fox"))
+        assert (await out.images[0].read()).startswith(b"\x89PNG")
 
-    assert (await out.images[0].read()).startswith(b"\x89PNG")
     assert comfysnap_server.inputs_of(FluxInput)[0].prompt == "a fox"

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-COMFYSNAP = [sys.executable, "-m", "comfysnap_schema.cli"]
+COMFYSNAP = [str(Path(sys.executable).with_name("comfysnap"))]
 
 
 def blocks(language: str) -> list[str]:
@@ -46,7 +46,9 @@ def test_every_python_block_of_the_readme_is_an_example() -> None:
 
 
 @pytest.mark.parametrize(
-    "example", [path for path in EXAMPLES if not path.name.startswith("test_")], ids=lambda p: p.stem
+    "example",
+    [path for path in EXAMPLES if not path.name.startswith("test_")],
+    ids=lambda p: p.stem,
 )
 def test_an_example_runs_as_it_stands(example: Path, server: str, tmp_path: Path) -> None:
     done = subprocess.run(
