@@ -130,7 +130,7 @@ class Submitter:
         return workflow
 
     def _check_contract(self, workflow: Workflow, given: str | None) -> None:
-        if given is None or given == workflow.contract.hash or given in workflow.compatible:
+        if given is None or given in workflow.compatible:
             return
         raise ProblemError(
             ErrorCode.CONTRACT_MISMATCH,

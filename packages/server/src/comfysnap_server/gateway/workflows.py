@@ -84,5 +84,5 @@ def _detail(workflow: Workflow, *, default: bool) -> WorkflowDetail:
         default=default,
         input_schema=workflow.contract.input_schema,
         output_schema=workflow.contract.output_schema,
-        compatible_contracts=sorted(workflow.compatible),
+        compatible_contracts=sorted(workflow.compatible - {workflow.contract.hash}),
     )
