@@ -12,9 +12,19 @@ BigInt = Annotated[int, BeforeValidator(from_digits)]
 """An integer beyond 2^53: also read from a string of digits, which JavaScript can send exactly."""
 
 
+def _refuse_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticCustomError("int_type", "Input should be a valid integer")
+    return value
+
+
+NoBool = BeforeValidator(_refuse_bool)
+"""For a ``Literal`` of integers: to Python ``True`` is 1, to JSON it is not."""
+
+
 @dataclass(frozen=True)
 class OneOf:
-    """Allows only ``choices``; for numbers that ``Literal`` cannot name."""
+    """Allows only ``choices``, and None where the type does; ``Literal`` cannot name floats."""
 
     choices: tuple[int | float, ...]
 
@@ -24,8 +34,8 @@ class OneOf:
         """Check after the type's own validation."""
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
-    def _check(self, value: float) -> float:
-        if value not in self.choices:
+    def _check(self, value: float | None) -> float | None:
+        if value is not None and value not in self.choices:
             allowed = ", ".join(map(str, self.choices))
             raise PydanticCustomError(
                 "one_of", "Input should be one of {allowed}", {"allowed": allowed}

@@ -55,11 +55,12 @@ def examples(workflow: Workflow) -> dict[str, JsonValue]:
 def _plainest(parameter: Parameter) -> JsonValue:
     if parameter.choices:
         return parameter.choices[0]
-    lowest = max(parameter.minimum or 0, min(0, parameter.maximum or 0))
+    number = 0 if parameter.minimum is None else max(0, parameter.minimum)
+    number = number if parameter.maximum is None else min(number, parameter.maximum)
     plain: dict[str, JsonValue] = {
         "string": "x",
-        "integer": int(lowest),
-        "number": float(lowest),
+        "integer": int(number),
+        "number": float(number),
         "boolean": True,
         "file": "example.png",
     }

@@ -16,12 +16,19 @@ from comfysnap_schema.workflow import SPEC_FILE, Workflow
 _TEMPLATES = Path(__file__).parent / "templates"
 _MODELS = "comfysnap_schema.models"
 _RUFF = (sys.executable, "-m", "ruff")
-_LINT = ("check", "--isolated", "--quiet", "--fix", "--select=F401,I", "--line-length=100")
-_LINT_CONFIG = (
-    "--target-version=py311",
-    "--config=lint.isort.known-first-party=['comfysnap_schema']",
+_STYLE = ("--isolated", "--quiet", "--line-length=100", "--target-version=py311")
+_TIDY = (
+    ("check", "--fix", "--select=F401", *_STYLE),
+    # Apart from the step before: a list of imports that was too long stays in several lines.
+    (
+        "check",
+        "--fix",
+        "--select=I",
+        "--config=lint.isort.known-first-party=['comfysnap_schema']",
+        *_STYLE,
+    ),
+    ("format", *_STYLE),
 )
-_FORMAT = ("format", "--isolated", "--quiet", "--line-length=100", "--target-version=py311")
 
 
 def generate(workflows: Mapping[str, Workflow], *, package: str = "") -> dict[str, str]:
@@ -76,7 +83,12 @@ def _module(schema: ModuleSchema) -> str:
         custom_template_dir=_TEMPLATES,
         extra_template_data=template_data,
         base_class=f"{_MODELS}.WorkflowOutput",
-        additional_imports=[f"{_MODELS}.WorkflowInput", f"{_MODELS}.OneOf"],
+        additional_imports=[
+            "typing.Annotated",
+            f"{_MODELS}.WorkflowInput",
+            f"{_MODELS}.OneOf",
+            f"{_MODELS}.NoBool",
+        ],
         import_overrides={"Field": _MODELS, "JsonValue": _MODELS},
         enum_field_as_literal=LiteralType.All,
         field_constraints=True,
@@ -116,6 +128,6 @@ def _tidy(sources: Mapping[str, str]) -> dict[str, str]:
         folder = Path(name)
         for file, source in sources.items():
             (folder / file).write_text(source, encoding="utf-8")
-        for command in ((*_LINT, *_LINT_CONFIG), _FORMAT):
+        for command in _TIDY:
             subprocess.run([*_RUFF, *command, str(folder)], check=True)
         return {file: (folder / file).read_text(encoding="utf-8") for file in sources}

@@ -70,7 +70,7 @@ def module_schema(workflow: Workflow) -> ModuleSchema:
         output_name: {
             "docstring": docstring(f"What `{name}` hands back.", 4),
             "docstrings": _docstrings({k: s.description for k, s in workflow.outputs.items()}),
-            "one_of": {},
+            "marks": {},
             "long": {},
         },
         input_name: {
@@ -78,7 +78,7 @@ def module_schema(workflow: Workflow) -> ModuleSchema:
                 "\n\n".join(filter(None, (title, workflow.spec.description))), 4
             ),
             "docstrings": _docstrings({p.name: prose(p) for p in workflow.parameters.values()}),
-            "one_of": {p.name: p.choices for p in workflow.parameters.values() if _inexact(p)},
+            "marks": {p.name: mark for p in workflow.parameters.values() if (mark := _mark(p))},
             "long": {
                 p.name: wrapped_string(p.default)
                 for p in workflow.parameters.values()
@@ -109,9 +109,11 @@ def prose(parameter: Parameter) -> str:
 
 
 def docstring(text: str, indent: int) -> str:
-    """A Python docstring literal, wrapped, whatever the text holds."""
+    """A Python docstring literal, wrapped, whatever the text holds; empty for no text."""
     printable = "".join(c if c.isprintable() or c == "\n" else " " for c in text)
     escaped = printable.replace("\\", "\\\\").replace('"""', '\\"\\"\\"').strip()
+    if not escaped:
+        return ""
     if escaped.endswith('"'):
         escaped = escaped[:-1] + '\\"'
     room = _WIDTH - indent
@@ -153,7 +155,7 @@ def _width(text: str) -> int:
 
 
 def _docstrings(texts: Mapping[str, str]) -> dict[str, str]:
-    return {name: docstring(text, 4) for name, text in texts.items() if text.strip()}
+    return {name: lines for name, text in texts.items() if (lines := docstring(text, 4))}
 
 
 def _object(title: str, properties: JsonSchema, required: list[str]) -> JsonSchema:
@@ -178,6 +180,14 @@ class _Aliases:
             self._names[key] = name
             self.definitions[name] = {"enum": list(choices), "title": name}
         return {"$ref": f"#/$defs/{self._names[key]}"}
+
+
+def _mark(parameter: Parameter) -> str:
+    """What a list of numbers needs beside its type."""
+    if _inexact(parameter):
+        return f"OneOf({parameter.choices!r})"
+    kinds = {type(choice) for choice in parameter.choices or ()}
+    return "NoBool" if int in kinds else ""
 
 
 def _inexact(parameter: Parameter) -> bool:

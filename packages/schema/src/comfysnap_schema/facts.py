@@ -1,5 +1,6 @@
 """What the graph and the node catalogue say of the place that a value goes to."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar, cast
@@ -65,7 +66,7 @@ def merge(facts: Sequence[Facts]) -> Facts | None:
             first,
             minimum=_tighter(max, first.minimum, other.minimum),
             maximum=_tighter(min, first.maximum, other.maximum),
-            multiple_of=_tighter(max, first.multiple_of, other.multiple_of),
+            multiple_of=_tighter(math.lcm, first.multiple_of, other.multiple_of),
             choices=_common(first.choices, other.choices),
             multiline=first.multiline or other.multiline,
         )
@@ -106,6 +107,9 @@ def _of_choices(known: InputDef, value: JsonValue) -> Facts:
     if known.multiselect:
         return Facts(type="json", value=value)
     choices = tuple(c for c in known.choices or () if isinstance(c, (str, int, float)))
+    kinds = {type(choice) for choice in choices}
+    if bool in kinds and kinds & {int, float}:
+        choices = ()  # True is 1 to some callers
     return Facts(
         type=type_of_value(choices[0] if choices else value),
         known=bool(choices),

@@ -42,8 +42,7 @@ class History:
             return History(contract, self.compatible)
         if any(change.breaking for change in compare(self.contract, contract)):
             return History(contract)
-        earlier = (self.contract.hash, *self.compatible)
-        return History(contract, tuple(item for item in earlier if item != contract.hash))
+        return History(contract, (self.contract.hash, *self.compatible))
 
     def dumps(self) -> str:
         """The text of a ``contracts.json``: equal histories, equal bytes."""

@@ -2,7 +2,7 @@
 
 from pydantic import Field, JsonValue
 
-from comfysnap_schema.base import BigInt, OneOf, WorkflowInput, WorkflowOutput
+from comfysnap_schema.base import BigInt, NoBool, OneOf, WorkflowInput, WorkflowOutput
 from comfysnap_schema.files import (
     AnimationFile,
     AudioFile,
@@ -22,6 +22,7 @@ __all__ = [
     "ImageFile",
     "JsonValue",
     "Model3DFile",
+    "NoBool",
     "OneOf",
     "OutputFile",
     "VideoFile",

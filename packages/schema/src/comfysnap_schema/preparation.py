@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import inspect
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -69,6 +70,7 @@ def _import(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:  # pragma: no cover -- a .py file always has a loader
         raise WorkflowError("prepare_failed", "it is no Python module", file=str(path))
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and Pydantic look their annotations up there
     try:
         spec.loader.exec_module(module)
     except Exception as error:

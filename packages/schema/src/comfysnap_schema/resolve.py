@@ -40,8 +40,9 @@ class Resolver:
         Raises:
             WorkflowError: ``invalid_path``, ``no_such_path``, ``no_such_node``, ``path_is_linked``,
                 ``types_differ``, ``values_differ``, ``wrong_type``, ``unknown_type``, ``widens``,
-                ``empty_range``, ``unknown_choice``, ``not_applicable``, ``default_out_of_range``,
-                ``default_not_a_choice``, ``wrong_default_type``.
+                ``empty_range``, ``unknown_choice``, ``duplicate_choice``, ``mixed_choices``,
+                ``not_applicable``, ``default_out_of_range``, ``default_not_a_choice``,
+                ``wrong_default_type``.
         """
         scope = _Scope(self.file, name)
         paths = tuple(self.path(text, scope.field("path")) for text in _listed(entry.path))
@@ -93,6 +94,8 @@ class Resolver:
         if merged is None:
             types = " and ".join(f"{p} ({f.type})" for p, f in zip(paths, places, strict=True))
             scope.fail("types_differ", f"one value cannot fit {types}", "path")
+        if merged.choices == ():
+            scope.fail("types_differ", "no choice is one of all these places", "path")
         free = entry.random or entry.required or entry.kind or entry.default is not None
         if not free and any(place.value != merged.value for place in places):
             values = " and ".join(repr(place.value) for place in places)
@@ -186,6 +189,9 @@ def _choices(entry: InputSpec, facts: Facts, scope: _Scope) -> Choices | None:
         return known if usable else None
     if len(set(map(repr, entry.choices))) != len(entry.choices):
         scope.fail("duplicate_choice", "each choice once", "choices")
+    kinds = {type(choice) for choice in entry.choices}
+    if bool in kinds and kinds & {int, float}:
+        scope.fail("mixed_choices", "true is 1 to some callers; do not mix the two", "choices")
     for choice in entry.choices:
         if known is not None and not facts.are_files and choice not in known:
             message = f"the node does not take {choice!r}; it takes {_some(known)}"

@@ -124,7 +124,8 @@ class Workflow:
         result: dict[str, JsonValue] = {}
         for name, parameter in self.parameters.items():
             value = inputs.get(name)
-            if value is not None or (name in inputs and not parameter.nullable):
+            is_json_null = parameter.type == "json" and name in inputs and not parameter.nullable
+            if value is not None or is_json_null:
                 result[name] = _as_integer(parameter, value)
             elif parameter.random:
                 result[name] = _draw(parameter)

@@ -1,0 +1,238 @@
+"""``comfysnap new`` and ``comfysnap check``."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from comfysnap_schema.checking import check_workflow
+from comfysnap_schema.cli import build_app
+from comfysnap_schema.errors import SchemaError
+from comfysnap_schema.graph import read_graph
+from comfysnap_schema.nodes import CATALOGUE_FILE, Catalogue
+from comfysnap_schema.project import read_project
+from comfysnap_schema.propose import propose
+from comfysnap_schema.scaffold import write_workflow
+from comfysnap_schema.workflow import Workflow, load_workflows
+
+MakeWorkflow = Callable[..., Path]
+
+
+def comfysnap(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(build_app(), [*map(str, arguments)])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    folder = tmp_path / "My Project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_two_commands_make_a_typed_module_in_an_empty_folder(project: Path, root: Path) -> None:
+    code, output = comfysnap("new", "flux2", root / "workflows" / "flux" / "graph.json")
+    assert code == 0
+    assert "prompt" in output
+    assert read_project(project / "comfysnap.toml").name == "my-project"
+    assert comfysnap("generate")[0] == 0
+    assert (
+        "class Flux2Input(WorkflowInput[Flux2Output])"
+        in (project / "comfysnap_models" / "flux2.py").read_text()
+    )
+    assert comfysnap("generate", "--check")[0] == 0
+    assert comfysnap("check")[0] == 0
+
+
+def test_the_catalogue_is_kept_beside_the_graph(project: Path, root: Path) -> None:
+    source = root / "workflows" / "sdxl"
+    code, _ = comfysnap(
+        "new", "mine", source / "graph.json", "--object-info", source / CATALOGUE_FILE
+    )
+    assert code == 0
+    workflow = Workflow.load(project / "workflows" / "mine")
+    assert workflow.parameters["steps"].maximum == 10000
+    assert workflow.graph == read_graph(source / "graph.json")
+    assert comfysnap("check") == (0, "mine: ok\n")
+
+
+def test_a_value_that_its_own_node_refuses_is_commented_out(
+    project: Path, root: Path, tmp_path: Path
+) -> None:
+    source = root / "workflows" / "sdxl"
+    graph = json.loads((source / "graph.json").read_text())
+    graph["10"]["inputs"]["sampler_name"] = graph["11"]["inputs"]["sampler_name"] = "gone"
+    (tmp_path / "graph.json").write_text(json.dumps(graph))
+    code, output = comfysnap(
+        "new", "mine", tmp_path / "graph.json", "--object-info", source / CATALOGUE_FILE
+    )
+    assert code == 0
+    assert "sampler is commented out" in output
+    assert "sampler" not in Workflow.load(project / "workflows" / "mine").parameters
+    assert "# [inputs.sampler]" in (project / "workflows" / "mine" / "workflow.toml").read_text()
+    code, output = comfysnap("check")
+    assert code == 1
+    assert "sampler_name" in output
+
+
+def test_an_existing_folder_is_left_alone(project: Path, root: Path) -> None:
+    graph = root / "workflows" / "flux" / "graph.json"
+    assert comfysnap("new", "mine", graph)[0] == 0
+    before = (project / "workflows" / "mine" / "workflow.toml").read_bytes()
+    with pytest.raises(SchemaError) as caught:
+        comfysnap("new", "mine", graph)
+    assert caught.value.code == "exists"
+    assert (project / "workflows" / "mine" / "workflow.toml").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["Flux", "class", "9lives", "../up", "", "a b", "a\n"])
+def test_a_name_that_cannot_be_a_module_is_refused(project: Path, root: Path, name: str) -> None:
+    with pytest.raises(SchemaError) as caught:
+        comfysnap("new", name, root / "workflows" / "flux" / "graph.json")
+    assert caught.value.code == "invalid_name"
+    assert list(project.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("graph", "code"),
+    [
+        ({"nodes": [], "links": []}, "ui_format"),
+        ([], "not_a_graph"),
+        ({}, "empty_graph"),
+        ({"1": {"class_type": "VAEDecode", "inputs": {}}, "2": {"class_type": "Blur",
+         "inputs": {"x": ["1", 0]}}}, "no_outputs"),
+    ],
+)  # fmt: skip
+def test_what_is_no_usable_graph_leaves_nothing_behind(
+    project: Path, tmp_path: Path, graph: Any, code: str
+) -> None:
+    path = tmp_path / "export.json"
+    path.write_text(json.dumps(graph))
+    with pytest.raises(SchemaError) as caught:
+        comfysnap("new", "mine", path)
+    assert caught.value.code == code
+    assert list(project.glob("workflows/*")) == []
+
+
+def test_a_project_can_be_named(project: Path, tmp_path: Path, root: Path) -> None:
+    (tmp_path / "comfysnap.toml").write_text('workflows = "flows"\n')
+    graph = root / "workflows" / "flux" / "graph.json"
+    assert comfysnap("new", "mine", graph, "--project", tmp_path)[0] == 0
+    assert (tmp_path / "flows" / "mine" / "graph.json").is_file()
+    assert list(project.iterdir()) == []
+
+
+def test_check_names_every_workflow_that_would_be_refused(
+    tmp_path: Path, make_workflow: MakeWorkflow, root: Path
+) -> None:
+    (tmp_path / "comfysnap.toml").write_text("")
+    nodes = (root / "workflows" / "hello" / CATALOGUE_FILE).read_text()
+    make_workflow(folder="right", nodes__json=nodes)
+    make_workflow("name = 3\n", folder="unreadable")
+    graph = json.loads((root / "workflows" / "hello" / "graph.json").read_text())
+    graph["1"]["inputs"]["width"] = 0
+    text = 'name = "small"\n[outputs.images]\nnode = "3"\n'
+    make_workflow(text, graph, folder="wrong", nodes__json=nodes)
+    code, output = comfysnap("check", "--project", tmp_path)
+    assert code == 1
+    assert output.splitlines()[0] == "small: ok"
+    assert "unreadable: " in output
+    assert "width" in output
+    assert output.splitlines()[-1] == "2 findings"
+
+
+def test_check_without_workflows_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "comfysnap.toml").write_text("")
+    with pytest.raises(SchemaError) as caught:
+        comfysnap("check", "--project", tmp_path)
+    assert caught.value.code == "no_workflows"
+
+
+def test_check_says_what_it_could_not_judge(make_workflow: MakeWorkflow, root: Path) -> None:
+    workflow = Workflow.load(make_workflow())
+    assert len(check_workflow(workflow).notes) == 1
+    nodes = json.loads((root / "workflows" / "hello" / CATALOGUE_FILE).read_text())
+    del nodes["ImageScale"]
+    result = check_workflow(Workflow.load(make_workflow(nodes__json=json.dumps(nodes))))
+    assert result.findings == ()
+    assert "ImageScale" in result.notes[0]
+
+
+def test_a_slim_catalogue_without_the_output_node_blames_nobody(
+    make_workflow: MakeWorkflow, root: Path
+) -> None:
+    nodes = json.loads((root / "workflows" / "hello" / CATALOGUE_FILE).read_text())
+    del nodes["SaveImage"]
+    workflow = Workflow.load(make_workflow(nodes__json=json.dumps(nodes)))
+    assert workflow.validate(workflow.graph) == []
+
+
+def test_check_gives_required_inputs_something_plain(make_workflow: MakeWorkflow) -> None:
+    text = """
+name = "small"
+[inputs.text]
+type = "string"
+[inputs.low]
+type = "integer"
+minimum = 5
+[inputs.high]
+type = "number"
+maximum = -5
+[inputs.flag]
+type = "boolean"
+[inputs.pick]
+choices = ["a", "b"]
+required = true
+[inputs.image]
+kind = "image"
+[inputs.data]
+type = "json"
+[outputs.images]
+node = "3"
+"""
+    source = (
+        "def prepare(graph, inputs):\n"
+        "    want = {'text': 'x', 'low': 5, 'high': -5.0, 'flag': True, 'pick': 'a',\n"
+        "            'image': 'example.png', 'data': None}\n"
+        "    if inputs != want:\n        raise ValueError(inputs)\n    return graph\n"
+    )
+    workflow = Workflow.load(make_workflow(text, prepare__py=source))
+    assert check_workflow(workflow).findings == ()
+
+
+def test_check_tells_when_prepare_refuses_the_defaults(make_workflow: MakeWorkflow) -> None:
+    source = "def prepare(graph, inputs):\n    raise ValueError('no')\n"
+    assert check_workflow(Workflow.load(make_workflow(prepare__py=source))).findings
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("with_catalogue", [False, True])
+def test_every_real_export_goes_through_without_an_edit(
+    shared: Path, project: Path, with_catalogue: bool
+) -> None:
+    catalogue = Catalogue.read(shared / "object_info.json") if with_catalogue else None
+    exports = sorted((shared / "workflows").glob("*.json"))
+    assert exports
+    for number, export in enumerate(exports):
+        name = f"real_{number}"
+        graph = read_graph(export)
+        proposal = propose(graph, catalogue, name=name)
+        scaffold = write_workflow(project / "workflows" / name, graph, proposal, catalogue)
+        assert scaffold.refused == {}
+        assert check_workflow(scaffold.workflow).findings == ()
+        assert scaffold.workflow.apply(without_seeds(scaffold.workflow)) == graph
+    assert comfysnap("generate", "--out", project / "typed")[0] == 0
+    assert len(load_workflows(project / "workflows")) == len(exports)
+
+
+def without_seeds(workflow: Workflow) -> dict[str, Any]:
+    """The defaults of a workflow."""
+    inputs = workflow.complete({})
+    return {name: v for name, v in inputs.items() if not workflow.parameters[name].random}

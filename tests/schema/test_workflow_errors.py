@@ -1,0 +1,300 @@
+"""Every mistake in a workflow folder is told by code, file and key."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from comfysnap_schema.errors import GraphError, SchemaError, WorkflowError
+from comfysnap_schema.files import Kind
+from comfysnap_schema.workflow import Workflow, load_workflows
+
+MakeWorkflow = Callable[..., Path]
+
+OUTPUT = '[outputs.images]\nnode = "3"\n'
+NODES = json.dumps(
+    {
+        "EmptyImage": {
+            "input": {
+                "required": {
+                    "width": ["INT", {"default": 512, "min": 1, "max": 1024}],
+                    "height": ["INT", {"default": 512, "min": 1, "max": 4096, "step": 8}],
+                    "batch_size": ["INT", {"default": 1, "min": 1, "max": 4096}],
+                    "color": ["INT", {"default": 0, "min": 0, "max": 16777215}],
+                }
+            },
+            "output": ["IMAGE"],
+        },
+        "ImageScale": {
+            "input": {
+                "required": {
+                    "image": ["IMAGE"],
+                    "upscale_method": [["nearest-exact", "area"]],
+                    "width": ["INT", {"default": 512, "min": 0, "max": 2048, "step": 1}],
+                    "height": ["INT", {"default": 512, "min": 0, "max": 2048, "step": 4}],
+                    "crop": [["disabled", "center"]],
+                },
+                "optional": {
+                    "sharpen": ["FLOAT", {"default": 0.5, "min": 0, "max": 1, "step": 0.1}],
+                    "note": ["STRING", {"multiline": True}],
+                    "keep": ["BOOLEAN", {"default": True}],
+                    "lut": [["a.safetensors"]],
+                    "picture": [["x.png"], {"image_upload": True}],
+                    "sizes": ["COMBO", {"options": ["s", "m"], "multiselect": True}],
+                    "odd": [[1, True, "x"]],
+                    "anything": ["*"],
+                },
+            },
+            "output": ["IMAGE"],
+        },
+        "SaveImage": {
+            "input": {"required": {"images": ["IMAGE"], "filename_prefix": ["STRING", {}]}},
+            "output": [],
+            "output_node": True,
+        },
+    }
+)
+
+
+def load_error(folder: Path) -> SchemaError:
+    with pytest.raises(SchemaError) as caught:
+        Workflow.load(folder)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("entry", "code", "key"),
+    [
+        ('path = "2.inputs.width"\npaths = 1', "unknown_key", "paths"),
+        ('path = "2.width"', "invalid_path", "path"),
+        ('path = "9.inputs.width"', "no_such_path", "path"),
+        ('path = "2.inputs.widht"', "no_such_path", "path"),
+        ('path = ["2.inputs.width", "2.inputs.nope"]', "no_such_path", "path"),
+        ('path = "2.inputs.image"', "path_is_linked", "path"),
+        ('path = ["2.inputs.width", "2.inputs.crop"]', "types_differ", "path"),
+        ('path = ["1.inputs.width", "2.inputs.width"]', "values_differ", "default"),
+        ('type = "wide"', "invalid_value", "type"),
+        ('path = "2.inputs.width"\ntype = "string"', "wrong_type", "type"),
+        ('path = "2.inputs.crop"\ntype = "integer"', "wrong_type", "type"),
+        ('path = "2.inputs.width"\nkind = "image"', "wrong_type", "kind"),
+        ('path = "2.inputs.crop"\nkind = "text"', "wrong_type", "kind"),
+        ('path = "2.inputs.crop"\nkind = "shape"', "invalid_value", "kind"),
+        ('path = "2.inputs.crop"\nrandom = true', "wrong_type", "random"),
+        ('path = "2.inputs.crop"\nbypass = "2"', "wrong_type", "type"),
+        ('bypass = "77"', "no_such_node", "bypass"),
+        ('path = "2.inputs.width"\nrandom = true\nrequired = true', "not_applicable", "required"),
+        ('path = "2.inputs.width"\nminimum = 9\nmaximum = 8', "empty_range", "minimum"),
+        ('path = "2.inputs.width"\nmaximum = 100', "default_out_of_range", "default"),
+        ('path = "2.inputs.width"\nminimum = 1000', "default_out_of_range", "default"),
+        ('path = "2.inputs.width"\nmultiple_of = 100', "default_out_of_range", "default"),
+        ('path = "2.inputs.width"\ndefault = "wide"', "wrong_default_type", "default"),
+        ('path = "2.inputs.width"\ndefault = true', "wrong_default_type", "default"),
+        ('path = "2.inputs.crop"\ndefault = 3', "wrong_default_type", "default"),
+        ('path = "2.inputs.crop"\nmax_length = 3', "default_out_of_range", "default"),
+        ('path = "2.inputs.crop"\nmaximum = 3', "not_applicable", "maximum"),
+        ('path = "2.inputs.width"\nmax_length = 3', "not_applicable", "max_length"),
+        ('path = "2.inputs.width"\nmultiline = true', "not_applicable", "multiline"),
+        ('path = "2.inputs.width"\nchoices = [512]\nminimum = 3', "not_applicable", "minimum"),
+        ('path = "2.inputs.crop"\nkind = "image"\nchoices = ["a"]', "not_applicable", "choices"),
+        ('path = "2.inputs.crop"\nkind = "image"\ndefault = "a"', "not_applicable", "default"),
+        ('path = "2.inputs.crop"\nchoices = ["a"]', "default_not_a_choice", "default"),
+        ('path = "2.inputs.width"\nchoices = [512.0]', "default_not_a_choice", "default"),
+        ('path = "2.inputs.crop"\nchoices = ["a", "a"]', "duplicate_choice", "choices"),
+        ('path = "2.inputs.crop"\nchoices = [1, true]', "mixed_choices", "choices"),
+        ('path = "2.inputs.crop"\nchoices = []', "invalid_value", "choices"),
+        ('path = "2.inputs.crop"\nmax_length = 0', "invalid_value", "max_length"),
+        ("random = false", "unknown_type", "type"),
+        ('type = "string"', "no_path", "path"),
+    ],
+)
+def test_a_wrong_entry_names_its_key(
+    make_workflow: MakeWorkflow, entry: str, code: str, key: str
+) -> None:
+    folder = make_workflow(f'name = "small"\n[inputs.it]\n{entry}\n{OUTPUT}')
+    error = load_error(folder)
+    assert (error.code, error.field, error.file) == (
+        code, f"inputs.it.{key}", str(folder / "workflow.toml"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("entry", "code", "key"),
+    [
+        ('path = "1.inputs.width"\nmaximum = 2048', "widens", "maximum"),
+        ('path = "1.inputs.width"\nminimum = 0', "widens", "minimum"),
+        ('path = ["1.inputs.color", "2.inputs.width"]\ndefault = 8\nmaximum = 4096', "widens",
+         "maximum"),
+        ('path = "2.inputs.crop"\nchoices = ["disabled", "left"]', "unknown_choice", "choices"),
+        ('path = "2.inputs.image"', "path_is_linked", "path"),
+        ('path = "2.inputs.blur"', "no_such_path", "path"),
+        ('path = "2.inputs.sharpen"\ntype = "string"', "wrong_type", "type"),
+        ('path = "2.inputs.sharpen"\ndefault = 2.0', "default_out_of_range", "default"),
+        ('path = "2.inputs.width"\ntype = "number"', "wrong_type", "type"),
+        ('path = "2.inputs.keep"\nchoices = [true]', "not_applicable", "choices"),
+    ],
+)  # fmt: skip
+def test_what_the_catalogue_knows_is_narrowed_never_widened(
+    make_workflow: MakeWorkflow, entry: str, code: str, key: str
+) -> None:
+    folder = make_workflow(f'name = "small"\n[inputs.it]\n{entry}\n{OUTPUT}', nodes__json=NODES)
+    error = load_error(folder)
+    assert (error.code, error.field) == (code, f"inputs.it.{key}")
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "field"),
+    [
+        (f'name = "small"\nnmae = 1\n{OUTPUT}', "unknown_key", "nmae"),
+        ('name = "small"\n[outputs.images]\nnode = "3"\nkid = 1', "unknown_key",
+         "outputs.images.kid"),
+        (f'name = "Small"\n{OUTPUT}', "invalid_value", "name"),
+        ('name = "small"\n', "invalid_value", "outputs"),
+        ('name = "small"\n[outputs]\n', "invalid_value", "outputs"),
+        (f'name = "small"\n[inputs.Bad-name]\ntype = "string"\n{OUTPUT}', "invalid_value",
+         "inputs.Bad-name"),
+        (f"name = \n{OUTPUT}", "invalid_toml", None),
+        ('name = "small"\n[outputs.images]\nnode = "9"', "no_such_node", "outputs.images.node"),
+        ('name = "small"\n[outputs.images]\nnode = "2"', "not_an_output", "outputs.images.node"),
+        (f'name = "small"\n{OUTPUT}[outputs.more]\nnode = "3"', "duplicate_output",
+         "outputs.more.node"),
+        (f'name = "small"\n{OUTPUT}[inputs.a]\npath = "2.inputs.width"\n[inputs.b]\n'
+         'path = "2.inputs.width"', "duplicate_path", "inputs.b.path"),
+        (f'name = "small"\n{OUTPUT}[inputs.a]\npath = ["2.inputs.width", "2.inputs.width"]',
+         "duplicate_path", "inputs.a.path"),
+        (f'name = "small"\n{OUTPUT}[inputs.a]\npath = "2.inputs.width"\n[constants]\n'
+         '"2.inputs.width" = 3', "duplicate_path", "inputs.a.path"),
+        (f'name = "small"\n{OUTPUT}[constants]\n"2.inputs.depth" = 3', "no_such_path",
+         "constants.2.inputs.depth"),
+        (f'name = "small"\n{OUTPUT}[inputs.a]\nbypass = "2"', "no_catalogue", "inputs.a.bypass"),
+    ],
+)  # fmt: skip
+def test_a_wrong_file_names_its_key(
+    make_workflow: MakeWorkflow, text: str, code: str, field: str | None
+) -> None:
+    error = load_error(make_workflow(text))
+    assert (error.code, error.field) == (code, field)
+
+
+@pytest.mark.parametrize(("nodes", "code"), [("{", "invalid_json"), ("[]", "not_a_catalogue")])
+def test_a_broken_catalogue_is_told(make_workflow: MakeWorkflow, nodes: str, code: str) -> None:
+    assert load_error(make_workflow(nodes__json=nodes)).code == code
+
+
+def test_with_a_catalogue_an_output_must_be_an_output_node(make_workflow: MakeWorkflow) -> None:
+    folder = make_workflow('name = "small"\n[outputs.images]\nnode = "1"\n', nodes__json=NODES)
+    assert load_error(folder).code == "not_an_output"
+
+
+def test_without_a_catalogue_a_node_named_for_showing_passes(make_workflow: MakeWorkflow) -> None:
+    graph = {
+        "1": {"class_type": "Show Text|pack", "inputs": {"text": "x"}},
+        "2": {"class_type": "SaveText", "inputs": {"text": ["1", 0]}},
+    }
+    text = 'name = "small"\n[outputs.text]\nnode = "1"\nkind = "text"\n'
+    assert Workflow.load(make_workflow(text, graph)).outputs["text"].kind is Kind.TEXT
+
+
+def test_a_ui_format_export_says_how_to_export(make_workflow: MakeWorkflow) -> None:
+    folder = make_workflow(graph={"nodes": [], "links": [], "version": 0.4})
+    error = load_error(folder)
+    assert isinstance(error, GraphError)
+    assert error.code == "ui_format"
+    assert "Export (API)" in error.message
+
+
+def test_a_missing_map_is_told(tmp_path: Path) -> None:
+    assert load_error(tmp_path).code == "unreadable"
+
+
+def test_a_map_that_is_no_text_is_told(make_workflow: MakeWorkflow) -> None:
+    folder = make_workflow()
+    (folder / "workflow.toml").write_bytes(b"\xff\xfe")
+    assert load_error(folder).code == "invalid_toml"
+
+
+def test_two_folders_of_one_name_are_refused(make_workflow: MakeWorkflow) -> None:
+    make_workflow(folder="one")
+    folder = make_workflow(folder="two")
+    with pytest.raises(WorkflowError) as caught:
+        load_workflows(folder.parent)
+    assert (caught.value.code, caught.value.field) == ("duplicate_name", "name")
+
+
+def test_no_workflow_at_all_is_told(tmp_path: Path) -> None:
+    with pytest.raises(WorkflowError) as caught:
+        load_workflows(tmp_path)
+    assert caught.value.code == "no_workflows"
+
+
+def test_the_catalogue_gives_what_the_map_leaves_out(make_workflow: MakeWorkflow) -> None:
+    entries = "".join(
+        f'[inputs.{name}]\npath = "{path}"\n'
+        for name, path in {
+            "color": "1.inputs.color",
+            "tall": "1.inputs.height",
+            "width": "2.inputs.width",
+            "height": "2.inputs.height",
+            "method": "2.inputs.upscale_method",
+            "sharpen": "2.inputs.sharpen",
+            "note": "2.inputs.note",
+            "keep": "2.inputs.keep",
+            "lut": "2.inputs.lut",
+            "picture": "2.inputs.picture",
+            "sizes": "2.inputs.sizes",
+            "odd": "2.inputs.odd",
+            "anything": "2.inputs.anything",
+        }.items()
+        if name != "anything"
+    )
+    graph = {
+        "1": {
+            "class_type": "EmptyImage",
+            "inputs": {"width": "64", "height": 7, "batch_size": 1, "color": 255.0},
+        },
+        "2": {
+            "class_type": "ImageScale",
+            "inputs": {
+                "image": ["1", 0], "upscale_method": "area", "width": "640", "height": 512,
+                "crop": "disabled", "sharpen": 1, "keep": 1, "lut": "b.safetensors", "odd": 1,
+            },
+        },
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "x"}},
+    }  # fmt: skip
+    folder = make_workflow(f'name = "small"\n{entries}{OUTPUT}', graph, nodes__json=NODES)
+    found = Workflow.load(folder).parameters
+    assert (found["color"].type, found["color"].default) == ("integer", 255)
+    assert found["tall"].multiple_of is None  # the graph's own 7 does not keep the step
+    assert (found["width"].default, found["width"].maximum) == (640, 2048)
+    assert found["height"].multiple_of == 4
+    assert found["method"].choices == ("nearest-exact", "area")
+    assert (found["sharpen"].default, found["sharpen"].multiple_of) == (1.0, None)
+    assert isinstance(found["sharpen"].default, float)
+    assert (found["note"].multiline, found["note"].required) == (True, True)
+    assert found["keep"].default is True
+    assert (found["lut"].choices, found["lut"].default) == (None, "b.safetensors")
+    assert (found["picture"].type, found["picture"].kind) == ("file", Kind.IMAGE)
+    assert found["sizes"].type == "json"
+    assert found["odd"].choices is None
+
+
+def test_several_places_share_the_tightest_rules(make_workflow: MakeWorkflow) -> None:
+    text = (
+        'name = "small"\n[inputs.size]\ndefault = 64\n'
+        'path = ["1.inputs.height", "1.inputs.width", "2.inputs.height"]\n'
+        f'[inputs.mode]\npath = ["2.inputs.crop", "2.inputs.upscale_method"]\n'
+        f'choices = ["disabled"]\n{OUTPUT}'
+    )
+    folder = make_workflow(text, nodes__json=NODES)
+    text = text.replace('choices = ["disabled"]', "required = true")
+    (folder / "workflow.toml").write_text(text)
+    assert load_error(folder).code == "types_differ"  # no choice is in both lists
+    (folder / "workflow.toml").write_text(text.replace(', "2.inputs.upscale_method"', ""))
+    size = Workflow.load(folder).parameters["size"]
+    assert (size.minimum, size.maximum, size.multiple_of) == (1, 1024, 4)
+
+
+def test_a_whole_number_in_the_graph_may_be_meant_as_a_float(make_workflow: MakeWorkflow) -> None:
+    text = f'name = "small"\n[inputs.x]\npath = "2.inputs.width"\ntype = "number"\n{OUTPUT}'
+    parameter = Workflow.load(make_workflow(text)).parameters["x"]
+    assert (parameter.type, parameter.default) == ("number", 512.0)
