@@ -105,6 +105,10 @@ class LocalBackend:
         """Node packs that keep workers from being forked; empty when they are forked."""
         return self._pool.thread_holders if self._running else []
 
+    async def worker_pid(self) -> int:
+        """The process that runs the jobs, once there is one."""
+        return (await self._pool.worker()).pid
+
     async def start(self) -> None:
         """Take the data folder, settle what an earlier server left, and begin to work. Returns
         before the engine is loaded; see ``ready``.

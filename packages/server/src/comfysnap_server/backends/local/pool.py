@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from contextlib import suppress
 from typing import Final
 
 from comfysnap_server.backends.local.warm import ProcessOptions, WarmParent
@@ -58,8 +57,9 @@ class WorkerPool:
         """End all processes."""
         if self._keeper is not None:
             self._keeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._keeper
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._worker is not None:
+            await self._worker.close()
         if self._parent is not None:
             await self._parent.stop()
 

@@ -110,19 +110,24 @@ class WarmParent:
         reader, writer = await asyncio.open_unix_connection(sock=ours)
         try:
             pid = await self._send(theirs)
-        except OSError as error:
+        except BaseException as error:
             writer.close()
-            raise WorkerStartError("the warm parent is gone") from error
+            if isinstance(error, OSError):
+                raise WorkerStartError("the warm parent is gone") from error
+            raise
         finally:
             theirs.close()
         worker = Worker(pid, reader, writer)
         self._workers[pid] = worker
         try:
-            attach = await asyncio.wait_for(worker.ready(), self._options.start_timeout)
-        except (TimeoutError, WorkerStartError) as error:
+            async with asyncio.timeout(self._options.start_timeout):
+                attach = await worker.ready()
+        except BaseException as error:
             worker.kill()
             await worker.close()
-            raise WorkerStartError(str(error) or "the engine took too long to attach") from error
+            if isinstance(error, TimeoutError):
+                raise WorkerStartError("the engine took too long to attach") from error
+            raise
         warm = self.forks and self.spawned > 0
         self.spawned += 1
         worker.facts = StartFacts(
@@ -145,7 +150,8 @@ class WarmParent:
         for worker in [*self._workers.values()]:
             await worker.close()
         try:
-            await asyncio.wait_for(self.gone.wait(), _STOP_PATIENCE_S)
+            async with asyncio.timeout(_STOP_PATIENCE_S):
+                await self.gone.wait()
         except TimeoutError:
             with suppress(ProcessLookupError):
                 self._process.kill()
@@ -180,7 +186,8 @@ class WarmParent:
 
     async def _loaded(self, reader: asyncio.StreamReader) -> None:
         try:
-            message = await asyncio.wait_for(read_message(reader), self._options.start_timeout)
+            async with asyncio.timeout(self._options.start_timeout):
+                message = await read_message(reader)
         except TimeoutError as error:
             raise WorkerStartError("the engine took too long to load") from error
         if message is None:

@@ -118,8 +118,7 @@ class Worker:
         self._writer.close()
         if self._listening is not None:
             self._listening.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._listening
+            await asyncio.gather(self._listening, return_exceptions=True)
         with suppress(OSError):
             await self._writer.wait_closed()
 
@@ -132,7 +131,8 @@ class Worker:
                 self.kill()
                 break
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._exited.wait(), _EXIT_CODE_WAIT_S)
+            async with asyncio.timeout(_EXIT_CODE_WAIT_S):
+                await self._exited.wait()
         self._died()
 
     def _take(self, message: dict[str, Any]) -> None:
