@@ -1,16 +1,18 @@
 """The map that is proposed for a graph: what a person would have written."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from comfysnap_schema.files import Kind
-from comfysnap_schema.graph import Graph
+from comfysnap_schema.graph import Graph, parse_graph
 from comfysnap_schema.nodes import Catalogue
 from comfysnap_schema.propose import Proposal, propose
 
 
-def node(class_type: str, title: str = "", /, **inputs: Any) -> dict[str, Any]:
+def node(class_type: str, title: str = "", /, **inputs: Any) -> Any:
     meta = {"_meta": {"title": title}} if title else {}
     return {"class_type": class_type, "inputs": inputs, **meta}
 
@@ -82,3 +84,510 @@ def test_a_graph_of_unknown_classes_is_still_proposed(catalogue: Catalogue | Non
     proposal = propose(text_to_image(), catalogue, name="x")
     assert "prompt" in paths(proposal)
     assert len(proposal.notes) == (0 if catalogue is None else 6)
+
+
+def test_without_a_sampler_a_texts_own_name_tells_what_it_is() -> None:
+    graph: Graph = {
+        "1": node("VideoService", prompt="waves", negative_prompt="text", seed=1, duration=5),
+        "2": node("VideoService", "Closer look", prompt="shore", negative_prompt="text", seed=1),
+        "3": node("SaveVideo", video=["1", 0]),
+        "4": node("SaveVideo", video=["2", 0]),
+    }
+    proposal = propose(graph, name="x")
+    assert paths(proposal) == {
+        "prompt": "1.inputs.prompt",
+        "closer_look_prompt": "2.inputs.prompt",
+        "negative_prompt": ["1.inputs.negative_prompt", "2.inputs.negative_prompt"],
+        "seed": ["1.inputs.seed", "2.inputs.seed"],
+        "duration": "1.inputs.duration",
+    }
+    assert list(proposal.spec.outputs) == ["video", "video_2"]
+
+
+def test_a_text_beside_a_sampled_prompt_is_offered_and_off() -> None:
+    graph = text_to_image(
+        **{"20": node("Speak", "Narrator", text="hello"), "21": node("SaveAudio", audio=["20", 0])}
+    )
+    assert paths(propose(graph, name="x"), on=False)["narrator"] == "20.inputs.text"
+
+
+def test_a_guidance_of_one_turns_negative_prompt_and_cfg_off() -> None:
+    graph = text_to_image()
+    graph["3"]["inputs"]["cfg"] = 1.0
+    off = paths(propose(graph, name="x"), on=False)
+    assert {"negative_prompt", "cfg"} <= set(off)
+
+
+def test_prompts_are_found_behind_combiners_primitives_and_guiders() -> None:
+    graph: Graph = {
+        "1": node("SamplerCustomAdvanced", noise=["2", 0], guider=["3", 0], latent_image=["4", 0]),
+        "2": node("RandomNoise", noise_seed=2**64 - 1),
+        "3": node("CFGGuider", model=["9", 0], positive=["5", 0], negative=["5", 1], cfg=3.0),
+        "4": node("EmptySD3LatentImage", width=["14", 0], height=["14", 0], batch_size=1),
+        "5": node("ControlNetApplyAdvanced", positive=["6", 0], negative=["7", 0], strength=0.8,
+                  control_net=["15", 0], image=["16", 0]),
+        "6": node("ConditioningCombine", conditioning_1=["10", 0], conditioning_2=["11", 0]),
+        "7": node("CLIPTextEncode", text=["12", 0], clip=["9", 1]),
+        "9": node("CheckpointLoaderSimple", ckpt_name="m.safetensors"),
+        "10": node("FluxGuidance", guidance=3.5, conditioning=["13", 0]),
+        "11": node("CLIPTextEncode", "Background", text="a wood", clip=["9", 1]),
+        "12": node("PrimitiveString", value="blurry"),
+        "13": node("CLIPTextEncode", text="a fox", clip=["9", 1]),
+        "14": node("INTConstant", value=1024),
+        "15": node("ControlNetLoader", control_net_name="c.safetensors"),
+        "16": node("LoadImage", image="pose.png"),
+        "17": node("VAEDecode", samples=["1", 0], vae=["9", 2]),
+        "18": node("SaveImage", images=["17", 0]),
+    }  # fmt: skip
+    found = paths(propose(graph, name="x"))
+    assert found["prompt"] == "13.inputs.text"
+    assert found["background_prompt"] == "11.inputs.text"
+    assert found["negative_prompt"] == "12.inputs.value"
+    assert found["seed"] == "2.inputs.noise_seed"
+    assert found["size"] == "14.inputs.value"
+    assert found["control_strength"] == "5.inputs.strength"
+    assert found["guidance"] == "10.inputs.guidance"
+    assert found["image"] == "16.inputs.image"
+    assert "width" not in found
+
+
+def test_a_zeroed_negative_is_no_prompt_and_one_text_for_both_sides_is_positive() -> None:
+    graph = text_to_image(**{"7": node("ConditioningZeroOut", conditioning=["6", 0])})
+    assert "negative_prompt" not in paths(propose(graph, name="x"))
+    graph = text_to_image()
+    graph["3"]["inputs"]["negative"] = ["6", 0]
+    assert paths(propose(graph, name="x"))["prompt"] == "6.inputs.text"
+
+
+def test_the_second_conditioning_of_a_guider_takes_the_negative_side_of_a_pair() -> None:
+    graph: Graph = {
+        "1": node("DualCFGGuider", model=["9", 0], cond1=["2", 0], cond2=["2", 1]),
+        "2": node("InstructPixToPixConditioning", positive=["3", 0], negative=["4", 0]),
+        "3": node("CLIPTextEncode", text="new hair"),
+        "4": node("CLIPTextEncode", text="ugly"),
+        "9": node("CheckpointLoaderSimple", ckpt_name="m.safetensors"),
+        "10": node("SamplerCustomAdvanced", guider=["1", 0]),
+        "11": node("SaveImage", images=["10", 0]),
+    }
+    found = paths(propose(graph, name="x"))
+    assert found == {"prompt": "3.inputs.text", "negative_prompt": "4.inputs.text"}
+    graph["1"]["inputs"]["cond2"] = ["2", 2]
+    assert "prompt_2" not in paths(propose(graph, name="x"))
+
+
+def test_empty_prompts_count_only_when_there_is_no_other() -> None:
+    graph = text_to_image()
+    graph["6"] = node("CLIPTextEncodeSDXL", text_g="", text_l="", clip=["4", 1])
+    assert paths(propose(graph, name="x"))["prompt"] == ["6.inputs.text_g", "6.inputs.text_l"]
+    graph["6"]["inputs"]["text_g"] = "a fox"
+    assert paths(propose(graph, name="x"))["prompt"] == "6.inputs.text_g"
+
+
+def test_several_texts_of_one_encoder_are_told_apart() -> None:
+    graph = text_to_image(
+        **{"6": node("CLIPTextEncodeFlux", clip_l="fox", t5xxl="a red fox", guidance=3.5)}
+    )
+    found = paths(propose(graph, name="x"))
+    assert found["prompt"] == "6.inputs.t5xxl"
+    assert found["prompt_clip_l"] == "6.inputs.clip_l"
+    assert found["guidance"] == "6.inputs.guidance"
+
+
+def test_the_prompt_is_the_text_whose_title_says_no_more() -> None:
+    graph = text_to_image(
+        **{
+            "6": node("CLIPTextEncode", text=["20", 0]),
+            "20": node("StringConcatenate", string_a=["21", 0], string_b=["22", 0], delimiter=","),
+            "21": node("PrimitiveStringMultiline", "System prompt", value="be good"),
+            "22": node("PrimitiveStringMultiline", "Prompt", value="a fox"),
+        }
+    )
+    found = paths(propose(graph, name="x"))
+    assert found["prompt"] == "22.inputs.value"
+    assert found["system_prompt"] == "21.inputs.value"
+
+
+def test_tags_and_lyrics_keep_their_names() -> None:
+    graph = text_to_image(**{"6": node("TextEncodeAceStepAudio", tags="rock", lyrics="la la")})
+    assert {"tags", "lyrics"} <= set(paths(propose(graph, name="x")))
+
+
+def test_two_stages_that_agree_are_one_parameter_and_a_dead_seed_is_off() -> None:
+    stage = {"steps": 25, "cfg": 8.0, "sampler_name": "euler", "scheduler": "normal"}
+    graph = text_to_image(
+        **{
+            "3": node(
+                "KSamplerAdvanced", "Sampler - BASE", add_noise="enable", noise_seed=7,
+                start_at_step=0, end_at_step=20, latent_image=["5", 0], model=["4", 0],
+                positive=["6", 0], negative=["7", 0], **stage,
+            ),
+            "13": node(
+                "KSamplerAdvanced", "Sampler - REFINER", add_noise="disable", noise_seed=0,
+                start_at_step=20, end_at_step=10000, latent_image=["3", 0], model=["14", 0],
+                positive=["6", 0], negative=["7", 0], **stage,
+            ),
+            "14": node("CheckpointLoaderSimple", "Load Checkpoint - REFINER", ckpt_name="r.ckpt"),
+            "8": node("VAEDecode", samples=["13", 0], vae=["4", 2]),
+        }
+    )  # fmt: skip
+    proposal = propose(graph, name="x")
+    found, off = paths(proposal), paths(proposal, on=False)
+    assert found["steps"] == ["3.inputs.steps", "13.inputs.steps"]
+    assert found["switch_step"] == ["3.inputs.end_at_step", "13.inputs.start_at_step"]
+    assert found["seed"] == "3.inputs.noise_seed"
+    assert off["refiner_seed"] == "13.inputs.noise_seed"
+    assert (off["checkpoint"], off["refiner_checkpoint"]) == (
+        "4.inputs.ckpt_name",
+        "14.inputs.ckpt_name",
+    )
+
+
+def test_sizes_that_must_agree_are_one_parameter_and_others_are_off() -> None:
+    graph = text_to_image(
+        **{
+            "6": node(
+                "CLIPTextEncodeSDXL", text_g="fox", width=512, height=768, target_width=512,
+                target_height=768, crop_w=0,
+            ),
+            "20": node("ImageScale", image=["8", 0], width=2048, height=2048),
+            "9": node("SaveImage", images=["20", 0]),
+        }
+    )  # fmt: skip
+    proposal = propose(graph, name="x")
+    assert paths(proposal)["width"] == [
+        "5.inputs.width",
+        "6.inputs.width",
+        "6.inputs.target_width",
+    ]
+    assert paths(proposal, on=False)["resize_width"] == "20.inputs.width"
+
+
+def test_a_size_that_another_node_hands_on_is_set_there() -> None:
+    graph: Graph = {
+        "1": node("CameraEmbedding", width=832, height=480, length=81),
+        "2": node("WanCameraImageToVideo", width=["1", 1], height=["1", 2], length=["1", 3]),
+        "3": node("SaveImage", images=["2", 0]),
+    }
+    found = paths(propose(graph, name="x"))
+    assert found == {
+        "width": "1.inputs.width",
+        "height": "1.inputs.height",
+        "frames": "1.inputs.length",
+    }
+
+
+def test_a_boolean_or_computed_size_is_none() -> None:
+    graph: Graph = {
+        "1": node("EmptyLatentImage", width=True, height=["9", 0], batch_size=False),
+        "2": node("Math", a=["1", 0], seed=True, steps="many"),
+        "3": node("SaveImage", images=["2", 0], fps={"__value__": [1]}),
+    }
+    assert paths(propose(graph, name="x")) == {}
+
+
+def test_frames_and_rate_are_found_and_equal_rates_are_one() -> None:
+    graph: Graph = {
+        "1": node("EmptyHunyuanLatentVideo", width=832, height=480, length=33, batch_size=1),
+        "2": node("LTXVConditioning", frame_rate=25.0),
+        "3": node("CreateVideo", images=["1", 0], fps=24.0, other=["2", 0]),
+        "4": node("SaveVideo", video=["3", 0]),
+        "5": node("StringTrim", length=3),
+        "6": node("SaveText", text=["5", 0]),
+    }
+    found = paths(propose(graph, name="x"))
+    assert found["frames"] == "1.inputs.length"
+    assert found["fps"] == "3.inputs.fps"
+    assert found["frame_rate"] == "2.inputs.frame_rate"
+    graph["2"]["inputs"]["frame_rate"] = 24.0
+    both = paths(propose(graph, name="x"))["fps"]
+    assert set(both) == {"3.inputs.fps", "2.inputs.frame_rate"}
+
+
+@pytest.mark.parametrize(
+    ("class_type", "name", "value", "kind", "parameter"),
+    [
+        ("LoadImage", "image", "x.png", Kind.IMAGE, "image"),
+        ("LoadImageMask", "image", "x.png", Kind.MASK, "mask"),
+        ("VHS_LoadVideo", "video", "x.mp4", Kind.VIDEO, "video"),
+        ("LoadVideo", "file", "x.mp4", Kind.VIDEO, "video"),
+        ("LoadAudio", "audio", "x.mp3", Kind.AUDIO, "audio"),
+        ("Load3D", "model_file", "x.glb", Kind.FILE, "file"),
+    ],
+)
+def test_input_files_are_known_by_their_loaders(
+    class_type: str, name: str, value: str, kind: Kind, parameter: str
+) -> None:
+    graph: Graph = {
+        "1": node(class_type, **{name: value}),
+        "2": node("SaveImage", images=["1", 0]),
+    }
+    proposal = propose(graph, name="x")
+    assert paths(proposal) == {parameter: f"1.inputs.{name}"}
+    assert proposal.inputs[0].spec.kind is kind
+
+
+@pytest.mark.parametrize("class_type", ["LoadImageFromUrl", "LoadImagesFromFolder"])
+def test_names_of_other_places_are_no_input_files(class_type: str) -> None:
+    graph: Graph = {"1": node(class_type, image="x"), "2": node("SaveImage", images=["1", 0])}
+    assert paths(propose(graph, name="x")) == {}
+
+
+def test_an_image_of_which_only_the_mask_is_read_is_a_mask() -> None:
+    graph: Graph = {"1": node("LoadImage", image="m.png"), "2": node("SaveImage", images=["1", 1])}
+    proposal = propose(graph, name="x")
+    assert proposal.spec.inputs["mask"].kind is Kind.MASK
+
+
+def test_several_images_are_named_by_title_or_use() -> None:
+    graph: Graph = {
+        "1": node("LoadImage", "Reference", image="a.png"),
+        "2": node("LoadImage", image="b.png"),
+        "3": node("LoadImage", image="c.png"),
+        "4": node("LoadImage", "Sky image", image="d.png"),
+        "5": node("Mix", start_image=["1", 0], end_image=["2", 0], image=["3", 0], pixels=["4", 0]),
+        "6": node("SaveImage", images=["5", 0]),
+    }
+    assert paths(propose(graph, name="x")) == {
+        "reference_image": "1.inputs.image",
+        "end_image": "2.inputs.image",
+        "image": "3.inputs.image",
+        "sky_image": "4.inputs.image",
+    }
+
+
+MODELS = [
+    ("CLIPLoader", "clip_name", "text_encoder"),
+    ("CLIPVisionLoader", "clip_name", "clip_vision"),
+    ("UpscaleModelLoader", "model_name", "upscale_model"),
+    ("SomeLoader", "file", "model_name"),
+    ("UNETLoader", "unet_name", "diffusion_model"),
+]
+
+
+@pytest.mark.parametrize(("class_type", "name", "parameter"), MODELS)
+def test_model_files_are_offered_as_choices_and_off(
+    class_type: str, name: str, parameter: str
+) -> None:
+    graph: Graph = {
+        "1": node(class_type, **{name: "m.safetensors"}),
+        "2": node("SaveImage", images=["1", 0]),
+    }
+    proposal = propose(graph, name="x")
+    assert paths(proposal, on=False) == {parameter: f"1.inputs.{name}"}
+    assert proposal.inputs[0].spec.choices == ["m.safetensors"]
+
+
+def catalogue(**classes: dict[str, Any]) -> Catalogue:
+    return Catalogue.parse(
+        {
+            name: {"input": {"required": inputs}, "output": output, "output_node": not output}
+            for name, (inputs, output) in (
+                (name, (entry["inputs"], entry["output"])) for name, entry in classes.items()
+            )
+        }
+    )
+
+
+def test_the_catalogue_tells_types_choices_files_and_outputs() -> None:
+    known = catalogue(
+        Load={
+            "inputs": {
+                "picture": [["x.png"], {"image_upload": True}],
+                "name": [["m.safetensors"]],
+                "other": [["n.safetensors"]],
+            },
+            "output": ["IMAGE", "MODEL_PATCH"],
+        },
+        Patch={"inputs": {"name": [["m.safetensors"]]}, "output": ["MODEL_PATCH"]},
+        Speak={
+            "inputs": {
+                "script": ["STRING", {"multiline": True}],
+                "short": ["STRING", {}],
+                "cfg": ["FLOAT", {}],
+                "text": [["fixed"]],
+            },
+            "output": ["AUDIO"],
+        },
+        Keep={"inputs": {"audio": ["AUDIO"]}, "output": []},
+        SaveImage={"inputs": {"images": ["IMAGE"], "extra": ["*"]}, "output": []},
+    )
+    graph: Graph = {
+        "1": node("Load", picture="a.png", name="m.safetensors", other="absent.safetensors"),
+        "2": node("Patch", name="m.safetensors"),
+        "3": node("Speak", script="Once", short="x", cfg=3, text="fixed"),
+        "4": node("Keep", "Keeper", audio=["3", 0]),
+        "5": node("SaveImage", images=["1", 0], extra=["2", 0], more=["6", 0]),
+        "6": node("NotThere", scheduler="normal"),
+    }
+    proposal = propose(graph, known, name="x")
+    entries = {entry.name: entry for entry in proposal.inputs}
+    assert entries["image"].spec.kind is Kind.IMAGE
+    assert entries["cfg"].spec.type is None
+    assert entries["script"].on is False
+    assert entries["scheduler"].on
+    assert entries["model_patch"].spec.choices is None
+    assert "short" not in entries
+    assert "text" not in entries
+    definition = entries["image"].definition
+    assert definition is not None
+    assert definition.upload is Kind.IMAGE
+    assert list(proposal.spec.outputs) == ["images"]
+    assert len(proposal.notes) == 2
+
+
+def test_the_catalogue_tells_which_side_an_output_is_and_which_texts_are_settings() -> None:
+    pair = {"positive": ["CONDITIONING"], "negative": ["CONDITIONING"], "tracks": ["STRING"]}
+    entries: dict[str, Any] = {
+        "Guide": {
+            "input": {"required": {"model": ["MODEL"], "cond1": ["CONDITIONING"]}},
+            "output": ["GUIDER"],
+        },
+        "Pair": {
+            "input": {"required": pair},
+            "output": ["LATENT", "CONDITIONING", "CONDITIONING"],
+            "output_name": ["latent", "positive", "negative"],
+        },
+        "Encode": {
+            "input": {"required": {"text": ["STRING"], "tags": [["a", "b"]]}},
+            "output": ["CONDITIONING"],
+        },
+        "Text": {"input": {"required": {"value": ["STRING"]}}, "output": ["STRING"]},
+        "Sample": {
+            "input": {"required": {"guider": ["GUIDER"]}},
+            "output": [],
+            "output_node": True,
+        },
+    }
+    graph: Graph = {
+        "1": node("Sample", guider=["2", 0]),
+        "2": node("Guide", model=["9", 0], cond1=["3", 1], cond2=["3", 2], cond3=["3", 0]),
+        "3": node("Pair", positive=["4", 0], negative=["5", 0], tracks=["6", 0]),
+        "4": node("Encode", text="fox", tags="a"),
+        "5": node("Encode", text="blurry", tags="b"),
+        "6": node("Text", value="[1, 2]"),
+    }
+    proposal = propose(graph, Catalogue.parse(entries), name="x")
+    assert paths(proposal) == {"prompt": "4.inputs.text", "negative_prompt": "5.inputs.text"}
+
+
+def test_a_loader_of_masks_is_one_with_a_catalogue_too() -> None:
+    known = catalogue(
+        LoadImageMask={
+            "inputs": {"image": [["x.png"], {"image_upload": True}]},
+            "output": ["MASK"],
+        },
+        MaskPreview={"inputs": {"mask": ["MASK"]}, "output": []},
+    )
+    graph: Graph = {
+        "1": node("LoadImageMask", image="m.png"),
+        "2": node("MaskPreview", mask=["1", 0]),
+    }
+    assert propose(graph, known, name="x").inputs[0].spec.kind is Kind.MASK
+
+
+def test_more_of_the_same_are_counted() -> None:
+    graph: Graph = {str(number): node("SaveImage") for number in range(4)}
+    names = list(propose(graph, name="x").spec.outputs)
+    assert names == ["images", "images_2", "images_3", "images_4"]
+
+
+@pytest.mark.parametrize(
+    ("class_type", "kind", "name"),
+    [
+        ("SaveImage", Kind.IMAGE, "images"),
+        ("Image Save", Kind.IMAGE, "images"),
+        ("PreviewImage", Kind.IMAGE, "images"),
+        ("MyPreviewImage", Kind.IMAGE, "images"),
+        ("SaveAnimatedWEBP", Kind.ANIMATION, "animation"),
+        ("SaveGifFile", Kind.ANIMATION, "animation"),
+        ("SaveVideo", Kind.VIDEO, "video"),
+        ("VHS_VideoCombine", Kind.VIDEO, "video"),
+        ("SaveAudioMP3", Kind.AUDIO, "audio"),
+        ("SaveAudioTensor", Kind.AUDIO, "audio"),
+        ("SaveGLB", Kind.MODEL_3D, "model"),
+        ("ExportMesh", Kind.MODEL_3D, "model"),
+        ("PreviewAny", Kind.TEXT, "text"),
+        ("ShowText|pysssss", Kind.TEXT, "text"),
+        ("SaveSVGNode", Kind.FILE, "svg"),
+    ],
+)
+def test_outputs_are_known_by_what_saves_them(class_type: str, kind: Kind, name: str) -> None:
+    graph: Graph = {"1": node(class_type)}
+    outputs = propose(graph, name="x").spec.outputs
+    assert {key: entry.kind for key, entry in outputs.items()} == {name: kind}
+
+
+def test_a_video_combiner_that_writes_gifs_makes_an_animation() -> None:
+    graph: Graph = {"1": node("VHS_VideoCombine", format="image/gif")}
+    assert propose(graph, name="x").spec.outputs["animation"].kind is Kind.ANIMATION
+
+
+def test_previews_are_off_beside_what_is_saved_and_on_alone() -> None:
+    graph = text_to_image(**{"20": node("PreviewImage", images=["8", 0])})
+    outputs = {
+        entry.name: (entry.spec.node, entry.on) for entry in propose(graph, name="x").outputs
+    }
+    assert outputs == {"images": ("9", True), "images_2": ("20", False)}
+    alone: Graph = {"1": node("PreviewImage")}
+    assert propose(alone, name="x").outputs[0].on
+
+
+def test_outputs_of_a_kind_are_told_apart_by_title_or_file_name() -> None:
+    graph: Graph = {
+        "1": node("SaveImage"),
+        "2": node("SaveImage", "Upscaled result", filename_prefix="ComfyUI"),
+        "3": node("SaveImage", filename_prefix="video/ComfyUI_draft"),
+        "4": node("SaveImage", filename_prefix="ComfyUI_45"),
+    }
+    assert list(propose(graph, name="x").spec.outputs) == [
+        "images",
+        "upscaled_result_images",
+        "draft_images",
+        "images_2",
+    ]
+
+
+def test_a_graph_without_output_says_so_and_still_has_inputs() -> None:
+    graph: Graph = {"1": node("EmptyLatentImage", width=8, height=8), "2": node("CheckpointSave")}
+    proposal = propose(graph, name="x")
+    assert proposal.outputs == ()
+    assert "width" in paths(proposal)
+    assert len(proposal.notes) == 1
+
+
+def test_links_that_lead_nowhere_or_in_a_circle_do_no_harm() -> None:
+    graph = text_to_image()
+    graph["3"]["inputs"] |= {"seed": ["20", 0], "positive": ["99", 0], "steps": ["99", 0]}
+    graph["20"] = node("PrimitiveInt", value=["21", 0])
+    graph["21"] = node("PrimitiveInt", value=["20", 0])
+    graph["7"]["inputs"]["text"] = ["7", 0]
+    found = paths(propose(graph, name="x"))
+    assert "seed" not in found
+    assert "steps" not in found
+
+
+def test_long_and_odd_titles_still_make_good_names() -> None:
+    graph = text_to_image(
+        **{
+            "3": node("KSampler", "漢字 " + "Extraordinary" * 9, seed=1, model=["4", 0]),
+            "13": node("KSampler", "漢字 " + "Extraordinary" * 9, seed=2, latent_image=["3", 0]),
+            "8": node("VAEDecode", samples=["13", 0]),
+        }
+    )
+    spec = propose(graph, name="x").spec
+    assert all(len(name) <= 64 for name in spec.inputs)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("with_catalogue", [True, False])
+def test_real_exports_get_a_prompt_a_seed_and_an_output(
+    shared: Path, *, with_catalogue: bool
+) -> None:
+    known = Catalogue.read(shared / "object_info.json") if with_catalogue else None
+    files = sorted((shared / "workflows").glob("*.json"))
+    assert files
+    for file in files:
+        proposal = propose(parse_graph(json.loads(file.read_text())), known, name="x")
+        assert {"prompt", "seed", "steps"} <= set(paths(proposal)), file.name
+        assert proposal.spec.outputs, file.name
+        assert not any(name[-1].isdigit() for name in proposal.spec.inputs if name != "seed_2")

@@ -82,7 +82,7 @@ class _Names:
     def give(self, base: str, candidate: Candidate) -> str:
         """A title tells nodes apart, not two inputs of one node."""
         same_node = (base, candidate.node) in self._bases
-        name = unique(base, () if same_node else candidate.hints, self._taken)
+        name = unique(base, () if same_node else candidate.hints, self._taken, raw=candidate.raw)
         self._bases.add((base, candidate.node))
         self._taken.add(name)
         return name
@@ -115,10 +115,16 @@ def _inputs(view: GraphView) -> tuple[ProposedInput, ...]:
             groups.setdefault(_key(candidate), []).append(candidate)
     found: list[ProposedInput] = []
     names = _Names()
-    ordered = sorted(groups.values(), key=lambda group: group[0].role.rank)
+    ordered = sorted(groups.values(), key=_rank)
     for group in sorted(ordered, key=lambda group: not _is_on(group)):
         found.append(_entry(view, group, names))
     return tuple(found)
+
+
+def _rank(group: list[Candidate]) -> tuple[int, bool]:
+    """Roles in their order; what the node itself calls so has the first claim on the name."""
+    role = group[0].role
+    return role.rank, group[0].raw not in ("", role.name)
 
 
 def _key(candidate: Candidate) -> tuple[object, ...]:
@@ -196,7 +202,7 @@ def _outputs(view: GraphView) -> tuple[ProposedOutput, ...]:
         on = not (role.preview and kept)
         title = telling(view.title(node), view.class_of(node))
         prefix = slug(str(view.inputs(node).get("filename_prefix", "")).rsplit("/", 1)[-1])
-        hints = [title, prefix if prefix not in ("comfyui", "") else ""]
+        hints = [title, slug(prefix.removeprefix("comfyui"))]
         found.append(
             ProposedOutput(
                 name=unique(role.name, hints, {entry.name for entry in found}),

@@ -8,7 +8,7 @@ from pydantic import JsonValue
 from comfysnap_schema.files import Kind
 from comfysnap_schema.graph import InputPath
 from comfysnap_schema.propose_names import slug, telling
-from comfysnap_schema.propose_prompts import FoundText, find_prompts
+from comfysnap_schema.propose_prompts import FoundText, Side, find_prompts, texts_behind
 from comfysnap_schema.propose_roles import (
     FILES,
     HEIGHT,
@@ -28,7 +28,12 @@ from comfysnap_schema.propose_roles import (
 from comfysnap_schema.propose_view import GraphView
 
 _OWN_NAMES: Final = frozenset({"tags", "lyrics", "system_prompt", "instruction"})
-_DIRECT_PROMPTS: Final = ("prompt", "positive_prompt", "positive", "text", "user_prompt")
+_DIRECT_PROMPTS: Final = frozenset(
+    {"prompt", "positive_prompt", "positive", "text", "user_prompt", "prompt_text"}
+)
+_DIRECT_NEGATIVES: Final = frozenset({"negative_prompt", "negative"})
+_MAIN: Final = frozenset({"", "user", "main"})
+_PLAIN_TEXTS: Final = frozenset({"value", "text", "string", "prompt", "string_a", "string_b"})
 
 
 def candidates(view: GraphView) -> Iterator[Candidate]:
@@ -44,51 +49,59 @@ def candidates(view: GraphView) -> Iterator[Candidate]:
 def _prompts(view: GraphView) -> Iterator[Candidate]:
     found = find_prompts(view)
     positive = [text for text in found if text.side == "positive"]
-    negative = [text for text in found if text.side == "negative"]
-    filled = any(view.value(text.path) for text in positive)
-    for text in positive:
-        if view.value(text.path) or not filled:
-            yield _prompt(view, text, PROMPT)
-    for text in negative:
-        yield _prompt(view, text, NEGATIVE)
-    traced = {text.path for text in found}
-    yield from _direct_prompts(view, traced, bool(positive))
+    filled = [text for text in positive if view.value(text.path)]
+    yield from _side(view, filled or positive, PROMPT)
+    yield from _side(view, [text for text in found if text.side == "negative"], NEGATIVE)
+    yield from _direct_prompts(view, {text.path for text in found}, bool(positive))
 
 
-def _prompt(view: GraphView, text: FoundText, role: Role) -> Candidate:
+def _side(view: GraphView, texts: list[FoundText], role: Role) -> Iterator[Candidate]:
+    """Of several texts the one whose title says no more is the prompt; the others say what they
+    are: ``system_prompt``."""
+    several = len({str(view.value(text.path)) for text in texts}) > 1
+    says = {text.path: _says(view, text.path.node) for text in texts}
+    main = next((text for text in texts if says[text.path] in _MAIN), None)
+    for text in sorted(texts, key=lambda text: text is not main):
+        special = several and main is not None and says[text.path] not in _MAIN
+        yield _prompt(view, text, role, f"{says[text.path]}_{role.name}" if special else "")
+
+
+def _says(view: GraphView, node: str) -> str:
+    return telling(view.title(node), view.class_of(node))
+
+
+def _prompt(view: GraphView, text: FoundText, role: Role, name: str) -> Candidate:
     own = text.path.name if text.path.name in _OWN_NAMES else ""
-    value = view.value(text.path)
     on = role is PROMPT or not _guidance_is_off(view, text.guide)
-    guide = view.title(text.guide)
-    reason = f"the text that reaches {text.side} of {guide!r}"
+    reason = f"the text that reaches {text.side} of {view.title(text.guide)!r}"
     if not on:
         reason += "; its cfg of 1 ignores it"
     return Candidate(
         role=role,
         path=text.path,
-        value=value,
+        value=view.value(text.path),
         node=text.path.node,
         reason=reason,
-        name=own or _prompt_name(view, text, role),
+        name=own or name or _prompt_name(view, text, role),
         on=on,
-        hints=(telling(guide, view.class_of(text.guide)),),
+        hints=(_says(view, text.guide),),
     )
 
 
 def _prompt_name(view: GraphView, text: FoundText, role: Role) -> str:
     """Encoders with several texts keep them apart when they differ: prompt_clip_l."""
     siblings = {
-        value
+        str(value)
         for path, value in view.values(text.path.node)
-        if isinstance(value, str) and value and _is_encoder_text(path.name)
+        if value and path.name in _ENCODER_TEXTS
     }
-    if len(siblings) > 1 and text.path.name in ("clip_l", "text_l", "clip_g", "llama", "bert"):
+    if len(siblings) > 1 and text.path.name in _ENCODER_TEXTS - _LONG_TEXTS:
         return f"{role.name}_{text.path.name}"
     return role.name
 
 
-def _is_encoder_text(name: str) -> bool:
-    return name in ("clip_l", "clip_g", "t5xxl", "text_l", "text_g", "llama", "bert", "mt5xl")
+_LONG_TEXTS: Final = frozenset({"t5xxl", "text_g", "mt5xl"})
+_ENCODER_TEXTS: Final = _LONG_TEXTS | {"clip_l", "clip_g", "text_l", "llama", "bert"}
 
 
 def _guidance_is_off(view: GraphView, node: str) -> bool:
@@ -99,33 +112,47 @@ def _guidance_is_off(view: GraphView, node: str) -> bool:
 def _direct_prompts(view: GraphView, traced: set[InputPath], prompted: bool) -> Iterator[Candidate]:
     """Texts of nodes that need no sampler: services, speech, captions."""
     for node in view.order:
-        for path, value in view.values(node):
-            if path in traced or not isinstance(value, str):
+        for name in view.inputs(node):
+            negative = name in _DIRECT_NEGATIVES
+            if not negative and name not in _DIRECT_PROMPTS:
                 continue
-            role = _direct_role(view, path, prompted)
-            if role is not None:
-                reason = f"the text of {view.title(node)!r}"
-                hint = telling(view.title(node), view.class_of(node))
-                yield Candidate(
-                    role=role, path=path, value=value, node=node, reason=reason,
-                    name=hint if role is TEXT and hint else "",
-                    on=role is not TEXT, hints=(hint,),
-                )  # fmt: skip
+            role = NEGATIVE if negative else TEXT if prompted else PROMPT
+            side: Side = "negative" if negative else "positive"
+            for path, _ in texts_behind(view, node, name, side):
+                if path not in traced:
+                    traced.add(path)
+                    yield _direct(view, path, node, role)
+    yield from _other_texts(view, traced)
 
 
-def _direct_role(view: GraphView, path: InputPath, prompted: bool) -> Role | None:
-    known = view.input_def(path)
-    if known is not None and known.type != "STRING":
-        return None
-    if path.name == "negative_prompt" or path.name == "negative":
-        return NEGATIVE
-    if path.name in _DIRECT_PROMPTS and _is_read(view, path.node):
-        return TEXT if prompted else PROMPT
-    return TEXT if known is not None and known.multiline else None
+def _direct(view: GraphView, path: InputPath, node: str, role: Role) -> Candidate:
+    says = _says(view, node)
+    return Candidate(
+        role=role,
+        path=path,
+        value=view.value(path),
+        node=node,
+        reason=f"the text of {view.title(node)!r}",
+        name=says if role is TEXT else "",
+        on=role is not TEXT,
+        hints=(says,),
+    )
 
 
-def _is_read(view: GraphView, node: str) -> bool:
-    return bool(view.consumers[node]) or node in view.outputs
+def _other_texts(view: GraphView, traced: set[InputPath]) -> Iterator[Candidate]:
+    for node in view.order:
+        for path, value in view.values(node):
+            known = view.input_def(path)
+            if known is None or path in traced or known.type != "STRING" or not known.multiline:
+                continue
+            says = _says(view, node)
+            uses = [name for _, name, _ in view.consumers[node]]
+            names = [says, path.name, *uses]
+            yield Candidate(
+                role=TEXT, path=path, value=value, node=node, on=False,
+                reason=f"the text of {view.title(node)!r}",
+                name=next((name for name in names if name and name not in _PLAIN_TEXTS), ""),
+            )  # fmt: skip
 
 
 def _files(view: GraphView) -> Iterator[Candidate]:
@@ -138,7 +165,7 @@ def _files(view: GraphView) -> Iterator[Candidate]:
 
 def _file(view: GraphView, path: InputPath, value: JsonValue, kind: Kind) -> Candidate:
     role = FILES[kind]
-    title = telling(view.title(path.node), view.class_of(path.node))
+    title = _says(view, path.node)
     uses = [slug(name) for _, name, _ in view.consumers[path.node]]
     special = [use for use in uses if use not in _PLAIN_USES]
     return Candidate(
@@ -178,16 +205,18 @@ def _seeds(view: GraphView) -> Iterator[Candidate]:
                 role=SEED, path=source, value=value, node=node, random=True, on=not off,
                 reason=f"the noise of {view.title(node)!r}"
                 + ("; it adds none, so the seed changes nothing" if off else ""),
-                hints=(telling(view.title(node), view.class_of(node)),),
+                hints=(_says(view, node),),
             )  # fmt: skip
 
 
 def _sizes(view: GraphView) -> Iterator[Candidate]:
     found = list(sizes(view))
-    main: set[tuple[str, object]] = set()
-    for node, makes in found:
-        if makes:
-            main |= {(name, _at(view, node, name)) for name in ("width", "height")}
+    main: set[tuple[str, object]] = {
+        (name, _at(view, node, name))
+        for node, makes in found
+        for name in ("width", "height")
+        if makes
+    }
     for node, makes in sorted(found, key=lambda each: not each[1]):
         ends = {name: view.source(node, name) for name in ("width", "height")}
         square = ends["width"] is not None and ends["width"] == ends["height"]
@@ -200,7 +229,7 @@ def _sizes(view: GraphView) -> Iterator[Candidate]:
             yield Candidate(
                 role=role, path=source, value=value, node=node, on=makes or agrees,
                 reason=f"the size of {view.title(node)!r}",
-                hints=(telling(view.title(node), view.class_of(node)), _purpose(view, node)),
+                hints=(_says(view, node), _purpose(view, node)),
             )  # fmt: skip
     yield from _target_sizes(view, main)
 
@@ -255,7 +284,7 @@ def _simple(view: GraphView) -> Iterator[Candidate]:
             yield Candidate(
                 role=role, path=source, value=value, node=node, on=on,
                 reason=f"{name} of {view.title(node)!r}{why}",
-                hints=(telling(view.title(node), view.class_of(node)),),
+                hints=(_says(view, node),), raw=slug(name),
             )  # fmt: skip
 
 

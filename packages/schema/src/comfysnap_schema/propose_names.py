@@ -26,6 +26,7 @@ _SAYS_NOTHING: Final = frozenset(
 """Words of default titles: they do not tell one node from another."""
 
 _LONGEST: Final = 40
+_LONGEST_QUALIFIED: Final = 60
 
 
 def telling(title: str, class_type: str) -> str:
@@ -42,14 +43,15 @@ def slug(text: str) -> str:
     return re.sub(r"^[^a-z]+", "", name)[:_LONGEST].strip("_")
 
 
-def unique(base: str, qualifiers: Iterable[str], taken: Iterable[str]) -> str:
-    """``base``, or with the first qualifier that makes it new, or with a number."""
+def unique(base: str, qualifiers: Iterable[str], taken: Iterable[str], *, raw: str = "") -> str:
+    """``base``, or with the first qualifier that makes it new, or ``raw``, or with a number."""
     used = set(taken)
-    if base not in used:
-        return base
-    for qualifier in qualifiers:
-        candidate = f"{qualifier}_{base}"
-        if qualifier and qualifier != base and candidate not in used:
+    qualified = [
+        f"{each}_{base}"[:_LONGEST_QUALIFIED] for each in qualifiers if each and each != base
+    ]
+    plain = [raw] if raw and not re.search(r"\d|_name$", raw) else []
+    for candidate in (base, *qualified, *plain):
+        if candidate not in used:
             return candidate
     number = 2
     while f"{base}_{number}" in used:

@@ -26,6 +26,7 @@ _NOT_CONDITIONING: Final = frozenset(
     }
 )  # fmt: skip
 _CONDITIONING: Final = ("CONDITIONING", "STRING", "GUIDER")
+_SIDES: Final[tuple[Side, Side]] = ("positive", "negative")
 _ZEROED: Final = frozenset({"ConditioningZeroOut"})
 
 
@@ -40,46 +41,60 @@ class FoundText:
 
 
 def find_prompts(view: GraphView) -> list[FoundText]:
-    """Texts in the order of what runs; one that guides both ways counts as positive."""
+    """Texts in the order of what runs.
+
+    One that guides both ways counts as positive, but for a second positive input: there, guiders
+    with two scales take the negative text once more.
+    """
     found: dict[InputPath, FoundText] = {}
-    for side in ("positive", "negative"):
+    for pattern, side in _GUIDES:
         for node in view.order:
-            for name in _guided_by(view, node, side):
-                for path in _texts(view, node, name, side):
-                    found.setdefault(path, FoundText(path, side, node))
+            for name in view.inputs(node) if _samples(view, node) else ():
+                if re.fullmatch(pattern, name):
+                    for path, inner in texts_behind(view, node, name, side):
+                        own = inner if pattern == _SECOND else side
+                        found.setdefault(path, FoundText(path, own, node))
     return list(found.values())
 
 
-def _guided_by(view: GraphView, node: str, side: Side) -> Iterator[str]:
-    """Inputs of a sampler or guider that take conditioning of one side."""
+_SECOND: Final = r"cond\d+"
+_GUIDES: Final[tuple[tuple[str, Side], ...]] = (
+    (r"positive(_\w+)?|conditioning|cond1?", "positive"),
+    (r"negative(_\w+)?", "negative"),
+    (_SECOND, "positive"),
+)
+
+
+def _samples(view: GraphView, node: str) -> bool:
     inputs = view.inputs(node)
-    if "model" not in inputs and "guider" not in inputs:
-        return
-    for name in inputs:
-        guides = re.fullmatch(r"(positive|negative)(_\w+)?|conditioning|cond\d*", name)
-        if guides and name.startswith("negative") == (side == "negative"):
-            yield name
+    return "model" in inputs or "guider" in inputs
 
 
-def _texts(view: GraphView, node: str, name: str, side: Side) -> Iterator[InputPath]:
-    """Texts behind one input."""
+def texts_behind(
+    view: GraphView, node: str, name: str, side: Side
+) -> Iterator[tuple[InputPath, Side]]:
+    """Texts that an input is, or that feed it, with the side they last came through."""
     value = view.inputs(node)[name]
     if isinstance(value, str):
-        yield InputPath(node, name)
+        yield InputPath(node, name), side
     start = view.link(node, name)
-    stack = [start] if start else []
-    seen: set[tuple[str, int]] = set()
+    stack: list[tuple[str, int, Side]] = []
+    if start:
+        stack.append((start[0], start[1], side))
+    seen: set[tuple[str, int, Side]] = set()
     while stack:
         at = stack.pop()
         if at in seen or view.class_of(at[0]) in _ZEROED:
             continue
         seen.add(at)
-        yield from _own_texts(view, at[0])
-        behind = [
-            (origin, slot)
-            for link, origin, slot in view.links(at[0])
-            if _follows(view, at, InputPath(at[0], link), side)
-        ]
+        node, slot, came = at
+        for path in _own_texts(view, node):
+            yield path, came
+        here: Side = _side_of_slot(view, node, slot, came)
+        behind: list[tuple[str, int, Side]] = []
+        for link, origin, made in view.links(node):
+            if _follows(view, InputPath(node, link), here):
+                behind.append((origin, made, here))
         stack.extend(reversed(behind))
 
 
@@ -91,25 +106,42 @@ def _own_texts(view: GraphView, node: str) -> Iterator[InputPath]:
                 yield path
 
 
-def _follows(view: GraphView, at: tuple[str, int], path: InputPath, side: Side) -> bool:
+def _follows(view: GraphView, path: InputPath, side: Side) -> bool:
     known = view.input_def(path)
     if known is not None:
-        if not any(kind in _CONDITIONING for kind in known.type.split(",")):
+        kinds = known.type.split(",")
+        if "STRING" in kinds and not _joins_texts(view, path.node, path.name):
+            return False
+        if not any(kind in _CONDITIONING for kind in kinds):
             return False
     elif path.name in _NOT_CONDITIONING:
         return False
-    sides = {name for name in view.inputs(at[0]) if name.startswith(("positive", "negative"))}
-    if not any(name.startswith("negative") for name in sides) or path.name not in sides:
-        return True
-    # A node with both sides hands them out in the same order: positive first.
-    return path.name.startswith(_side_of_slot(view, at, side))
+    return (
+        not path.name.startswith(_SIDES)
+        or not _has_sides(view, path.node)
+        or (path.name.startswith(side))
+    )
 
 
-def _side_of_slot(view: GraphView, at: tuple[str, int], side: Side) -> Side:
-    known = view.node_def(at[0])
-    name = known.outputs[at[1]].name if known and at[1] < len(known.outputs) else ""
-    if name.startswith("positive") or (not known and at[1] == 0):
+def _has_sides(view: GraphView, node: str) -> bool:
+    """Such a node hands both out in the order in which it takes them: positive first."""
+    return any(name.startswith("negative") for name in view.inputs(node))
+
+
+def _joins_texts(view: GraphView, node: str, name: str) -> bool:
+    """Whether a text input is what its node is about, and not its settings (``tracks``)."""
+    known = view.node_def(node)
+    makes_text = known is not None and any(output.type == "STRING" for output in known.outputs)
+    return makes_text or name.lower() in _TEXT_NAMES
+
+
+def _side_of_slot(view: GraphView, node: str, slot: int, side: Side) -> Side:
+    if not _has_sides(view, node):
+        return side
+    known = view.node_def(node)
+    name = known.outputs[slot].name if known and slot < len(known.outputs) else ""
+    if name.startswith("positive") or (not known and slot == 0):
         return "positive"
-    if name.startswith("negative") or (not known and at[1] == 1):
+    if name.startswith("negative") or (not known and slot == 1):
         return "negative"
     return side

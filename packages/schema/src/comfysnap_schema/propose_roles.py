@@ -43,6 +43,8 @@ class Candidate:
     on: bool = True
     hints: tuple[str, ...] = field(default=())
     """Qualifiers that tell it from others of its role."""
+    raw: str = ""
+    """What the node itself calls it."""
 
 
 PROMPT: Final = Role(name="prompt", description="What to make.", rank=0)
@@ -134,6 +136,7 @@ BY_NAME: Final[Mapping[str, Role]] = {
 
 _MODEL: Final = _model("model_name", "model")
 _TEXT_ENCODER: Final = _model("text_encoder", "text encoder")
+_VAGUE: Final = frozenset({"model", "*"})
 _FRAME_NAMES: Final = frozenset({"length", "video_frames", "num_frames", "frames_number"})
 _FILE_NAMES: Final[tuple[tuple[str, str, Kind], ...]] = (
     (r"load.*mask", "image", Kind.MASK),
@@ -166,7 +169,9 @@ def _model_role(view: GraphView, path: InputPath) -> Role:
         return _model("clip_vision", "CLIP vision model") if vision else _TEXT_ENCODER
     if "upscale" in view.class_of(path.node).lower():
         return BY_NAME["upscale_model"]
-    return _MODEL
+    known = view.node_def(path.node)
+    made = known.outputs[0].type.lower() if known and known.outputs else "model"
+    return _model(made, made.replace("_", " ")) if made not in _VAGUE else _MODEL
 
 
 def _fits(role: Role, value: JsonValue) -> bool:
@@ -221,6 +226,9 @@ def sizes(view: GraphView) -> Iterator[tuple[str, bool]]:
     """Nodes that have a width and a height, and whether they are what sets the result's size."""
     found = [node for node in view.order if {"width", "height"} <= set(view.inputs(node))]
     makes = {node for node in found if _is_latent(view, node) or _is_service(view, node)}
+    # A size that comes out of another node with a size is that node's.
+    links = [view.link(node, "width") for node in makes]
+    makes |= {link[0] for link in links if link and link[0] in found}
     for node in found:
         yield node, node in makes or not makes
 

@@ -156,5 +156,5 @@ class GraphView:
 def words(text: str) -> list[str]:
     """Lower-case ASCII words of a title or a class name: ``KSampler (Advanced) - REFINER`` is
     ``ksampler advanced refiner``."""
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", text)
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", " ", text)
     return re.findall(r"[a-z0-9]+", spaced.lower())
