@@ -1,6 +1,7 @@
 """The images: ComfyUI with its node packs for the GPU class, a small one for the gateway."""
 
-import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from shlex import join, quote
@@ -61,118 +62,199 @@ def comfyui_commit(deployment: Deployment, nodes: NodeSnapshot | None) -> str:
     return ours or theirs or DEFAULT_COMFYUI
 
 
-def build_image(deployment: Deployment) -> "modal.Image":
-    """The image of the GPU class and of ``comfysnap ui``.
+@dataclass(frozen=True)
+class Layer:
+    """One step of an image."""
 
-    What changes seldom comes first. Our packages, ``comfysnap.toml`` and the workflows are added to
-    containers as they start, so that editing one builds nothing. It holds no model.
+    title: str
+    detail: str
+    """What it holds, for ``comfysnap deploy --dry-run``."""
+    add: Callable[["modal.Image"], "modal.Image"]
+    built: bool = True
+    """False: added to containers as they start, so that a change builds nothing."""
+
+
+def build_image(deployment: Deployment) -> "modal.Image":
+    """The image of the GPU class and of ``comfysnap ui``; see ``image_layers``.
 
     Raises:
         ProjectError: The node snapshot is wrong.
     """
-    import modal
-
-    image = modal.Image.debian_slim(python_version=deployment.settings.python)
-    if modal.is_local():
-        image = image.uv_pip_install(requirements=[requirements("worker")], uv_version=UV_VERSION)
-        if deployment.settings.engine == "comfyui":
-            image = _with_comfyui(image, deployment)
-        image = image.env(_environment(deployment))
-        image = _with_project(image, deployment)
-    return image
+    return _build(deployment, image_layers)
 
 
 def build_gateway_image(deployment: Deployment) -> "modal.Image":
     """The image of the gateway and of ``comfysnap models sync``: no ComfyUI, no torch."""
+    return _build(deployment, gateway_layers)
+
+
+def _build(deployment: Deployment, layers: Callable[[Deployment], list[Layer]]) -> "modal.Image":
     import modal
 
     image = modal.Image.debian_slim(python_version=deployment.settings.python)
     if modal.is_local():
-        image = image.uv_pip_install(requirements=[requirements("gateway")], uv_version=UV_VERSION)
-        image = image.env(_environment(deployment))
-        image = _with_project(image, deployment)
+        for layer in layers(deployment):
+            image = layer.add(image)
     return image
 
 
-def _with_comfyui(image: "modal.Image", deployment: Deployment) -> "modal.Image":
+def image_layers(deployment: Deployment) -> list[Layer]:
+    """What changes seldom comes first, models are not in it, and our packages, ``comfysnap.toml``
+    and the workflows are added to containers as they start.
+
+    Raises:
+        ProjectError: The node snapshot is wrong.
+    """
+    layers = [_pins("worker")]
+    if deployment.settings.engine == "comfyui":
+        layers += _comfyui_layers(deployment)
+    return [*layers, _variables(deployment), *_project_layers(deployment)]
+
+
+def gateway_layers(deployment: Deployment) -> list[Layer]:
+    """The gateway's own packages, and the project."""
+    return [_pins("gateway"), _variables(deployment), *_project_layers(deployment)]
+
+
+def _pins(name: str) -> Layer:
+    file = requirements(name)
+    pins = sum("==" in line for line in Path(file).read_text().splitlines())
+    return Layer(
+        f"packages of the {name}",
+        f"{pins} pins with hashes, from uv.lock",
+        lambda image: image.uv_pip_install(requirements=[file], uv_version=UV_VERSION),
+    )
+
+
+def _commands(title: str, detail: str, *commands: str) -> Layer:
+    return Layer(title, detail, lambda image: image.run_commands(*commands))
+
+
+def _comfyui_layers(deployment: Deployment) -> list[Layer]:
     settings = deployment.settings
     nodes = read_nodes(deployment)
     commit = comfyui_commit(deployment, nodes)
-    image = (
-        image.apt_install(*APT_PACKAGES, *settings.apt)
-        .pip_install(f"uv=={UV_VERSION}")
-        .run_commands(
+    apt = (*APT_PACKAGES, *settings.apt)
+    torch = f"torch=={settings.torch}"
+    layers = [
+        Layer("Debian packages", ", ".join(apt), lambda image: image.apt_install(*apt)),
+        Layer("uv", UV_VERSION, lambda image: image.pip_install(f"uv=={UV_VERSION}")),
+        _commands(
+            "torch",
+            f"{torch}, torchvision, torchaudio for CUDA {settings.cuda}",
             f"uv pip install --system --torch-backend=cu{settings.cuda.replace('.', '')} "
-            f"torch=={settings.torch} torchvision torchaudio"
-        )
-        .run_commands(
+            f"{torch} torchvision torchaudio",
+        ),
+        _commands(
+            "ComfyUI",
+            f"{settings.comfyui_repository} at {commit}",
             f"git init -q {COMFYUI_DIR}"
             f" && git -C {COMFYUI_DIR} remote add origin {quote(settings.comfyui_repository)}"
             f" && git -C {COMFYUI_DIR} fetch -q --depth 1 origin {commit}"
             f" && git -C {COMFYUI_DIR} -c advice.detachedHead=false checkout -q FETCH_HEAD"
-            f" && uv pip install --system -r {COMFYUI_DIR}/requirements.txt"
+            f" && uv pip install --system -r {COMFYUI_DIR}/requirements.txt",
+        ),
+    ]
+    if settings.pip:
+        extra = list(settings.pip)
+        layers.append(
+            Layer(
+                "more packages",
+                ", ".join(extra),
+                lambda image: image.uv_pip_install(extra, uv_version=UV_VERSION),
+            )
         )
-        .uv_pip_install(settings.pip, uv_version=UV_VERSION)
-    )
     if nodes is not None and settings.nodes is not None:
-        image = _with_nodes(image, deployment, deployment.path(settings.nodes))
-    image = image.run_commands(
-        # the volume is mounted at MODELS_DIR; what a script put into models/ is dropped
-        f"rm -rf {COMFYUI_DIR}/models && ln -s {MODELS_DIR} {COMFYUI_DIR}/models",
-        # without bytecode each cold start would compile ComfyUI and every pack again
-        f"python -m compileall -q -j 0 {COMFYUI_DIR} || true",
-    )
+        layers += _node_layers(deployment, nodes, deployment.path(settings.nodes))
     notice = str(files("comfysnap_server.deploy") / "NOTICE.txt")
-    return image.add_local_file(notice, f"{COMFYUI_DIR}-NOTICE.txt", copy=True)
+    return [
+        *layers,
+        _commands(
+            "models folder and bytecode",
+            f"{COMFYUI_DIR}/models leads to the volume at {MODELS_DIR}",
+            # what a script of a pack put into models/ is dropped
+            f"rm -rf {COMFYUI_DIR}/models && ln -s {MODELS_DIR} {COMFYUI_DIR}/models",
+            # without bytecode each cold start would compile ComfyUI and every pack again
+            f"python -m compileall -q -j 0 {COMFYUI_DIR} || true",
+        ),
+        Layer(
+            "notice",
+            "ComfyUI is under the GPL, version 3",
+            lambda image: image.add_local_file(notice, f"{COMFYUI_DIR}-NOTICE.txt", copy=True),
+        ),
+    ]
 
 
-def _with_nodes(image: "modal.Image", deployment: Deployment, snapshot: Path) -> "modal.Image":
-    import modal
-
+def _node_layers(deployment: Deployment, nodes: NodeSnapshot, snapshot: Path) -> list[Layer]:
     settings = deployment.settings
-    here = Path(str(files("comfysnap_server.deploy")))
-    image = image.add_local_dir(
-        here,
-        f"{BUILD_DIR}/comfysnap_server/deploy",
-        copy=True,
-        ignore=lambda path: not (path.name.startswith("nodes_") and path.suffix == ".py"),
-    ).add_local_file(snapshot, f"{BUILD_DIR}/snapshot.json", copy=True)
-    if (snapshot.parent / "custom_nodes").is_dir():
-        image = image.add_local_dir(
-            snapshot.parent / "custom_nodes", f"{BUILD_DIR}/custom_nodes", copy=True
-        )
     install = ["python", "-m", "comfysnap_server.deploy.nodes_install"]
     install += [f"{BUILD_DIR}/snapshot.json", COMFYUI_DIR, "--registry", settings.registry]
     for host, variable in settings.git_tokens.items():
         install += ["--token", f"{host}={variable}"]
-    return image.run_commands(
-        f"PYTHONPATH={BUILD_DIR} {join(install)}",
-        secrets=[modal.Secret.from_name(name) for name in settings.build_secrets],
+
+    def add_files(image: "modal.Image") -> "modal.Image":
+        image = image.add_local_dir(
+            str(files("comfysnap_server.deploy")),
+            f"{BUILD_DIR}/comfysnap_server/deploy",
+            copy=True,
+            ignore=lambda path: not (path.name.startswith("nodes_") and path.suffix == ".py"),
+        ).add_local_file(snapshot, f"{BUILD_DIR}/snapshot.json", copy=True)
+        own = snapshot.parent / "custom_nodes"
+        return (
+            image.add_local_dir(own, f"{BUILD_DIR}/custom_nodes", copy=True)
+            if own.is_dir()
+            else image
+        )
+
+    def add_packs(image: "modal.Image") -> "modal.Image":
+        import modal
+
+        secrets = [modal.Secret.from_name(name) for name in settings.build_secrets]
+        command = f"PYTHONPATH={BUILD_DIR} {join(install)}"
+        return image.run_commands(command, secrets=secrets)
+
+    packs = ", ".join(
+        pack.folder if pack.required else f"{pack.folder} (optional)" for pack in nodes.packs
     )
+    return [
+        Layer("node snapshot", str(snapshot), add_files),
+        Layer("node packs", packs or "none", add_packs),
+    ]
 
 
-def _environment(deployment: Deployment) -> dict[str, str]:
+def _variables(deployment: Deployment) -> Layer:
     variables = {PROJECT_VARIABLE: deployment.in_container(deployment.file)}
     if deployment.settings.snapshot == "gpu":
         # compile workers are processes, and a GPU snapshot cannot hold those
         variables["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
-    return variables
+    shown = ", ".join(f"{name}={value}" for name, value in variables.items())
+    return Layer("variables", shown, lambda image: image.env(variables))
 
 
-def _with_project(image: "modal.Image", deployment: Deployment) -> "modal.Image":
-    image = image.add_local_python_source(*PACKAGES)
+def _project_layers(deployment: Deployment) -> list[Layer]:
     settings = deployment.settings
-    project_files = [deployment.file]
-    project_files += [
-        deployment.path(path)
-        for path in (settings.nodes, settings.extra_model_paths)
-        if path is not None
-    ]
-    for path in project_files:
-        image = image.add_local_file(path, deployment.in_container(path))
+    optional = (settings.nodes, settings.extra_model_paths)
+    own = [deployment.file, *(deployment.path(path) for path in optional if path is not None)]
     workflows = deployment.project.workflows
-    return image.add_local_dir(
-        workflows,
-        os.fspath(deployment.in_container(workflows)),
-        ignore=["**/__pycache__", "**/.*"],
-    )
+
+    def add_files(image: "modal.Image") -> "modal.Image":
+        for path in own:
+            image = image.add_local_file(path, deployment.in_container(path))
+        return image.add_local_dir(
+            workflows, deployment.in_container(workflows), ignore=["**/__pycache__", "**/.*"]
+        )
+
+    return [
+        Layer(
+            "our packages",
+            ", ".join(PACKAGES),
+            lambda image: image.add_local_python_source(*PACKAGES),
+            built=False,
+        ),
+        Layer(
+            "workflows and settings",
+            ", ".join([*(path.name for path in own), str(workflows)]),
+            add_files,
+            built=False,
+        ),
+    ]
