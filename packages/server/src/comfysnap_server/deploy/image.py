@@ -28,6 +28,11 @@ def requirements(name: str) -> str:
     return str(files("comfysnap_server.deploy") / f"requirements-{name}.txt")
 
 
+def notice() -> str:
+    """What whoever runs or hands on the image has to know about ComfyUI's licence."""
+    return (files("comfysnap_server.deploy") / "NOTICE.txt").read_text(encoding="utf-8")
+
+
 def read_nodes(deployment: Deployment) -> NodeSnapshot | None:
     """The node snapshot that the settings name.
 
@@ -166,7 +171,7 @@ def _comfyui_layers(deployment: Deployment) -> list[Layer]:
         )
     if nodes is not None and settings.nodes is not None:
         layers += _node_layers(deployment, nodes, deployment.path(settings.nodes))
-    notice = str(files("comfysnap_server.deploy") / "NOTICE.txt")
+    notice_file = str(files("comfysnap_server.deploy") / "NOTICE.txt")
     return [
         *layers,
         _commands(
@@ -180,7 +185,7 @@ def _comfyui_layers(deployment: Deployment) -> list[Layer]:
         Layer(
             "notice",
             "ComfyUI is under the GPL, version 3",
-            lambda image: image.add_local_file(notice, f"{COMFYUI_DIR}-NOTICE.txt", copy=True),
+            lambda image: image.add_local_file(notice_file, f"{COMFYUI_DIR}-NOTICE.txt", copy=True),
         ),
     ]
 

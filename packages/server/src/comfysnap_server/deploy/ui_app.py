@@ -1,0 +1,87 @@
+"""The Modal app of ``comfysnap ui``: ComfyUI's own interface on the deployment's image and models,
+in one container, behind a token that is new each time."""
+
+# modal's stubs leave the types of its decorators partly unknown
+# pyright: reportUnknownMemberType=false, reportUntypedFunctionDecorator=false
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import modal
+
+from comfysnap_server.deploy.deployment import read_deployment
+from comfysnap_server.deploy.image import build_image
+from comfysnap_server.deploy.settings import COMFYUI_DIR, FILES_DIR, MAX_TIMEOUT, MODELS_DIR
+from comfysnap_server.deploy.ui_proxy import ACCESS_VARIABLE
+
+PORT: Final = 8188
+UPSTREAM_PORT: Final = 8189
+
+deployment: Final = read_deployment()
+settings: Final = deployment.settings
+app: Final = modal.App(f"{deployment.name}-ui")
+files_dir: Final = os.environ.get("COMFYSNAP_FILES_DIR", FILES_DIR)
+models_dir: Final = os.environ.get("COMFYSNAP_MODELS_DIR", MODELS_DIR)
+"""Mount points; the variables are for containers with another layout."""
+
+
+def _volumes() -> dict[str | Any, Any]:
+    named = {files_dir: deployment.files_volume, models_dir: deployment.models_volume}
+    own = {
+        path: modal.Volume.from_name(name, create_if_missing=True) for path, name in named.items()
+    }
+    extra = {
+        mount.path: modal.Volume.from_name(mount.volume).with_mount_options(
+            read_only=mount.read_only
+        )
+        for mount in settings.mounts
+    }
+    return own | extra
+
+
+def comfyui_command() -> list[str]:
+    """How ComfyUI is started; what people save lies on the files volume."""
+    own = Path(files_dir) / "ui"
+    checkout = os.environ.get("COMFYUI_PATH", COMFYUI_DIR)
+    python = os.environ.get("COMFYUI_PYTHON", sys.executable)
+    command = [python, f"{checkout}/main.py", "--listen", "127.0.0.1", "--port", str(UPSTREAM_PORT)]
+    for kind in ("user", "input", "output"):
+        (own / kind).mkdir(parents=True, exist_ok=True)
+        command += [f"--{kind}-directory", str(own / kind)]
+    command.append("--disable-auto-launch")
+    if settings.gpus is None:
+        command.append("--cpu")
+    if settings.extra_model_paths is not None:
+        paths = deployment.in_container(deployment.path(settings.extra_model_paths))
+        command += ["--extra-model-paths-config", paths]
+    return command
+
+
+@app.function(
+    image=build_image(deployment),
+    gpu=settings.gpus,
+    cpu=settings.cpu,
+    memory=settings.memory,
+    ephemeral_disk=settings.ephemeral_disk,
+    region=settings.region or None,
+    cloud=settings.cloud,
+    volumes=_volumes(),
+    secrets=[
+        *(modal.Secret.from_name(name) for name in settings.secrets),
+        modal.Secret.from_dict({ACCESS_VARIABLE: os.environ.get(ACCESS_VARIABLE, "")}),
+    ],
+    timeout=MAX_TIMEOUT,
+    startup_timeout=settings.startup_timeout,
+    max_containers=1,
+    scaledown_window=max(settings.scaledown_window, 300),
+)
+@modal.concurrent(max_inputs=200)
+@modal.web_server(PORT, startup_timeout=60)
+def ui() -> None:
+    """Starts ComfyUI and the proxy before it."""
+    proxy = ["-m", "comfysnap_server.deploy.ui_proxy"]
+    ports = ["--port", str(PORT), "--upstream", str(UPSTREAM_PORT)]
+    subprocess.Popen([sys.executable, *proxy, *ports, *comfyui_command()])
