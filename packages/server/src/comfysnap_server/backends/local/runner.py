@@ -102,6 +102,7 @@ class Runner:
                 error = problem(ErrorCode.INTERNAL, detail)
                 outcome = Outcome(status=JobStatus.FAILED, error=error, unfit=True)
                 worker.kill()
+                await worker.lost.wait()
                 await self._finish(live, outcome, datetime.now(UTC))
             finally:
                 self.current = None
@@ -162,6 +163,7 @@ class Runner:
             return
         if outcome.unfit:
             worker.kill()
+            await worker.lost.wait()  # or the next job would be handed to it
         if outcome.status is JobStatus.CANCELLED and live.stop is Stop.SHUTDOWN:
             await self._requeue(live, live.draft.attempt - 1)
             return
