@@ -161,6 +161,11 @@ def test_prepare_leaves_the_graph_alone_without_loras(root: Path) -> None:
     assert graph == workflow.graph
 
 
+def test_without_a_catalogue_nothing_is_judged(make_workflow: MakeWorkflow) -> None:
+    workflow = Workflow.load(make_workflow())
+    assert workflow.validate({}) == []
+
+
 def test_what_prepare_refuses_is_an_input_error(root: Path) -> None:
     workflow = lora_chain(root)
     with pytest.raises(InputError) as caught:

@@ -1,5 +1,6 @@
 """The command ``comfysnap`` itself."""
 
+import subprocess
 import sys
 from importlib.metadata import EntryPoint
 
@@ -19,10 +20,19 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return code
 
 
-def raise_schema_error(app: typer.Typer) -> None:
-    @app.command("explode")
-    def explode() -> None:  # pyright: ignore[reportUnusedFunction] -- typer calls it
-        raise SchemaError("some_code", "what would be right", file="a.toml", field="inputs.x")
+def fail_with(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Make the command line one whose only command raises."""
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.callback()(lambda: None)
+
+    def explode() -> None:
+        raise error
+
+    def build_app() -> typer.Typer:
+        return app
+
+    app.command("explode")(explode)
+    monkeypatch.setattr(cli, "build_app", build_app)
 
 
 def plugins(monkeypatch: pytest.MonkeyPatch, *values: str) -> None:
@@ -59,16 +69,43 @@ def test_a_broken_plugin_is_named_and_the_others_still_work(
     assert "Traceback" not in captured.err
 
 
-def test_a_wrong_file_is_one_line_and_exit_code_two(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (
+            SchemaError("c", "what would be right", file="a.toml", field="inputs.x"),
+            2,
+            "error: a.toml: inputs.x: what would be right\n",
+        ),
+        (PermissionError(13, "Permission denied", "out"), 1, None),
+        (ModuleNotFoundError("no", name="datamodel_code_generator.enums"), 2, None),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    code: int,
+    line: str | None,
 ) -> None:
-    app = typer.Typer(pretty_exceptions_enable=False)
-    app.callback()(lambda: None)
-    raise_schema_error(app)
+    fail_with(monkeypatch, error)
+    assert run(monkeypatch, "explode") == code
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert line in (None, err)
 
-    def build_app() -> typer.Typer:
-        return app
 
-    monkeypatch.setattr(cli, "build_app", build_app)
-    assert run(monkeypatch, "explode") == 2
-    assert capsys.readouterr().err == "error: a.toml: inputs.x: what would be right\n"
+def test_a_module_that_no_extra_brings_is_a_bug_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_with(monkeypatch, ModuleNotFoundError("no", name="nothing_of_this_name"))
+    monkeypatch.setattr(sys, "argv", ["comfysnap", "explode"])
+    with pytest.raises(ModuleNotFoundError):
+        cli.main()
+
+
+def test_without_typer_the_command_says_what_to_install() -> None:
+    code = "import sys; sys.modules['typer'] = None; from comfysnap_schema.cli import main"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "comfysnap-schema[cli]" in done.stderr

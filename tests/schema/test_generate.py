@@ -93,3 +93,28 @@ def test_a_package_inside_another_is_named_in_full(tmp_path: Path) -> None:
     assert package_of(folder) == ""
     (tmp_path / "app" / "__init__.py").touch()
     assert package_of(folder) == "app.models"
+
+
+def test_a_file_that_only_quotes_the_header_is_not_stale(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(f'"""Mine."""\n\nTEXT = "{HEADER}"\n')
+    (tmp_path / "latin.py").write_bytes(b"# caf\xe9\n")
+    assert find_drift(tmp_path, {}) == []
+
+
+def test_a_drifted_contract_history_is_named_and_mended(
+    tmp_path: Path, make_workflow: MakeWorkflow
+) -> None:
+    folder = make_workflow()
+    (tmp_path / "comfysnap.toml").write_text('[generate]\nout = "typed"\n')
+    project = ("--project", str(tmp_path))
+    assert generate(*project)[0] == 0
+    contracts = folder / "contracts.json"
+    contracts.unlink()
+    code, output = generate(*project, "--check")
+    assert code == 1
+    assert f"missing: {contracts}" in output
+    assert generate(*project)[0] == 0
+    spec = folder / "workflow.toml"
+    spec.write_text(spec.read_text().replace("4096", "8192"))
+    code, output = generate(*project, "--check")
+    assert f"changed: {contracts}" in output

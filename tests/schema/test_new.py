@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from typer.testing import CliRunner
 from comfysnap_schema.checking import check_workflow
 from comfysnap_schema.cli import build_app
 from comfysnap_schema.errors import SchemaError
+from comfysnap_schema.files import Kind
 from comfysnap_schema.graph import read_graph
 from comfysnap_schema.nodes import CATALOGUE_FILE, Catalogue
 from comfysnap_schema.project import read_project
-from comfysnap_schema.propose import propose
+from comfysnap_schema.propose import ProposedOutput, propose
 from comfysnap_schema.scaffold import write_workflow
+from comfysnap_schema.spec import OutputSpec
 from comfysnap_schema.workflow import Workflow, load_workflows
 
 MakeWorkflow = Callable[..., Path]
@@ -119,6 +122,43 @@ def test_what_is_no_usable_graph_leaves_nothing_behind(
         comfysnap("new", "mine", path)
     assert caught.value.code == code
     assert list(project.glob("workflows/*")) == []
+
+
+def test_what_a_person_should_look_at_is_told(project: Path, tmp_path: Path, root: Path) -> None:
+    graph = json.loads((root / "workflows" / "img2img" / "graph.json").read_text())
+    graph["3"]["class_type"] = "Foreign Scale"
+    (tmp_path / "graph.json").write_text(json.dumps(graph))
+    nodes = root / "workflows" / "img2img" / CATALOGUE_FILE
+    code, output = comfysnap("new", "mine", tmp_path / "graph.json", "--object-info", nodes)
+    assert code == 0
+    assert "Foreign Scale" in output
+    found = Workflow.load(project / "workflows" / "mine").parameters
+    assert [entry.kind for entry in found.values() if entry.type == "file"] == [Kind.IMAGE]
+
+
+def test_a_catalogue_that_knows_no_node_of_the_graph_is_not_kept(
+    project: Path, tmp_path: Path, root: Path
+) -> None:
+    export = tmp_path / "graph.json"
+    export.write_text('{"1": {"class_type": "Foreign Save", "inputs": {"images": 1}}}')
+    nodes = root / "workflows" / "hello" / CATALOGUE_FILE
+    proposal = propose(read_graph(export), name="mine")
+    folder = project / "workflows" / "mine"
+    outputs = (ProposedOutput(name="x", spec=OutputSpec(node="1"), on=True, reason="made up"),)
+    write_workflow(
+        folder, read_graph(export), replace(proposal, outputs=outputs), Catalogue.read(nodes)
+    )
+    assert not (folder / CATALOGUE_FILE).exists()
+
+
+def test_a_proposal_that_cannot_be_mended_leaves_nothing_behind(project: Path, root: Path) -> None:
+    graph = read_graph(root / "workflows" / "flux" / "graph.json")
+    outputs = (ProposedOutput(name="x", spec=OutputSpec(node="77"), on=True, reason="made up"),)
+    proposal = replace(propose(graph, name="mine"), outputs=outputs)
+    with pytest.raises(SchemaError) as caught:
+        write_workflow(project / "workflows" / "mine", graph, proposal, None)
+    assert caught.value.code == "no_such_node"
+    assert list((project / "workflows").iterdir()) == []
 
 
 def test_a_project_can_be_named(project: Path, tmp_path: Path, root: Path) -> None:

@@ -12,6 +12,14 @@ from comfysnap_schema.workflow import Workflow, load_workflows
 
 MakeWorkflow = Callable[..., Path]
 
+GRAPH = {
+    "1": {"class_type": "EmptyImage",
+          "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 255}},
+    "2": {"class_type": "ImageScale",
+          "inputs": {"image": ["1", 0], "upscale_method": "area", "width": 512, "height": 512,
+                     "crop": "disabled"}},
+    "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "x"}},
+}  # fmt: skip
 OUTPUT = '[outputs.images]\nnode = "3"\n'
 NODES = json.dumps(
     {
@@ -103,6 +111,13 @@ def load_error(folder: Path) -> SchemaError:
         ('path = "2.inputs.crop"\nchoices = ["a", "a"]', "duplicate_choice", "choices"),
         ('path = "2.inputs.crop"\nchoices = [1, true]', "mixed_choices", "choices"),
         ('path = "2.inputs.crop"\nchoices = []', "invalid_value", "choices"),
+        ('path = "2.inputs.crop"\nchoices = [[1]]', "invalid_value", "choices.0"),
+        (
+            'path = "2.inputs.width"\ntype = "number"\ndefault = nan',
+            "invalid_value",
+            "default",
+        ),
+        ('path = "2.inputs.width"\nmaximum = inf', "invalid_value", "maximum"),
         ('path = "2.inputs.crop"\nmax_length = 0', "invalid_value", "max_length"),
         ("random = false", "unknown_type", "type"),
         ('type = "string"', "no_path", "path"),
@@ -298,3 +313,33 @@ def test_a_whole_number_in_the_graph_may_be_meant_as_a_float(make_workflow: Make
     text = f'name = "small"\n[inputs.x]\npath = "2.inputs.width"\ntype = "number"\n{OUTPUT}'
     parameter = Workflow.load(make_workflow(text)).parameters["x"]
     assert (parameter.type, parameter.default) == ("number", 512.0)
+
+
+@pytest.mark.parametrize("value", ["wide", "nan", "inf", [1], {}])
+def test_a_value_that_comfyui_could_not_read_is_no_default(
+    make_workflow: MakeWorkflow, value: object
+) -> None:
+    graph = json.loads(json.dumps(GRAPH))
+    graph["2"]["inputs"]["sharpen"] = value
+    text = f'name = "small"\n[inputs.it]\npath = "2.inputs.sharpen"\n{OUTPUT}'
+    error = load_error(make_workflow(text, graph, nodes__json=NODES))
+    assert (error.code, error.field) == ("wrong_default_type", "inputs.it.default")
+
+
+def test_an_integer_place_and_a_float_place_take_an_integer(make_workflow: MakeWorkflow) -> None:
+    graph = json.loads(json.dumps(GRAPH))
+    graph["2"]["inputs"]["sharpen"] = 1.0
+    graph["1"]["inputs"]["batch_size"] = 1
+    text = (
+        f'name = "small"\n[inputs.it]\npath = ["1.inputs.batch_size", "2.inputs.sharpen"]\n{OUTPUT}'
+    )
+    parameter = Workflow.load(make_workflow(text, graph, nodes__json=NODES)).parameters["it"]
+    assert (parameter.type, parameter.default, parameter.maximum) == ("integer", 1, 1)
+
+
+def test_a_place_of_any_type_takes_what_the_graph_has(make_workflow: MakeWorkflow) -> None:
+    graph = json.loads(json.dumps(GRAPH))
+    graph["2"]["inputs"]["anything"] = "x"
+    text = f'name = "small"\n[inputs.it]\npath = "2.inputs.anything"\n{OUTPUT}'
+    parameter = Workflow.load(make_workflow(text, graph, nodes__json=NODES)).parameters["it"]
+    assert (parameter.type, parameter.default) == ("string", "x")

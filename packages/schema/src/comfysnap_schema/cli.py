@@ -5,13 +5,24 @@ from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points, version
 from typing import Annotated, cast
 
-import typer
+try:
+    import typer
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        "error: typer is not installed; pip install 'comfysnap-schema[cli]'"
+    ) from error
 
 from comfysnap_schema import cli_check, cli_diff, cli_generate, cli_new
 from comfysnap_schema.errors import SchemaError
 
 COMMANDS_GROUP = "comfysnap.commands"
 """Entry points that add commands; each is ``register(app: typer.Typer) -> None``."""
+
+_EXTRAS = {
+    "datamodel_code_generator": "comfysnap-schema[codegen]",
+    "tomlkit": "comfysnap-schema[cli]",
+    "rich": "comfysnap-schema[cli]",
+}
 
 
 def main() -> None:
@@ -25,6 +36,15 @@ def main() -> None:
     except SchemaError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        print(f"error: {error.name} is not installed; pip install '{extra}'", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 def build_app() -> typer.Typer:

@@ -139,8 +139,4 @@ def _range(parameter: "Parameter") -> str:
 def _default(parameter: "Parameter") -> str:
     if parameter.random:
         return "drawn"
-    if parameter.required:
-        return "required"
-    if parameter.default is None:
-        return "the graph's"
-    return _short(parameter.default)
+    return "required" if parameter.required else _short(parameter.default)

@@ -134,9 +134,10 @@ def _as_comfyui_reads(type_: ParameterType, value: JsonValue) -> JsonValue:
     """ComfyUI converts values before it checks them (``execution.py``: validate_inputs)."""
     convert = {"integer": int, "number": float, "string": str, "boolean": bool}[type_]
     try:
-        return None if value is None else convert(cast("str", value))
+        read = None if value is None else convert(cast("str", value))
     except (TypeError, ValueError, OverflowError):
         return value
+    return value if isinstance(read, float) and not math.isfinite(read) else read
 
 
 def _tighter(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from comfysnap_schema.codegen_schema import HEADER
@@ -30,7 +31,7 @@ def find_drift(folder: Path, sources: Mapping[str, str]) -> list[Drift]:
     found: list[Drift] = []
     for name, source in sources.items():
         path = folder / name
-        present = path.read_text(encoding="utf-8") if path.is_file() else None
+        present = _text(path) if path.exists() else None
         if present is None:
             found.append(Drift(path, "missing"))
         elif present == source or (name == _INIT and _is_hand_written(present)):
@@ -44,7 +45,7 @@ def find_drift(folder: Path, sources: Mapping[str, str]) -> list[Drift]:
         else:
             found.append(Drift(path, "changed"))
     for path in sorted(folder.glob("*.py")):
-        if path.name not in sources and HEADER in path.read_text(encoding="utf-8"):
+        if path.name not in sources and _is_generated(_text(path)):
             found.append(Drift(path, "stale"))
     return found
 
@@ -56,7 +57,7 @@ def find_contract_drift(workflows: Iterable[Workflow]) -> list[Drift]:
         path = workflow.folder / CONTRACTS_FILE
         if not path.is_file():
             found.append(Drift(path, "missing"))
-        elif path.read_text(encoding="utf-8") != workflow.history.dumps():
+        elif _text(path) != workflow.history.dumps():
             found.append(Drift(path, "changed"))
     return found
 
@@ -89,13 +90,20 @@ def write(folder: Path, sources: Mapping[str, str]) -> list[Drift]:
 
 def package_of(folder: Path) -> str:
     """Dotted name of the package in ``folder`` when it lies inside another one, else empty."""
-    parts = [folder.name]
-    for parent in folder.parents:
-        if not (parent / _INIT).is_file():
-            break
-        parts.insert(0, parent.name)
-    return ".".join(parts) if len(parts) > 1 else ""
+    packages = takewhile(lambda parent: (parent / _INIT).is_file(), folder.parents)
+    parts = [folder.name, *(parent.name for parent in packages)]
+    return ".".join(reversed(parts)) if len(parts) > 1 else ""
+
+
+def _is_generated(source: str) -> bool:
+    """The header stands in the docstring of the module, where no other text of ours puts it."""
+    return source.startswith('"""') and HEADER in source.split('"""', 2)[1]
 
 
 def _is_hand_written(source: str) -> bool:
-    return bool(source.strip()) and HEADER not in source
+    return bool(source.strip()) and not _is_generated(source)
+
+
+def _text(path: Path) -> str:
+    """The text of a file that may be anybody's."""
+    return path.read_text(encoding="utf-8", errors="replace")

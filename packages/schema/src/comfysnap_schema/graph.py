@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, cast
+from typing import Any, NoReturn, NotRequired, cast
 
 from pydantic import JsonValue
 from typing_extensions import TypedDict  # Pydantic needs this one before Python 3.12
@@ -68,7 +68,8 @@ def is_link(value: object) -> bool:
 def title_of(graph: Graph, node: str) -> str:
     """The title a person gave the node, or its class."""
     entry = graph[node]
-    title = entry.get("_meta", {}).get("title")
+    meta: object = entry.get("_meta")
+    title = cast("dict[str, object]", meta).get("title") if isinstance(meta, dict) else None
     return title if isinstance(title, str) and title else entry["class_type"]
 
 
@@ -90,11 +91,15 @@ def read_json(path: Path) -> Any:
     try:
         if path.stat().st_size > MAX_GRAPH_BYTES:
             raise GraphError("too_large", f"larger than {MAX_GRAPH_BYTES} bytes", file=str(path))
-        return json.loads(path.read_bytes())
+        return json.loads(path.read_bytes(), parse_constant=_refuse_constant)
     except OSError as error:
         raise GraphError("unreadable", error.strerror or str(error), file=str(path)) from error
     except (ValueError, RecursionError) as error:
         raise GraphError("invalid_json", f"not JSON: {error}", file=str(path)) from error
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def parse_graph(data: Any, *, file: str | None = None) -> Graph:

@@ -1,5 +1,6 @@
 """From an entry of the input map to a parameter: the map narrows what graph and catalogue allow."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Final, NoReturn
 
@@ -259,7 +260,9 @@ def checked_default(parameter: Parameter, default: JsonValue, scope: _Scope) -> 
         "string": isinstance(default, str),
         "boolean": isinstance(default, bool),
         "integer": isinstance(default, int) and not isinstance(default, bool),
-        "number": isinstance(default, (int, float)) and not isinstance(default, bool),
+        "number": isinstance(default, (int, float))
+        and not isinstance(default, bool)
+        and math.isfinite(default),
     }
     if not fits.get(parameter.type, True):
         scope.fail("wrong_default_type", f"{default!r} is no {parameter.type}", "default")

@@ -26,7 +26,7 @@ ParameterName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 Choice = StrictStr | StrictBool | StrictInt | StrictFloat
 
 
-class InputSpec(BaseModel, frozen=True, extra="forbid"):
+class InputSpec(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """One API parameter; what is left out comes from the graph and the node catalogue."""
 
     path: str | list[str] | None = None

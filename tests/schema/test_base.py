@@ -1,0 +1,100 @@
+"""The bases of generated models, and how inputs travel."""
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from comfysnap_schema.base import WorkflowInput, WorkflowOutput, output_type, wire_inputs
+from comfysnap_schema.files import FileByUrl, FileNotBoundError, ImageFile
+from comfysnap_schema.workflows import FluxInput, FluxOutput, Img2imgInput, VideoOutput
+
+
+def test_only_what_was_set_travels() -> None:
+    inputs = FluxInput(prompt="a fox", steps=4)
+    assert wire_inputs(inputs) == {"prompt": "a fox", "steps": 4}
+    inputs.width = 512
+    assert list(wire_inputs(inputs)) == ["prompt", "width", "steps"]
+
+
+def test_none_is_left_out() -> None:
+    assert wire_inputs(FluxInput(prompt="a fox", seed=None)) == {"prompt": "a fox"}
+
+
+def test_aliases_are_the_names_that_travel() -> None:
+    class Input(WorkflowInput[WorkflowOutput]):
+        json_: str = "x"
+
+    Input.model_fields["json_"].alias = "json"
+    assert wire_inputs(Input(json_="y")) == {"json": "y"}
+
+
+@pytest.mark.parametrize("file", [Path("a.png"), b"png", BytesIO(b"png")])
+def test_a_file_stays_what_the_caller_gave(file: Any) -> None:
+    assert wire_inputs(Img2imgInput(prompt="x", image=file))["image"] is file
+
+
+def test_a_url_becomes_a_reference() -> None:
+    wire = wire_inputs(Img2imgInput(prompt="x", image="https://example.org/a.png"))
+    assert wire["image"] == FileByUrl(url="https://example.org/a.png")
+
+
+@pytest.mark.parametrize("file", [3, "ftp://example.org/a.png", "a.png", {"path": "a"}, None])
+def test_what_is_no_file_is_refused_by_field(file: Any) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Img2imgInput(prompt="x", image=file)
+    assert {error["loc"][0] for error in caught.value.errors()} == {"image"}
+
+
+def test_a_model_names_its_output() -> None:
+    assert output_type(FluxInput) is FluxOutput
+
+
+def test_a_model_without_an_output_is_a_mistake() -> None:
+    with pytest.raises(TypeError):
+        output_type(WorkflowInput)
+
+
+def test_inputs_forbid_what_outputs_ignore() -> None:
+    with pytest.raises(ValidationError):
+        FluxInput.model_validate({"prompt": "x", "promt": "y"})
+    assert FluxOutput.model_validate({"images": [], "masks": []}) == FluxOutput(images=[])
+
+
+def test_inputs_that_are_no_object_are_refused() -> None:
+    with pytest.raises(ValidationError):
+        FluxInput.model_validate([1])
+
+
+async def test_a_file_that_no_client_handed_out_cannot_be_read(tmp_path: Path) -> None:
+    record = {"name": "a.mp4", "kind": "video", "content_type": "video/mp4", "size": 1,
+              "sha256": "0" * 64, "url": "/outputs/x/a.mp4"}  # fmt: skip
+    video = VideoOutput.model_validate({"video": record}).video
+    for read in (video.read(), video.save(tmp_path)):
+        with pytest.raises(FileNotBoundError):
+            await read
+    with pytest.raises(FileNotBoundError):
+        video.stream()
+
+
+async def test_a_file_is_read_through_the_client_that_handed_it_out(tmp_path: Path) -> None:
+    from comfysnap_schema.files import READER_CONTEXT
+
+    class Reader:
+        async def read(self, file: ImageFile) -> bytes:
+            return file.name.encode()
+
+        async def save(self, file: ImageFile, path: Path) -> Path:
+            return path / file.name
+
+        def stream(self, file: ImageFile) -> list[bytes]:
+            return [file.name.encode()]
+
+    record = {"name": "a.png", "kind": "image", "content_type": "image/png", "size": 1,
+              "sha256": "0" * 64, "url": "/outputs/x/a.png"}  # fmt: skip
+    out = FluxOutput.model_validate({"images": [record]}, context={READER_CONTEXT: Reader()})
+    assert await out.images[0].read() == b"a.png"
+    assert await out.images[0].save(str(tmp_path)) == tmp_path / "a.png"
+    assert list(out.images[0].stream()) == [b"a.png"]  # pyright: ignore -- the reader is a fake
