@@ -105,7 +105,7 @@ def test_inputs_come_in_the_editors_order_required_ones_first() -> None:
                     "optional": {"z": ["INT"]},
                     "required": {"b": ["INT"], "a": ["INT"], "c": ["INT"]},
                 },
-                "input_order": {"required": ["a", "b", "gone"], "optional": ["z"]},
+                "input_order": {"required": ["a", "b", "gone", ["a"]], "optional": ["z"]},
                 "output": [],
             }
         }

@@ -566,6 +566,14 @@ def test_links_that_lead_nowhere_or_in_a_circle_do_no_harm() -> None:
     assert "steps" not in found
 
 
+def test_odd_links_and_titles_do_no_harm() -> None:
+    graph: Any = text_to_image()
+    graph["3"]["inputs"] |= {"steps": ["5", 1e400], "cfg": ["5", 0.5], "seed": [1], "model": {}}
+    graph["6"]["_meta"] = None
+    graph["7"]["_meta"] = {"title": 7}
+    assert {"prompt", "negative_prompt"} <= set(paths(propose(graph, name="x")))
+
+
 def test_long_and_odd_titles_still_make_good_names() -> None:
     graph = text_to_image(
         **{

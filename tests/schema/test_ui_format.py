@@ -659,6 +659,23 @@ def test_subgraphs_that_hold_each_other_are_refused() -> None:
     assert refusals(ui([node(1, "one")], [], one, two)) == [("broken_link", "?")]
 
 
+def test_subgraphs_that_multiply_without_end_are_refused() -> None:
+    levels = [
+        subgraph(f"s{level}", [node(n, f"s{level + 1}") for n in range(10)], [], [], [])
+        for level in range(12)
+    ]
+    last = subgraph("s12", [node(1, "Latent")], [], [], [])
+    assert refusals(ui([node(1, "s0")], [], *levels, last)) == [("too_large", "?")]
+
+
+def test_lines_through_very_many_nodes_are_refused() -> None:
+    far = 3000
+    nodes = [node(n, "Reroute", [slot("", "*", n)], ["*"]) for n in range(1, far)]
+    nodes += [node(0, "Load", outputs=["IMAGE"]), node(far, "Save", [slot("images", "I", far)])]
+    links = [[n, n - 1, 0, n, 0, "*"] for n in range(1, far + 1)]
+    assert refusals(ui(nodes, links)) == [("too_large", str(far))]
+
+
 def test_an_inner_slot_that_is_not_there_makes_no_widget() -> None:
     inner = subgraph(
         "sub",
@@ -680,6 +697,7 @@ def test_an_inner_slot_that_is_not_there_makes_no_widget() -> None:
         ({"nodes": [7], "links": []}, "not_a_graph"),
         ({"nodes": [{"id": 1, "type": "Save", "mode": "x"}], "links": []}, "not_a_graph"),
         ({"nodes": [{"id": 1, "type": "Save"}], "links": [[1]]}, "not_a_graph"),
+        ({"nodes": [{"id": 1, "type": "S"}], "links": [[1, 1, 1e400, 1, 0]]}, "not_a_graph"),
         ({"nodes": [{"id": n, "type": "N"} for n in range(20_001)], "links": []}, "too_large"),
     ],
 )

@@ -115,7 +115,8 @@ class UiFormatError(GraphError):
 
     Args:
         refused: Each thing in the way: ``(code, node, message)``; codes are ``unknown_node``,
-            ``custom_widget``, ``widget_values``, ``dynamic_prompt``, ``broken_link``.
+            ``custom_widget``, ``widget_values``, ``dynamic_prompt``, ``broken_link``,
+            ``too_large``.
         file: The file at fault, when there is one.
     """
 

@@ -53,7 +53,11 @@ def slim_node(entry: object) -> Json | None:
     slim: Json = {
         "input": inputs,
         "input_order": {
-            group: [name for name in _list(order.get(group, list(members))) if name in members]
+            group: [
+                name
+                for name in _list(order.get(group, list(members)))
+                if isinstance(name, str) and name in members
+            ]
             for group, members in inputs.items()
         },
         "output": list(raw["output"]),

@@ -68,8 +68,8 @@ class GraphView:
         value = self.inputs(node).get(name)
         if not is_link(value):
             return None
-        origin, slot = cast("tuple[str, float]", value)
-        return (origin, int(slot)) if origin in self.graph else None
+        origin, slot = cast("tuple[str, object]", value)
+        return (origin, slot) if origin in self.graph and isinstance(slot, int) else None
 
     def links(self, node: str) -> Iterator[tuple[str, str, int]]:
         """Input name, origin and slot of each link of a node."""

@@ -67,6 +67,9 @@ def import_ui(data: object, catalogue: Catalogue, *, file: str | None = None) ->
                 graph[scope.id_of(node.id)] = _convert(resolver, scope, node)
             except Refused as error:
                 refused.append((error.code, scope.id_of(node.id), error.message))
+            except RecursionError:
+                message = "its lines run through too many nodes"
+                refused.append(("too_large", scope.id_of(node.id), message))
     if refused:
         raise UiFormatError(tuple(refused), file=file)
     _drop_dead_links(graph)

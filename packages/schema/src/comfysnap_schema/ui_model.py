@@ -11,7 +11,7 @@ BYPASSED: Final = 4
 SUBGRAPH_INPUT: Final = "-10"
 """Links inside a subgraph that come from its own inputs have this origin."""
 SUBGRAPH_OUTPUT: Final = "-20"
-_MOST_NODES: Final = 20_000
+MOST_NODES: Final = 20_000
 
 Json = dict[str, Any]
 
@@ -118,13 +118,13 @@ def parse_ui(data: object, *, file: str | None = None) -> UiWorkflow:
     try:
         root = _graph(raw)
         subgraphs = [_graph(as_object(entry)) for entry in as_list(definitions)]
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise GraphError("not_a_graph", f"a broken UI export: {error!r}", file=file) from error
     if not root.nodes:
         raise GraphError("empty_graph", "the graph has no nodes", file=file)
     count = sum(len(graph.nodes) for graph in (root, *subgraphs))
-    if count > _MOST_NODES:
-        raise GraphError("too_large", f"more than {_MOST_NODES} nodes", file=file)
+    if count > MOST_NODES:
+        raise GraphError("too_large", f"more than {MOST_NODES} nodes", file=file)
     return UiWorkflow(root, {graph.id: graph for graph in subgraphs})
 
 

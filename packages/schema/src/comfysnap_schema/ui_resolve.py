@@ -12,6 +12,7 @@ from pydantic import JsonValue
 from comfysnap_schema.nodes import Catalogue
 from comfysnap_schema.ui_model import (
     BYPASSED,
+    MOST_NODES,
     SUBGRAPH_INPUT,
     SUBGRAPH_OUTPUT,
     UiGraph,
@@ -79,11 +80,15 @@ class Resolver:
         """The drawing and every instance of a subgraph that runs, outer ones first.
 
         Raises:
-            Refused: ``broken_link``, when subgraphs hold each other.
+            Refused: ``broken_link``, when subgraphs hold each other; ``too_large``.
         """
         stack = [Scope(self.workflow.root)]
+        count = 0
         while stack:
             scope = stack.pop()
+            count += 1 + len(scope.graph.nodes)
+            if count > MOST_NODES:
+                raise Refused("too_large", f"its subgraphs make more than {MOST_NODES} nodes")
             yield scope
             inner = [self._enter(scope, node) for node in scope.graph.nodes.values()]
             stack.extend(reversed([found for found in inner if found is not None]))
