@@ -41,6 +41,8 @@ class Pool:
     """So many next starts are plain boots."""
     failing_restores: int = 0
     """So many next restores fail."""
+    broken: bool = False
+    """Its containers do not start; none is started ahead of the next input or version."""
     hold: bool = False
     """Keep inputs queued."""
 
@@ -83,6 +85,7 @@ class Scheduler:
     async def submit(self, call: Call) -> None:
         """Queue the call's input."""
         pool = self.pool(call.function_id)
+        pool.broken = False
         pool.pending.append(call.input)
         await self.adjust(pool)
 
@@ -103,7 +106,8 @@ class Scheduler:
         wanted = -(-max(0, waiting - room) // capacity)
         busy = any(c.running for c in pool.live)
         spare = settings.buffer_containers if busy or waiting else 0
-        wanted = max(wanted + spare, settings.min_containers - len(pool.live))
+        if not pool.broken:
+            wanted = max(wanted + spare, settings.min_containers - len(pool.live))
         for _ in range(min(wanted, most - len(pool.live))):
             await self._add(pool)
 
@@ -229,6 +233,7 @@ class Scheduler:
         """Old containers finish what they run and stop; frozen ones go at once."""
         for function_id in app.functions.values():
             pool = self.pool(function_id)
+            pool.broken = False
             for container in pool.containers:
                 if container.phase == "checkpointed" and not container.wanted:
                     container.kill()
@@ -276,6 +281,7 @@ class Scheduler:
         while pool.pending:
             await pool.pending.popleft().call.finish(result, api_pb2.DATA_FORMAT_PICKLE)
         pool.failed_starts = 0
+        pool.broken = True
 
     async def close(self) -> None:
         """Kill every container and wait until all are gone."""
