@@ -197,6 +197,22 @@ class ControlPlane:
 
         return self.do(work())
 
+    def restore(self, container: Container) -> float:
+        """Restore a frozen container.
+
+        Returns:
+            Seconds until it asked for its first input.
+        """
+
+        async def work() -> float:
+            container.wanted = True
+            container.restore(result="restore")
+            async with asyncio.timeout(WAIT_S):
+                await container.polled.wait()
+            return (container.first_poll_at or 0.0) - (container.restored_at or 0.0)
+
+        return self.do(work())
+
     def hold(self, name: str, held: bool = True) -> None:
         """Keep inputs of a function in its queue, or let them go."""
         pool = self.pool(name)

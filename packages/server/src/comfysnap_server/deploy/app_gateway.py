@@ -7,6 +7,7 @@ import logging
 import os
 import tempfile
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -102,4 +103,5 @@ async def sweep() -> int:
 
 
 if not modal.is_local():
+    import_module("aiohttp")  # Modal's web wrapper would after the restore, for 0.3 s
     resolve_handles()
