@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from modal_proto import api_pb2
 from modal_proto.api_grpc import ModalClientBase
 
 from tests.control_plane.state import ENVIRONMENT, Function, Input, State
-from tests.control_plane.volumes import View, Volumes
+from tests.control_plane.volumes import FOLDER_DESCRIPTOR, View, Volumes
 
 INHERITED = ("PATH", "HOME", "LANG", "PYTHONPATH", "VIRTUAL_ENV")
 """What containers see of the machine's own environment, beside coverage's variables."""
@@ -118,6 +119,8 @@ class Launcher:
         self._serve = serve
         self.environment: dict[str, str] = {}
         """Wins over the image's own variables."""
+        self.pythons: dict[str, str] = {}
+        """Function name to the interpreter of its containers; ours else."""
 
     async def start(self, function: Function, *, snapshot: bool, wanted: bool) -> Container:
         """Start a process for the function's current definition."""
@@ -138,7 +141,7 @@ class Launcher:
         await container.server.start(path=str(folder / "socket"))
         with (folder / "log").open("wb") as log:
             container.process = await asyncio.create_subprocess_exec(
-                sys.executable,
+                self.pythons.get(function.name, sys.executable),
                 str(Path(__file__).with_name("entrypoint.py")),
                 cwd=folder,
                 env=self._environment(container),
@@ -184,6 +187,8 @@ class Launcher:
             "MODAL_ENVIRONMENT": ENVIRONMENT,
             "MODAL_CONTAINER_ARGUMENTS_PATH": str(container.folder / "arguments"),
             "MODAL_RESTORE_STATE_PATH": str(container.folder / "restored.json"),
+            "CONTROL_PLANE_MODULES": sysconfig.get_path("purelib"),
+            "CONTROL_PLANE_FOLDER_DESCRIPTOR": str(FOLDER_DESCRIPTOR),
             "CONTROL_PLANE_CHECKPOINT_FILE": str(container.folder / "gvisor"),
         }
         if container.snapshot:

@@ -1,9 +1,19 @@
 """Starts Modal's container entrypoint, with the checkpoint file where the plane has it."""
 
+import importlib
 import os
 import runpy
+import sys
 
-from modal._runtime import gpu_memory_snapshot
+# mount paths lead through this descriptor to the container's own views of its volumes
+folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+os.dup2(folder, int(os.environ.pop("CONTROL_PLANE_FOLDER_DESCRIPTOR")))
+os.close(folder)
 
-gpu_memory_snapshot.RUNTIME_CHECKPOINT_WAIT_PATH = os.environ.pop("CONTROL_PLANE_CHECKPOINT_FILE")
+# behind what the interpreter has itself: modal, for an interpreter without it
+sys.path += os.environ.pop("CONTROL_PLANE_MODULES").split(os.pathsep)
+
+
+runtime = vars(importlib.import_module("modal._runtime.gpu_memory_snapshot"))
+runtime["RUNTIME_CHECKPOINT_WAIT_PATH"] = os.environ.pop("CONTROL_PLANE_CHECKPOINT_FILE")
 runpy.run_module("modal._container_entrypoint", run_name="__main__", alter_sys=True)

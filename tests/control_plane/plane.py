@@ -142,6 +142,10 @@ class ControlPlane:
         """Variables for every container started from now on; they win over the image's."""
         self._launcher.environment.update(variables)
 
+    def use_python(self, name: str, python: str) -> None:
+        """The interpreter of a function's containers."""
+        self._launcher.pythons[name] = python
+
     def secret(self, name: str, values: Mapping[str, str]) -> None:
         """Make a named secret."""
         self.state.secrets[self.state.named_id("st", name)] = dict(values)

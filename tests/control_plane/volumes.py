@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from tests.control_plane.containers import Container
 
 
+FOLDER_DESCRIPTOR = 200
+"""Under which each container's process holds its own folder open."""
+
+
 @dataclass
 class View:
     """What one container sees of a volume: its own writes, and commits up to its last reload."""
@@ -39,15 +43,15 @@ class Volumes:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def mount(self, volume_id: str, mount_path: str, cwd: Path) -> View | None:
-        """Make a container's view, reached by its mount path through its working directory."""
+    def mount(self, volume_id: str, mount_path: str, folder: Path) -> View | None:
+        """Make a container's view, reached by its mount path through a descriptor of its folder."""
         path = Path(mount_path)
         if not path.is_relative_to(self.mounts):
             return None
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_symlink():
-            path.symlink_to(f"/proc/self/cwd/volumes/{volume_id}")
-        view = View(cwd / "volumes" / volume_id)
+            path.symlink_to(f"/proc/self/fd/{FOLDER_DESCRIPTOR}/volumes/{volume_id}")
+        view = View(folder / "volumes" / volume_id)
         view.folder.mkdir(parents=True)
         self.reload(volume_id, view)
         return view
