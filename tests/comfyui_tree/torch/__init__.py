@@ -82,6 +82,10 @@ def manual_seed(seed):
     _state["random"].seed(seed)
 
 
+class default_generator:
+    manual_seed = staticmethod(manual_seed)
+
+
 def rand_number():
     return _state["random"].random()
 

@@ -58,6 +58,7 @@ class ComfyUIEngine:
         self.options = ComfyOptions.read(options)
         self._comfy: Comfy | None = None
         self._executor: Any = None
+        self._caches = ResultCaches(None)
         self._interrupts = Interrupts(self._raise_flag)
         self._scratch: Path | None = None
         self._device: str | None = None
@@ -122,9 +123,9 @@ class ComfyUIEngine:
         with self._interrupts.running(job.job_id):
             if self._interrupts.requested:
                 raise EngineInterrupted
-            reseed()
+            reseed(self._device)
             set_job_folders(comfy.folder_paths, job.input_dir, job.output_dir)
-            ResultCaches(self._executor).before_job()
+            self._caches.before_job()
             run = _Run(comfy, self._executor, self._interrupts, job, report)
             try:
                 return asyncio.run(run.run())
@@ -149,9 +150,8 @@ class ComfyUIEngine:
 
     def _after_job(self, run: "_Run") -> None:
         comfy = self._loaded
-        caches = ResultCaches(self._executor)
-        caches.forget(run.volatile())
-        caches.trim(
+        self._caches.forget(run.volatile())
+        self._caches.trim(
             max_bytes=self.options.cache_bytes,
             scarce=free_memory_share() < self.options.free_memory,
         )
@@ -177,6 +177,7 @@ class ComfyUIEngine:
     def _new_executor(self) -> None:
         comfy = self._loaded
         self._executor = comfy.surface.executor(comfy.server, self.options.cache_entries)
+        self._caches = ResultCaches(self._executor)
 
     def _leave_job(self) -> None:
         """Between jobs nothing can write into the folder of one."""

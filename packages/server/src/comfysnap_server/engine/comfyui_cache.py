@@ -98,6 +98,7 @@ class ResultCaches:
 
     def __init__(self, executor: Any) -> None:
         self._executor = executor
+        self._sizes: dict[Any, int] = {}
 
     def before_job(self) -> None:
         """No node object of an earlier job is used again, nor what it told."""
@@ -123,9 +124,12 @@ class ResultCaches:
         used = cast("dict[Any, int] | None", getattr(cache, "used_generation", None))
         entries = cast("dict[Any, Any]", getattr(cache, "cache", {}))
         latest = getattr(cache, "generation", 0)
+        sizes, self._sizes = self._sizes, {}
+        for key, value in entries.items():
+            self._sizes[key] = sizes[key] if key in sizes else tensor_bytes(value)
         kept = [
-            KeptResult(key, used.get(key, 0) if used is not None else 0, tensor_bytes(value))
-            for key, value in entries.items()
+            KeptResult(key, used.get(key, 0) if used is not None else 0, self._sizes[key])
+            for key in entries
         ]
         for key in to_drop(kept, latest=latest, max_bytes=max_bytes, scarce=scarce):
             _remove(cache, key)

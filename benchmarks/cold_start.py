@@ -1,0 +1,210 @@
+"""From a cold start to a finished job: ComfyUI's own server, our engine, a fork, a restored image.
+
+(a) ``main.py`` until the first job is done over HTTP; (b) our load, attach and job in a new
+process; (c) attach and job in a fork of a process that loaded; (d) the same from a CRIU image,
+where ``criu`` 4 or later works. Two jobs: an empty picture, and two steps of a diffusion model with
+random weights at 64x64, which (c) finds preloaded. Targets: (c) at least 20 times faster than (a)
+for the trivial job, 5 times for the diffusion job; attach below 50 ms.
+
+    uv run python benchmarks/cold_start.py [--quick]
+"""
+
+import argparse
+import json
+import math
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from comfyui_bench import CHECKPOINT, DIFFUSION, TRIVIAL, Comfy, Graph, answer, finished, post
+
+JOBS: Final[Mapping[str, Graph]] = {"trivial": TRIVIAL, "diffusion": DIFFUSION}
+TARGETS: Final = {"trivial": 20.0, "diffusion": 5.0}
+ATTACH_LIMIT: Final = 0.050
+PRELOAD: Final = {"preload": [f"checkpoints/{CHECKPOINT}"]}
+WAYS: Final = {"a": "main.py", "b": "new process", "c": "fork", "d": "CRIU image"}
+Times = dict[tuple[str, str], list[float]]
+"""(way, job) to seconds."""
+
+
+def by_main(comfy: Comfy, graph: Graph) -> float:
+    """(a)"""
+    with comfy.server() as (client, started):
+        prompt_id = post(client, graph)
+        while not finished(client, prompt_id):
+            time.sleep(0.005)
+        return time.perf_counter() - started
+
+
+def by_new_process(comfy: Comfy, graph: Graph) -> float:
+    """(b)"""
+    started = time.perf_counter()
+    child = comfy.child("fresh", {"graph": graph, "output": "9"})
+    answer(child)
+    taken = time.perf_counter() - started
+    child.communicate()
+    return taken
+
+
+def by_fork(parent: "subprocess.Popen[str]", graph: Graph) -> tuple[float, float]:
+    """(c), with the seconds of attach."""
+    assert parent.stdin is not None
+    started = time.perf_counter()
+    parent.stdin.write(json.dumps({"graph": graph, "output": "9"}) + "\n")
+    parent.stdin.flush()
+    done = answer(parent)["done"]
+    return time.perf_counter() - started, float(done["attach"])
+
+
+def criu_version() -> str:
+    """Why (d) is left out, or nothing."""
+    if shutil.which("criu") is None:
+        return "no criu here"
+    told = subprocess.run(["criu", "--version"], capture_output=True, text=True, check=False)
+    number = told.stdout.split()[-1] if told.stdout else "?"
+    if not number.partition(".")[0].isdigit() or int(number.partition(".")[0]) < 4:
+        return f"criu {number} is older than 4"
+    check = subprocess.run(["criu", "check"], capture_output=True, text=True, check=False)
+    return "" if check.returncode == 0 else "criu check fails here (privileges or kernel)"
+
+
+def by_criu(comfy: Comfy, graph: Graph, folder: Path, runs: int) -> list[float]:
+    """(d): dump a loaded process that waits for a job, restore it for each run."""
+    times: list[float] = []
+    asked = json.dumps({"graph": graph, "output": "9"})
+    for number in range(runs):
+        images = folder / f"{number}"
+        images.mkdir(parents=True)
+        pipe = images / "job"
+        options = {"options": dict(PRELOAD), "job": str(pipe), "result": str(images / "done")}
+        child = comfy.child("waiting", options)
+        answer(child)
+        command = ["criu", "dump", "-t", str(child.pid), "-D", str(images), "--shell-job"]
+        subprocess.run(command, check=True, capture_output=True)
+        child.wait()
+        pipe.write_text(asked)
+        started = time.perf_counter()
+        subprocess.run(
+            ["criu", "restore", "-D", str(images), "--shell-job", "-d"],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        while not (images / "done").exists():
+            time.sleep(0.002)
+        times.append(time.perf_counter() - started)
+        shutil.rmtree(images)
+    return times
+
+
+def measure(comfy: Comfy, runs: int, folder: Path) -> tuple[Times, list[float], str]:
+    """All times, the seconds of attach, and why (d) is missing."""
+    times: Times = {(way, job): [] for way in WAYS for job in JOBS}
+    attaches: list[float] = []
+    for job, graph in JOBS.items():
+        for _ in range(runs):
+            times["a", job].append(by_main(comfy, graph))
+            times["b", job].append(by_new_process(comfy, graph))
+            print(".", end="", flush=True)
+    parent = comfy.child("parent", {"options": dict(PRELOAD)})
+    answer(parent)
+    for job, graph in JOBS.items():
+        for _ in range(runs):
+            taken, attach = by_fork(parent, graph)
+            times["c", job].append(taken)
+            attaches.append(attach)
+    parent.communicate()
+    missing = criu_version()
+    if not missing:
+        for job, graph in JOBS.items():
+            times["d", job] = by_criu(comfy, graph, folder / job, runs)
+    return times, attaches, missing
+
+
+def table(times: Times) -> str:
+    """Minimum, median, maximum, and how many times faster than (a)."""
+    lines = [f"{'job':<11}{'way':<16}{'min s':>9}{'median s':>10}{'max s':>9}{'vs (a)':>9}"]
+    for job in JOBS:
+        base = statistics.median(times["a", job])
+        for way, name in WAYS.items():
+            found = times[way, job]
+            if found:
+                middle = statistics.median(found)
+                lines.append(f"{job:<11}({way}) {name:<12}{min(found):>9.3f}{middle:>10.3f}"
+                             f"{max(found):>9.3f}{base / middle:>8.1f}x")  # fmt: skip
+    return "\n".join(lines)
+
+
+def draw(times: Times, path: Path) -> None:
+    """One row a way and job: every run a dot, on a logarithmic scale of seconds."""
+    from PIL import Image, ImageDraw
+
+    rows = [(job, way) for job in JOBS for way in WAYS if times[way, job]]
+    width, left, step = 960, 230, 46
+    image = Image.new("RGB", (width, 70 + step * len(rows)), "white")
+    pen = ImageDraw.Draw(image)
+    colours = {"a": "#9aa0a6", "b": "#4285f4", "c": "#0f9d58", "d": "#db4437"}
+
+    def place(seconds: float) -> float:
+        return left + (width - left - 40) * (_log(seconds) - _log(0.01)) / (_log(30) - _log(0.01))
+
+    for tick in (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30):
+        x = place(tick)
+        pen.line((x, 30, x, image.height - 30), fill="#eeeeee")
+        pen.text((x - 12, image.height - 24), f"{tick:g} s", fill="#555555")
+    pen.text(
+        (10, 8), "From a cold start to a finished job, seconds (each dot is a run)", fill="black"
+    )
+    for index, (job, way) in enumerate(rows):
+        y = 50 + index * step
+        found = sorted(times[way, job])
+        pen.text((10, y - 6), f"{job}: ({way}) {WAYS[way]}", fill="black")
+        pen.line((place(found[0]), y, place(found[-1]), y), fill=colours[way], width=2)
+        for seconds in found:
+            x = place(seconds)
+            pen.ellipse((x - 5, y - 5, x + 5, y + 5), fill=colours[way], outline="white")
+        middle = statistics.median(found)
+        pen.text((place(found[-1]) + 10, y - 6), f"{middle:.3g}", fill=colours[way])
+    image.save(path)
+
+
+def _log(value: float) -> float:
+    return math.log10(max(value, 0.01))
+
+
+def verdict(times: Times, attaches: list[float]) -> bool:
+    """Whether every target is met; prints each."""
+    good = True
+    for job, target in TARGETS.items():
+        times_faster = statistics.median(times["a", job]) / statistics.median(times["c", job])
+        good &= times_faster >= target
+        print(f"{job}: (c) is {times_faster:.1f} times faster than (a), target {target:g}")
+    middle = statistics.median(attaches)
+    print(f"attach: {middle * 1e3:.1f} ms, limit {ATTACH_LIMIT * 1e3:g}")
+    return good and middle < ATTACH_LIMIT
+
+
+def main() -> None:
+    """Measure, print, draw."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="two runs instead of ten")
+    parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--picture", type=Path, default=Path("cold_start.png"))
+    given = parser.parse_args()
+    comfy = Comfy.from_env()
+    comfy.needs_checkpoint()
+    folder = given.picture.resolve().parent / "cold-start-images"
+    times, attaches, missing = measure(comfy, 2 if given.quick else given.runs, folder)
+    print("\n" + table(times))
+    if missing:
+        print(f"(d) was not measured: {missing}")
+    draw(times, given.picture)
+    print(f"picture: {given.picture}")
+    sys.exit(not verdict(times, attaches))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""The processes that the ComfyUI benchmarks measure; run by ComfyUI's interpreter."""
+
+import asyncio
+import copy
+import importlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from comfysnap_schema.spec import OutputSpec
+from comfysnap_server.engine.comfyui import ComfyUIEngine
+from comfysnap_server.engine.protocol import EngineJob
+
+OUT: Final = os.dup(1)
+
+
+def say(**message: Any) -> None:
+    """One line of JSON for the benchmark."""
+    os.write(OUT, json.dumps(message).encode() + b"\n")
+
+
+def job_of(graph: Any, output: str, number: int, folder: Path) -> EngineJob:
+    """A job with folders of its own."""
+    own = folder / f"{os.getpid()}-{number}"
+    for name in ("input", "output"):
+        (own / name).mkdir(parents=True)
+    outputs = {"image": OutputSpec(node=output, many=True)}
+    return EngineJob(
+        job_id=f"job_{os.getpid()}_{number}", graph=graph, outputs=outputs,
+        input_dir=own / "input", output_dir=own / "output",
+    )  # fmt: skip
+
+
+def load(options: dict[str, Any]) -> ComfyUIEngine:
+    """The engine, loaded."""
+    engine = ComfyUIEngine(**options)
+    engine.load()
+    return engine
+
+
+def run_once(engine: ComfyUIEngine, request: dict[str, Any]) -> dict[str, float]:
+    """Attach and run one job; seconds of both."""
+    started = time.perf_counter()
+    engine.attach()
+    attached = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        job = job_of(request["graph"], request["output"], 0, Path(folder))
+        result = engine.run(job, lambda _: None)
+        made = len(result.outputs["image"])
+    if not made:
+        raise RuntimeError("the job made no picture")
+    return {"attach": attached - started, "job": time.perf_counter() - attached}
+
+
+def fresh(request: dict[str, Any]) -> None:
+    """Load, attach, one job, in this new process."""
+    say(done=run_once(load(request["options"]), request))
+
+
+def parent(request: dict[str, Any]) -> None:
+    """Load once; fork a child for each line that comes."""
+    engine = load(request["options"])
+    say(loaded=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                say(done=run_once(engine, asked))
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
+
+
+def waiting(request: dict[str, Any]) -> None:
+    """Load, wait for a job in a file (to be dumped meanwhile), run it, say so in another."""
+    engine = load(request["options"])
+    say(loaded=True)
+    asked = Path(request["job"])
+    while not asked.exists():
+        time.sleep(0.001)
+    done = run_once(engine, json.loads(asked.read_text()))
+    Path(request["result"]).write_text(json.dumps(done))
+
+
+def overhead(request: dict[str, Any]) -> None:
+    """The same graph by our engine and by the bare executor, in turns."""
+    engine = load(request["options"])
+    engine.attach()
+    rounds, graph, output = request["rounds"], request["graph"], request["output"]
+    ours: list[float] = []
+    bare: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        bare_run = _bare(graph, Path(folder))
+        for number in range(rounds):
+            job = job_of(_unlike(graph, number), output, number, Path(folder))
+            ours.append(_seconds(lambda job=job: engine.run(job, lambda _: None)))
+            bare.append(bare_run(number))
+    say(ours=ours, bare=bare)
+
+
+def _bare(graph: Any, folder: Path) -> Callable[[int], float]:
+    """The least that ``main.py`` does for a prompt: validate and execute, no server, no queue."""
+    execution: Any = sys.modules["execution"]
+    server: Any = sys.modules["server"].PromptServer.instance
+    folders: Any = sys.modules["folder_paths"]
+    executor = execution.PromptExecutor(server)
+
+    def run(number: int) -> float:
+        folders.set_output_directory(str(folder))
+        prompt = copy.deepcopy(_unlike(graph, number))
+
+        def once() -> None:
+            ok, _, outputs, _ = asyncio.run(execution.validate_prompt("p", prompt, None))
+            executor.execute(prompt, "p", {"client_id": "bench"}, outputs)
+            if not ok or executor.status_messages[-1][0] != "execution_success":
+                raise RuntimeError("the bare executor failed")
+
+        return _seconds(once)
+
+    return run
+
+
+def websocket(request: dict[str, Any]) -> None:
+    """POST each job to ``main.py``, wait for its end on the websocket, read the history."""
+    say(seconds=asyncio.run(_websocket(request)))
+
+
+async def _websocket(request: dict[str, Any]) -> list[float]:
+    aiohttp: Any = importlib.import_module("aiohttp")
+    url, seconds = request["url"], list[float]()
+    async with aiohttp.ClientSession() as http, http.ws_connect(f"{url}/ws?clientId=b") as socket:
+        for number in range(request["rounds"]):
+            body = {"prompt": _unlike(request["graph"], number), "client_id": "b"}
+            started = time.perf_counter()
+            async with http.post(f"{url}/prompt", json=body) as answered:
+                prompt_id = (await answered.json())["prompt_id"]
+            async for message in socket:
+                text = message.data if message.type == aiohttp.WSMsgType.TEXT else "{}"
+                event: dict[str, Any] = json.loads(text)
+                data: dict[str, Any] = event.get("data", {})
+                if event.get("type") == "executing" and data.get("node", 0) is None:
+                    break
+            async with http.get(f"{url}/history/{prompt_id}") as answered:
+                if prompt_id not in await answered.json():
+                    raise RuntimeError("done, and not in the history")
+            seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def _unlike(graph: Any, number: int) -> Any:
+    """Another colour each time, so that nothing is cached."""
+    changed = copy.deepcopy(graph)
+    changed["1"]["inputs"]["color"] = number
+    return changed
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+MODES: Final = {
+    "fresh": fresh,
+    "waiting": waiting,
+    "parent": parent,
+    "overhead": overhead,
+    "websocket": websocket,
+}
+
+if __name__ == "__main__":
+    os.dup2(2, 1)
+    MODES[sys.argv[1]](json.loads(sys.argv[2]))
