@@ -222,6 +222,13 @@ def test_an_autogrow_may_name_its_inputs() -> None:
     assert list(node.expand({})) == ["values.a", "values.b"]
 
 
+def test_an_autogrow_may_hold_its_bounds_beside_the_template() -> None:
+    options = {"template": {"input": {"required": {"v": ["FLOAT"]}}}, "prefix": "v_", "max": 2}
+    raw = {"Node": entry({"values": ["COMFY_AUTOGROW_V3", options]})}
+    again = Catalogue.parse(json.loads(Catalogue.parse(raw).dumps()))
+    assert list(again["Node"].expand({})) == ["values.v_0", "values.v_1"]
+
+
 def test_an_autogrow_without_bounds_stays_bounded_and_one_without_template_brings_nothing() -> None:
     template = {"input": {"required": {"v": ["FLOAT"]}}, "prefix": "v"}
     raw = {

@@ -124,7 +124,10 @@ class UiFormatError(GraphError):
         self, refused: tuple[tuple[str, str, str], ...], *, file: str | None = None
     ) -> None:
         self.refused = refused
-        told = "; ".join(f"node {node}: {message}" for _, node, message in refused)
+        nodes: dict[str, list[str]] = {}
+        for _, node, message in refused:
+            nodes.setdefault(message, []).append(node)
+        told = "; ".join(f"{message} (node {', '.join(at)})" for message, at in nodes.items())
         super().__init__("not_convertible", f"only ComfyUI can export this: {told}", file=file)
 
 

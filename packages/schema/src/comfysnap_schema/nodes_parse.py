@@ -19,8 +19,8 @@ _OPTION_KEYS: Final = frozenset(
     {
         "default", "min", "max", "step", "round", "options", "multiselect", "multi_select",
         "multiline", "dynamicPrompts", "forceInput", "control_after_generate", "widgetType",
-        "remote", "template", "slotType", "inputs", "image_upload", "animated_image_upload",
-        "audio_upload",
+        "remote", "template", "slotType", "prefix", "names", "inputs", "image_upload",
+        "animated_image_upload", "audio_upload",
         "video_upload", "file_upload", "image_folder",
     }
 )  # fmt: skip
@@ -189,7 +189,7 @@ def _dynamic(type_name: str, options: Json, depth: int) -> DynamicInput | None:
     if type_name == DYNAMIC_SLOT:
         return DynamicInput(kind="slot", extra=_inputs(options.get("inputs"), {}, depth + 1))
     if type_name == AUTOGROW:
-        return _autogrow(_object(options.get("template")), depth)
+        return _autogrow(options | _object(options.get("template")), depth)
     return None
 
 

@@ -15,7 +15,7 @@ from comfysnap_schema.parameters import ParameterType
 from comfysnap_schema.propose_candidates import candidates
 from comfysnap_schema.propose_names import slug, telling, unique
 from comfysnap_schema.propose_outputs import OutputRole, output_of
-from comfysnap_schema.propose_roles import Candidate
+from comfysnap_schema.propose_roles import LAST_FILE_RANK, Candidate, Role
 from comfysnap_schema.propose_view import GraphView
 from comfysnap_schema.spec import InputSpec, OutputSpec, WorkflowSpec
 
@@ -146,16 +146,17 @@ def _entry(view: GraphView, group: list[Candidate], names: _Names) -> ProposedIn
     texts = [str(path) for path in paths]
     nodes = tuple(dict.fromkeys(view.title(path.node) for path in paths))
     on = _is_on(group)
+    name = names.give(slug(first.name) or first.role.name, first)
     spec = InputSpec(
         path=texts[0] if len(texts) == 1 else texts,
-        description=first.role.description,
+        description=_description(first.role, name),
         kind=first.kind,
         random=first.random,
         type=_type(first, definition),
         choices=_choices(first, definition),
     )
     return ProposedInput(
-        name=names.give(slug(first.name) or first.role.name, first),
+        name=name,
         spec=spec,
         on=on,
         reason=first.reason,
@@ -164,6 +165,12 @@ def _entry(view: GraphView, group: list[Candidate], names: _Names) -> ProposedIn
         definition=definition,
         nodes=nodes,
     )
+
+
+def _description(role: Role, name: str) -> str:
+    """A text or file of its own name is what the name says."""
+    named = role.rank <= LAST_FILE_RANK and name.rstrip("_0123456789") != role.name
+    return f"The {name.replace('_', ' ')}." if named else role.description
 
 
 def _type(candidate: Candidate, definition: InputDef | None) -> ParameterType | None:

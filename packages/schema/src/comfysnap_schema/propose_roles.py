@@ -57,6 +57,8 @@ FILES: Final[Mapping[Kind, Role]] = {
     Kind.AUDIO: Role(name="audio", description="The input audio.", type="file", rank=6),
     Kind.FILE: Role(name="file", description="The input file.", type="file", rank=7),
 }
+LAST_FILE_RANK: Final = 7
+"""Texts and files have ranks up to here."""
 SEED: Final = Role(
     name="seed", description="The same seed gives the same result.", type="integer", rank=10
 )
