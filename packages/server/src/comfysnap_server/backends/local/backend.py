@@ -184,7 +184,9 @@ class LocalBackend:
         await asyncio.to_thread(self._writer.close)
         await asyncio.to_thread(self._reading.shutdown)
         self._reader.close()
-        self._lock.release()
+        patience = self._limits.takeover_patience
+        if not await asyncio.to_thread(self._lock.release_after_workers, patience=patience):
+            logger.error("a worker process does not end; another server cannot start before")
 
     async def _stop_current(self) -> None:
         self._runner.stopping = True

@@ -9,7 +9,7 @@ from typing import Final
 
 from comfysnap_server.backends.local.schema import DataFolderError
 
-_POLL_S: Final = 0.02
+_POLL_S: Final = 0.01
 
 
 class FolderLock:
@@ -42,14 +42,20 @@ class FolderLock:
         os.truncate(self._server, 0)
         os.pwrite(self._server, str(os.getpid()).encode(), 0)
         self.workers = self._open("workers.lock")
-        deadline = time.monotonic() + patience
-        while not _try(self.workers):
-            if time.monotonic() > deadline:
-                self.release()
-                raise DataFolderError(
-                    f"a worker of an earlier server still runs in {self._folder}; end it first"
-                )
-            time.sleep(_POLL_S)
+        if not _try_for(self.workers, patience):
+            self.release()
+            raise DataFolderError(
+                f"a worker of an earlier server still runs in {self._folder}; end it first"
+            )
+
+    def release_after_workers(self, *, patience: float) -> bool:
+        """Let go of both once the worker processes are dead; false if they outlive ``patience``."""
+        if self.workers is not None:
+            os.close(self.workers)
+        self.workers = self._open("workers.lock")
+        dead = _try_for(self.workers, patience)
+        self.release()
+        return dead
 
     def release(self) -> None:
         """Let go of both."""
@@ -66,6 +72,15 @@ class FolderLock:
         except OSError as error:
             self.release()
             raise DataFolderError(f"{path}: {error.strerror}") from error
+
+
+def _try_for(descriptor: int, patience: float) -> bool:
+    deadline = time.monotonic() + patience
+    while not _try(descriptor):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_S)
+    return True
 
 
 def _try(descriptor: int) -> bool:

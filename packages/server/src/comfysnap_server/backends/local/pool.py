@@ -59,6 +59,8 @@ class WorkerPool:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
         if self._worker is not None:
+            if not self._worker.lost.is_set():
+                self._worker.kill()
             await self._worker.close()
         if self._parent is not None:
             await self._parent.stop()

@@ -79,7 +79,7 @@ class WarmParent:
         Raises:
             WorkerStartError: It could not be loaded.
         """
-        ours, theirs = socket.socketpair()
+        self._control, theirs = socket.socketpair()
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command(theirs.fileno()),
@@ -89,12 +89,10 @@ class WarmParent:
                 env=self._environment(),
             )
         except OSError as error:
-            ours.close()
             raise WorkerStartError(f"{self._options.python}: {error.strerror}") from error
         finally:
             theirs.close()
-        self._control = ours
-        reader, self._writer = await asyncio.open_unix_connection(sock=ours.dup())
+        reader, self._writer = await asyncio.open_unix_connection(sock=self._control.dup())
         self._tasks.append(asyncio.create_task(self._watch(self._process), name="warm-parent"))
         await self._loaded(reader)
         self._tasks.append(asyncio.create_task(self._listen(reader), name="warm-parent-listener"))
@@ -107,7 +105,12 @@ class WarmParent:
         """
         began = time.time()
         ours, theirs = socket.socketpair()
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        try:
+            reader, writer = await asyncio.open_unix_connection(sock=ours)
+        except BaseException:
+            ours.close()
+            theirs.close()
+            raise
         try:
             pid = await self._send(theirs)
         except BaseException as error:
@@ -141,12 +144,12 @@ class WarmParent:
 
     async def stop(self) -> None:
         """Close the control socket, which ends the process; make sure that it ended."""
-        if self._process is None:
-            return
         if self._writer is not None:
             self._writer.close()
         if self._control is not None:
             self._control.close()
+        if self._process is None:
+            return
         for worker in [*self._workers.values()]:
             await worker.close()
         try:
@@ -202,10 +205,11 @@ class WarmParent:
         """Hand a channel to the parent; the pid of the worker at its other end."""
         if self._control is None or self._process is None or self.gone.is_set():
             raise BrokenPipeError
+        if not self.forks:
+            socket.send_fds(self._control, [b"w"], [channel.fileno()])
+            return self._process.pid
         self._forked = asyncio.get_running_loop().create_future()
         socket.send_fds(self._control, [b"w"], [channel.fileno()])
-        if not self.forks:
-            return self._process.pid
         return await self._forked
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:

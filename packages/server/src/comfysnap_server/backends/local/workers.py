@@ -17,6 +17,7 @@ from comfysnap_server.engine.execute import Outcome
 logger = logging.getLogger(__name__)
 
 _EXIT_CODE_WAIT_S: Final = 0.25
+_EXIT_WAIT_S: Final = 5.0
 
 Told = Callable[[dict[str, Any]], None]
 
@@ -96,11 +97,12 @@ class Worker:
         self._writer.write(frame({"op": "interrupt", "job_id": job_id}))
 
     def kill(self) -> None:
-        """End the process and what it started, now."""
+        """End the process and what it started, now; it takes no further job."""
         with suppress(ProcessLookupError, PermissionError):
             os.kill(self.pid, signal.SIGKILL)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
+        self._died()
 
     def exited(self, reason: str) -> None:
         """The process is gone, and this is how."""
@@ -114,8 +116,11 @@ class Worker:
             self._done.set_exception(WorkerLostError(self.reason, had_job=True))
 
     async def close(self) -> None:
-        """Close the channel, which ends the process."""
+        """Close the channel, which ends the process, and wait for its end."""
         self._writer.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_EXIT_WAIT_S):
+                await self._exited.wait()
         if self._listening is not None:
             self._listening.cancel()
             await asyncio.gather(self._listening, return_exceptions=True)

@@ -1,0 +1,113 @@
+"""How worker processes come to be: forked from a warm parent, or afresh where that is not safe."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from comfysnap_schema.jobs import JobStatus
+from comfysnap_server.backends.local import LocalBackend, LocalLimits
+from comfysnap_server.engine.make import EngineChoiceError, make_engine
+from tests.server.backend_suite import finish, request, run
+from tests.server.local.conftest import StartBackend
+from tests.server.local.test_crashes import is_alive, parent_of
+
+ROOT = Path(__file__).parents[3]
+ENGINES = "tests.server.local.engines"
+
+
+async def test_the_first_worker_is_cold_a_forked_one_is_not(backend: LocalBackend) -> None:
+    first = await run(backend, request())
+    assert first.timings.start_kind == "cold"
+    assert first.timings.load is not None
+    second = await run(backend, request())
+    assert (second.timings.start_kind, second.timings.start) == ("warm", 0.0)
+    parent = parent_of(await backend.worker_pid())
+    os.kill(await backend.worker_pid(), signal.SIGKILL)
+    third = await run(backend, request())
+    assert third.timings.start_kind in ("restored", "warm")
+    assert third.timings.load == first.timings.load
+    assert parent_of(await backend.worker_pid()) == parent
+
+
+async def test_a_parent_with_threads_is_not_forked_and_says_who_left_them(
+    start_backend: StartBackend,
+) -> None:
+    backend: LocalBackend = await start_backend(
+        engine=f"{ENGINES}:ThreadedEngine",
+        engine_options={"step_seconds": 0},
+        python_path=[ROOT],
+    )
+    assert (await run(backend, request())).status is JobStatus.SUCCEEDED
+    assert backend.thread_holders == ["pack-thread"]
+    first = await backend.worker_pid()
+    assert parent_of(first) == os.getpid()
+    os.kill(first, signal.SIGKILL)
+    job = await run(backend, request())
+    assert job.status is JobStatus.SUCCEEDED
+    assert await backend.worker_pid() != first
+    await backend.stop()
+    assert not is_alive(first)
+
+
+async def test_jobs_wait_while_the_engine_cannot_be_loaded_and_run_once_it_can(
+    start_backend: StartBackend, tmp_path: Path
+) -> None:
+    blocker = tmp_path / "blocker"
+    blocker.touch()
+    backend: LocalBackend = await start_backend(
+        engine=f"{ENGINES}:UnloadableEngine",
+        engine_options={"blocker": str(blocker)},
+        python_path=[ROOT],
+    )
+    job = (await backend.submit(request())).job
+    async with asyncio.timeout(20):
+        while backend.engine_failure is None:  # noqa: ASYNC110 -- read as an operator would
+            await asyncio.sleep(0.01)
+    assert "not mounted" in backend.engine_failure
+    assert not await backend.ready()
+    assert not (await backend.get("anna", job.id)).is_final
+    blocker.unlink()
+    assert (await finish(backend, job)).status is JobStatus.SUCCEEDED
+    assert await backend.ready()
+    assert backend.engine_failure is None
+
+
+@pytest.mark.parametrize("python", ["/does/not/exist", sys.executable])
+async def test_another_interpreter_runs_the_workers_or_it_is_told_that_it_cannot(
+    start_backend: StartBackend, python: str
+) -> None:
+    backend: LocalBackend = await start_backend(python=python)
+    if python == sys.executable:
+        assert (await run(backend, request())).status is JobStatus.SUCCEEDED
+        return
+    async with asyncio.timeout(20):
+        while backend.engine_failure is None:  # noqa: ASYNC110 -- read as an operator would
+            await asyncio.sleep(0.01)
+    assert python in backend.engine_failure
+
+
+async def test_an_engine_that_takes_too_long_to_load_is_told(start_backend: StartBackend) -> None:
+    backend: LocalBackend = await start_backend(limits=LocalLimits(start_timeout=0.0))
+    async with asyncio.timeout(20):
+        while backend.engine_failure is None:  # noqa: ASYNC110 -- read as an operator would
+            await asyncio.sleep(0.01)
+    assert "too long" in backend.engine_failure
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("magic", {}),
+        ("no.such.module:Engine", {}),
+        ("comfysnap_server.engine.simulated:NoSuchEngine", {}),
+        ("simulated", {"speed": 3}),
+        ("simulated", {"step_seconds": -1}),
+    ],
+)
+def test_an_engine_that_does_not_exist_is_refused(name: str, options: dict[str, int]) -> None:
+    with pytest.raises(EngineChoiceError):
+        make_engine(name, options)
