@@ -53,7 +53,11 @@ class DeployCalls:
         self, request: api_pb2.AppGetByDeploymentNameRequest
     ) -> api_pb2.AppGetByDeploymentNameResponse:
         known = [app.id for app in self._state.apps.values() if app.name == request.name]
-        return api_pb2.AppGetByDeploymentNameResponse(app_id=known[0] if known else "")
+        return api_pb2.AppGetByDeploymentNameResponse(
+            app_id=known[0] if known else "",
+            environment_name=ENVIRONMENT,
+            lifecycle=api_pb2.AppLifecycle(app_state=api_pb2.APP_STATE_DEPLOYED),
+        )
 
     @unary
     async def AppGetLayout(
@@ -74,6 +78,7 @@ class DeployCalls:
 
     @unary
     async def AppClientDisconnect(self, request: api_pb2.AppClientDisconnectRequest) -> Empty:
+        self._state.left.add(request.app_id)
         return Empty()
 
     @unary
@@ -117,7 +122,8 @@ class DeployCalls:
     async def MountGetOrCreate(
         self, request: api_pb2.MountGetOrCreateRequest
     ) -> api_pb2.MountGetOrCreateResponse:
-        files = "".join(f"{file.filename} {file.sha256_hex}\n" for file in request.files)
+        # the client lists files in the order in which it read them
+        files = "".join(sorted(f"{file.filename} {file.sha256_hex}\n" for file in request.files))
         content = hashlib.sha256((request.deployment_name + files).encode()).hexdigest()
         self._state.requests["MountGetOrCreate"].append(request)
         return api_pb2.MountGetOrCreateResponse(

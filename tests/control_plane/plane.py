@@ -19,6 +19,7 @@ from modal_proto.api_grpc import ModalClientBase
 
 from tests.control_plane.blobs import BlobCalls
 from tests.control_plane.calls import ContainerCalls, FunctionCalls
+from tests.control_plane.console import ConsoleCalls
 from tests.control_plane.containers import Container, Launcher
 from tests.control_plane.deploying import DeployCalls
 from tests.control_plane.rpc import service
@@ -73,7 +74,8 @@ class ControlPlane:
     async def _start(self) -> None:
         parts = (self._deploys, self._calls, self.stores, self._blobs)
         volumes = VolumeCalls(self.state, self.volumes, None)
-        self._server = Server([service(*parts, volumes)])
+        console = ConsoleCalls(self.state, self.volumes, self._blobs)
+        self._server = Server([service(*parts, volumes, console)])
         listener = listening_socket()
         await self._server.start(sock=listener)
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"

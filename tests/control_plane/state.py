@@ -139,6 +139,8 @@ class State:
         self.secrets: dict[str, dict[str, str]] = {}
         self.requests: defaultdict[str, list[Message]] = defaultdict(list)
         """Every deploy request as it came, by its RPC."""
+        self.left: set[str] = set()
+        """Apps whose client is gone."""
         self.started = time.time()
 
     def new_id(self, prefix: str) -> str:

@@ -78,7 +78,7 @@ def _show_plan(deployment: "Deployment") -> None:
 
 
 def _deploy(deployment: "Deployment", environment: str | None, tag: str) -> None:
-    from comfysnap_server.deploy.doctor_online import check_secrets, check_volume
+    from comfysnap_server.deploy.doctor_online import check_needs, check_volume
     from comfysnap_server.deploy.image import notice
     from comfysnap_server.deploy.modal_session import modal_session, point_at
 
@@ -86,7 +86,7 @@ def _deploy(deployment: "Deployment", environment: str | None, tag: str) -> None
         os.environ["MODAL_ENVIRONMENT"] = environment
     point_at(deployment)
     with modal_session():
-        missing = list(check_secrets(deployment))
+        missing = list(check_needs(deployment))
         _show_problems([*missing, *check_volume(deployment)])
         if missing:
             raise typer.Exit(1)

@@ -78,8 +78,14 @@ def _events_on_modal(deployment: "Deployment", options: "SyncOptions") -> Iterat
     point_at(deployment)
     from comfysnap_server.deploy.models_app import app, sync_models
 
+    interrupted = False
     with modal_session(), app.run():
-        yield from sync_models.remote_gen(options)
+        try:
+            yield from sync_models.remote_gen(options)
+        except KeyboardInterrupt:  # app.run would swallow it, and the sync would seem complete
+            interrupted = True
+    if interrupted:
+        raise KeyboardInterrupt
 
 
 def _events_here(

@@ -1,39 +1,52 @@
 """What only Modal can tell: whether secrets exist and the listed models lie on the volume."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from comfysnap_server.deploy.deployment import Deployment
 from comfysnap_server.deploy.models_volume import ModelsVolume
 from comfysnap_server.deploy.symptoms import Level, Symptom
 
+if TYPE_CHECKING:
+    import modal
+
 
 def check_online(deployment: Deployment) -> Iterator[Symptom]:
     """Ask Modal; nothing is built and no container is started."""
-    yield from check_secrets(deployment)
+    yield from check_needs(deployment)
     yield from check_volume(deployment)
 
 
-def check_secrets(deployment: Deployment) -> Iterator[Symptom]:
-    """Secrets that the settings name and Modal does not have."""
+def check_needs(deployment: Deployment) -> Iterator[Symptom]:
+    """Secrets and volumes that the settings name and Modal does not have."""
     import modal
-    from modal.exception import NotFoundError
 
     settings = deployment.settings
-    named = {
+    secrets = {
         "deploy.secrets": settings.secrets,
         "deploy.build_secrets": settings.build_secrets,
         "deploy.model_secrets": settings.model_secrets,
         "deploy.keys_secret": [deployment.keys_secret] if deployment.keys_secret else [],
     }
-    for where, names in named.items():
+    for where, names in secrets.items():
         for name in names:
-            try:
-                modal.Secret.from_name(name).hydrate()
-            except NotFoundError:
-                message = (
-                    f"there is no secret {name!r}; make it: modal secret create {name} KEY=..."
-                )
+            if not _exists(modal.Secret.from_name(name)):
+                message = f"no secret {name!r}; make it: modal secret create {name} KEY=..."
                 yield Symptom(Level.ERROR, "secret_missing", where, message)
+    for mount in settings.mounts:
+        if not _exists(modal.Volume.from_name(mount.volume)):
+            message = f"no volume {mount.volume!r}; make it: modal volume create {mount.volume}"
+            yield Symptom(Level.ERROR, "volume_missing", "deploy.mounts", message)
+
+
+def _exists(thing: "modal.Secret | modal.Volume") -> bool:
+    from modal.exception import NotFoundError
+
+    try:
+        thing.hydrate()
+    except NotFoundError:
+        return False
+    return True
 
 
 def check_volume(deployment: Deployment) -> Iterator[Symptom]:

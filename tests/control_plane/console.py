@@ -1,0 +1,72 @@
+"""What people ask from a terminal: logs, rollback, and the files of a volume."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from google.protobuf.empty_pb2 import Empty
+from modal_proto import api_pb2
+
+from tests.control_plane.blobs import BlobCalls
+from tests.control_plane.rpc import not_found, streaming, unary
+from tests.control_plane.state import State
+from tests.control_plane.volumes import Volumes
+
+
+class ConsoleCalls:
+    """Answers the commands ``modal app`` and ``modal volume``, and their API."""
+
+    def __init__(self, state: State, volumes: Volumes, blobs: BlobCalls) -> None:
+        self._state = state
+        self._volumes = volumes
+        self._blobs = blobs
+
+    @streaming
+    async def AppGetLogs(
+        self, request: api_pb2.AppGetLogsRequest
+    ) -> AsyncIterator[api_pb2.TaskLogsBatch]:
+        """No lines; ends once the app's client is gone."""
+        for _ in range(int(request.timeout * 20)):
+            if request.app_id in self._state.left:
+                break
+            await asyncio.sleep(0.05)
+        yield api_pb2.TaskLogsBatch(app_done=request.app_id in self._state.left)
+
+    @unary
+    async def AppRollback(self, request: api_pb2.AppRollbackRequest) -> api_pb2.AppRollbackResponse:
+        self._state.requests["AppRollback"].append(request)
+        return api_pb2.AppRollbackResponse(url="http://127.0.0.1/", deployed_at=time.time())
+
+    @streaming
+    async def VolumeListFiles(
+        self, request: api_pb2.VolumeListFilesRequest
+    ) -> AsyncIterator[api_pb2.VolumeListFilesResponse]:
+        folder = self._volumes.committed(request.volume_id)
+        for path in sorted(folder.rglob("*")):
+            kind = api_pb2.FileEntry.FILE if path.is_file() else api_pb2.FileEntry.DIRECTORY
+            entry = api_pb2.FileEntry(
+                path=str(path.relative_to(folder)), type=kind, size=path.stat().st_size
+            )
+            yield api_pb2.VolumeListFilesResponse(entries=[entry])
+
+    @unary
+    async def VolumeGetFile2(
+        self, request: api_pb2.VolumeGetFile2Request
+    ) -> api_pb2.VolumeGetFile2Response:
+        content = self._file(request.volume_id, request.path).read_bytes()
+        blob_id = self._state.new_id("bl")
+        self._blobs.blobs[blob_id] = content
+        url = f"{self._blobs.base}/{blob_id}"
+        return api_pb2.VolumeGetFile2Response(get_urls=[url], size=len(content), len=len(content))
+
+    @unary
+    async def VolumeRemoveFile(self, request: api_pb2.VolumeRemoveFileRequest) -> Empty:
+        self._file(request.volume_id, request.path).unlink()
+        return Empty()
+
+    def _file(self, volume_id: str, path: str) -> Path:
+        found = self._volumes.committed(volume_id) / path.lstrip("/")
+        if not found.is_file():
+            raise not_found(f"no file {path!r}")
+        return found
