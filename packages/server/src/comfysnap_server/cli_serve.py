@@ -56,7 +56,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     engine: Annotated[
         EngineChoice,
-        typer.Option(help="What runs the graphs; auto: ComfyUI if COMFYUI_PATH is set."),
+        typer.Option(help="What runs the graphs; auto: ComfyUI where there is one."),
     ] = EngineChoice.AUTO,
     engine_option: Annotated[
         list[str] | None,
@@ -229,12 +229,18 @@ def _is_loopback(host: str) -> bool:
 
 
 def _engine(choice: EngineChoice, options: dict[str, JsonValue]) -> _Engine:
-    path = os.environ.get("COMFYUI_PATH")
-    if choice is EngineChoice.SIMULATED or (choice is EngineChoice.AUTO and not path):
+    from comfysnap_server.engine.comfyui_install import find_comfyui
+
+    found = find_comfyui()
+    if choice is EngineChoice.SIMULATED or (choice is EngineChoice.AUTO and not found):
         return _Engine("simulated", options)
-    if not path and "path" not in options:
-        raise ValueError("set COMFYUI_PATH to a ComfyUI checkout, and COMFYUI_PYTHON to its Python")
-    return _Engine("comfyui", {"path": path, **options}, os.environ.get("COMFYUI_PYTHON"))
+    if found is None and "path" not in options:
+        raise ValueError(
+            "no ComfyUI: run 'comfysnap comfyui install', or set COMFYUI_PATH to a checkout and "
+            "COMFYUI_PYTHON to its Python"
+        )
+    python = found.python if found else os.environ.get("COMFYUI_PYTHON")
+    return _Engine("comfyui", {**({"path": found.path} if found else {}), **options}, python)
 
 
 def _options(pairs: list[str]) -> dict[str, JsonValue]:

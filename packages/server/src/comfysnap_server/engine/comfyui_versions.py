@@ -11,7 +11,7 @@ TESTED: Final = ("0.3.64", "0.3.64")
 """First and last version that the tests ran on."""
 PINNED_COMMIT: Final = "637221995f7424a561bd825de3e61ea117dfe1e3"
 """The commit of release v0.3.64, which ``comfysnap comfyui install`` takes."""
-REPOSITORY: Final = "https://github.com/comfyanonymous/ComfyUI.git"
+REPOSITORY: Final = "https://github.com/Comfy-Org/ComfyUI"
 
 
 class UnsupportedComfyError(Exception):
