@@ -139,3 +139,9 @@ def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
     with pytest.raises(SnapshotError) as raised:
         read_snapshot(file)
     assert raised.value.code == "unreadable"
+
+
+def test_the_example_can_be_installed_as_it_stands() -> None:
+    snapshot = read_snapshot(Path(__file__).parents[3] / "examples" / "snapshot.json")
+    assert [pack.required for pack in snapshot.packs] == [False, True]
+    assert snapshot.disabled == ("websocket_image_save.py",)
