@@ -198,7 +198,7 @@ class ControlPlane:
             made = [await self.scheduler.start(pool, wanted=False) for _ in range(count)]
             async with asyncio.timeout(WAIT_S):
                 for container in made:
-                    await container.frozen.wait()
+                    await _frozen(container)
             return made
 
         return self.do(work())
@@ -271,3 +271,12 @@ class ControlPlane:
             return call
 
         return self.do(work())
+
+
+async def _frozen(container: Container) -> None:
+    ends = [asyncio.create_task(e.wait()) for e in (container.frozen, container.exited)]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    for task in ends:
+        task.cancel()
+    if not container.frozen.is_set():
+        raise RuntimeError(f"the container ended before its checkpoint:\n{container.log}")

@@ -28,7 +28,8 @@ pytestmark = [pytest.mark.modal, pytest.mark.timeout(60)]
 WORKER = "Worker.*"
 GATEWAY = "gateway"
 QUICK = HelloInput(color=0x00FF00, width=32, height=16)
-LONG = SdxlInput(prompt="a fox", steps=100)  # two seconds
+LONG = SdxlInput(prompt="a fox", steps=150)  # ended before it ends by itself
+MEDIUM = SdxlInput(prompt="a fox", steps=40)
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ async def test_a_job_runs_in_a_restored_container_and_its_file_comes_back(
 
 
 async def test_progress_arrives_while_the_job_runs(client: Client) -> None:
-    job = await client.infer_async(LONG)
+    job = await client.infer_async(MEDIUM)
     events = [event async for event in job.events()]
     fractions = [event.progress.fraction for event in events if event.progress]
     assert len({round(fraction, 3) for fraction in fractions}) >= 3
@@ -130,7 +131,7 @@ async def test_cancelling_a_running_job_stops_it_and_keeps_the_container(
     record = await job.status()
     assert record.status is JobStatus.CANCELLED
     assert record.timings.run is not None
-    assert record.timings.run < 2
+    assert record.progress.fraction < 1
     served = container.served
     await client.infer_sync(QUICK)
     assert container.alive
@@ -187,7 +188,7 @@ async def test_a_job_over_its_timeout_is_told_apart(
     client: Client, http: httpx.AsyncClient
 ) -> None:
     answer = await http.post(
-        "/infer_async/sdxl", params={"timeout": 0.5}, json={"prompt": "a slow fox", "steps": 100}
+        "/infer_async/sdxl", params={"timeout": 0.5}, json={"prompt": "a slow fox", "steps": 150}
     )
     with pytest.raises(JobTimedOut):
         await client.job(answer.json()["id"]).result()
@@ -206,7 +207,7 @@ async def test_an_answer_that_takes_too_long_is_followed_to_its_result(
 ) -> None:
     deployed.web.redirect_after = 0.5
     try:
-        output = await client.infer_sync(LONG)
+        output = await client.infer_sync(MEDIUM)
     finally:
         deployed.web.redirect_after = 150.0
     assert output.images

@@ -104,7 +104,6 @@ class Worker:
             engine.attach()
             warm_up(deployment, engine)
         resolve_handles()
-        self._loaded_in = os.environ.get("MODAL_TASK_ID")
 
     @modal.enter(snap=False)
     def attach(self) -> None:
@@ -112,9 +111,11 @@ class Worker:
         if not SNAPSHOT:
             self.load()
         restored = os.environ.get("MODAL_ENABLE_SNAP_RESTORE") == "1"
-        self._worker.attach(restored=restored)
-        if not GPU_SNAPSHOT:
-            warm_up(deployment, self._worker.engine)
+        engine = self._worker.engine
+        self._worker.attach(
+            restored=restored,
+            warm_up=lambda: None if GPU_SNAPSHOT else warm_up(deployment, engine),
+        )
 
     @modal.method()
     async def run(self, job_id: str, request: str | None) -> str:

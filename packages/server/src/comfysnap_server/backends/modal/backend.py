@@ -30,6 +30,8 @@ from comfysnap_server.backends.protocol import BackendError, JobRequest, StoredF
 log = logging.getLogger(__name__)
 
 DEFAULT_RETENTION: Final = timedelta(days=7)
+_LONGEST_LIFE: Final = timedelta(days=3)
+"""Older jobs have ended: a function runs for a day at most."""
 _SCANNED: Final = 500
 """Most jobs that one page of a filtered listing looks at."""
 
@@ -312,11 +314,12 @@ class ModalBackend:
         Returns:
             How many files and output folders were deleted.
         """
-        async for owner, job_id in self._index.everything():
-            try:
-                await self._current(owner, job_id)
-            except BackendError:
-                continue
+        async for owner, job_id in self._index.since(self._platform.now() - _LONGEST_LIFE):
+            if await self._store.final(job_id) is None:
+                try:
+                    await self._current(owner, job_id)
+                except BackendError:
+                    continue  # listed, and its request never written
         return await self._files.sweep(older_than=self._retention.total_seconds())
 
 

@@ -1,6 +1,7 @@
 """The index of jobs: small entries in a Dict of their own, because listing reads all of them."""
 
 from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
 
 from comfysnap_server.backends.modal.platform import Records
 from comfysnap_server.backends.modal.records import Listed, index_key
@@ -30,8 +31,9 @@ class JobIndex:
                 found.append((cursor, job_id))
         return sorted(found, reverse=True)
 
-    async def everything(self) -> AsyncIterator[tuple[str, str]]:
-        """Owner and id of each job, in no order."""
-        async for key, _ in self._entries.items():
+    async def since(self, start: datetime) -> AsyncIterator[tuple[str, str]]:
+        """Owner and id of each job accepted since ``start``, in no order."""
+        async for key, value in self._entries.items():
             owner, _, job_id = key.rpartition(":")
-            yield owner, job_id
+            if Listed.model_validate_json(value).created_at >= start:
+                yield owner, job_id

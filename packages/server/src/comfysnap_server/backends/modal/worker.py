@@ -86,10 +86,11 @@ class Worker:
         self.engine.load()
         self._load_seconds = round(time.perf_counter() - started, 6)
 
-    def attach(self, *, restored: bool) -> None:
+    def attach(self, *, restored: bool, warm_up: Callable[[], object] = lambda: None) -> None:
         """After a restore, or after ``load`` when there is no snapshot."""
         started = time.perf_counter()
         self.engine.attach()
+        warm_up()
         self._start = "restored" if restored else "cold"
         self._attach_seconds = round(time.perf_counter() - started, 6)
 
