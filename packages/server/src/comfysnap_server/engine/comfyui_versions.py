@@ -63,9 +63,8 @@ def surface(version: str, execution: Any, nodes: Any) -> Surface:
     Raises:
         UnsupportedComfyError: A call is missing or has a shape that is not known.
     """
-    progress = importlib.util.find_spec("comfy_execution.progress")
     problems = [
-        *([] if progress else ["no comfy_execution.progress"]),
+        *([] if _has_progress() else ["no comfy_execution.progress"]),
         *_check("validate_prompt", getattr(execution, "validate_prompt", None), (2, 3)),
         *_check("init_extra_nodes", getattr(nodes, "init_extra_nodes", None), (0,)),
     ]
@@ -85,6 +84,13 @@ def surface(version: str, execution: Any, nodes: Any) -> Surface:
         executor=_bind_executor(execution),
         init_nodes=_bind_init(nodes),
     )
+
+
+def _has_progress() -> bool:
+    try:
+        return importlib.util.find_spec("comfy_execution.progress") is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _check(name: str, function: Any, positional: tuple[int, ...]) -> list[str]:

@@ -1,0 +1,186 @@
+"""The parts of the engine that need no ComfyUI: what to keep, what errors mean."""
+
+import threading
+import types
+from typing import Any
+
+import pytest
+
+from comfysnap_schema.errors import ErrorCode
+from comfysnap_server.engine.comfyui_cache import KeptResult, tensor_bytes, to_drop, volatile_nodes
+from comfysnap_server.engine.comfyui_errors import (
+    is_broken_device,
+    is_out_of_memory,
+    node_error,
+)
+from comfysnap_server.engine.comfyui_events import preview_jpeg
+from comfysnap_server.engine.comfyui_folders import is_outside
+from comfysnap_server.engine.comfyui_interrupt import REMEMBERED, Interrupts
+from comfysnap_server.engine.comfyui_leftovers import holdings
+from comfysnap_server.engine.comfyui_versions import UnsupportedComfyError, is_tested, surface
+from comfysnap_server.engine.make import EngineChoiceError, make_engine
+from tests.server.comfyui import graphs
+from tests.server.comfyui.conftest import NewDriver
+
+KEPT = [KeptResult("model", 1, 0), KeptResult("old", 2, 60), KeptResult("new", 3, 60)]
+
+
+@pytest.mark.parametrize(
+    ("max_bytes", "scarce", "dropped"),
+    [(200, False, []), (100, False, ["old"]), (0, False, ["old", "new"]),
+     (200, True, ["model", "old"])],
+)  # fmt: skip
+def test_the_oldest_tensors_go_first_and_models_only_when_memory_is_scarce(
+    max_bytes: int, scarce: bool, dropped: list[str]
+) -> None:
+    assert to_drop(KEPT, latest=3, max_bytes=max_bytes, scarce=scarce) == dropped
+
+
+def test_what_follows_an_output_node_is_not_kept_either() -> None:
+    graph: Any = {
+        "1": graphs.node("Loader"),
+        "2": graphs.node("Save", x=["1", 0]),
+        "3": graphs.node("UsesPath", x=["2", 0]),
+        "4": graphs.node("Reads", file="a.png"),
+        "5": graphs.node("Hashes", file="a.png"),
+    }
+    found = volatile_nodes(
+        graph, [], ["a.png"], is_output=lambda kind: kind == "Save",
+        has_fingerprint=lambda kind: kind == "Hashes",
+    )  # fmt: skip
+    assert found == {"2", "3", "4"}
+
+
+def test_the_size_of_a_result_is_that_of_its_tensors() -> None:
+    tensor = types.SimpleNamespace(element_size=lambda: 4, nelement=lambda: 10)
+    assert tensor_bytes([[tensor, {"samples": tensor}], object(), "text"]) == 80
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("torch.OutOfMemoryError", "x"),
+        ("torch.cuda.OutOfMemoryError", "x"),
+        ("MemoryError", ""),
+        ("torch.AcceleratorError", "CUDA error: out of memory"),
+        ("RuntimeError", "HIP out of memory. Tried"),
+        ("RuntimeError", "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        ("RuntimeError", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"),
+    ],
+)
+def test_every_way_to_say_that_memory_ran_out_is_known(kind: str, message: str) -> None:
+    assert is_out_of_memory(kind, message)
+    assert not is_broken_device(message)
+
+
+def test_another_error_is_neither() -> None:
+    assert not is_out_of_memory("ValueError", "bad value")
+    assert is_broken_device("CUDA error: device-side assert triggered")
+
+
+def test_a_failing_node_names_every_field_that_feeds_it_also_through_a_value_node() -> None:
+    graph: Any = {
+        "1": graphs.node("PrimitiveInt", value=3),
+        "2": graphs.node("Sampler", seed=["1", 0], steps=4, model=["3", 0]),
+        "3": graphs.node("Loader", name="x"),
+    }
+    fields = {"1.inputs.value": "seed", "2.inputs.steps": "steps"}
+    told = {"node_id": "2", "exception_type": "ValueError", "exception_message": "no\n"}
+    problem = node_error(graph, fields, told).problem
+    assert problem.code is ErrorCode.NODE_FAILED
+    assert [found.field for found in problem.fields] == ["seed", "steps"]
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/passwd", "a/../../x", "..", "..\\x", "a\0b", "sub/../../x"]
+)
+def test_names_that_lead_out_of_a_folder_are_known(name: str) -> None:
+    assert is_outside(name)
+
+
+@pytest.mark.parametrize("name", ["x.png", "sub/x.png", "..x.png", "a..b", "sub/../x.png"])
+def test_names_that_stay_in_a_folder_are_fine(name: str) -> None:
+    assert not is_outside(name)
+
+
+def test_remembered_interrupts_are_bounded_and_the_latest_stay() -> None:
+    interrupts = Interrupts(lambda: None)
+    for number in range(REMEMBERED + 10):
+        interrupts.request(f"job_{number}")
+    with interrupts.running("job_0"):
+        assert not interrupts.requested
+    with interrupts.running(f"job_{REMEMBERED + 9}"):
+        assert interrupts.requested
+
+
+def test_two_jobs_at_once_are_refused() -> None:
+    interrupts = Interrupts(lambda: None)
+    with interrupts.running("one"), pytest.raises(RuntimeError), interrupts.running("two"):
+        pass
+
+
+def test_a_preview_that_cannot_be_made_small_enough_is_dropped() -> None:
+    from PIL import Image
+
+    noise = Image.effect_noise((256, 256), 200)
+    assert preview_jpeg(("JPEG", noise, 512), longest=256, max_bytes=1024) is None
+    small = preview_jpeg(("JPEG", noise, 512), longest=16, max_bytes=4096)
+    assert small is not None
+    assert small.startswith(b"\xff\xd8\xff")
+    assert preview_jpeg("no picture", longest=16, max_bytes=4096) is None
+
+
+def test_a_thread_that_was_left_is_seen() -> None:
+    before = holdings()
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait, name="left")
+    thread.start()
+    try:
+        assert list(holdings().since(before).threads.values()) == ["left"]
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_comfyui_with_another_shape_is_refused_by_name() -> None:
+    def validate_prompt(prompt: Any) -> None:
+        """As it was before 0.3.44."""
+
+    old = types.SimpleNamespace(validate_prompt=validate_prompt, PromptExecutor=object)
+    with pytest.raises(UnsupportedComfyError, match="validate_prompt"):
+        surface("0.3.40", old, types.SimpleNamespace())
+
+
+def test_versions_beside_the_tested_ones_are_known_as_such() -> None:
+    assert is_tested("0.3.64")
+    assert not is_tested("0.3.63")
+    assert not is_tested("0.10.0")
+
+
+def test_a_folder_that_is_no_comfyui_is_refused(new_driver: NewDriver, tmp_path: Any) -> None:
+    driver = new_driver("tree")
+    driver.path = tmp_path
+    answer = driver.load()
+    assert answer["kind"] == "UnsupportedComfyError"
+    assert "execution.py" in answer["message"]
+
+
+def test_an_argument_that_comfyui_does_not_know_is_refused(new_driver: NewDriver) -> None:
+    answer = new_driver("tree").load(arguments=["--no-such-thing"])
+    assert answer["kind"] == "UnsupportedComfyError"
+
+
+def test_attaching_again_makes_new_folders_and_changes_nothing_else(new_driver: NewDriver) -> None:
+    driver = new_driver("tree")
+    driver.load()
+    before = driver.facts()
+    assert driver.attach() == {"event": "attached"}
+    after = driver.facts()
+    assert after["temp"] != before["temp"]
+    assert after["cpu_state"] == before["cpu_state"] == "CPU"
+    assert driver.run(graphs.hello())[0]["status"] == "succeeded"
+
+
+def test_an_unknown_option_is_refused() -> None:
+    with pytest.raises(EngineChoiceError, match="no_such_option"):
+        make_engine("comfyui", {"path": "/nowhere", "no_such_option": 1})
