@@ -48,14 +48,16 @@ class GatewayServer(uvicorn.Server):
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the app, serve until asked to stop, stop the app.
+        """Take the port, start the app, serve until asked to stop, stop the app.
 
         Raises:
             Exception: What the app's start raises, instead of uvicorn's log of it.
+            SystemExit: The port is taken; the log says so.
         """
         with self.capture_signals():
+            bound = sockets or [self.config.bind_socket()]
             async with self._app.router.lifespan_context(self._app):
-                await self._serve(sockets)
+                await self._serve(bound)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to listen."""
