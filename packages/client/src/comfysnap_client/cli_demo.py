@@ -1,6 +1,9 @@
 """What ``comfysnap demo`` runs as a process: a typed input, a live bar, a saved picture."""
 
+import os
+import signal
 import sys
+import threading
 from pathlib import Path
 
 from comfysnap_client.cli_run import run
@@ -37,7 +40,15 @@ def main(url: str, prompt: str, folder: str) -> int:
     async def work(client: Client) -> None:
         print(f"saved {await draw(client, prompt, Path(folder))}")
 
+    threading.Thread(target=_interrupt_at_end_of_input, daemon=True).start()
     return run(url, TIMEOUT_S, work)
+
+
+def _interrupt_at_end_of_input() -> None:
+    """The demo holds the other end of standard input: when it is gone, so is the reason to wait."""
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 if __name__ == "__main__":

@@ -110,7 +110,9 @@ def _announced(lines: IO[str]) -> tuple[str, str]:
 
 
 def _client(url: str, prompt: str, out: Path) -> int:
-    process = subprocess.Popen([*_CLIENT, url, prompt, str(out)], start_new_session=True)
+    process = subprocess.Popen(
+        [*_CLIENT, url, prompt, str(out)], stdin=subprocess.PIPE, start_new_session=True
+    )
     try:
         return process.wait()
     except KeyboardInterrupt:

@@ -71,7 +71,7 @@ def serve(
     ] = None,
     auth: Annotated[
         AuthChoice | None,
-        typer.Option(help="Who may call; default: [serve] auth of the project, else none."),
+        typer.Option(help="Who may call; default: as the project says under serve, else none."),
     ] = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Log each request with its id.")
@@ -102,6 +102,8 @@ def serve(
     except BackendError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
+    except SystemExit:  # uvicorn could not take the port, and said so
+        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
@@ -258,6 +260,6 @@ def _options(pairs: list[str]) -> dict[str, JsonValue]:
 
 
 def _stop_at_end_of_input(server: "GatewayServer") -> None:
-    while sys.stdin.buffer.read(4096):
+    while os.read(0, 4096):  # sys.stdin has a lock, which a thread must not hold at exit
         pass
     server.stop()

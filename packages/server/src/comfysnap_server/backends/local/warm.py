@@ -92,8 +92,8 @@ class WarmParent:
             raise WorkerStartError(f"{self._options.python}: {error.strerror}") from error
         finally:
             theirs.close()
-        reader, self._writer = await asyncio.open_unix_connection(sock=self._control.dup())
         self._tasks.append(asyncio.create_task(self._watch(self._process), name="warm-parent"))
+        reader, self._writer = await asyncio.open_unix_connection(sock=self._control.dup())
         await self._loaded(reader)
         self._tasks.append(asyncio.create_task(self._listen(reader), name="warm-parent-listener"))
 

@@ -1,0 +1,69 @@
+"""Commands as a person starts them, and what is left of them."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+MARK = "COMFYSNAP_TEST_MARK"
+COMMAND = (sys.executable, "-c", "from comfysnap_schema.cli import main; main()")
+
+
+def environment(mark: str) -> dict[str, str]:
+    """One that every descendant inherits, so that those left behind are found."""
+    hidden = ("COMFYUI_PATH", "COMFYSNAP_URL", "COMFYSNAP_API_KEY")
+    return {k: v for k, v in os.environ.items() if k not in hidden} | {MARK: mark}
+
+
+def new_mark() -> str:
+    return uuid.uuid4().hex
+
+
+def left_behind(mark: str, patience: float = 15) -> list[str]:
+    """Command lines of the processes with this mark that do not go away."""
+    limit = time.monotonic() + patience
+    while (found := _marked(mark)) and time.monotonic() < limit:
+        time.sleep(0.05)
+    return found
+
+
+def _marked(mark: str) -> list[str]:
+    found: list[str] = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{MARK}={mark}".encode() in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return [line for line in found if line]
+
+
+@contextmanager
+def serving(mark: str, data: Path, *options: str) -> Generator[tuple[subprocess.Popen[str], str]]:
+    """``comfysnap serve`` as a process, and its address."""
+    process = subprocess.Popen(
+        [*COMMAND, "serve", "--port=0", f"--data={data}", "--engine=simulated", *options],
+        env=environment(mark), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdin is not None
+    try:
+        found = re.search(r"http://\S+", process.stdout.readline())
+        assert found, "it told no address"
+        yield process, found[0]
+    finally:
+        process.stdin.close()
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        finally:
+            process.kill()
+            process.stdout.close()

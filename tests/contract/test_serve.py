@@ -1,0 +1,124 @@
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from comfysnap_schema.cli import build_app
+from comfysnap_server.gateway.auth import hash_key, new_key
+from tests.contract.processes import COMMAND, environment, left_behind, new_mark, serving
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+HELLO = {"width": 32, "height": 32}
+ROOT = Path(__file__).parents[2]
+
+
+def refused(*options: str) -> tuple[int, str]:
+    """Exit code and what was told; nothing listens."""
+    done = CliRunner().invoke(build_app(), ["serve", "--port=0", "--engine=simulated", *options])
+    return done.exit_code, f"{done.output} {done.exception}"
+
+
+@pytest.mark.parametrize(
+    ("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM), (None, 0)]
+)
+def test_a_server_that_is_stopped_leaves_its_jobs_and_no_process(
+    tmp_path: Path, how: signal.Signals | None, code: int
+) -> None:
+    mark = new_mark()
+    with serving(mark, tmp_path, "--until-stdin-closes") as (process, url):
+        done = httpx.post(f"{url}/infer_sync/hello", json=HELLO, timeout=30).json()
+        assert done["status"] == "succeeded"
+        slow = {"prompt": "a fox", "steps": 50}
+        left = httpx.post(f"{url}/infer_async/flux", json=slow).json()["id"]
+        if how is None:
+            assert process.stdin is not None
+            process.stdin.close()
+        else:
+            process.send_signal(how)
+        assert process.wait(30) == code
+    assert left_behind(mark) == []
+    with serving(mark, tmp_path) as (_, url):
+        again = httpx.get(f"{url}/check_status/{done['id']}").json()
+        assert again["outputs"] == done["outputs"]
+        assert httpx.get(url + done["outputs"]["images"][0]["url"]).status_code == 200
+        assert httpx.get(f"{url}/check_status/{left}").json()["status"] in ("queued", "running")
+
+
+def test_a_server_that_is_stopped_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
+    mark = new_mark()
+    with serving(mark, tmp_path) as (process, _):
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == -signal.SIGTERM
+    assert left_behind(mark) == []
+
+
+def test_others_are_let_in_only_by_key_or_by_word(tmp_path: Path) -> None:
+    code, told = refused("--host=0.0.0.0", f"--data={tmp_path}")
+    assert code == 2
+    assert "--auth none" in told
+
+
+def test_a_data_folder_or_port_in_use_is_told(tmp_path: Path) -> None:
+    with serving(new_mark(), tmp_path) as (_, url):
+        port = url.rpartition(":")[2]
+        for options in ([f"--data={tmp_path}"], [f"--data={tmp_path / 'other'}", f"--port={port}"]):
+            done = subprocess.run(
+                [*COMMAND, "serve", "--port=0", "--engine=simulated", *options],
+                env=environment("none"), capture_output=True, text=True, timeout=60, cwd=ROOT,
+            )  # fmt: skip
+            assert done.returncode == 1
+            assert "in use" in done.stderr
+            assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("table", "field"),
+    [("max_body_bites = 1", "serve.max_body_bites"), ("max_wait = -1", "serve.max_wait"),
+     ("[serve.local]\nmax_queue = 1", "serve.local.max_queue"), ('auth = "keys"', "no key"),
+     ('[serve.keys]\nme = "secret"', "serve.keys.me")],
+)  # fmt: skip
+def test_wrong_settings_are_named(tmp_path: Path, table: str, field: str) -> None:
+    project = tmp_path / "comfysnap.toml"
+    project.write_text(f'workflows = "{ROOT / "workflows"}"\ndefault = "flux"\n[serve]\n{table}\n')
+    code, told = refused(f"--project={project}", f"--data={tmp_path / 'data'}")
+    assert code != 0
+    assert field in told
+
+
+def test_without_a_project_there_is_a_way_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, told = refused()
+    assert code != 0
+    assert "comfysnap demo" in told
+
+
+def test_an_engine_option_without_a_value_is_told(tmp_path: Path) -> None:
+    code, told = refused("--engine-option=step_seconds", f"--data={tmp_path}")
+    assert code == 2
+    assert "KEY=VALUE" in told
+
+
+def test_a_key_opens_the_server_and_its_hash_is_all_that_is_kept(tmp_path: Path) -> None:
+    key = new_key()
+    project = tmp_path / "comfysnap.toml"
+    project.write_text(
+        f'workflows = "{ROOT / "workflows"}"\n[serve]\nauth = "keys"\n'
+        f'[serve.keys]\nalice = "{hash_key(key)}"\n'
+    )
+    with serving(new_mark(), tmp_path / "data", f"--project={project}") as (_, url):
+        assert httpx.get(f"{url}/jobs").status_code == 401
+        headers = {"Authorization": f"Bearer {key}"}
+        assert httpx.get(f"{url}/jobs", headers=headers).status_code == 200
+
+
+def test_key_prints_a_key_with_the_lines_that_let_it_in() -> None:
+    told = CliRunner().invoke(build_app(), ["key", "alice"]).output
+    key = told.splitlines()[0].rpartition(" ")[2]
+    assert f'"alice" = "{hash_key(key)}"' in told
