@@ -77,6 +77,7 @@ class RealComfy:
         first = self._ask({"files": files})
         self.catalogue = Catalogue.parse(first["object_info"])
         self.checks_new_combos: bool = first["checks_new_combos"]
+        self.tuples = {(class_type, name) for class_type, name in first["tuples"]}
 
     def validate(self, graph: Graph) -> dict[str, Any]:
         return self._ask({"graph": graph})
@@ -135,14 +136,18 @@ def ours(graph: Graph, comfy: RealComfy) -> Verdict:
 
 
 def known_to(comfy: RealComfy, graph: Graph, found: Finding) -> bool:
-    """Whether this ComfyUI checks such a thing at all: older ones let any choice of the newer
-    encoding pass."""
-    if found.code != "value_not_in_list" or comfy.checks_new_combos:
+    """Whether this ComfyUI checks such a thing at all: any choice passes where a class wrote a
+    tuple for a list, and with older ones where it uses the newer encoding."""
+    if found.code != "value_not_in_list":
         return True
     assert found.node is not None
     assert found.input is not None
-    definition = comfy.catalogue[graph[found.node]["class_type"]].inputs[found.input]
-    return definition.choices_in_type
+    class_type = graph[found.node]["class_type"]
+    if (class_type, found.input) in comfy.tuples:
+        return False
+    return (
+        comfy.checks_new_combos or comfy.catalogue[class_type].inputs[found.input].choices_in_type
+    )
 
 
 def difference(graph: Graph, comfy: RealComfy) -> str | None:

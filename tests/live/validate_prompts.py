@@ -1,7 +1,7 @@
 """Runs under COMFYUI_PYTHON: a real ComfyUI's own node list and validation, over pipes.
 
 One line of JSON in, one out. First ``{"files": [...]}``, names that every model folder and the
-input folder shall hold; the answer is ``{"object_info": ..., "checks_new_combos": bool}``. Then
+input folder shall hold; the answer has ``object_info``, ``checks_new_combos`` and ``tuples``. Then
 ``{"graph": ...}``; the answer is what ``validate_prompt`` says of it.
 """
 
@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,17 @@ def make_files(work: Path, folders: Any, names: list[str]) -> None:
             file.touch()
 
 
+def tuples(nodes: Any) -> Iterator[tuple[str, str]]:
+    """Class and input of choices written as a tuple: ComfyUI checks only lists, and JSON hides
+    which it was."""
+    for name, kind in nodes.NODE_CLASS_MAPPINGS.items():
+        groups = kind.INPUT_TYPES()
+        for group in ("required", "optional"):
+            for entry, spec in groups.get(group, {}).items():
+                if isinstance(spec[0], tuple):
+                    yield name, entry
+
+
 async def serve(root: str, work: Path, answers: Any) -> None:
     """Answer until the input ends."""
     nodes, execution, (server, folders) = load(root, work)
@@ -55,7 +67,11 @@ async def serve(root: str, work: Path, answers: Any) -> None:
     route = next(route for route in app.routes if getattr(route, "path", "") == "/object_info")
     response = await route.handler(None)
     rules = inspect.getsource(execution.validate_inputs)
-    first = {"object_info": json.loads(response.text), "checks_new_combos": "Combo" in rules}
+    first = {
+        "object_info": json.loads(response.text),
+        "checks_new_combos": "Combo" in rules,
+        "tuples": list(tuples(nodes)),
+    }
     print(json.dumps(first), file=answers, flush=True)
     for line in sys.stdin:
         graph = json.loads(line)["graph"]
