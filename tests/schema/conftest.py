@@ -2,8 +2,10 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -81,3 +83,16 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real workflows at {folder}")
     return folder
+
+
+@pytest.fixture
+def run_module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Run generated source as a module of its own."""
+
+    def run(source: str) -> Any:
+        module = ModuleType(f"generated_{len(sys.modules)}")
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        exec(compile(source, "generated.py", "exec"), module.__dict__)  # noqa: S102 -- our output
+        return module
+
+    return run

@@ -1,11 +1,9 @@
 """The generated models and the contract's JSON Schema accept the same wire inputs."""
 
-import importlib.util
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jsonschema_rs
 import pytest
@@ -174,14 +172,28 @@ VALUES = (
 )
 
 
-def model_of(source: str, class_name: str) -> Model:
-    """A model as a module of its own would define it."""
-    spec = importlib.util.spec_from_loader("generated_for_test", None)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module.__name__] = module
-    exec(compile(source, "generated.py", "exec"), module.__dict__)  # noqa: S102 -- what we generated
-    return cast("Model", getattr(module, class_name))
+def accepts(model: Model, inputs: object) -> bool:
+    try:
+        model.model_validate(inputs)
+    except ValidationError:
+        return False
+    return True
+
+
+class Judges:
+    """Both validators of one workflow."""
+
+    def __init__(self, workflow: Workflow, model: Model) -> None:
+        self.workflow = workflow
+        self.model = model
+        self.schema = jsonschema_rs.validator_for(workflow.contract.input_schema)
+        self.files = {p.name for p in workflow.parameters.values() if p.type == "file"}
+
+    def agree(self, inputs: dict[str, Any]) -> None:
+        wire: dict[str, Any] = json.loads(json.dumps(inputs))
+        if any(isinstance(wire.get(name), str) for name in self.files):
+            return  # a URL as a plain string is the client's shorthand, not a wire form
+        assert accepts(self.model, wire) is self.schema.is_valid(wire), wire
 
 
 @pytest.fixture
@@ -191,25 +203,9 @@ def everything(make_workflow: MakeWorkflow) -> Workflow:
 
 
 @pytest.fixture
-def everything_model(everything: Workflow) -> Model:
-    return model_of(generate({"everything": everything})["everything.py"], "EverythingInput")
-
-
-def accepts(model: Model, inputs: object) -> bool:
-    try:
-        model.model_validate(inputs)
-    except ValidationError:
-        return False
-    return True
-
-
-def agree(schema: dict[str, Any], model: Model, inputs: dict[str, Any]) -> None:
-    wire: dict[str, Any] = json.loads(json.dumps(inputs))
-    files = {name for name, rule in schema["properties"].items() if "x-kind" in rule}
-    if any(isinstance(wire.get(name), str) for name in files):
-        return  # a URL as a plain string is the client's shorthand, not a wire form
-    by_schema = jsonschema_rs.validator_for(schema).is_valid(wire)
-    assert accepts(model, wire) is by_schema, wire
+def judges(everything: Workflow, run_module: Callable[[str], Any]) -> Judges:
+    source = generate({"everything": everything})["everything.py"]
+    return Judges(everything, run_module(source).EverythingInput)
 
 
 def valid_of(workflow: Workflow) -> dict[str, Any]:
@@ -218,40 +214,36 @@ def valid_of(workflow: Workflow) -> dict[str, Any]:
     return {p.name: plain[p.type] for p in workflow.parameters.values() if p.required}
 
 
-@settings(
-    max_examples=700, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+MANY = settings(
+    max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+
+
+@MANY
 @given(data=st.data())
-def test_one_field_of_any_value_is_judged_alike(
-    everything: Workflow, everything_model: Model, data: st.DataObject
-) -> None:
-    name = data.draw(st.sampled_from([*everything.parameters, "unknown"]))
-    agree(
-        everything.contract.input_schema,
-        everything_model,
-        {**valid_of(everything), name: data.draw(VALUES)},
-    )
+def test_one_field_of_any_value_is_judged_alike(judges: Judges, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from([*judges.workflow.parameters, "unknown"]))
+    judges.agree({**valid_of(judges.workflow), name: data.draw(VALUES)})
 
 
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@MANY
 @given(data=st.data())
-def test_any_set_of_fields_is_judged_alike(
-    everything: Workflow, everything_model: Model, data: st.DataObject
-) -> None:
-    names = data.draw(st.sets(st.sampled_from([*everything.parameters])))
-    base = valid_of(everything)
-    agree(
-        everything.contract.input_schema,
-        everything_model,
-        {name: base.get(name, everything.parameters[name].default) for name in sorted(names)},
-    )
+def test_any_set_of_fields_is_judged_alike(judges: Judges, data: st.DataObject) -> None:
+    parameters = judges.workflow.parameters
+    names = data.draw(st.sets(st.sampled_from([*parameters])))
+    valid = valid_of(judges.workflow)
+    judges.agree({name: valid.get(name, parameters[name].default) for name in sorted(names)})
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@pytest.fixture
+def committed(root: Path) -> list[Judges]:
+    return [
+        Judges(workflow, getattr(workflows, f"{name.capitalize()}Input"))
+        for name, workflow in load_workflows(root / "workflows").items()
+    ]
+
+
+@MANY
 @given(
     inputs=st.dictionaries(
         st.sampled_from(
@@ -262,21 +254,18 @@ def test_any_set_of_fields_is_judged_alike(
 )
 @example(inputs={"prompt": "a fox", "seed": str(2**64 - 1), "width": 512.0})
 def test_the_committed_models_agree_with_their_contracts(
-    root: Path, inputs: dict[str, Any]
+    committed: list[Judges], inputs: dict[str, Any]
 ) -> None:
-    for name, workflow in load_workflows(root / "workflows").items():
-        model: Model = getattr(workflows, f"{name.capitalize()}Input")
-        agree(workflow.contract.input_schema, model, inputs)
+    for judges in committed:
+        judges.agree(inputs)
 
 
-def test_every_choice_and_bound_itself_is_accepted(
-    everything: Workflow, everything_model: Model
-) -> None:
-    for name, rule in everything.parameters.items():
+def test_every_choice_and_bound_itself_is_accepted(judges: Judges) -> None:
+    for name, rule in judges.workflow.parameters.items():
         for value in (rule.minimum, rule.maximum, rule.default, *(rule.choices or ())):
             if value is not None:
-                inputs = {**valid_of(everything), name: value}
-                assert accepts(everything_model, inputs), (name, value)
+                inputs = {**valid_of(judges.workflow), name: value}
+                assert accepts(judges.model, inputs), (name, value)
 
 
 def test_what_a_model_accepts_completes_to_plain_integers(everything: Workflow) -> None:

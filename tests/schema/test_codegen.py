@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -166,3 +167,33 @@ def test_generated_modules_are_clean_under_our_own_rules(
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "class_name"), [("workflow", "WorkflowWorkflowInput"), ("file", "FileWorkflowInput")]
+)
+def test_a_workflow_may_be_named_like_a_class_of_ours(
+    make_workflow: MakeWorkflow, run_module: Callable[[str], Any], name: str, class_name: str
+) -> None:
+    entries = '[inputs.image]\nkind = "image"\n'
+    source = module(make_workflow, f'name = "{name}"\n{entries}{OUTPUTS}')
+    assert fields(source, class_name) == {"image": "FileInput"}
+    assert run_module(source).__dict__[class_name].model_fields.keys() == {"image"}
+
+
+def test_names_of_choices_are_nobody_elses(make_workflow: MakeWorkflow) -> None:
+    entries = "".join(
+        f"[inputs.{name}]\nchoices = {[f'{name}{n}' for n in range(7)]}\n"
+        for name in ("input", "output", "x1", "x_1", "int", "input_choice")
+    )
+    source = module(make_workflow, f'name = "big"\n{entries}{OUTPUTS}')
+    aliases = [
+        ast.unparse(node.targets[0])
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Assign)
+    ]
+    assert aliases == [
+        "BigInputChoice", "BigOutputChoice", "BigX1", "BigX1Choice", "BigIntChoice",
+        "BigInputChoiceChoice",
+    ]  # fmt: skip
+    assert len(set(fields(source, "BigInput").values())) == 6

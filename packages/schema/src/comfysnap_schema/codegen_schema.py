@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from unicodedata import east_asian_width
 
+from comfysnap_schema import models
 from comfysnap_schema.contract import JsonSchema, travels_as_digits
 from comfysnap_schema.errors import WorkflowError
 from comfysnap_schema.files import Kind
@@ -60,9 +61,11 @@ def module_schema(workflow: Workflow) -> ModuleSchema:
             file=str(workflow.folder / SPEC_FILE),
             field="name",
         )
-    prefix = "".join(part.capitalize() for part in name.split("_"))
+    prefix = _camel(name)
+    if f"{prefix}Input" in models.__all__:
+        prefix += "Workflow"
     input_name, output_name = f"{prefix}Input", f"{prefix}Output"
-    aliases = _Aliases(prefix)
+    aliases = _Aliases(prefix, {input_name, output_name, *models.__all__})
     inputs = {p.name: _input(p, aliases) for p in workflow.parameters.values()}
     outputs = {key: _output(spec) for key, spec in workflow.outputs.items()}
     title = _sentence(workflow.spec.title or name)
@@ -162,11 +165,16 @@ def _object(title: str, properties: JsonSchema, required: list[str]) -> JsonSche
     return {"type": "object", "title": title, "properties": properties, "required": required}
 
 
+def _camel(name: str) -> str:
+    return "".join(part.capitalize() for part in name.split("_"))
+
+
 class _Aliases:
     """Named types for long lists of choices; equal lists share one."""
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, taken: set[str]) -> None:
         self.definitions: JsonSchema = {}
+        self._taken = taken
         self._prefix = prefix
         self._names: dict[tuple[Any, ...], str] = {}
 
@@ -176,7 +184,10 @@ class _Aliases:
             return {"enum": list(choices)}
         key = tuple((type(choice), choice) for choice in choices)
         if key not in self._names:
-            name = self._prefix + "".join(p.capitalize() for p in parameter.name.split("_"))
+            name = self._prefix + _camel(parameter.name)
+            while name in self._taken:
+                name += "Choice"
+            self._taken.add(name)
             self._names[key] = name
             self.definitions[name] = {"enum": list(choices), "title": name}
         return {"$ref": f"#/$defs/{self._names[key]}"}
