@@ -56,6 +56,7 @@ class Worker:
             case None:
                 os._exit(0)
             case {"op": "run"}:
+                self._reports.send({"op": "started"})
                 threading.Thread(target=self._run, args=(message,), name="job").start()
             case {"op": "interrupt", "job_id": str(job_id)}:
                 self._engine.interrupt(job_id)

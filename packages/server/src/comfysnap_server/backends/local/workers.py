@@ -23,7 +23,7 @@ Told = Callable[[dict[str, Any]], None]
 
 
 class WorkerLostError(Exception):
-    """The worker process died; the message says how, ``had_job`` whether a job was sent to it."""
+    """The worker process died; the message says how, ``had_job`` whether it began the job."""
 
     def __init__(self, reason: str, *, had_job: bool) -> None:
         self.had_job = had_job
@@ -63,6 +63,7 @@ class Worker:
         self._reader = reader
         self._writer = writer
         self._told: Told | None = None
+        self._began = False
         self._done: asyncio.Future[Outcome] | None = None
         self._listening: asyncio.Task[None] | None = None
         self._exited = asyncio.Event()
@@ -83,6 +84,7 @@ class Worker:
         """
         self.jobs += 1
         self._told = told
+        self._began = False
         self._done = asyncio.get_running_loop().create_future()
         try:
             if self.lost.is_set():
@@ -113,7 +115,7 @@ class Worker:
     def _died(self) -> None:
         self.lost.set()
         if self._done is not None and not self._done.done():
-            self._done.set_exception(WorkerLostError(self.reason, had_job=True))
+            self._done.set_exception(WorkerLostError(self.reason, had_job=self._began))
 
     async def close(self) -> None:
         """Close the channel, which ends the process, and wait for its end."""
@@ -141,7 +143,9 @@ class Worker:
         self._died()
 
     def _take(self, message: dict[str, Any]) -> None:
-        if message["op"] != "done":
+        if message["op"] == "started":
+            self._began = True
+        elif message["op"] != "done":
             if self._told is not None:
                 self._told(message)
         elif self._done is not None and not self._done.done():
