@@ -32,9 +32,13 @@ from comfysnap_schema.routes import PROBLEM_JSON, REQUEST_ID
 logger = logging.getLogger("comfysnap_client")
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 MAX_REDIRECTS = 20
 """303 answers followed in one attempt; Modal sends one for each 150 s that an answer takes."""
+
+_Facts = dict[str, Any]
+"""What every error of an attempt carries."""
 
 Content = bytes | Callable[[], AsyncIterator[bytes]]
 """A body; a callable makes a fresh stream for each attempt."""
@@ -76,9 +80,22 @@ class Answer:
         Raises:
             UnexpectedResponse: It is none.
         """
+        return self._checked(model, lambda: model.model_validate_json(self.response.content))
+
+    def parse_list(self, model: type[M]) -> list[M]:
+        """The body as a list of models.
+
+        Raises:
+            UnexpectedResponse: It is none.
+        """
+        return self._checked(
+            model, lambda: [model.model_validate(one) for one in self.response.json()]
+        )
+
+    def _checked(self, model: type[BaseModel], parse: Callable[[], T]) -> T:
         try:
-            return model.model_validate_json(self.response.content)
-        except ValidationError as error:
+            return parse()
+        except (ValueError, TypeError) as error:
             raise UnexpectedResponse(
                 f"the answer to {self.response.request.method} {self.response.request.url.path} "
                 f"is no {model.__name__}",
@@ -205,7 +222,7 @@ class Http:
     @asynccontextmanager
     async def _once(self, request: Request, request_id: str) -> AsyncGenerator[httpx.Response]:
         """One attempt, redirects included; the body is not read yet."""
-        facts = _Facts(request_id=request_id, job_id=request.job_id)
+        facts: _Facts = {"request_id": request_id, "job_id": request.job_id, "attempts": 1}
         try:
             response = await self._follow(request, facts)
             try:
@@ -216,15 +233,15 @@ class Http:
             finally:
                 await response.aclose()
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
-            failed = ConnectionFailed(_network_sentence(error), **facts.known())
+            failed = ConnectionFailed(_network_sentence(error), **facts)
             failed.__cause__ = error
             if _is_permanent(error):
                 raise failed from error
             raise _Retryable(failed) from error
 
-    async def _follow(self, request: Request, facts: "_Facts") -> httpx.Response:
+    async def _follow(self, request: Request, facts: _Facts) -> httpx.Response:
         response = await self._client.send(
-            self._build(request, facts.request_id), stream=True, follow_redirects=False
+            self._build(request, facts["request_id"]), stream=True, follow_redirects=False
         )
         for _ in range(MAX_REDIRECTS):
             if response.status_code != 303:
@@ -234,16 +251,14 @@ class Http:
             if _origin(target) != _origin(response.url) or "location" not in response.headers:
                 raise UnexpectedResponse(
                     f"a 303 leads away from {response.url.host}: not followed",
-                    status=303, **facts.known(),
+                    status=303, **facts,
                 )  # fmt: skip
             follow = Request(method="GET", url=str(target), hold=request.hold)
             response = await self._client.send(
-                self._build(follow, facts.request_id), stream=True, follow_redirects=False
+                self._build(follow, facts["request_id"]), stream=True, follow_redirects=False
             )
         await response.aclose()
-        raise UnexpectedResponse(
-            f"more than {MAX_REDIRECTS} redirects", status=303, **facts.known()
-        )
+        raise UnexpectedResponse(f"more than {MAX_REDIRECTS} redirects", status=303, **facts)
 
     def _build(self, request: Request, request_id: str) -> httpx.Request:
         url = self.base.join(request.url)
@@ -270,11 +285,10 @@ class Http:
         built.extensions["trace"] = trace
         return built
 
-    def _refused(self, response: httpx.Response, facts: "_Facts") -> Exception:
+    def _refused(self, response: httpx.Response, facts: _Facts) -> Exception:
         """The error of an answer that is no success."""
         status = response.status_code
-        known = facts.known()
-        known["request_id"] = response.headers.get(REQUEST_ID) or facts.request_id
+        known = {**facts, "request_id": response.headers.get(REQUEST_ID) or facts["request_id"]}
         hint = retry_after(response.headers)
         problem = _problem(response)
         error: ComfysnapError
@@ -312,15 +326,6 @@ class _Retryable(Exception):
     def __init__(self, error: ComfysnapError) -> None:
         self.error = error
         super().__init__(str(error))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Facts:
-    request_id: str
-    job_id: str | None
-
-    def known(self) -> dict[str, Any]:
-        return {"request_id": self.request_id, "job_id": self.job_id, "attempts": 1}
 
 
 def is_transient(error: ComfysnapError) -> bool:

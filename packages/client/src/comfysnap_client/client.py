@@ -4,23 +4,24 @@ import math
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overload
 
 import httpx
-from pydantic import RootModel
 
 from comfysnap_client import tracing
 from comfysnap_client._http import Http, Request
 from comfysnap_client.deadline import Deadline
-from comfysnap_client.dynamic import UntypedOutput
 from comfysnap_client.job import Job, OnProgress
-from comfysnap_client.mapping import MapResult, run_map
 from comfysnap_client.polling import PollPolicy
 from comfysnap_client.retry import RetryPolicy
 from comfysnap_client.session import Session, SubmitOptions
 from comfysnap_schema.base import WorkflowInput, WorkflowOutput, output_type
 from comfysnap_schema.jobs import JobPage, JobRecord, JobStatus, WorkflowDetail, WorkflowSummary
 from comfysnap_schema.routes import JOBS, WORKFLOWS
+
+if TYPE_CHECKING:
+    from comfysnap_client.dynamic import UntypedOutput
+    from comfysnap_client.mapping import MapResult
 
 O = TypeVar("O", bound=WorkflowOutput)  # noqa: E741 -- the output, as in every signature here
 
@@ -274,16 +275,20 @@ class Client:
         return await self._session.cancel(job_id, self._deadline(timeout))
 
     @overload
-    def job(self, job_id: str) -> Job[UntypedOutput]: ...
+    def job(self, job_id: str) -> "Job[UntypedOutput]": ...
     @overload
     def job(self, job_id: str, output: type[O]) -> Job[O]: ...
-    def job(self, job_id: str, output: type[WorkflowOutput] = UntypedOutput) -> Job[Any]:
+    def job(self, job_id: str, output: type[WorkflowOutput] | None = None) -> Job[Any]:
         """The handle of a job that exists, for instance after a restart; asks nothing.
 
         Args:
             job_id: As in ``Job.id``.
-            output: The generated output model.
+            output: The generated output model; left out: outputs as they come.
         """
+        if output is None:
+            from comfysnap_client.dynamic import UntypedOutput
+
+            output = UntypedOutput
         return Job(self._session, job_id, output, timeout=self.timeout)
 
     async def jobs(
@@ -348,7 +353,7 @@ class Client:
         """
         request = Request(method="GET", url=WORKFLOWS[1:])
         answer = await self._session.http.send(request, deadline=self._deadline(timeout))
-        return answer.parse(_Workflows).root
+        return answer.parse_list(WorkflowSummary)
 
     def map(
         self,
@@ -358,7 +363,7 @@ class Client:
         ordered: bool = True,
         timeout: float | None = None,
         labels: Mapping[str, str] | None = None,
-    ) -> AsyncGenerator[MapResult[O]]:
+    ) -> "AsyncGenerator[MapResult[O]]":
         """Run many inputs, some at a time; a failed one is told in its place and ends nothing.
 
         Inputs are drawn as results are consumed: at most ``2 * concurrency`` are ahead of the
@@ -375,6 +380,8 @@ class Client:
             ValueError: ``concurrency`` is below 1.
         """
 
+        from comfysnap_client.mapping import run_map  # not everyone maps
+
         async def run(one: WorkflowInput[O]) -> O:
             return await self.infer_sync(one, timeout=timeout, labels=labels)
 
@@ -389,10 +396,6 @@ class Client:
 
     def _deadline(self, timeout: float | None) -> Deadline:
         return Deadline.after(self.timeout if timeout is None else timeout)
-
-
-class _Workflows(RootModel[list[WorkflowSummary]]):
-    """``GET /workflows``."""
 
 
 MIN_CONNECTIONS = 2

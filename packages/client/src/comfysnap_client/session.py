@@ -22,7 +22,6 @@ from comfysnap_client.errors import (
     job_id_of,
     with_job,
 )
-from comfysnap_client.events import follow
 from comfysnap_client.polling import PollPolicy
 from comfysnap_client.retry import RetryPolicy
 from comfysnap_client.uploads import Uploads
@@ -188,6 +187,8 @@ class Session:
 
     def events(self, job_id: str) -> AsyncGenerator[JobEvent]:
         """The job's events until ``done``."""
+        from comfysnap_client.events import follow  # not everyone follows
+
         return follow(self.http, self.poll, self.polling, job_id)
 
     def outcome(self, record: JobRecord, output: type[O]) -> O:

@@ -1,0 +1,64 @@
+"""What `from comfysnap_client import Client` costs over `import httpx` and a pydantic model.
+
+CPU time, and the best of many rounds, so that other work on the machine counts little. Targets: at
+most 40 ms more, and neither the command line's packages nor the mock kit's are loaded.
+
+    uv run python benchmarks/import_time.py [--quick]
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+from typing import Final
+
+TARGET_MS: Final = 40.0
+UNWANTED: Final = ("typer", "respx", "opentelemetry", "PIL", "modal", "torch", "fastapi")
+
+BASE: Final = (
+    "import httpx\nfrom pydantic import BaseModel\nclass Model(BaseModel):\n    x: int = 0"
+)
+OURS: Final = "from comfysnap_client import Client"
+TIMED: Final = """
+import sys, time
+started = time.process_time()
+{code}
+print((time.process_time() - started) * 1000, *sorted(m for m in {unwanted} if m in sys.modules))
+"""
+
+
+def timed(code: str) -> tuple[float, list[str]]:
+    """CPU milliseconds of ``code`` in a fresh interpreter, and what it loaded of the unwanted."""
+    program = TIMED.format(code=code, unwanted=UNWANTED)
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    milliseconds, *loaded = ran.stdout.split()
+    return float(milliseconds), loaded
+
+
+def main() -> int:
+    """Measure in turn, so that both meet the same machine."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    rounds = 7 if parser.parse_args().quick else 25
+    both = f"{BASE}\n{OURS}"
+    timed(both)
+    base: list[float] = []
+    ours: list[float] = []
+    loaded: list[str] = []
+    for _ in range(rounds):
+        base.append(timed(BASE)[0])
+        milliseconds, loaded = timed(both)
+        ours.append(milliseconds)
+    more = min(ours) - min(base)
+    typical = statistics.median(ours) - statistics.median(base)
+    print(f"{'httpx and a pydantic model, best':38} {min(base):7.1f} ms")
+    print(f"{'the same and comfysnap_client, best':38} {min(ours):7.1f} ms")
+    print(f"{'more, best (median)':38} {more:7.1f} ms ({typical:.1f})  <= {TARGET_MS:.0f} ms")
+    print(f"{'loaded of what it should not':38} {', '.join(loaded) or 'nothing'}")
+    return 0 if more <= TARGET_MS and not loaded else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
