@@ -30,6 +30,7 @@ from comfysnap_schema.errors import Problem
 from comfysnap_schema.routes import PROBLEM_JSON, REQUEST_ID
 
 logger = logging.getLogger("comfysnap_client")
+logger.addHandler(logging.NullHandler())  # silent unless the application sets up logging
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")

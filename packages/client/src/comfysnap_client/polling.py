@@ -31,11 +31,11 @@ class PollPolicy:
 
         Args:
             streak: Polls in a row that were not held or failed, from 1.
-            hint: The server's ``Retry-After`` in seconds; it wins.
+            hint: The server's ``Retry-After`` in seconds; it wins, down to a tenth of ``initial``.
             draw: A random number from 0 to 1.
         """
         if hint is not None:
-            return hint
+            return max(hint, self.initial / 10)
         pause = min(self.initial * self.factor ** min(streak - 1, 64), self.maximum)
         return pause * (1 + self.jitter * (2 * draw - 1))
 
