@@ -30,7 +30,7 @@ from comfysnap_server.gateway.settings import GatewaySettings
 from comfysnap_server.serving import GatewayServer
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-AT_ONCE: Final = 20
+AT_ONCE: Final = 10
 WAYS: Final = {
     "long-poll": PollPolicy(),
     **{
@@ -183,10 +183,10 @@ async def run(url: str, count: int, longest: float) -> bool:
 def main() -> int:
     """Run with the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="60 jobs")
+    parser.add_argument("--quick", action="store_true", help="40 jobs")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    count, longest = 60 if options.quick else 200, 8.0
+    count, longest = 40 if options.quick else 200, 8.0
     if options.serve:
         serve(count, longest)
         return 0

@@ -29,7 +29,7 @@ from comfysnap_client.retry import RetryPolicy, retry_after
 from comfysnap_schema.errors import Problem
 from comfysnap_schema.routes import PROBLEM_JSON, REQUEST_ID
 
-logger = logging.getLogger("comfysnap_client")
+logger: logging.Logger = logging.getLogger("comfysnap_client")
 logger.addHandler(logging.NullHandler())  # silent unless the application sets up logging
 
 M = TypeVar("M", bound=BaseModel)
@@ -121,7 +121,7 @@ class Http:
         transport: httpx.AsyncBaseTransport | None,
         event_hooks: Mapping[str, list[Callable[..., Any]]] | None,
     ) -> None:
-        self.base = httpx.URL(base_url if base_url.endswith("/") else base_url + "/")
+        self.base: httpx.URL = httpx.URL(base_url if base_url.endswith("/") else base_url + "/")
         self.retry = retry
         self._credentials = credentials
         self._connect_timeout = connect_timeout

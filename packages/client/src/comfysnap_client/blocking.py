@@ -39,7 +39,7 @@ class Job(Generic[O_co]):
     """
 
     def __init__(self, portal: Portal, job: AsyncJob[O_co]) -> None:
-        self.id = job.id
+        self.id: str = job.id
         self._portal = portal
         self._job = job
 

@@ -18,7 +18,7 @@ class WrongInputs(Exception):
     """The words do not fit the workflow; ``fields`` names each."""
 
     def __init__(self, fields: Sequence[FieldProblem]) -> None:
-        self.fields = tuple(fields)
+        self.fields: tuple[FieldProblem, ...] = tuple(fields)
         super().__init__("; ".join(f"{f.field}: {f.message}" for f in self.fields))
 
 

@@ -70,7 +70,7 @@ class LiveJob:
         self._protocol: Protocol | None = preview_protocol(os.environ, sys.stderr)
         if previews and self._protocol is None:
             console.print("this terminal shows no previews (kitty and iTerm2 do)", style="dim")
-        self.previews = self._protocol is not None and previews is not False
+        self.previews: bool = self._protocol is not None and previews is not False
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),

@@ -87,7 +87,7 @@ class Client:
         transport: httpx.AsyncBaseTransport | None = None,
         event_hooks: Mapping[str, list[Callable[..., Any]]] | None = None,
     ) -> None:
-        self.base_url = _checked_url(base_url)
+        self.base_url: str = _checked_url(base_url)
         self.timeout = timeout
         Deadline.after(timeout)
         if max_connections < MIN_CONNECTIONS:

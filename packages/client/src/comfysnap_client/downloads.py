@@ -15,7 +15,7 @@ from comfysnap_client._http import Http, Request, is_transient
 from comfysnap_client.errors import ComfysnapError, DownloadFailed
 from comfysnap_schema.files import OutputFile
 
-logger = logging.getLogger("comfysnap_client")
+logger: logging.Logger = logging.getLogger("comfysnap_client")
 
 CHUNK = 1024 * 1024
 

@@ -59,7 +59,7 @@ class ComfysnapError(Exception):
         idempotency_key: str | None = None,
     ) -> None:
         self.message = message
-        self.job_id = job_id if job_id or not record else record.id
+        self.job_id: str | None = job_id if job_id or not record else record.id
         self.record = record
         self.request_id = request_id
         self.attempts = attempts
@@ -184,7 +184,7 @@ class JobError(ComfysnapError):
     record: JobRecord
 
     def __init__(self, record: JobRecord) -> None:
-        self.problem = record.error or Problem(title=f"The job is {record.status}")
+        self.problem: Problem = record.error or Problem(title=f"The job is {record.status}")
         super().__init__(_sentence(self.problem), record=record)
 
     @property

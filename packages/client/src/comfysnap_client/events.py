@@ -17,7 +17,7 @@ from comfysnap_schema.errors import ErrorCode
 from comfysnap_schema.jobs import JobEvent, JobRecord, Progress
 from comfysnap_schema.routes import EVENTS
 
-logger = logging.getLogger("comfysnap_client")
+logger: logging.Logger = logging.getLogger("comfysnap_client")
 
 KEEP_ALIVE_S = 45.0
 """Silence after which a stream counts as broken, on top of the read timeout's reach: servers send

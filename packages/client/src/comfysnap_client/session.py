@@ -31,7 +31,7 @@ from comfysnap_schema.files import READER_CONTEXT
 from comfysnap_schema.jobs import JobEvent, JobRecord, JobStatus
 from comfysnap_schema.routes import CANCEL, CHECK_STATUS, CONTRACT, IDEMPOTENCY_KEY, INFER_ASYNC
 
-logger = logging.getLogger("comfysnap_client")
+logger: logging.Logger = logging.getLogger("comfysnap_client")
 
 O = TypeVar("O", bound=WorkflowOutput)  # noqa: E741 -- the output, as in every signature here
 
@@ -72,7 +72,7 @@ class Session:
         self.http = http
         self.polling = polling
         self.cancel_on_timeout = cancel_on_timeout
-        self.downloads = Downloads(http)
+        self.downloads: Downloads = Downloads(http)
         self._uploads = Uploads(http)
         self._watches = Watches(self.poll, polling, slots=poll_slots)
         self._rescues: set[asyncio.Task[str | None]] = set()

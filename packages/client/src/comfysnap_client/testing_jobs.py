@@ -48,7 +48,7 @@ class Scenario(Generic[O]):
     def __init__(self) -> None:
         self._outcomes: list[Outcome] = []
         self.faults: list[Fault] = []
-        self.delay = 0.0
+        self.delay: float = 0.0
 
     def succeeds(self, output: O, *, after: Sequence[Progress] = (), seconds: float = 0.0) -> Self:
         """The job ends with ``output``.

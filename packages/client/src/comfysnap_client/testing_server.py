@@ -61,10 +61,10 @@ class MockServer:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
+        self.url: str = url.rstrip("/")
         self.calls: list[Call] = []
         self.requests: list[str] = []
-        self.router = respx.MockRouter(base_url=self.url, assert_all_called=False)
+        self.router: respx.MockRouter = respx.MockRouter(base_url=self.url, assert_all_called=False)
         self.router.route().mock(side_effect=self._handle)
         self._scenarios: dict[str, tuple[type[WorkflowInput[Any]], Scenario[Any]]] = {}
         self._jobs: dict[str, MockJob] = {}

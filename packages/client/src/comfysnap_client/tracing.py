@@ -42,3 +42,8 @@ def _tracer() -> Any | None:
     except ImportError:
         return None
     return trace.get_tracer("comfysnap_client")
+
+
+def forget() -> None:
+    """Look for the package and its tracer again."""
+    _tracer.cache_clear()

@@ -13,7 +13,7 @@ from comfysnap_client.errors import ComfysnapError, DeadlineExceeded, Unexpected
 from comfysnap_client.polling import HELD_S, PollPolicy
 from comfysnap_schema.jobs import JobRecord
 
-logger = logging.getLogger("comfysnap_client")
+logger: logging.Logger = logging.getLogger("comfysnap_client")
 
 Polled = tuple[JobRecord, float | None]
 """A job and the server's pace hint in seconds."""

@@ -1,0 +1,198 @@
+"""What the package promises."""
+
+import importlib
+import inspect
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import comfysnap_client
+from comfysnap_client import Client, ComfysnapError, blocking, testing
+from comfysnap_client.errors import APIError, JobError
+from tests.client.fakes import DrawInput, FakeServer, refused
+
+PUBLIC = [
+    "NO_RETRY", "APIError", "Client", "ComfysnapError", "ConnectionFailed", "ContractMismatch",
+    "DeadlineExceeded", "DownloadFailed", "ErrorCode", "IdempotencyMismatch", "InvalidInput",
+    "Job", "JobCancelled", "JobError", "JobEvent", "JobExpired", "JobFailed", "JobRecord",
+    "JobStatus", "JobTimedOut", "MapResult", "NotFound", "OnProgress", "OutputExpired",
+    "PollPolicy", "Progress", "RateLimited", "RetryPolicy", "ServerError", "TooLarge",
+    "Unauthorized", "UnexpectedResponse", "UntypedOutput", "job_id_of", "untyped",
+]  # fmt: skip
+BIN = Path(sys.executable).parent
+
+
+def test_the_public_names_are_these() -> None:
+    assert comfysnap_client.__all__ == PUBLIC
+    assert testing.__all__ == ["Call", "MockServer", "Scenario", "mock_server"]
+    assert blocking.__all__ == ["Client", "Job"]
+    for name in PUBLIC:
+        assert getattr(comfysnap_client, name) is not None
+    assert not hasattr(comfysnap_client, "Clinet")
+
+
+def described() -> list[tuple[str, Any]]:
+    modules = [comfysnap_client, testing, blocking]
+    found = [(name, getattr(module, name)) for module in modules for name in module.__all__]
+    return [(name, thing) for name, thing in found if inspect.isclass(thing) or callable(thing)]
+
+
+@pytest.mark.parametrize(("name", "thing"), described(), ids=[name for name, _ in described()])
+def test_every_public_name_and_method_says_what_it_is(name: str, thing: Any) -> None:
+    assert name == "OnProgress" or (thing.__doc__ or "").strip()
+    if not inspect.isclass(thing) or not thing.__module__.startswith("comfysnap_client"):
+        return
+    for method, function in inspect.getmembers(thing, inspect.isfunction):
+        if not method.startswith("_") and function.__module__.startswith("comfysnap_client"):
+            assert (function.__doc__ or "").strip(), f"{name}.{method}"
+
+
+def subclasses(kind: type[Any]) -> list[type[Any]]:
+    return [one for sub in kind.__subclasses__() for one in (sub, *subclasses(sub))]
+
+
+def test_the_error_tree_in_the_docstring_is_the_real_one() -> None:
+    drawn = importlib.import_module("comfysnap_client.errors").__doc__ or ""
+    for error in subclasses(ComfysnapError):
+        assert f"─ {error.__name__}" in drawn
+    assert set(APIError.__subclasses__()) & set(JobError.__subclasses__()) == set()
+
+
+@pytest.mark.parametrize("package", ["comfysnap_client", "comfysnap_schema"])
+def test_the_types_are_complete(package: str) -> None:
+    ran = subprocess.run(
+        [BIN / "pyright", "--verifytypes", package, "--ignoreexternal", "--outputjson"],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"},
+    )  # fmt: skip
+    report = json.loads(ran.stdout)["typeCompleteness"]
+    incomplete = [
+        one["name"] for one in report["symbols"] if one["isExported"] and not one["isTypeKnown"]
+    ]
+    assert incomplete == []
+
+
+def test_importing_the_plug_ins_loads_no_http_library() -> None:
+    code = (
+        "import sys, comfysnap_client.cli, comfysnap_client.pytest_plugin\n"
+        "assert 'httpx' not in sys.modules and 'respx' not in sys.modules\n"
+        "assert 'rich.progress' not in sys.modules and 'asyncio' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Client("ftp://x"),
+        lambda: Client("nothing"),
+        lambda: Client("http://"),
+        lambda: Client("http://a:b"),
+        lambda: Client("https://user:pass@host"),
+        lambda: Client("https://host?key=1"),
+        lambda: Client("https://host", modal_key="only"),
+        lambda: Client("https://host", api_key="a\nb"),
+        lambda: Client("https://host", timeout=-1),
+        lambda: Client("https://host", max_connections=1),
+        lambda: Client.from_env(),
+    ],
+)
+def test_wrong_arguments_are_refused_when_the_client_is_made(
+    make: Callable[[], Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COMFYSNAP_URL", raising=False)
+    with pytest.raises(ValueError, match=r"\w") as caught:
+        make()
+    assert "pass" not in str(caught.value)
+
+
+async def test_from_env_reads_address_and_keys(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMFYSNAP_URL", server.url)
+    monkeypatch.setenv("COMFYSNAP_API_KEY", "sesame")
+    monkeypatch.setenv("MODAL_KEY", "wk-1")
+    monkeypatch.setenv("MODAL_SECRET", "ws-2")
+    async with Client.from_env(api_key="other") as client:
+        await client.infer_async(DrawInput(prompt="x"), labels={"team": "a"}, webhook="https://w")
+    headers = server.requests[0].headers
+    assert headers["authorization"] == "Bearer other"
+    assert (headers["modal-key"], headers["modal-secret"]) == ("wk-1", "ws-2")
+    assert headers["comfysnap-contract"] == "c0ffee"
+    assert server.requests[0].query_params.multi_items() == [
+        ("webhook", "https://w"), ("label", "team:a"),
+    ]  # fmt: skip
+
+
+async def test_a_path_prefix_is_kept(server: FakeServer) -> None:
+    server.on("/prefix", refused(404, "unknown_job"))
+    async with Client(f"{server.url}/prefix/") as client:
+        with pytest.raises(ComfysnapError):
+            await client.check_status("job_x")
+    assert server.requests[0].url.path == "/prefix/check_status/job_x"
+
+
+async def test_no_secret_in_any_log_repr_or_exception(
+    server: FakeServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    secrets = {"api_key": "sesame-1", "modal_key": "wk-2", "modal_secret": "ws-3"}
+    server.on("/infer_async", refused(503, "unavailable", retry_after="0"))
+    async with Client(server.url, **secrets) as client:  # pyright: ignore[reportArgumentType] -- strings
+        job = await client.infer_async(DrawInput(prompt="x"))
+        await job.result()
+        server.on("/check_status", refused(401, "unauthorized"))
+        with pytest.raises(ComfysnapError) as caught:
+            await client.check_status(job.id)
+        told = [caplog.text, repr(client), repr(job), repr(caught.value), str(caught.value)]
+    told += [repr(vars(record)) for record in caplog.records]
+    assert any(getattr(record, "job_id", None) == job.id for record in caplog.records)
+    for secret in secrets.values():
+        assert not any(secret in text for text in told)
+
+
+@pytest.mark.parametrize("job_id", ["", "../x", "a/b", "a?b", "jöb", "a b"])
+async def test_an_id_that_is_none_is_never_sent(server: FakeServer, job_id: str) -> None:
+    async with Client(server.url) as client:
+        with pytest.raises(ValueError, match="job id"):
+            await client.check_status(job_id)
+    assert not server.requests
+
+
+async def test_event_hooks_are_those_of_httpx(server: FakeServer) -> None:
+    seen: list[str] = []
+
+    async def hook(request: httpx.Request) -> None:
+        seen.append(request.method)
+
+    async with Client(server.url, event_hooks={"request": [hook]}) as client:
+        await client.infer_async(DrawInput(prompt="x"))
+    assert seen == ["POST"]
+
+
+async def test_jobs_come_page_by_page_and_workflows_as_listed(server: FakeServer) -> None:
+    async with Client(server.url) as client:
+        ids = [(await client.infer_async(DrawInput(prompt="x"))).id for _ in range(5)]
+        found = [
+            job.id
+            async for job in client.jobs(
+                status=comfysnap_client.JobStatus.SUCCEEDED, workflow="draw", labels={"a": "b"}
+            )
+        ]
+        assert found == ids[::-1]
+        assert server.requests[-1].query_params.multi_items() == [
+            ("label", "a:b"), ("status", "succeeded"), ("workflow", "draw"), ("cursor", "4"),
+        ]  # fmt: skip
+        assert [entry.name for entry in await client.workflows()] == ["draw"]
+        assert (await client.workflow("draw")).contract == "c0ffee"
+        server.on("/workflows", refused(200, "what"))
+        with pytest.raises(comfysnap_client.UnexpectedResponse):
+            await client.workflows()
