@@ -18,7 +18,7 @@ def _refuse_bool(value: Any) -> Any:
     return value
 
 
-NoBool = BeforeValidator(_refuse_bool)
+NoBool: BeforeValidator = BeforeValidator(_refuse_bool)
 """For a ``Literal`` of integers: to Python ``True`` is 1, to JSON it is not."""
 
 

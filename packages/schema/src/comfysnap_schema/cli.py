@@ -7,10 +7,10 @@ from typing import Annotated, cast
 
 try:
     import typer
-except ModuleNotFoundError as error:
+except ModuleNotFoundError as _missing:
     raise SystemExit(
         "error: typer is not installed; pip install 'comfysnap-schema[cli]'"
-    ) from error
+    ) from _missing
 
 from comfysnap_schema import cli_check, cli_diff, cli_generate, cli_new
 from comfysnap_schema.errors import SchemaError
