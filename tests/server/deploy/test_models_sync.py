@@ -350,6 +350,15 @@ def test_a_full_disk_is_told_before_anything_is_brought(
     assert not (tmp_path / "checkpoints").exists()
 
 
+def test_a_disk_that_does_not_tell_its_size_is_taken_to_have_room(
+    server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(total=0, free=0)
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: usage)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType] a stand-in
+    server.files["/a.bin"] = Served(CONTENT)
+    assert Run(tmp_path, entry(url=f"{server.url}/a.bin"))().good
+
+
 def test_several_files_are_brought_at_once(server: ModelServer, tmp_path: Path) -> None:
     names = [f"/{index}.bin" for index in range(6)]
     for name in names:

@@ -45,13 +45,16 @@ def deploy(
 ) -> None:
     """Put the project on Modal: the gateway, and the GPU class with its image.
 
-    Runs the checks of `comfysnap doctor` first, and stops on errors with exit code 1.
+    Runs the checks of `comfysnap doctor` first, and stops on errors with exit code 1; 2 when
+    comfysnap.toml is wrong, 3 when Modal cannot be reached or refuses.
     """
     from comfysnap_server.deploy.doctor import examine
 
     found = examine(project)
     _show_problems(list(found.symptoms))
-    if found.deployment is None or (found.errors and not (force or dry_run)):
+    if found.deployment is None:
+        raise typer.Exit(2)
+    if found.errors and not (force or dry_run):
         raise typer.Exit(1)
     _show_plan(found.deployment)
     if dry_run:

@@ -100,4 +100,5 @@ def show(symptoms: "list[Symptom]") -> None:
             )
         console.print(table, markup=False)
     counts = [(level, sum(s.level is level for s in symptoms)) for level in order]
-    console.print(", ".join(f"{count} {level.value}s" for level, count in counts))
+    words = [f"{count} {level.value}{'' if count == 1 else 's'}" for level, count in counts]
+    console.print(", ".join(words))

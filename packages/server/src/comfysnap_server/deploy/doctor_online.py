@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from comfysnap_server.deploy.deployment import Deployment
+from comfysnap_server.deploy.gateway_settings import KEYS_VARIABLE
 from comfysnap_server.deploy.models_volume import ModelsVolume
 from comfysnap_server.deploy.symptoms import Level, Symptom
 
@@ -31,12 +32,20 @@ def check_needs(deployment: Deployment) -> Iterator[Symptom]:
     for where, names in secrets.items():
         for name in names:
             if not _exists(modal.Secret.from_name(name)):
-                message = f"no secret {name!r}; make it: modal secret create {name} KEY=..."
+                message = (
+                    f"no secret {name!r}; make it: modal secret create {name} {_example(where)}"
+                )
                 yield Symptom(Level.ERROR, "secret_missing", where, message)
     for mount in settings.mounts:
         if not _exists(modal.Volume.from_name(mount.volume)):
             message = f"no volume {mount.volume!r}; make it: modal volume create {mount.volume}"
             yield Symptom(Level.ERROR, "volume_missing", "deploy.mounts", message)
+
+
+def _example(where: str) -> str:
+    if where == "deploy.keys_secret":
+        return f'{KEYS_VARIABLE}=\'{{"OWNER": "HASH"}}\', with a HASH of `comfysnap key OWNER`'
+    return "NAME=VALUE"
 
 
 def _exists(thing: "modal.Secret | modal.Volume") -> bool:

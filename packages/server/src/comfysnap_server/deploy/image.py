@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 BUILD_DIR: Final = "/build"
 """Holds what only the image build reads."""
+TORCH_VERSIONS: Final = "/torch-versions.txt"
+"""Holds what was installed for the chosen CUDA, so that nothing after it brings another torch."""
 UV_VERSION: Final = "0.13.9"
 APT_PACKAGES: Final = ("git", "ffmpeg", "libgl1", "libglib2.0-0")
 """git for the node packs; the others are what OpenCV and video nodes load."""
@@ -148,7 +150,8 @@ def _comfyui_layers(deployment: Deployment) -> list[Layer]:
             "torch",
             f"{torch}, torchvision, torchaudio for CUDA {settings.cuda}",
             f"uv pip install --system --torch-backend=cu{settings.cuda.replace('.', '')} "
-            f"{torch} torchvision torchaudio",
+            f"{torch} torchvision torchaudio"
+            f" && uv pip freeze --system | grep -E '^torch(vision|audio)?==' > {TORCH_VERSIONS}",
         ),
         _commands(
             "ComfyUI",
@@ -157,7 +160,7 @@ def _comfyui_layers(deployment: Deployment) -> list[Layer]:
             f" && git -C {COMFYUI_DIR} remote add origin {quote(settings.comfyui_repository)}"
             f" && git -C {COMFYUI_DIR} fetch -q --depth 1 origin {commit}"
             f" && git -C {COMFYUI_DIR} -c advice.detachedHead=false checkout -q FETCH_HEAD"
-            f" && uv pip install --system -r {COMFYUI_DIR}/requirements.txt",
+            f" && uv pip install --system -c {TORCH_VERSIONS} -r {COMFYUI_DIR}/requirements.txt",
         ),
     ]
     if settings.pip:
@@ -166,7 +169,9 @@ def _comfyui_layers(deployment: Deployment) -> list[Layer]:
             Layer(
                 "more packages",
                 ", ".join(extra),
-                lambda image: image.uv_pip_install(extra, uv_version=UV_VERSION),
+                lambda image: image.uv_pip_install(
+                    extra, extra_options=f"--constraints {TORCH_VERSIONS}", uv_version=UV_VERSION
+                ),
             )
         )
     if nodes is not None and settings.nodes is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
+from tempfile import gettempdir
 from threading import Lock
 from typing import Any, Final, TypedDict, cast
 
@@ -15,7 +16,7 @@ from comfysnap_server.deploy.models_sources import ModelFile
 from comfysnap_server.deploy.models_transfer import Part, sha256_of
 
 OWN_FOLDER: Final = ".comfysnap"
-"""Holds unfinished files, the record and the lock; on the same disk, so that moving is atomic."""
+"""Holds unfinished files and the record; on the same disk, so that moving is atomic."""
 
 
 class Record(TypedDict):
@@ -50,14 +51,16 @@ class ModelsFolder:
 
     @contextmanager
     def locked(self) -> Generator[None]:
-        """Keep other runs out.
+        """Keep other runs of this machine out.
 
         Raises:
             TimeoutError: Another run has the folder.
         """
         from filelock import FileLock, Timeout
 
-        lock = FileLock(self.root / OWN_FOLDER / "lock", timeout=0)
+        # not in the folder itself, because a volume on Modal has no file locks
+        name = sha256(str(self.root.resolve()).encode()).hexdigest()[:32]
+        lock = FileLock(Path(gettempdir()) / f"comfysnap-{name}.lock", timeout=0)
         try:
             lock.acquire()
         except Timeout as error:

@@ -79,10 +79,8 @@ def _show_plan(plan: Planned, bars: "Progress") -> None:
     for entry, reason in plan.failed.items():
         say(f"FAILED   {entry}: {reason}", style="red")
     unknown = f", and {plan.unknown_sizes} of unknown size" if plan.unknown_sizes else ""
-    say(
-        f"{len(plan.to_bring)} files to bring, {size_text(plan.need)}{unknown}; "
-        f"{size_text(plan.free)} free"
-    )
+    free = f"; {size_text(plan.free)} free" if plan.free is not None else ""
+    say(f"{len(plan.to_bring)} files to bring, {size_text(plan.need)}{unknown}{free}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from threading import Event
 from typing import TYPE_CHECKING, Final
 
@@ -40,8 +40,8 @@ class Planned:
     """Bytes to bring, as far as the sources tell sizes."""
     unknown_sizes: int
     """Files of which the source told no size."""
-    free: int
-    """Bytes free on the disk."""
+    free: int | None
+    """Bytes free on the disk; None: it does not say."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,13 @@ def plan(
         failed=failed,
         need=max(0, sum(file.size or 0 for file in to_bring) - have),
         unknown_sizes=sum(file.size is None for file in to_bring),
-        free=shutil.disk_usage(folder.root).free,
+        free=_free(folder.root),
     )
+
+
+def _free(root: Path) -> int | None:
+    usage = shutil.disk_usage(root)
+    return usage.free if usage.total else None
 
 
 def sync(
@@ -164,7 +169,7 @@ def sync(
     with folder.locked(), make_client() as client:
         planned = plan(entries, folder, client, options)
         tell(planned)
-        if planned.need > max(0, planned.free - RESERVE_BYTES):
+        if planned.free is not None and planned.need > max(0, planned.free - RESERVE_BYTES):
             raise ModelError(
                 "disk_full",
                 f"{planned.need:,} bytes are needed and {planned.free:,} are free in {folder.root}",
