@@ -97,3 +97,22 @@ def test_every_command_of_the_readme_exists_with_its_options(command: list[str])
     assert done.returncode == 0
     for option in (word.split("=")[0] for word in command if word.startswith("--")):
         assert option in done.stdout
+
+
+def test_every_file_that_the_architecture_names_is_there() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    table = text.split("## To change X, open Y", 1)[1]
+    missing: list[str] = []
+    for row in re.findall(r"^\| .* \| (.*) \|$", table, re.MULTILINE):
+        folder = ROOT
+        for name in re.findall(r"`([\w./*]+)`", row):
+            head, _, rest = name.partition("/")
+            if head in ("schema", "server", "client"):
+                base = ROOT / "packages" / head / "src" / f"comfysnap_{head}"
+                folder = (base / rest).parent
+                name = str((base / rest).relative_to(ROOT))
+            elif head != "tests" and name.endswith((".py", "/")):
+                name = str((folder / name).relative_to(ROOT))
+            if name.endswith((".py", "/")) and not list(ROOT.glob(name)):
+                missing.append(name)
+    assert missing == []
