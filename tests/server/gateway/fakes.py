@@ -36,6 +36,10 @@ class FakeBackend:
 
     async def submit(self, request: JobRequest) -> Submitted:
         now = datetime.now(UTC)
+        if key := request.idempotency_key:
+            earlier = await self.replay(request.owner, key, request.fingerprint)
+            if earlier is not None:
+                return Submitted(earlier, replayed=True)
         job = JobRecord(
             id=request.job_id, workflow=request.workflow, status=JobStatus.QUEUED, version=1,
             inputs=request.inputs, labels=request.labels, created_at=now,

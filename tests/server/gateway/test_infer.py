@@ -158,6 +158,23 @@ async def test_a_key_with_another_body_is_refused(http: httpx.AsyncClient) -> No
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
 
 
+async def test_a_replay_holds_although_the_workflow_changed_since(
+    http: httpx.AsyncClient, backend: FakeBackend, workflow: Workflow, settings: GatewaySettings
+) -> None:
+    key = {"Idempotency-Key": "k1", "Comfysnap-Contract": workflow.contract.hash}
+    first = await http.post("/infer_async/draw", json={"prompt": "x"}, headers=key)
+    spec = (workflow.folder / "workflow.toml").read_text()
+    (workflow.folder / "workflow.toml").write_text(spec.replace("[inputs.prompt]", "[inputs.text]"))
+    app = create_app(backend, {"draw": Workflow.load(workflow.folder)}, settings)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as changed:
+        again = await changed.post("/infer_async/draw", json={"prompt": "x"}, headers=key)
+        fresh = await changed.post("/infer_async/draw", json={"prompt": "x"})
+    assert again.json()["id"] == first.json()["id"]
+    assert again.headers["idempotency-replayed"] == "true"
+    assert fresh.json()["code"] == "invalid_input"
+
+
 async def test_a_malformed_idempotency_key_is_refused(http: httpx.AsyncClient) -> None:
     headers = {"Idempotency-Key": "x" * 300}
     answer = await http.post("/infer_async", json={"prompt": "x"}, headers=headers)

@@ -109,19 +109,26 @@ class Submitter:
             ProblemError: The submission is refused.
             BackendError: The backend refuses it.
         """
-        key = submission.idempotency_key
         fingerprint = submission.fingerprint
-        if key is not None:
-            earlier = await self._backend.replay(submission.owner, key, fingerprint)
-            if earlier is not None:
-                return Submitted(earlier, replayed=True)
+        try:
+            request = await self._checked(submission, fingerprint)
+        except ProblemError:
+            # What is refused today may have been accepted when the key was first sent.
+            key = submission.idempotency_key
+            earlier = key and await self._backend.replay(submission.owner, key, fingerprint)
+            if not earlier:
+                raise
+            return Submitted(earlier, replayed=True)
+        return await self._backend.submit(request)
+
+    async def _checked(self, submission: Submission, fingerprint: str) -> JobRequest:
         workflow = self._workflow(submission.workflow)
         self._check_contract(workflow, submission.contract)
         self._check_options(submission.options)
         problems = self._validators[workflow.name].problems(submission.inputs)
         if problems:
             raise invalid_input(*problems)
-        return await self._backend.submit(await self._request(submission, workflow, fingerprint))
+        return await self._request(submission, workflow, fingerprint)
 
     def _workflow(self, name: str) -> Workflow:
         workflow = self._workflows.get(name)
