@@ -244,3 +244,24 @@ def test_a_ui_export_without_a_catalogue_says_what_is_needed(tmp_path: Path) -> 
     with pytest.raises(GraphError) as caught:
         read_export(file, None)
     assert (caught.value.code, caught.value.file) == ("ui_format", str(file))
+
+
+@pytest.mark.parametrize("mode", [0, 2, 4])
+def test_a_primitive_gives_its_value_even_when_it_is_off(mode: int) -> None:
+    nodes = [
+        node(1, "PrimitiveNode", outputs=["INT"], values=[42], mode=mode),
+        node(2, "Latent", [slot("width", "INT", 1, widget=True)], values=[1, 2]),
+    ]
+    graph = import_ui(ui(nodes, [[1, 1, 0, 2, 0, "INT"]]), CATALOGUE)
+    assert inputs(graph, "2") == {"width": 42, "height": 2}
+
+
+@pytest.mark.parametrize("mode", [2, 4])
+def test_a_reroute_that_is_off_still_passes_on(mode: int) -> None:
+    nodes = [
+        node(1, "Load", outputs=["IMAGE"], values=["x.png"]),
+        node(2, "Reroute", [slot("", "*", 1)], ["*"], mode=mode),
+        node(3, "Save", [slot("images", "IMAGE", 2)]),
+    ]
+    graph = import_ui(ui(nodes, [[1, 1, 0, 2, 0, "*"], [2, 2, 0, 3, 0, "*"]]), CATALOGUE)
+    assert inputs(graph, "3")["images"] == ["1", 0]

@@ -208,6 +208,9 @@ def test_a_subgraph_may_hand_its_input_straight_on_or_leave_an_output_open() -> 
     graph = import_ui(ui(nodes, links, through), CATALOGUE)
     assert inputs(graph, "3")["images"] == ["1", 0]
     assert "images" not in inputs(graph, "4")
+    nodes[1]["mode"] = 2
+    graph = import_ui(ui(nodes, links, through), CATALOGUE)
+    assert "images" not in inputs(graph, "3")
 
 
 def test_a_line_from_an_input_that_the_subgraph_lacks_is_refused() -> None:

@@ -13,6 +13,7 @@ from comfysnap_schema.nodes import Catalogue
 from comfysnap_schema.ui_model import (
     BYPASSED,
     MOST_NODES,
+    MUTED,
     SUBGRAPH_INPUT,
     SUBGRAPH_OUTPUT,
     UiGraph,
@@ -161,11 +162,14 @@ class Resolver:
             raise Refused(
                 "broken_link", f"a line comes from node {link.origin}, which is not there"
             )
+        if node.type == PRIMITIVE:  # the editor copies its value even when it is off
+            return Value(node.value(0))
         if node.mode == BYPASSED:
             slot = self._bypass(node, link.origin_slot, kind)
             return self._input(scope, node, slot, kind, seen) if slot else None
-        subgraph = self.workflow.subgraphs.get(node.type)
-        if subgraph is not None:
+        if node.type in self.workflow.subgraphs:
+            if node.mode == MUTED:
+                return None
             return self._from_inside(scope, node, link.origin_slot, kind, seen)
         if node.type in VIRTUAL:
             return self._virtual(scope, node, kind, seen)
@@ -185,8 +189,6 @@ class Resolver:
     def _virtual(
         self, scope: Scope, node: UiNode, kind: str, seen: frozenset[Any]
     ) -> Origin | Value | None:
-        if node.type == PRIMITIVE:
-            return Value(node.value(0))
         if node.type in GETTERS:
             scope, node = self._setter(scope, node)
         slot = node.inputs[0] if node.inputs else None
