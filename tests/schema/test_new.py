@@ -52,6 +52,9 @@ def test_two_commands_make_a_typed_module_in_an_empty_folder(project: Path, root
     )
     assert comfysnap("generate", "--check")[0] == 0
     assert comfysnap("check")[0] == 0
+    assert {path.name for path in project.iterdir()} == {
+        "comfysnap.toml", "comfysnap_models", "workflows",
+    }  # fmt: skip
 
 
 def test_the_catalogue_is_kept_beside_the_graph(project: Path, root: Path) -> None:

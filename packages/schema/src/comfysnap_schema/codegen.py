@@ -16,7 +16,7 @@ from comfysnap_schema.workflow import SPEC_FILE, Workflow
 _TEMPLATES = Path(__file__).parent / "templates"
 _MODELS = "comfysnap_schema.models"
 _RUFF = (sys.executable, "-m", "ruff")
-_STYLE = ("--isolated", "--quiet", "--line-length=100", "--target-version=py311")
+_STYLE = ("--isolated", "--no-cache", "--quiet", "--line-length=100", "--target-version=py311")
 _TIDY = (
     ("check", "--fix", "--select=F401", *_STYLE),
     # Apart from the step before: a list of imports that was too long stays in several lines.
