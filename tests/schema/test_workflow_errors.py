@@ -120,6 +120,10 @@ def load_error(folder: Path) -> SchemaError:
         ('path = "2.inputs.width"\nmaximum = inf', "invalid_value", "maximum"),
         ('path = "2.inputs.crop"\nmax_length = 0', "invalid_value", "max_length"),
         ("random = false", "unknown_type", "type"),
+        ('path = "2.inputs.width"\nrandom = true\ndefault = 3', "not_applicable", "default"),
+        ('path = "2.inputs.width"\nrequired = true\ndefault = 3', "not_applicable", "default"),
+        ('path = "2.inputs.crop"\nkind = "image"\ntype = "string"', "wrong_type", "type"),
+        ("path = []", "unknown_type", "type"),
         ('type = "string"', "no_path", "path"),
     ],
 )

@@ -169,6 +169,8 @@ def _type(entry: InputSpec, facts: Facts, scope: _Scope) -> ParameterType:
     if entry.kind is not None and entry.kind not in FILE_KINDS:
         files = ", ".join(sorted(FILE_KINDS))
         scope.fail("wrong_type", f"an input of a kind is a file: {files}", "kind")
+    if entry.kind is not None and entry.type not in (None, "file"):
+        scope.fail("wrong_type", f"an input of a kind is a file, not {entry.type}", "type")
     wanted: ParameterType = "file" if entry.kind else (entry.type or facts.type)
     # Without a catalogue a whole number in the graph may well be one value of a float.
     guessed_integer = not facts.known and facts.type == "integer" and wanted == "number"
@@ -231,6 +233,9 @@ def _bound(
 def _with_default(parameter: Parameter, entry: InputSpec, facts: Facts, scope: _Scope) -> Parameter:
     if entry.required and entry.random:
         scope.fail("not_applicable", "what is drawn when left out is not required", "required")
+    if entry.default is not None and (entry.required or entry.random):
+        how = "required" if entry.required else "drawn when left out"
+        scope.fail("not_applicable", f"what is {how} has no default", "default")
     if parameter.type == "file":
         if entry.default is not None:
             scope.fail(
