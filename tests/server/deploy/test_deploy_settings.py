@@ -184,8 +184,13 @@ def test_only_the_chosen_workflows_are_served(
     assert set(deployment(write, 'workflows = ["two"]').workflows) == {"two"}
 
 
-def test_paths_keep_their_relations_in_a_container(write: WriteProject, tmp_path: Path) -> None:
-    read = read_deployment(write(""))
-    assert read.in_container(read.file) == "/project/comfysnap.toml"
-    assert read.in_container(tmp_path / "workflows" / "one") == "/project/workflows/one"
-    assert read.in_container(tmp_path.resolve().parent / "shared") == "/shared"
+@pytest.mark.parametrize(
+    ("written", "there"),
+    [("workflows", "/project/workflows"), ("../shared", "/shared"), ("/srv/flows", "/srv/flows")],
+)
+def test_a_folder_lies_where_the_file_names_it_in_a_container_too(
+    write: WriteProject, written: str, there: str
+) -> None:
+    read = read_deployment(write(f"workflows = {written!r}"))
+    assert read.in_container(read.workflows_folder) == there
+    assert read.in_container(Path(read.file.name)) == "/project/comfysnap.toml"

@@ -66,9 +66,7 @@ def engine_options() -> dict[str, JsonValue]:
         "mask_cuda": settings.snapshot == "cpu",
     }
     if settings.extra_model_paths is not None:
-        options["extra_model_paths"] = [
-            deployment.in_container(deployment.path(settings.extra_model_paths))
-        ]
+        options["extra_model_paths"] = [deployment.in_container(settings.extra_model_paths)]
     return options | settings.engine_options
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -100,9 +101,20 @@ class Deployment:
         """A path of the file, made absolute."""
         return (self.root / relative).resolve()
 
+    @cached_property
+    def workflows_folder(self) -> Path:
+        """The folder as the file writes it, relative or absolute."""
+        written = tomllib.loads(self.file.read_text(encoding="utf-8")).get("workflows")
+        return Path(written or Project.model_fields["workflows"].default)
+
     def in_container(self, path: Path) -> str:
-        """Where a file of the project lies in a container, so that relative paths still hold."""
-        return os.path.normpath(Path(PROJECT_DIR) / os.path.relpath(path, self.root))
+        """Where something lies in a container, so that the file is right there too.
+
+        Args:
+            path: As the file writes it: relative paths start from ``PROJECT_DIR`` there, absolute
+                ones stay.
+        """
+        return os.path.normpath(Path(PROJECT_DIR) / path)
 
 
 def read_deployment(path: Path | None = None) -> Deployment:

@@ -233,7 +233,7 @@ def _node_layers(deployment: Deployment, nodes: NodeSnapshot, snapshot: Path) ->
 
 
 def _variables(deployment: Deployment) -> Layer:
-    variables = {PROJECT_VARIABLE: deployment.in_container(deployment.file)}
+    variables = {PROJECT_VARIABLE: deployment.in_container(Path(deployment.file.name))}
     if deployment.settings.snapshot == "gpu":
         # compile workers are processes, and a GPU snapshot cannot hold those
         variables["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
@@ -244,14 +244,16 @@ def _variables(deployment: Deployment) -> Layer:
 def _project_layers(deployment: Deployment) -> list[Layer]:
     settings = deployment.settings
     optional = (settings.nodes, settings.extra_model_paths)
-    own = [deployment.file, *(deployment.path(path) for path in optional if path is not None)]
-    workflows = deployment.project.workflows
+    own = [Path(deployment.file.name), *(path for path in optional if path is not None)]
+    workflows = deployment.workflows_folder
 
     def add_files(image: "modal.Image") -> "modal.Image":
         for path in own:
-            image = image.add_local_file(path, deployment.in_container(path))
+            image = image.add_local_file(deployment.path(path), deployment.in_container(path))
         return image.add_local_dir(
-            workflows, deployment.in_container(workflows), ignore=["**/__pycache__", "**/.*"]
+            deployment.path(workflows),
+            deployment.in_container(workflows),
+            ignore=["**/__pycache__", "**/.*"],
         )
 
     return [

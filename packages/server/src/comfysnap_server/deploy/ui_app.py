@@ -55,7 +55,7 @@ def comfyui_command() -> list[str]:
     if settings.gpus is None:
         command.append("--cpu")
     if settings.extra_model_paths is not None:
-        paths = deployment.in_container(deployment.path(settings.extra_model_paths))
+        paths = deployment.in_container(settings.extra_model_paths)
         command += ["--extra-model-paths-config", paths]
     return command
 
