@@ -47,6 +47,8 @@ CLIENT_ID: Final = "comfysnap"
 """Without a client id the executor does not tell of errors."""
 TIDY_INTERVAL: Final = 10.0
 """Seconds between garbage collections, as in ``main.py``."""
+LOOK_INTERVAL: Final = 1.0
+"""Seconds between looks at the free memory."""
 
 
 class ComfyUIEngine:
@@ -64,6 +66,8 @@ class ComfyUIEngine:
         self._device: str | None = None
         self._state = ProcessState()
         self._tidied = time.monotonic()
+        self._scarce = False
+        self._looked = 0.0
 
     @property
     def report(self) -> LoadReport:
@@ -153,7 +157,7 @@ class ComfyUIEngine:
         self._caches.forget(run.volatile())
         self._caches.trim(
             max_bytes=self.options.cache_bytes,
-            scarce=free_memory_share() < self.options.free_memory,
+            scarce=self._memory_is_scarce(),
         )
         comfy.server.listener = None
         comfy.nodes.interrupt_processing(False)
@@ -164,6 +168,13 @@ class ComfyUIEngine:
             gc.collect()
             comfy.management.soft_empty_cache()
             self._tidied = time.monotonic()
+
+    def _memory_is_scarce(self) -> bool:
+        """As of a second ago at most."""
+        now = time.monotonic()
+        if now - self._looked > LOOK_INTERVAL:
+            self._scarce, self._looked = free_memory_share() < self.options.free_memory, now
+        return self._scarce
 
     def _free_memory(self) -> None:
         """Let go of every model and result, so that the next job has what there is."""

@@ -1,6 +1,8 @@
 """Where the engine listens to ComfyUI: the progress hook, the progress registry, the messages."""
 
+import functools
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 from comfysnap_server.engine.comfyui_events import JobEvents
@@ -52,22 +54,27 @@ def show_previews(wanted: bool) -> None:
 def _register(progress: Any, events: JobEvents) -> None:
     """Take the place of the handler that tells the front end, whose every message holds the state
     of all nodes."""
+    progress.get_progress_state().unregister_handler("webui")
+    progress.add_progress_handler(_handler_class(progress)(events))
 
+
+@functools.cache
+def _handler_class(progress: Any) -> Callable[[JobEvents], Any]:
     class Handler(progress.ProgressHandler):
-        def __init__(self) -> None:
+        def __init__(self, events: JobEvents) -> None:
             super().__init__("comfysnap")  # pyright: ignore[reportUnknownMemberType]  the base is ComfyUI's
+            self._events = events
 
         def start_handler(self, node_id: str, state: Any, prompt_id: str) -> None:
-            events.start(node_id)
+            self._events.start(node_id)
 
         def update_handler(
             self, node_id: str, value: float, max_value: float, state: Any, prompt_id: str,
             image: Any = None,
         ) -> None:  # fmt: skip
-            events.step(node_id, value, max_value, image)
+            self._events.step(node_id, value, max_value, image)
 
         def finish_handler(self, node_id: str, state: Any, prompt_id: str) -> None:
-            events.finish(node_id)
+            self._events.finish(node_id)
 
-    progress.get_progress_state().unregister_handler("webui")
-    progress.add_progress_handler(Handler())
+    return Handler
