@@ -1,5 +1,6 @@
 """The platform in memory, for tests of what no container is needed for."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -42,6 +43,7 @@ class MemoryFeed:
         for key, entry in list(self.entries):
             if key == job_id:
                 yield entry
+        await asyncio.sleep(min(wait, 0.01))
 
 
 @dataclass
@@ -51,6 +53,7 @@ class MemoryCalls:
     spawned: list[tuple[str, str | None]] = field(default_factory=list[tuple[str, str | None]])
     states: dict[str, CallState] = field(default_factory=dict[str, CallState])
     cancelled: list[tuple[str, bool]] = field(default_factory=list[tuple[str, bool]])
+    killed: asyncio.Event = field(default_factory=asyncio.Event)
     failing: bool = False
 
     async def spawn(self, job_id: str, request: str | None) -> str:
@@ -60,10 +63,13 @@ class MemoryCalls:
         return f"fc-{len(self.spawned)}"
 
     async def state(self, call_id: str, *, wait: float) -> CallState:
+        await asyncio.sleep(min(wait, 0.01))
         return self.states.get(call_id, CallState.PENDING)
 
     async def cancel(self, call_id: str, *, terminate: bool) -> None:
         self.cancelled.append((call_id, terminate))
+        if terminate:
+            self.killed.set()
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """What the gateway does with the records of a job, whichever container wrote them."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,28 @@ async def test_a_key_with_another_body_is_refused(backend: ModalBackend) -> None
     with pytest.raises(BackendError) as caught:
         await backend.submit(request(2, idempotency_key="k", fingerprint="other"))
     assert caught.value.code is ErrorCode.IDEMPOTENCY_MISMATCH
+
+
+async def test_owners_and_keys_with_colons_do_not_meet(backend: ModalBackend) -> None:
+    one = request(1, owner="a", idempotency_key="b:c", fingerprint="f")
+    two = request(2, owner="a:b", idempotency_key="c", fingerprint="f")
+    await backend.submit(one)
+    assert (await backend.submit(two)).job.id == two.job_id
+    assert [job.id for job in (await backend.list_jobs("a")).jobs] == [one.job_id]
+    assert [job.id for job in (await backend.list_jobs("a:b")).jobs] == [two.job_id]
+
+
+async def test_a_cancelled_job_is_followed_until_it_stopped(cloud: Cloud, tmp_path: Path) -> None:
+    policy = Policy(cancel_grace=0.05, refresh=0.01)
+    backend = ModalBackend(cloud.platform, tmp_path / "local", policy=policy)
+    await backend.submit(request())
+    cloud.records.entries[claim_key(JOB, 1)] = claim()
+    await backend.cancel("someone", JOB)
+    cloud.pass_time(1)  # and nobody asks
+    async with asyncio.timeout(10):
+        await cloud.calls.killed.wait()
+    assert ("fc-1", True) in cloud.calls.cancelled
+    await backend.stop()
 
 
 async def test_a_job_of_another_owner_is_unknown(backend: ModalBackend) -> None:

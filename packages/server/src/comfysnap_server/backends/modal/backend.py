@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -63,12 +63,16 @@ class ModalBackend:
         self._files = GatewayFiles(platform.files, local)
         self._index = JobIndex(platform.index)
         self._watches: dict[str, Watch] = {}
+        self._lingering: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Nothing to take up: jobs live with Modal."""
 
     async def stop(self) -> None:
         """End what this process follows; jobs go on."""
+        for task in self._lingering:
+            task.cancel()
+        await asyncio.gather(*self._lingering, return_exceptions=True)
         for watch in list(self._watches.values()):
             await watch.stop()
         self._watches.clear()
@@ -129,9 +133,6 @@ class ModalBackend:
 
     async def _current(self, owner: str, job_id: str) -> Snapshot:
         snapshot = await self._owned(owner, job_id)
-        if watch := self._watches.get(job_id):
-            known = watch.snapshot.entry  # the call and the feed are followed already
-            return snapshot.with_entry(known) if known else snapshot
         end = None
         if not snapshot.final and (call_id := snapshot.running_call):
             end = CallEnd(call_id, await self._platform.calls.state(call_id, wait=0))
@@ -181,11 +182,9 @@ class ModalBackend:
         if _is_news(job, after) or timeout <= 0:
             return job
         async with self._following(owner, job_id) as watch:
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     await watch.until(lambda w: _is_news(job_of(w.snapshot), after))
-            except TimeoutError:
-                pass
             return max(job, job_of(watch.snapshot), key=lambda known: known.version)
 
     @asynccontextmanager
@@ -264,7 +263,7 @@ class ModalBackend:
 
     async def cancel(self, owner: str, job_id: str) -> JobRecord:
         """Raise the flag, then stop the call; its container is killed only if that does not help
-        in ``Policy.cancel_grace`` seconds and somebody still looks at the job."""
+        in ``Policy.cancel_grace`` seconds."""
         snapshot = await self._owned(owner, job_id)
         if not snapshot.final:
             await self._store.request_cancel(job_id)
@@ -272,9 +271,23 @@ class ModalBackend:
             snapshot = await self._advance(await self._store.snapshot(job_id, snapshot), None)
             if not snapshot.final and (call_id := snapshot.running_call):
                 await self._platform.calls.cancel(call_id, terminate=False)
+                self._see_to_the_end(owner, job_id)
             if watch := self._watches.get(job_id):
                 watch.poke()
         return job_of(snapshot if snapshot.final else await self._store.with_feed(snapshot))
+
+    def _see_to_the_end(self, owner: str, job_id: str) -> None:
+        """Follow a job that has to stop, though nobody else may."""
+
+        async def follow() -> None:
+            async with self._following(owner, job_id) as watch:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(2 * self._policy.cancel_grace):
+                        await watch.until(lambda w: w.snapshot.final is not None)
+
+        task = asyncio.get_running_loop().create_task(follow())
+        self._lingering.add(task)
+        task.add_done_callback(self._lingering.discard)
 
     async def open_output(self, owner: str, job_id: str, name: str) -> StoredFile:
         """See ``Backend.open_output``.

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 
 from comfysnap_server.backends.modal.platform import Records
-from comfysnap_server.backends.modal.records import Listed, index_key
+from comfysnap_server.backends.modal.records import Listed, index_key, owner_and_job
 
 
 class JobIndex:
@@ -34,6 +34,5 @@ class JobIndex:
     async def since(self, start: datetime) -> AsyncIterator[tuple[str, str]]:
         """Owner and id of each job accepted since ``start``, in no order."""
         async for key, value in self._entries.items():
-            owner, _, job_id = key.rpartition(":")
             if Listed.model_validate_json(value).created_at >= start:
-                yield owner, job_id
+                yield owner_and_job(key)

@@ -6,6 +6,7 @@ the job.
 
 from datetime import datetime
 from typing import Final, Literal, TypeVar
+from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, Field, JsonValue
 
@@ -87,8 +88,8 @@ class FeedEntry(BaseModel, frozen=True):
 
 
 def idem_key(owner: str, key: str) -> str:
-    """Where an idempotency key is kept."""
-    return f"idem:{owner}:{key}"
+    """Where an idempotency key is kept; owners are quoted, so that no two of them meet."""
+    return f"idem:{quote(owner, safe='')}:{key}"
 
 
 def job_key(job_id: str, what: Literal["request", "call", "cancel", "final"]) -> str:
@@ -103,7 +104,13 @@ def claim_key(job_id: str, attempt: int) -> str:
 
 def index_key(owner: str, job_id: str) -> str:
     """Where a job is listed."""
-    return f"{owner}:{job_id}"
+    return f"{quote(owner, safe='')}:{job_id}"
+
+
+def owner_and_job(key: str) -> tuple[str, str]:
+    """Back from a key of the index."""
+    owner, _, job_id = key.partition(":")
+    return unquote(owner), job_id
 
 
 def read(kind: type[RecordT], text: str | None) -> RecordT | None:
