@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -353,7 +354,26 @@ def test_an_answer_over_the_limit_is_refused(server: str) -> None:
     assert caught.value.code == "too_large"
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://", "http://[::1"])
+def test_a_server_that_speaks_no_http_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"220 mail ready\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(CatalogueError) as caught:
+            Catalogue.read(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        thread.join()
+    assert caught.value.code == "unreachable"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:9", "http://", "http://[::1", "http://127.0.0.1:x", "http://a\tb c/"]
+)
 def test_an_address_without_a_server_is_named(url: str) -> None:
     with pytest.raises(CatalogueError) as caught:
         Catalogue.read(url)

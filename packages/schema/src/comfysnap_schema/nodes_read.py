@@ -2,6 +2,7 @@
 
 import json
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Final
 from urllib.error import HTTPError, URLError
@@ -54,7 +55,7 @@ def _fetch(source: str, limit: int) -> bytes:
         raise CatalogueError(
             "unreachable", f"it answered HTTP {error.code} for /object_info", file=source
         ) from error
-    except (URLError, OSError, ValueError) as error:
+    except (URLError, HTTPException, OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise CatalogueError(
             "unreachable", f"no ComfyUI answers there: {reason}", file=source
