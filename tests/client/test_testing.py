@@ -1,0 +1,161 @@
+"""The mock kit, beyond what the downstream project uses."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from comfysnap_client import (
+    Client,
+    ConnectionFailed,
+    ContractMismatch,
+    ErrorCode,
+    InvalidInput,
+    JobEvent,
+    JobExpired,
+    JobStatus,
+    NotFound,
+    Progress,
+    RetryPolicy,
+    untyped,
+)
+from comfysnap_client.testing import MockServer, mock_server
+from comfysnap_schema.errors import FieldProblem
+from comfysnap_schema.files import OutputFile
+from tests.client.fakes import DrawInput, DrawOutput, eventually
+
+FOX = DrawInput(prompt="a fox")
+BIG = b"x" * 300_000
+
+
+class Other(DrawInput):
+    """The same workflow, generated from another contract."""
+
+    __contract__ = "01d"
+
+
+async def test_requests_are_checked_against_the_model(comfysnap_server: MockServer) -> None:
+    comfysnap_server.on(DrawInput).succeeds(DrawOutput())
+    async with comfysnap_server.client() as client:
+        with pytest.raises(InvalidInput) as caught:
+            await client.infer_sync(untyped("draw", {"promt": "x", "steps": "many"}))
+        assert {found.field for found in caught.value.fields} == {"prompt", "promt", "steps"}
+        with pytest.raises(NotFound):
+            await client.infer_sync(untyped("drew", {}))
+        with pytest.raises(ContractMismatch):
+            await client.infer_sync(Other(prompt="x"))
+    assert comfysnap_server.calls == []
+
+
+async def test_what_was_asked_is_recorded_without_credentials(
+    comfysnap_server: MockServer,
+) -> None:
+    comfysnap_server.on(DrawInput).succeeds(DrawOutput())
+    async with Client(comfysnap_server.url, api_key="sesame") as client:
+        inputs = DrawInput(prompt="x", image=b"small", mask=BIG)
+        job = await client.infer_async(inputs, labels={"team": "a"}, previews=True)
+        await client.infer_async(DrawInput.model_validate({"prompt": "x", "image": "https://a/b"}))
+    call = comfysnap_server.calls[0]
+    assert (call.workflow, call.job_id) == ("draw", job.id)
+    assert call.params == [("previews", "true"), ("label", "team:a")]
+    assert "sesame" not in str(call.headers)
+    assert job.record is not None
+    assert job.record.labels == {"team": "a"}
+    assert [request.split()[0] for request in comfysnap_server.requests] == [
+        "HEAD", "PUT", "POST", "POST",
+    ]  # fmt: skip
+
+
+async def test_each_look_without_waiting_is_a_step(comfysnap_server: MockServer) -> None:
+    half = Progress(fraction=0.5, node="3")
+    comfysnap_server.on(DrawInput).succeeds(DrawOutput(text="x"), after=[half])
+    async with comfysnap_server.client() as client:
+        job = await client.infer_async(FOX)
+        seen = [await job.status() for _ in range(3)]
+        assert [record.status for record in seen] == ["running", "succeeded", "succeeded"]
+        assert seen[0].progress == half
+        assert [event.type for event in [event async for event in job.events()]] == [
+            "status", "progress", "status", "progress", "done",
+        ]  # fmt: skip
+        assert (await job.cancel()).status == JobStatus.SUCCEEDED
+
+
+async def test_a_job_takes_the_time_it_is_told_and_hears_of_a_cancel(
+    comfysnap_server: MockServer,
+) -> None:
+    comfysnap_server.on(DrawInput).succeeds(DrawOutput(), seconds=0.1).hangs(
+        after=[Progress(fraction=0.1)]
+    )
+    async with comfysnap_server.client() as client:
+        started = asyncio.get_running_loop().time()
+        await client.infer_sync(FOX)
+        assert asyncio.get_running_loop().time() - started >= 0.1
+
+        job = await client.infer_async(FOX)
+        following = asyncio.create_task(_types(job.events()))
+        await eventually(lambda: any("/events/" in one for one in comfysnap_server.requests))
+        record = await client.cancel(job.id)
+        assert record.status == JobStatus.CANCELLED
+        assert record.error is not None
+        assert record.error.code == ErrorCode.JOB_CANCELLED
+        assert (await following)[-1] == "done"
+
+
+async def _types(events: AsyncIterator[JobEvent]) -> list[str]:
+    return [str(event.type) async for event in events]
+
+
+async def test_a_job_fails_in_any_way(comfysnap_server: MockServer) -> None:
+    few = FieldProblem(field="steps", message="too few")
+    comfysnap_server.on(DrawInput).fails(
+        ErrorCode.JOB_EXPIRED, status=JobStatus.EXPIRED, fields=[few]
+    )
+    async with comfysnap_server.client() as client:
+        with pytest.raises(JobExpired) as caught:
+            await client.infer_sync(FOX)
+    assert caught.value.fields == (few,)
+
+
+async def test_submits_are_slow_dropped_or_refused(comfysnap_server: MockServer) -> None:
+    comfysnap_server.on(DrawInput).is_slow(0.05).answers(503, retry_after=None).drops_connections()
+    comfysnap_server.on(DrawInput).succeeds(DrawOutput())
+    async with comfysnap_server.client() as client:
+        started = asyncio.get_running_loop().time()
+        await client.infer_sync(FOX)
+        assert asyncio.get_running_loop().time() - started >= 0.15
+    assert len(comfysnap_server.calls) == 1
+
+    comfysnap_server.on(DrawInput).drops_connections(1)
+    async with Client(comfysnap_server.url, retry=RetryPolicy(attempts=1)) as client:
+        with pytest.raises(ConnectionFailed):
+            await client.infer_async(FOX)
+
+
+async def test_files_of_any_kind_can_be_downloaded(comfysnap_server: MockServer) -> None:
+    file = comfysnap_server.file("notes.txt", b"hello", content_type="text/plain")
+    assert type(file) is OutputFile
+    async with httpx.AsyncClient(base_url=comfysnap_server.url) as http:
+        response = await http.get(file.url)
+        assert (response.content, response.headers["content-type"]) == (b"hello", "text/plain")
+        assert (await http.get("/outputs/none/x")).status_code == 404
+        assert (await http.get("/nothing")).status_code == 404
+
+
+async def test_unknown_jobs_are_unknown_everywhere(comfysnap_server: MockServer) -> None:
+    async with comfysnap_server.client() as client:
+        job = client.job("job_x")
+        with pytest.raises(NotFound):
+            await job.status()
+        with pytest.raises(NotFound):
+            await job.cancel()
+        with pytest.raises(NotFound):
+            await anext(job.events())
+
+
+async def test_a_test_that_told_nothing_is_told_so() -> None:
+    with mock_server("http://other.test/prefix") as server:
+        server.on(DrawInput)
+        async with server.client() as client:
+            with pytest.raises(AssertionError):
+                await client.infer_async(FOX)
