@@ -43,6 +43,7 @@ def test_everything_works_without_a_loop(comfysnap_server: MockServer, tmp_path:
         assert comfysnap_server.url in repr(client)
         output = client.infer_sync(FOX, on_progress=lambda progress: seen.append(progress.fraction))
         picture = client.read(output.images[0])
+        assert client.image(output.images[0]).size == (8, 8)
         assert client.save(output.images[0], tmp_path).read_bytes() == picture
         assert b"".join(client.stream(output.images[0])) == picture
 

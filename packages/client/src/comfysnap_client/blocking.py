@@ -6,7 +6,7 @@ The same client runs on a thread of its own; nothing is implemented twice.
 from collections.abc import AsyncIterable, Generator, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Generic, Self, TypeVar, Unpack, overload
 
 from comfysnap_client import client as asynchronous
 from comfysnap_client.client import ClientOptions
@@ -16,7 +16,7 @@ from comfysnap_client.job import OnProgress
 from comfysnap_client.mapping import MapResult
 from comfysnap_client.portal import Portal
 from comfysnap_schema.base import WorkflowInput, WorkflowOutput
-from comfysnap_schema.files import OutputFile
+from comfysnap_schema.files import ImageFile, OutputFile
 from comfysnap_schema.jobs import (
     JobEvent,
     JobRecord,
@@ -24,6 +24,9 @@ from comfysnap_schema.jobs import (
     WorkflowDetail,
     WorkflowSummary,
 )
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["Client", "Job"]
 
@@ -250,6 +253,10 @@ class Client:
     def read(self, file: OutputFile) -> bytes:
         """As ``OutputFile.read``: the whole content, checked."""
         return self._portal.run(file.read())
+
+    def image(self, file: ImageFile) -> "Image.Image":
+        """As ``ImageFile.image``: a Pillow image; needs Pillow."""
+        return self._portal.run(file.image())
 
     def save(self, file: OutputFile, path: str | Path) -> Path:
         """As ``OutputFile.save``: atomic, resumed when the connection breaks, checked."""

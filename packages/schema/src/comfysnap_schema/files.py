@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Protocol, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Protocol, Self, cast
 
 from pydantic import (
     BaseModel,
@@ -17,6 +17,9 @@ from pydantic import (
 from pydantic_core import core_schema
 
 from comfysnap_schema.routes import SHA256_PATTERN
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class Kind(StrEnum):
@@ -169,6 +172,27 @@ class OutputFile(BaseModel, extra="ignore"):
 
 class ImageFile(OutputFile, extra="ignore"):
     """A still image or a mask."""
+
+    async def image(self) -> "Image.Image":
+        """Download and decode into a Pillow image; needs Pillow.
+
+        Raises:
+            FileNotBoundError: The file was not handed out by a client.
+            PIL.UnidentifiedImageError: Pillow cannot read it.
+        """
+        import asyncio
+        import io
+
+        from PIL import Image
+
+        content = await self.read()
+
+        def decode() -> Image.Image:
+            opened = Image.open(io.BytesIO(content))
+            opened.load()
+            return opened
+
+        return await asyncio.to_thread(decode)
 
 
 class AnimationFile(OutputFile, extra="ignore"):
