@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 LENGTH: Final = struct.Struct("!I")
-MAX_FRAME: Final = 256 * 1024 * 1024
 
 
 def frame(message: Mapping[str, Any] | bytes) -> bytes:

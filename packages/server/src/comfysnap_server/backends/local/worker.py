@@ -177,8 +177,9 @@ def _message(told: Progress | PreviewFrame) -> dict[str, Any]:
 
 def flush_files(folder: Path) -> None:
     """Bring the files of a folder to the disk, so that a finished job still has them after a
-    power cut."""
-    for entry in (*folder.iterdir(), folder):
+    power cut; without any there is nothing to bring."""
+    files = [entry for entry in folder.iterdir() if entry.is_file()]
+    for entry in (*files, folder) if files else ():
         descriptor = os.open(entry, os.O_RDONLY)
         try:
             os.fsync(descriptor)
