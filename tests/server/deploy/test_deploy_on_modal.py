@@ -222,10 +222,11 @@ def test_a_dry_run_needs_neither_account_nor_network(project: Path) -> None:
         assert said in done.stdout
 
 
-def test_modal_without_an_account_is_exit_3(project: Path) -> None:
+@pytest.mark.parametrize("command", [["deploy"], ["models", "list"], ["doctor", "--online"]])
+def test_modal_without_an_account_is_exit_3(project: Path, command: list[str]) -> None:
     nobody = {"MODAL_CONFIG_PATH": "/nonexistent", "MODAL_TOKEN_ID": "", "MODAL_TOKEN_SECRET": ""}
     done = subprocess.run(
-        [COMFYSNAP, "deploy"], cwd=project, env=os.environ | nobody, capture_output=True, text=True
+        [COMFYSNAP, *command], cwd=project, env=os.environ | nobody, capture_output=True, text=True
     )
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr

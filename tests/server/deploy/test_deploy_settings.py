@@ -76,6 +76,8 @@ def test_resources_are_a_request_or_a_request_and_a_limit(write: WriteProject) -
         ('models = [{folder = "../vae", url = "https://h/a.pt"}]', "unsafe_path", None),
         ('models = [{folder = "vae", url = "https://h/a", name = "/a"}]', "unsafe_path", None),
         ('models = [{folder = "vae", url = "ftp://h/a.pt"}]', "model_source", None),
+        ('models = [{folder = "vae", url = "http://h/a.pt"}]', "model_source", None),
+        ('models = [{folder = "vae", url = "https://me:key@h/a.pt"}]', "model_source", None),
         ('models = [{folder = "vae", repo = "a", file = "b"}]', "model_source", None),
         ('models = [{folder = "vae", url = "https://h/a", civitai = 5}]', "model_source", None),
         ('models = [{folder = "vae"}]', "model_source", None),

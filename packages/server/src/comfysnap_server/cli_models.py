@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
 
@@ -131,7 +132,8 @@ def list_models(
     from comfysnap_server.deploy.models_show import model_rows, show_rows
 
     deployment = read_deployment(project)
-    rows = model_rows(deployment, _place(deployment, to))
+    with _place(deployment, to) as place:
+        rows = model_rows(deployment, place)
     if as_json:
         print(json.dumps([row.as_json() for row in rows], indent=1))
     else:
@@ -158,18 +160,18 @@ def remove(
     from comfysnap_server.deploy.models_show import model_rows
 
     deployment = read_deployment(project)
-    place = _place(deployment, to)
     chosen = [PurePosixPath(path) for path in paths or []]
-    if unused:
-        chosen += [row.path for row in model_rows(deployment, place) if row.is_unused]
-    if not chosen:
-        print("nothing to delete" if unused else "name files, or give --unused")
-        raise typer.Exit(0 if unused else 2)
-    for path in chosen:
-        print(path)
-    if not yes and not typer.confirm(f"Delete {len(chosen)} files?"):
-        raise typer.Exit(1)
-    raise typer.Exit(0 if _remove(place, chosen) else 1)
+    with _place(deployment, to) as place:
+        if unused:
+            chosen += [row.path for row in model_rows(deployment, place) if row.is_unused]
+        if not chosen:
+            print("nothing to delete" if unused else "name files, or give --unused")
+            raise typer.Exit(0 if unused else 2)
+        for path in chosen:
+            print(path)
+        if not yes and not typer.confirm(f"Delete {len(chosen)} files?"):
+            raise typer.Exit(1)
+        raise typer.Exit(0 if _remove(place, chosen) else 1)
 
 
 def _remove(place: "ModelsPlace", paths: Iterable[PurePosixPath]) -> bool:
@@ -186,8 +188,15 @@ def _remove(place: "ModelsPlace", paths: Iterable[PurePosixPath]) -> bool:
     return good
 
 
-def _place(deployment: "Deployment", folder: Path | None) -> "ModelsPlace":
-    from comfysnap_server.deploy.models_folder import ModelsFolder
+@contextmanager
+def _place(deployment: "Deployment", folder: Path | None) -> Generator["ModelsPlace"]:
+    if folder is not None:
+        from comfysnap_server.deploy.models_folder import ModelsFolder
+
+        yield ModelsFolder.at(folder)
+        return
+    from comfysnap_server.deploy.modal_session import modal_session
     from comfysnap_server.deploy.models_volume import ModelsVolume
 
-    return ModelsVolume(deployment.models_volume) if folder is None else ModelsFolder.at(folder)
+    with modal_session(quiet=True):
+        yield ModelsVolume(deployment.models_volume)

@@ -2,7 +2,7 @@
 
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -60,13 +60,22 @@ class ModelEntry(BaseModel, frozen=True, extra="forbid"):
             )
         if self.repo is not None and self.repo.count("/") != 1:
             raise wrong("model_source", "a Hugging Face repository is owner/name")
-        if self.url is not None and urlsplit(self.url).scheme not in {"http", "https"}:
-            raise wrong("model_source", "url must start with https://")
+        if self.url is not None:
+            self._check_url(urlsplit(self.url))
         for key in ("file", "revision", "include"):
             if getattr(self, key) and self.repo is None:
                 raise wrong("model_source", f"{key} goes with repo only")
         if self.include and self.file is not None:
             raise wrong("model_source", "include goes with a whole repository only")
+
+    def _check_url(self, url: SplitResult) -> None:
+        if url.scheme not in {"http", "https"} or not url.hostname:
+            raise wrong("model_source", "url must start with https://")
+        if url.username or url.password:
+            raise wrong("model_source", "name a variable in token instead of writing it into url")
+        loopback = url.hostname in {"127.0.0.1", "localhost", "::1"}
+        if url.scheme == "http" and not (self.sha256 or loopback):
+            raise wrong("model_source", "http:// protects nothing; use https://, or give sha256")
 
     def _check_place(self) -> None:
         whole = self.whole_repository
