@@ -93,6 +93,13 @@ async def test_an_unknown_job_is_not_found(client: Client) -> None:
         await client.check_status("job_00000000000000000000000000")
 
 
+@pytest.mark.parametrize("cursor", ["abc", "-1", "%00", "9" * 500, "0", "' OR 1=1"])
+async def test_a_senseless_cursor_is_no_failure_of_the_server(url: str, cursor: str) -> None:
+    async with httpx.AsyncClient(base_url=url) as http:
+        answer = await http.get("/jobs", params={"cursor": cursor})
+    assert answer.status_code in (200, 422)
+
+
 async def test_a_queued_job_that_is_cancelled_never_starts(slow: Client) -> None:
     running = await slow.infer_async(FluxInput(prompt="first", steps=50))
     queued = await slow.infer_async(FluxInput(prompt="second"))

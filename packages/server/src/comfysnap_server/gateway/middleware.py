@@ -63,9 +63,9 @@ class GatewayMiddleware:
         except ProblemError as error:
             await problem_response(scope, error)(scope, receive, send_with_id)
         except ClientDisconnect:
-            log.info("%s %s: the client hung up [%s]", scope["method"], scope["path"], request_id)
+            log.info("%s %r: the client hung up [%s]", scope["method"], scope["path"], request_id)
         except Exception:
-            log.exception("%s %s failed [%s]", scope["method"], scope["path"], request_id)
+            log.exception("%s %r failed [%s]", scope["method"], scope["path"], request_id)
             if status:
                 raise
             error = ProblemError(
@@ -74,7 +74,7 @@ class GatewayMiddleware:
             await problem_response(scope, error)(scope, receive, send_with_id)
         finally:
             log.debug(
-                "%s %s %s %.1f ms [%s]",
+                "%s %r %s %.1f ms [%s]",
                 scope["method"], scope["path"], status,
                 (time.perf_counter() - started) * 1000, request_id,
             )  # fmt: skip
