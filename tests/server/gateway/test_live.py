@@ -17,7 +17,7 @@ FIFTY_MB = 50 * 1024 * 1024
 
 @pytest.fixture
 def server(workflow: Workflow) -> Generator[GatewayServer]:
-    settings = GatewaySettings(max_waits=1, keep_alive=0.05)
+    settings = GatewaySettings(max_waits=1, keep_alive=0.05, body_timeout=0.5)
     app = create_app(FakeBackend(), {workflow.name: workflow}, settings)
     with running(app) as server:
         yield server
@@ -61,6 +61,13 @@ def test_a_body_that_is_sent_anyway_gets_its_answer(server: GatewayServer, path:
     assert answer.status_code == 413
     assert answer.headers["connection"] == "close"
     assert sent < FIFTY_MB
+
+
+def test_a_body_that_never_comes_is_not_waited_for(server: GatewayServer) -> None:
+    with connect(server) as connection:
+        connection.sendall(b"POST /infer_sync HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 408")
+        assert connection.recv(65536) == b""
 
 
 def test_a_client_that_hangs_up_frees_its_place(server: GatewayServer) -> None:

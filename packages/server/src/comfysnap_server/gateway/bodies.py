@@ -1,5 +1,6 @@
 """Reading what a client sends, within limits."""
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
@@ -35,13 +36,16 @@ async def limited_stream(request: Request, limit: int, code: ErrorCode) -> Async
         yield chunk
 
 
-async def read_json_object(request: Request, limit: int) -> tuple[dict[str, JsonValue], bytes]:
+async def read_json_object(
+    request: Request, limit: int, timeout: float
+) -> tuple[dict[str, JsonValue], bytes]:
     """The body as a JSON object, and its canonical bytes.
 
     A missing content type is JSON, and so is the form type that ``curl -d`` sends by itself.
 
     Raises:
-        ProblemError: ``unsupported_media_type``, ``body_too_large``, ``invalid_json``.
+        ProblemError: ``unsupported_media_type``, ``body_too_large``, ``invalid_json``, and 408
+            when the body takes longer than ``timeout`` seconds.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in _JSON_TYPES and not kind.endswith("+json"):
@@ -50,9 +54,17 @@ async def read_json_object(request: Request, limit: int) -> tuple[dict[str, Json
             f"send the input as application/json, not {kind[:100]!r}",
             headers={"Accept-Post": "application/json"},
         )
-    body = b"".join(
-        [chunk async for chunk in limited_stream(request, limit, ErrorCode.BODY_TOO_LARGE)]
-    )
+    chunks = limited_stream(request, limit, ErrorCode.BODY_TOO_LARGE)
+    try:
+        async with asyncio.timeout(timeout):
+            body = b"".join([chunk async for chunk in chunks])
+    except TimeoutError as error:
+        raise ProblemError(
+            ErrorCode.INVALID_REQUEST,
+            f"the body did not come within {timeout:g} s",
+            status=408,
+            headers={"Connection": "close"},
+        ) from error
     return parse_json_object(body)
 
 

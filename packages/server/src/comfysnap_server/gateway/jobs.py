@@ -204,7 +204,9 @@ class JobRoutes:
                 "the server has several workflows and no default; name one:"
                 f" {request.url.path}/NAME",
             )
-        inputs, canonical = await read_json_object(request, self._settings.max_body_bytes)
+        inputs, canonical = await read_json_object(
+            request, self._settings.max_body_bytes, self._settings.body_timeout
+        )
         return await self._submitter.submit(
             Submission(
                 owner=owner_of(request),
