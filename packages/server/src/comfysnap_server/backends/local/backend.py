@@ -26,7 +26,6 @@ from comfysnap_server.backends.local.live import (
     Stop,
     Watcher,
     done_event,
-    problem,
     wait_for,
 )
 from comfysnap_server.backends.local.lock import FolderLock
@@ -40,6 +39,7 @@ from comfysnap_server.backends.local.waiting import JobQueue
 from comfysnap_server.backends.local.warm import ProcessOptions
 from comfysnap_server.backends.local.writer import Writer
 from comfysnap_server.backends.protocol import BackendError, JobRequest, StoredFile, Submitted
+from comfysnap_server.engine.execute import problem
 
 logger = logging.getLogger(__name__)
 

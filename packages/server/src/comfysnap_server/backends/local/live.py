@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from comfysnap_schema.errors import ErrorCode, Problem
+from comfysnap_schema.errors import ErrorCode
 from comfysnap_schema.jobs import JobEvent, JobRecord, JobStatus, Preview, Progress
 from comfysnap_server.backends.protocol import JobRequest
 
@@ -175,8 +175,3 @@ ENDINGS: dict[Stop, tuple[JobStatus, ErrorCode, str]] = {
     Stop.TIMEOUT: (JobStatus.TIMED_OUT, ErrorCode.JOB_TIMED_OUT, "the job ran longer than allowed"),
 }
 """How a job ends that was stopped."""
-
-
-def problem(code: ErrorCode, detail: str) -> Problem:
-    """The error of a job that did not succeed."""
-    return Problem(title=code.value.replace("_", " ").capitalize(), code=code, detail=detail)

@@ -7,7 +7,8 @@ from typing import Final
 from comfysnap_schema.errors import ErrorCode
 from comfysnap_schema.jobs import JobRecord, JobStatus, Progress, Timings
 from comfysnap_server.backends.local import store
-from comfysnap_server.backends.local.live import ENDINGS, LiveJob, Stop, problem
+from comfysnap_server.backends.local.live import ENDINGS, LiveJob, Stop
+from comfysnap_server.engine.execute import problem
 
 VERSION_JUMP: Final = 1_000_000
 """Versions of progress are not written; after a restart a job must be newer than all of them."""

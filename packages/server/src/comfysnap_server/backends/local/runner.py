@@ -16,14 +16,14 @@ from comfysnap_schema.jobs import JobRecord, JobStatus, Preview, Progress, Timin
 from comfysnap_server.backends.fetch import FetchPolicy
 from comfysnap_server.backends.files import FileStore
 from comfysnap_server.backends.local import store
-from comfysnap_server.backends.local.live import ENDINGS, LiveJob, Stop, problem
+from comfysnap_server.backends.local.live import ENDINGS, LiveJob, Stop
 from comfysnap_server.backends.local.pool import WorkerPool
 from comfysnap_server.backends.local.waiting import JobQueue
 from comfysnap_server.backends.local.workers import StartFacts, Worker, WorkerLostError
 from comfysnap_server.backends.local.writer import Writer
 from comfysnap_server.backends.materialise import InputUnavailableError, materialise
 from comfysnap_server.backends.protocol import BackendError, JobRequest
-from comfysnap_server.engine.execute import Outcome
+from comfysnap_server.engine.execute import Outcome, problem
 
 logger = logging.getLogger(__name__)
 
