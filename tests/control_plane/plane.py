@@ -31,7 +31,7 @@ from tests.control_plane.web import WebFront, listening_socket
 
 Result = TypeVar("Result")
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 """Longest wait of any lever, in seconds."""
 
 

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 from tests.control_plane import ControlPlane
 
-pytestmark = [pytest.mark.modal, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
 
 AUTH = {"Modal-Key": "wk-test", "Modal-Secret": "ws-test"}
 
@@ -47,7 +47,7 @@ def created(plane: ControlPlane, name: str) -> Any:
 async def test_a_deploy_registers_what_the_decorators_say(toy: ControlPlane) -> None:
     function = created(toy, "Toy.*").function
     assert function.checkpointing_enabled
-    assert function.timeout_secs == 4
+    assert function.timeout_secs == 60
     assert function.autoscaler_settings.max_containers == 3
     assert created(toy, "web").function.webhook_config.requires_proxy_auth
 
@@ -95,8 +95,9 @@ async def test_a_queued_call_that_is_cancelled_never_starts(
 
 
 async def test_cancelling_a_running_call_leaves_its_container(
-    worker: Any, started: modal.Queue
+    toy: ControlPlane, worker: Any, started: modal.Queue
 ) -> None:
+    toy.scale_to_zero("Toy.*")
     call = await worker.spawn.aio("sleep", 30)
     pid = await next_start(started)
     await call.cancel.aio()
@@ -127,8 +128,8 @@ async def test_a_killed_container_gives_its_input_back(
     assert again != pid
 
 
-async def test_a_call_over_its_time_is_ended(worker: Any) -> None:
-    call = await worker.spawn.aio("sleep", 30)
+async def test_a_call_over_its_time_is_ended(toy: ControlPlane) -> None:
+    call = await toy_class("BriefToy").run.spawn.aio()
     with pytest.raises(modal.exception.FunctionTimeoutError):
         await call.get.aio(timeout=20)
 

@@ -23,7 +23,7 @@ from comfysnap_schema.workflows.img2img import Img2imgInput
 from comfysnap_schema.workflows.sdxl import SdxlInput
 from tests.control_plane import Container, ControlPlane
 
-pytestmark = [pytest.mark.modal, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
 
 WORKER = "Worker.*"
 GATEWAY = "gateway"

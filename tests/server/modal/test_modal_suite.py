@@ -4,4 +4,4 @@ import pytest
 
 from tests.server.backend_suite import *  # noqa: F403 - the suite is made to be taken whole
 
-pytestmark = [pytest.mark.modal, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]

@@ -14,7 +14,7 @@ from modal_proto import api_pb2
 from tests.control_plane import ControlPlane
 from tests.control_plane.plane import DeployFailed
 
-pytestmark = [pytest.mark.modal, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
 
 ROOT = Path(__file__).parents[3]
 
@@ -157,6 +157,12 @@ def test_a_redeploy_keeps_the_functions_and_counts_the_version(
     (first, one), (second, two) = seen
     assert first == second
     assert (one, two) == (1, 2)
+
+
+def test_the_example_of_the_repository_deploys_from_its_folder(empty: ControlPlane) -> None:
+    file = ROOT / "packages" / "server" / "src" / "comfysnap_server" / "deploy" / "app.py"
+    empty.deploy(str(file), environment={}, cwd=ROOT)
+    assert set(empty.state.app("comfysnap").functions) == {"Worker.*", "gateway", "sweep"}
 
 
 async def test_bearer_keys_come_from_their_secret(empty: ControlPlane, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from comfysnap_client.client import Client
 from comfysnap_schema.workflows.hello import HelloInput
 from tests.control_plane import ControlPlane
 
-pytestmark = [pytest.mark.modal, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
 
 ROOT = Path(__file__).parents[3]
 WORKER = "Worker.*"

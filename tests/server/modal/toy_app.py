@@ -22,7 +22,7 @@ volume = modal.Volume.from_name("toy-files", create_if_missing=True)
 @app.cls(
     enable_memory_snapshot=True,
     max_containers=3,
-    timeout=4,
+    timeout=60,
     scaledown_window=20,
     volumes={MOUNT: volume},
 )
@@ -86,6 +86,13 @@ class GpuToy:
     @modal.method()
     async def run(self) -> bool:
         return bool(os.environ.get("MODAL_ENABLE_SNAP_RESTORE"))
+
+
+@app.cls(timeout=1, scaledown_window=20)
+class BriefToy:
+    @modal.method()
+    async def run(self) -> None:
+        await asyncio.sleep(30)
 
 
 @app.function(scaledown_window=20)
