@@ -41,7 +41,9 @@ from comfysnap_server.engine.cuda_mask import MaskRecord, masked
 
 logger = logging.getLogger(__name__)
 
-BLAS_THREADS: Final = "OPENBLAS_NUM_THREADS"
+THREADING: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+"""Read when the libraries are loaded; what is set before wins. OpenMP's threads wait asleep: when
+other processes need the cores, spinning made a diffusion job on a CPU take four times as long."""
 
 
 @dataclass
@@ -227,17 +229,16 @@ def _without_threads() -> Generator[None]:
     """Start no threads while loading: a fork would lose them and hang, and nobody could tell
     them from those of a node pack.
 
-    torch's come back with the first job. Those of OpenBLAS, which numpy and scipy bring, are
-    counted when it is imported: ``OPENBLAS_NUM_THREADS`` keeps what is set before.
+    torch's come with the first job; those of OpenBLAS, which numpy and scipy bring, do not.
     """
-    blas = os.environ.get(BLAS_THREADS)
-    os.environ[BLAS_THREADS] = blas or "1"
+    added = {name: value for name, value in THREADING.items() if name not in os.environ}
+    os.environ.update(added)
     try:
         with _one_torch_thread():
             yield
     finally:
-        if blas is None:
-            os.environ.pop(BLAS_THREADS, None)
+        for name in added:
+            os.environ.pop(name, None)
 
 
 @contextmanager
