@@ -21,6 +21,7 @@ from comfysnap_schema.jobs import JobRecord, JobStatus
 from comfysnap_schema.workflows.hello import HelloInput
 from comfysnap_schema.workflows.img2img import Img2imgInput
 from comfysnap_schema.workflows.sdxl import SdxlInput
+from comfysnap_server.backends.modal.backend import ModalBackend
 from tests.control_plane import Container, ControlPlane
 
 pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
@@ -247,6 +248,17 @@ async def test_a_key_makes_one_job_whichever_gateway_container_answers(
     assert second.headers["Idempotency-Replayed"] == "true"
     assert other.status_code == 422
     assert other.json()["code"] == "idempotency_mismatch"
+
+
+async def test_two_gateways_tell_the_same_of_a_job_and_either_may_cancel_it(
+    client: Client, backend: ModalBackend
+) -> None:
+    job = await client.infer_async(LONG)
+    await seen(job, is_sampling)
+    await backend.cancel("proxy", job.id)
+    with pytest.raises(JobCancelled):
+        await job.result()
+    assert await backend.get("proxy", job.id) == await job.status()
 
 
 async def test_a_job_goes_on_through_a_redeploy(
