@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
-from tests.client.fakes import FakeServer, problem
+from tests.client.fakes import CONTRACT, FakeServer, answering, problem
 
 COMMAND = Path(sys.executable).parent / "comfysnap"
 
@@ -163,3 +163,33 @@ async def test_a_job_that_takes_too_long_is_cancelled_with_exit_code_4(server: F
 
     assert ran.code == 4
     assert next(iter(server.jobs.values()))["status"] == "cancelled"
+
+
+async def test_without_a_name_the_default_workflow_runs_and_labels_travel(
+    server: FakeServer,
+) -> None:
+    refused = await run(server, "infer", "prompt=x")
+    server.on("/workflows", answering(JSONResponse([{**CONTRACT, "default": True}])))
+    ran = await run(server, "infer", "prompt=x", "--label", "team:a", "--no-wait", "--json")
+    wrong = await run(server, "jobs", "--label", "team")
+    listed = await run(server, "jobs", "--limit", "1")
+
+    assert (refused.code, ran.code, wrong.code, listed.code) == (2, 0, 2, 0)
+    assert json.loads(ran.out)["id"] in listed.out
+    assert server.asked("/infer_async")[0].query_params["label"] == "team:a"
+
+
+async def test_a_failed_job_and_json_outputs_are_told(server: FakeServer) -> None:
+    server.outputs = {"text": "x", "scores": [1, 2]}
+    ran = await run(server, "infer", "draw", "prompt=x")
+    assert ran.out == "text: x\nscores: [1, 2]\n"
+
+    server.outputs = None
+    job_id = (await run(server, "infer", "draw", "prompt=x", "--no-wait")).out.strip()
+    error = {"title": "no", "code": "node_failed", "fields": [{"field": "steps", "message": "few"}]}
+    await server.finish(job_id, status="failed", error=error)
+    ran = await run(server, "result", job_id)
+    assert ran.code == 1
+    assert "node_failed" in ran.err
+    assert "steps: few" in ran.err
+    assert job_id in ran.err
