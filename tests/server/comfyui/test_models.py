@@ -36,6 +36,14 @@ def test_models_stay_loaded_while_other_workflows_run(engine: Driver) -> None:
     assert "3" in done["node_seconds"]
 
 
+def test_an_invalid_graph_does_not_unload_the_models_of_the_job_before(engine: Driver) -> None:
+    engine.run(graphs.diffusion(seed=25))
+    bad = {"4": graphs.node("SaveImage", filename_prefix="x")}
+    assert engine.run(bad)[0]["error"]["code"] == "graph_invalid"
+    done, _ = engine.run(graphs.diffusion(seed=26))
+    assert "4" not in done["node_seconds"]
+
+
 def test_after_running_out_of_memory_the_model_is_loaded_again(engine: Driver) -> None:
     engine.run(graphs.diffusion(seed=30))
     engine.run(graphs.through("RunsOutOfMemory"))

@@ -214,6 +214,7 @@ class _Run:
         self._report = report
         self._told: Mapping[str, Any] = {}
         self._kept_temp: set[Path] = set()
+        self._executed = False
         self.failure = ""
         """What the node that failed said."""
 
@@ -248,6 +249,7 @@ class _Run:
 
     async def _execute(self, graph: Graph, outputs: list[str]) -> None:
         """Run the executor in a task, which an interrupt cancels while it waits for something."""
+        self._executed = True
         loop = asyncio.get_running_loop()
         task = loop.create_task(
             self._executor.execute_async(graph, self._job.job_id, {"client_id": CLIENT_ID}, outputs)
@@ -282,7 +284,10 @@ class _Run:
         raise node_error(self._job.graph, self._job.fields, data)
 
     def volatile(self) -> set[str]:
-        """The nodes whose results end with the job."""
+        """The nodes whose results end with the job; none when it never came to run, since the
+        caches then still speak of the job before."""
+        if not self._executed:
+            return set()
         classes = self._comfy.nodes.NODE_CLASS_MAPPINGS
         return volatile_nodes(
             self._job.graph,

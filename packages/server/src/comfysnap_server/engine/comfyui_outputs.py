@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 from pydantic import JsonValue
 
 from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.files import FILE_KINDS, Kind
+from comfysnap_schema.files import Kind
 from comfysnap_schema.graph import Graph
 from comfysnap_schema.spec import OutputSpec
 from comfysnap_server.engine.comfyui_errors import describe_node
@@ -61,7 +61,6 @@ def _output(
     files = list(_files(ui, output_dir))
     if spec.kind is Kind.TEXT:
         return list(_texts(ui)) or list(_read_texts(files))
-    assert spec.kind in FILE_KINDS  # noqa: S101  Kind has no others
     fitting = [file for file in files if fits(file, spec.kind)]
     if files and not fitting:
         types = ", ".join(sorted({content_type_of(file.name) for file in files}))
