@@ -96,7 +96,8 @@ def test_a_loopback_server_is_never_asked(site: Site, tmp_path: Path, host: str)
         "10.0.0.1", "172.16.0.1", "192.168.1.1", "127.0.0.2", "169.254.169.254", "100.64.0.1",
         "224.0.0.1", "240.0.0.1", "255.255.255.255", "168.63.129.16", "100.100.100.200",
         "192.0.2.1", "198.18.0.1", "::1", "::", "fe80::1", "fc00::1", "fd00:ec2::254", "ff02::1",
-        "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::", "2001:db8::1",
+        "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::", "2001:db8::1", "192.0.0.192",
+        "fec0::1", "3fff::1", "64:ff9b:1::a00:1", "::127.0.0.1", "2001:0:7f00:1::",
     ],
 )  # fmt: skip
 def test_addresses_that_are_not_public(address: str) -> None:
@@ -214,6 +215,68 @@ def test_a_trickle_meets_the_deadline(site: Site, tmp_path: Path) -> None:
     with pytest.raises(FetchError):
         fetch(site.url, tmp_path / "a", FetchPolicy(allow=LOOPBACK.allow, timeout=0.3))
     ended.set()
+
+
+@pytest.mark.parametrize(
+    ("head", "drip"),
+    [
+        (b"HTTP/1.1 200 OK\r\nX-Slow: ", b"x"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n"),
+    ],
+    ids=["header", "chunk-size", "trailer"],
+)
+@pytest.mark.parametrize("ended_by", ["deadline", "stop"])
+def test_a_trickle_around_the_content_ends_too(
+    site: Site, tmp_path: Path, head: bytes, drip: bytes, ended_by: str
+) -> None:
+    hung_up, dripped = threading.Event(), threading.Event()
+
+    def trickle(handler: BaseHTTPRequestHandler) -> None:
+        handler.close_connection = True
+        try:
+            handler.wfile.write(head)
+            for count in range(300):  # 3 s, if nobody hangs up
+                handler.wfile.write(drip)
+                if count == 10:
+                    dripped.set()
+                if hung_up.wait(0.01):
+                    return
+        except OSError:
+            hung_up.set()
+
+    site.routes["/"] = trickle
+    policy = FetchPolicy(allow=LOOPBACK.allow, timeout=0.4 if ended_by == "deadline" else 60)
+    stop = dripped.is_set if ended_by == "stop" else lambda: False
+    with pytest.raises(FetchError):
+        fetch(site.url + "/", tmp_path / "a", policy, stop=stop)
+    assert hung_up.wait(2), "the server was read to its end"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_never_shakes_hands_meets_the_deadline(tmp_path: Path) -> None:
+    ended = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        """A TLS record that is announced long and comes byte by byte."""
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(b"\x16\x03\x03\x3f\xff\x02\x00\x3f\xf0")
+            try:
+                for _ in range(300):
+                    connection.sendall(b"\x03")
+                    threading.Event().wait(0.01)
+            except OSError:
+                ended.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, args=(listener,))
+        thread.start()
+        policy = FetchPolicy(allow=LOOPBACK.allow, timeout=0.4)
+        with pytest.raises(FetchError):
+            fetch(f"https://127.0.0.1:{listener.getsockname()[1]}/", tmp_path / "a", policy)
+        thread.join()
+    assert ended.is_set(), "the server was read to its end"
 
 
 def test_a_download_can_be_stopped(site: Site, tmp_path: Path) -> None:

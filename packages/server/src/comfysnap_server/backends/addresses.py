@@ -8,10 +8,16 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
-_METADATA: Final = (
+_NOT_PUBLIC: Final = (
     # Public by number, but answered inside the cloud:
     # https://learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16
     ipaddress.ip_network("168.63.129.16/32"),
+    # Not global in the registries, and some releases of ``ipaddress`` take parts of them for it:
+    # https://www.iana.org/assignments/iana-ipv4-special-registry (and -ipv6-)
+    ipaddress.ip_network("192.0.0.0/24"),
+    ipaddress.ip_network("fec0::/10"),
+    ipaddress.ip_network("3fff::/20"),
+    ipaddress.ip_network("64:ff9b:1::/48"),
 )
 
 
@@ -23,7 +29,7 @@ def is_public(address: Address) -> bool:
         return is_public(embedded)
     if address.is_multicast or address.is_reserved or address.is_unspecified:
         return False
-    return address.is_global and not _within(address, _METADATA)
+    return address.is_global and not _within(address, _NOT_PUBLIC)
 
 
 def is_allowed(address: Address, allowed: Sequence[Network]) -> bool:

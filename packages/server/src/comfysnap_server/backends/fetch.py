@@ -5,9 +5,10 @@ import http.client
 import ipaddress
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,8 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _PORTS: Final = {"http": 80, "https": 443}
 _QUIET_S: Final = 15.0
 """Longest silence of the other side."""
+_LOOK_S: Final = 0.2
+"""Between looks at the deadline, and at who may stop a download."""
 
 
 class FetchError(Exception):
@@ -72,13 +75,14 @@ def fetch(
     part = target.with_name(target.name + ".part")
     try:
         for _ in range(policy.max_redirects + 1):
-            with _get(url, policy, deadline) as response:
+            with _get(url, policy, deadline, stop) as response:
                 location = response.headers.get("Location")
                 if response.status in _REDIRECTS and location:
                     url = urljoin(url, location)
                     continue
                 return _save(response, part, target, policy, deadline, stop)
     except (OSError, http.client.HTTPException, UnicodeError, ValueError) as error:
+        _go_on(deadline, stop)
         raise FetchError(f"the download failed: {_reason(error)}") from error
     finally:
         part.unlink(missing_ok=True)
@@ -86,17 +90,43 @@ def fetch(
 
 
 @contextmanager
-def _get(url: str, policy: FetchPolicy, deadline: float) -> Generator[http.client.HTTPResponse]:
+def _get(
+    url: str, policy: FetchPolicy, deadline: float, stop: Callable[[], bool]
+) -> Generator[http.client.HTTPResponse]:
     parts = _checked(url)
     host = str(parts.hostname).encode("idna").decode("ascii")
     port = parts.port or _PORTS[parts.scheme]
     address = _resolve(host, port, policy.networks)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    with closing(_PinnedConnection(host, port, address, parts.scheme, _left(deadline))) as client:
+    left = min(_go_on(deadline, stop), _QUIET_S)
+    client = _PinnedConnection(host, port, address, parts.scheme, left)
+    with closing(client), _cut_off(client, deadline, stop):
         headers = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "comfysnap"}
         client.request("GET", path, headers=headers)
         with closing(client.getresponse()) as response:
             yield response
+
+
+@contextmanager
+def _cut_off(
+    client: "_PinnedConnection", deadline: float, stop: Callable[[], bool]
+) -> Generator[None]:
+    """Break the connection at the deadline: one byte in a while, in the handshake, the headers or
+    a trailer, would hold the reading thread for as long as the other side likes."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_LOOK_S):
+            if stop() or time.monotonic() >= deadline:
+                client.cut()
+
+    watcher = threading.Thread(target=watch, name="download-watcher", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def _checked(url: str) -> SplitResult:
@@ -131,13 +161,24 @@ class _PinnedConnection(http.client.HTTPConnection):
         self.default_port = _PORTS[scheme]
         self._address = address
         self._context = ssl.create_default_context() if scheme == "https" else None
+        self._wire: socket.socket | None = None
 
     def connect(self) -> None:
         """Connect to the checked address, and check the certificate against the name."""
-        plain = socket.create_connection((self._address, self.port), self.timeout)
-        self.sock = plain
+        self.sock = self._wire = socket.create_connection((self._address, self.port), self.timeout)
         if self._context is not None:
-            self.sock = self._context.wrap_socket(plain, server_hostname=self.host)
+            wrapped = self._context.wrap_socket(
+                self.sock, server_hostname=self.host, do_handshake_on_connect=False
+            )
+            self.sock = self._wire = wrapped
+            wrapped.do_handshake()
+
+    def cut(self) -> None:
+        """Break the connection under whoever reads from it, from any thread."""
+        if self._wire is not None:
+            with suppress(OSError):
+                # not that of SSLSocket, which takes the TLS state from under the reader
+                socket.socket.shutdown(self._wire, socket.SHUT_RDWR)
 
 
 def _save(
@@ -163,22 +204,24 @@ def _save(
             size += len(chunk)
             if size > policy.max_bytes:
                 raise FetchError(f"the file is larger than {policy.max_bytes} bytes")
-            if stop():
-                raise FetchError("the download was stopped")
-            _left(deadline)
+            _go_on(deadline, stop)
             digest.update(chunk)
             file.write(chunk)
+    _go_on(deadline, stop)  # a connection that was cut looks like the end of a file
     if expected is not None and size != expected:
         raise FetchError("the connection ended before the file did")
     part.replace(target)
     return digest.hexdigest()
 
 
-def _left(deadline: float) -> float:
+def _go_on(deadline: float, stop: Callable[[], bool]) -> float:
+    """Seconds left."""
     left = deadline - time.monotonic()
     if left <= 0:
         raise FetchError("the download took too long")
-    return min(left, _QUIET_S)
+    if stop():
+        raise FetchError("the download was stopped")
+    return left
 
 
 def _reason(error: Exception) -> str:
