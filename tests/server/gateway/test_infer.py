@@ -1,5 +1,6 @@
 import asyncio
 import base64
+import difflib
 import hashlib
 import json
 from typing import Any
@@ -37,6 +38,21 @@ async def test_json_is_taken_as_json_also_as_curl_sends_it(
     headers = {"Content-Type": content_type} if content_type else {}
     answer = await http.post("/infer_async/draw", content=b'{"prompt": "x"}', headers=headers)
     assert answer.status_code == 202
+
+
+async def test_of_many_unknown_fields_only_those_that_are_told_are_looked_up(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up: list[str] = []
+
+    def look_up(word: str, *_args: object, **_options: object) -> list[str]:
+        looked_up.append(word)
+        return ["prompt"]
+
+    monkeypatch.setattr(difflib, "get_close_matches", look_up)
+    answer = await http.post("/infer_async", json={f"prompt{number}": 1 for number in range(3000)})
+    assert answer.status_code == 422
+    assert len(answer.json()["fields"]) == len(looked_up) == 50
 
 
 async def test_infer_sync_answers_with_the_finished_job(

@@ -78,6 +78,17 @@ def test_a_client_that_hangs_up_frees_its_place(server: GatewayServer) -> None:
     _until(server, job, 200)
 
 
+def test_an_event_stream_too_many_is_refused_before_it_begins(server: GatewayServer) -> None:
+    job = submit(server)
+    with httpx.stream("GET", f"{server.url}/events/{job}") as first:
+        lines = first.iter_lines()
+        assert next(lines).startswith("id:")
+        second = httpx.get(f"{server.url}/events/{job}", headers={"X-Request-Id": "second"})
+        assert (second.status_code, second.json()["code"]) == (429, "rate_limited")
+        assert second.json()["request_id"] == "second"
+    _until(server, job, 200)
+
+
 def _until(server: GatewayServer, job: str, status: int) -> None:
     limit = time.monotonic() + 10
     while (answer := httpx.get(f"{server.url}/check_status/{job}?wait=0.01")).status_code != status:

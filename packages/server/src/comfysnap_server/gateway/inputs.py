@@ -3,6 +3,7 @@
 import difflib
 import json
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any, Final
 
 import jsonschema_rs
@@ -29,12 +30,12 @@ class InputValidator:
         """Every finding, at most ``MAX_FINDINGS``; empty when the inputs fit."""
         if self._validator.is_valid(inputs):
             return ()
-        found = [
+        found = (
             problem
             for error in self._validator.iter_errors(inputs)
             for problem in self._describe(error)
-        ]
-        return tuple(found[:MAX_FINDINGS])
+        )
+        return tuple(islice(found, MAX_FINDINGS))
 
     def _describe(self, error: jsonschema_rs.ValidationError) -> Iterable[FieldProblem]:
         kind = error.kind.name

@@ -3,12 +3,14 @@
 import logging
 import re
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Final, cast
 
 from fastapi import APIRouter, Header, Query, Request
 from pydantic import BaseModel, Field
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from comfysnap_schema import routes
 from comfysnap_schema.errors import ErrorCode
@@ -173,22 +175,23 @@ class JobRoutes:
         known = last_event_id or ""
         after = int(known) if _VERSION.fullmatch(known) else None
         stream = self._stream(owner, job.id, after, cast("str", request.scope[REQUEST_ID_KEY]))
-        return EventSourceResponse(stream, ping=self._settings.keep_alive)
+        response = _EventStream(stream, ping=self._settings.keep_alive)
+        response.slot = self._waits.slot(owner)
+        return response
 
     async def _stream(
         self, owner: str, job_id: str, after: int | None, request_id: str
     ) -> AsyncIterator[ServerSentEvent]:
-        async with self._waits.slot(owner):
-            try:
-                events = self._backend.events(owner, job_id, after=after)
-                while event := await self._waits.until_drained(lambda: anext(events, None)):
-                    yield ServerSentEvent(
-                        event.model_dump_json(exclude_none=True),
-                        event=str(event.type),
-                        id=str(event.job.version) if event.job else None,
-                    )
-            except BackendError as error:
-                log.warning("events of %s ended: %s [%s]", job_id, error, request_id)
+        try:
+            events = self._backend.events(owner, job_id, after=after)
+            while event := await self._waits.until_drained(lambda: anext(events, None)):
+                yield ServerSentEvent(
+                    event.model_dump_json(exclude_none=True),
+                    event=str(event.type),
+                    id=str(event.job.version) if event.job else None,
+                )
+        except BackendError as error:
+            log.warning("events of %s ended: %s [%s]", job_id, error, request_id)
 
     async def _submit(
         self,
@@ -229,6 +232,17 @@ class JobRoutes:
             lambda: self._backend.wait(owner, job.id, after=after, timeout=seconds),
         )
         return newer or await self._backend.get(owner, job.id)
+
+
+class _EventStream(EventSourceResponse):
+    """Takes its slot before the first byte, while a refusal can still be told."""
+
+    slot: AbstractAsyncContextManager[None]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hold the slot while events flow."""
+        async with self.slot:
+            await super().__call__(scope, receive, send)
 
 
 def _is_news(job: JobRecord, after: int | None) -> bool:
