@@ -11,7 +11,8 @@ from comfysnap_server.backends.local.live import ENDINGS, LiveJob, Stop
 from comfysnap_server.engine.execute import problem
 
 VERSION_JUMP: Final = 1_000_000
-"""Versions of progress are not written; after a restart a job must be newer than all of them."""
+"""Versions of progress, and of places in the queue, are not written; after a restart a job must
+be newer than all of them."""
 
 
 def recover(connection: sqlite3.Connection) -> list[LiveJob]:
@@ -40,7 +41,7 @@ def settled(record: JobRecord, max_attempts: int) -> JobRecord:
             }
         )
     if record.status is not JobStatus.RUNNING:
-        return record
+        return record.model_copy(update={"version": version})
     if record.attempt < max_attempts:
         return record.model_copy(
             update={
