@@ -4,6 +4,9 @@ import os
 import signal
 import threading
 from pathlib import Path
+from typing import cast
+
+from pydantic import JsonValue
 
 from comfysnap_server.engine.protocol import EngineJob, EngineResult, Report
 from comfysnap_server.engine.simulated import SimulatedEngine
@@ -45,6 +48,15 @@ class StubbornEngine(SimulatedEngine):
 
     def interrupt(self, job_id: str) -> None:
         """Ignore it."""
+
+
+class UnspeakableEngine(SimulatedEngine):
+    """Hands out what is no JSON."""
+
+    def run(self, job: EngineJob, report: Report) -> EngineResult:
+        """Run, then tell bytes that are no text."""
+        super().run(job, report)
+        return EngineResult(outputs={"image": [cast("JsonValue", b"\xff")]})
 
 
 class ThreadedEngine(SimulatedEngine):

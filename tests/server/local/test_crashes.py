@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from comfysnap_schema.errors import ErrorCode
+from comfysnap_schema.files import Kind
 from comfysnap_schema.jobs import JobStatus
+from comfysnap_schema.spec import OutputSpec
 from comfysnap_server.backends.local import LocalBackend, LocalLimits
 from comfysnap_server.backends.protocol import Backend
 from tests.server.backend_suite import FOREVER, finish, request, run, sampling, until_sampling
@@ -146,6 +148,41 @@ async def test_a_killed_server_forgets_nothing_and_nothing_runs_twice(
     everything = [*ids["finished"], ids["running"], *ids["queued"]]
     assert runs == Counter(everything)
     assert list(runs) == everything
+
+
+async def test_an_end_that_cannot_be_told_fails_the_job(start_backend: StartBackend) -> None:
+    backend: LocalBackend = await start_backend(
+        engine=f"{ENGINES}:UnspeakableEngine",
+        engine_options={"step_seconds": 0},
+        python_path=[ROOT],
+    )
+    told = {"image": OutputSpec(node="9", kind=Kind.JSON)}
+    ended = await run(backend, request(outputs=told, timeout=30))
+    assert ended.error is not None
+    assert (ended.status, ended.error.code) == (JobStatus.FAILED, ErrorCode.ENGINE_FAILED)
+
+
+async def test_a_queued_job_is_newer_after_a_restart_than_any_version_told_before(
+    start_backend: StartBackend, data: Path, tmp_path: Path
+) -> None:
+    first: LocalBackend = await start_backend()
+    running = (await first.submit(request(sampling(FOREVER)))).job
+    ahead = (await first.submit(request(sampling(FOREVER)))).job
+    behind = (await first.submit(request())).job
+    await until_sampling(first, running)
+    await first.cancel("anna", running.id)
+    async with asyncio.timeout(30):  # until told of its new place, which is kept in memory only
+        behind = await first.wait("anna", behind.id, after=behind.version, timeout=25)
+    assert behind.status is JobStatus.QUEUED
+    copied = tmp_path / "copy"
+    await asyncio.to_thread(copy_store, data, copied)
+    second = LocalBackend(copied, engine_options={"step_seconds": 0})
+    await second.start()
+    try:
+        assert (await second.get("anna", behind.id)).version > behind.version
+    finally:
+        await second.stop()
+    await first.cancel("anna", ahead.id)
 
 
 async def test_a_job_that_ran_when_the_server_was_killed_runs_again_if_attempts_are_left(

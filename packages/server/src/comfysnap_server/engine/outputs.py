@@ -1,12 +1,13 @@
 """From the files a job made to the outputs that travel."""
 
 import hashlib
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from comfysnap_schema.errors import ErrorCode, FieldProblem
 from comfysnap_schema.files import FILE_KINDS, Kind, OutputFile
@@ -17,6 +18,9 @@ from comfysnap_server.engine.protocol import EngineError, EngineJob, EngineResul
 
 OCTET_STREAM: Final = "application/octet-stream"
 MAX_NAME: Final = 128
+_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+MAX_DEPTH: Final = 100
+"""Levels of a JSON output; JSON readers give up at about 200."""
 _CHUNK: Final = 1024 * 1024
 
 # Own table: that of the system differs between machines and lacks half of these.
@@ -85,7 +89,7 @@ def _wire_output(
     if spec.kind in FILE_KINDS:
         made = [files.take(item) for item in wanted if isinstance(item, ProducedFile)]
     else:
-        made = [item for item in wanted if not isinstance(item, ProducedFile)]
+        made = [_sendable(name, item) for item in wanted if not isinstance(item, ProducedFile)]
     if not made:
         what = title_of(job.graph, spec.node) if spec.node in job.graph else spec.node
         message = f"node {spec.node} ({what}) made no {spec.kind} for the output {name!r}"
@@ -95,6 +99,28 @@ def _wire_output(
             fields=(FieldProblem(message=message, node=spec.node),),
         )
     return [*made] if spec.many else made[0]
+
+
+def _sendable(name: str, value: JsonValue, depth: int = 0) -> JsonValue:
+    """``value`` as JSON can carry it: a file name that is no UTF-8 comes as lone surrogates."""
+    if depth > MAX_DEPTH:
+        raise EngineError(
+            ErrorCode.ENGINE_FAILED, f"the output {name!r} is nested deeper than {MAX_DEPTH} levels"
+        )
+    match value:
+        case str():
+            return value if value.isascii() else value.encode(errors="replace").decode()
+        case list():
+            return [_sendable(name, item, depth + 1) for item in value]
+        case dict():
+            return {
+                key.encode(errors="replace").decode(): _sendable(name, item, depth + 1)
+                for key, item in value.items()
+            }
+        case float():
+            return value if math.isfinite(value) else None
+        case _:
+            return value
 
 
 class _Files:
@@ -128,7 +154,7 @@ class _Files:
             content_type=file.content_type or content_type_of(name),
             size=size,
             sha256=sha256,
-            url=f"{OUTPUTS}/{self._job.job_id}/{name}",
+            url=output_url(self._job.job_id, name),
         ).model_dump(mode="json")
 
     def _free_name(self, source: Path) -> str:
@@ -150,6 +176,25 @@ def safe_name(name: str) -> str:
     clean = re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".") or "file"
     stem, dot, suffix = clean.rpartition(".")
     return f"{stem[: MAX_NAME - len(suffix) - 1]}{dot}{suffix}" if stem else clean[:MAX_NAME]
+
+
+def output_url(job_id: str, name: str) -> str:
+    """Where an output file is handed out."""
+    return f"{OUTPUTS}/{job_id}/{name}"
+
+
+def output_files(job_id: str, outputs: Mapping[str, JsonValue]) -> Iterator[OutputFile]:
+    """The files among the outputs of a job, and no JSON output that looks like one: a name that
+    a node made up would be taken for a path."""
+    for value in outputs.values():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, dict) and "url" in item:
+                try:
+                    file = OutputFile.model_validate(item)
+                except ValidationError:
+                    continue
+                if _NAME.fullmatch(file.name) and file.url == output_url(job_id, file.name):
+                    yield file
 
 
 def hash_file(path: Path) -> tuple[int, str]:

@@ -65,15 +65,19 @@ class Worker:
 
     def _run(self, message: dict[str, Any]) -> None:
         try:
-            outcome = self._execute(message)
+            told = OUTCOME.dump_json(self._execute(message))
         except Exception as error:
             logger.exception("a job could not be run")
             detail = f"the worker could not run the job ({type(error).__name__})"
-            outcome = Outcome(
-                status=JobStatus.FAILED, error=problem(ErrorCode.ENGINE_FAILED, detail), unfit=True
+            told = OUTCOME.dump_json(
+                Outcome(
+                    status=JobStatus.FAILED,
+                    error=problem(ErrorCode.ENGINE_FAILED, detail),
+                    unfit=True,
+                )
             )
         self._reports.drop()
-        self._reports.send(b'{"op":"done","outcome":' + OUTCOME.dump_json(outcome) + b"}")
+        self._reports.send(b'{"op":"done","outcome":' + told + b"}")
 
     def _execute(self, message: dict[str, Any]) -> Outcome:
         request = JobRequest.model_validate(message["request"])

@@ -11,7 +11,6 @@ from typing import Final
 from comfysnap_schema.errors import ErrorCode
 from comfysnap_schema.jobs import JobEvent, JobPage, JobRecord, JobStatus
 from comfysnap_server.backends.modal.listing import JobIndex
-from comfysnap_server.backends.modal.outputs import find_output
 from comfysnap_server.backends.modal.platform import CallState, Platform
 from comfysnap_server.backends.modal.shared_files import GatewayFiles
 from comfysnap_server.backends.modal.states import (
@@ -26,6 +25,7 @@ from comfysnap_server.backends.modal.states import (
 from comfysnap_server.backends.modal.store import JobStore
 from comfysnap_server.backends.modal.watch import Watch
 from comfysnap_server.backends.protocol import BackendError, JobRequest, StoredFile, Submitted
+from comfysnap_server.engine.outputs import output_files
 
 log = logging.getLogger(__name__)
 
@@ -296,7 +296,8 @@ class ModalBackend:
             BackendError: ``unknown_job``, ``unknown_output``, ``output_expired``.
         """
         job = await self.get(owner, job_id)
-        output = find_output(job.outputs or {}, name)
+        files = output_files(job_id, job.outputs or {})
+        output = next((file for file in files if file.name == name), None)
         if output is None:
             raise BackendError(ErrorCode.UNKNOWN_OUTPUT, "the job has no such output")
         finished = job.finished_at or self._platform.now()

@@ -20,7 +20,6 @@ from comfysnap_schema.jobs import JobStatus, Progress
 from comfysnap_server.backends.fetch import FetchPolicy
 from comfysnap_server.backends.files import FileStore
 from comfysnap_server.backends.materialise import InputUnavailableError, materialise
-from comfysnap_server.backends.modal.outputs import output_files
 from comfysnap_server.backends.modal.platform import Platform
 from comfysnap_server.backends.modal.records import (
     Claim,
@@ -35,6 +34,7 @@ from comfysnap_server.backends.modal.shared_files import INPUTS, OUTPUTS
 from comfysnap_server.backends.modal.states import Snapshot, ended, started_timings
 from comfysnap_server.backends.protocol import JobRequest
 from comfysnap_server.engine.execute import Outcome, execute, problem
+from comfysnap_server.engine.outputs import output_files
 from comfysnap_server.engine.protocol import Engine, EngineJob
 
 log = logging.getLogger(__name__)
@@ -257,7 +257,7 @@ class Worker:
 
     async def _keep(self, job: JobRequest, outcome: Outcome, folder: Path) -> None:
         """Copy the output files to the volume and commit them, before the job's end is told."""
-        files = list(output_files(outcome.outputs or {}))
+        files = list(output_files(job.job_id, outcome.outputs or {}))
         if files:
             target = self._platform.files.root / OUTPUTS / job.job_id
 

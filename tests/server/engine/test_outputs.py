@@ -1,0 +1,70 @@
+"""What travels of a job's outputs, whatever its nodes told."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import JsonValue
+
+from comfysnap_schema.errors import ErrorCode
+from comfysnap_schema.files import Kind
+from comfysnap_schema.spec import OutputSpec
+from comfysnap_server.engine.execute import Outcome, execute
+from comfysnap_server.engine.outputs import output_files
+from comfysnap_server.engine.protocol import EngineJob, EngineResult, ProducedFile, Report
+from comfysnap_server.engine.simulated import SimulatedEngine
+from tests.server.engine.conftest import MakeJob
+
+
+class TellingEngine(SimulatedEngine):
+    """Makes one file, and tells a value."""
+
+    def __init__(self, value: JsonValue) -> None:
+        super().__init__(0.0)
+        self._value = value
+
+    def run(self, job: EngineJob, report: Report) -> EngineResult:
+        """Write, then tell."""
+        path = job.output_dir / "made.png"
+        path.write_bytes(b"made")
+        return EngineResult(
+            outputs={
+                "image": [ProducedFile(path=path, kind=Kind.IMAGE)],
+                "data": [self._value],
+            }
+        )
+
+
+def tell(make_job: MakeJob, value: JsonValue) -> tuple[EngineJob, Outcome]:
+    specs = {"image": OutputSpec(node="1"), "data": OutputSpec(node="2", kind=Kind.JSON)}
+    job = make_job({}, specs)
+    return job, execute(TellingEngine(value), job, lambda _told: None)
+
+
+def test_what_json_cannot_carry_is_replaced(make_job: MakeJob) -> None:
+    odd: JsonValue = {"na\udce4me": ["caf\udce9.png", "caf\u00e9", float("nan"), float("inf"), 1.5]}
+    _, outcome = tell(make_job, odd)
+    assert outcome.outputs is not None
+    assert outcome.outputs["data"] == {"na?me": ["caf?.png", "caf\u00e9", None, None, 1.5]}
+
+
+def test_a_value_nested_too_deep_fails_the_job(make_job: MakeJob) -> None:
+    deep: JsonValue = []
+    for _ in range(500):
+        deep = [deep]
+    _, outcome = tell(make_job, deep)
+    assert outcome.error is not None
+    assert (outcome.error.code, outcome.unfit) == (ErrorCode.ENGINE_FAILED, False)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../../secret", "..", "made.png", "a/../b"])
+def test_a_json_output_that_looks_like_a_file_is_none(make_job: MakeJob, name: str) -> None:
+    looks: JsonValue = {
+        "name": name, "kind": "image", "content_type": "text/html", "size": 1,
+        "sha256": "0" * 64, "url": f"/outputs/another/{name}",
+    }  # fmt: skip
+    job, outcome = tell(make_job, looks)
+    assert outcome.outputs is not None
+    found = list(output_files(job.job_id, outcome.outputs))
+    assert [(Path(file.name), file.content_type) for file in found] == [
+        (Path("made.png"), "image/png")
+    ]
