@@ -63,9 +63,11 @@ def test_a_body_that_is_sent_anyway_gets_its_answer(server: GatewayServer, path:
     assert sent < FIFTY_MB
 
 
-def test_a_body_that_never_comes_is_not_waited_for(server: GatewayServer) -> None:
+@pytest.mark.parametrize("route", ["POST /infer_sync", "PUT /files/" + "0" * 64])
+def test_a_body_that_never_comes_is_not_waited_for(server: GatewayServer, route: str) -> None:
     with connect(server) as connection:
-        connection.sendall(b"POST /infer_sync HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+        head = f"{route} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
+        connection.sendall(head.encode() + b"{")
         assert connection.recv(65536).startswith(b"HTTP/1.1 408")
         assert connection.recv(65536) == b""
 

@@ -8,6 +8,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from comfysnap_server.bounded_http import BoundedHttpProtocol
 from comfysnap_server.gateway.app import drain
 
 _GRACE_S = 10
@@ -30,6 +31,7 @@ class GatewayServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=BoundedHttpProtocol,
                 host=host,
                 port=port,
                 access_log=False,

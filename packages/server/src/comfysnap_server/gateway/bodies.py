@@ -18,18 +18,28 @@ _JSON_TYPES: Final = frozenset({"", "application/json", "application/x-www-form-
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
 
 
-async def limited_stream(request: Request, limit: int, code: ErrorCode) -> AsyncIterator[bytes]:
-    """The body in chunks.
+async def limited_stream(
+    request: Request, limit: int, code: ErrorCode, *, patience: float
+) -> AsyncIterator[bytes]:
+    """The body in chunks, none of which may take longer than ``patience`` seconds.
 
     Raises:
-        ProblemError: ``code``, before anything is read when the length was announced.
+        ProblemError: ``code``, before anything is read when the length was announced; 408.
     """
     error = ProblemError(code, f"the body may have at most {limit} bytes")
     announced = request.headers.get("content-length", "")
     if _LENGTH.fullmatch(announced) and int(announced) > limit:
         raise error
     read = 0
-    async for chunk in request.stream():
+    chunks = request.stream()
+    while True:
+        try:
+            async with asyncio.timeout(patience):
+                chunk = await anext(chunks, None)
+        except TimeoutError as silence:
+            raise _late(patience) from silence
+        if chunk is None:
+            return
         read += len(chunk)
         if read > limit:
             raise error
@@ -54,17 +64,12 @@ async def read_json_object(
             f"send the input as application/json, not {kind[:100]!r}",
             headers={"Accept-Post": "application/json"},
         )
-    chunks = limited_stream(request, limit, ErrorCode.BODY_TOO_LARGE)
+    chunks = limited_stream(request, limit, ErrorCode.BODY_TOO_LARGE, patience=timeout)
     try:
         async with asyncio.timeout(timeout):
             body = b"".join([chunk async for chunk in chunks])
     except TimeoutError as error:
-        raise ProblemError(
-            ErrorCode.INVALID_REQUEST,
-            f"the body did not come within {timeout:g} s",
-            status=408,
-            headers={"Connection": "close"},
-        ) from error
+        raise _late(timeout) from error
     return parse_json_object(body)
 
 
@@ -85,6 +90,15 @@ def parse_json_object(body: bytes) -> tuple[dict[str, JsonValue], bytes]:
     if not isinstance(value, dict):
         raise ProblemError(ErrorCode.INVALID_JSON, 'the body is a JSON object, {"name": value}')
     return cast("dict[str, JsonValue]", value), canonical
+
+
+def _late(seconds: float) -> ProblemError:
+    return ProblemError(
+        ErrorCode.INVALID_REQUEST,
+        f"the body did not come within {seconds:g} s",
+        status=408,
+        headers={"Connection": "close"},
+    )
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

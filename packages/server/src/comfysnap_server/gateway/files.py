@@ -74,7 +74,13 @@ class FileRoutes:
     async def upload(self, request: Request, sha256: str) -> Response:
         """Store an input file under the SHA-256 of its content."""
         digest = _checked_sha256(sha256)
-        chunks = limited_stream(request, self._settings.max_file_bytes, ErrorCode.FILE_TOO_LARGE)
+        settings = self._settings
+        chunks = limited_stream(
+            request,
+            settings.max_file_bytes,
+            ErrorCode.FILE_TOO_LARGE,
+            patience=settings.body_timeout,
+        )
         await self._backend.put_file(owner_of(request), digest, chunks)
         return Response(status_code=204)
 

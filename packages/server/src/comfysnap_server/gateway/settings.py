@@ -26,7 +26,7 @@ class GatewaySettings(BaseModel, frozen=True, extra="forbid"):
 
     max_body_bytes: Annotated[int, Field(gt=0)] = routes.MAX_BODY_BYTES
     body_timeout: Annotated[float, Field(gt=0)] = 60.0
-    """For the whole JSON body to come."""
+    """For the whole JSON body to come, and for each next piece of an upload."""
     max_file_bytes: Annotated[int, Field(gt=0)] = routes.MAX_FILE_BYTES
     max_waits: Annotated[int, Field(gt=0)] = 2000
     """Requests of one owner that may be held open at once: waits, event streams, infer_sync."""

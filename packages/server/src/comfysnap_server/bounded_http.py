@@ -1,0 +1,113 @@
+"""uvicorn's HTTP protocol with what it lacks: limits on the head of a request, which comes from
+strangers before any key is seen."""
+
+import asyncio
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from comfysnap_schema.errors import ErrorCode, Problem
+from comfysnap_schema.routes import PROBLEM_JSON
+
+MAX_HEAD_BYTES: Final = 64 * 1024
+"""Of request line and headers, and of trailers."""
+HEAD_TIMEOUT_S: Final = 20.0
+"""For a head to come, from the connection or from its first byte on."""
+LINGER_S: Final = 5.0
+"""How long the rest of a request is read that was answered already."""
+_BODY_SHARE: Final = 16
+"""Framing may cost this many times its content: chunks of one byte have six around it."""
+
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """Hangs up on heads that are too large or too slow."""
+
+    head_timeout = HEAD_TIMEOUT_S
+    linger = LINGER_S
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        """As the base class."""
+        super().__init__(*args, **options)
+        self._in_body = False
+        self._at_rest = False
+        self._framing = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Expect a head soon."""
+        super().connection_made(transport)
+        self._expect(self.head_timeout)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Expect nothing any more."""
+        self._rest()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Count what is no content."""
+        self._at_rest = False
+        self._framing += len(data)
+        super().data_received(data)
+        if self._framing > MAX_HEAD_BYTES:
+            self._refuse(431, "Request Header Fields Too Large")
+        elif not self._in_body and not self._at_rest:
+            self._expect(self.head_timeout)
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        self._at_rest = False
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        self._rest()
+        self._in_body, self._framing = True, 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Content is limited by who reads it."""
+        self._framing = max(0, self._framing - _BODY_SHARE * len(body))
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        self._rest()
+        self._in_body, self._at_rest, self._framing = False, True, 0
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Who was answered before the request was whole does not keep the connection with it."""
+        super().on_response_complete()
+        if self._in_body:
+            self._expect(self.linger)
+
+    def _expect(self, seconds: float) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(seconds, self._late)
+
+    def _rest(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _late(self) -> None:
+        if self._in_body:
+            self.transport.close()
+        else:
+            self._refuse(408, "Request Timeout")
+
+    def _refuse(self, status: int, title: str) -> None:
+        self._rest()
+        if self.transport.is_closing():
+            return
+        if not self.cycle or self.cycle.response_complete:  # else it would end up in an answer
+            problem = Problem(
+                title=title, status=status, code=ErrorCode.INVALID_REQUEST, detail=title.lower()
+            )
+            body = problem.model_dump_json().encode()
+            head = (
+                f"HTTP/1.1 {status} {title}\r\nContent-Type: {PROBLEM_JSON}\r\n"
+                f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            )
+            self.transport.write(head.encode() + body)
+        self.transport.close()

@@ -1,0 +1,116 @@
+"""What a stranger without a key can do to a connection."""
+
+import json
+import socket
+from collections.abc import Generator
+
+import httpx
+import pytest
+
+from comfysnap_schema.workflow import Workflow
+from comfysnap_server.bounded_http import MAX_HEAD_BYTES, BoundedHttpProtocol
+from comfysnap_server.gateway.app import create_app
+from comfysnap_server.gateway.settings import GatewaySettings
+from comfysnap_server.serving import GatewayServer
+from tests.server.gateway.fakes import FakeBackend
+from tests.servers import running
+
+UNAUTHORIZED = b"POST /infer_sync HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.fixture
+def server(workflow: Workflow, monkeypatch: pytest.MonkeyPatch) -> Generator[GatewayServer]:
+    monkeypatch.setattr(BoundedHttpProtocol, "head_timeout", 0.3)
+    monkeypatch.setattr(BoundedHttpProtocol, "linger", 0.3)
+    settings = GatewaySettings(auth="keys", keys={"anna": "0" * 64})
+    with running(create_app(FakeBackend(), {workflow.name: workflow}, settings)) as server:
+        yield server
+
+
+def connect(server: GatewayServer) -> socket.socket:
+    url = httpx.URL(server.url)
+    assert url.port is not None
+    return socket.create_connection((url.host, url.port), timeout=10)
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """Until the server hangs up."""
+    parts: list[bytes] = []
+    try:
+        while part := connection.recv(65536):
+            parts.append(part)
+    except ConnectionResetError:
+        pass
+    return b"".join(parts)
+
+
+def flood(connection: socket.socket, piece: bytes) -> bool:
+    """Send much more than any limit; whether the server hung up on it."""
+    try:
+        for _ in range(64):
+            connection.sendall(piece * (MAX_HEAD_BYTES // len(piece)))
+    except OSError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("piece", [b"x", b"x: y\r\n"], ids=["one header", "many headers"])
+def test_a_head_without_end_is_refused(server: GatewayServer, piece: bytes) -> None:
+    with connect(server) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nX-Long: 1\r\n")
+        assert flood(connection, piece)
+
+
+def test_a_head_that_is_a_little_too_large_gets_an_answer(server: GatewayServer) -> None:
+    with connect(server) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nX-Long: ")
+        connection.sendall(b"x" * (MAX_HEAD_BYTES + 1))
+        head, _, body = read_all(connection).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 431")
+        assert json.loads(body)["code"] == "invalid_request"
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n", b"GET /health HTTP/1.1\r\nHost: x\r\nX-"])
+def test_a_head_that_does_not_come_is_not_waited_for(server: GatewayServer, sent: bytes) -> None:
+    with connect(server) as connection:
+        connection.sendall(sent)
+        assert read_all(connection).startswith(b"HTTP/1.1 408")
+
+
+def test_a_second_head_that_does_not_come_is_not_waited_for_either(server: GatewayServer) -> None:
+    with connect(server) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"GET /health HT")
+        assert b"HTTP/1.1 408" in read_all(connection)
+
+
+def test_trailers_without_end_are_not_read(server: GatewayServer) -> None:
+    with connect(server) as connection:
+        connection.sendall(UNAUTHORIZED + b"2\r\n{}\r\n0\r\nX-Long: ")
+        assert flood(connection, b"x")
+
+
+def test_a_body_that_nobody_reads_does_not_keep_its_connection(server: GatewayServer) -> None:
+    with connect(server) as connection:
+        connection.sendall(UNAUTHORIZED)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 401")
+        connection.settimeout(0.05)
+        for _ in range(100):
+            try:
+                connection.sendall(b"1\r\nx\r\n")
+                if not connection.recv(65536):
+                    return
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+        pytest.fail("the server reads on")
+
+
+def test_requests_on_one_connection_are_all_answered(server: GatewayServer) -> None:
+    with connect(server) as connection:
+        request = b"GET /health HTTP/1.1\r\nHost: x\r\nX-Pad: %s\r\n\r\n" % (b"x" * 1000)
+        connection.sendall(request * 99)
+        connection.sendall(request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        assert read_all(connection).count(b"HTTP/1.1 200") == 100
