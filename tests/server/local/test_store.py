@@ -13,7 +13,7 @@ import pytest
 
 from comfysnap_schema.errors import ErrorCode
 from comfysnap_schema.jobs import JobRecord, JobStatus
-from comfysnap_server.backends.local import DataFolderError, LocalBackend
+from comfysnap_server.backends.local import DataFolderError, LocalBackend, store
 from comfysnap_server.backends.local.schema import MIGRATIONS, migrate, open_database
 from comfysnap_server.backends.protocol import BackendError
 from tests.server.backend_suite import finish, request, run
@@ -154,3 +154,28 @@ async def test_an_id_is_given_once(backend: LocalBackend) -> None:
     with pytest.raises(BackendError) as caught:
         await backend.submit(asked)
     assert caught.value.code is ErrorCode.INTERNAL
+
+
+def test_a_submit_reads_nothing_of_the_history(tmp_path: Path) -> None:
+    connection = open_database(tmp_path / "jobs.sqlite3")
+    asked = request()
+    record = JobRecord(
+        id=asked.job_id,
+        workflow=asked.workflow,
+        status=JobStatus.QUEUED,
+        version=1,
+        created_at=asked.created_at,
+    )
+    statements: list[str] = []
+    connection.set_trace_callback(statements.append)
+    store.submit(connection, asked, record, max_queued=10, max_per_owner=10)
+    connection.set_trace_callback(None)
+    plans = [
+        step[3]
+        for statement in statements
+        if statement.startswith("SELECT")
+        for step in connection.execute(f"EXPLAIN QUERY PLAN {statement}")
+    ]
+    connection.close()
+    assert plans
+    assert [plan for plan in plans if plan.startswith("SCAN")] == []

@@ -94,6 +94,8 @@ class LocalBackend:
         self._tasks: list[asyncio.Task[None]] = []
         self._running = False
         self._expiring: set[asyncio.Task[None]] = set()
+        self._claiming: asyncio.Future[store.Accepted] | None = None
+        """The submit that is being stored with the idle worker's name on it."""
 
     @property
     def engine_failure(self) -> str | None:
@@ -172,6 +174,8 @@ class LocalBackend:
         if not self._running:
             return
         self._running = False
+        if self._claiming is not None:
+            await asyncio.wait({self._claiming})
         await self._stop_current()
         for task in self._tasks:
             task.cancel()
@@ -179,6 +183,8 @@ class LocalBackend:
         for live in self._live.values():
             if live.expiry is not None:
                 live.expiry.cancel()
+            if live.claimed is not None and not live.taken:
+                await self._runner.put_back(live)
         self._queue.close()
         await self._pool.stop()
         await asyncio.to_thread(self._writer.close)
@@ -216,6 +222,9 @@ class LocalBackend:
             graph_hash=request.graph_hash,
             created_at=request.created_at,
         )
+        worker = None if self._claiming else self._runner.idle_worker
+        if worker is not None:
+            record = self._runner.started(record, worker)
         limits = self._limits
         decision = self._writer.run(
             lambda connection: store.submit(
@@ -226,19 +235,27 @@ class LocalBackend:
                 max_per_owner=limits.max_unfinished_per_owner,
             )
         )
+        entering = asyncio.ensure_future(self._enter_accepted(decision, request))
+        if worker is not None:
+            self._claiming = entering
         # Shielded: a caller who hangs up must not keep an accepted job from the queue.
-        accepted = await asyncio.shield(
-            asyncio.ensure_future(self._enter_accepted(decision, request))
-        )
+        accepted = await asyncio.shield(entering)
         live = self._live.get(accepted.job.id) or self._finished.get(accepted.job.id)
         return Submitted(self._told(live) if live else accepted.job, replayed=accepted.replayed)
 
     async def _enter_accepted(
         self, decision: "asyncio.Future[store.Accepted]", request: JobRequest
     ) -> store.Accepted:
-        accepted = await decision
-        if not accepted.replayed:
-            self._enter(LiveJob.of(accepted.seq, request, accepted.job))
+        try:
+            accepted = await decision
+            if not accepted.replayed:
+                live = LiveJob.of(accepted.seq, request, accepted.job)
+                if accepted.job.status is JobStatus.RUNNING:
+                    live.claimed = accepted.request
+                self._enter(live)
+        finally:
+            if self._claiming is asyncio.current_task():
+                self._claiming = None
         return accepted
 
     def _enter(self, live: LiveJob) -> None:

@@ -36,6 +36,8 @@ class LiveJob:
     """A worker has it, or its end is decided: it is no longer queued."""
     stop: Stop | None = None
     stop_wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    claimed: str | None = None
+    """The request (JSON) of a job that was stored as running, until the runner takes it."""
     expiry: asyncio.TimerHandle | None = None
     preview: Preview | None = None
     previews: int = 0

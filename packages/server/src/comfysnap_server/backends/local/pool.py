@@ -46,6 +46,11 @@ class WorkerPool:
         """Node packs (or threads) that keep the parent from forking; empty when it forks."""
         return self._parent.thread_holders if self._parent else []
 
+    @property
+    def present(self) -> Worker | None:
+        """The worker, if there is one now."""
+        return None if self._worker is None or self._worker.lost.is_set() else self._worker
+
     async def worker(self) -> Worker:
         """The worker, once it is ready."""
         while self._worker is None or self._worker.lost.is_set():

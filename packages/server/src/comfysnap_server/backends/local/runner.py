@@ -52,8 +52,9 @@ class Runner:
     so that nothing that was answered is forgotten even after a power cut. That a worker takes a
     job is committed before the worker hears of it but not flushed on its own: it survives the
     death of this process, which is what keeps a job from running twice after ``kill -9``; a power
-    cut may take it back, and then the job has no told end and runs as if it never had. Progress
-    is never written.
+    cut may take it back, and then the job has no told end and runs as if it never had. A job that
+    finds the worker idle is stored as running with its submit, in one commit. Progress is never
+    written.
     """
 
     def __init__(
@@ -83,6 +84,30 @@ class Runner:
         self.stuck: str | None = None
         """Why the end of a job cannot be written; None while all is well."""
 
+    @property
+    def idle_worker(self) -> Worker | None:
+        """The worker that would take a job submitted now at once; None when it would wait."""
+        free = self.current is None and not self.stopping and self._queue.empty
+        return self._pool.present if free else None
+
+    def started(self, record: JobRecord, worker: Worker) -> JobRecord:
+        """``record`` as a worker takes it: its next attempt, running."""
+        now = datetime.now(UTC)
+        return record.model_copy(
+            update={
+                "status": JobStatus.RUNNING,
+                "attempt": record.attempt + 1,
+                "started_at": now,
+                "progress": Progress(),
+                "timings": self._timings(record, worker, now.timestamp()),
+            }
+        )
+
+    async def put_back(self, live: LiveJob) -> None:
+        """Queue a job for the next start that was stored as running and never taken."""
+        live.claimed = None
+        await self._requeue(live, live.draft.attempt - 1)
+
     async def run_forever(self) -> None:
         """Run what is queued until cancelled between two jobs; see ``stopping``."""
         while not self.stopping:
@@ -111,14 +136,16 @@ class Runner:
     async def _run(self, live: LiveJob, worker: Worker) -> None:
         if live.expiry is not None:
             live.expiry.cancel()
-        now = datetime.now(UTC)
-        record = live.propose(
-            status=JobStatus.RUNNING,
-            attempt=live.draft.attempt + 1,
-            started_at=now,
-            progress=Progress(),
-            timings=self._timings(live.draft, worker, now.timestamp()),
-        )
+        request, live.claimed = live.claimed, None
+        if request is None:
+            request = await self._claim(live, worker)
+        self._queue.moved()
+        if request is not None:
+            await self._attempt(live, worker, request, live.draft.started_at or datetime.now(UTC))
+
+    async def _claim(self, live: LiveJob, worker: Worker) -> str | None:
+        """Write that the worker takes the job, and give its request; None when it cannot run."""
+        record = live.draft = self.started(live.propose(), worker)
         try:
             request = await self._writer.run(lambda c: store.claim(c, record), durable=False)
         except BackendError:
@@ -126,11 +153,9 @@ class Runner:
             live.propose(status=JobStatus.QUEUED, attempt=record.attempt - 1, started_at=None)
             self._queue.add(live)
             await asyncio.sleep(_RETRY_S)
-            return
+            return None
         live.publish(record)
-        self._queue.moved()
-        if request is not None:
-            await self._attempt(live, worker, request, now)
+        return request
 
     def _timings(self, record: JobRecord, worker: Worker, now: float) -> Timings:
         """Waiting for the jobs before is ``queue``, waiting for the worker itself is ``start``."""

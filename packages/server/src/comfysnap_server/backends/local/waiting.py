@@ -30,6 +30,11 @@ class JobQueue:
             self._filled.clear()
             await self._filled.wait()
 
+    @property
+    def empty(self) -> bool:
+        """Whether no job waits."""
+        return self._next() is None
+
     def take(self) -> LiveJob | None:
         """The first job, now taken; None when none waits."""
         live = self._next()
