@@ -122,6 +122,7 @@ class Http:
         event_hooks: Mapping[str, list[Callable[..., Any]]] | None,
     ) -> None:
         self.base: httpx.URL = httpx.URL(base_url if base_url.endswith("/") else base_url + "/")
+        self._base_text = str(self.base)
         self.retry = retry
         self._credentials = credentials
         self._connect_timeout = connect_timeout
@@ -262,9 +263,9 @@ class Http:
         raise UnexpectedResponse(f"more than {MAX_REDIRECTS} redirects", status=303, **facts)
 
     def _build(self, request: Request, request_id: str) -> httpx.Request:
-        url = self.base.join(request.url)
+        url, own = self._resolve(request.url)
         headers = {REQUEST_ID: request_id, **request.headers}
-        if _origin(url) == _origin(self.base):
+        if own:
             headers.update(self._credentials)
         content = request.content() if callable(request.content) else request.content
         timeout = httpx.Timeout(
@@ -276,6 +277,8 @@ class Http:
             timeout=timeout,
         )  # fmt: skip
         before, request.sent = request.sent, True
+        if request.method == "GET":
+            return built  # read again at will: nobody asks whether it was sent
 
         async def trace(name: str, _info: dict[str, Any]) -> None:
             if name == "connection.connect_tcp.started":
@@ -285,6 +288,13 @@ class Http:
 
         built.extensions["trace"] = trace
         return built
+
+    def _resolve(self, url: str) -> tuple[httpx.URL, bool]:
+        """The whole address, and whether it is on this server and may see the credentials."""
+        if url[:1].isalnum() and ":" not in url:
+            return httpx.URL(f"{self._base_text}{url}"), True
+        whole = self.base.join(url)
+        return whole, _origin(whole) == _origin(self.base)
 
     def _refused(self, response: httpx.Response, facts: _Facts) -> Exception:
         """The error of an answer that is no success."""

@@ -87,7 +87,7 @@ class LocalBackend:
             start_timeout=limits.start_timeout,
         )
         self._lock = FolderLock(data)
-        self._folders = JobFolders(data / "jobs")
+        self._folders = JobFolders((data / "jobs").resolve())
         self._files = FileStore(data / "files", max_bytes=limits.max_file_bytes)
         self._live: dict[str, LiveJob] = {}
         self._finished: OrderedDict[str, LiveJob] = OrderedDict()

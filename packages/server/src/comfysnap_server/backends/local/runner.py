@@ -35,6 +35,7 @@ class JobFolders:
     """Where the files of jobs lie."""
 
     root: Path
+    """Absolute: the worker need not have this process's working folder."""
 
     def input(self, job_id: str) -> Path:
         """Input files under the names of the graph."""
@@ -247,8 +248,8 @@ class Runner:
 
     def _message(self, job_id: str, request: str) -> bytes:
         folders = {
-            "input_dir": str(self._folders.input(job_id).resolve()),
-            "output_dir": str(self._folders.output(job_id).resolve()),
+            "input_dir": str(self._folders.input(job_id)),
+            "output_dir": str(self._folders.output(job_id)),
         }
         head = json.dumps({"op": "run", **folders})[:-1]
         return f'{head},"request":{request}}}'.encode()
