@@ -3,7 +3,7 @@
 import inspect
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -137,3 +137,15 @@ def test_a_callback_cannot_call_back(comfysnap_server: MockServer) -> None:
 
         client.infer_sync(FOX, on_progress=call_back)
     assert raised
+
+
+def test_closing_ends_a_wait_on_another_thread(comfysnap_server: MockServer) -> None:
+    comfysnap_server.on(DrawInput).hangs()
+    client = blocking.Client(comfysnap_server.url)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.infer_sync, FOX)
+        while not any(r.startswith("GET /check_status") for r in comfysnap_server.requests):
+            time.sleep(0.01)
+        client.close()
+        with pytest.raises(CancelledError):
+            waiting.result(10)

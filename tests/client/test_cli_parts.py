@@ -1,18 +1,24 @@
 """What the commands read and show."""
 
+import asyncio
 import base64
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from comfysnap_client import Client, ConnectionFailed, DeadlineExceeded, cli_run
 from comfysnap_client.cli_inputs import WrongInputs, parse_inputs
-from comfysnap_client.cli_show import describe, job_lines, preview_protocol, preview_text
+from comfysnap_client.cli_show import LiveJob, describe, job_lines, preview_protocol, preview_text
+from comfysnap_client.errors import job_error, with_job
+from comfysnap_client.testing import MockServer
+from comfysnap_schema.errors import FieldProblem
 from comfysnap_schema.files import FileByUrl
-from comfysnap_schema.jobs import JobRecord, Preview, Progress
-from tests.client.fakes import CONTRACT
+from comfysnap_schema.jobs import JobEvent, JobRecord, Preview, Progress
+from tests.client.fakes import CONTRACT, DrawInput, DrawOutput, names
 
 SCHEMA: dict[str, Any] = CONTRACT["input_schema"]
 NOW = "2026-01-01T00:00:00Z"
@@ -29,6 +35,10 @@ NOW = "2026-01-01T00:00:00Z"
         ("tiled=0", False),
         ("sampler=heun", "heun"),
         ("seed=18446744073709551615", 18446744073709551615),
+        ("negative=42", "42"),
+        ("negative=null", "null"),
+        ("strength=0.5", 0.5),
+        ("strength=null", None),
         ("image=https://example.com/x.png", FileByUrl(url="https://example.com/x.png")),
         ('extra={"a": [1]}', {"a": [1]}),
         ("extra=plain", "plain"),
@@ -48,6 +58,8 @@ def test_values_are_read_by_their_type(word: str, value: object) -> None:
         ("tiled=maybe", "tiled"),
         ("sampler=eular", "sampler"),
         ("sampler=zzz", "sampler"),
+        ("strength=much", "strength"),
+        ("seed=x", "seed"),
         ("image=@nowhere.png", "image"),
         ("image=", "image"),
         ("zzzzzz=1", "zzzzzz"),
@@ -139,3 +151,88 @@ def test_a_job_in_a_few_lines() -> None:
         {**base, "status": "failed", "timings": {"run": 1.25}, "error": error}
     )
     assert job_lines(failed)[1:] == ["  ran 1.2 s", "  node_failed: no", "    3: bad"]
+
+
+FAILED = JobRecord.model_validate(
+    {"id": "job_1", "workflow": "draw", "version": 1, "created_at": NOW, "status": "failed",
+     "error": {"title": "no", "code": "node_failed", "request_id": "r"}}
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (job_error(FAILED), 1),
+        (DeadlineExceeded("late"), 4),
+        (ConnectionFailed("gone"), 3),
+        (WrongInputs([FieldProblem(field="steps", message="few")]), 2),
+        (ValueError("no such label"), 2),
+        (PermissionError("the folder cannot be written"), 2),
+        (asyncio.CancelledError(), 130),
+        (with_job(asyncio.CancelledError(), "job_1"), 130),
+    ],
+)
+def test_each_way_to_end_has_its_exit_code(
+    error: BaseException, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def work(_client: Client) -> None:
+        raise error
+
+    assert cli_run.run("http://127.0.0.1:1", 1, work) == code
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_command_that_ends_well_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    async def work(client: Client) -> None:
+        assert client.base_url == "http://127.0.0.1:1"
+
+    assert cli_run.run("http://127.0.0.1:1", 1, work) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+async def test_the_result_of_a_job_is_saved_and_its_paths_printed(
+    comfysnap_server: MockServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = DrawOutput(images=(comfysnap_server.image(),), text="a fox")
+    comfysnap_server.on(DrawInput).succeeds(done)
+    shown = cli_run.Shown(out=tmp_path, previews=None, json=False)
+    async with comfysnap_server.client() as client:
+        job = await client.infer_async(DrawInput(prompt="a fox"))
+        await cli_run.result(client, job.id, shown, 10)
+    (saved,) = (tmp_path / name for name in names(tmp_path))
+    assert capsys.readouterr().out == f"{saved}\ntext: a fox\n"
+
+
+def test_frames_reach_the_terminal_at_most_every_two_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm-kitty")
+    monkeypatch.delenv("TMUX", raising=False)
+    frame = JobEvent(type="preview", preview=picture("PNG"))
+    with LiveJob(previews=None) as live:
+        assert live.previews
+        live.event(frame)
+        live.event(frame)
+    assert terminal.getvalue().count("\x1b_Ga=T") == 1
+
+
+def test_a_terminal_that_shows_no_frames_is_told_so_when_they_were_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "dumb")
+    with LiveJob(previews=True) as live:
+        assert not live.previews
+        live.event(JobEvent(type="preview", preview=picture("PNG")))
+    assert "kitty" in terminal.getvalue()
+    assert "\x1b_G" not in terminal.getvalue()
+
+
+def test_without_pillow_kitty_leaves_out_what_is_no_png(monkeypatch: pytest.MonkeyPatch) -> None:
+    jpeg, png = picture("JPEG"), picture("PNG")
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    assert preview_text(jpeg, "kitty") == ""
+    assert preview_text(png, "kitty")

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from starlette.responses import JSONResponse, Response
 
+from comfysnap_client import Progress, cli_demo
+from comfysnap_client.testing import MockServer
+from comfysnap_schema.workflows.flux import FluxInput, FluxOutput
 from tests.client.fakes import CONTRACT, FakeServer, answering, problem
 
 COMMAND = Path(sys.executable).parent / "comfysnap"
@@ -193,3 +196,34 @@ async def test_a_failed_job_and_json_outputs_are_told(server: FakeServer) -> Non
     assert "node_failed" in ran.err
     assert "steps: few" in ran.err
     assert job_id in ran.err
+
+
+async def test_the_demo_that_loses_its_parent_cancels_the_job(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    server.outputs = None
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "comfysnap_client.cli_demo", server.url, "a fox", tmp_path,
+        stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    await server.until(lambda: bool(server.asked("/check_status")))
+    _, err = await process.communicate(b"")  # closes its standard input
+
+    job = next(iter(server.jobs.values()))
+    assert (process.returncode, job["status"]) == (130, "cancelled")
+    assert job["id"] in err.decode()
+
+
+async def test_the_demo_tells_each_node_once_and_saves_the_picture(
+    comfysnap_server: MockServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = [
+        Progress(fraction=step / 4, node="3", node_class="KSampler", step=step, steps=4)
+        for step in range(1, 4)
+    ]
+    done = FluxOutput(images=[comfysnap_server.image()])
+    comfysnap_server.on(FluxInput).succeeds(done, after=steps)
+    async with comfysnap_server.client() as client:
+        saved = await cli_demo.draw(client, "a fox", tmp_path)
+    assert saved.read_bytes().startswith(b"\x89PNG")
+    assert capsys.readouterr().out.count("KSampler") == 1

@@ -9,7 +9,17 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from comfysnap_client import Client, JobEvent, NotFound, Progress
+from comfysnap_client import (
+    Client,
+    DeadlineExceeded,
+    JobEvent,
+    JobRecord,
+    NotFound,
+    PollPolicy,
+    Progress,
+)
+from comfysnap_client.deadline import Deadline
+from comfysnap_client.watch import Polled, Watches
 from tests.client.fakes import DrawInput, DrawOutput, FakeServer, answering, problem, refused
 
 FOX = DrawInput(prompt="a fox")
@@ -144,3 +154,62 @@ async def test_progress_reaches_the_callback_and_a_broken_one_ends_nothing(
     job = await client.infer_async(FOX)
     server.outputs = None
     assert (await client.job(job.id, DrawOutput).result(on_progress=fail)).text == "again"
+
+
+async def test_what_was_told_already_is_not_told_again(client: Client, server: FakeServer) -> None:
+    server.outputs = None
+    job = await client.infer_async(FOX)
+    queued = {"type": "status", "job": server.jobs[job.id]}
+    half = {"type": "progress", "progress": half_done(0.5)}
+
+    async def twice(_request: Request) -> Response:
+        async def body() -> AsyncIterator[str]:
+            for event in (queued, half, queued, half):
+                yield f"data: {json.dumps(event)}\n\n"
+            await server.finish(job.id, outputs={})
+            yield f"data: {json.dumps({'type': 'done', 'job': server.jobs[job.id]})}\n\n"
+
+        return StreamingResponse(body(), media_type="text/event-stream")
+
+    server.on("/events", twice)
+    assert told([event async for event in job.events()]) == ["status", "progress", "done"]
+
+
+async def test_polls_tell_of_progress_within_one_status(client: Client, server: FakeServer) -> None:
+    server.outputs = None
+    server.on("/events", refused(404, "not_found"))
+    job = await client.infer_async(FOX)
+    await server.finish(job.id, status="running", progress=half_done(0.25))
+    seen: list[float] = []
+    async for event in job.events():
+        if event.progress is not None:
+            seen.append(event.progress.fraction)
+            if event.progress.fraction == 0.25:
+                await server.finish(job.id, status="running", progress=half_done(0.5))
+            else:
+                await server.finish(job.id, outputs={})
+    assert seen == [0.25, 0.5]
+
+
+async def test_a_poll_that_the_server_held_is_followed_by_the_next_at_once() -> None:
+    pauses_that_would_time_out = PollPolicy(hold=0.02, initial=60)
+    record = {"id": "job_1", "workflow": "draw", "version": 1, "created_at": "2026-01-01T00:00:00Z"}
+    answers = iter(["queued", "queued", "succeeded"])
+
+    async def held(job_id: str, *, hold: float, after: int | None) -> Polled:
+        await asyncio.sleep(hold)
+        return JobRecord.model_validate({**record, "status": next(answers)}), None
+
+    watches = Watches(held, pauses_that_would_time_out, slots=1)
+    final = await watches.final("job_1", Deadline.after(5), lambda _: None)
+    assert final.status == "succeeded"
+
+
+async def test_a_timeout_within_a_poll_is_not_taken_for_the_deadline() -> None:
+    async def failing(job_id: str, *, hold: float, after: int | None) -> Polled:
+        raise TimeoutError("mine")
+
+    watches = Watches(failing, PollPolicy(), slots=1)
+    with pytest.raises(TimeoutError) as caught:
+        await watches.final("job_1", Deadline.after(5), lambda _: None)
+    assert not isinstance(caught.value, DeadlineExceeded)

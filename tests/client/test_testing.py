@@ -159,3 +159,14 @@ async def test_a_test_that_told_nothing_is_told_so() -> None:
         async with server.client() as client:
             with pytest.raises(AssertionError):
                 await client.infer_async(FOX)
+
+
+async def test_any_http_client_is_answered(comfysnap_server: MockServer) -> None:
+    comfysnap_server.on(DrawInput).hangs()
+    async with httpx.AsyncClient(base_url=comfysnap_server.url) as http:
+        submitted = await http.post("/infer_async/draw", json={"prompt": "x"})
+        again = await http.post("/infer_async/draw", json={"prompt": "x"})
+        path = f"/check_status/{submitted.json()['id']}"
+        news = await http.get(path, params={"wait": 20, "after": -1})
+    assert submitted.json()["id"] != again.json()["id"]
+    assert news.json()["status"] == "queued"

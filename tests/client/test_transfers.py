@@ -252,3 +252,20 @@ async def test_credentials_do_not_follow_a_signed_address(
 )
 def test_a_name_of_the_server_never_leaves_the_folder(told: str, kept: str) -> None:
     assert safe_name(told) == kept
+
+
+async def test_a_connection_that_breaks_after_the_last_byte_loses_nothing(
+    client: Client, server: FakeServer
+) -> None:
+    async def whole_then_cut(_request: Request) -> Response:
+        async def body() -> AsyncIterator[bytes]:
+            yield BIG
+            raise ConnectionResetError
+
+        return StreamingResponse(body())
+
+    server.outputs = {"images": [server.stored("big.png", BIG)]}
+    output = await client.infer_sync(DrawInput(prompt="x"))
+    server.on("/outputs", whole_then_cut)
+    assert await output.images[0].read() == BIG
+    assert len(server.asked("/outputs")) == 1

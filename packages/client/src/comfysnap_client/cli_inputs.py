@@ -56,14 +56,15 @@ def parse_inputs(words: Sequence[str], schema: Schema) -> dict[str, Any]:
 
 
 def _value(text: str, schema: Schema) -> Any:
-    for one in cast("Sequence[Schema]", schema.get("anyOf", ())):
-        if "type" in one or "enum" in one:
-            return _value(text, one)  # the first form is the plain one
     if "x-kind" in schema:
         return _file(text)
     if "enum" in schema:
         return _choice(text, cast("Sequence[Any]", schema["enum"]))
-    match schema.get("type"):
+    told = schema.get("type")
+    types = cast("list[str]", told if isinstance(told, list) else [told])
+    if text == "null" and "null" in types and "string" not in types:
+        return None
+    match types[0]:  # the plain form stands first: before digits as a string, before null
         case "string":
             return text
         case "integer":

@@ -1,12 +1,11 @@
 """What the commands do once their arguments are read."""
 
 import asyncio
-import itertools
 import json as jsonlib
 import signal
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -73,7 +72,7 @@ def run(url: str, timeout: float, work: Callable[[Client], Awaitable[None]]) -> 
     async def main() -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 -- asyncio.run runs this in a task
-        if hasattr(signal, "SIGTERM") and sys.platform != "win32":
+        with suppress(NotImplementedError):  # Windows has no signal handlers in its loop
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         async with Client.from_env(base_url=url, timeout=timeout, retry=_RETRY) as client:
             await work(client)
@@ -85,12 +84,10 @@ def run(url: str, timeout: float, work: Callable[[Client], Awaitable[None]]) -> 
         return _tell(INTERRUPTED, f"interrupted, job {job_id}" if job_id else "interrupted")
     except WrongInputs as error:
         return _tell(USAGE, *(f"{found.field}: {found.message}" for found in error.fields))
-    except (ValueError, OSError) as error:
-        if isinstance(error, ComfysnapError):
-            return _tell_error(error)
-        return _tell(USAGE, str(error))
     except ComfysnapError as error:
         return _tell_error(error)
+    except (ValueError, OSError) as error:
+        return _tell(USAGE, str(error))
     return 0
 
 
@@ -157,8 +154,6 @@ async def _follow(
     job: Job[UntypedOutput], live: LiveJob, shown: Shown, timeout: float, *, cancel: bool
 ) -> list[Path]:
     """Wait with a live bar, then save the files."""
-    if job.record is not None:
-        live.job(job.record)
     async with _shown_events(job, live):
         output = await job.result(timeout=timeout, cancel_on_timeout=cancel)
     live.saying("saving")
@@ -186,9 +181,9 @@ async def _shown_events(job: Job[UntypedOutput], live: LiveJob) -> AsyncGenerato
 def _free_path(folder: Path, name: str) -> Path:
     """A path that does not write over what another job left there."""
     first = path = folder / safe_name(name)
-    for number in itertools.count(1):
-        if not path.exists():
-            break
+    number = 0
+    while path.exists():
+        number += 1
         path = first.with_stem(f"{first.stem}-{number}")
     return path
 

@@ -11,6 +11,7 @@ from typing import Literal, Self, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.segment import Segment, Segments
 
 from comfysnap_schema import jobs
 from comfysnap_schema.errors import Problem
@@ -112,8 +113,9 @@ class LiveJob:
             now = time.monotonic()
             if now - self._shown_at >= PREVIEW_EVERY_S:
                 self._shown_at = now
-                sys.stderr.write(preview_text(event.preview, self._protocol))
-                sys.stderr.flush()
+                text = preview_text(event.preview, self._protocol)
+                # rich escapes what is written around its bar, but passes control segments on
+                self._bar.console.print(Segments([Segment(text, control=[])]), end="")
 
     def saying(self, text: str) -> None:
         """Show what is done beside the job."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Coroutine, Generator
+from collections.abc import AsyncGenerator, Coroutine, Generator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class Portal:
                 ended.wait(LEAVE_S)
             raise
 
-    def iterate(self, source: AsyncIterator[T]) -> Generator[T]:
+    def iterate(self, source: AsyncGenerator[T]) -> Generator[T]:
         """The items of an async iterator, drawn as they are asked for."""
         end = object()
 
@@ -65,7 +65,7 @@ class Portal:
                 yield item  # pyright: ignore[reportReturnType] -- only the end is no T
         finally:
             if not self.closed:
-                self.run(_close(source))
+                self.run(source.aclose())
 
     def close(self) -> None:
         """Cancel what still runs and end the thread."""
@@ -82,9 +82,3 @@ class Portal:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-
-
-async def _close(source: AsyncIterator[Any]) -> None:
-    closing = getattr(source, "aclose", None)
-    if closing is not None:
-        await closing()

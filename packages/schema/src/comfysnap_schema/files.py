@@ -1,6 +1,6 @@
 """Files on the wire: what a client may give as an input and what a job hands back."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Protocol, Self, cast
@@ -101,7 +101,7 @@ class FileReader(Protocol):
         """Write to ``path`` (into it, if it is a folder) atomically; return the file."""
         ...
 
-    def stream(self, file: "OutputFile") -> AsyncIterator[bytes]:
+    def stream(self, file: "OutputFile") -> AsyncGenerator[bytes]:
         """The content in chunks."""
         ...
 
@@ -161,7 +161,7 @@ class OutputFile(BaseModel, extra="ignore"):
         """
         return await self._bound.save(self, Path(path))
 
-    def stream(self) -> AsyncIterator[bytes]:
+    def stream(self) -> AsyncGenerator[bytes]:
         """Download in chunks.
 
         Raises:
