@@ -27,6 +27,24 @@ def files_in(root: Path) -> list[Path]:
     return [path for path in root.rglob("*") if path.is_file()]
 
 
+async def test_a_stored_file_is_on_the_disk_with_every_folder_that_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[Path] = set()
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        status = os.fstat(descriptor)
+        synced.update(path for path in tmp_path.rglob("*") if os.path.samestat(path.stat(), status))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    store = FileStore(tmp_path / "files")
+    stored = await store.put("anna", digest(b"a"), chunks(b"a"))
+    folders = {path for path in stored.parents if path.is_relative_to(tmp_path / "files")}
+    assert synced >= folders
+
+
 async def test_a_stored_file_is_found_by_its_owner_only(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
     sha256 = digest(b"ab")

@@ -2,11 +2,14 @@
 
 import threading
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from comfysnap_schema.errors import ErrorCode
+from comfysnap_schema.files import Kind
+from comfysnap_schema.spec import OutputSpec
 from comfysnap_server.engine.comfyui_cache import KeptResult, tensor_bytes, to_drop, volatile_nodes
 from comfysnap_server.engine.comfyui_errors import (
     is_broken_device,
@@ -17,6 +20,7 @@ from comfysnap_server.engine.comfyui_events import preview_jpeg
 from comfysnap_server.engine.comfyui_folders import is_outside
 from comfysnap_server.engine.comfyui_interrupt import REMEMBERED, Interrupts
 from comfysnap_server.engine.comfyui_leftovers import holdings
+from comfysnap_server.engine.comfyui_outputs import collect
 from comfysnap_server.engine.comfyui_versions import UnsupportedComfyError, is_tested, surface
 from comfysnap_server.engine.make import EngineChoiceError, make_engine
 from tests.server.comfyui import graphs
@@ -184,3 +188,14 @@ def test_attaching_again_makes_new_folders_and_changes_nothing_else(new_driver: 
 def test_an_unknown_option_is_refused() -> None:
     with pytest.raises(EngineChoiceError, match="no_such_option"):
         make_engine("comfyui", {"path": "/nowhere", "no_such_option": 1})
+
+
+@pytest.mark.parametrize("kind", [Kind.TEXT, Kind.FILE])
+def test_a_link_out_of_the_jobs_folder_is_not_followed(tmp_path: Path, kind: Kind) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+    output = tmp_path / "output"
+    output.mkdir()
+    (output / "link.txt").symlink_to(secret)
+    told = {"9": {"text_file": [{"filename": "link.txt", "subfolder": "", "type": "output"}]}}
+    assert collect({}, {"text": OutputSpec(node="9", kind=kind)}, told, output) == {"text": []}

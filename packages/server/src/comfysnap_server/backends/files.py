@@ -139,9 +139,12 @@ def _open_new(path: Path) -> BinaryIO:
 
 
 def _move(temporary: Path, target: Path) -> None:
+    new = [folder for folder in target.parents if not folder.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary.replace(target)
     sync_folder(target.parent)
+    for folder in new:
+        sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

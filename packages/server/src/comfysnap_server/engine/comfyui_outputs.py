@@ -94,7 +94,7 @@ def _file(item: Any, output_dir: Path) -> Path | None:
     if folder is None or is_outside(name):
         return None
     path = folder / name
-    if not path.is_file():
+    if not path.is_file() or not path.resolve().is_relative_to(output_dir.resolve()):
         logger.warning("a node told of %s, which is not in the job's folder", name)
         return None
     return path

@@ -180,10 +180,10 @@ def _message(told: Progress | PreviewFrame) -> dict[str, Any]:
 
 
 def flush_files(folder: Path) -> None:
-    """Bring the files of a folder to the disk, so that a finished job still has them after a
-    power cut; without any there is nothing to bring."""
+    """Bring the files of a job's output folder to the disk, so that a finished job still has them
+    after a power cut: with the folders that are new; without any file there is nothing to bring."""
     files = [entry for entry in folder.iterdir() if entry.is_file()]
-    for entry in (*files, folder) if files else ():
+    for entry in (*files, folder, folder.parent, folder.parent.parent) if files else ():
         descriptor = os.open(entry, os.O_RDONLY)
         try:
             os.fsync(descriptor)
