@@ -103,7 +103,8 @@ async def test_cancelling_a_running_call_leaves_its_container(
     await call.cancel.aio()
     with pytest.raises(modal.exception.RemoteError):
         await call.get.aio(timeout=10)
-    assert (await worker.remote.aio("echo"))["pid"] == pid
+    await worker.remote.aio("echo")
+    assert pid in [container.pid for container in toy.pool("Toy.*").live]
 
 
 async def test_terminating_a_running_call_ends_its_container(
