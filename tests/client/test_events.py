@@ -17,6 +17,7 @@ from comfysnap_client import (
     NotFound,
     PollPolicy,
     Progress,
+    sse,
 )
 from comfysnap_client.deadline import Deadline
 from comfysnap_client.watch import Polled, Watches
@@ -106,6 +107,17 @@ async def test_streams_that_bring_nothing_give_way_to_polls(
     job = await client.infer_async(FOX)
     assert told([event async for event in job.events()]) == ["done"]
     assert len(server.asked("/events")) == 2
+
+
+async def test_a_stream_with_an_event_out_of_all_bounds_gives_way_to_polls(
+    client: Client, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 1000)
+    lines = iter([b"data: " + b"x" * 300 + b"\n"] * 5)
+    server.on("/events", answering(StreamingResponse(lines, media_type="text/event-stream")))
+    job = await client.infer_async(FOX)
+    assert told([event async for event in job.events()]) == ["done"]
+    assert len(server.asked("/events")) == 1
 
 
 async def test_an_unknown_job_has_no_events(client: Client, server: FakeServer) -> None:

@@ -99,13 +99,20 @@ async def _stream(http: Http, job_id: str, state: _Followed) -> AsyncGenerator[J
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
             raise UnexpectedResponse("no event stream", job_id=job_id, status=response.status_code)
         async for chunk in response.aiter_bytes():
-            for sent in parser.feed(chunk):
+            for sent in _sent(parser, chunk, job_id):
                 state.last_id = sent.id
                 state.pause = None if sent.retry is None else sent.retry / 1000
                 event = _event(sent)
                 if event is not None:
                     state.fruitless = 0
                     yield event
+
+
+def _sent(parser: SseParser, chunk: bytes, job_id: str) -> list[ServerSentEvent]:
+    try:
+        return parser.feed(chunk)
+    except ValueError as error:
+        raise UnexpectedResponse(str(error), job_id=job_id) from error
 
 
 def _event(sent: ServerSentEvent) -> JobEvent | None:

@@ -28,6 +28,7 @@ class SseParser:
         self._data: list[str] = []
         self._id = ""
         self._retry: int | None = None
+        self._size = 0
         self._started = False
 
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
@@ -47,8 +48,7 @@ class SseParser:
             self._rest = rest + held
         else:
             self._rest = rest
-        if len(self._rest) > MAX_EVENT_BYTES:
-            raise ValueError("an event is too large")
+        self._limit(len(self._rest))
         found = [self._line(line.decode(errors="replace")) for line in lines]
         return [event for event in found if event is not None]
 
@@ -58,18 +58,24 @@ class SseParser:
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")
         if name == "data":
+            self._limit(len(value))
+            self._size += len(value) + 1
             self._data.append(value)
         elif name == "event":
             self._event = value
         elif name == "id" and "\0" not in value:
             self._id = value
-        elif name == "retry" and value.isascii() and value.isdigit():
+        elif name == "retry" and value.isascii() and value.isdigit() and len(value) < 10:
             self._retry = int(value)
         return None
 
+    def _limit(self, more: int) -> None:
+        if self._size + more > MAX_EVENT_BYTES:
+            raise ValueError("an event is too large")
+
     def _dispatch(self) -> ServerSentEvent | None:
         data, event = self._data, self._event
-        self._data, self._event = [], ""
+        self._data, self._event, self._size = [], "", 0
         if not data:
             return None
         return ServerSentEvent(event or "message", "\n".join(data), self._id, self._retry)
