@@ -1,17 +1,21 @@
 """What the gateway does with the records of a job, whichever container wrote them."""
 
 import asyncio
+import hashlib
+import os
 from pathlib import Path
 
 import pytest
 
 from comfysnap_schema.errors import ErrorCode
+from comfysnap_schema.files import FileBySha256
 from comfysnap_schema.jobs import JobStatus
 from comfysnap_server.backends.modal.backend import ModalBackend
 from comfysnap_server.backends.modal.platform import CallState
 from comfysnap_server.backends.modal.records import Claim, End, claim_key, job_key
 from comfysnap_server.backends.modal.states import Policy
 from comfysnap_server.backends.protocol import BackendError
+from tests.server.backend_suite import once
 from tests.server.modal.memory import START, Cloud, request
 
 pytestmark = pytest.mark.modal
@@ -73,6 +77,20 @@ async def test_the_sweep_spawns_what_was_left(cloud: Cloud, backend: ModalBacken
     cloud.pass_time(60)
     await backend.sweep()
     assert len(cloud.calls.spawned) == 1
+
+
+async def test_the_sweep_keeps_the_input_files_of_jobs_that_did_not_end(
+    cloud: Cloud, backend: ModalBackend
+) -> None:
+    needed, forgotten = (hashlib.sha256(data).hexdigest() for data in (b"needed", b"forgotten"))
+    await backend.put_file("someone", needed, once(b"needed"))
+    await backend.put_file("someone", forgotten, once(b"forgotten"))
+    await backend.submit(request(files={"a.png": FileBySha256(sha256=needed)}))
+    for path in cloud.platform.files.root.rglob("*"):
+        os.utime(path, (0, 0))
+    await backend.sweep()
+    assert await backend.has_file("someone", needed)
+    assert not await backend.has_file("someone", forgotten)
 
 
 async def test_a_small_request_travels_inline_and_a_large_one_does_not(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from comfysnap_schema.errors import ErrorCode
+from comfysnap_schema.files import FileBySha256
 from comfysnap_schema.jobs import JobEvent, JobPage, JobRecord, JobStatus
 from comfysnap_server.backends.modal.listing import JobIndex
 from comfysnap_server.backends.modal.platform import CallState, Platform
@@ -328,13 +329,21 @@ class ModalBackend:
         Returns:
             How many files and output folders were deleted.
         """
+        needed: set[str] = set()
         async for owner, job_id in self._index.since(self._platform.now() - _LONGEST_LIFE):
             if await self._store.final(job_id) is None:
                 try:
-                    await self._current(owner, job_id)
+                    job = await self._current(owner, job_id)
                 except BackendError:
                     continue  # listed, and its request never written
-        return await self._files.sweep(older_than=self._retention.total_seconds())
+                if not job.final:
+                    needed |= _input_files(job.request)
+        return await self._files.sweep(older_than=self._retention.total_seconds(), keep=needed)
+
+
+def _input_files(request: JobRequest) -> set[str]:
+    files = request.files.values()
+    return {file.sha256 for file in files if isinstance(file, FileBySha256)}
 
 
 def _check_fingerprint(known: str, given: str) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -124,15 +124,16 @@ class GatewayFiles:
                 path.unlink(missing_ok=True)
                 total -= stat.st_size
 
-    async def sweep(self, *, older_than: float) -> int:
-        """Delete input and output files of the volume from before ``older_than`` seconds ago.
+    async def sweep(self, *, older_than: float, keep: Collection[str] = ()) -> int:
+        """Delete input and output files of the volume from before ``older_than`` seconds ago, but
+        no input file whose hash is in ``keep``.
 
         Returns:
             How many jobs' outputs and input files were deleted.
         """
         async with self._gate.alone():
             await self._folder.reload()
-            deleted = await asyncio.to_thread(self._stored.sweep, older_than=older_than)
+            deleted = await asyncio.to_thread(self._stored.sweep, older_than=older_than, keep=keep)
             deleted += await asyncio.to_thread(
                 _remove_old_folders, self._folder.root / OUTPUTS, older_than
             )
