@@ -1,10 +1,13 @@
-.PHONY: help test lint types imports generated check format bench
+.PHONY: help test covered lint types imports generated check format bench
 
 help:  ## list these commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 test:  ## run the tests
 	uv run pytest
+
+covered:  ## after pytest --cov: every branch of schema and client was run
+	uv run coverage report --include='packages/schema/*,packages/client/*' --fail-under=100
 
 lint:  ## ruff: rules and formatting
 	uv run ruff check .

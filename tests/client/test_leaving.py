@@ -295,3 +295,17 @@ def test_the_job_is_found_among_other_notes() -> None:
     assert job_id_of(error) is None
     error.add_note("comfysnap job: job_1")
     assert job_id_of(error) == "job_1"
+
+
+async def test_a_lost_submit_whose_job_has_ended_is_not_cancelled(
+    client: Client, server: FakeServer
+) -> None:
+    go_on = asyncio.Event()
+    server.on("/infer_async", holding(go_on))
+    with pytest.raises(DeadlineExceeded) as caught:
+        await client.infer_async(FOX, timeout=0.2)
+    go_on.set()
+
+    assert statuses(server) == ["succeeded"]
+    assert caught.value.job_id == next(iter(server.jobs))
+    assert not server.asked("/cancel")

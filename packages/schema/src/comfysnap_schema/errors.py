@@ -58,7 +58,7 @@ class ErrorCode(StrEnum):
     JOB_EXPIRED = "job_expired"
 
 
-class FieldProblem(BaseModel, frozen=True, extra="ignore"):
+class FieldProblem(BaseModel, frozen=True, extra="ignore", defer_build=True):
     """One finding about one API field or node."""
 
     field: str | None = None
@@ -69,7 +69,7 @@ class FieldProblem(BaseModel, frozen=True, extra="ignore"):
     """The id of the node concerned, when there is one."""
 
 
-class Problem(BaseModel, frozen=True, extra="ignore"):
+class Problem(BaseModel, frozen=True, extra="ignore", defer_build=True):
     """A problem+json body, and the ``error`` of a job that did not succeed."""
 
     type: str = "about:blank"

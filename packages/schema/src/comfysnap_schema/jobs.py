@@ -28,7 +28,7 @@ class JobStatus(StrEnum):
         return self not in (JobStatus.QUEUED, JobStatus.RUNNING)
 
 
-class Progress(BaseModel, frozen=True, extra="ignore"):
+class Progress(BaseModel, frozen=True, extra="ignore", defer_build=True):
     """How far a job is; ``fraction`` never falls within one attempt."""
 
     fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -43,7 +43,7 @@ class Progress(BaseModel, frozen=True, extra="ignore"):
     """Jobs ahead of this one; None when running or not known."""
 
 
-class Timings(BaseModel, frozen=True, extra="ignore"):
+class Timings(BaseModel, frozen=True, extra="ignore", defer_build=True):
     """Where the time of a job went, in seconds; None for what did not happen or is not known."""
 
     queue: float | None = None
@@ -60,7 +60,7 @@ class Timings(BaseModel, frozen=True, extra="ignore"):
     """Each node that ran, by id."""
 
 
-class JobRecord(BaseModel, frozen=True, extra="ignore"):
+class JobRecord(BaseModel, frozen=True, extra="ignore", defer_build=True):
     """A job as every route tells it."""
 
     id: str
@@ -90,7 +90,7 @@ class JobRecord(BaseModel, frozen=True, extra="ignore"):
         return isinstance(self.status, JobStatus) and self.status.is_final
 
 
-class JobPage(BaseModel, frozen=True, extra="ignore"):
+class JobPage(BaseModel, frozen=True, extra="ignore", defer_build=True):
     """One page of ``GET /jobs``, newest first."""
 
     jobs: list[JobRecord]
@@ -98,7 +98,7 @@ class JobPage(BaseModel, frozen=True, extra="ignore"):
     """Pass it to get the next page; None on the last one."""
 
 
-class Preview(BaseModel, frozen=True, extra="ignore"):
+class Preview(BaseModel, frozen=True, extra="ignore", defer_build=True):
     """A preview frame of a running node."""
 
     content_type: str
@@ -107,7 +107,7 @@ class Preview(BaseModel, frozen=True, extra="ignore"):
     node: str | None = None
 
 
-class JobEvent(BaseModel, frozen=True, extra="ignore"):
+class JobEvent(BaseModel, frozen=True, extra="ignore", defer_build=True):
     """One server-sent event of ``GET /events/{job_id}``.
 
     The SSE ``event`` field is ``type``, its ``id`` the job's version, its ``data`` this model.
@@ -127,7 +127,7 @@ class JobEvent(BaseModel, frozen=True, extra="ignore"):
     """With ``preview``."""
 
 
-class WorkflowSummary(BaseModel, frozen=True, extra="ignore"):
+class WorkflowSummary(BaseModel, frozen=True, extra="ignore", defer_build=True):
     """An entry of ``GET /workflows``."""
 
     name: str
@@ -138,7 +138,7 @@ class WorkflowSummary(BaseModel, frozen=True, extra="ignore"):
     default: bool = False
 
 
-class WorkflowDetail(WorkflowSummary, frozen=True, extra="ignore"):
+class WorkflowDetail(WorkflowSummary, frozen=True, extra="ignore", defer_build=True):
     """``GET /workflows/{name}``."""
 
     input_schema: dict[str, JsonValue]
