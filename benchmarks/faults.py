@@ -4,8 +4,11 @@ A proxy on loopback before a real gateway and local backend; besides the losses 
 502, 503 or 429 and delays 3 % by seconds. Target: every job reaches its one result, and the engine
 ran exactly once for each. Below, for comparison, the retry rules of three other clients, as read
 from their sources (fal-client 1.0.3, replicate 1.0.7, comfy-sdk 0.5.0), against the same proxy.
+With ``--backend modal`` the gateway and the GPU class run as containers of the loopback control
+plane, and only comfysnap's own client is measured.
 
     uv run python benchmarks/faults.py [--quick] [--jobs 2000] [--peer-jobs 200]
+    uv run python benchmarks/faults.py --backend modal [--jobs 200]
 """
 
 import argparse
@@ -23,6 +26,7 @@ from typing import Any, Final
 import httpx
 from fault_proxy import Faults, fault_proxy
 from local_server import local_server, runs
+from modal_server import modal_server
 
 from comfysnap_client import Client
 from comfysnap_schema.workflows.hello import HelloInput
@@ -173,13 +177,14 @@ async def settled(url: str) -> None:
                 await asyncio.sleep(0.1)
 
 
-async def run(jobs: int, peer_jobs: int) -> bool:
+async def run(backend: str, jobs: int, peer_jobs: int) -> bool:
     """Print the table; whether nothing of ours was lost or doubled."""
     print(f"{'client':24} {'jobs':>6} {'results':>8} {'lost':>6} {'executed':>9} {'doubled':>8}")
-    with local_server() as server:
-        mine = await measured("comfysnap", server, jobs, lambda proxy: ours(proxy, jobs))
-        print(mine.row())
-        for rules in PEERS:
+    with modal_server() if backend == "modal" else local_server() as server:
+        name = f"comfysnap, {backend}"
+        mine = await measured(name, server, jobs, lambda proxy: ours(proxy, jobs))
+        print(mine.row(), flush=True)
+        for rules in PEERS if backend == "local" else ():
 
             def work(proxy: str, rules: Rules = rules) -> Any:
                 return peer(proxy, rules, peer_jobs)
@@ -192,11 +197,13 @@ def main() -> int:
     """Run with the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="200 jobs, 60 for each other client")
-    parser.add_argument("--jobs", type=int, default=2000)
+    parser.add_argument("--backend", choices=("local", "modal"), default="local")
+    parser.add_argument("--jobs", type=int, help="2000 on the local backend, 200 on Modal's")
     parser.add_argument("--peer-jobs", type=int, default=200)
     options = parser.parse_args()
-    counts = (200, 60) if options.quick else (options.jobs, options.peer_jobs)
-    return 0 if asyncio.run(run(*counts)) else 1
+    jobs = options.jobs or (2000 if options.backend == "local" else 200)
+    counts = (min(jobs, 200), 60) if options.quick else (jobs, options.peer_jobs)
+    return 0 if asyncio.run(run(options.backend, *counts)) else 1
 
 
 if __name__ == "__main__":

@@ -207,7 +207,7 @@ async def test_the_demo_that_loses_its_parent_cancels_the_job(
         stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     await server.until(lambda: bool(server.asked("/check_status")))
-    _, err = await process.communicate(b"")  # closes its standard input
+    _, err = await process.communicate(b"typed")  # then closes its standard input
 
     job = next(iter(server.jobs.values()))
     assert (process.returncode, job["status"]) == (130, "cancelled")
