@@ -170,3 +170,15 @@ async def test_any_http_client_is_answered(comfysnap_server: MockServer) -> None
         news = await http.get(path, params={"wait": 20, "after": -1})
     assert submitted.json()["id"] != again.json()["id"]
     assert news.json()["status"] == "queued"
+
+
+async def test_a_delivered_submit_that_broke_off_makes_one_job(
+    comfysnap_server: MockServer,
+) -> None:
+    comfysnap_server.on(DrawInput).drops_connections(delivered=True).answers(
+        429, retry_after=0
+    ).succeeds(DrawOutput())
+    async with comfysnap_server.client() as client:
+        await client.infer_sync(FOX)
+    assert comfysnap_server.inputs_of(DrawInput) == [FOX]
+    assert len(comfysnap_server.calls) == 1

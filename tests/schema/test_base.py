@@ -2,12 +2,12 @@
 
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from comfysnap_schema.base import WorkflowInput, WorkflowOutput, output_type, wire_inputs
+from comfysnap_schema.base import NoBool, WorkflowInput, WorkflowOutput, output_type, wire_inputs
 from comfysnap_schema.files import FileByUrl, FileNotBoundError, ImageFile
 from comfysnap_schema.workflows import FluxInput, FluxOutput, Img2imgInput, VideoOutput
 
@@ -98,3 +98,11 @@ async def test_a_file_is_read_through_the_client_that_handed_it_out(tmp_path: Pa
     assert await out.images[0].read() == b"a.png"
     assert await out.images[0].save(str(tmp_path)) == tmp_path / "a.png"
     assert list(out.images[0].stream()) == [b"a.png"]  # pyright: ignore -- the reader is a fake
+
+
+def test_true_is_no_choice_among_integers() -> None:
+    choice: TypeAdapter[int] = TypeAdapter(Annotated[Literal[1, 2], NoBool])
+    assert choice.validate_python(1) == 1
+    with pytest.raises(ValidationError) as caught:
+        choice.validate_python(True)
+    assert caught.value.errors()[0]["type"] == "int_type"
