@@ -231,3 +231,29 @@ async def test_nothing_is_accepted_after_a_stop(start_backend: StartBackend) -> 
         await backend.submit(request())
     assert caught.value.code is ErrorCode.UNAVAILABLE
     assert not await backend.ready()
+
+
+async def test_of_two_jobs_that_meet_an_idle_worker_one_runs_and_one_waits(
+    backend: LocalBackend,
+) -> None:
+    await backend.worker_pid()
+    both = await asyncio.gather(backend.submit(request()), backend.submit(request()))
+    assert {told.job.status for told in both} == {JobStatus.RUNNING, JobStatus.QUEUED}
+    ended = [await finish(backend, told.job) for told in both]
+    assert [(job.status, job.attempt) for job in ended] == [(JobStatus.SUCCEEDED, 1)] * 2
+
+
+async def test_a_job_that_an_idle_worker_was_about_to_take_outlives_a_stop(
+    start_backend: StartBackend,
+) -> None:
+    backend: LocalBackend = await start_backend()
+    await backend.worker_pid()
+    asked = request(sampling(FOREVER))
+    accepting = asyncio.create_task(backend.submit(asked))
+    await asyncio.sleep(0)  # it is on its way to the disk
+    await backend.stop()
+    await accepting
+    again: LocalBackend = await start_backend()
+    job = await until_sampling(again, await again.get("anna", asked.job_id))
+    assert (job.status, job.attempt) == (JobStatus.RUNNING, 1)
+    await finish(again, await again.cancel("anna", asked.job_id))

@@ -180,7 +180,7 @@ class LocalBackend:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for live in self._live.values():
+        for live in list(self._live.values()):  # a job may end while another is put back
             if live.expiry is not None:
                 live.expiry.cancel()
             if live.claimed is not None and not live.taken:
