@@ -10,6 +10,7 @@ import httpx
 
 from comfysnap_client import tracing
 from comfysnap_client._http import Http, Request
+from comfysnap_client.address import checked_url, credentials
 from comfysnap_client.deadline import Deadline
 from comfysnap_client.job import Job, OnProgress
 from comfysnap_client.polling import PollPolicy
@@ -87,14 +88,14 @@ class Client:
         transport: httpx.AsyncBaseTransport | None = None,
         event_hooks: Mapping[str, list[Callable[..., Any]]] | None = None,
     ) -> None:
-        self.base_url: str = _checked_url(base_url)
+        self.base_url: str = checked_url(base_url)
         self.timeout = timeout
         Deadline.after(timeout)
         if max_connections < MIN_CONNECTIONS:
             raise ValueError(f"max_connections is at least {MIN_CONNECTIONS}")
         http = Http(
             self.base_url,
-            credentials=_credentials(api_key, modal_key, modal_secret),
+            credentials=credentials(api_key, modal_key, modal_secret),
             connect_timeout=connect_timeout,
             read_timeout=read_timeout,
             max_connections=max_connections,
@@ -400,31 +401,3 @@ class Client:
 
 MIN_CONNECTIONS = 2
 """One for polls, one for everything else."""
-
-
-def _checked_url(base_url: str) -> str:
-    try:
-        url = httpx.URL(base_url)
-    except (httpx.InvalidURL, TypeError):
-        raise ValueError("base_url is no address") from None
-    if url.scheme not in ("http", "https") or not url.host:
-        raise ValueError("base_url is an http:// or https:// address")
-    if url.userinfo or url.query or url.fragment:
-        raise ValueError("base_url holds neither credentials nor a query: use api_key")
-    return base_url.rstrip("/")
-
-
-def _credentials(
-    api_key: str | None, modal_key: str | None, modal_secret: str | None
-) -> dict[str, str]:
-    if (modal_key is None) != (modal_secret is None):
-        raise ValueError("modal_key and modal_secret come together")
-    headers: dict[str, str] = {}
-    if api_key is not None:
-        headers["Authorization"] = f"Bearer {api_key}"
-    if modal_key is not None and modal_secret is not None:
-        headers.update({"Modal-Key": modal_key, "Modal-Secret": modal_secret})
-    for value in headers.values():
-        if not (value.isascii() and value.isprintable()):
-            raise ValueError("a key holds characters that no header can carry")
-    return headers
