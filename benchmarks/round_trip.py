@@ -1,8 +1,9 @@
 """A job from client to result over loopback, against a bare POST and GET to a bare FastAPI app.
 
 The engine takes no time, so what is measured is ours: submit, store, hand to the worker process,
-tell the waiting client. Targets: median below 2 times the bare pair, at most 3 requests for a job
-of 10 s, and under 20 ms from finished to known at the 95th percentile.
+tell the waiting client. The job has an image output, so its time holds three flushes to the disk:
+the accepted job, the file, the end. Targets: median below 2 times the bare pair, at most 3 requests
+for a job of 10 s, and under 20 ms from finished to known at the 95th percentile.
 
     uv run python benchmarks/round_trip.py [--quick]
 """
@@ -122,10 +123,12 @@ async def measure(bare: str, instant: str, slow: str, count: int) -> dict[str, A
     async def count_request(request: httpx.Request) -> None:
         requests.append(request)
 
+    hooks = {"request": [count_request]}
     async with (
         httpx.AsyncClient() as http,
         Client(instant) as client,
-        Client(slow, event_hooks={"request": [count_request]}) as counted,
+        Client(instant, event_hooks=hooks) as quick,
+        Client(slow, event_hooks=hooks) as counted,
     ):
         for _ in range(20):
             await bare_pair(http, bare)
@@ -133,13 +136,16 @@ async def measure(bare: str, instant: str, slow: str, count: int) -> dict[str, A
         for _ in range(count):
             pairs.append(await bare_pair(http, bare))
             jobs.append(await job(client))
+        await job(quick)
+        instant_requests = len(requests)
         await counted.infer_sync(FluxInput(prompt="a fox", steps=10, width=256, height=256))
     known = sorted(seconds for _, seconds in jobs)
     return {
         "pair": statistics.median(pairs),
         "job": statistics.median(seconds for seconds, _ in jobs),
         "known": known[int(len(known) * 0.95)],
-        "requests": len(requests),
+        "instant_requests": instant_requests,
+        "requests": len(requests) - instant_requests,
     }
 
 
@@ -150,6 +156,7 @@ def report(found: dict[str, Any]) -> bool:
         ("bare POST and GET, median", f"{found['pair'] * 1000:.2f} ms", "", True),
         ("job, client to result, median", f"{found['job'] * 1000:.2f} ms", "", True),
         ("ratio", f"{ratio:.2f}", "< 2", ratio < 2),
+        ("requests of such a job", str(found["instant_requests"]), "", True),
         ("requests of a 10 s job", str(found["requests"]), "<= 3", found["requests"] <= 3),
         ("finished to known, p95", f"{found['known'] * 1000:.1f} ms", "< 20 ms",
          found["known"] < 0.02),

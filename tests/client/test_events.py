@@ -168,6 +168,18 @@ async def test_progress_reaches_the_callback_and_a_broken_one_ends_nothing(
     assert (await client.job(job.id, DrawOutput).result(on_progress=fail)).text == "again"
 
 
+async def test_a_job_that_came_back_finished_still_tells_its_progress(
+    client: Client, server: FakeServer
+) -> None:
+    server.outputs = {"text": "done"}
+    job = await client.infer_async(FOX)
+    await job.wait()
+    seen: list[Progress] = []
+    await job.result(on_progress=seen.append)
+    assert job.record is not None
+    assert seen == [job.record.progress]
+
+
 async def test_what_was_told_already_is_not_told_again(client: Client, server: FakeServer) -> None:
     server.outputs = None
     job = await client.infer_async(FOX)

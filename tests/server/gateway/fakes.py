@@ -24,6 +24,8 @@ class FakeBackend:
         self.changed = asyncio.Condition()
         self.submitted = asyncio.Event()
         self.running = False
+        self.idle_worker = False
+        """Whether a submitted job starts at once."""
 
     async def start(self) -> None:
         self.running = True
@@ -40,8 +42,9 @@ class FakeBackend:
             earlier = await self.replay(request.owner, key, request.fingerprint)
             if earlier is not None:
                 return Submitted(earlier, replayed=True)
+        status = JobStatus.RUNNING if self.idle_worker else JobStatus.QUEUED
         job = JobRecord(
-            id=request.job_id, workflow=request.workflow, status=JobStatus.QUEUED, version=1,
+            id=request.job_id, workflow=request.workflow, status=status, version=1,
             inputs=request.inputs, labels=request.labels, created_at=now,
         )  # fmt: skip
         self.requests[job.id], self.jobs[job.id] = request, job

@@ -66,6 +66,27 @@ async def test_infer_sync_answers_with_the_finished_job(
     assert answer.json()["status"] == "failed"
 
 
+async def test_a_job_that_ends_at_once_needs_no_second_request(
+    http: httpx.AsyncClient, backend: FakeBackend
+) -> None:
+    backend.idle_worker = True
+    call = asyncio.create_task(http.post("/infer_async", json={"prompt": "x"}))
+    await backend.submitted.wait()
+    job = await backend.update(next(iter(backend.jobs)), status=JobStatus.SUCCEEDED)
+    answer = await call
+    assert answer.status_code == 202
+    assert answer.headers["location"] == f"/check_status/{job.id}"
+    assert answer.json()["status"] == "succeeded"
+
+
+async def test_a_job_that_goes_on_is_told_as_running(
+    http: httpx.AsyncClient, backend: FakeBackend
+) -> None:
+    backend.idle_worker = True
+    answer = await http.post("/infer_async", json={"prompt": "x"})
+    assert (answer.status_code, answer.json()["status"]) == (202, "running")
+
+
 async def test_the_graph_is_filled_in_for_the_backend(
     http: httpx.AsyncClient, backend: FakeBackend
 ) -> None:

@@ -91,6 +91,18 @@ class BrokenEngine(SimulatedEngine):
         return super().run(job, report)
 
 
+class LitteringEngine(SimulatedEngine):
+    """Writes into its input folder, as nodes that keep a cache there do."""
+
+    def run(self, job: EngineJob, report: Report) -> EngineResult:
+        """Fail when somebody else did."""
+        if any(job.input_dir.iterdir()):
+            raise RuntimeError("files of another job")
+        (job.input_dir / "cache").mkdir()
+        (job.input_dir / "cache" / "thumbnail").touch()
+        return super().run(job, report)
+
+
 class PrintingEngine(SimulatedEngine):
     """Writes to standard output, as node packs do, and starts a process that outlives a job."""
 

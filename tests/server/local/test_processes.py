@@ -1,8 +1,11 @@
 """How worker processes come to be: forked from a warm parent, or afresh where that is not safe."""
 
 import asyncio
+import json
 import os
 import signal
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import pytest
 
 from comfysnap_schema.jobs import JobStatus
 from comfysnap_server.backends.local import LocalBackend, LocalLimits
+from comfysnap_server.backends.local.channel import frame, receive
 from comfysnap_server.engine.make import EngineChoiceError, make_engine
 from tests.server.backend_suite import finish, request, run
 from tests.server.local.conftest import StartBackend
@@ -51,6 +55,27 @@ async def test_a_parent_with_threads_is_not_forked_and_says_who_left_them(
     assert await backend.worker_pid() != first
     await backend.stop()
     assert not is_alive(first)
+
+
+def test_a_worker_says_that_it_cannot_read_an_order_and_asks_to_be_replaced() -> None:
+    script = (
+        "import socket, sys\n"
+        "from comfysnap_server.backends.local.worker import Worker\n"
+        "from comfysnap_server.engine.simulated import SimulatedEngine\n"
+        "Worker(SimulatedEngine(0), socket.socket(fileno=int(sys.argv[1]))).serve()\n"
+    )
+    ours, theirs = socket.socketpair()
+    ours.settimeout(30)
+    command = [sys.executable, "-c", script, str(theirs.fileno())]
+    with subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.DEVNULL) as worker:
+        theirs.close()
+        assert json.loads(receive(ours) or b"")["op"] == "ready"
+        ours.sendall(frame(b'{"op": "run", "request": {}}'))
+        told = json.loads(receive(ours) or b"")
+        ours.close()
+        assert worker.wait(30) == 0
+    assert (told["op"], told["outcome"]["status"]) == ("done", "failed")
+    assert told["outcome"]["unfit"] is True
 
 
 async def test_jobs_wait_while_the_engine_cannot_be_loaded_and_run_once_it_can(

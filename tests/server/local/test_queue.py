@@ -200,6 +200,18 @@ async def test_an_engine_that_fails_unforeseen_gets_a_new_process(
     assert await backend.worker_pid() != before
 
 
+async def test_what_a_job_leaves_in_its_input_folder_no_other_job_finds(
+    start_backend: StartBackend,
+) -> None:
+    littering = {"engine": f"{ENGINES}:LitteringEngine", "python_path": [ROOT]}
+    backend: LocalBackend = await start_backend(**littering, engine_options={"step_seconds": 0})
+    jobs = [await run(backend, request()) for _ in range(3)]
+    assert [job.status for job in jobs] == [JobStatus.SUCCEEDED] * 3
+    await backend.stop()
+    again: LocalBackend = await start_backend(**littering, engine_options={"step_seconds": 0})
+    assert (await run(again, request())).status is JobStatus.SUCCEEDED
+
+
 async def test_outputs_past_retention_are_gone_and_the_job_stays(
     start_backend: StartBackend, data: Path
 ) -> None:

@@ -75,6 +75,9 @@ class Job(Generic[O_co]):
             ComfysnapError: The server refused to tell.
         """
         if self.record is not None and self.record.is_final:
+            if on_progress is not None:  # called by the loop, which logs what it raises
+                asyncio.get_running_loop().call_soon(on_progress, self.record.progress)
+                await asyncio.sleep(0)
             return self.record
         cancel = self._session.cancel_on_timeout if cancel_on_timeout is None else cancel_on_timeout
         deadline = self._deadline(timeout)

@@ -17,6 +17,7 @@ from comfysnap_schema.errors import ErrorCode
 from comfysnap_schema.jobs import JobPage, JobRecord, JobStatus
 from comfysnap_server.backends.protocol import Backend, BackendError, Submitted
 from comfysnap_server.gateway.bodies import read_json_object
+from comfysnap_server.gateway.direct_route import DirectRoute
 from comfysnap_server.gateway.middleware import OWNER_KEY
 from comfysnap_server.gateway.problems import REQUEST_ID_KEY, ProblemError
 from comfysnap_server.gateway.settings import GatewaySettings
@@ -34,11 +35,25 @@ log = logging.getLogger("comfysnap.gateway")
 
 _JOB_ID: Final = re.compile(routes.JOB_ID_PATTERN)
 _VERSION: Final = re.compile(r"[0-9]{1,18}")
+_SETTLE_S: Final = 0.01
+"""How long the answer to a submit waits for the end of a job that a free worker took at once: less
+than the second request that it saves."""
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
+
+class JobHeaders(BaseModel, frozen=True):
+    """Headers of an infer request."""
+
+    idempotency_key: Annotated[
+        str | None, Field(alias=routes.IDEMPOTENCY_KEY, pattern=IDEMPOTENCY_KEY_PATTERN)
+    ] = None
+    """The same key and body, within 24 h, is the same job."""
+    contract: Annotated[str | None, Field(alias=routes.CONTRACT, max_length=64)] = None
+    """Hash of the contract that the client was generated from."""
+
+
 Options = Annotated[JobOptions, Query()]
-IdempotencyKey = Annotated[str | None, Header(pattern=IDEMPOTENCY_KEY_PATTERN)]
-ContractHash = Annotated[str | None, Header(alias=routes.CONTRACT, max_length=64)]
+Headers = Annotated[JobHeaders, Header()]
 
 
 class StatusQuery(BaseModel, frozen=True, extra="forbid"):
@@ -58,6 +73,13 @@ class JobsQuery(BaseModel, frozen=True, extra="forbid"):
     label: Annotated[list[Label], Field(max_length=routes.MAX_LABELS)] = []
     cursor: Annotated[str, Field(max_length=512)] | None = None
     limit: Annotated[int, Field(ge=1, le=200)] = 50
+
+
+class EventHeaders(BaseModel, frozen=True):
+    """Headers of an event stream."""
+
+    last_event_id: Annotated[str | None, Field(alias="Last-Event-ID")] = None
+    """Version of the job that was told last."""
 
 
 def owner_of(request: Request) -> str:
@@ -95,7 +117,7 @@ class JobRoutes:
 
     def router(self) -> APIRouter:
         """The routes."""
-        router = APIRouter(tags=["jobs"])
+        router = APIRouter(tags=["jobs"], route_class=DirectRoute)
         for path in (routes.INFER_SYNC, routes.INFER_SYNC + "/{workflow}"):
             router.add_api_route(path, self.infer_sync, methods=["POST"], response_model=JobRecord)
         for path in (routes.INFER_ASYNC, routes.INFER_ASYNC + "/{workflow}"):
@@ -112,15 +134,14 @@ class JobRoutes:
         self,
         request: Request,
         options: Options,
-        idempotency_key: IdempotencyKey = None,
-        contract: ContractHash = None,
+        headers: Headers,
     ) -> Response:
         """Run a workflow and answer with the finished job, failed ones included (200).
 
         A job that takes longer than the server holds a request comes back running (202). Hanging
         up does not cancel.
         """
-        submitted = await self._submit(request, options, idempotency_key, contract)
+        submitted = await self._submit(request, options, headers)
         job = submitted.job
         if not job.is_final:
             job = await self._wait(request, job, None, self._settings.max_sync_wait)
@@ -130,12 +151,19 @@ class JobRoutes:
         self,
         request: Request,
         options: Options,
-        idempotency_key: IdempotencyKey = None,
-        contract: ContractHash = None,
+        headers: Headers,
     ) -> Response:
-        """Accept a job and answer at once (202); ``Location`` tells where to ask for it."""
-        submitted = await self._submit(request, options, idempotency_key, contract)
-        return _submitted_response(submitted, submitted.job, 202)
+        """Accept a job and answer at once (202); ``Location`` tells where to ask for it.
+
+        A job that a free worker took and ended within milliseconds, such as one whose nodes were
+        all cached, comes back finished and needs no second request.
+        """
+        submitted = await self._submit(request, options, headers)
+        job = submitted.job
+        if job.status is JobStatus.RUNNING and not submitted.replayed:
+            owner = owner_of(request)
+            job = await self._backend.wait(owner, job.id, after=None, timeout=_SETTLE_S)
+        return _submitted_response(submitted, job, 202)
 
     async def check_status(
         self, request: Request, job_id: str, query: Annotated[StatusQuery, Query()]
@@ -167,12 +195,12 @@ class JobRoutes:
         self,
         request: Request,
         job_id: str,
-        last_event_id: Annotated[str | None, Header()] = None,
+        headers: Annotated[EventHeaders, Header()],
     ) -> Response:
         """Server-sent events: ``status``, ``progress``, ``preview``, ``done`` (last)."""
         owner = owner_of(request)
         job = await self._backend.get(owner, checked_job_id(job_id))
-        known = last_event_id or ""
+        known = headers.last_event_id or ""
         after = int(known) if _VERSION.fullmatch(known) else None
         stream = self._stream(owner, job.id, after, cast("str", request.scope[REQUEST_ID_KEY]))
         response = _EventStream(stream, ping=self._settings.keep_alive)
@@ -197,8 +225,7 @@ class JobRoutes:
         self,
         request: Request,
         options: JobOptions,
-        idempotency_key: str | None,
-        contract: str | None,
+        headers: JobHeaders,
     ) -> Submitted:
         workflow = request.path_params.get("workflow") or self._default
         if workflow is None:
@@ -217,8 +244,8 @@ class JobRoutes:
                 inputs=inputs,
                 canonical=canonical,
                 options=options,
-                idempotency_key=idempotency_key,
-                contract=contract,
+                idempotency_key=headers.idempotency_key,
+                contract=headers.contract,
             )
         )
 

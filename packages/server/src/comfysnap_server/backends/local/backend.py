@@ -87,7 +87,7 @@ class LocalBackend:
             start_timeout=limits.start_timeout,
         )
         self._lock = FolderLock(data)
-        self._folders = JobFolders((data / "jobs").resolve())
+        self._folders = JobFolders(data.resolve())
         self._files = FileStore(data / "files", max_bytes=limits.max_file_bytes)
         self._live: dict[str, LiveJob] = {}
         self._finished: OrderedDict[str, LiveJob] = OrderedDict()
@@ -119,11 +119,12 @@ class LocalBackend:
             DataFolderError: The folder is in use, not writable, or from a newer version.
         """
         try:
-            self._folders.root.mkdir(parents=True, exist_ok=True)
+            self._data.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DataFolderError(f"{self._data}: {error.strerror}") from error
         await asyncio.to_thread(self._lock.acquire, patience=self._limits.takeover_patience)
         try:
+            await self._make_folders()
             path = self._data / "jobs.sqlite3"
             connection = await asyncio.to_thread(open_database, path)
             self._reader = open_reader(path)
@@ -168,6 +169,12 @@ class LocalBackend:
             asyncio.create_task(sweeper.run_forever(), name="sweeper"),
         ]
         self._running = True
+
+    async def _make_folders(self) -> None:
+        try:
+            await asyncio.to_thread(self._folders.make)
+        except OSError as error:
+            raise DataFolderError(f"{error.filename}: {error.strerror}") from error
 
     async def stop(self) -> None:
         """Stop the running job, which is queued again for the next start, and end all processes."""

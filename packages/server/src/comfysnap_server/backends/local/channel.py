@@ -15,13 +15,10 @@ def frame(message: Mapping[str, Any] | bytes) -> bytes:
     return LENGTH.pack(len(data)) + data
 
 
-def receive(channel: socket.socket) -> dict[str, Any] | None:
-    """The next message; None when the other side is gone."""
+def receive(channel: socket.socket) -> bytes | None:
+    """The next message, JSON; None when the other side is gone."""
     head = _exactly(channel, LENGTH.size)
-    if head is None:
-        return None
-    data = _exactly(channel, LENGTH.unpack(head)[0])
-    return None if data is None else json.loads(data)
+    return None if head is None else _exactly(channel, LENGTH.unpack(head)[0])
 
 
 def _exactly(channel: socket.socket, count: int) -> bytes | None:

@@ -1,7 +1,7 @@
 """A job that is not final yet, in memory, with those who wait for it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -35,7 +35,8 @@ class LiveJob:
     taken: bool = False
     """A worker has it, or its end is decided: it is no longer queued."""
     stop: Stop | None = None
-    stop_wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    on_stop: Callable[[], object] | None = None
+    """What stops it now; called once."""
     claimed: str | None = None
     """The request (JSON) of a job that was stored as running, until the runner takes it."""
     expiry: asyncio.TimerHandle | None = None
@@ -104,7 +105,9 @@ class LiveJob:
         """Have the runner stop the job; the first reason counts."""
         if self.stop is None:
             self.stop = reason
-        self.stop_wanted.set()
+        act, self.on_stop = self.on_stop, None
+        if act is not None:
+            act()
 
     async def changed(self) -> None:
         """Wait for the next publication."""

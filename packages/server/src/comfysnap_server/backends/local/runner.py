@@ -5,7 +5,8 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,18 +33,44 @@ _RETRY_S: Final = 1.0
 
 @dataclass(frozen=True)
 class JobFolders:
-    """Where the files of jobs lie."""
+    """Where the files of jobs lie, in a folder per job."""
 
-    root: Path
+    data: Path
     """Absolute: the worker need not have this process's working folder."""
 
+    @property
+    def inputs(self) -> Path:
+        """The folders of ``input``."""
+        return self.data / "inputs"
+
+    @property
+    def outputs(self) -> Path:
+        """The folders of ``output``."""
+        return self.data / "jobs"
+
     def input(self, job_id: str) -> Path:
-        """Input files under the names of the graph."""
-        return self.root / job_id / "input"
+        """Input files under the names of the graph, while the job runs."""
+        return self.inputs / job_id
 
     def output(self, job_id: str) -> Path:
         """The files of the result."""
-        return self.root / job_id / "output"
+        return self.outputs / job_id
+
+    @property
+    def no_input(self) -> Path:
+        """The input folder of every job without files: the worker sees to it that it is empty."""
+        return self.inputs / "none"
+
+    def make(self) -> None:
+        """Make the folders that hold those of the jobs, without inputs of an earlier life."""
+        shutil.rmtree(self.inputs, ignore_errors=True)
+        for folder in (self.inputs, self.outputs):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def delete(self, job_id: str) -> None:
+        """Delete all files of a job."""
+        for folder in (self.input(job_id), self.output(job_id)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class Runner:
@@ -200,58 +227,49 @@ class Runner:
 
         def put() -> None:
             shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+            folder.mkdir()
             materialise(
                 JobRequest.model_validate_json(request),
                 self._files,
                 folder,
                 self._fetch,
-                stop=live.stop_wanted.is_set,
+                stop=lambda: live.stop is not None,
             )
 
-        done = await self._until_stop(live, asyncio.create_task(asyncio.to_thread(put)), deadline)
-        if not done:
+        placing = asyncio.create_task(asyncio.to_thread(put))
+        placing.add_done_callback(_consume)
+        stopped = asyncio.get_running_loop().create_future()
+        with _stop_by(live, deadline, lambda: stopped.set_result(None)):
+            await asyncio.wait({placing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not placing.done():
             raise _StoppedError
+        placing.result()
 
     async def _drive(self, live: LiveJob, worker: Worker, request: str, deadline: float) -> Outcome:
         """Run the job on the worker; a stop is an interrupt first, and the end of the process
         when the engine does not heed it."""
-        if live.stop is not None:
-            raise _StoppedError
         job_id = live.record.id
-        run = asyncio.create_task(
-            worker.run(self._message(job_id, request), lambda told: _tell(live, told))
-        )
-        if not await self._until_stop(live, run, deadline):
+        patience: asyncio.TimerHandle | None = None
+
+        def interrupt() -> None:
+            nonlocal patience
             worker.interrupt(job_id)
-            await asyncio.wait({run}, timeout=self._interrupt_grace)
-            if not run.done():
-                logger.warning("job %s ignored the interrupt; its worker is replaced", job_id)
-                worker.kill()
-        return await run
+            loop = asyncio.get_running_loop()
+            patience = loop.call_later(self._interrupt_grace, _replace, worker, job_id)
 
-    async def _until_stop(self, live: LiveJob, task: "asyncio.Task[Any]", deadline: float) -> bool:
-        """Wait for ``task``; false when the job is to stop first. Its errors are raised."""
-        task.add_done_callback(_consume)
-        stopped = asyncio.create_task(live.stop_wanted.wait())
-        left = max(deadline - time.monotonic(), 0)
         try:
-            await asyncio.wait({task, stopped}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            with _stop_by(live, deadline, interrupt):
+                message = self._message(live, request)
+                return await worker.run(message, lambda told: _tell(live, told))
         finally:
-            stopped.cancel()
-        if task.done():
-            task.result()
-            return True
-        if not live.stop_wanted.is_set():
-            live.request_stop(Stop.TIMEOUT)
-        return False
+            if patience is not None:
+                patience.cancel()
 
-    def _message(self, job_id: str, request: str) -> bytes:
-        folders = {
-            "input_dir": str(self._folders.input(job_id)),
-            "output_dir": str(self._folders.output(job_id)),
-        }
-        head = json.dumps({"op": "run", **folders})[:-1]
+    def _message(self, live: LiveJob, request: str) -> bytes:
+        job_id, folders = live.record.id, self._folders
+        inputs = folders.input(job_id) if live.has_files else folders.no_input
+        places = {"input_dir": str(inputs), "output_dir": str(folders.output(job_id))}
+        head = json.dumps({"op": "run", **places})[:-1]
         return f'{head},"request":{request}}}'.encode()
 
     async def _lost(self, live: LiveJob, lost: WorkerLostError, started: datetime) -> None:
@@ -306,9 +324,10 @@ class Runner:
             await asyncio.to_thread(self._clear, record.id, succeeded)
 
     def _clear(self, job_id: str, succeeded: bool) -> None:
-        shutil.rmtree(self._folders.input(job_id), ignore_errors=True)
-        if not succeeded:
-            shutil.rmtree(self._folders.output(job_id).parent, ignore_errors=True)
+        if succeeded:
+            shutil.rmtree(self._folders.input(job_id), ignore_errors=True)
+        else:
+            self._folders.delete(job_id)
 
     async def _write(self, live: LiveJob, record: JobRecord) -> None:
         """Write and tell; while the disk refuses, try again, because the end of a job must not be
@@ -328,6 +347,30 @@ class Runner:
 
 class _StoppedError(Exception):
     """The job was stopped before the engine had it."""
+
+
+@contextmanager
+def _stop_by(live: LiveJob, deadline: float, act: Callable[[], object]) -> Generator[None]:
+    """Call ``act``, at most once, when the job is to stop: somebody asks, or its time is up.
+
+    Raises:
+        _StoppedError: It was to stop already.
+    """
+    if live.stop is not None:
+        raise _StoppedError
+    left = max(deadline - time.monotonic(), 0)
+    timer = asyncio.get_running_loop().call_later(left, live.request_stop, Stop.TIMEOUT)
+    live.on_stop = act
+    try:
+        yield
+    finally:
+        live.on_stop = None
+        timer.cancel()
+
+
+def _replace(worker: Worker, job_id: str) -> None:
+    logger.warning("job %s ignored the interrupt; its worker is replaced", job_id)
+    worker.kill()
 
 
 def _consume(task: "asyncio.Task[Any]") -> None:

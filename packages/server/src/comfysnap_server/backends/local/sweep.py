@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import shutil
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable
@@ -67,7 +66,7 @@ class Sweeper:
 
     def _delete(self, job_ids: list[str]) -> None:
         for job_id in job_ids:
-            shutil.rmtree(self._folders.root / job_id, ignore_errors=True)
+            self._folders.delete(job_id)
 
 
 def _needed_files(connection: sqlite3.Connection) -> set[str]:

@@ -3,15 +3,16 @@
 import base64
 import logging
 import os
+import queue
 import selectors
 import shutil
 import socket
 import threading
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 
 from comfysnap_schema.errors import ErrorCode
 from comfysnap_schema.jobs import JobStatus, Progress
@@ -28,11 +29,33 @@ REPORT_INTERVAL_S: Final = 0.05
 OUTCOME: Final = TypeAdapter(Outcome)
 
 
+class RunOrder(BaseModel, frozen=True):
+    """What the server sends to have a job run."""
+
+    op: Literal["run"]
+    input_dir: Path
+    output_dir: Path
+    request: JobRequest
+
+
+class InterruptOrder(BaseModel, frozen=True):
+    """What the server sends to have the running job stop."""
+
+    op: Literal["interrupt"]
+    job_id: str
+
+
+ORDER: Final[TypeAdapter[RunOrder | InterruptOrder]] = TypeAdapter(
+    Annotated[RunOrder | InterruptOrder, Field(discriminator="op")]
+)
+
+
 class Worker:
     """Talks to the server on the main thread and runs jobs on another one."""
 
     def __init__(self, engine: Engine, channel: socket.socket) -> None:
         self._engine = engine
+        self._orders: queue.SimpleQueue[RunOrder] = queue.SimpleQueue()
         self._channel = channel
         self._reports = Reports(channel)
 
@@ -41,6 +64,7 @@ class Worker:
         process ends at once, whatever runs."""
         started = time.perf_counter()
         self._engine.attach()
+        threading.Thread(target=self._run_forever, name="jobs", daemon=True).start()
         self._reports.send({"op": "ready", "attach": time.perf_counter() - started})
         with selectors.DefaultSelector() as selector:
             selector.register(self._channel, selectors.EVENT_READ)
@@ -51,54 +75,57 @@ class Worker:
                 if self._channel in ready:
                     self._take(receive(self._channel))
 
-    def _take(self, message: dict[str, Any] | None) -> None:
-        match message:
-            case None:
-                os._exit(0)
-            case {"op": "run"}:
-                self._reports.send({"op": "started"})
-                threading.Thread(target=self._run, args=(message,), name="job").start()
-            case {"op": "interrupt", "job_id": str(job_id)}:
-                self._engine.interrupt(job_id)
-            case _:
-                logger.warning("a message that is not known: %s", message.get("op"))
-
-    def _run(self, message: dict[str, Any]) -> None:
+    def _take(self, message: bytes | None) -> None:
+        if message is None:
+            os._exit(0)
         try:
-            told = OUTCOME.dump_json(self._execute(message))
+            order = ORDER.validate_json(message)
+        except ValueError as error:
+            self._tell(_could_not_run(error))
+            return
+        if isinstance(order, RunOrder):
+            self._reports.send({"op": "started"})
+            self._orders.put(order)
+        else:
+            self._engine.interrupt(order.job_id)
+
+    def _run_forever(self) -> None:
+        while True:
+            self._run(self._orders.get())
+
+    def _run(self, order: RunOrder) -> None:
+        try:
+            outcome = self._execute(order)
         except Exception as error:
-            logger.exception("a job could not be run")
-            detail = f"the worker could not run the job ({type(error).__name__})"
-            told = OUTCOME.dump_json(
-                Outcome(
-                    status=JobStatus.FAILED,
-                    error=problem(ErrorCode.ENGINE_FAILED, detail),
-                    unfit=True,
-                )
-            )
+            outcome = _could_not_run(error)
+        self._tell(outcome)
+
+    def _tell(self, outcome: Outcome) -> None:
+        try:
+            told = OUTCOME.dump_json(outcome)
+        except ValueError as error:
+            told = OUTCOME.dump_json(_could_not_run(error))
         self._reports.drop()
         self._reports.send(b'{"op":"done","outcome":' + told + b"}")
 
-    def _execute(self, message: dict[str, Any]) -> Outcome:
-        request = JobRequest.model_validate(message["request"])
-        input_dir, output_dir = Path(message["input_dir"]), Path(message["output_dir"])
-        if output_dir.exists():
-            shutil.rmtree(output_dir)
-        output_dir.mkdir(parents=True)
-        input_dir.mkdir(parents=True, exist_ok=True)
+    def _execute(self, order: RunOrder) -> Outcome:
+        request = order.request
+        make_empty(order.output_dir)
+        if not request.files:
+            make_empty(order.input_dir)
         job = EngineJob(
             job_id=request.job_id,
             graph=request.graph,
             outputs=request.outputs,
             fields=request.fields,
-            input_dir=input_dir,
-            output_dir=output_dir,
+            input_dir=order.input_dir,
+            output_dir=order.output_dir,
             previews=request.previews,
             timeout=request.timeout,
         )
         outcome = execute(self._engine, job, self._reports.report)
         if outcome.status is JobStatus.SUCCEEDED:
-            flush_files(output_dir)
+            flush_files(order.output_dir)
         return outcome
 
 
@@ -179,11 +206,30 @@ def _message(told: Progress | PreviewFrame) -> dict[str, Any]:
     }
 
 
+def _could_not_run(error: Exception) -> Outcome:
+    logger.error("a job could not be run", exc_info=error)
+    detail = f"the worker could not run the job ({type(error).__name__})"
+    failure = problem(ErrorCode.ENGINE_FAILED, detail)
+    return Outcome(status=JobStatus.FAILED, error=failure, unfit=True)
+
+
+def make_empty(folder: Path) -> None:
+    """Make a folder, or one without what an earlier job or attempt left in it."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        with os.scandir(folder) as entries:
+            used = any(entries)
+        if used:
+            shutil.rmtree(folder)
+            folder.mkdir()
+
+
 def flush_files(folder: Path) -> None:
     """Bring the files of a job's output folder to the disk, so that a finished job still has them
-    after a power cut: with the folders that are new; without any file there is nothing to bring."""
-    files = [entry for entry in folder.iterdir() if entry.is_file()]
-    for entry in (*files, folder, folder.parent, folder.parent.parent) if files else ():
+    after a power cut: with the folder, which is new; without any file there is nothing to bring."""
+    files = [entry.path for entry in os.scandir(folder) if entry.is_file()]
+    for entry in (*files, folder, folder.parent) if files else ():
         descriptor = os.open(entry, os.O_RDONLY)
         try:
             os.fsync(descriptor)
