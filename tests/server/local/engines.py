@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import cast
 
@@ -79,6 +80,14 @@ class UnloadableEngine(SimulatedEngine):
         """Fail, or not."""
         if self._blocker.exists():
             raise RuntimeError("the disk of the models is not mounted")
+
+
+class SlowEngine(SimulatedEngine):
+    """Takes its time to load."""
+
+    def load(self) -> None:
+        """Sleep."""
+        time.sleep(60)
 
 
 class BrokenEngine(SimulatedEngine):

@@ -23,6 +23,13 @@ ROOT = Path(__file__).parents[3]
 ENGINES = "tests.server.local.engines"
 
 
+def children() -> set[str]:
+    return {
+        pid for task in Path("/proc/self/task").iterdir()
+        for pid in (task / "children").read_text().split()
+    }  # fmt: skip
+
+
 async def test_the_first_worker_is_cold_a_forked_one_is_not(backend: LocalBackend) -> None:
     first = await run(backend, request())
     assert first.timings.start_kind == "cold"
@@ -121,6 +128,23 @@ async def test_an_engine_that_takes_too_long_to_load_is_told(start_backend: Star
         while backend.engine_failure is None:  # noqa: ASYNC110 -- read as an operator would
             await asyncio.sleep(0.01)
     assert "too long" in backend.engine_failure
+
+
+async def test_a_stop_while_a_slow_engine_is_given_up_leaves_no_process(
+    start_backend: StartBackend,
+) -> None:
+    before = children()
+    backend: LocalBackend = await start_backend(
+        engine=f"{ENGINES}:SlowEngine",
+        python_path=[ROOT],
+        limits=LocalLimits(start_timeout=0.0),
+    )
+    async with asyncio.timeout(20):
+        while not children() - before:  # noqa: ASYNC110 -- a child announces nothing
+            await asyncio.sleep(0)
+    await asyncio.sleep(0.1)  # it was given up by now, and its end is waited for
+    await backend.stop()
+    assert children() == before
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ async def test_a_caller_who_hangs_up_does_not_keep_a_job_from_running(
 
 
 async def test_an_engine_that_ignores_the_interrupt_loses_its_process(
-    start_backend: StartBackend,
+    start_backend: StartBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
     backend: LocalBackend = await start_backend(
         engine=f"{ENGINES}:StubbornEngine",
@@ -167,6 +167,7 @@ async def test_an_engine_that_ignores_the_interrupt_loses_its_process(
     assert slow.status is JobStatus.TIMED_OUT
     assert (await run(backend, request())).status is JobStatus.SUCCEEDED
     assert await backend.worker_pid() != before
+    assert f"worker {before} is lost: the server ended it" in caplog.messages
 
 
 async def test_a_job_that_finishes_before_the_cancel_reaches_it_has_succeeded(

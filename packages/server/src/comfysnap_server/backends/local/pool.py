@@ -91,25 +91,25 @@ class WorkerPool:
             logger.warning("worker %s is lost: %s", self._worker.pid, self._worker.reason)
 
     async def _start_one(self) -> Worker:
-        if self._parent is None or not self._parent.usable:
-            await self._replace_parent()
-        if self._parent is None:
-            raise WorkerStartError("the engine is not loaded")
-        return await self._parent.spawn()
+        parent = self._parent
+        if parent is None or not parent.usable:
+            parent = await self._replace_parent()
+        return await parent.spawn()
 
-    async def _replace_parent(self) -> None:
+    async def _replace_parent(self) -> WarmParent:
         if self._parent is not None:
             await self._parent.stop()
-        self._parent = None
-        parent = WarmParent(self._options, self._lock)
+        # Kept from the first moment on, so that ``stop`` ends it whenever it comes.
+        self._parent = parent = WarmParent(self._options, self._lock)
         try:
             await parent.start()
-        except BaseException:
+        except Exception:
             await parent.stop()
+            self._parent = None
             raise
-        self._parent = parent
         if not parent.forks:
             logger.warning(
                 "workers are started afresh instead of forked, because threads were left by: %s",
                 ", ".join(parent.thread_holders),
             )
+        return parent

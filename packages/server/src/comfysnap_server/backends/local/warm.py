@@ -56,6 +56,7 @@ class WarmParent:
         self._workers: dict[int, Worker] = {}
         self._forked: asyncio.Future[int] | None = None
         self._tasks: list[asyncio.Task[Any]] = []
+        self._loads = True
         self.gone = asyncio.Event()
         self.began = time.time()
         self.load = 0.0
@@ -143,7 +144,8 @@ class WarmParent:
         return worker
 
     async def stop(self) -> None:
-        """Close the control socket, which ends the process; make sure that it ended."""
+        """Close the control socket, which ends the process unless it still loads; make sure that it
+        ended."""
         if self._writer is not None:
             self._writer.close()
         if self._control is not None:
@@ -152,12 +154,13 @@ class WarmParent:
             return
         for worker in [*self._workers.values()]:
             await worker.close()
+        patience = 0.0 if self._loads else _STOP_PATIENCE_S
         try:
-            async with asyncio.timeout(_STOP_PATIENCE_S):
+            async with asyncio.timeout(patience):
                 await self.gone.wait()
         except TimeoutError:
             with suppress(ProcessLookupError):
-                self._process.kill()
+                os.killpg(self._process.pid, signal.SIGKILL)  # with what node packs started
             await self.gone.wait()
         for task in self._tasks:
             task.cancel()
@@ -197,6 +200,7 @@ class WarmParent:
             raise WorkerStartError("the process ended before the engine was loaded")
         if message["op"] == "failed":
             raise WorkerStartError(str(message["detail"]))
+        self._loads = False
         self.load = float(message["seconds"])
         self.engine = str(message["engine"])
         self.thread_holders = [str(name) for name in message["threads"]]

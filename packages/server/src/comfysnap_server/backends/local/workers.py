@@ -60,6 +60,7 @@ class Worker:
         self.jobs = 0
         self.lost = asyncio.Event()
         self.reason = "it ended"
+        self._killed = False
         self._reader = reader
         self._writer = writer
         self._told: Told | None = None
@@ -100,6 +101,7 @@ class Worker:
 
     def kill(self) -> None:
         """End the process and what it started, now; it takes no further job."""
+        self._killed, self.reason = True, "the server ended it"
         with suppress(ProcessLookupError, PermissionError):
             os.kill(self.pid, signal.SIGKILL)
         with suppress(ProcessLookupError, PermissionError):
@@ -108,7 +110,8 @@ class Worker:
 
     def exited(self, reason: str) -> None:
         """The process is gone, and this is how."""
-        self.reason = reason
+        if not self._killed:
+            self.reason = reason
         self._exited.set()
         self._died()
 
