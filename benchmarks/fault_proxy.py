@@ -54,7 +54,8 @@ async def fault_proxy(upstream: str, faults: Faults) -> AsyncGenerator[str]:
         assert task is not None
         open_now.add(task)  # asyncio itself holds it only weakly
         task.add_done_callback(open_now.discard)
-        with suppress(OSError, asyncio.IncompleteReadError):
+        # Only the end of the proxy cancels it, and asyncio would print that as an error.
+        with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while await _exchange(reader, writer, (host, int(port)), faults):
                 pass
         writer.close()
