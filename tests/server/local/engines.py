@@ -112,6 +112,14 @@ class LitteringEngine(SimulatedEngine):
         return super().run(job, report)
 
 
+class QuittingEngine(SimulatedEngine):
+    """Tries to end its thread."""
+
+    def run(self, job: EngineJob, report: Report) -> EngineResult:
+        """Quit."""
+        raise SystemExit(3)
+
+
 class PrintingEngine(SimulatedEngine):
     """Writes to standard output, as node packs do, and starts a process that outlives a job."""
 

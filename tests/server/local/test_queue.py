@@ -201,6 +201,18 @@ async def test_an_engine_that_fails_unforeseen_gets_a_new_process(
     assert await backend.worker_pid() != before
 
 
+async def test_an_engine_that_quits_fails_its_job_and_is_replaced(
+    start_backend: StartBackend,
+) -> None:
+    backend: LocalBackend = await start_backend(
+        engine=f"{ENGINES}:QuittingEngine", python_path=[ROOT], engine_options={"step_seconds": 0}
+    )
+    before = await backend.worker_pid()
+    jobs = [await run(backend, request(timeout=20)) for _ in range(2)]
+    assert [job.error and job.error.code for job in jobs] == [ErrorCode.ENGINE_FAILED] * 2
+    assert await backend.worker_pid() != before
+
+
 async def test_what_a_job_leaves_in_its_input_folder_no_other_job_finds(
     start_backend: StartBackend,
 ) -> None:

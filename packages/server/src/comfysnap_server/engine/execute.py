@@ -57,7 +57,7 @@ def execute(engine: Engine, job: EngineJob, report: Report) -> Outcome:
     except MemoryError:
         logger.exception("job %s ran out of memory", job.job_id)
         error = problem(ErrorCode.OUT_OF_MEMORY, "the machine ran out of memory")
-    except Exception as failure:
+    except BaseException as failure:  # a node may raise SystemExit, and whoever waits must hear it
         unfit = True
         logger.exception("job %s: the engine failed", job.job_id)
         detail = f"the engine failed unexpectedly ({type(failure).__name__})"
