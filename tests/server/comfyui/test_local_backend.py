@@ -95,3 +95,20 @@ async def test_a_forked_worker_runs_models_that_the_parent_preloaded(start: Star
     job = await run(backend, asked(graphs.diffusion(), output="9"))
     assert job.status is JobStatus.SUCCEEDED, job.error
     assert backend.thread_holders == []
+
+
+async def test_what_killed_workers_leave_on_the_disk_is_gone_at_the_next_start(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "tmp"
+    elsewhere.mkdir()
+    monkeypatch.setenv("TMPDIR", str(elsewhere))
+    backend = await start()
+    await backend.worker_pid()
+    await backend.stop()
+    left = {path.name for path in (tmp_path / "data" / "scratch").iterdir()}
+    assert left
+    again = await start()
+    await again.worker_pid()
+    assert not left & {path.name for path in (tmp_path / "data" / "scratch").iterdir()}
+    assert [*elsewhere.iterdir()] == []

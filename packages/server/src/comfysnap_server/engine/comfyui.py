@@ -4,6 +4,7 @@ import asyncio
 import functools
 import gc
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -33,6 +34,7 @@ from comfysnap_server.engine.comfyui_options import ComfyOptions
 from comfysnap_server.engine.comfyui_outputs import collect
 from comfysnap_server.engine.comfyui_report import LoadReport
 from comfysnap_server.engine.protocol import (
+    SCRATCH,
     EngineError,
     EngineInterrupted,
     EngineJob,
@@ -103,7 +105,7 @@ class ComfyUIEngine:
         reseed()
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
-        self._scratch = Path(tempfile.mkdtemp(prefix="comfysnap-"))
+        self._scratch = Path(tempfile.mkdtemp(prefix="comfysnap-", dir=os.environ.get(SCRATCH)))
         self._leave_job()
         self._device = attach_device()
         load_deferred(comfy)

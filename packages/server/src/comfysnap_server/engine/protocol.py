@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from pydantic import JsonValue
 
@@ -12,6 +12,10 @@ from comfysnap_schema.files import Kind
 from comfysnap_schema.graph import Graph
 from comfysnap_schema.jobs import Progress
 from comfysnap_schema.spec import OutputSpec
+
+SCRATCH: Final = "COMFYSNAP_SCRATCH"
+"""Environment variable: the folder for what an engine keeps on the disk between jobs, emptied by
+whoever sets it; engines are ended without warning. Unset: the system's temporary folder."""
 
 
 @dataclass(frozen=True, kw_only=True)

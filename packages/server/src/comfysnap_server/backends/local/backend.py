@@ -78,16 +78,17 @@ class LocalBackend:
         self._data = data
         self._limits = limits = limits or LocalLimits()
         self._fetch = fetch or FetchPolicy()
+        self._folders = JobFolders(data.resolve())
         self._processes = ProcessOptions(
             engine=engine,
             engine_options=engine_options or {},
             data=data,
+            scratch=self._folders.scratch,
             python=python,
             python_path=python_path,
             start_timeout=limits.start_timeout,
         )
         self._lock = FolderLock(data)
-        self._folders = JobFolders(data.resolve())
         self._files = FileStore(data / "files", max_bytes=limits.max_file_bytes)
         self._live: dict[str, LiveJob] = {}
         self._finished: OrderedDict[str, LiveJob] = OrderedDict()

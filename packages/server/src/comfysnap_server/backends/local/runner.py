@@ -48,6 +48,11 @@ class JobFolders:
         """The folders of ``output``."""
         return self.data / "jobs"
 
+    @property
+    def scratch(self) -> Path:
+        """What engines keep on the disk between jobs."""
+        return self.data / "scratch"
+
     def input(self, job_id: str) -> Path:
         """Input files under the names of the graph, while the job runs."""
         return self.inputs / job_id
@@ -62,9 +67,11 @@ class JobFolders:
         return self.inputs / "none"
 
     def make(self) -> None:
-        """Make the folders that hold those of the jobs, without inputs of an earlier life."""
-        shutil.rmtree(self.inputs, ignore_errors=True)
-        for folder in (self.inputs, self.outputs):
+        """Make the folders that hold those of the jobs, without what an earlier life left in those
+        that it was to empty."""
+        for folder in (self.inputs, self.scratch):
+            shutil.rmtree(folder, ignore_errors=True)
+        for folder in (self.inputs, self.outputs, self.scratch):
             folder.mkdir(parents=True, exist_ok=True)
 
     def delete(self, job_id: str) -> None:

@@ -23,6 +23,7 @@ from comfysnap_server.backends.local.workers import (
     WorkerStartError,
     read_message,
 )
+from comfysnap_server.engine.protocol import SCRATCH
 
 _PARENT: Final = "comfysnap_server.backends.local.parent"
 _STOP_PATIENCE_S: Final = 5.0
@@ -35,6 +36,8 @@ class ProcessOptions:
     engine: str
     engine_options: Mapping[str, JsonValue]
     data: Path
+    scratch: Path
+    """Absolute; exists when a process is started."""
     python: str | None = None
     """Interpreter of the workers; None: this one."""
     python_path: Sequence[Path] = ()
@@ -188,7 +191,10 @@ class WarmParent:
         inherited = os.environ.get("PYTHONPATH")
         if inherited:
             folders.append(inherited)
-        return {**os.environ, "PYTHONPATH": os.pathsep.join(folders)} if folders else {**os.environ}
+        environment = {**os.environ, SCRATCH: str(self._options.scratch)}
+        if folders:
+            environment["PYTHONPATH"] = os.pathsep.join(folders)
+        return environment
 
     async def _loaded(self, reader: asyncio.StreamReader) -> None:
         try:
