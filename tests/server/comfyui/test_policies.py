@@ -117,6 +117,24 @@ def test_remembered_interrupts_are_bounded_and_the_latest_stay() -> None:
         assert interrupts.requested
 
 
+def test_a_job_is_not_woken_once_it_said_that_nothing_waits() -> None:
+    """Its event loop may be closed then."""
+    gone = threading.Event()
+    late: list[bool] = []
+
+    def end_meanwhile() -> None:
+        interrupts.wake_with(None)
+        gone.set()
+
+    ending = threading.Thread(target=end_meanwhile)
+    interrupts = Interrupts(ending.start)
+    with interrupts.running("job"):
+        interrupts.wake_with(lambda: late.append(gone.wait(0.2)))
+        interrupts.request("job")
+        ending.join()
+    assert late == [False]
+
+
 def test_two_jobs_at_once_are_refused() -> None:
     interrupts = Interrupts(lambda: None)
     with interrupts.running("one"), pytest.raises(RuntimeError), interrupts.running("two"):

@@ -27,11 +27,10 @@ class Interrupts:
             self._asked[job_id] = None
             if len(self._asked) > REMEMBERED:
                 self._asked.popitem(last=False)
-            running, wake = self._current == job_id, self._wake
-            if running:
+            if self._current == job_id:
                 self._raise_flag()
-        if running and wake is not None:
-            wake()
+                if self._wake is not None:
+                    self._wake()
 
     @contextmanager
     def running(self, job_id: str) -> Generator[None]:
@@ -58,7 +57,7 @@ class Interrupts:
             return self._current in self._asked
 
     def wake_with(self, wake: Callable[[], object] | None) -> None:
-        """Call ``wake`` on an interrupt of the job that runs."""
+        """Call ``wake`` on an interrupt of the job that runs; never after this was called again."""
         with self._lock:
             self._wake = wake
 
