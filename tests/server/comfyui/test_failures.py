@@ -78,10 +78,20 @@ def test_a_blocked_output_fails_with_its_reason(engine: Driver) -> None:
     assert "not today" in done["error"]["detail"]
 
 
-def test_a_node_that_ends_the_process_only_fails_its_job(engine: Driver) -> None:
-    done, _ = engine.run(graphs.through("EndsTheProcess"))
+@pytest.mark.parametrize("way", ["exit", "cancel", "unknown"])
+def test_a_node_that_raises_what_is_no_exception_only_fails_its_job(
+    engine: Driver, way: str
+) -> None:
+    done, _ = engine.run(graphs.through("Ends", way=way))
     assert done["error"]["code"] == "node_failed"
+    assert {problem["node"] for problem in done["error"]["fields"]} == {"2"}
     assert works(engine)
+
+
+def test_a_child_that_a_node_forks_does_not_end_the_job(engine: Driver) -> None:
+    done, job = engine.run(graphs.through("Ends", way="child"))
+    assert done["status"] == "succeeded", done
+    assert len([event for event in job.events if event["event"] == "done"]) == 1
 
 
 def test_a_broken_device_is_no_failure_of_the_job(engine: Driver) -> None:

@@ -67,9 +67,30 @@ def BreaksTheDevice(image):
     raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
-@node(IMAGE)
-def EndsTheProcess(image):
-    sys.exit(3)
+class Unknown(BaseException):
+    pass
+
+
+def forks_a_child_that_exits():
+    pid = os.fork()
+    if pid == 0:
+        sys.exit(0)
+    os.waitpid(pid, 0)
+
+
+WAYS_TO_END = {
+    "exit": lambda: sys.exit(3),
+    "cancel": lambda: (_ for _ in ()).throw(asyncio.CancelledError),
+    "unknown": lambda: (_ for _ in ()).throw(Unknown),
+    "child": forks_a_child_that_exits,
+}
+
+
+@node({**IMAGE, "way": ("STRING", {})})
+def Ends(image, way):
+    """Leaves in a way that is no ``Exception``."""
+    WAYS_TO_END[way]()
+    return (image,)
 
 
 @node(IMAGE)

@@ -133,18 +133,21 @@ class ComfyUIEngine:
             set_job_folders(comfy.folder_paths, job.input_dir, job.output_dir)
             self._caches.before_job()
             run = _Run(comfy, self._executor, self._interrupts, job, report)
+            process = os.getpid()
             try:
                 return asyncio.run(run.run())
-            except asyncio.CancelledError:
-                raise EngineInterrupted from None
-            except (SystemExit, KeyboardInterrupt) as error:
-                self._new_executor()
-                raise EngineError(
-                    ErrorCode.NODE_FAILED, f"a node tried to end the process ({error!r})"
-                ) from error
             except EngineError as error:
                 self._after_error(error, run)
                 raise
+            except Exception:
+                raise
+            except BaseException as error:
+                if os.getpid() != process:  # a child that a node forked, and that is to end
+                    os._exit(0)
+                if isinstance(error, asyncio.CancelledError) and self._interrupts.requested:
+                    raise EngineInterrupted from None
+                self._new_executor()
+                raise run.broken_off(error) from error
             finally:
                 self._after_job(run)
 
@@ -284,6 +287,18 @@ class _Run:
             "".join(data.get("traceback") or ()),
         )
         raise node_error(self._job.graph, self._job.fields, data)
+
+    def broken_off(self, error: BaseException) -> EngineError:
+        """What no node may raise (``SystemExit``, the cancelling of a task) and ComfyUI lets
+        through, as the failure of the node that ran."""
+        node = self._comfy.server.last_node_id
+        told = {
+            "node_id": node,
+            "exception_type": type(error).__name__,
+            "exception_message": repr(error),
+        }
+        logger.error("job %s: node %s broke it off", self._job.job_id, node, exc_info=error)
+        return node_error(self._job.graph, self._job.fields, told)
 
     def volatile(self) -> set[str]:
         """The nodes whose results end with the job; none when it never came to run, since the
