@@ -168,14 +168,20 @@ def test_a_comfyui_with_another_shape_is_refused_by_name() -> None:
     def validate_prompt(prompt: Any) -> None:
         """As it was before 0.3.44."""
 
+    def init_extra_nodes(init_custom_nodes: bool = True) -> None:
+        """As it was up to 0.3.47."""
+
     old = types.SimpleNamespace(validate_prompt=validate_prompt, PromptExecutor=object)
-    with pytest.raises(UnsupportedComfyError, match="validate_prompt"):
-        surface("0.3.40", old, types.SimpleNamespace())
+    nodes = types.SimpleNamespace(init_extra_nodes=init_extra_nodes)
+    with pytest.raises(UnsupportedComfyError, match="validate_prompt.*init_extra_nodes"):
+        surface("0.3.40", old, nodes)
 
 
 def test_versions_beside_the_tested_ones_are_known_as_such() -> None:
     assert is_tested("0.3.64")
-    assert not is_tested("0.3.63")
+    assert is_tested("0.3.48")
+    assert not is_tested("0.3.47")
+    assert not is_tested("0.3.65")
     assert not is_tested("0.10.0")
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-TESTED: Final = ("0.3.64", "0.3.64")
-"""First and last version that the tests ran on."""
+TESTED: Final = ("0.3.48", "0.3.64")
+"""First and last version that the tests ran on; between them 0.3.49, 0.3.50, 0.3.52, 0.3.56 and
+0.3.60. Up to 0.3.47 ``nodes.init_extra_nodes`` was no coroutine."""
 PINNED_COMMIT: Final = "637221995f7424a561bd825de3e61ea117dfe1e3"
 """The commit of release v0.3.64, which ``comfysnap comfyui install`` takes."""
 REPOSITORY: Final = "https://github.com/Comfy-Org/ComfyUI"
@@ -44,7 +45,7 @@ def read_version(checkout: Path) -> str:
         text = (checkout / "comfyui_version.py").read_text(encoding="utf-8")
     except OSError:
         raise UnsupportedComfyError(
-            f"{checkout} is older than ComfyUI 0.3.47: it has no comfyui_version.py"
+            f"{checkout} is older than ComfyUI {TESTED[0]}: it has no comfyui_version.py"
         ) from None
     for line in text.splitlines():
         if line.startswith("__version__"):
@@ -76,7 +77,7 @@ def surface(version: str, execution: Any, nodes: Any) -> Surface:
     if problems:
         raise UnsupportedComfyError(
             f"ComfyUI {version} is not supported ({'; '.join(problems)}); the tests ran on "
-            f"{TESTED[0]} to {TESTED[1]}, and 0.3.47 is the first that can work"
+            f"{' to '.join(TESTED)}"
         )
     return Surface(
         version=version,
