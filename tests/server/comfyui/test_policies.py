@@ -173,7 +173,7 @@ def test_a_comfyui_with_another_shape_is_refused_by_name() -> None:
 
     old = types.SimpleNamespace(validate_prompt=validate_prompt, PromptExecutor=object)
     nodes = types.SimpleNamespace(init_extra_nodes=init_extra_nodes)
-    with pytest.raises(UnsupportedComfyError, match="validate_prompt.*init_extra_nodes"):
+    with pytest.raises(UnsupportedComfyError, match=r"validate_prompt.*init_extra_nodes"):
         surface("0.3.40", old, nodes)
 
 

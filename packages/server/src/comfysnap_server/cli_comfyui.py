@@ -66,7 +66,7 @@ def show() -> None:
     except UnsupportedComfyError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
-    known = "tested" if is_tested(version) else f"not tested; the tests ran on {' to '.join(TESTED)}"
+    known = "tested" if is_tested(version) else f"the tests ran on {' to '.join(TESTED)}"
     print(f"ComfyUI: {found.path}\nversion: {version} ({known})\nPython:  {found.python}")
 
 
