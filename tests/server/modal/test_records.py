@@ -134,6 +134,62 @@ async def test_a_key_with_another_body_is_refused(backend: ModalBackend) -> None
     assert caught.value.code is ErrorCode.IDEMPOTENCY_MISMATCH
 
 
+@pytest.fixture
+def strict(cloud: Cloud, tmp_path: Path) -> ModalBackend:
+    """A gateway container that lets an owner have two unfinished jobs."""
+    return ModalBackend(cloud.platform, tmp_path / "strict", max_unfinished_per_owner=2)
+
+
+async def end(cloud: Cloud, number: int) -> None:
+    final = End(status=JobStatus.SUCCEEDED, at=START, outputs={}).model_dump_json()
+    await cloud.records.put(job_key(request(number).job_id, "final"), final)
+
+
+async def test_of_many_jobs_at_once_the_quota_lets_so_many_pass(strict: ModalBackend) -> None:
+    answers = await asyncio.gather(
+        *(strict.submit(request(number)) for number in range(1, 7)), return_exceptions=True
+    )
+    refused = [answer for answer in answers if isinstance(answer, BackendError)]
+    assert [error.code for error in refused] == [ErrorCode.QUOTA_EXCEEDED] * 4
+    assert all(error.retry_after for error in refused)
+    await strict.submit(request(7, owner="berta"))
+
+
+async def test_an_owner_at_the_quota_may_go_on_when_a_job_ended(
+    cloud: Cloud, strict: ModalBackend
+) -> None:
+    for number in (1, 2):
+        await strict.submit(request(number))
+    await end(cloud, 1)
+    await strict.submit(request(3))
+    with pytest.raises(BackendError) as caught:
+        await strict.submit(request(4))
+    assert caught.value.code is ErrorCode.QUOTA_EXCEEDED
+
+
+async def test_a_replay_counts_for_no_quota(cloud: Cloud, strict: ModalBackend) -> None:
+    await strict.submit(request(1, idempotency_key="k", fingerprint="f"))
+    again = await strict.submit(request(2, idempotency_key="k", fingerprint="f"))
+    assert (again.replayed, again.job.id) == (True, request(1).job_id)
+    await strict.submit(request(3))
+    full = await strict.submit(request(4, idempotency_key="k", fingerprint="f"))
+    assert (full.replayed, full.job.id) == (True, request(1).job_id)
+
+
+async def test_a_submit_that_failed_counts_for_no_quota(
+    cloud: Cloud, strict: ModalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_key: str, _value: str) -> bool:
+        raise ConnectionError("Modal is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cloud.records, "add", fail)
+        for number in (1, 2, 3):
+            with pytest.raises(ConnectionError):
+                await strict.submit(request(number))
+    assert not (await strict.submit(request(4))).replayed
+
+
 async def test_owners_and_keys_with_colons_do_not_meet(backend: ModalBackend) -> None:
     one = request(1, owner="a", idempotency_key="b:c", fingerprint="f")
     two = request(2, owner="a:b", idempotency_key="c", fingerprint="f")

@@ -44,6 +44,7 @@ def make_backend() -> ModalBackend:
         make_platform(Worker().run),
         Path(tempfile.gettempdir()) / "comfysnap",
         retention=timedelta(hours=settings.retention_hours),
+        max_unfinished_per_owner=settings.max_unfinished_per_owner,
     )
 
 

@@ -180,6 +180,9 @@ class DeploySettings(Scaling, frozen=True, extra="forbid"):
     """Seconds for load, warm-up and preload."""
     max_attempts: Annotated[int, Field(ge=1, le=10)] = 1
     """How often a job is run in all when its container is lost."""
+    max_unfinished_per_owner: Annotated[int, Field(ge=1)] | None = None
+    """Jobs of one owner that may be queued or running; None: any number. Roughly: each gateway
+    container counts the jobs that it accepted."""
     retention_hours: Annotated[int, Field(ge=1, le=MAX_RETENTION_HOURS)] = MAX_RETENTION_HOURS
     """How long jobs and their output files are kept."""
 

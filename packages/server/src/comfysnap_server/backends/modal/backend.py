@@ -13,6 +13,7 @@ from comfysnap_schema.files import FileBySha256
 from comfysnap_schema.jobs import JobEvent, JobPage, JobRecord, JobStatus
 from comfysnap_server.backends.modal.listing import JobIndex
 from comfysnap_server.backends.modal.platform import CallState, Platform
+from comfysnap_server.backends.modal.quota import Quota
 from comfysnap_server.backends.modal.shared_files import GatewayFiles
 from comfysnap_server.backends.modal.states import (
     CallEnd,
@@ -45,6 +46,7 @@ class ModalBackend:
         local: Folder on the container's own disk.
         policy: When to act for a job.
         retention: How long output files are kept.
+        max_unfinished_per_owner: Roughly; see ``Quota``.
     """
 
     name = "modal"
@@ -56,11 +58,13 @@ class ModalBackend:
         *,
         policy: Policy | None = None,
         retention: timedelta = DEFAULT_RETENTION,
+        max_unfinished_per_owner: int | None = None,
     ) -> None:
         self._platform = platform
         self._policy = policy or Policy()
         self._retention = retention
         self._store = JobStore(platform)
+        self._quota = Quota(max_unfinished_per_owner, self._ended)
         self._files = GatewayFiles(platform.files, local)
         self._index = JobIndex(platform.index)
         self._watches: dict[str, Watch] = {}
@@ -91,8 +95,25 @@ class ModalBackend:
         """Accept a job, or replay the one with the same key.
 
         Raises:
-            BackendError: ``idempotency_mismatch``.
+            BackendError: ``idempotency_mismatch``, ``quota_exceeded``.
         """
+        owner, key = request.owner, request.idempotency_key
+        if self._quota.is_full(owner):
+            replayed = key and await self.replay(owner, key, request.fingerprint)
+            if replayed:
+                return Submitted(replayed, replayed=True)
+            await self._quota.make_room(owner)
+        self._quota.add(owner, request.job_id)
+        try:
+            submitted = await self._accept(request)
+        except BaseException:
+            self._quota.drop(owner, request.job_id)
+            raise
+        if submitted.job.id != request.job_id:
+            self._quota.drop(owner, request.job_id)
+        return submitted
+
+    async def _accept(self, request: JobRequest) -> Submitted:
         earlier = await self._store.reserve_key(request)
         if earlier is not None:
             replayed = await self._replayed(request.owner, earlier.job_id)
@@ -117,6 +138,9 @@ class ModalBackend:
             return None
         _check_fingerprint(earlier.fingerprint, fingerprint)
         return await self._replayed(owner, earlier.job_id)
+
+    async def _ended(self, job_id: str) -> bool:
+        return await self._store.final(job_id) is not None
 
     async def _replayed(self, owner: str, job_id: str) -> JobRecord | None:
         try:
