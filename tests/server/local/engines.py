@@ -9,6 +9,7 @@ from typing import cast
 
 from pydantic import JsonValue
 
+from comfysnap_schema.jobs import Progress
 from comfysnap_server.engine.protocol import EngineJob, EngineResult, Report
 from comfysnap_server.engine.simulated import SimulatedEngine
 
@@ -132,4 +133,27 @@ class PrintingEngine(SimulatedEngine):
         print("hello from a node")  # noqa: T201 -- what is tested
         pid = os.posix_spawn("/bin/sleep", ["sleep", "600"], dict(os.environ))
         self._pid_file.write_text(str(pid))
+        return super().run(job, report)
+
+
+class GatedEngine(ThreadedEngine):
+    """Loads once a file exists, and cannot be forked: each worker loads anew."""
+
+    def __init__(self, gate: str) -> None:
+        super().__init__(0.0)
+        self._gate = Path(gate)
+
+    def load(self) -> None:
+        """Wait for the file."""
+        while not self._gate.exists():
+            time.sleep(0.01)
+        super().load()
+
+
+class MumblingEngine(SimulatedEngine):
+    """Tells progress that cannot be written."""
+
+    def run(self, job: EngineJob, report: Report) -> EngineResult:
+        """Name a node in half a letter."""
+        report(Progress(fraction=0.5, node="\ud800"))
         return super().run(job, report)

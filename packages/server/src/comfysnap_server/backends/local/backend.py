@@ -7,7 +7,6 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeVar
@@ -47,6 +46,8 @@ T = TypeVar("T")
 
 _REMEMBERED: Final = 1000
 """Finished jobs that are kept in memory, for those who ask right after."""
+_WRITE_PATIENCE_S: Final = 5.0
+"""How long a stop waits for a store that cannot be written."""
 
 
 class LocalBackend:
@@ -165,8 +166,9 @@ class LocalBackend:
             keep_inputs=self._limits.keep_inputs,
             interval=self._limits.sweep_interval,
         )
+        self._working = asyncio.create_task(self._runner.run_forever(), name="job-runner")
         self._tasks = [
-            asyncio.create_task(self._runner.run_forever(), name="job-runner"),
+            self._working,
             asyncio.create_task(sweeper.run_forever(), name="sweeper"),
         ]
         self._running = True
@@ -188,11 +190,7 @@ class LocalBackend:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for live in list(self._live.values()):  # a job may end while another is put back
-            if live.expiry is not None:
-                live.expiry.cancel()
-            if live.claimed is not None and not live.taken:
-                await self._runner.put_back(live)
+        await self._leave_queue()
         self._queue.close()
         await self._pool.stop()
         await asyncio.to_thread(self._writer.close)
@@ -202,16 +200,26 @@ class LocalBackend:
         if not await asyncio.to_thread(self._lock.release_after_workers, patience=patience):
             logger.error("a worker process does not end; another server cannot start before")
 
+    async def _leave_queue(self) -> None:
+        for live in list(self._live.values()):  # a job may end while another is put back
+            if live.expiry is not None:
+                live.expiry.cancel()
+            if live.claimed is None or live.taken:
+                continue
+            try:
+                async with asyncio.timeout(_WRITE_PATIENCE_S):
+                    await self._runner.put_back(live)
+            except TimeoutError:
+                logger.error("job %s could not be queued again", live.record.id)  # noqa: TRY400 -- why is logged already
+
     async def _stop_current(self) -> None:
         self._runner.stopping = True
         current = self._runner.current
         if current is None:
             return
         current.request_stop(Stop.SHUTDOWN)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._limits.interrupt_grace + 5):
-                while not current.record.is_final and current.record.status is JobStatus.RUNNING:
-                    await current.changed()
+        patience = self._limits.interrupt_grace + _WRITE_PATIENCE_S
+        await asyncio.wait({self._working}, timeout=patience)
 
     async def ready(self) -> bool:
         """Whether jobs can be accepted and will run."""
