@@ -162,6 +162,17 @@ async def test_an_end_that_cannot_be_told_fails_the_job(start_backend: StartBack
     assert (ended.status, ended.error.code) == (JobStatus.FAILED, ErrorCode.ENGINE_FAILED)
 
 
+async def test_progress_that_cannot_be_written_does_not_end_the_runner(
+    start_backend: StartBackend,
+) -> None:
+    backend: LocalBackend = await start_backend(
+        engine=f"{ENGINES}:MumblingEngine", engine_options={"step_seconds": 0}, python_path=[ROOT]
+    )
+    for _ in range(2):
+        async with asyncio.timeout(20):
+            assert (await run(backend, request())).is_final
+
+
 async def test_a_queued_job_is_newer_after_a_restart_than_any_version_told_before(
     start_backend: StartBackend, data: Path, tmp_path: Path
 ) -> None:

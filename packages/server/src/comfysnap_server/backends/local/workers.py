@@ -1,7 +1,6 @@
 """The server's side of one worker process."""
 
 import asyncio
-import json
 import logging
 import os
 import signal
@@ -9,6 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
+
+from pydantic_core import from_json
 
 from comfysnap_server.backends.local.channel import LENGTH, frame
 from comfysnap_server.backends.local.worker import OUTCOME
@@ -156,9 +157,12 @@ class Worker:
 
 
 async def read_message(reader: asyncio.StreamReader) -> dict[str, Any] | None:
-    """The next message; None when the other side is gone."""
+    """The next message; None when the other side is gone, or sends what cannot be passed on."""
     try:
         head = await reader.readexactly(LENGTH.size)
-        return json.loads(await reader.readexactly(LENGTH.unpack(head)[0]))
+        return from_json(await reader.readexactly(LENGTH.unpack(head)[0]))
     except (asyncio.IncompleteReadError, OSError):
+        return None
+    except ValueError:  # such as half of a surrogate pair, which nobody could be told
+        logger.exception("a process sent what is no JSON")
         return None
