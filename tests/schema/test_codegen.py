@@ -1,6 +1,7 @@
 """Generated modules: names, docstrings, types, bytes."""
 
 import ast
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -111,6 +112,45 @@ def test_names_that_clash_get_an_underscore_and_an_alias(make_workflow: MakeWork
         assert f"alias='{name}'" in "".join(found.values())
     assert "model_name" in found
     compile(source, "x.py", "exec")
+
+
+def test_the_docstring_of_a_field_tells_its_range(
+    make_workflow: MakeWorkflow,
+) -> None:
+    """An editor shows ``width: int`` and the docstring, never what ``Field`` holds."""
+    entries = {
+        "size": 'type = "integer"\nminimum = 16\nmaximum = 64\nmultiple_of = 8\ndefault = 16\n'
+        'description = "Edge"',
+        "low": 'type = "number"\nminimum = 0.5\ndefault = 1.0\ndescription = "Low."',
+        "high": 'type = "integer"\nmaximum = 9\ndefault = 1',
+        "step": 'type = "integer"\nmultiple_of = 3\ndefault = 3',
+        "seed": f'type = "integer"\nminimum = 0\nmaximum = {2**64 - 1}\nrandom = true',
+        "text": 'type = "string"\nmax_length = 9\ndefault = "x"',
+        "shift": "choices = [0.5, 1.0]\ndefault = 0.5",
+        "plain": 'default = "x"\ndescription = "No range, no full stop"',
+    }
+    told = "".join(f"[inputs.{name}]\n{entry}\n" for name, entry in entries.items())
+    source = module(make_workflow, f'name = "x"\n{told}{OUTPUTS}')
+    body = next(
+        node.body
+        for node in ast.parse(source).body
+        if isinstance(node, ast.ClassDef) and node.name == "XInput"
+    )
+    docstrings = {
+        ast.unparse(field.target): ast.literal_eval(text.value)
+        for field, text in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
+    assert docstrings == {
+        "size": "Edge. From 16 to 64, a multiple of 8.",
+        "low": "Low. At least 0.5.",
+        "high": "At most 9.",
+        "step": "A multiple of 3.",
+        "seed": "From 0 to 2^64 - 1. Drawn for each job when left out.",
+        "text": "At most 9 characters.",
+        "shift": "One of 0.5, 1.0.",
+        "plain": "No range, no full stop",
+    }
 
 
 def test_prose_of_any_kind_stays_prose(make_workflow: MakeWorkflow) -> None:

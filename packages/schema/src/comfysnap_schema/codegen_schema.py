@@ -23,6 +23,7 @@ NAMED_ABOVE = 6
 
 _MODELS = "comfysnap_schema.models"
 _WIDTH = 100
+_UINT64 = 2**64 - 1
 _LONG = 80
 """Longer strings are wrapped."""
 _FILE_MODELS: Mapping[Kind, str] = {
@@ -104,11 +105,27 @@ def module_schema(workflow: Workflow) -> ModuleSchema:
 
 
 def prose(parameter: Parameter) -> str:
-    """The docstring of a field: its description, else its title; then how it is drawn."""
+    """The docstring of a field: its description, else its title; its range, which an editor does
+    not show with the type; how it is drawn."""
     text = parameter.description or parameter.title
-    if parameter.random:
-        text = f"{text} Drawn for each job when left out.".lstrip()
-    return text
+    drawn = "Drawn for each job when left out." if parameter.random else ""
+    facts = [fact for fact in (_range(parameter), drawn) if fact]
+    return " ".join([_sentence(text), *facts] if text and facts else [text, *facts]).strip()
+
+
+def _range(parameter: Parameter) -> str:
+    if parameter.choices is not None:
+        return f"One of {', '.join(map(str, parameter.choices))}." if _inexact(parameter) else ""
+    low, high = parameter.minimum, "2^64 - 1" if parameter.maximum == _UINT64 else parameter.maximum
+    if low is not None and high is not None:
+        text = f"from {low} to {high}"
+    elif low is not None or high is not None:
+        text = f"at least {low}" if high is None else f"at most {high}"
+    else:
+        text = f"at most {parameter.max_length} characters" if parameter.max_length else ""
+    parts = [text, f"a multiple of {parameter.multiple_of}" if parameter.multiple_of else ""]
+    told = ", ".join(filter(None, parts))
+    return f"{told[:1].upper()}{told[1:]}." if told else ""
 
 
 def docstring(text: str, indent: int) -> str:

@@ -25,19 +25,21 @@ class FluxInput(WorkflowInput[FluxOutput]):
     __contract__ = "6073dc7f6dded58c"
 
     prompt: Annotated[str, Field(max_length=8192)]
-    """What to draw."""
+    """What to draw. At most 8192 characters."""
 
     seed: Annotated[BigInt | None, Field(ge=0, le=18446744073709551615)] = None
-    """The same seed and inputs give the same picture. Drawn for each job when left out."""
+    """The same seed and inputs give the same picture. From 0 to 2^64 - 1. Drawn for each job when
+    left out.
+    """
 
     width: Annotated[int, Field(ge=256, le=2048, multiple_of=16)] = 1024
-    """Width in pixels."""
+    """Width in pixels. From 256 to 2048, a multiple of 16."""
 
     height: Annotated[int, Field(ge=256, le=2048, multiple_of=16)] = 1024
-    """Height in pixels."""
+    """Height in pixels. From 256 to 2048, a multiple of 16."""
 
     steps: Annotated[int, Field(ge=1, le=50)] = 4
-    """Sampling steps."""
+    """Sampling steps. From 1 to 50."""
 
     count: Annotated[int, Field(ge=1, le=8)] = 1
-    """How many pictures."""
+    """How many pictures. From 1 to 8."""

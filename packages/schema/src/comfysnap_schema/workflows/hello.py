@@ -25,16 +25,16 @@ class HelloInput(WorkflowInput[HelloOutput]):
     __contract__ = "da27d5e82190bdcc"
 
     color: Annotated[int, Field(ge=0, le=16777215)] = 3046747
-    """Colour as 0xRRGGBB."""
+    """Colour as 0xRRGGBB. From 0 to 16777215."""
 
     width: Annotated[int, Field(ge=16, le=4096)] = 512
-    """Width in pixels."""
+    """Width in pixels. From 16 to 4096."""
 
     height: Annotated[int, Field(ge=16, le=4096)] = 512
-    """Height in pixels."""
+    """Height in pixels. From 16 to 4096."""
 
     method: Literal["nearest-exact", "bilinear", "area", "bicubic", "lanczos"] = "nearest-exact"
     """How pixels are interpolated."""
 
     count: Annotated[int, Field(ge=1, le=16)] = 1
-    """How many pictures."""
+    """How many pictures. From 1 to 16."""

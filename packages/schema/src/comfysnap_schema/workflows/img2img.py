@@ -35,19 +35,21 @@ class Img2imgInput(WorkflowInput[Img2imgOutput]):
     """The picture to start from."""
 
     prompt: Annotated[str, Field(max_length=8192)]
-    """What to draw."""
+    """What to draw. At most 8192 characters."""
 
     negative_prompt: Annotated[str, Field(max_length=8192)] = ""
-    """What to keep out of the picture."""
+    """What to keep out of the picture. At most 8192 characters."""
 
     strength: Annotated[float, Field(ge=0.0, le=1.0)] = 0.6
-    """How much may change: near 0 keeps the picture, 1 draws a new one."""
+    """How much may change: near 0 keeps the picture, 1 draws a new one. From 0.0 to 1.0."""
 
     seed: Annotated[BigInt | None, Field(ge=0, le=18446744073709551615)] = None
-    """The same seed and inputs give the same picture. Drawn for each job when left out."""
+    """The same seed and inputs give the same picture. From 0 to 2^64 - 1. Drawn for each job when
+    left out.
+    """
 
     steps: Annotated[int, Field(ge=1, le=150)] = 25
-    """Sampling steps."""
+    """Sampling steps. From 1 to 150."""
 
     guidance: Annotated[float, Field(ge=1.0, le=30.0)] = 7.0
-    """How closely to follow the prompt (classifier-free guidance scale)."""
+    """How closely to follow the prompt (classifier-free guidance scale). From 1.0 to 30.0."""

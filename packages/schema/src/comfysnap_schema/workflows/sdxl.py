@@ -30,28 +30,30 @@ class SdxlInput(WorkflowInput[SdxlOutput]):
     __contract__ = "9821d72e754c3dda"
 
     prompt: Annotated[str, Field(max_length=8192)]
-    """What to draw."""
+    """What to draw. At most 8192 characters."""
 
     negative_prompt: Annotated[str, Field(max_length=8192)] = ""
-    """What to keep out of the picture."""
+    """What to keep out of the picture. At most 8192 characters."""
 
     seed: Annotated[BigInt | None, Field(ge=0, le=18446744073709551615)] = None
-    """The same seed and inputs give the same picture. Drawn for each job when left out."""
+    """The same seed and inputs give the same picture. From 0 to 2^64 - 1. Drawn for each job when
+    left out.
+    """
 
     width: Annotated[int, Field(ge=256, le=2048, multiple_of=8)] = 1024
-    """Width in pixels."""
+    """Width in pixels. From 256 to 2048, a multiple of 8."""
 
     height: Annotated[int, Field(ge=256, le=2048, multiple_of=8)] = 1024
-    """Height in pixels."""
+    """Height in pixels. From 256 to 2048, a multiple of 8."""
 
     steps: Annotated[int, Field(ge=1, le=150)] = 25
-    """Sampling steps of both models together."""
+    """Sampling steps of both models together. From 1 to 150."""
 
     refine_from_step: Annotated[int, Field(ge=1, le=150)] = 20
-    """The step at which the refiner takes over."""
+    """The step at which the refiner takes over. From 1 to 150."""
 
     guidance: Annotated[float, Field(ge=1.0, le=30.0)] = 7.0
-    """How closely to follow the prompt (classifier-free guidance scale)."""
+    """How closely to follow the prompt (classifier-free guidance scale). From 1.0 to 30.0."""
 
     sampler: SdxlSampler = "dpmpp_2m"
     """Sampling method."""
@@ -62,4 +64,4 @@ class SdxlInput(WorkflowInput[SdxlOutput]):
     """How noise is spread over the steps."""
 
     count: Annotated[int, Field(ge=1, le=8)] = 1
-    """How many pictures."""
+    """How many pictures. From 1 to 8."""

@@ -25,31 +25,33 @@ class VideoInput(WorkflowInput[VideoOutput]):
     __contract__ = "4e829f61e3f4c790"
 
     prompt: Annotated[str, Field(max_length=8192)]
-    """What to film."""
+    """What to film. At most 8192 characters."""
 
     negative_prompt: Annotated[str, Field(max_length=8192)] = ""
-    """What to keep out of the video."""
+    """What to keep out of the video. At most 8192 characters."""
 
     seed: Annotated[BigInt | None, Field(ge=0, le=18446744073709551615)] = None
-    """The same seed and inputs give the same video. Drawn for each job when left out."""
+    """The same seed and inputs give the same video. From 0 to 2^64 - 1. Drawn for each job when
+    left out.
+    """
 
     width: Annotated[int, Field(ge=256, le=1280, multiple_of=16)] = 832
-    """Width in pixels."""
+    """Width in pixels. From 256 to 1280, a multiple of 16."""
 
     height: Annotated[int, Field(ge=256, le=1280, multiple_of=16)] = 480
-    """Height in pixels."""
+    """Height in pixels. From 256 to 1280, a multiple of 16."""
 
     frames: Annotated[int, Field(ge=1, le=161)] = 33
-    """Number of frames; the model makes 4n + 1 of them."""
+    """Number of frames; the model makes 4n + 1 of them. From 1 to 161."""
 
     fps: Annotated[float, Field(ge=1.0, le=60.0)] = 16.0
-    """Frames a second of the file."""
+    """Frames a second of the file. From 1.0 to 60.0."""
 
     steps: Annotated[int, Field(ge=1, le=100)] = 30
-    """Sampling steps."""
+    """Sampling steps. From 1 to 100."""
 
     guidance: Annotated[float, Field(ge=1.0, le=20.0)] = 6.0
-    """How closely to follow the prompt (classifier-free guidance scale)."""
+    """How closely to follow the prompt (classifier-free guidance scale). From 1.0 to 20.0."""
 
     shift: Annotated[float, Field(ge=0.0, le=20.0)] = 8.0
-    """Larger values give more motion and less detail."""
+    """Larger values give more motion and less detail. From 0.0 to 20.0."""
