@@ -101,6 +101,12 @@ def test_a_file_that_only_quotes_the_header_is_not_stale(tmp_path: Path) -> None
     assert find_drift(tmp_path, {}) == []
 
 
+def test_help_loses_no_word_to_markup() -> None:
+    """Rich takes a word in brackets for a style, and shows nothing of it."""
+    output = " ".join(generate("--help")[1].replace("│", " ").split())
+    assert "default: out under generate." in output
+
+
 def test_a_drifted_contract_history_is_named_and_mended(
     tmp_path: Path, make_workflow: MakeWorkflow
 ) -> None:

@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 def generate(
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write to; default: [generate] out.")
+        Path | None, typer.Option(help="Folder to write to; default: out under generate.")
     ] = None,
     project: Annotated[
         Path | None, typer.Option(help="A comfysnap.toml, or the folder that holds one.")
