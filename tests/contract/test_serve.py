@@ -74,6 +74,8 @@ def test_a_data_folder_or_port_in_use_is_told(tmp_path: Path) -> None:
             assert done.returncode == 1
             assert "in use" in done.stderr
             assert "Traceback" not in done.stderr
+        assert f"127.0.0.1:{port}" in done.stderr
+        assert "--port" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -88,6 +90,17 @@ def test_wrong_settings_are_named(tmp_path: Path, table: str, field: str) -> Non
     code, told = refused(f"--project={project}", f"--data={tmp_path / 'data'}")
     assert code != 0
     assert field in told
+
+
+@pytest.mark.parametrize(
+    ("table", "known"), [("nope = 1", "max_body_bytes"), ("[serve.local]\nnope = 1", "max_queued")]
+)
+def test_an_unknown_setting_is_told_the_known_ones(tmp_path: Path, table: str, known: str) -> None:
+    text = f'workflows = "{ROOT / "workflows"}"\ndefault = "flux"\n[serve]\n{table}\n'
+    (tmp_path / "comfysnap.toml").write_text(text)
+    code, told = refused(f"--project={tmp_path}", f"--data={tmp_path / 'data'}")
+    assert code != 0
+    assert known in told
 
 
 def test_without_a_project_there_is_a_way_on(

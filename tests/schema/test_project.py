@@ -35,6 +35,14 @@ def test_a_wrong_file_names_its_key(
     assert (caught.value.code, caught.value.field, caught.value.file) == (code, field, str(path))
 
 
+@pytest.mark.parametrize(("text", "known"), [("nmae = 1", "name"), ("[generate]\nouts = 1", "out")])
+def test_an_unknown_key_is_told_the_known_ones(tmp_path: Path, text: str, known: str) -> None:
+    (tmp_path / "comfysnap.toml").write_text(text)
+    with pytest.raises(ProjectError) as caught:
+        open_project(tmp_path)
+    assert known in caught.value.message.replace(",", "").split()
+
+
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(ProjectError) as caught:
         open_project(tmp_path)

@@ -51,9 +51,12 @@ def read_project(path: Path) -> Project:
         project = Project.model_validate(data)
     except ValidationError as error:
         found = error.errors()[0]
-        code = "unknown_key" if found["type"] == "extra_forbidden" else "invalid_value"
         key = ".".join(str(part) for part in found["loc"])
-        raise ProjectError(code, found["msg"], file=str(path), field=key) from error
+        if found["type"] != "extra_forbidden":
+            raise ProjectError("invalid_value", found["msg"], file=str(path), field=key) from error
+        known = (GenerateSettings if "." in key else Project).model_fields
+        message = f"unknown key; known are {', '.join(known)}"
+        raise ProjectError("unknown_key", message, file=str(path), field=key) from error
     root = path.resolve().parent
     out = project.generate.out
     return project.model_copy(

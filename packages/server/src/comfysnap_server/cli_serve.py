@@ -67,7 +67,9 @@ def serve(
     ] = Path(".comfysnap"),
     project: Annotated[
         Path | None,
-        typer.Option(help=f"The {PROJECT_FILE}; default: here or in a folder above."),
+        typer.Option(
+            help=f"The {PROJECT_FILE}, or its folder; default: here or in a folder above."
+        ),
     ] = None,
     auth: Annotated[
         AuthChoice | None,
@@ -102,7 +104,8 @@ def serve(
     except BackendError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
-    except SystemExit:  # uvicorn could not take the port, and said so
+    except SystemExit:  # uvicorn could not take the port, and logged why
+        print(f"error: cannot listen on {host}:{port}; choose with --host, --port", file=sys.stderr)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
@@ -132,7 +135,7 @@ class _Engine:
 
 
 def _load(given: Path | None) -> _Loaded:
-    file = given or find_project(Path.cwd())
+    file = given / PROJECT_FILE if given and given.is_dir() else given or find_project(Path.cwd())
     if file is None:
         raise ProjectError(
             "unreadable",
@@ -195,18 +198,31 @@ def _settings(
     try:
         settings = GatewaySettings.model_validate(table)
         if unknown := set(local) - {field.name for field in fields(LocalLimits)}:
-            where = f"serve.{_LOCAL}.{min(unknown)}"
-            raise ProjectError("unknown_key", "unknown key", file=str(loaded.file), field=where)
+            raise _unknown_key(
+                loaded, (_LOCAL, min(unknown)), (field.name for field in fields(LocalLimits))
+            )
         limits = TypeAdapter(LocalLimits).validate_python(
             {"max_file_bytes": settings.max_file_bytes, **local}
         )
     except ValidationError as error:
         found = error.errors()[0]
+        if found["type"] == "extra_forbidden":
+            known = (*GatewaySettings.model_fields, _LOCAL)
+            raise _unknown_key(loaded, found["loc"], known) from error
         where = ".".join(str(part) for part in ("serve", *found["loc"]))
         raise ProjectError(
             "invalid_value", found["msg"], file=str(loaded.file), field=where
         ) from error
     return _guarded(settings, host, auth), limits
+
+
+def _unknown_key(loaded: _Loaded, at: Iterable[str | int], known: Iterable[str]) -> ProjectError:
+    return ProjectError(
+        "unknown_key",
+        f"unknown key; known are {', '.join(known)}",
+        file=str(loaded.file),
+        field=".".join(str(part) for part in ("serve", *at)),
+    )
 
 
 def _guarded(settings: "GatewaySettings", host: str, auth: AuthChoice | None) -> "GatewaySettings":
