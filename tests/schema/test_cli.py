@@ -1,8 +1,11 @@
 """The command ``comfysnap`` itself."""
 
+import json
+import os
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 import typer
@@ -77,7 +80,8 @@ def test_a_broken_plugin_is_named_and_the_others_still_work(
             2,
             "error: a.toml: inputs.x: what would be right\n",
         ),
-        (PermissionError(13, "Permission denied", "out"), 1, None),
+        (PermissionError(13, "Permission denied", "out"), 1, "error: out: Permission denied\n"),
+        (OSError("no name"), 1, "error: no name\n"),
         (ModuleNotFoundError("no", name="datamodel_code_generator.enums"), 2, None),
     ],
 )
@@ -94,6 +98,28 @@ def test_what_a_user_can_mend_is_one_line(
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert line in (None, err)
+
+
+def test_ctrl_c_while_the_commands_load_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build_app() -> typer.Typer:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "build_app", build_app)
+    assert run(monkeypatch, "new") == 130
+
+
+def test_text_that_a_pipe_cannot_carry_does_not_end_the_command(root: Path, tmp_path: Path) -> None:
+    graph = json.loads((root / "workflows" / "flux" / "graph.json").read_text())
+    graph["6"]["inputs"]["text"] = "色调艳丽"
+    (tmp_path / "graph.json").write_text(json.dumps(graph))
+    code = "from comfysnap_schema.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "new", "mine", "graph.json"],
+        cwd=tmp_path, env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert rb"\u8272" in done.stdout
 
 
 def test_a_module_that_no_extra_brings_is_a_bug_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:

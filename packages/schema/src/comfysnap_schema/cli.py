@@ -1,5 +1,6 @@
 """The command ``comfysnap``: loads the commands of every installed package and runs one."""
 
+import io
 import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points, version
@@ -31,8 +32,13 @@ def main() -> None:
     Exit codes: 0 fine, 1 the thing asked for failed, 2 usage or bad input, 3 no connection or no
     permission, 4 timed out, 130 interrupted.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a pipe on Windows cannot carry every prompt
+            stream.reconfigure(errors="backslashreplace")
     try:
         build_app()()
+    except KeyboardInterrupt:  # while the commands load; typer sees to the rest
+        sys.exit(130)
     except SchemaError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -43,7 +49,8 @@ def main() -> None:
         print(f"error: {error.name} is not installed; pip install '{extra}'", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        told = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"error: {told}", file=sys.stderr)
         sys.exit(1)
 
 
