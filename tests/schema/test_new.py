@@ -124,7 +124,7 @@ def test_what_is_no_usable_graph_leaves_nothing_behind(
     with pytest.raises(SchemaError) as caught:
         comfysnap("new", "mine", path)
     assert caught.value.code == code
-    assert list(project.glob("workflows/*")) == []
+    assert list(project.iterdir()) == []
 
 
 def test_what_a_person_should_look_at_is_told(project: Path, tmp_path: Path, root: Path) -> None:

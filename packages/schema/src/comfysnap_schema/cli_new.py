@@ -51,10 +51,10 @@ def new(
     catalogue = Catalogue.read(object_info) if object_info else None
     nodes = read_export(graph, catalogue)
     proposal = propose(nodes, catalogue, name=name)
-    if project is None and find_project(Path.cwd()) is None:
-        _start_project(Path.cwd())
     folder = open_project(project).workflows / name
     scaffold = write_workflow(folder, nodes, proposal, catalogue)
+    if project is None and find_project(Path.cwd()) is None:
+        _start_project(Path.cwd())
     _show(scaffold, proposal)
     print(f"wrote {folder}; next: comfysnap generate")
 
