@@ -195,6 +195,21 @@ def test_a_wrong_file_names_its_key(
     assert (error.code, error.field) == (code, field)
 
 
+@pytest.mark.parametrize(
+    ("text", "table"),
+    [
+        (f'name = "small"\n[[inputs.a]]\npath = "2.inputs.width"\n{OUTPUT}', "[inputs.a]"),
+        (f'name = "small"\ninputs = 3\n{OUTPUT}', "[inputs]"),
+    ],
+)
+def test_what_should_be_a_table_is_told_as_toml_writes_it(
+    make_workflow: MakeWorkflow, text: str, table: str
+) -> None:
+    error = load_error(make_workflow(text))
+    assert error.code == "invalid_value"
+    assert table in error.message
+
+
 @pytest.mark.parametrize(("nodes", "code"), [("{", "invalid_json"), ("[]", "not_a_catalogue")])
 def test_a_broken_catalogue_is_told(make_workflow: MakeWorkflow, nodes: str, code: str) -> None:
     assert load_error(make_workflow(nodes__json=nodes)).code == code

@@ -217,7 +217,7 @@ def _refuse_inapplicable(
     for key, applies in keys.items():
         if getattr(entry, key) is not None and not applies:
             of = f"{type_} with choices" if entry.choices and type_ != "file" else type_
-            scope.fail("not_applicable", f"{key} says nothing of a {of}", key)
+            scope.fail("not_applicable", f"{key} has no meaning for type {of}", key)
 
 
 def _bound(

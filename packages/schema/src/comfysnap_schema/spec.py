@@ -100,6 +100,8 @@ def _first_problem(error: ValidationError, path: Path) -> WorkflowError:
     key = key_of(found["loc"])
     if found["type"] != "extra_forbidden":
         message = re.sub(r"<Kind\.\w+: ('[^']+')>", r"\1", found["msg"])
+        if found["type"] in ("model_type", "dict_type"):
+            message = f"it is a table: [{key}]"
         return WorkflowError("invalid_value", message, file=str(path), field=key)
     parent = cast("tuple[Any, ...]", found["loc"])[:-1]
     known = _MODELS[parent[0] if parent else ""].model_fields
