@@ -48,6 +48,15 @@ def test_what_is_no_file_is_refused_by_field(file: Any) -> None:
     assert {error["loc"][0] for error in caught.value.errors()} == {"image"}
 
 
+@pytest.mark.parametrize("file", [3, "a.png"])
+def test_who_gives_no_file_is_told_what_one_is(file: Any) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Img2imgInput(prompt="x", image=file)
+    (error,) = caught.value.errors()
+    assert error["type"] == "file_input"
+    assert "pathlib.Path" in error["msg"]
+
+
 def test_a_model_names_its_output() -> None:
     assert output_type(FluxInput) is FluxOutput
 

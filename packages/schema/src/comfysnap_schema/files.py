@@ -14,7 +14,7 @@ from pydantic import (
     ValidationInfo,
     model_validator,
 )
-from pydantic_core import core_schema
+from pydantic_core import PydanticCustomError, core_schema
 
 from comfysnap_schema.routes import SHA256_PATTERN
 
@@ -70,11 +70,17 @@ def _file_input(value: Any) -> Any:
     """Accept what a client may hold; uploading it is the client's work."""
     if isinstance(value, (Path, bytes, FileBySha256, FileByUrl, FileInline)):
         return value
-    if isinstance(value, str):
+    if isinstance(value, str) and value.startswith(("http://", "https://")):
         return FileByUrl(url=value)
     if hasattr(value, "read"):
         return value
-    return _FILE_REF.validate_python(value)
+    if isinstance(value, dict):
+        return _FILE_REF.validate_python(value)
+    raise PydanticCustomError(
+        "file_input",
+        "Input should be a pathlib.Path, bytes, an open binary file or an http(s):// address"
+        + ("; a path is given as Path(...)" if isinstance(value, str) else ""),
+    )
 
 
 def _file_input_schema(_source: Any, _handler: Any) -> core_schema.CoreSchema:
