@@ -57,6 +57,23 @@ def test_who_gives_no_file_is_told_what_one_is(file: Any) -> None:
     assert "pathlib.Path" in error["msg"]
 
 
+def test_the_repr_of_inputs_stays_short() -> None:
+    assert "<5000 bytes>" in repr(Img2imgInput(prompt="x", image=b"p" * 5000))
+    assert "b'png'" in repr(Img2imgInput(prompt="x", image=b"png"))
+
+
+def test_a_model_named_like_a_test_is_none_to_pytest() -> None:
+    """pytest collects what is called ``Test...`` unless ``__test__`` says no."""
+
+    class TestItOutput(WorkflowOutput):
+        pass
+
+    class TestItInput(WorkflowInput[TestItOutput]):
+        pass
+
+    assert (TestItInput.__test__, TestItOutput.__test__) == (False, False)
+
+
 def test_a_model_names_its_output() -> None:
     assert output_type(FluxInput) is FluxOutput
 

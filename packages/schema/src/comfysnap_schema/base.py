@@ -1,5 +1,6 @@
 """The bases of generated models."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Generic, TypeVar, cast
 
@@ -46,6 +47,11 @@ class OneOf:
 class WorkflowOutput(BaseModel, extra="ignore"):
     """What a workflow hands back; unknown outputs are ignored, so old clients live on."""
 
+    __test__: ClassVar[bool] = False
+    """No test case, though the model of ``test_it`` is called TestItOutput: for pytest."""
+
+
+_REPR_BYTES = 64
 
 OutputT = TypeVar("OutputT", bound=WorkflowOutput)
 
@@ -69,6 +75,14 @@ class WorkflowInput(
     """Name of the workflow, as in the routes."""
     __contract__: ClassVar[str]
     """The contract hash that the module was generated from."""
+    __test__: ClassVar[bool] = False
+    """No test case, though the model of ``test_it`` is called TestItInput: for pytest."""
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """The fields; of long bytes the length, so that a log line stays one."""
+        for name, value in super().__repr_args__():
+            long = isinstance(value, bytes) and len(value) > _REPR_BYTES
+            yield name, f"<{len(value)} bytes>" if long else value
 
     @model_validator(mode="before")
     @classmethod
