@@ -128,6 +128,12 @@ def test_progress_rises_from_zero_to_one_and_names_the_node(engine: Driver) -> N
     assert steps[:7] == [(n, 7, "2", "Steps") for n in range(1, 8)]
 
 
+def test_steps_that_are_no_numbers_do_not_fail_the_node(engine: Driver) -> None:
+    job = engine.start(graphs.through("StepsOddly"))
+    assert job.result()["status"] == "succeeded"
+    assert job.fractions == sorted(job.fractions)
+
+
 def test_cached_nodes_are_left_out_of_progress(engine: Driver) -> None:
     graph = graphs.through("Steps", steps=3)
     graph["1"]["inputs"]["color"] = 77

@@ -52,6 +52,17 @@ def Steps(image, steps):
     return (image,)
 
 
+@node(IMAGE)
+def StepsOddly(image):
+    """Tells steps that are none, as nodes do that divide by what they do not have."""
+    for total in (0, -3, 2.5, float("nan"), float("inf")):
+        bar = comfy.utils.ProgressBar(total)
+        bar.update(1)
+        bar.update_absolute(7, total)
+        bar.update_absolute(float("nan"), total)
+    return (image,)
+
+
 @node({**IMAGE, "text": ("STRING", {"default": ""})})
 def Fails(image, text):
     raise ValueError(text)

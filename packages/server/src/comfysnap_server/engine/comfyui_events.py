@@ -1,6 +1,7 @@
 """ComfyUI's messages during one job: progress, node times, previews and the verdict."""
 
 import io
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
@@ -46,7 +47,7 @@ class JobEvents:
 
     def step(self, node: str, value: float, maximum: float, image: Any) -> None:
         """A node tells how far it is, and may show a picture."""
-        self._report(self._meter.step(node, int(value), int(maximum)))
+        self._report(self._meter.step(node, _whole(value), _whole(maximum)))
         if image is not None and self._preview is not None:
             now = time.monotonic()
             if now - self._last_preview >= PREVIEW_INTERVAL:
@@ -62,6 +63,11 @@ class JobEvents:
             spent = self.node_seconds.get(node, 0.0) + time.perf_counter() - started
             self.node_seconds[node] = spent
             self._report(self._meter.finish(node))
+
+
+def _whole(number: float) -> int:
+    """Nodes tell steps that are no numbers; ComfyUI lets them."""
+    return int(number) if math.isfinite(number) else 0
 
 
 def preview_jpeg(image: Any, *, longest: int, max_bytes: int) -> bytes | None:
