@@ -23,6 +23,7 @@ from comfysnap_server.engine.comfyui_leftovers import holdings
 from comfysnap_server.engine.comfyui_outputs import collect
 from comfysnap_server.engine.comfyui_versions import UnsupportedComfyError, is_tested, surface
 from comfysnap_server.engine.make import EngineChoiceError, make_engine
+from comfysnap_server.engine.protocol import ProducedFile
 from tests.server.comfyui import graphs
 from tests.server.comfyui.conftest import NewDriver
 
@@ -223,3 +224,49 @@ def test_a_link_out_of_the_jobs_folder_is_not_followed(tmp_path: Path, kind: Kin
     (output / "link.txt").symlink_to(secret)
     told = {"9": {"text_file": [{"filename": "link.txt", "subfolder": "", "type": "output"}]}}
     assert collect({}, {"text": OutputSpec(node="9", kind=kind)}, told, output) == {"text": []}
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"filename": "a b.txt", "subfolder": "sub", "type": "output"},
+        {"filename": "a b.txt", "subfolder": "{output}/sub", "type": "output"},
+        {"filename": "{output}/sub/a b.txt"},
+        {"filename": "sub/a b.txt", "subfolder": None, "type": None},
+        {"filename": "a b.txt", "subfolder": "../sub", "type": "temp"},
+    ],
+)
+def test_a_file_of_the_job_is_found_however_it_is_told(
+    tmp_path: Path, told: dict[str, str | None]
+) -> None:
+    (tmp_path / ".temp").mkdir()
+    file = tmp_path / "sub" / "a b.txt"
+    file.parent.mkdir()
+    file.write_text("made")
+    item = {key: value and value.format(output=tmp_path) for key, value in told.items()}
+    outputs = {"file": OutputSpec(node="9", kind=Kind.FILE)}
+    (produced,) = collect({}, outputs, {"9": {"files": [item]}}, tmp_path)["file"]
+    assert isinstance(produced, ProducedFile)
+    assert produced.path == file
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"filename": "a.txt", "type": ["output"]},
+        {"filename": "a.txt", "type": "input"},
+        {"filename": ["a.txt"]},
+        {"filename": "x" * 5000},
+        {"filename": "a\0.txt"},
+        {"filename": "."},
+        {"filename": "../x/../../a.txt"},
+        {},
+        True,
+    ],
+)
+def test_what_names_no_file_is_passed_over(tmp_path: Path, item: Any) -> None:
+    (tmp_path / "a.txt").touch()
+    output = tmp_path / "output"
+    output.mkdir()
+    outputs = {"file": OutputSpec(node="9", kind=Kind.FILE)}
+    assert collect({}, outputs, {"9": {"files": [item]}}, output) == {"file": []}

@@ -9,7 +9,7 @@ from comfysnap_schema.errors import ErrorCode
 from comfysnap_schema.files import Kind
 from comfysnap_schema.spec import OutputSpec
 from comfysnap_server.engine.execute import Outcome, execute
-from comfysnap_server.engine.outputs import output_files
+from comfysnap_server.engine.outputs import MAX_NAME, output_files, safe_name
 from comfysnap_server.engine.protocol import EngineJob, EngineResult, ProducedFile, Report
 from comfysnap_server.engine.simulated import SimulatedEngine
 from tests.server.engine.conftest import MakeJob
@@ -68,3 +68,13 @@ def test_a_json_output_that_looks_like_a_file_is_none(make_job: MakeJob, name: s
     assert [(Path(file.name), file.content_type) for file in found] == [
         (Path("made.png"), "image/png")
     ]
+
+
+@pytest.mark.parametrize(
+    "name", ["Mr. " + "x" * 200, "x" * 300, "x" * 300 + ".png", ".x", "..", "日本.png"]
+)
+def test_every_file_name_becomes_one_that_can_be_handed_out(name: str) -> None:
+    clean = safe_name(name)
+    assert 0 < len(clean) <= MAX_NAME
+    assert not clean.startswith(".")
+    assert clean.endswith(".png") == name.endswith(".png")

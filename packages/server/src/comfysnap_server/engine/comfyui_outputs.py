@@ -12,7 +12,7 @@ from comfysnap_schema.files import Kind
 from comfysnap_schema.graph import Graph
 from comfysnap_schema.spec import OutputSpec
 from comfysnap_server.engine.comfyui_errors import describe_node
-from comfysnap_server.engine.comfyui_folders import TEMP, is_outside
+from comfysnap_server.engine.comfyui_folders import TEMP
 from comfysnap_server.engine.outputs import content_type_of
 from comfysnap_server.engine.protocol import EngineError, ProducedFile
 
@@ -86,18 +86,24 @@ def _files(ui: Mapping[str, Any], output_dir: Path) -> Iterator[Path]:
 
 
 def _file(item: Any, output_dir: Path) -> Path | None:
-    if not isinstance(item, dict) or "filename" not in item:
+    if not isinstance(item, dict):
         return None
     entry = cast("dict[str, Any]", item)
-    folder = {"output": output_dir, "temp": output_dir / TEMP}.get(entry.get("type", "output"))
-    name = str(Path(str(entry.get("subfolder") or "")) / str(entry["filename"]))
-    if folder is None or is_outside(name):
+    name, subfolder = entry.get("filename"), str(entry.get("subfolder") or "")
+    folder = {"output": output_dir, "temp": output_dir / TEMP}.get(
+        str(entry.get("type") or "output")
+    )
+    if not isinstance(name, str) or folder is None:
         return None
-    path = folder / name
-    if not path.is_file() or not path.resolve().is_relative_to(output_dir.resolve()):
-        logger.warning("a node told of %s, which is not in the job's folder", name)
-        return None
-    return path
+    try:
+        # absolute ones are as good as others, as in ComfyUI's own /view
+        path, root = (folder / subfolder / name).resolve(), output_dir.resolve()
+        if path.is_file() and path.is_relative_to(root):
+            return output_dir / path.relative_to(root)
+    except (OSError, ValueError):
+        logger.debug("no file name: %.200r", name)
+    logger.warning("a node told of %.200r, which is no file in the job's folder", name)
+    return None
 
 
 def fits(file: Path, kind: Kind) -> bool:

@@ -18,6 +18,8 @@ from comfysnap_server.engine.protocol import EngineError, EngineJob, EngineResul
 
 OCTET_STREAM: Final = "application/octet-stream"
 MAX_NAME: Final = 128
+MAX_SUFFIX: Final = 16
+"""Longer ones are part of the name, whose last sentence held a dot."""
 _NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 MAX_DEPTH: Final = 100
 """Levels of a JSON output; JSON readers give up at about 200."""
@@ -175,7 +177,9 @@ def safe_name(name: str) -> str:
     """``name`` with only characters that need no quoting in a URL or a shell."""
     clean = re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".") or "file"
     stem, dot, suffix = clean.rpartition(".")
-    return f"{stem[: MAX_NAME - len(suffix) - 1]}{dot}{suffix}" if stem else clean[:MAX_NAME]
+    if not stem or len(suffix) > MAX_SUFFIX:
+        return clean[:MAX_NAME]
+    return f"{stem[: MAX_NAME - len(suffix) - 1]}{dot}{suffix}"
 
 
 def output_url(job_id: str, name: str) -> str:
