@@ -133,6 +133,18 @@ async def validate_prompt(prompt_id, prompt, partial_execution_list):
     return True, None, good, node_errors
 
 
+class Expanded:
+    """Nodes that nodes made while they ran, with the ids of those."""
+
+    def __init__(self):
+        self.parents = {}
+
+    def get_real_node_id(self, node_id):
+        while node_id in self.parents:
+            node_id = self.parents[node_id]
+        return node_id
+
+
 class PromptExecutor:
     def __init__(self, server, cache_type=False, cache_size=None):
         self.server = server
@@ -158,7 +170,8 @@ class PromptExecutor:
         self.status_messages = []
         self.add_message("execution_start", {"prompt_id": prompt_id})
         with torch.inference_mode():
-            progress.reset_progress_state(prompt_id)
+            self.expanded = Expanded()
+            progress.reset_progress_state(prompt_id, self.expanded)
             progress.add_progress_handler(progress.WebUIProgressHandler(self.server))
             for cache in self.caches.all:
                 cache.set_prompt(prompt)
@@ -169,7 +182,8 @@ class PromptExecutor:
                     break
             else:
                 self.add_message("execution_success", {"prompt_id": prompt_id})
-        outputs = {node: self.caches.ui.get(node) for node in prompt if self.caches.ui.get(node)}
+        known = [*prompt, *self.expanded.parents]
+        outputs = {node: self.caches.ui.get(node) for node in known if self.caches.ui.get(node)}
         self.history_result = {"outputs": outputs}
 
     async def _run_node(self, prompt, prompt_id, node_id):
@@ -219,7 +233,8 @@ class PromptExecutor:
                 error = {"prompt_id": prompt_id, "node_id": node_id,
                          "exception_type": "ExecutionBlocked", "traceback": [],
                          "exception_message": f"Execution Blocked: {value.message}"}  # fmt: skip
-                self.server.send_sync("execution_error", error, self.server.client_id)
+                if value.message is not None:
+                    self.server.send_sync("execution_error", error, self.server.client_id)
                 self.caches.outputs.set(node_id, [ExecutionBlocker(None)])
                 return
         node = self.caches.objects.get(node_id)
@@ -236,7 +251,26 @@ class PromptExecutor:
             self.caches.ui.set(node_id, ui)
             done = {"node": node_id, "output": ui, "prompt_id": prompt_id}
             self.server.send_sync("executed", done, self.server.client_id)
-        self.caches.outputs.set(node_id, result.get("result", ()) if ui else result)
+        if isinstance(result, dict) and "expand" in result:
+            await self._expand(prompt, prompt_id, node_id, result)
+        else:
+            self.caches.outputs.set(node_id, result.get("result", ()) if ui else result)
+
+    async def _expand(self, prompt, prompt_id, node_id, result):
+        """Runs the nodes that a node made, whose results then are its own."""
+        whole = {**prompt, **result["expand"]}
+        for made in result["expand"]:
+            self.expanded.parents[made] = node_id
+        for cache in self.caches.all:
+            cache.cache_key_set.add(whole, result["expand"])
+        for made in _order(whole, result["expand"]):
+            if not await self._run_node(whole, prompt_id, made):
+                raise RuntimeError(f"{made} failed")
+        values = [
+            self.caches.outputs.get(value[0])[value[1]] if _is_link(value) else value
+            for value in result["result"]
+        ]
+        self.caches.outputs.set(node_id, values)
 
 
 def _names(kind):

@@ -7,10 +7,13 @@ import nodes
 
 class Keys:
     def __init__(self, prompt, by_signature):
-        self.keys = {
-            node: _signature(prompt, node) if by_signature else (node, entry["class_type"])
-            for node, entry in prompt.items()
-        }
+        self.by_signature, self.keys = by_signature, {}
+        self.add(prompt, prompt)
+
+    def add(self, prompt, node_ids):
+        for node in node_ids:
+            kind = prompt[node]["class_type"]
+            self.keys[node] = _signature(prompt, node) if self.by_signature else (node, kind)
 
     def get_data_key(self, node_id):
         return self.keys.get(node_id)
@@ -59,4 +62,5 @@ class Cache:
         return self.cache.get(self.cache_key_set.get_data_key(node_id))
 
     def set(self, node_id, value):
-        self.cache[self.cache_key_set.get_data_key(node_id)] = value
+        key = self.cache_key_set.get_data_key(node_id)
+        self.cache[key], self.used_generation[key] = value, self.generation

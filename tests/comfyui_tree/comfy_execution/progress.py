@@ -19,8 +19,9 @@ class ProgressHandler:
 
 
 class Registry:
-    def __init__(self, prompt_id):
-        self.prompt_id, self.nodes, self.handlers = prompt_id, {}, {}
+    def __init__(self, prompt_id, dynprompt):
+        self.prompt_id, self.dynprompt = prompt_id, dynprompt
+        self.nodes, self.handlers = {}, {}
 
     def register_handler(self, handler):
         self.handlers[handler.name] = handler
@@ -55,12 +56,12 @@ class WebUIProgressHandler(ProgressHandler):
     start_handler = finish_handler = _tell
 
 
-_registry = Registry("")
+_registry = Registry("", None)
 
 
-def reset_progress_state(prompt_id):
+def reset_progress_state(prompt_id, dynprompt):
     global _registry
-    _registry = Registry(prompt_id)
+    _registry = Registry(prompt_id, dynprompt)
 
 
 def get_progress_state():

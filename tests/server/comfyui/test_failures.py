@@ -72,10 +72,14 @@ def test_running_out_of_memory_is_told_apart_and_frees_the_models(engine: Driver
     assert works(engine)
 
 
-def test_a_blocked_output_fails_with_its_reason(engine: Driver) -> None:
-    done, _ = engine.run(graphs.through("Blocks"))
-    assert done["error"]["code"] == "node_failed"
-    assert "not today" in done["error"]["detail"]
+def test_a_blocked_output_fails_with_its_reason_each_time(engine: Driver) -> None:
+    graph = graphs.through("Blocks")
+    graph["9"] = graphs.node("ImageInvert", image=["2", 0])
+    graph["3"]["inputs"]["images"] = ["9", 0]
+    for _ in range(2):
+        done, _ = engine.run(graph, output="3")
+        assert done["error"]["code"] == "node_failed"
+        assert "not today" in done["error"]["detail"]
 
 
 @pytest.mark.parametrize("way", ["exit", "cancel", "unknown"])

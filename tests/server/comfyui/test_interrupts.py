@@ -44,6 +44,15 @@ def test_a_node_that_swallows_the_interrupt_cannot_make_the_job_succeed(engine: 
     assert works(engine)
 
 
+def test_what_a_node_made_of_an_interrupt_is_not_kept_for_the_next_job(engine: Driver) -> None:
+    graph = graphs.tell("CountsUntilStopped", steps=300)
+    job = engine.start(graph, kind="text")
+    job.until_step(3)
+    job.interrupt()
+    assert job.result()["status"] == "cancelled"
+    assert engine.texts(graph) == ["300"]
+
+
 def test_an_interrupt_of_another_job_changes_nothing(engine: Driver) -> None:
     job = engine.start(graphs.through("Steps", steps=40))
     job.until_step(1)

@@ -51,6 +51,28 @@ def test_a_node_that_reads_a_file_without_saying_so_reads_it_again(engine: Drive
     assert engine.texts(graph, files={"note.txt": b"two"}) == ["two"]
 
 
+def test_files_of_nodes_that_a_node_made_are_its_own_each_time(engine: Driver) -> None:
+    graph = {
+        "1": graphs.node("Expands", color=0x00FF00),
+        "2": graphs.node("SaveImage", images=["1", 0], filename_prefix="after"),
+    }
+    for _ in range(2):
+        done, job = engine.run(graph, output="1")
+        assert done["status"] == "succeeded", done
+        assert [file["name"] for file in done["outputs"]["out"]] == ["expanded_00001_.png"]
+        assert job.files() == ["after_00001_.png", "expanded_00001_.png"]
+
+
+def test_a_path_into_a_jobs_folder_is_not_handed_to_the_next_job(engine: Driver) -> None:
+    for number in range(2):
+        graph = {
+            "1": graphs.node("WritesTemp", text="a note"),
+            "2": graphs.node("ReadsPath", path=["1", 0], again=number),
+            "3": graphs.node("Tell", text=["2", 0]),
+        }
+        assert engine.texts(graph) == ["a note"]
+
+
 def test_a_temp_file_is_an_output_when_the_workflow_names_it(engine: Driver) -> None:
     graph = {**graphs.hello(prefix="kept"), "4": graphs.node("PreviewImage", images=["1", 0])}
     done, job = engine.run(graph, output="4")

@@ -10,7 +10,13 @@ import pytest
 from comfysnap_schema.errors import ErrorCode
 from comfysnap_schema.files import Kind
 from comfysnap_schema.spec import OutputSpec
-from comfysnap_server.engine.comfyui_cache import KeptResult, tensor_bytes, to_drop, volatile_nodes
+from comfysnap_server.engine.comfyui_cache import (
+    KeptResult,
+    names,
+    tensor_bytes,
+    to_drop,
+    volatile_nodes,
+)
 from comfysnap_server.engine.comfyui_errors import (
     is_broken_device,
     is_out_of_memory,
@@ -54,6 +60,13 @@ def test_what_follows_an_output_node_is_not_kept_either() -> None:
         has_fingerprint=lambda kind: kind == "Hashes",
     )  # fmt: skip
     assert found == {"2", "3", "4"}
+
+
+def test_a_result_that_names_a_file_of_the_job_is_known() -> None:
+    video = types.SimpleNamespace(_file="/jobs/1/input/a.mp4", frames=8)
+    for value in ("/jobs/1/x", Path("/jobs/1/x"), [[{"a": ("/jobs/1/x",)}]], [[video]]):
+        assert names(value, ("/jobs/1", "/elsewhere")), value
+    assert not names([["x", 1, None, object(), types, {"a": "/jobs"}]], ("/jobs/1",))
 
 
 def test_the_size_of_a_result_is_that_of_its_tensors() -> None:

@@ -1,6 +1,7 @@
 """Nodes that do one thing each, to see what the engine makes of it."""
 
 import asyncio
+import contextlib
 import os
 import random
 import sys
@@ -102,6 +103,61 @@ def Ends(image, way):
     """Leaves in a way that is no ``Exception``."""
     WAYS_TO_END[way]()
     return (image,)
+
+
+class Expands:
+    """Becomes two nodes while it runs: one that saves, one whose result is its own."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY = ("IMAGE",), "run", "test"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"color": ("INT", {"min": 0, "max": 0xFFFFFF})},
+                "hidden": {"me": "UNIQUE_ID"}}  # fmt: skip
+
+    def run(self, color, me):
+        image = {"width": 8, "height": 8, "batch_size": 1, "color": color}
+        return {
+            "result": ([f"{me}.made", 0],),
+            "expand": {
+                f"{me}.made": {"class_type": "EmptyImage", "inputs": image},
+                f"{me}.saved": {
+                    "class_type": "SaveImage",
+                    "inputs": {"images": [f"{me}.made", 0], "filename_prefix": "expanded"},
+                },
+            },
+        }
+
+
+NODE_CLASS_MAPPINGS["Expands"] = Expands
+
+
+@node({"steps": ("INT", {"min": 1, "max": 100000})}, returns=("STRING",))
+def CountsUntilStopped(steps):
+    """Takes an interrupt for the end of its work."""
+    done = 0
+    with contextlib.suppress(Exception):
+        bar = comfy.utils.ProgressBar(steps)
+        for _ in range(steps):
+            time.sleep(0.001)
+            bar.update(1)
+            done += 1
+    return (str(done),)
+
+
+@node(TEXT, returns=("STRING",))
+def WritesTemp(text):
+    """Hands on the path of a file that lasts as long as the job."""
+    path = os.path.join(folder_paths.get_temp_directory(), "note.txt")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+    return (path,)
+
+
+@node({"path": ("STRING", {"forceInput": True}), "again": ("INT", {})}, returns=("STRING",))
+def ReadsPath(path, again):
+    with open(path, encoding="utf-8") as file:
+        return (file.read(),)
 
 
 @node(IMAGE)

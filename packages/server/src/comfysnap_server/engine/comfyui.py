@@ -31,7 +31,7 @@ from comfysnap_server.engine.comfyui_hooks import follow, install_hook, show_pre
 from comfysnap_server.engine.comfyui_interrupt import Interrupts
 from comfysnap_server.engine.comfyui_load import Comfy, load_comfy, load_deferred
 from comfysnap_server.engine.comfyui_options import ComfyOptions
-from comfysnap_server.engine.comfyui_outputs import collect
+from comfysnap_server.engine.comfyui_outputs import by_graph_node, collect
 from comfysnap_server.engine.comfyui_report import LoadReport
 from comfysnap_server.engine.protocol import (
     SCRATCH,
@@ -163,6 +163,7 @@ class ComfyUIEngine:
         self._caches.trim(
             max_bytes=self.options.cache_bytes,
             scarce=self._memory_is_scarce(),
+            ending=run.folders,
         )
         comfy.server.listener = None
         comfy.nodes.interrupt_processing(False)
@@ -219,7 +220,7 @@ class _Run:
         self._report = report
         self._told: Mapping[str, Any] = {}
         self._kept_temp: set[Path] = set()
-        self._executed = False
+        self._events: JobEvents | None = None
         self.failure = ""
         """What the node that failed said."""
 
@@ -230,8 +231,9 @@ class _Run:
         )
         if not valid or node_errors:
             raise validation_error(self._job.graph, self._job.fields, error, node_errors)
-        events = self._events(outputs)
+        events = self._new_events(outputs)
         follow(self._comfy, events, self._interrupts)
+        self._events = events
         await self._execute(graph, outputs)
         self._judge(events)
         produced = collect(self._job.graph, self._job.outputs, self._told, self._job.output_dir)
@@ -239,7 +241,7 @@ class _Run:
             self._kept_temp.update(i.path for i in items if isinstance(i, ProducedFile))
         return EngineResult(outputs=produced, node_seconds=events.node_seconds)
 
-    def _events(self, outputs: list[str]) -> JobEvents:
+    def _new_events(self, outputs: list[str]) -> JobEvents:
         options = self._comfy.options
         show = functools.partial(
             preview_jpeg, longest=options.preview_size, max_bytes=options.preview_bytes
@@ -250,11 +252,11 @@ class _Run:
             planned_nodes(self._job.graph, outputs),
             self._report,
             preview=show if self._job.previews else None,
+            interrupted=lambda: self._interrupts.requested,
         )
 
     async def _execute(self, graph: Graph, outputs: list[str]) -> None:
         """Run the executor in a task, which an interrupt cancels while it waits for something."""
-        self._executed = True
         loop = asyncio.get_running_loop()
         task = loop.create_task(
             self._executor.execute_async(graph, self._job.job_id, {"client_id": CLIENT_ID}, outputs)
@@ -264,8 +266,12 @@ class _Run:
             await task
         finally:
             self._interrupts.wake_with(None)
-            history: Any = getattr(self._executor, "history_result", None) or {}
-            self._told = history.get("outputs", {})
+        history: Any = getattr(self._executor, "history_result", None) or {}
+        self._told = by_graph_node(history.get("outputs", {}), self._origin)
+
+    def _origin(self, node: str) -> str:
+        """The node of the graph that made a node while it ran, or the node itself."""
+        return self._comfy.progress.get_progress_state().dynprompt.get_real_node_id(node)
 
     def _judge(self, events: JobEvents) -> None:
         """The verdict from the messages; ``executor.success`` is never reset."""
@@ -303,16 +309,22 @@ class _Run:
     def volatile(self) -> set[str]:
         """The nodes whose results end with the job; none when it never came to run, since the
         caches then still speak of the job before."""
-        if not self._executed:
+        if self._events is None:
             return set()
         classes = self._comfy.nodes.NODE_CLASS_MAPPINGS
-        return volatile_nodes(
+        tied = self._events.tied
+        return tied | volatile_nodes(
             self._job.graph,
-            self._told,
+            {self._origin(node) for node in tied},
             (path.name for path in self._job.input_dir.iterdir()),
             is_output=lambda kind: bool(getattr(classes.get(kind), "OUTPUT_NODE", False)),
             has_fingerprint=lambda kind: _has_fingerprint(classes.get(kind)),
         )
+
+    @property
+    def folders(self) -> tuple[Path, Path]:
+        """They end with the job, the input folder at once."""
+        return self._job.input_dir, self._job.output_dir
 
     def remove_temp(self) -> None:
         """Drop the temp files that are no outputs."""

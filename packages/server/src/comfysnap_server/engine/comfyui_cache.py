@@ -51,7 +51,7 @@ def to_drop(kept: Iterable[KeptResult], *, latest: int, max_bytes: int, scarce: 
 
 def volatile_nodes(
     graph: Graph,
-    told: Iterable[str],
+    tied: Iterable[str],
     files: Iterable[str],
     *,
     is_output: Callable[[str], bool],
@@ -61,14 +61,14 @@ def volatile_nodes(
 
     Args:
         graph: The graph that ran.
-        told: Nodes that told the front end something.
+        tied: Nodes whose results belong to the job for a reason of their own.
         files: Names in the job's input folder; who reads one may read another content under the
             same name next time.
         is_output: Whether a class is an output node.
         has_fingerprint: Whether a class tells ComfyUI itself when what it reads has changed.
     """
     names = set(files)
-    volatile = {node for node in told if node in graph}
+    volatile = {node for node in tied if node in graph}
     for node, entry in graph.items():
         kind = entry["class_type"]
         reads = any(isinstance(v, str) and v in names for v in entry["inputs"].values())
@@ -99,6 +99,7 @@ class ResultCaches:
     def __init__(self, executor: Any) -> None:
         self._executor = executor
         self._sizes: dict[Any, int] = {}
+        """Of the results that were looked at."""
 
     def before_job(self) -> None:
         """No node object of an earlier job is used again, nor what it told."""
@@ -117,14 +118,18 @@ class ResultCaches:
             _remove(cache, key)
             getattr(cache, "subcaches", {}).pop(subkey, None)
 
-    def trim(self, *, max_bytes: int, scarce: bool) -> None:
-        """Drop the oldest results over the limits, and book-keeping of what is gone (ComfyUI's
-        LRU cache keeps the keys of every prompt it ever saw)."""
+    def trim(self, *, max_bytes: int, scarce: bool, ending: Iterable[Path]) -> None:
+        """Drop the oldest results over the limits, those that name a file in the folders that are
+        ``ending`` with the job, and book-keeping of what is gone (ComfyUI's LRU cache keeps the
+        keys of every prompt it ever saw)."""
         cache = self._executor.caches.outputs
         used = cast("dict[Any, int] | None", getattr(cache, "used_generation", None))
         entries = cast("dict[Any, Any]", getattr(cache, "cache", {}))
         latest = getattr(cache, "generation", 0)
         sizes, self._sizes = self._sizes, {}
+        roots = tuple(map(str, ending))
+        for key in [key for key in entries if key not in sizes and names(entries[key], roots)]:
+            _remove(cache, key)
         for key, value in entries.items():
             self._sizes[key] = sizes[key] if key in sizes else tensor_bytes(value)
         kept = [
@@ -156,6 +161,23 @@ def tensor_bytes(value: Any, depth: int = 0) -> int:
     if isinstance(value, (list, tuple)):
         return sum(tensor_bytes(item, depth + 1) for item in cast("list[Any]", value))
     return 0
+
+
+def names(value: Any, roots: tuple[str, ...], depth: int = 0) -> bool:
+    """Whether a text or path below one of the folders is in lists, tuples and dictionaries, or an
+    attribute of an object in them (ComfyUI's ``VideoFromFile``)."""
+    if isinstance(value, (str, os.PathLike)):
+        return str(cast("Any", value)).startswith(roots)
+    if depth > _MAX_DEPTH:
+        return False
+    if isinstance(value, dict):
+        value = list(cast("dict[Any, Any]", value).values())
+    if isinstance(value, (list, tuple)):
+        return any(names(item, roots, depth + 1) for item in cast("list[Any]", value))
+    return any(
+        isinstance(item, (str, os.PathLike)) and names(item, roots)
+        for item in [*getattr(value, "__dict__", {}).values()]
+    )
 
 
 def free_memory_share() -> float:

@@ -25,16 +25,22 @@ class JobEvents:
         report: Report,
         *,
         preview: Callable[[Any], bytes | None] | None,
+        interrupted: Callable[[], bool],
     ) -> None:
         self._report = report
         self._meter = ProgressMeter(graph, planned)
         self._preview = preview
+        self._interrupted = interrupted
         self._last_preview = 0.0
         self._started: dict[str, float] = {}
         self.node_seconds: dict[str, float] = {}
         self.blocked: Mapping[str, Any] | None = None
-        """ComfyUI's message of a node that blocked the others with a reason; the executor counts
-        such a job as a success."""
+        """ComfyUI's message of a node that was blocked with a reason; the executor counts such a
+        job as a success."""
+        self.tied: set[str] = set()
+        """Nodes whose results belong to this job alone: they told the front end something, were
+        blocked (which is told once, then kept in silence), or ended after an interrupt, which
+        they may have taken for an end of their work."""
 
     def cached(self, nodes: Iterable[str]) -> None:
         """These nodes are not run again."""
@@ -62,7 +68,14 @@ class JobEvents:
         if started is not None:
             spent = self.node_seconds.get(node, 0.0) + time.perf_counter() - started
             self.node_seconds[node] = spent
+            if self._interrupted():
+                self.tied.add(node)
             self._report(self._meter.finish(node))
+
+    def block(self, message: Mapping[str, Any]) -> None:
+        """A node got no value but a reason why there is none."""
+        self.blocked = message
+        self.tied.add(str(message.get("node_id")))
 
 
 def _whole(number: float) -> int:

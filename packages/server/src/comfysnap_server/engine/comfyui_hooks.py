@@ -3,7 +3,7 @@
 import functools
 import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from comfysnap_server.engine.comfyui_events import JobEvents
 from comfysnap_server.engine.comfyui_interrupt import Interrupts
@@ -34,11 +34,16 @@ def follow(comfy: Comfy, events: JobEvents, interrupts: Interrupts) -> None:
     def listen(event: str, data: Any) -> None:
         if event in ("execution_start", "executing"):
             interrupts.insist()
-        elif event == "execution_cached":
+        if not isinstance(data, dict):
+            return  # of a node pack's own
+        told = cast("dict[str, Any]", data)
+        if event == "execution_cached":
             _register(comfy.progress, events)
-            events.cached(data["nodes"])
-        elif event == "execution_error" and data.get("exception_type") == "ExecutionBlocked":
-            events.blocked = data
+            events.cached(told["nodes"])
+        elif event == "executed" and told.get("output"):
+            events.tied.add(str(told.get("node")))
+        elif event == "execution_error" and told.get("exception_type") == "ExecutionBlocked":
+            events.block(told)
 
     comfy.server.listener = listen
 

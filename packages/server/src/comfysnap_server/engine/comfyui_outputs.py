@@ -1,7 +1,7 @@
 """From what nodes told ComfyUI's front end (``ui``) to the outputs of a job."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -50,6 +50,28 @@ def collect(
         name: _output(graph, spec, told.get(spec.node) or {}, output_dir)
         for name, spec in specs.items()
     }
+
+
+def by_graph_node(
+    told: Mapping[str, Mapping[str, Any]], origin: Callable[[str], str]
+) -> dict[str, Mapping[str, Any]]:
+    """What nodes told, under the nodes of the graph: those that a node made while it ran
+    (``expand``) tell in its name, as in the front end.
+
+    Args:
+        told: Node id to its ``ui``.
+        origin: A node's id to that of the node of the graph that it came from; its own as a rule.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    for node in sorted(told, key=lambda node: (origin(node) != node, len(node), node)):
+        home = found.setdefault(origin(node), {})
+        if home:
+            more = {kind: [*_listed(home.get(kind, ())), *_listed(items)]
+                    for kind, items in told[node].items()}  # fmt: skip
+            found[origin(node)] = {**home, **more}
+        else:
+            found[origin(node)] = told[node]
+    return found
 
 
 def _output(
