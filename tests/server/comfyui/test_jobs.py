@@ -133,6 +133,12 @@ def test_a_default_type_that_a_node_sets_is_put_back(engine: Driver) -> None:
     assert engine.facts()["dtype"] == before
 
 
+def test_working_folder_and_streams_are_put_back(engine: Driver) -> None:
+    (before,) = engine.texts(graphs.tell("Writes", number=1))
+    engine.texts(graphs.tell("UpsetsTheProcess", number=1))
+    assert engine.texts(graphs.tell("Writes", number=2)) == [before]
+
+
 def test_nothing_points_to_a_jobs_folder_after_it(engine: Driver) -> None:
     _, job = engine.run(graphs.hello())
     facts = engine.facts()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import os
 import random
 import sys
@@ -181,6 +182,22 @@ class Waits:
 
 
 NODE_CLASS_MAPPINGS["Waits"] = Waits
+
+
+@node({"number": ("INT", {})}, returns=("STRING",))
+def UpsetsTheProcess(number):
+    """Leaves another working folder, and closed streams."""
+    os.chdir("/")
+    sys.stdout = sys.stderr = io.StringIO()
+    sys.stdout.close()
+    return (str(number),)
+
+
+@node({"number": ("INT", {})}, returns=("STRING",))
+def Writes(number):
+    sys.stdout.write(f"{number}\n")
+    sys.stderr.write(f"{number}\n")
+    return (os.getcwd(),)
 
 
 class RandomNumbers:

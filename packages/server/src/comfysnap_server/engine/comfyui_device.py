@@ -3,9 +3,11 @@
 import importlib
 import inspect
 import logging
+import os
 import random
 import secrets
 import sys
+from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -111,6 +113,8 @@ class ProcessState:
     """What a node may change for the whole process, put back after each job."""
 
     def __init__(self) -> None:
+        self._folder = Path.cwd()
+        self._streams = sys.stdout, sys.stderr
         torch: Any = sys.modules.get("torch")
         self._torch = torch if hasattr(torch, "get_default_dtype") else None
         if self._torch is not None:
@@ -119,6 +123,8 @@ class ProcessState:
 
     def restore(self) -> None:
         """Back to what it was when this was made."""
+        os.chdir(self._folder)
+        sys.stdout, sys.stderr = self._streams
         torch = self._torch
         if torch is None:
             return
