@@ -1,7 +1,9 @@
 """The server object that node packs reach for; it never listens here."""
 
 import asyncio
+import logging
 import sys
+import traceback
 import types
 
 import execution
@@ -39,6 +41,18 @@ class PromptServer:
         self.prompt_queue = execution.PromptQueue(self)
         self.client_id = None
         self.last_node_id = None
+        self.handlers = []
+
+    def add_on_prompt_handler(self, handler):
+        self.handlers.append(handler)
+
+    def trigger_on_prompt(self, data):
+        for handler in self.handlers:
+            try:
+                data = handler(data)
+            except Exception:
+                logging.warning(traceback.format_exc())
+        return data
 
     def send_sync(self, event, data, sid=None):
         self.loop.call_soon_threadsafe(self.messages.put_nowait, (event, data, sid))

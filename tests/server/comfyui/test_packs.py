@@ -74,6 +74,19 @@ def test_a_pack_that_needs_the_server_finds_routes_and_a_running_loop(engine: Dr
     assert engine.texts(graphs.tell("HasRoutes")) == ["True"]
 
 
+def test_a_pack_that_rewrites_posted_graphs_rewrites_those_of_jobs(engine: Driver) -> None:
+    assert engine.texts(graphs.tell("Text", text="{number}")) == ["17"]
+    assert engine.texts(graphs.tell("Text", text="{raise}")) == ["{raise}"]
+    done, _ = engine.run(graphs.tell("Text", text="{nothing}"), kind="text")
+    assert done["error"]["code"] == "graph_invalid"
+    assert engine.texts(graphs.tell("Text", text="a word")) == ["a word"]
+
+
+def test_a_node_can_ask_the_server_for_the_id_of_its_prompt(engine: Driver) -> None:
+    done, job = engine.run(graphs.tell("KnowsItsPrompt"), kind="text")
+    assert done["outputs"]["out"] == [job.job_id]
+
+
 def test_a_task_left_on_the_loop_is_cancelled_and_told(engine: Driver) -> None:
     assert any("forever" in note for note in engine.facts()["report"]["notes"])
 

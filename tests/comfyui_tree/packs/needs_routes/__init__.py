@@ -16,6 +16,22 @@ assert server.prompt_queue is not None
 server.send_sync("comfysnap.test", {"hello": 1})
 
 
+def rewrite(posted):
+    """Fills in what a graph left open, breaks one that asks for it, and stumbles over another."""
+    for entry in posted["prompt"].values():
+        text = entry["inputs"].get("text")
+        if text == "{number}":
+            entry["inputs"]["text"] = "17"
+        elif text == "{nothing}":
+            return None
+        elif text == "{raise}":
+            raise ValueError(text)
+    return posted
+
+
+server.add_on_prompt_handler(rewrite)
+
+
 class HasRoutes:
     RETURN_TYPES, FUNCTION, CATEGORY = ("STRING",), "run", "test"
 
@@ -28,4 +44,9 @@ class HasRoutes:
         return (str(server.loop.is_running()),)
 
 
-NODE_CLASS_MAPPINGS = {"HasRoutes": HasRoutes}
+class KnowsItsPrompt(HasRoutes):
+    def run(self):
+        return (server.last_prompt_id,)
+
+
+NODE_CLASS_MAPPINGS = {"HasRoutes": HasRoutes, "KnowsItsPrompt": KnowsItsPrompt}

@@ -218,6 +218,7 @@ class _Run:
         self._interrupts = interrupts
         self._job = job
         self._report = report
+        self._graph = job.graph
         self._told: Mapping[str, Any] = {}
         self._kept_temp: set[Path] = set()
         self._events: JobEvents | None = None
@@ -225,18 +226,18 @@ class _Run:
         """What the node that failed said."""
 
     async def run(self) -> EngineResult:
-        graph = copy_graph(self._job.graph)
+        graph, extra = self._prompt()
         valid, error, outputs, node_errors = await self._comfy.surface.validate(
             self._job.job_id, graph
         )
         if not valid or node_errors:
-            raise validation_error(self._job.graph, self._job.fields, error, node_errors)
+            raise validation_error(self._graph, self._job.fields, error, node_errors)
         events = self._new_events(outputs)
         follow(self._comfy, events, self._interrupts)
         self._events = events
-        await self._execute(graph, outputs)
+        await self._execute(graph, extra, outputs)
         self._judge(events)
-        produced = collect(self._job.graph, self._job.outputs, self._told, self._job.output_dir)
+        produced = collect(self._graph, self._job.outputs, self._told, self._job.output_dir)
         for items in produced.values():
             self._kept_temp.update(i.path for i in items if isinstance(i, ProducedFile))
         return EngineResult(outputs=produced, node_seconds=events.node_seconds)
@@ -248,18 +249,35 @@ class _Run:
         )
         show_previews(self._job.previews)
         return JobEvents(
-            self._job.graph,
-            planned_nodes(self._job.graph, outputs),
+            self._graph,
+            planned_nodes(self._graph, outputs),
             self._report,
             preview=show if self._job.previews else None,
             interrupted=lambda: self._interrupts.requested,
         )
 
-    async def _execute(self, graph: Graph, outputs: list[str]) -> None:
+    def _prompt(self) -> tuple[Graph, dict[str, Any]]:
+        """A copy of the graph, as node packs rewrite it when it is posted to ComfyUI
+        (``add_on_prompt_handler``: wildcards and seeds are filled in), and its extra data."""
+        server = self._comfy.server
+        posted: Any = server.trigger_on_prompt(
+            {"prompt": copy_graph(self._job.graph), "client_id": CLIENT_ID, "extra_data": {}}
+        )
+        try:
+            graph: Graph = posted["prompt"]
+            extra: dict[str, Any] = posted.get("extra_data") or {}
+            self._graph = copy_graph(graph)
+        except (TypeError, KeyError, AttributeError) as error:
+            detail = f"a node pack made of the graph what is none ({error!r})"
+            raise EngineError(ErrorCode.GRAPH_INVALID, detail) from error
+        server.last_prompt_id = self._job.job_id
+        return graph, {**extra, "client_id": CLIENT_ID}
+
+    async def _execute(self, graph: Graph, extra: dict[str, Any], outputs: list[str]) -> None:
         """Run the executor in a task, which an interrupt cancels while it waits for something."""
         loop = asyncio.get_running_loop()
         task = loop.create_task(
-            self._executor.execute_async(graph, self._job.job_id, {"client_id": CLIENT_ID}, outputs)
+            self._executor.execute_async(graph, self._job.job_id, extra, outputs)
         )
         self._interrupts.wake_with(lambda: loop.call_soon_threadsafe(task.cancel))
         try:
@@ -288,11 +306,11 @@ class _Run:
         logger.error(
             "job %s: %s failed: %s\n%s",
             self._job.job_id,
-            describe_node(self._job.graph, str(data["node_id"])),
+            describe_node(self._graph, str(data["node_id"])),
             self.failure.strip(),
             "".join(data.get("traceback") or ()),
         )
-        raise node_error(self._job.graph, self._job.fields, data)
+        raise node_error(self._graph, self._job.fields, data)
 
     def broken_off(self, error: BaseException) -> EngineError:
         """What no node may raise (``SystemExit``, the cancelling of a task) and ComfyUI lets
@@ -304,7 +322,7 @@ class _Run:
             "exception_message": repr(error),
         }
         logger.error("job %s: node %s broke it off", self._job.job_id, node, exc_info=error)
-        return node_error(self._job.graph, self._job.fields, told)
+        return node_error(self._graph, self._job.fields, told)
 
     def volatile(self) -> set[str]:
         """The nodes whose results end with the job; none when it never came to run, since the
@@ -314,7 +332,7 @@ class _Run:
         classes = self._comfy.nodes.NODE_CLASS_MAPPINGS
         tied = self._events.tied
         return tied | volatile_nodes(
-            self._job.graph,
+            self._graph,
             {self._origin(node) for node in tied},
             (path.name for path in self._job.input_dir.iterdir()),
             is_output=lambda kind: bool(getattr(classes.get(kind), "OUTPUT_NODE", False)),
