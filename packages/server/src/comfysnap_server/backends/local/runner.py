@@ -248,7 +248,7 @@ class Runner:
         stopped = asyncio.get_running_loop().create_future()
         with _stop_by(live, deadline, lambda: stopped.set_result(None)):
             await asyncio.wait({placing, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if not placing.done():
+        if live.stop is not None:  # the reason, too, of a download that it ended
             raise _StoppedError
         placing.result()
 
