@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 
 from comfysnap_schema.errors import ErrorCode
+from comfysnap_schema.files import FileBySha256
+from comfysnap_server.backends.fetch import FetchPolicy
 from comfysnap_server.backends.files import FileStore
+from comfysnap_server.backends.materialise import InputUnavailableError, materialise
 from comfysnap_server.backends.protocol import BackendError
+from tests.server.backend_suite import loading, request
 
 
 async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
@@ -119,3 +123,24 @@ async def test_a_sweep_deletes_old_files_but_none_that_is_needed_or_was_asked_fo
     assert not store.has("anna", hashes["old"])
     assert store.has("anna", hashes["needed"])
     assert store.has("anna", hashes["asked"])
+
+
+async def test_a_sweep_leaves_what_no_store_put_there(tmp_path: Path) -> None:
+    theirs = tmp_path / "holiday" / "2019" / "beach.png"
+    theirs.parent.mkdir(parents=True)
+    theirs.touch()
+    os.utime(theirs, (0, 0))
+    assert FileStore(tmp_path).sweep(older_than=50) == 0
+    assert theirs.exists()
+
+
+async def test_an_input_that_cannot_be_copied_says_why_and_nothing_of_the_server(
+    tmp_path: Path,
+) -> None:
+    store = FileStore(tmp_path / "files")
+    sha256 = digest(b"x")
+    await store.put("anna", sha256, chunks(b"x"))
+    asked = request(loading("photo.png"), files={"photo.png": FileBySha256(sha256=sha256)})
+    with pytest.raises(InputUnavailableError) as caught:
+        materialise(asked, store, tmp_path / "gone", FetchPolicy())
+    assert str(caught.value) == "photo: No such file or directory"

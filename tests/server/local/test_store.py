@@ -179,3 +179,18 @@ def test_a_submit_reads_nothing_of_the_history(tmp_path: Path) -> None:
     connection.close()
     assert plans
     assert [plan for plan in plans if plan.startswith("SCAN")] == []
+
+
+@pytest.mark.parametrize("name", ["inputs", "scratch"])
+async def test_a_folder_of_somebody_else_is_refused_and_left_as_it_is(
+    start_backend: StartBackend, data: Path, name: str
+) -> None:
+    theirs = data / name / "photo.png"
+    theirs.parent.mkdir()
+    theirs.touch()
+    with pytest.raises(DataFolderError, match=name):
+        await start_backend()
+    assert theirs.exists()
+    theirs.unlink()
+    backend: LocalBackend = await start_backend()
+    assert (await run(backend, request())).status is JobStatus.SUCCEEDED

@@ -121,7 +121,8 @@ class FileStore:
         limit = time.time() - older_than
         deleted = 0
         for path in self._root.glob("*/*/*"):
-            deleted += path.name not in keep and _delete_if_older(path, limit)
+            ours = _SHA256.fullmatch(path.name) and path.name not in keep
+            deleted += bool(ours) and _delete_if_older(path, limit)
         for path in (self._root / _INCOMING).glob("*.part"):
             _delete_if_older(path, limit)
         return deleted

@@ -49,8 +49,11 @@ def materialise(
                 fetch(file.url, target, policy, stop=stop)
             else:
                 shutil.copyfile(store.path(request.owner, file.sha256), target)
-        except (FetchError, BackendError, OSError) as error:
+        except (FetchError, BackendError) as error:
             raise InputUnavailableError(_field(request, name), str(error)) from error
+        except OSError as error:  # whose text names folders of the server
+            reason = error.strerror or type(error).__name__
+            raise InputUnavailableError(_field(request, name), reason) from error
 
 
 def _field(request: JobRequest, name: str) -> str | None:

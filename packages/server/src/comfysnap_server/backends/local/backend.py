@@ -126,8 +126,8 @@ class LocalBackend:
             raise DataFolderError(f"{self._data}: {error.strerror}") from error
         await asyncio.to_thread(self._lock.acquire, patience=self._limits.takeover_patience)
         try:
-            await self._make_folders()
             path = self._data / "jobs.sqlite3"
+            await asyncio.to_thread(self._make_folders, used=path.exists())
             connection = await asyncio.to_thread(open_database, path)
             self._reader = open_reader(path)
         except BaseException:
@@ -173,9 +173,14 @@ class LocalBackend:
         ]
         self._running = True
 
-    async def _make_folders(self) -> None:
+    def _make_folders(self, *, used: bool) -> None:
         try:
-            await asyncio.to_thread(self._folders.make)
+            strange = None if used else self._folders.not_empty()
+            if strange is not None:
+                raise DataFolderError(
+                    f"{strange} is not empty, and no server used {self._data} before"
+                )
+            self._folders.make()
         except OSError as error:
             raise DataFolderError(f"{error.filename}: {error.strerror}") from error
 

@@ -66,6 +66,11 @@ class JobFolders:
         """The input folder of every job without files: the worker sees to it that it is empty."""
         return self.inputs / "none"
 
+    def not_empty(self) -> Path | None:
+        """One of the folders that ``make`` empties, if there is anything in it."""
+        folders = (folder for folder in (self.inputs, self.scratch) if folder.is_dir())
+        return next((folder for folder in folders if any(folder.iterdir())), None)
+
     def make(self) -> None:
         """Make the folders that hold those of the jobs, without what an earlier life left in those
         that it was to empty."""
