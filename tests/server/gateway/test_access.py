@@ -85,7 +85,7 @@ def test_keys_without_a_key_is_a_mistake(backend: FakeBackend, workflow: Workflo
 
 @pytest.mark.parametrize(
     "headers",
-    [{"Origin": "http://evil.example"}, {"Origin": "null"},
+    [{"Origin": "http://evil.example"}, {"Origin": "null"}, {"Origin": "http://["},
      {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"},
      {"Host": "evil.example:8000"}, {"Host": "evil.example:8000", "Origin": "http://evil.example"}],
 )  # fmt: skip

@@ -6,7 +6,6 @@ import secrets
 import time
 from collections.abc import Mapping
 from typing import Final
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
@@ -108,7 +107,7 @@ class GatewayMiddleware:
         if settings.auth != "none" or origin is None or origin in settings.origins:
             return
         site = headers.get("sec-fetch-site")
-        if site not in _SAME_SITE and urlsplit(origin).netloc != host:
+        if site not in _SAME_SITE and origin.partition("://")[2] != host:
             raise ProblemError(
                 ErrorCode.FORBIDDEN,
                 f"pages of {origin[:200]!r} may not call this server;"
