@@ -8,8 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from comfysnap_schema.jobs import JobStatus
+from comfysnap_schema.errors import ErrorCode
+from comfysnap_schema.jobs import JobRecord, JobStatus
 from comfysnap_schema.workflow import Workflow
+from comfysnap_server.backends.protocol import BackendError
 from comfysnap_server.gateway.app import create_app
 from comfysnap_server.gateway.settings import GatewaySettings
 from tests.server.gateway.fakes import FakeBackend
@@ -85,6 +87,18 @@ async def test_a_job_that_goes_on_is_told_as_running(
     backend.idle_worker = True
     answer = await http.post("/infer_async", json={"prompt": "x"})
     assert (answer.status_code, answer.json()["status"]) == (202, "running")
+
+
+async def test_an_accepted_job_is_told_although_its_end_cannot_be_waited_for(
+    http: httpx.AsyncClient, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stopping(*_: object, **__: object) -> JobRecord:
+        raise BackendError(ErrorCode.UNAVAILABLE, "the server is stopping")
+
+    backend.idle_worker = True
+    monkeypatch.setattr(backend, "wait", stopping)
+    answer = await http.post("/infer_async", json={"prompt": "x"})
+    assert (answer.status_code, answer.json()["id"]) == (202, next(iter(backend.jobs)))
 
 
 async def test_the_graph_is_filled_in_for_the_backend(

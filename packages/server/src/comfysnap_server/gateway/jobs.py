@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Annotated, Final, cast
 
 from fastapi import APIRouter, Header, Query, Request
@@ -162,7 +162,8 @@ class JobRoutes:
         job = submitted.job
         if job.status is JobStatus.RUNNING and not submitted.replayed:
             owner = owner_of(request)
-            job = await self._backend.wait(owner, job.id, after=None, timeout=_SETTLE_S)
+            with suppress(BackendError):  # the job is accepted, whatever cannot be told now
+                job = await self._backend.wait(owner, job.id, after=None, timeout=_SETTLE_S)
         return _submitted_response(submitted, job, 202)
 
     async def check_status(
