@@ -1,7 +1,8 @@
-"""What a stranger without a key can do to a connection."""
+"""What a stranger can do to a connection."""
 
 import json
 import socket
+import time
 from collections.abc import Generator
 
 import httpx
@@ -114,3 +115,21 @@ def test_requests_on_one_connection_are_all_answered(server: GatewayServer) -> N
         connection.sendall(request * 99)
         connection.sendall(request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
         assert read_all(connection).count(b"HTTP/1.1 200") == 100
+
+
+def test_a_body_behind_another_request_has_its_time(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BoundedHttpProtocol, "linger", 0.1)
+    body = b'{"prompt": "x"}'
+    post = (
+        b"POST /infer_async HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+    )
+    app = create_app(FakeBackend(), {workflow.name: workflow}, GatewaySettings())
+    with running(app) as server, connect(server) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" + post % len(body) + body[:5])
+        time.sleep(0.5)
+        connection.sendall(body[5:])
+        answers = read_all(connection)
+        assert b"HTTP/1.1 200" in answers
+        assert b"HTTP/1.1 202" in answers

@@ -78,7 +78,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Who was answered before the request was whole does not keep the connection with it."""
         super().on_response_complete()
-        if self._in_body:
+        if self._in_body and self.cycle.response_complete:  # else the next one is answered now
             self._expect(self.linger)
 
     def _expect(self, seconds: float) -> None:
