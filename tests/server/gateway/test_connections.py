@@ -4,6 +4,7 @@ import json
 import socket
 import time
 from collections.abc import Generator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -115,6 +116,49 @@ def test_requests_on_one_connection_are_all_answered(server: GatewayServer) -> N
         connection.sendall(request * 99)
         connection.sendall(request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
         assert read_all(connection).count(b"HTTP/1.1 200") == 100
+
+
+LARGE = 24 * 1024 * 1024
+"""More than the kernel holds for a reader."""
+
+
+@pytest.fixture
+def reader(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Generator[tuple[GatewayServer, socket.socket]]:
+    """Somebody who asked for a large file."""
+    monkeypatch.setattr(BoundedHttpProtocol, "write_timeout", 0.5)
+    backend = FakeBackend()
+    with running(create_app(backend, {workflow.name: workflow}, GatewaySettings())) as server:
+        job = httpx.post(f"{server.url}/infer_async", json={"prompt": "x"}).json()["id"]
+        backend.add_output(tmp_path / "film.mp4", bytes(LARGE), "video/mp4")
+        with connect(server) as connection:
+            get = f"GET /outputs/{job}/film.mp4 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            connection.sendall(get.encode())
+            yield server, connection
+
+
+def test_a_reader_who_stopped_reading_loses_the_connection(
+    reader: tuple[GatewayServer, socket.socket],
+) -> None:
+    server, connection = reader
+    assert connection.recv(16)
+    limit = time.monotonic() + 20
+    while server.server_state.connections:
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+    assert len(read_all(connection)) < LARGE
+
+
+def test_a_reader_who_is_only_slow_gets_everything(
+    reader: tuple[GatewayServer, socket.socket],
+) -> None:
+    _, connection = reader
+    read = 0
+    for _ in range(12):
+        time.sleep(0.1)
+        read += len(connection.recv(1024 * 1024))
+    assert read + len(read_all(connection)) > LARGE
 
 
 def test_a_body_behind_another_request_has_its_time(

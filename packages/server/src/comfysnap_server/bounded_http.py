@@ -13,6 +13,8 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 """Of request line and headers, and of trailers."""
 HEAD_TIMEOUT_S: Final = 20.0
 """For a head to come, from the connection or from its first byte on."""
+WRITE_TIMEOUT_S: Final = 60.0
+"""How long an answer waits for a reader that takes nothing of it."""
 LINGER_S: Final = 5.0
 """How long the rest of a request is read that was answered already."""
 _BODY_SHARE: Final = 16
@@ -20,10 +22,11 @@ _BODY_SHARE: Final = 16
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """Hangs up on heads that are too large or too slow."""
+    """Hangs up on heads that are too large or too slow, and on readers who stopped reading."""
 
     head_timeout = HEAD_TIMEOUT_S
     linger = LINGER_S
+    write_timeout = WRITE_TIMEOUT_S
 
     def __init__(self, *args: Any, **options: Any) -> None:
         """As the base class."""
@@ -32,15 +35,19 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._at_rest = False
         self._framing = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Expect a head soon."""
         super().connection_made(transport)
+        # Hear of every byte that stays behind, those of a connection that is closing included.
+        transport.set_write_buffer_limits(high=0)
         self._expect(self.head_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Expect nothing any more."""
         self._rest()
+        self._forget_reader()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -80,6 +87,31 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self._in_body and self.cycle.response_complete:  # else the next one is answered now
             self._expect(self.linger)
+
+    def pause_writing(self) -> None:
+        """The reader is slow; watch it."""
+        super().pause_writing()
+        self._watch_reader(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """The reader has all there is."""
+        self._forget_reader()
+        super().resume_writing()
+
+    def _watch_reader(self, unread: int) -> None:
+        self._watch = self.loop.call_later(self.write_timeout, self._look_at_reader, unread)
+
+    def _look_at_reader(self, before: int) -> None:
+        unread = self.transport.get_write_buffer_size()
+        if unread < before:
+            self._watch_reader(unread)
+        else:
+            self.transport.abort()
+
+    def _forget_reader(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
 
     def _expect(self, seconds: float) -> None:
         if self._timer is None:
