@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,25 @@ from PIL import Image
 
 from comfysnap_client import Client, ConnectionFailed, DeadlineExceeded, cli_run
 from comfysnap_client.cli_inputs import WrongInputs, parse_inputs
-from comfysnap_client.cli_show import LiveJob, describe, job_lines, preview_protocol, preview_text
-from comfysnap_client.errors import job_error, with_job
+from comfysnap_client.cli_show import (
+    LiveJob,
+    describe,
+    job_lines,
+    preview_protocol,
+    preview_text,
+    problem_lines,
+)
+from comfysnap_client.errors import (
+    APIError,
+    DownloadFailed,
+    Unauthorized,
+    UnexpectedResponse,
+    job_error,
+    job_id_of,
+    with_job,
+)
 from comfysnap_client.testing import MockServer
-from comfysnap_schema.errors import FieldProblem
+from comfysnap_schema.errors import FieldProblem, Problem
 from comfysnap_schema.files import FileByUrl
 from comfysnap_schema.jobs import JobEvent, JobRecord, Preview, Progress
 from tests.client.fakes import CONTRACT, DrawInput, DrawOutput, names
@@ -65,6 +81,7 @@ def test_values_are_read_by_their_type(word: str, value: object) -> None:
         ("zzzzzz=1", "zzzzzz"),
         ("prompt=twice", "prompt"),
         ("bare", "bare"),
+        ("=value", "=value"),
     ],
 )
 def test_each_mistake_is_told_on_its_field(word: str, field: str) -> None:
@@ -153,6 +170,13 @@ def test_a_job_in_a_few_lines() -> None:
     assert job_lines(failed)[1:] == ["  ran 1.2 s", "  node_failed: no", "    3: bad"]
 
 
+def test_what_the_detail_tells_is_not_told_again() -> None:
+    fields = (FieldProblem(field="steps", message="few"), FieldProblem(field="seed", message="x"))
+    problem = Problem(title="no", detail="steps: few", code="invalid_input", fields=fields)
+    assert problem_lines(problem) == ["invalid_input: steps: few", "  seed: x"]
+    assert APIError(problem).message == "steps: few: seed: x"
+
+
 FAILED = JobRecord.model_validate(
     {"id": "job_1", "workflow": "draw", "version": 1, "created_at": NOW, "status": "failed",
      "error": {"title": "no", "code": "node_failed", "request_id": "r"}}
@@ -165,9 +189,14 @@ FAILED = JobRecord.model_validate(
         (job_error(FAILED), 1),
         (DeadlineExceeded("late"), 4),
         (ConnectionFailed("gone"), 3),
+        (DownloadFailed("short", job_id="job_1"), 3),
+        (UnexpectedResponse("a router"), 3),
+        (Unauthorized(Problem(title="no", code="unauthorized"), status=401), 3),
+        (with_job(OSError(28, "No space left", "fox.png"), "job_1"), 2),
         (WrongInputs([FieldProblem(field="steps", message="few")]), 2),
         (ValueError("no such label"), 2),
         (PermissionError("the folder cannot be written"), 2),
+        (PermissionError(13, "Permission denied", "out"), 2),
         (asyncio.CancelledError(), 130),
         (with_job(asyncio.CancelledError(), "job_1"), 130),
     ],
@@ -201,6 +230,24 @@ async def test_the_result_of_a_job_is_saved_and_its_paths_printed(
         await cli_run.result(client, job.id, shown, 10)
     (saved,) = (tmp_path / name for name in names(tmp_path))
     assert capsys.readouterr().out == f"{saved}\ntext: a fox\n"
+
+
+async def test_a_folder_that_nobody_may_write_to_is_named_with_the_job(
+    comfysnap_server: MockServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def access(_path: Path, _mode: int) -> bool:
+        return False  # root, who runs some tests, may write anywhere
+
+    monkeypatch.setattr(os, "access", access)
+    done = DrawOutput(images=(comfysnap_server.image(),), text="a fox")
+    comfysnap_server.on(DrawInput).succeeds(done)
+    shown = cli_run.Shown(out=tmp_path, previews=None, json=False)
+    async with comfysnap_server.client() as client:
+        job = await client.infer_async(DrawInput(prompt="a fox"))
+        with pytest.raises(PermissionError) as caught:
+            await cli_run.result(client, job.id, shown, 10)
+    assert caught.value.filename == str(tmp_path)
+    assert job_id_of(caught.value) == job.id
 
 
 def test_frames_reach_the_terminal_at_most_every_two_seconds(

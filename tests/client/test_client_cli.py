@@ -75,6 +75,30 @@ async def test_a_second_result_does_not_write_over_the_first(
     assert (tmp_path / "fox.png").read_bytes() == b"old"
 
 
+async def test_a_folder_that_cannot_be_made_is_told_before_a_job_is(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    (tmp_path / "taken").write_text("a file")
+    ran = await run(server, "infer", "draw", "prompt=x", "--out", str(tmp_path / "taken"))
+
+    assert ran.code == 2
+    assert str(tmp_path / "taken") in ran.err
+    assert server.jobs == {}
+
+
+async def test_what_cannot_be_saved_is_told_with_its_job(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    """The job ran and cost its money: its id is the way back to what it made."""
+    server.outputs = {"image": server.stored("fox.png", b"new")}
+    job_id = (await run(server, "infer", "draw", "prompt=x", "--no-wait")).out.strip()
+    (tmp_path / "taken").write_text("a file")
+    ran = await run(server, "result", job_id, "--out", str(tmp_path / "taken"))
+
+    assert ran.code == 2
+    assert f"comfysnap result {job_id}" in ran.err
+
+
 async def test_wrong_inputs_are_told_by_field_and_nothing_is_submitted(server: FakeServer) -> None:
     ran = await run(server, "infer", "draw", "promt=x", "steps=many", "image=fox.png")
 
@@ -155,9 +179,15 @@ async def test_exit_codes_of_refusals(server: FakeServer) -> None:
     assert (await run(server, "status", "job_unknown")).code == 2
     assert (await run(server, "status", "../etc")).code == 2
     server.on("/", refuse)
-    assert (await run(server, "jobs")).code == 3
+    refused = await run(server, "jobs")
+    assert refused.code == 3
+    assert "COMFYSNAP_API_KEY" in refused.err
     server.url = "http://127.0.0.1:1"
-    assert (await run(server, "jobs")).code == 3
+    gone = await run(server, "jobs")
+    assert gone.code == 3
+    assert "to http://127.0.0.1:1:" in gone.err
+    assert "COMFYSNAP_URL" in gone.err
+    assert "comfysnap result job_1" in (await run(server, "status", "job_1")).err
 
 
 async def test_a_job_that_takes_too_long_is_cancelled_with_exit_code_4(server: FakeServer) -> None:

@@ -96,6 +96,7 @@ def test_importing_the_plug_ins_loads_no_http_library() -> None:
         lambda: Client("nothing"),
         lambda: Client("http://"),
         lambda: Client("http://a:b"),
+        lambda: Client("http://a:99999"),
         lambda: Client("https://user:pass@host"),
         lambda: Client("https://host?key=1"),
         lambda: Client("https://host", modal_key="only"),

@@ -389,6 +389,8 @@ def _network_sentence(error: Exception) -> str:
         httpx.ConnectError: "cannot connect",
     }
     kind = kinds.get(type(error), "the connection failed")
+    if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+        kind += f" to {error.request.url.scheme}://{error.request.url.netloc.decode()}"
     return f"{kind}: {error}" if str(error) else kind
 
 

@@ -12,11 +12,13 @@ def checked_url(base_url: str) -> str:
     try:
         url = httpx.URL(base_url)
     except (httpx.InvalidURL, TypeError):
-        raise ValueError("base_url is no address") from None
-    if url.scheme not in ("http", "https") or not url.host:
-        raise ValueError("base_url is an http:// or https:// address")
+        raise ValueError("the server's address cannot be read") from None
+    if url.scheme not in ("http", "https") or not url.host or not 0 < (url.port or 80) < 65536:
+        raise ValueError(
+            "the server's address starts with http:// or https://, as http://127.0.0.1:8000"
+        )
     if url.userinfo or url.query or url.fragment:
-        raise ValueError("base_url holds neither credentials nor a query: use api_key")
+        raise ValueError("the server's address holds neither credentials nor a query: give a key")
     return base_url.rstrip("/")
 
 

@@ -33,7 +33,7 @@ def parse_inputs(words: Sequence[str], schema: Schema) -> dict[str, Any]:
     inputs: dict[str, Any] = {}
     for word in words:
         name, equals, text = word.partition("=")
-        if not equals:
+        if not equals or not name:
             found.append(FieldProblem(field=word, message="write it as KEY=VALUE"))
         elif name not in known:
             found.append(FieldProblem(field=name, message=_unknown(name, list(known))))

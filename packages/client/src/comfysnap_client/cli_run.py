@@ -1,7 +1,9 @@
 """What the commands do once their arguments are read."""
 
 import asyncio
+import errno
 import json as jsonlib
+import os
 import signal
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -18,13 +20,18 @@ from comfysnap_client.dynamic import UntypedOutput, untyped
 from comfysnap_client.errors import (
     APIError,
     ComfysnapError,
+    ConnectionFailed,
     DeadlineExceeded,
+    DownloadFailed,
     InvalidInput,
     JobError,
     JobExpired,
     JobTimedOut,
     NotFound,
+    Unauthorized,
+    UnexpectedResponse,
     job_id_of,
+    with_job,
 )
 from comfysnap_client.job import Job
 from comfysnap_client.retry import RetryPolicy
@@ -86,8 +93,12 @@ def run(url: str, timeout: float, work: Callable[[Client], Awaitable[None]]) -> 
         return _tell(USAGE, *(f"{found.field}: {found.message}" for found in error.fields))
     except ComfysnapError as error:
         return _tell_error(error)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         return _tell(USAGE, str(error))
+    except OSError as error:
+        told = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        job_id = job_id_of(error)
+        return _tell(USAGE, told, *([_still_there(job_id)] if job_id else []))
     return 0
 
 
@@ -98,6 +109,8 @@ async def infer(client: Client, options: InferOptions) -> None:
         name = options.workflow or await _default(client)
         detail = await client.workflow(name)
         inputs = parse_inputs(options.pairs, detail.input_schema)
+        if options.wait:  # before a GPU is paid for
+            await asyncio.to_thread(_prepare_folder, options.out)
         live.saying("sending")
         job = await client.infer_async(
             untyped(name, inputs), job_timeout=options.timeout if options.wait else None,
@@ -158,9 +171,19 @@ async def _follow(
         output = await job.result(timeout=timeout, cancel_on_timeout=cancel)
     live.saying("saving")
     files = list(output.files())
-    if files:
-        await asyncio.to_thread(shown.out.mkdir, parents=True, exist_ok=True)
-    return [await file.save(_free_path(shown.out, file.name)) for file in files]
+    try:
+        if files:
+            await asyncio.to_thread(_prepare_folder, shown.out)
+        return [await file.save(_free_path(shown.out, file.name)) for file in files]
+    except OSError as error:
+        with_job(error, job.id)
+        raise
+
+
+def _prepare_folder(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
 @asynccontextmanager
@@ -229,11 +252,21 @@ def _is_file(value: object) -> bool:
 def _tell_error(error: ComfysnapError) -> int:
     problem = error.problem if isinstance(error, (APIError, JobError)) else None
     lines = problem_lines(problem) if problem else [error.message]
+    if isinstance(error, Unauthorized):
+        lines.append("keys come from COMFYSNAP_API_KEY, or MODAL_KEY and MODAL_SECRET")
+    if isinstance(error, (ConnectionFailed, UnexpectedResponse)):
+        lines.append("--url or COMFYSNAP_URL is the address; 'comfysnap serve' starts a server")
     if error.job_id and isinstance(error, (JobError, DeadlineExceeded)):
         lines.append(f"job {error.job_id}")
+    elif error.job_id and isinstance(error, (ConnectionFailed, DownloadFailed)):
+        lines.append(_still_there(error.job_id))
     if error.request_id:
         lines.append(f"request {error.request_id}")
     return _tell(_exit_code(error), *lines)
+
+
+def _still_there(job_id: str) -> str:
+    return f"job {job_id}: 'comfysnap result {job_id}' asks again"
 
 
 def _exit_code(error: ComfysnapError) -> int:

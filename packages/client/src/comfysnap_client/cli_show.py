@@ -153,8 +153,8 @@ def job_lines(record: jobs.JobRecord) -> list[str]:
 def problem_lines(problem: Problem) -> list[str]:
     """A problem in a few lines: each field at fault has its own."""
     lines = [f"{problem.code}: {problem.detail or problem.title}"]
-    lines += [f"  {found.field or found.node or '-'}: {found.message}" for found in problem.fields]
-    return lines
+    found = [f"{one.field or one.node or '-'}: {one.message}" for one in problem.fields]
+    return lines + [f"  {line}" for line in found if line not in lines[0]]
 
 
 def _status(record: jobs.JobRecord) -> str:

@@ -124,7 +124,7 @@ class Client:
         """
         base_url = base_url or os.environ.get("COMFYSNAP_URL")
         if not base_url:
-            raise ValueError("COMFYSNAP_URL is not set")
+            raise ValueError("COMFYSNAP_URL is not set; it is as http://127.0.0.1:8000")
         options.setdefault("api_key", os.environ.get("COMFYSNAP_API_KEY") or None)
         options.setdefault("modal_key", os.environ.get("MODAL_KEY") or None)
         options.setdefault("modal_secret", os.environ.get("MODAL_SECRET") or None)

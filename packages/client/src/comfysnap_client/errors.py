@@ -303,5 +303,9 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 def _sentence(problem: Problem) -> str:
     """One line: what happened, and each field at fault."""
     text = problem.detail or problem.title
-    found = "; ".join(f"{f.field}: {f.message}" if f.field else f.message for f in problem.fields)
-    return f"{text}: {found}" if found and found not in text else text
+    found = "; ".join(
+        f"{f.field}: {f.message}" if f.field else f.message
+        for f in problem.fields
+        if f.message not in text
+    )
+    return f"{text}: {found}" if found else text
