@@ -176,6 +176,27 @@ async def test_workflows_are_described_with_their_contracts(
     assert detail["input_schema"] == workflow.contract.input_schema
 
 
+async def test_a_generated_client_gets_names_bodies_and_every_answer(
+    http: httpx.AsyncClient,
+) -> None:
+    paths: dict[str, Any] = (await http.get("/openapi.json")).json()["paths"]
+    named = {op["operationId"] for path in paths.values() for op in path.values()}
+    assert {"infer_sync_draw", "infer_async_draw", "check_status", "upload", "ready"} <= named
+    infer = paths["/infer_sync/draw"]["post"]
+    assert set(infer["responses"]) == {"200", "202", "default"}
+    assert all(p.get("description") for p in infer["parameters"] if p["name"] != "webhook")
+    content = paths["/files/{sha256}"]["put"]["requestBody"]["content"]
+    assert "application/octet-stream" in content
+
+
+async def test_the_example_of_each_workflow_is_taken(http: httpx.AsyncClient) -> None:
+    paths: dict[str, Any] = (await http.get("/openapi.json")).json()["paths"]
+    for path in [path for path in paths if path.startswith("/infer_async/")]:
+        body = paths[path]["post"]["requestBody"]["content"]["application/json"]["example"]
+        answer = await http.post(path, json=body)
+        assert answer.status_code == 202, answer.text
+
+
 async def test_openapi_describes_the_inputs_of_each_workflow(http: httpx.AsyncClient) -> None:
     document: dict[str, Any] = (await http.get("/openapi.json")).json()
     operation = document["paths"]["/infer_sync/draw"]["post"]

@@ -31,6 +31,12 @@ _HARMLESS: Final = {
 }
 
 
+_CONTENT: Final = {
+    "required": True,
+    "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+}
+
+
 class FileRoutes:
     """Handlers around one backend."""
 
@@ -45,7 +51,7 @@ class FileRoutes:
         router.get(output, response_class=FileResponse)(self.output)
         router.head(output, response_class=FileResponse, include_in_schema=False)(self.output)
         upload = routes.FILES + "/{sha256}"
-        router.put(upload, status_code=204)(self.upload)
+        router.put(upload, status_code=204, openapi_extra={"requestBody": _CONTENT})(self.upload)
         router.head(upload)(self.has_file)
         return router
 

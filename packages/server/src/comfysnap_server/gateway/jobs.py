@@ -41,7 +41,7 @@ than the second request that it saves."""
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
-class JobHeaders(BaseModel, frozen=True):
+class JobHeaders(BaseModel, frozen=True, use_attribute_docstrings=True):
     """Headers of an infer request."""
 
     idempotency_key: Annotated[
@@ -56,7 +56,7 @@ Options = Annotated[JobOptions, Query()]
 Headers = Annotated[JobHeaders, Header()]
 
 
-class StatusQuery(BaseModel, frozen=True, extra="forbid"):
+class StatusQuery(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     """How long ``/check_status`` may hold its answer."""
 
     wait: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
@@ -75,7 +75,7 @@ class JobsQuery(BaseModel, frozen=True, extra="forbid"):
     limit: Annotated[int, Field(ge=1, le=200)] = 50
 
 
-class EventHeaders(BaseModel, frozen=True):
+class EventHeaders(BaseModel, frozen=True, use_attribute_docstrings=True):
     """Headers of an event stream."""
 
     last_event_id: Annotated[str | None, Field(alias="Last-Event-ID")] = None
@@ -119,7 +119,10 @@ class JobRoutes:
         """The routes."""
         router = APIRouter(tags=["jobs"], route_class=DirectRoute)
         for path in (routes.INFER_SYNC, routes.INFER_SYNC + "/{workflow}"):
-            router.add_api_route(path, self.infer_sync, methods=["POST"], response_model=JobRecord)
+            router.add_api_route(
+                path, self.infer_sync, methods=["POST"], response_model=JobRecord,
+                responses={202: {"model": JobRecord, "description": "Still running"}},
+            )  # fmt: skip
         for path in (routes.INFER_ASYNC, routes.INFER_ASYNC + "/{workflow}"):
             router.add_api_route(
                 path, self.infer_async, methods=["POST"], response_model=JobRecord, status_code=202

@@ -1,18 +1,22 @@
 """OpenAPI with the inputs of every workflow, built from the contracts."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import JsonValue
 
 from comfysnap_schema import routes
+from comfysnap_schema.checking import examples
 from comfysnap_schema.errors import Problem
 from comfysnap_schema.routes import PROBLEM_JSON
 from comfysnap_schema.workflow import Workflow
 from comfysnap_server.gateway.settings import AuthMode
 
 _INFER: Final = (routes.INFER_SYNC, routes.INFER_ASYNC)
+_FILE: Final[dict[str, JsonValue]] = {"url": "https://example.com/picture.png"}
 
 
 def build_openapi(
@@ -25,9 +29,9 @@ def build_openapi(
         generic = paths.pop(route + "/{workflow}")
         bare = paths.pop(route)
         if default is not None:
-            paths[route] = _infer(bare, workflows[default])
+            paths[route] = _infer(bare, workflows[default], route[1:])
         for name, workflow in workflows.items():
-            paths[f"{route}/{name}"] = _infer(generic, workflow)
+            paths[f"{route}/{name}"] = _infer(generic, workflow, f"{route[1:]}_{name}")
     components: dict[str, Any] = document.setdefault("components", {})
     schemas: dict[str, Any] = components.setdefault("schemas", {})
     problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
@@ -37,27 +41,41 @@ def build_openapi(
     )
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-    for path in paths.values():
-        for operation in cast("dict[str, Any]", path).values():
+    for path, operations in paths.items():
+        for method, operation in cast("dict[str, Any]", operations).items():
             _set_errors(operation)
+            # FastAPI adds path and method; generators make it the name of a function
+            added = re.sub(r"\W", "_", f"{path}_{method}")
+            operation["operationId"] = operation["operationId"].removesuffix(added)
     if auth == "keys":
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}]
     return document
 
 
-def _infer(generic: dict[str, Any], workflow: Workflow) -> dict[str, Any]:
+def _infer(generic: dict[str, Any], workflow: Workflow, name: str) -> dict[str, Any]:
     operation = dict(generic["post"])
-    operation["operationId"] = f"{operation['operationId']}_{workflow.name}"
+    operation["operationId"] = name
     operation["summary"] = workflow.spec.title or workflow.name
     operation["tags"] = [workflow.name]
     operation["requestBody"] = {
         "required": True,
         "content": {
-            "application/json": {"schema": {"$ref": f"#/components/schemas/{workflow.name}.input"}}
+            "application/json": {
+                "schema": {"$ref": f"#/components/schemas/{workflow.name}.input"},
+                "example": _example(workflow),
+            }
         },
     }
     return {"post": operation}
+
+
+def _example(workflow: Workflow) -> dict[str, JsonValue]:
+    """The shortest body that is taken."""
+    return {
+        name: _FILE if workflow.parameters[name].type == "file" else value
+        for name, value in examples(workflow).items()
+    }
 
 
 def _set_errors(operation: dict[str, Any]) -> None:

@@ -44,7 +44,7 @@ _SUFFIXES: Final = frozenset({
 """Endings that a file of a stranger may keep in ComfyUI's input folder."""
 
 
-class JobOptions(BaseModel, frozen=True, extra="forbid"):
+class JobOptions(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     """Options of a job: query parameters, so that they never collide with inputs."""
 
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
