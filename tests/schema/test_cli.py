@@ -1,5 +1,6 @@
 """The command ``comfysnap`` itself."""
 
+import io
 import json
 import os
 import subprocess
@@ -54,6 +55,12 @@ def test_the_version_is_told(
     plugins(monkeypatch, "comfysnap_schema.cli:register")
     assert run(monkeypatch, "--version") == 0
     assert capsys.readouterr().out.startswith("comfysnap 0.")
+
+
+def test_a_notebook_whose_output_is_no_file_can_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugins(monkeypatch, "comfysnap_schema.cli:register")
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert run(monkeypatch, "--version") == 0
 
 
 def test_an_unknown_command_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
