@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -84,6 +85,17 @@ async def test_a_file_above_the_limit_is_refused_before_it_is_read_whole(tmp_pat
     assert caught.value.code is ErrorCode.FILE_TOO_LARGE
     assert taken == 3
     assert files_in(tmp_path) == []
+
+
+async def test_an_upload_leaves_room_on_the_disk(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    store = FileStore(tmp_path, keep_free=free + 2**40)
+    with pytest.raises(BackendError) as caught:
+        await store.put("anna", digest(b"x"), chunks(b"x"))
+    assert caught.value.code is ErrorCode.UNAVAILABLE
+    assert files_in(tmp_path) == []
+    roomy = FileStore(tmp_path, keep_free=1)
+    assert (await roomy.put("anna", digest(b"x"), chunks(b"x"))).read_bytes() == b"x"
 
 
 async def test_a_broken_upload_leaves_nothing(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import suppress
@@ -27,11 +28,13 @@ class FileStore:
     Args:
         root: The folder; made when missing.
         max_bytes: Largest file.
+        keep_free: Bytes of the disk that uploads leave to others.
     """
 
-    def __init__(self, root: Path, *, max_bytes: int = MAX_FILE_BYTES) -> None:
+    def __init__(self, root: Path, *, max_bytes: int = MAX_FILE_BYTES, keep_free: int = 0) -> None:
         self._root = root
         self._max_bytes = max_bytes
+        self._keep_free = keep_free
 
     async def put(self, owner: str, sha256: str, chunks: AsyncIterator[bytes]) -> Path:
         """Store a file while checking its hash and size; storing it again only keeps it longer.
@@ -67,6 +70,7 @@ class FileStore:
         buffer = bytearray()
 
         def flush() -> None:
+            self._check_room(len(buffer))
             digest.update(buffer)
             file.write(buffer)
             buffer.clear()
@@ -88,6 +92,12 @@ class FileStore:
 
         await asyncio.to_thread(finish)
         return digest.hexdigest()
+
+    def _check_room(self, size: int) -> None:
+        if self._keep_free and shutil.disk_usage(self._root).free < self._keep_free + size:
+            raise BackendError(
+                ErrorCode.UNAVAILABLE, "the disk of the server is almost full", retry_after=60
+            )
 
     def has(self, owner: str, sha256: str) -> bool:
         """Whether the owner stored this file; asking keeps it from the next sweep."""

@@ -90,7 +90,9 @@ class LocalBackend:
             start_timeout=limits.start_timeout,
         )
         self._lock = FolderLock(data)
-        self._files = FileStore(data / "files", max_bytes=limits.max_file_bytes)
+        self._files = FileStore(
+            data / "files", max_bytes=limits.max_file_bytes, keep_free=limits.keep_free_bytes
+        )
         self._live: dict[str, LiveJob] = {}
         self._finished: OrderedDict[str, LiveJob] = OrderedDict()
         self._tasks: list[asyncio.Task[None]] = []

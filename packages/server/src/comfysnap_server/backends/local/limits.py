@@ -12,6 +12,8 @@ class LocalLimits:
     max_queued: int = 1000
     max_unfinished_per_owner: int | None = None
     max_file_bytes: int = MAX_FILE_BYTES
+    keep_free_bytes: int = 256 * 1024 * 1024
+    """Of the disk: uploads stop there, so that accepted jobs can still run and end."""
     interrupt_grace: float = 10.0
     """Between an interrupt and the end of a worker that does not heed it."""
     start_timeout: float = 600.0
