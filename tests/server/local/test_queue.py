@@ -243,6 +243,19 @@ async def test_outputs_past_retention_are_gone_and_the_job_stays(
     assert await second.get("anna", job.id) == job
 
 
+async def test_a_page_of_large_jobs_is_shorter_and_none_is_left_out(
+    backend: LocalBackend,
+) -> None:
+    sent = [
+        (await backend.submit(request(inputs={"text": "x" * 3_000_000}))).job.id for _ in range(5)
+    ]
+    pages = [await backend.list_jobs("anna")]
+    while pages[-1].cursor is not None:
+        pages.append(await backend.list_jobs("anna", cursor=pages[-1].cursor))
+    assert [len(page.jobs) for page in pages] == [2, 2, 1]
+    assert [job.id for page in pages for job in page.jobs] == sent[::-1]
+
+
 async def test_a_cursor_of_somebody_else_is_refused(backend: LocalBackend) -> None:
     with pytest.raises(BackendError) as caught:
         await backend.list_jobs("anna", cursor="1; DROP TABLE jobs")

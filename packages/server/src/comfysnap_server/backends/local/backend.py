@@ -327,7 +327,7 @@ class LocalBackend:
         self._check_running()
         if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
             raise BackendError(ErrorCode.INVALID_REQUEST, "the cursor is none of this server")
-        found = await self._read(
+        found, more = await self._read(
             lambda connection: store.page(
                 connection,
                 owner,
@@ -335,14 +335,14 @@ class LocalBackend:
                 workflow=workflow,
                 labels=labels or {},
                 before=int(cursor) if cursor else None,
-                limit=limit + 1,
+                limit=limit,
             )
         )
         jobs = [
             self._told(live) if (live := self._live.get(row.record.id)) else row.record
-            for row in found[:limit]
+            for row in found
         ]
-        return JobPage(jobs=jobs, cursor=str(found[limit - 1].seq) if len(found) > limit else None)
+        return JobPage(jobs=jobs, cursor=str(found[-1].seq) if more else None)
 
     async def cancel(self, owner: str, job_id: str) -> JobRecord:
         """See ``Backend.cancel``. A queued job is cancelled at once; a running one when the engine

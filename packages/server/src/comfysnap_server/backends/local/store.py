@@ -4,11 +4,15 @@ import sqlite3
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from comfysnap_schema.errors import ErrorCode
 from comfysnap_schema.jobs import JobRecord, JobStatus
 from comfysnap_schema.routes import IDEMPOTENCY_TTL_S
 from comfysnap_server.backends.protocol import BackendError, JobRequest, Submitted
+
+_PAGE_CHARACTERS: Final = 8 * 1024 * 1024
+"""Of a page of jobs, each of which may have inputs of megabytes."""
 
 
 @dataclass(frozen=True)
@@ -183,8 +187,9 @@ def page(
     labels: Mapping[str, str],
     before: int | None,
     limit: int,
-) -> list[StoredJob]:
-    """Up to ``limit`` jobs of an owner, newest first."""
+) -> tuple[list[StoredJob], bool]:
+    """Up to ``limit`` jobs of an owner, newest first, fewer when they are large; and whether there
+    are more."""
     where, values = ["owner = ?"], [owner]
     filters: list[tuple[str, object]] = [
         ("status = ?", status),
@@ -202,9 +207,16 @@ def page(
     rows = connection.execute(
         f"SELECT seq, record FROM jobs WHERE {' AND '.join(where)}"  # noqa: S608 -- only clauses from above
         " ORDER BY seq DESC LIMIT ?",
-        [*parameters, limit],
+        [*parameters, limit + 1],
     )
-    return [StoredJob(seq, JobRecord.model_validate_json(record)) for seq, record in rows]
+    found: list[StoredJob] = []
+    size = 0
+    for seq, record in rows:
+        size += len(record)
+        if len(found) == limit or (found and size > _PAGE_CHARACTERS):
+            return found, True
+        found.append(StoredJob(seq, JobRecord.model_validate_json(record)))
+    return found, False
 
 
 def finished_before(connection: sqlite3.Connection, moment: float, limit: int) -> list[str]:
