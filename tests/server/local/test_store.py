@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from comfysnap_schema.errors import ErrorCode
 from comfysnap_schema.jobs import JobRecord, JobStatus
 from comfysnap_server.backends.local import DataFolderError, LocalBackend, store
 from comfysnap_server.backends.local.schema import MIGRATIONS, migrate, open_database
+from comfysnap_server.backends.local.writer import StorageError, Writer
 from comfysnap_server.backends.protocol import BackendError
 from tests.server.backend_suite import finish, request, run
 from tests.server.local.conftest import StartBackend
@@ -194,3 +196,30 @@ async def test_a_folder_of_somebody_else_is_refused_and_left_as_it_is(
     theirs.unlink()
     backend: LocalBackend = await start_backend()
     assert (await run(backend, request())).status is JobStatus.SUCCEEDED
+
+
+class FlakyConnection(sqlite3.Connection):
+    """Cannot commit, nor roll back, while the disk is broken."""
+
+    broken = False
+
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        if self.broken and sql in ("COMMIT", "ROLLBACK"):
+            raise sqlite3.OperationalError("disk I/O error")
+        return super().execute(sql, *parameters)
+
+
+async def test_a_disk_that_was_broken_for_a_while_can_be_written_again(tmp_path: Path) -> None:
+    connection = sqlite3.connect(
+        tmp_path / "store", isolation_level=None, check_same_thread=False, factory=FlakyConnection
+    )
+    writer = Writer(connection)
+    async with asyncio.timeout(20):
+        connection.broken = True
+        with pytest.raises(StorageError):
+            await writer.run(lambda c: c.execute("CREATE TABLE lost (x)"))
+        connection.broken = False
+        with pytest.raises(StorageError):  # which clears what the broken one left
+            await writer.run(lambda c: c.execute("CREATE TABLE lost (x)"))
+        await writer.run(lambda c: c.execute("CREATE TABLE kept (x)"))
+    await asyncio.to_thread(writer.close)

@@ -5,6 +5,7 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -93,10 +94,11 @@ class Writer:
                 _run(connection, item)
             connection.execute("COMMIT")
         except sqlite3.Error as error:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
             for item in batch:
                 item.error = StorageError(error)
+            with suppress(sqlite3.Error):  # a broken disk; the next batch meets it again
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
 
     def _set_flushing(self, flushing: bool) -> None:
         if flushing is not self._flushing:
