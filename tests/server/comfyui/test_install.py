@@ -90,6 +90,18 @@ def test_an_install_that_broke_off_goes_on_where_it_stopped(
     assert runner.ran("install") == 2
 
 
+@pytest.mark.parametrize("lock", ["index.lock", "shallow.lock"])
+def test_an_install_that_was_killed_in_git_goes_on(
+    repository: tuple[str, str], tmp_path: Path, lock: str
+) -> None:
+    url, commit = repository
+    checkout = tmp_path / "installed" / "ComfyUI"
+    subprocess.run(["git", "init", "-q", str(checkout)], check=True)
+    (checkout / ".git" / lock).touch()
+    done = install(tmp_path / "installed", commit=commit, repository=url, run=Runner())
+    assert (Path(done.path) / "execution.py").is_file()
+
+
 def test_without_a_network_the_command_says_so_and_how_to_go_on() -> None:
     nowhere = "http://127.0.0.1:9/ComfyUI"
     result = CliRunner().invoke(build_app(), ["comfyui", "install", "--repository", nowhere])

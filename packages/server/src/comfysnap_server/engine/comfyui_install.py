@@ -123,6 +123,8 @@ def _check_out(checkout: Path, repository: str, commit: str, run: Run) -> None:
     git = ["git", "-C", str(checkout)]
     if not (checkout / ".git").is_dir():
         run(["git", "init", "--quiet", str(checkout)])
+    for lock in ("index.lock", "shallow.lock"):  # of a git that was killed
+        (checkout / ".git" / lock).unlink(missing_ok=True)
     try:
         run([*git, "cat-file", "-e", f"{commit}^{{commit}}"])
     except InstallError:
