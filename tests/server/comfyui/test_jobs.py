@@ -104,6 +104,15 @@ def test_an_input_name_that_leads_out_of_the_folder_names_nothing(engine: Driver
         assert done["error"]["code"] == "graph_invalid", (name, done)
 
 
+def test_a_file_in_the_output_folder_that_a_pack_noted_is_moved_to_the_job(engine: Driver) -> None:
+    graph = {"1": graphs.node("SavesWhereItWasImported", text="a note")}
+    for _ in range(2):
+        done, job = engine.run(graph, kind="file")
+        assert done["status"] == "succeeded", done
+        assert job.files() == [done["outputs"]["out"][0]["name"]]
+    assert not any((engine.path / "output" / "notes").iterdir())
+
+
 def test_a_missing_kind_says_what_the_node_made_instead(engine: Driver) -> None:
     done, _ = engine.run(graphs.hello(), kind="video")
     assert done["error"]["code"] == "output_missing"

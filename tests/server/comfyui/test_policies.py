@@ -1,5 +1,6 @@
 """The parts of the engine that need no ComfyUI: what to keep, what errors mean."""
 
+import os
 import threading
 import types
 from pathlib import Path
@@ -26,7 +27,7 @@ from comfysnap_server.engine.comfyui_events import preview_jpeg
 from comfysnap_server.engine.comfyui_folders import is_outside
 from comfysnap_server.engine.comfyui_interrupt import REMEMBERED, Interrupts
 from comfysnap_server.engine.comfyui_leftovers import holdings
-from comfysnap_server.engine.comfyui_outputs import collect
+from comfysnap_server.engine.comfyui_outputs import Folders, collect
 from comfysnap_server.engine.comfyui_versions import UnsupportedComfyError, is_tested, surface
 from comfysnap_server.engine.make import EngineChoiceError, make_engine
 from comfysnap_server.engine.protocol import ProducedFile
@@ -236,7 +237,9 @@ def test_a_link_out_of_the_jobs_folder_is_not_followed(tmp_path: Path, kind: Kin
     output.mkdir()
     (output / "link.txt").symlink_to(secret)
     told = {"9": {"text_file": [{"filename": "link.txt", "subfolder": "", "type": "output"}]}}
-    assert collect({}, {"text": OutputSpec(node="9", kind=kind)}, told, output) == {"text": []}
+    assert collect({}, {"text": OutputSpec(node="9", kind=kind)}, told, Folders(output)) == {
+        "text": []
+    }
 
 
 @pytest.mark.parametrize(
@@ -258,7 +261,7 @@ def test_a_file_of_the_job_is_found_however_it_is_told(
     file.write_text("made")
     item = {key: value and value.format(output=tmp_path) for key, value in told.items()}
     outputs = {"file": OutputSpec(node="9", kind=Kind.FILE)}
-    (produced,) = collect({}, outputs, {"9": {"files": [item]}}, tmp_path)["file"]
+    (produced,) = collect({}, outputs, {"9": {"files": [item]}}, Folders(tmp_path))["file"]
     assert isinstance(produced, ProducedFile)
     assert produced.path == file
 
@@ -282,4 +285,20 @@ def test_what_names_no_file_is_passed_over(tmp_path: Path, item: Any) -> None:
     output = tmp_path / "output"
     output.mkdir()
     outputs = {"file": OutputSpec(node="9", kind=Kind.FILE)}
-    assert collect({}, outputs, {"9": {"files": [item]}}, output) == {"file": []}
+    assert collect({}, outputs, {"9": {"files": [item]}}, Folders(output)) == {"file": []}
+
+
+@pytest.mark.parametrize(("written", "is_found"), [(1000.0, True), (10.0, False)])
+def test_of_comfyuis_own_folder_only_what_the_job_wrote_is_its(
+    tmp_path: Path, written: float, is_found: bool
+) -> None:
+    job, home = tmp_path / "job", tmp_path / "home"
+    for folder in (job, home / "sub"):
+        folder.mkdir(parents=True)
+    file = home / "sub" / "a.txt"
+    file.touch()
+    os.utime(file, (written, written))
+    folders = Folders(job, {"output": home}, since=1000.0)
+    assert folders.find("output", "../job.txt") is None
+    assert folders.find("output", "sub/a.txt") == (job / "sub" / "a.txt" if is_found else None)
+    assert file.exists() is not is_found

@@ -80,6 +80,19 @@ def BreaksTheDevice(image):
     raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
+HOME = folder_paths.get_output_directory()
+
+
+@node(TEXT, returns=(), output=True)
+def SavesWhereItWasImported(text):
+    """Keeps to the output folder of the moment that it was imported, as some packs do."""
+    name = f"{os.urandom(8).hex()}.txt"
+    os.makedirs(os.path.join(HOME, "notes"), exist_ok=True)
+    with open(os.path.join(HOME, "notes", name), "w", encoding="utf-8") as file:
+        file.write(text)
+    return {"ui": {"files": [{"filename": name, "subfolder": "notes", "type": "output"}]}}
+
+
 class Unknown(BaseException):
     pass
 

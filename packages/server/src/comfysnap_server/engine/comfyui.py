@@ -31,7 +31,7 @@ from comfysnap_server.engine.comfyui_hooks import follow, install_hook, show_pre
 from comfysnap_server.engine.comfyui_interrupt import Interrupts
 from comfysnap_server.engine.comfyui_load import Comfy, load_comfy, load_deferred
 from comfysnap_server.engine.comfyui_options import ComfyOptions
-from comfysnap_server.engine.comfyui_outputs import by_graph_node, collect
+from comfysnap_server.engine.comfyui_outputs import Folders, by_graph_node, collect
 from comfysnap_server.engine.comfyui_report import LoadReport
 from comfysnap_server.engine.protocol import (
     SCRATCH,
@@ -219,6 +219,7 @@ class _Run:
         self._job = job
         self._report = report
         self._graph = job.graph
+        self._began = time.time()
         self._told: Mapping[str, Any] = {}
         self._kept_temp: set[Path] = set()
         self._events: JobEvents | None = None
@@ -237,7 +238,8 @@ class _Run:
         self._events = events
         await self._execute(graph, extra, outputs)
         self._judge(events)
-        produced = collect(self._graph, self._job.outputs, self._told, self._job.output_dir)
+        folders = Folders(self._job.output_dir, self._comfy.homes, self._began)
+        produced = collect(self._graph, self._job.outputs, self._told, folders)
         for items in produced.values():
             self._kept_temp.update(i.path for i in items if isinstance(i, ProducedFile))
         return EngineResult(outputs=produced, node_seconds=events.node_seconds)

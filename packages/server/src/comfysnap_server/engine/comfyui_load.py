@@ -58,6 +58,8 @@ class Comfy:
     folder_paths: Any
     management: Any
     progress: Any
+    homes: dict[str, Path]
+    """ComfyUI's own folders for ``output`` and ``temp``."""
     own_nodes: frozenset[str]
     """Classes that node packs may not replace."""
     prestartup: dict[str, str | None] = field(default_factory=dict[str, "str | None"])
@@ -135,6 +137,8 @@ def _import(
         comfy = Comfy(
             options=options, surface=calls, server=server, nodes=nodes, execution=execution,
             folder_paths=folder_paths,
+            homes={kind: Path(folder_paths.get_directory_by_type(kind))
+                   for kind in ("output", "temp")},
             management=importlib.import_module("comfy.model_management"),
             progress=importlib.import_module("comfy_execution.progress"),
             own_nodes=frozenset(nodes.NODE_CLASS_MAPPINGS), prestartup=prestartup,

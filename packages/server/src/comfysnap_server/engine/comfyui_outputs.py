@@ -1,7 +1,9 @@
 """From what nodes told ComfyUI's front end (``ui``) to the outputs of a job."""
 
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -21,6 +23,9 @@ logger = logging.getLogger(__name__)
 MAX_TEXT_FILE: Final = 1 << 20
 """Bytes of a text file that is handed out as a text."""
 
+_CLOCK: Final = 0.1
+"""Seconds that the times of files may be behind."""
+
 _FAMILIES: Final = {
     Kind.IMAGE: "image/",
     Kind.MASK: "image/",
@@ -32,8 +37,47 @@ _MODEL_SUFFIXES: Final = frozenset(
 )
 
 
+@dataclass(frozen=True)
+class Folders:
+    """Where the files of a job lie."""
+
+    job: Path
+    """Its own; a file elsewhere is none of this job's, but for those of ``homes``."""
+    homes: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    """ComfyUI's ``output`` and ``temp`` as they were when it was loaded: some node packs note them
+    then, and write there. What was written there since the job began is moved to its own."""
+    since: float = 0.0
+    """Seconds since the epoch."""
+
+    def find(self, kind: str, name: str) -> Path | None:
+        """The file that a node told of, in the job's folder; absolute names are as good as others,
+        as in ComfyUI's own ``/view``."""
+        own = {"output": self.job, "temp": self.job / TEMP}.get(kind)
+        if own is None:
+            return None
+        found = _inside(self.job, own / name)
+        home = self.homes.get(kind)
+        stray = _inside(home, home / name) if home is not None and found is None else None
+        if home is None or stray is None or stray.stat().st_mtime < self.since - _CLOCK:
+            return found
+        target = own / stray.relative_to(home)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return Path(shutil.move(stray, target))
+
+
+def _inside(root: Path, path: Path) -> Path | None:
+    """The file below ``root`` that a path means, without links and dots; None if there is none."""
+    try:
+        real, real_root = path.resolve(), root.resolve()
+        if real.is_file() and real.is_relative_to(real_root):
+            return root / real.relative_to(real_root)
+    except (OSError, ValueError):
+        logger.debug("no file name: %.200r", path)
+    return None
+
+
 def collect(
-    graph: Graph, specs: Mapping[str, OutputSpec], told: Mapping[str, Any], output_dir: Path
+    graph: Graph, specs: Mapping[str, OutputSpec], told: Mapping[str, Any], folders: Folders
 ) -> dict[str, list[ProducedFile] | list[JsonValue]]:
     """The outputs of a job, by name.
 
@@ -41,13 +85,13 @@ def collect(
         graph: The graph that ran.
         specs: What the workflow hands out.
         told: Node id to its ``ui``: kind to items.
-        output_dir: The job's folder; a file outside it is none of this job's.
+        folders: Where its files lie.
 
     Raises:
         EngineError: ``output_missing``: a node made files, but none of the kind that is promised.
     """
     return {
-        name: _output(graph, spec, told.get(spec.node) or {}, output_dir)
+        name: _output(graph, spec, told.get(spec.node) or {}, folders)
         for name, spec in specs.items()
     }
 
@@ -75,12 +119,12 @@ def by_graph_node(
 
 
 def _output(
-    graph: Graph, spec: OutputSpec, ui: Mapping[str, Any], output_dir: Path
+    graph: Graph, spec: OutputSpec, ui: Mapping[str, Any], folders: Folders
 ) -> list[ProducedFile] | list[JsonValue]:
     if spec.kind is Kind.JSON:
         values = [_plain(list(items)) for items in ui.values()]
         return cast("list[JsonValue]", values[0]) if len(values) == 1 else [_plain(dict(ui))]
-    files = list(_files(ui, output_dir))
+    files = list(_files(ui, folders))
     if spec.kind is Kind.TEXT:
         return list(_texts(ui)) or list(_read_texts(files))
     fitting = [file for file in files if fits(file, spec.kind)]
@@ -96,36 +140,28 @@ def _output(
     ]
 
 
-def _files(ui: Mapping[str, Any], output_dir: Path) -> Iterator[Path]:
+def _files(ui: Mapping[str, Any], folders: Folders) -> Iterator[Path]:
     """The files that were told, in order, each once; input files are none that the job made."""
     seen: set[Path] = set()
     for items in ui.values():
         for item in _listed(items):
-            path = _file(item, output_dir)
+            path = _file(item, folders)
             if path is not None and path not in seen:
                 seen.add(path)
                 yield path
 
 
-def _file(item: Any, output_dir: Path) -> Path | None:
+def _file(item: Any, folders: Folders) -> Path | None:
     if not isinstance(item, dict):
         return None
     entry = cast("dict[str, Any]", item)
     name, subfolder = entry.get("filename"), str(entry.get("subfolder") or "")
-    folder = {"output": output_dir, "temp": output_dir / TEMP}.get(
-        str(entry.get("type") or "output")
-    )
-    if not isinstance(name, str) or folder is None:
+    if not isinstance(name, str):
         return None
-    try:
-        # absolute ones are as good as others, as in ComfyUI's own /view
-        path, root = (folder / subfolder / name).resolve(), output_dir.resolve()
-        if path.is_file() and path.is_relative_to(root):
-            return output_dir / path.relative_to(root)
-    except (OSError, ValueError):
-        logger.debug("no file name: %.200r", name)
-    logger.warning("a node told of %.200r, which is no file in the job's folder", name)
-    return None
+    path = folders.find(str(entry.get("type") or "output"), str(Path(subfolder) / name))
+    if path is None:
+        logger.warning("a node told of %.200r, which is no file in the job's folder", name)
+    return path
 
 
 def fits(file: Path, kind: Kind) -> bool:
