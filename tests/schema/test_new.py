@@ -181,7 +181,7 @@ def test_check_names_every_workflow_that_would_be_refused(
     make_workflow("name = 3\n", folder="unreadable")
     graph = json.loads((root / "workflows" / "hello" / "graph.json").read_text())
     graph["1"]["inputs"]["width"] = 0
-    text = 'name = "small"\n[outputs.images]\nnode = "3"\n'
+    text = 'name = "wrong"\n[outputs.images]\nnode = "3"\n'
     make_workflow(text, graph, folder="wrong", nodes__json=nodes)
     code, output = comfysnap("check", "--project", tmp_path)
     assert code == 1
@@ -189,6 +189,15 @@ def test_check_names_every_workflow_that_would_be_refused(
     assert "unreadable: " in output
     assert "width" in output
     assert output.splitlines()[-1] == "2 findings"
+
+
+def test_check_finds_a_name_that_is_taken(make_workflow: MakeWorkflow) -> None:
+    project = make_workflow().parents[1]
+    (project / "comfysnap.toml").write_text("")
+    copy = make_workflow(folder="zz_copy")
+    code, output = comfysnap("check", "--project", project)
+    assert code == 1
+    assert f"zz_copy: {copy / 'workflow.toml'}: name:" in output
 
 
 def test_check_without_workflows_is_bad_input(tmp_path: Path) -> None:

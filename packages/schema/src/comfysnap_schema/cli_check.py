@@ -24,16 +24,18 @@ def check(
     """
     from comfysnap_schema.checking import check_workflow
     from comfysnap_schema.errors import SchemaError, WorkflowError
-    from comfysnap_schema.workflow import SPEC_FILE, Workflow
+    from comfysnap_schema.workflow import SPEC_FILE, Workflow, add_workflow
 
     folder = open_project(project).workflows
     specs = sorted(folder.glob(f"*/{SPEC_FILE}"))
     if not specs:
         raise WorkflowError("no_workflows", f"no */{SPEC_FILE} below it", file=str(folder))
     bad = 0
+    found: dict[str, Workflow] = {}
     for spec in specs:
         try:
             workflow = Workflow.load(spec.parent)
+            add_workflow(found, workflow)
             result = check_workflow(workflow)
         except SchemaError as error:
             bad += 1

@@ -191,6 +191,22 @@ class Workflow:
         ]
 
 
+def add_workflow(found: dict[str, Workflow], workflow: Workflow) -> None:
+    """Put a workflow among those found before.
+
+    Raises:
+        WorkflowError: ``duplicate_name``.
+    """
+    if workflow.name in found:
+        raise WorkflowError(
+            "duplicate_name",
+            f"{workflow.name!r} is also the name in {found[workflow.name].folder}",
+            file=str(workflow.folder / SPEC_FILE),
+            field="name",
+        )
+    found[workflow.name] = workflow
+
+
 def load_workflows(folder: Path) -> dict[str, Workflow]:
     """Every workflow below ``folder``, by name.
 
@@ -200,14 +216,7 @@ def load_workflows(folder: Path) -> dict[str, Workflow]:
     found: dict[str, Workflow] = {}
     for spec in sorted(folder.glob(f"*/{SPEC_FILE}")):
         workflow = Workflow.load(spec.parent)
-        if workflow.name in found:
-            raise WorkflowError(
-                "duplicate_name",
-                f"{workflow.name!r} is also the name in {found[workflow.name].folder}",
-                file=str(spec),
-                field="name",
-            )
-        found[workflow.name] = workflow
+        add_workflow(found, workflow)
     if not found:
         raise WorkflowError("no_workflows", f"no */{SPEC_FILE} below it", file=str(folder))
     return found
