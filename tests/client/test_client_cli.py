@@ -255,5 +255,6 @@ async def test_the_demo_tells_each_node_once_and_saves_the_picture(
     comfysnap_server.on(FluxInput).succeeds(done, after=steps)
     async with comfysnap_server.client() as client:
         saved = await cli_demo.draw(client, "a fox", tmp_path)
+        assert await cli_demo.draw(client, "a fox", tmp_path) != saved
     assert saved.read_bytes().startswith(b"\x89PNG")
-    assert capsys.readouterr().out.count("KSampler") == 1
+    assert capsys.readouterr().out.count("KSampler") == 2  # once a run

@@ -1,3 +1,4 @@
+import ast
 import os
 import pty
 import re
@@ -30,7 +31,9 @@ def test_the_demo_goes_from_nothing_to_a_picture(tmp_path: Path) -> None:
     assert saved
     assert (tmp_path / saved[1]).read_bytes().startswith(b"\x89PNG")
     assert "No model ran" in done.stdout
-    assert "FluxInput(prompt='a red fox')" in done.stdout
+    same = done.stdout[done.stdout.index("from comfysnap_client") :]
+    assert "FluxInput(prompt='a red fox')" in same
+    compile(same, "pasted", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     assert left_behind(mark) == []
 
 

@@ -6,7 +6,7 @@ import sys
 import threading
 from pathlib import Path
 
-from comfysnap_client.cli_run import run
+from comfysnap_client.cli_run import free_path, run
 from comfysnap_client.cli_show import LiveJob, describe
 from comfysnap_client.client import Client
 from comfysnap_schema.jobs import JobStatus, Progress
@@ -31,7 +31,7 @@ async def draw(client: Client, prompt: str, folder: Path) -> Path:
 
         job = await client.infer_async(FluxInput(prompt=prompt, width=768, height=512))
         output = await job.result(on_progress=show)
-        return await output.images[0].save(folder)
+        return await output.images[0].save(free_path(folder, output.images[0].name))
 
 
 def main(url: str, prompt: str, folder: str) -> int:

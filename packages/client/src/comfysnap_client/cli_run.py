@@ -174,7 +174,7 @@ async def _follow(
     try:
         if files:
             await asyncio.to_thread(_prepare_folder, shown.out)
-        return [await file.save(_free_path(shown.out, file.name)) for file in files]
+        return [await file.save(free_path(shown.out, file.name)) for file in files]
     except OSError as error:
         with_job(error, job.id)
         raise
@@ -201,7 +201,7 @@ async def _shown_events(job: Job[UntypedOutput], live: LiveJob) -> AsyncGenerato
         await asyncio.gather(task, return_exceptions=True)
 
 
-def _free_path(folder: Path, name: str) -> Path:
+def free_path(folder: Path, name: str) -> Path:
     """A path that does not write over what another job left there."""
     first = path = folder / safe_name(name)
     number = 0

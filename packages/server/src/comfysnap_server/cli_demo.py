@@ -24,11 +24,11 @@ _STOP_S: Final = 10.0
 _SAME: Final = """\
 The same in Python, with `comfysnap serve` running (try it in `python -m asyncio`):
 
-    from comfysnap_client import Client
-    from comfysnap_schema.workflows.flux import FluxInput
-    async with Client("http://127.0.0.1:8000") as client:
-        out = await client.infer_sync(FluxInput(prompt={prompt!r}))
-        await out.images[0].save("picture.png")
+from comfysnap_client import Client
+from comfysnap_schema.workflows.flux import FluxInput
+async with Client("http://127.0.0.1:8000") as client:
+    out = await client.infer_sync(FluxInput(prompt={prompt!r}))
+    await out.images[0].save("picture.png")
 """
 
 
