@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import signal
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -157,6 +158,18 @@ async def test_a_job_whose_container_is_killed_is_lost_and_says_so(
         await job.result()
     assert caught.value.code == "worker_lost"
     assert (await job.status()).attempt == 1
+
+
+async def test_a_job_whose_container_is_interrupted_was_cancelled_by_nobody(
+    deployed: ControlPlane, client: Client
+) -> None:
+    job = await client.infer_async(LONG)
+    await seen(job, is_sampling)
+    busy(deployed).kill(signal.SIGINT)  # what Modal sends before it takes a container away
+    with pytest.raises(JobFailed) as caught:
+        await job.result()
+    assert caught.value.code == "worker_lost"
+    assert (await job.status()).cancel_requested_at is None
 
 
 async def test_a_restore_that_fails_costs_a_cold_start_and_no_job(

@@ -167,6 +167,40 @@ async def test_an_owner_at_the_quota_may_go_on_when_a_job_ended(
     assert caught.value.code is ErrorCode.QUOTA_EXCEEDED
 
 
+async def test_jobs_submitted_at_once_pass_when_all_earlier_ones_ended(
+    cloud: Cloud, strict: ModalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get = cloud.records.get
+
+    async def slow(key: str) -> str | None:
+        await asyncio.sleep(0.01)
+        return await get(key)
+
+    monkeypatch.setattr(cloud.records, "get", slow)
+    for number in (1, 2):
+        await strict.submit(request(number))
+        await end(cloud, number)
+    await asyncio.gather(strict.submit(request(3)), strict.submit(request(4)))
+
+
+async def test_jobs_one_after_the_other_pass_however_short_they_are(
+    cloud: Cloud, strict: ModalBackend
+) -> None:
+    for number in range(1, 6):
+        await strict.submit(request(number))
+        await end(cloud, number)
+
+
+async def test_jobs_whose_records_are_gone_count_for_no_quota(
+    cloud: Cloud, strict: ModalBackend
+) -> None:
+    for number in (1, 2):
+        await strict.submit(request(number))
+    cloud.pass_time(8 * 24 * 3600)
+    cloud.records.entries.clear()
+    await strict.submit(request(3, created_at=cloud.now))
+
+
 async def test_a_replay_counts_for_no_quota(cloud: Cloud, strict: ModalBackend) -> None:
     await strict.submit(request(1, idempotency_key="k", fingerprint="f"))
     again = await strict.submit(request(2, idempotency_key="k", fingerprint="f"))
@@ -188,6 +222,15 @@ async def test_a_submit_that_failed_counts_for_no_quota(
             with pytest.raises(ConnectionError):
                 await strict.submit(request(number))
     assert not (await strict.submit(request(4))).replayed
+
+
+async def test_a_claim_that_came_too_late_changes_no_finished_job(
+    cloud: Cloud, backend: ModalBackend
+) -> None:
+    await backend.submit(request())
+    cancelled = await backend.cancel("someone", JOB)
+    cloud.records.entries[claim_key(JOB, 1)] = claim()
+    assert await backend.get("someone", JOB) == cancelled
 
 
 async def test_owners_and_keys_with_colons_do_not_meet(backend: ModalBackend) -> None:

@@ -174,11 +174,44 @@ async def test_a_cancelled_call_stops_the_engine_and_then_gives_way(
     engine.go.clear()
     task = asyncio.create_task(run(make()))
     await asyncio.to_thread(engine.running.wait, 5)
+    cloud.records.entries[job_key(JOB, "cancel")] = CancelRequest(at=cloud.now).model_dump_json()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert engine.interrupted
     assert end(cloud).status is JobStatus.CANCELLED
+
+
+async def test_a_container_that_is_taken_away_ends_no_job_that_nobody_cancelled(
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker]
+) -> None:
+    engine.go.clear()
+    task = asyncio.create_task(run(make(), max_attempts=2))
+    await asyncio.to_thread(engine.running.wait, 5)
+    task.cancel()  # as SIGINT does, in Modal's event loop
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert engine.interrupted
+    assert job_key(JOB, "final") not in cloud.records.entries
+    engine.interrupted = False
+    assert await run(make(), max_attempts=2) == "succeeded"
+    assert end(cloud).attempt == 2
+
+
+async def test_a_claim_whose_answer_was_lost_is_still_the_first_attempt(
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = cloud.records.add
+
+    async def sent_twice(key: str, value: str) -> bool:
+        await add(key, value)
+        return await add(key, str(value.encode(), "utf-8"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cloud.records, "add", sent_twice)
+        assert await run(make()) == "succeeded"
+    assert engine.jobs == [JOB]
+    assert end(cloud).attempt == 1
 
 
 async def test_a_job_that_finishes_despite_its_cancellation_has_succeeded(
@@ -250,6 +283,23 @@ async def test_a_job_that_nobody_wrote_is_left_alone(
 ) -> None:
     assert await make().run(JOB, None, "fc-1") == "unknown job"
     assert cloud.records.entries == {}
+
+
+async def test_a_result_is_told_once_modal_answers_again(
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = cloud.records.add
+    failures = iter(range(2))
+
+    async def away(key: str, value: str) -> bool:
+        if key.endswith(":final") and next(failures, None) is not None:
+            raise ConnectionError("Modal is away")
+        return await add(key, value)
+
+    monkeypatch.setattr(cloud.records, "add", away)
+    assert await run(make()) == "succeeded"
+    assert end(cloud).status is JobStatus.SUCCEEDED
+    assert engine.jobs == [JOB]
 
 
 async def test_a_broken_volume_fails_the_job_and_not_the_worker(

@@ -13,7 +13,7 @@ from comfysnap_schema.files import FileBySha256
 from comfysnap_schema.jobs import JobEvent, JobPage, JobRecord, JobStatus
 from comfysnap_server.backends.modal.listing import JobIndex
 from comfysnap_server.backends.modal.platform import CallState, Platform
-from comfysnap_server.backends.modal.quota import Quota
+from comfysnap_server.backends.modal.quota import LONGEST_LIFE, Quota
 from comfysnap_server.backends.modal.shared_files import GatewayFiles
 from comfysnap_server.backends.modal.states import (
     CallEnd,
@@ -32,8 +32,6 @@ from comfysnap_server.engine.outputs import output_files
 log = logging.getLogger(__name__)
 
 DEFAULT_RETENTION: Final = timedelta(days=7)
-_LONGEST_LIFE: Final = timedelta(days=3)
-"""Older jobs have ended: a function runs for a day at most."""
 _SCANNED: Final = 500
 """Most jobs that one page of a filtered listing looks at."""
 
@@ -64,7 +62,7 @@ class ModalBackend:
         self._policy = policy or Policy()
         self._retention = retention
         self._store = JobStore(platform)
-        self._quota = Quota(max_unfinished_per_owner, self._ended)
+        self._quota = Quota(max_unfinished_per_owner, self._ended, platform.now)
         self._files = GatewayFiles(platform.files, local)
         self._index = JobIndex(platform.index)
         self._watches: dict[str, Watch] = {}
@@ -354,7 +352,7 @@ class ModalBackend:
             How many files and output folders were deleted.
         """
         needed: set[str] = set()
-        async for owner, job_id in self._index.since(self._platform.now() - _LONGEST_LIFE):
+        async for owner, job_id in self._index.since(self._platform.now() - LONGEST_LIFE):
             if await self._store.final(job_id) is None:
                 try:
                     job = await self._current(owner, job_id)

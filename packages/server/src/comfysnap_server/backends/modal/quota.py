@@ -4,11 +4,14 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Final
 
 from comfysnap_schema.errors import ErrorCode
 from comfysnap_server.backends.protocol import BackendError
 
+LONGEST_LIFE: Final = timedelta(days=3)
+"""Older jobs have ended, and their records may be gone: a function runs for a day at most."""
 _LOOK_S: Final = 1.0
 """Between two looks at the records of an owner who is at the limit: each reads one a job."""
 _RETRY_S: Final = 5.0
@@ -16,8 +19,9 @@ _RETRY_S: Final = 5.0
 
 @dataclass
 class _Owner:
-    jobs: set[str] = field(default_factory=set[str])
+    jobs: dict[str, datetime] = field(default_factory=dict[str, datetime])
     looked_at: float = float("-inf")
+    looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Quota:
@@ -27,11 +31,18 @@ class Quota:
     Args:
         limit: Unfinished jobs an owner; None: any number, and nothing is counted.
         ended: Whether a job has a final record.
+        now: The clock of the jobs.
     """
 
-    def __init__(self, limit: int | None, ended: Callable[[str], Awaitable[bool]]) -> None:
+    def __init__(
+        self,
+        limit: int | None,
+        ended: Callable[[str], Awaitable[bool]],
+        now: Callable[[], datetime],
+    ) -> None:
         self._limit = limit
         self._ended = ended
+        self._now = now
         self._owners: dict[str, _Owner] = {}
 
     def is_full(self, owner: str) -> bool:
@@ -40,36 +51,41 @@ class Quota:
         return self._limit is not None and known is not None and len(known.jobs) >= self._limit
 
     async def make_room(self, owner: str) -> None:
-        """Forget the jobs that ended.
+        """Forget the jobs that ended; one look answers all who asked before it.
 
         Raises:
             BackendError: ``quota_exceeded``: none did.
         """
-        while self.is_full(owner):
-            known = self._owners[owner]
-            now = time.monotonic()
-            if now - known.looked_at >= _LOOK_S:
-                known.looked_at = now
-                jobs = list(known.jobs)
-                ends = await asyncio.gather(*(self._ended(job_id) for job_id in jobs))
-                known.jobs.difference_update(
-                    job_id for job_id, ended in zip(jobs, ends, strict=True) if ended
-                )
-            elif self.is_full(owner):
-                count = len(known.jobs)
-                raise BackendError(
-                    ErrorCode.QUOTA_EXCEEDED,
-                    f"{count} of your jobs are not finished yet",
-                    retry_after=_RETRY_S,
-                )
+        known = self._owners[owner]
+        asked_at = time.monotonic()
+        async with known.looking:
+            if self.is_full(owner) and known.looked_at < asked_at:
+                await asyncio.sleep(known.looked_at + _LOOK_S - asked_at)
+                known.looked_at = time.monotonic()
+                await self._look(known)
+        if self.is_full(owner):
+            raise BackendError(
+                ErrorCode.QUOTA_EXCEEDED,
+                f"{len(known.jobs)} of your jobs are not finished yet",
+                retry_after=_RETRY_S,
+            )
+
+    async def _look(self, known: _Owner) -> None:
+        oldest = self._now() - LONGEST_LIFE
+        jobs = dict(known.jobs)
+        young = [job_id for job_id, accepted_at in jobs.items() if accepted_at >= oldest]
+        ends = await asyncio.gather(*(self._ended(job_id) for job_id in young))
+        unfinished = {job_id for job_id, ended in zip(young, ends, strict=True) if not ended}
+        for job_id in jobs.keys() - unfinished:
+            known.jobs.pop(job_id, None)
 
     def add(self, owner: str, job_id: str) -> None:
         """Count a job that is about to be accepted."""
         if self._limit is not None:
-            self._owners.setdefault(owner, _Owner()).jobs.add(job_id)
+            self._owners.setdefault(owner, _Owner()).jobs[job_id] = self._now()
 
     def drop(self, owner: str, job_id: str) -> None:
         """Do not count it after all."""
         known = self._owners.get(owner)
         if known is not None:
-            known.jobs.discard(job_id)
+            known.jobs.pop(job_id, None)

@@ -40,6 +40,8 @@ class Claim(BaseModel, frozen=True):
     """
 
     call_id: str
+    nonce: str = ""
+    """Random, so that its writer knows its own claim from that of the container before it."""
     at: datetime
     start_kind: Literal["cold", "warm", "restored"]
     start_seconds: float

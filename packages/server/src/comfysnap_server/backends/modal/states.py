@@ -73,17 +73,19 @@ class Snapshot:
 def job_of(snapshot: Snapshot) -> JobRecord:
     """The job as every gateway container tells it from the same records."""
     request, final = snapshot.request, snapshot.final
-    claim = snapshot.claims[-1] if snapshot.claims else None
+    # a call that comes again, or too late, claims an attempt before it sees the end
+    claims = snapshot.claims[: final.attempt] if final else snapshot.claims
+    claim = claims[-1] if claims else None
     cancel_at = snapshot.cancel.at if snapshot.cancel else None
     status = JobStatus.RUNNING if claim else JobStatus.QUEUED
-    attempt = len(snapshot.claims)
+    attempt = len(claims)
     progress = _progress(snapshot)
     timings = Timings()
     if claim:
         timings = started_timings(request, claim)
     if final:
         status, timings = final.status, final.timings
-        attempt = max(attempt, final.attempt)
+        attempt = final.attempt
         progress = final.progress
     return JobRecord(
         id=request.job_id,

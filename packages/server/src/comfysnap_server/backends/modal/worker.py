@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 import threading
@@ -50,6 +51,8 @@ class WorkerPolicy:
 
     stop_grace: float = 30.0
     """How long an engine may take to stop after its job's timeout; then the process ends."""
+    tell_for: float = 60.0
+    """How long the end of a job is tried to be written while Modal does not answer."""
     fetch: FetchPolicy = field(default_factory=FetchPolicy)
 
 
@@ -96,10 +99,11 @@ class Worker:
 
     async def run(self, job_id: str, request: str | None, call_id: str) -> str:
         """Run one job and return the status it ended with; ``given way`` when another call runs
-        it. The job's end is in its records before this returns or raises.
+        it. The job's end is in its records before this returns.
 
         Raises:
-            asyncio.CancelledError: The call was cancelled; the engine has stopped.
+            asyncio.CancelledError: The call was cancelled, or the container is about to be taken
+                away; the engine has stopped. Only a job that was asked to stop has ended.
         """
         text = request or await self._platform.records.get(job_key(job_id, "request"))
         if text is None:
@@ -122,6 +126,7 @@ class Worker:
         while True:
             claim = Claim(
                 call_id=call_id,
+                nonce=secrets.token_hex(8),
                 at=self._platform.now(),
                 start_kind=self._start,
                 start_seconds=start + (self._load_seconds if cold else 0.0),
@@ -149,6 +154,8 @@ class Worker:
                 )
                 return None
             known = read(Claim, await self._platform.records.get(key))
+            if known == claim:  # Modal's client wrote it twice, as the first answer was lost
+                return Snapshot(request=job, claims=(*earlier, claim))
             if known is None or known.call_id != call_id:
                 return None
             earlier.append(known)
@@ -182,9 +189,7 @@ class Worker:
                 failed = Outcome(status=JobStatus.FAILED, error=error.problem)
                 final = self._final(snapshot, failed)
             except asyncio.CancelledError:
-                # cancelled before the engine had the job, or when it had ended
-                final = ended(JobStatus.CANCELLED, snapshot, self._platform.now())
-                await _uninterrupted(self._finish(snapshot, final, reporter))
+                await _uninterrupted(self._give_back(snapshot, reporter))
                 raise
             except Exception as error:
                 log.exception("job %s: the worker failed", job.job_id)
@@ -194,6 +199,16 @@ class Worker:
                 )
                 final = self._final(snapshot, failed)
             return await _uninterrupted(self._finish(snapshot, final, reporter))
+
+    async def _give_back(self, snapshot: Snapshot, reporter: FeedReporter) -> None:
+        """End a job that was asked to stop. A container that Modal takes away is interrupted in the
+        same way; its job goes on in the next one, or its call's end becomes the job's."""
+        asked = await self._platform.records.get(job_key(snapshot.request.job_id, "cancel"))
+        if asked is None:
+            await reporter.close(ended=False)
+            return
+        final = ended(JobStatus.CANCELLED, snapshot, self._platform.now())
+        await self._finish(snapshot, final, reporter)
 
     async def _materialise(self, job: JobRequest, folder: Path) -> None:
         if any("sha256" in file.model_fields_set for file in job.files.values()):
@@ -289,19 +304,34 @@ class Worker:
         self, snapshot: Snapshot, final: End, reporter: FeedReporter | None = None
     ) -> End:
         job_id = snapshot.request.job_id
-        key = job_key(job_id, "final")
         if final.status is JobStatus.SUCCEEDED:
             final = final.model_copy(update={"progress": Progress(fraction=1.0)})
         elif reporter is not None:
             final = final.model_copy(update={"progress": reporter.last})
-        if not await self._platform.records.add(key, final.model_dump_json()):
-            final = read(End, await self._platform.records.get(key)) or final
+        final = await self._tell(job_key(job_id, "final"), final)
         if reporter is not None:
             await reporter.close(ended=True)
         else:
             entry = FeedEntry(attempt=len(snapshot.claims), number=1_000_000 // 4, ended=True)
             await self._platform.feed.append(job_id, entry.model_dump_json())
         return final
+
+    async def _tell(self, key: str, final: End) -> End:
+        """Write a final record, and return the one that stands; all that was computed hangs on it,
+        so a failure is not taken for an answer at once."""
+        records, pause = self._platform.records, 0.1
+        deadline = time.monotonic() + self._policy.tell_for
+        while True:
+            try:
+                if await records.add(key, final.model_dump_json()):
+                    return final
+                return read(End, await records.get(key)) or final
+            except Exception:
+                if time.monotonic() + pause > deadline:
+                    raise
+                log.exception("%s could not be written yet", key)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 10.0)
 
 
 @asynccontextmanager
