@@ -5,6 +5,7 @@ import pytest
 
 from comfysnap_schema.errors import ProjectError
 from comfysnap_server.deploy.deployment import Deployment, SettingsError, read_deployment
+from comfysnap_server.deploy.gateway_settings import gateway_settings
 from comfysnap_server.deploy.settings import DeploySettings
 
 WriteProject = Callable[[str], Path]
@@ -57,6 +58,17 @@ def test_resources_are_a_request_or_a_request_and_a_limit(write: WriteProject) -
         ("min_containers = 5", "invalid_range", "deploy"),
         ("memory = [4096, 1024]", "invalid_range", "deploy.memory"),
         ("cpu = true", "invalid_value", "deploy.cpu"),
+        ("cpu = nan", "invalid_value", "deploy.cpu"),
+        ("memory = [1024, inf]", "invalid_value", "deploy.memory"),
+        ("memory = 0.5", "invalid_value", "deploy.memory"),
+        ("gateway = 3", "invalid_value", "deploy.gateway"),
+        ("workflows = []", "invalid_value", "deploy.workflows"),
+        ('apt = ["--option"]', "invalid_value", "deploy.apt[0]"),
+        ('pip = ["-r other.txt"]', "invalid_value", "deploy.pip[0]"),
+        ('registry = "api.comfy.org"', "invalid_value", "deploy.registry"),
+        ('comfyui_repository = "--help"', "invalid_value", "deploy.comfyui_repository"),
+        ('mounts = [{volume = "v", path = "//comfyui"}]', "mount_conflict", "deploy"),
+        ('mounts = [{volume = "v", path = "/a\\u0000"}]', "invalid_mount", None),
         ("cpu = [1, 2, 3]", "invalid_value", "deploy.cpu"),
         ("cpu = []", "invalid_value", "deploy.cpu"),
         ('snapshot = "disk"', "invalid_value", "deploy.snapshot"),
@@ -196,3 +208,16 @@ def test_a_folder_lies_where_the_file_names_it_in_a_container_too(
     read = read_deployment(write(f"workflows = {written!r}"))
     assert read.in_container(read.workflows_folder) == there
     assert read.in_container(Path(read.file.name)) == "/project/comfysnap.toml"
+
+
+def test_what_is_set_for_this_machine_alone_stops_no_gateway(write: WriteProject) -> None:
+    read = read_deployment(write("[serve]\nmax_timeout = 90\n[serve.local]\nmax_unfinished = 3\n"))
+    settings = gateway_settings(read, {})
+    assert (settings.auth, settings.max_timeout, settings.default_timeout) == ("proxy", 90, 90)
+
+
+def test_a_job_may_run_as_long_as_the_deployment_allows(write: WriteProject) -> None:
+    longest = gateway_settings(read_deployment(write("[deploy]\ntimeout = 7200")), {})
+    assert (longest.max_timeout, longest.default_timeout) == (7200, 600)
+    short = gateway_settings(read_deployment(write("[deploy]\ntimeout = 60")), {})
+    assert (short.max_timeout, short.default_timeout) == (60, 60)

@@ -81,6 +81,18 @@ def found(file: Path, **options: Any) -> set[tuple[str, str]]:
     return {(s.level.value, s.code) for s in examine(file, **options).symptoms}
 
 
+@pytest.mark.parametrize("line", ['max_timeout = "long"', "max_wate = 3", "max_wait = -1"])
+def test_a_gateway_that_would_not_start_is_an_error(
+    write: WriteProject,
+    workflow: Callable[..., None],
+    snapshot: Callable[..., None],
+    line: str,
+) -> None:
+    workflow()
+    snapshot()
+    assert found(write(f"[serve]\n{line}\n{GOOD}")) == {("error", "invalid_value")}
+
+
 def test_a_project_without_fault_has_no_symptoms(
     write: WriteProject, workflow: Callable[..., None], snapshot: Callable[..., None]
 ) -> None:

@@ -4,6 +4,7 @@
 # pyright: reportUnknownVariableType=false
 
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -125,6 +126,9 @@ def rollback(
     from comfysnap_server.deploy.deployment import read_deployment
 
     deployment = read_deployment(project)
+    if version is not None and not re.fullmatch(r"v?[0-9]+", version):
+        print(f"error: {version!r} is no version; write one as v3", file=sys.stderr)
+        raise typer.Exit(2)
     command = [sys.executable, "-m", "modal", "app", "rollback", deployment.name]
     command += [version] if version else []
     command += ["--env", environment] if environment else []

@@ -175,7 +175,10 @@ def _finding(file: str, details: ErrorDetails) -> ProjectError:
         return ProjectError("unknown_key", _known_keys(location), file=file, field=field)
     # pydantic documents its own error types with a url; ours have none
     code = "invalid_value" if "url" in details else details["type"]
-    return ProjectError(code, details["msg"], file=file, field=field)
+    message = details["msg"]
+    if details["type"] in {"model_type", "dict_type"}:
+        message = f"it is a table: [{field}]"
+    return ProjectError(code, message, file=file, field=field)
 
 
 def _known_keys(location: list[int | str]) -> str:

@@ -13,6 +13,7 @@ from comfysnap_server.deploy.deployment import Deployment, SettingsError, read_d
 from comfysnap_server.deploy.doctor_models import check_models
 from comfysnap_server.deploy.doctor_nodes import Probed, check_nodes, check_probe
 from comfysnap_server.deploy.doctor_settings import check_settings
+from comfysnap_server.deploy.gateway_settings import KEYS_VARIABLE, gateway_settings
 from comfysnap_server.deploy.image import comfyui_commit, read_nodes
 from comfysnap_server.deploy.nodes_snapshot import NodeSnapshot
 from comfysnap_server.deploy.symptoms import Level, Symptom
@@ -70,6 +71,10 @@ def _examine(deployment: Deployment, probed: Probed | None) -> Iterator[Symptom]
     try:
         nodes = read_nodes(deployment)
         comfyui_commit(deployment, nodes)
+    except SchemaError as error:
+        yield _told(Area.SETTINGS, error)
+    try:
+        gateway_settings(deployment, {KEYS_VARIABLE: "{}"})  # the secret's own are not at hand
     except SchemaError as error:
         yield _told(Area.SETTINGS, error)
     yield from check_settings(deployment, workflows, nodes)

@@ -22,24 +22,26 @@ def gateway_settings(deployment: Deployment, environment: Mapping[str, str]) -> 
     """
     ours = deployment.settings
     given: dict[str, Any] = dict(deployment.project.serve)
+    given.pop("local", None)  # what holds on this machine alone
     given["auth"] = ours.auth
     if ours.auth == "keys":
         given["keys"] = _keys(deployment, environment)
     else:
         given.pop("keys", None)
-    longest = float(ours.timeout)
-    given["max_timeout"] = min(float(given.get("max_timeout", longest)), longest)
-    usual = GatewaySettings.model_fields["default_timeout"].default
-    given["default_timeout"] = min(float(given.get("default_timeout", usual)), given["max_timeout"])
     given["max_attempts"] = ours.max_attempts
     try:
-        return GatewaySettings.model_validate(given)
+        settings = GatewaySettings.model_validate(given)
     except ValidationError as error:
         found = error.errors()[0]
         field = ".".join(["serve", *(str(part) for part in found["loc"])])
         raise ProjectError(
             "invalid_value", found["msg"], file=str(deployment.file), field=field
         ) from error
+    longest = float(ours.timeout)
+    if "max_timeout" in settings.model_fields_set:
+        longest = min(settings.max_timeout, longest)
+    shortest = min(settings.default_timeout, longest)
+    return settings.model_copy(update={"max_timeout": longest, "default_timeout": shortest})
 
 
 def _keys(deployment: Deployment, environment: Mapping[str, str]) -> Any:

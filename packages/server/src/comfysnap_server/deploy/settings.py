@@ -1,7 +1,10 @@
 """``[deploy]`` of ``comfysnap.toml``: everything that decides what runs on Modal."""
 
+import re
+from math import isfinite
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Literal, Self, cast
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -55,7 +58,8 @@ def _amounts(value: object) -> list[float]:
     """A request, or a request and a limit."""
     given = cast("list[object]", value) if isinstance(value, list) else [value]
     amounts = [float(v) for v in given if isinstance(v, (int, float)) and not isinstance(v, bool)]
-    if len(amounts) != len(given) or len(amounts) not in {1, 2} or min(amounts) <= 0:
+    right = len(amounts) == len(given) and len(amounts) in {1, 2}
+    if not right or not all(amount > 0 and isfinite(amount) for amount in amounts):
         raise wrong("invalid_value", "give a positive number, or [request, limit]")
     if amounts[0] > amounts[-1]:
         raise wrong(
@@ -71,6 +75,8 @@ def _cores(value: object) -> float | tuple[float, float]:
 
 def _mebibytes(value: object) -> int | tuple[int, int]:
     amounts = [int(amount) for amount in _amounts(value)]
+    if not min(amounts):
+        raise wrong("invalid_value", "give MiB, of which there is at least one")
     return amounts[0] if len(amounts) == 1 else (amounts[0], amounts[1])
 
 
@@ -79,10 +85,30 @@ def _as_list(value: object) -> object:
 
 
 def _mount_point(text: str) -> str:
-    path = PurePosixPath(text)
-    if not path.is_absolute() or ".." in path.parts or len(path.parts) < 2:
+    # two slashes at the start would make another root of it
+    path = PurePosixPath("/" + text.lstrip("/")) if text.startswith("/") else PurePosixPath(text)
+    if not path.is_absolute() or {"..", "\0"} & {*path.parts, *text} or len(path.parts) < 2:
         raise wrong("invalid_mount", "a mount needs an absolute path below /")
     return str(path)
+
+
+def _package(text: str) -> str:
+    if not text.strip() or text.startswith("-"):
+        raise wrong("invalid_value", f"{text!r} names no package; options are not taken")
+    return text
+
+
+def _web_address(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in {"https", "http"} or not parts.hostname:
+        raise wrong("invalid_value", f"{text!r} is no https:// address")
+    return text
+
+
+def _commit(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{40}", text):
+        raise wrong("invalid_value", "write the commit itself, 40 hex digits")
+    return text
 
 
 def _relative_paths(paths: list[str]) -> list[str]:
@@ -97,7 +123,9 @@ ObjectName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """Name of a Modal object (app, volume, secret)."""
 Cores = Annotated[float | tuple[float, float], PlainValidator(_cores)]
 Mebibytes = Annotated[int | tuple[int, int], PlainValidator(_mebibytes)]
-Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+Commit = Annotated[str, AfterValidator(_commit)]
+Package = Annotated[str, AfterValidator(_package)]
+WebAddress = Annotated[str, AfterValidator(_web_address)]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 _HOST: Final = r"^[A-Za-z0-9.-]+(:[0-9]{1,5})?$"
 Version = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+){1,2}$")]
@@ -160,7 +188,7 @@ class DeploySettings(Scaling, frozen=True, extra="forbid"):
     """``simulated`` needs no GPU and no ComfyUI: for trying the deployment itself."""
     engine_options: dict[str, Any] = Field(default_factory=dict)
     """More options of the engine, as ``arguments = ["--fast"]`` for ComfyUI."""
-    workflows: list[str] | None = None
+    workflows: Annotated[list[str], Field(min_length=1)] | None = None
     """Names of the workflows to serve; None: all in the folder."""
 
     gpu: Annotated[list[Gpu], Field(min_length=1), BeforeValidator(_as_list)] = ["L40S"]
@@ -198,16 +226,16 @@ class DeploySettings(Scaling, frozen=True, extra="forbid"):
 
     comfyui: Commit | None = None
     """Commit; None: that of the node snapshot, else ``DEFAULT_COMFYUI``."""
-    comfyui_repository: str = COMFYUI_REPOSITORY
+    comfyui_repository: WebAddress = COMFYUI_REPOSITORY
     python: Literal["3.11", "3.12", "3.13"] = "3.11"
     torch: Version = "2.8.0"
     cuda: Version = "12.8"
-    pip: list[str] = Field(default_factory=list)
+    pip: list[Package] = Field(default_factory=list)
     """More packages, as requirements (``sageattention==2.2.0``)."""
-    apt: list[str] = Field(default_factory=list)
+    apt: list[Package] = Field(default_factory=list)
     nodes: Path | None = None
     """ComfyUI-Manager's ``snapshot.json``, relative to ``comfysnap.toml``."""
-    registry: str = "https://api.comfy.org"
+    registry: WebAddress = "https://api.comfy.org"
     """Where node versions of ``cnr_custom_nodes`` are looked up."""
     git_tokens: dict[Annotated[str, Field(pattern=_HOST)], EnvironmentName] = {
         "github.com": "GITHUB_TOKEN"
