@@ -92,6 +92,16 @@ def test_a_node_that_raises_what_is_no_exception_only_fails_its_job(
     assert works(engine)
 
 
+def test_an_exit_while_nodes_are_checked_is_not_laid_on_a_node_of_another_job(
+    engine: Driver,
+) -> None:
+    engine.run(graphs.through("Ends", way="exit"))
+    done, _ = engine.run(graphs.through("EndsWhenChecked", text="over"))
+    assert done["error"]["code"] == "node_failed"
+    assert done["error"]["fields"] == []
+    assert works(engine)
+
+
 def test_a_child_that_a_node_forks_does_not_end_the_job(engine: Driver) -> None:
     done, job = engine.run(graphs.through("Ends", way="child"))
     assert done["status"] == "succeeded", done

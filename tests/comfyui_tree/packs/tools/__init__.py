@@ -70,6 +70,24 @@ def Fails(image, text):
     raise ValueError(text)
 
 
+class EndsWhenChecked:
+    RETURN_TYPES, FUNCTION, CATEGORY = ("IMAGE",), "run", "test"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {**IMAGE, **TEXT}}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, text):
+        sys.exit(text)
+
+    def run(self, image, text):
+        return (image,)
+
+
+NODE_CLASS_MAPPINGS["EndsWhenChecked"] = EndsWhenChecked
+
+
 @node(IMAGE)
 def RunsOutOfMemory(image):
     raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB")

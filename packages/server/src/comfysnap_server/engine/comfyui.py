@@ -272,7 +272,7 @@ class _Run:
         except (TypeError, KeyError, AttributeError) as error:
             detail = f"a node pack made of the graph what is none ({error!r})"
             raise EngineError(ErrorCode.GRAPH_INVALID, detail) from error
-        server.last_prompt_id = self._job.job_id
+        server.last_prompt_id, server.last_node_id = self._job.job_id, None
         return graph, {**extra, "client_id": CLIENT_ID}
 
     async def _execute(self, graph: Graph, extra: dict[str, Any], outputs: list[str]) -> None:
@@ -318,12 +318,14 @@ class _Run:
         """What no node may raise (``SystemExit``, the cancelling of a task) and ComfyUI lets
         through, as the failure of the node that ran."""
         node = self._comfy.server.last_node_id
+        logger.error("job %s: node %s broke it off", self._job.job_id, node, exc_info=error)
+        if node is None:
+            return EngineError(ErrorCode.NODE_FAILED, f"a node failed while checked: {error!r}")
         told = {
             "node_id": node,
             "exception_type": type(error).__name__,
             "exception_message": repr(error),
         }
-        logger.error("job %s: node %s broke it off", self._job.job_id, node, exc_info=error)
         return node_error(self._graph, self._job.fields, told)
 
     def volatile(self) -> set[str]:
