@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+BROKEN = 299
+"""Status of an answer that is a 200 and breaks off in the middle."""
+
 GIT_ENVIRONMENT = {
     **os.environ,
     "GIT_CONFIG_GLOBAL": os.devnull,
@@ -155,12 +158,14 @@ def serve(root: Path, token: str | None = None) -> Generator[Host]:
             self.answer(status, headers, content)
 
         def answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-            self.send_response(status)
+            broken = status == BROKEN
+            self.send_response(200 if broken else status)
             for key, value in headers.items():
                 self.send_header(key, value)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(body[: len(body) // 2] if broken else body)
+            self.close_connection = True
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

@@ -1,8 +1,10 @@
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import packaging
 import pytest
 
 import comfysnap_server.deploy.nodes_install as nodes_install
-from tests.server.deploy.node_sources import Host, make_wheel, serve
+from tests.server.deploy.node_sources import BROKEN, Host, make_wheel, serve
 
 pytestmark = pytest.mark.skipif(shutil.which("uv") is None, reason="needs uv")
 
@@ -380,6 +382,29 @@ def test_something_that_is_no_zip_is_refused(install: Install, host: Host) -> No
     host.answers["/zips/pack-1.0.0.zip"] = [(200, b"not a zip")]
     code, report, _ = install({"cnr_custom_nodes": {"pack": "1.0.0"}})
     assert (code, report["failed"]["pack"].split(":")[0]) == (1, "bad_archive")
+
+
+def test_a_damaged_archive_takes_down_its_pack_alone(install: Install, host: Host) -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("__init__.py", "x = 1\n" * 1000)
+    damaged = bytearray(stream.getvalue())
+    damaged[45:60] = bytes(15)
+    host.version("pack", "1.0.0", INIT)
+    host.answers["/zips/pack-1.0.0.zip"] = [(200, bytes(damaged))]
+    host.version("clash", "1.0.0", {"a": "", "a/b": ""})
+    packs = {name: {"version": "1.0.0", "required": False} for name in ("pack", "clash")}
+    code, report, _ = install({"cnr_custom_nodes": packs})
+    assert code == 0
+    assert {why.split(":")[0] for why in report["left_out"].values()} == {"bad_archive"}
+
+
+def test_an_archive_that_broke_off_is_fetched_again(install: Install, host: Host) -> None:
+    host.version("pack", "1.0.0", INIT)
+    whole = host.answers["/zips/pack-1.0.0.zip"][0]
+    host.answers["/zips/pack-1.0.0.zip"] = [(BROKEN, whole[1]), whole]
+    code, report, _ = install({"cnr_custom_nodes": {"pack": "1.0.0"}})
+    assert (code, report["installed"]) == (0, ["pack"])
 
 
 def test_an_unreachable_host_is_tried_three_times_and_then_named(

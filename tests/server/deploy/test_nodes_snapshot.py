@@ -67,6 +67,8 @@ def git(url: str = "https://h/a/b", **entry: Any) -> dict[str, Any]:
 
 BAD: list[tuple[Any, str]] = [
     ([], "invalid_entry"),
+    ({"git_custom_nodes": {"https://[": {"hash": COMMIT}}}, "unsupported_url"),
+    ({"git_custom_nodes": {"https://h/a\n/b": {"hash": COMMIT}}}, "unsupported_url"),
     ({"custom_nodes": {}}, "unknown_key"),
     ({"comfyui": "master"}, "not_pinned"),
     ({"comfyui": 3}, "not_pinned"),

@@ -12,8 +12,10 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeVar, cast
 from urllib.parse import quote, urlsplit
@@ -214,15 +216,19 @@ def _get(address: str, limit: int) -> bytes:
     try:
         with urllib.request.urlopen(address, timeout=HTTP_TIMEOUT) as response:  # noqa: S310 scheme checked above
             body: bytes = response.read(limit + 1)
+            told = response.headers.get("Content-Length", "")
     except urllib.error.HTTPError as error:
         code = "version_not_found" if error.code == 404 else "download_failed"
         message = f"{urlsplit(address).netloc} answered {error.code}"
         raise FetchError(code, message, passing=error.code >= 500) from error
-    except OSError as error:
-        message = f"{urlsplit(address).netloc}: {error}"
+    except (OSError, HTTPException) as error:
+        message = f"{urlsplit(address).netloc}: {error!r}"
         raise FetchError("download_failed", message, passing=True) from error
     if len(body) > limit:
         raise FetchError("download_failed", f"larger than {limit} bytes")
+    if told.isdigit() and len(body) < int(told):
+        message = f"{urlsplit(address).netloc}: the connection broke at {len(body)} of {told} bytes"
+        raise FetchError("download_failed", message, passing=True)
     return body
 
 
@@ -239,7 +245,7 @@ def _unpack(stream: Any, target: Path) -> None:
                     raise FetchError("bad_archive", f"{member.filename!r} leaves the folder")
             archive.extractall(target)
             names = [member.filename for member in members if not member.is_dir()]
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OSError) as error:
         raise FetchError("bad_archive", f"no zip that can be read: {error}") from error
     (target / ".tracking").write_text("\n".join(sorted(names)) + "\n", encoding="utf-8")
 

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 MAX_SNAPSHOT_BYTES: Final = 4 * 1024 * 1024
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
@@ -242,7 +242,12 @@ def https_url(url: str, where: str) -> str:
     scp = _SCP.fullmatch(url)
     if scp and "://" not in url:
         return f"https://{scp['host']}/{scp['path']}"
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # as of brackets that hold no address
+        parts = SplitResult("", "", "", "", "")
+    if not url.isprintable() or " " in url:
+        raise SnapshotError("unsupported_url", where, "an address holds no space or line break")
     if parts.scheme == "ssh" and parts.hostname:
         return f"https://{parts.hostname}{parts.path}"
     if parts.scheme not in {"https", "http"} or not parts.hostname:
