@@ -83,6 +83,29 @@ def test_a_sync_that_misses_a_file_exits_1_and_names_it(
     assert (tmp_path / "models" / "loras" / "a.safetensors").is_file()
 
 
+def test_names_with_brackets_are_shown_as_they_are(
+    write: WriteProject, workflow: Callable[[str], None], server: ModelServer, tmp_path: Path
+) -> None:
+    workflow("")
+    server.files["/%5Bv2%5D%20[/b].bin"] = Served(b"a")
+    text = models(server, "%5Bv2%5D%20[/b].bin")
+    file = write(text.replace('folder = "loras"', 'folder = "loras"\nname = "[v2] [/b].bin"'))
+    result = command("sync", "--project", file, "--to", tmp_path / "models")
+    assert result.exit_code == 0, result.output
+    assert "loras/[v2] [/b].bin" in result.output
+    assert "[v2] [/b].bin" in command("list", "--project", file, "--to", tmp_path / "models").output
+
+
+def test_a_folder_that_is_a_file_is_named(
+    write: WriteProject, server: ModelServer, tmp_path: Path
+) -> None:
+    file = write(models(server, "a.safetensors"))
+    result = command("sync", "--project", file, "--to", file)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert str(file) in result.output
+
+
 def test_an_empty_list_is_nothing_to_do(write: WriteProject, tmp_path: Path) -> None:
     result = command("sync", "--project", write(""), "--to", tmp_path / "models")
     assert result.exit_code == 0

@@ -7,6 +7,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import httpx2
 import pytest
 
 from comfysnap_server.deploy.model_list import ModelEntry
@@ -399,3 +400,46 @@ def test_the_record_says_where_each_file_came_from(server: ModelServer, tmp_path
     record = json.loads((tmp_path / ".comfysnap" / "record.json").read_text())
     assert record["checkpoints/a.safetensors"]["sha256"] == sha256(CONTENT)
     assert record["checkpoints/a.safetensors"]["source"].startswith("owner/one@c0ffee")
+
+
+def test_a_file_that_cannot_be_placed_is_named_and_the_others_are_brought(
+    server: ModelServer, tmp_path: Path
+) -> None:
+    server.files["/a.bin"] = Served(b"a")
+    (tmp_path / "vae").write_text("in the way of a folder")
+    run = Run(
+        tmp_path,
+        entry(folder="vae", url=f"{server.url}/a.bin"),
+        entry(url=f"{server.url}/a.bin", name="b.bin"),
+    )()
+    assert not run.good
+    assert run.failed == {"vae/a.bin": "download_failed"}
+    assert run.brought == ["checkpoints/b.bin"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CAS service"), httpx2.ReadError("broke")])
+def test_a_failure_inside_the_hubs_library_is_one_of_that_file(
+    server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.HfApi.hf_hub_download", fail)
+    server.repositories["owner/one"] = {"sub/a.bin": Served(CONTENT, chunked=True)}
+    server.files["/b.bin"] = Served(b"b")
+    run = Run(tmp_path, entry(repo="owner/one", file="sub/a.bin"), entry(url=f"{server.url}/b.bin"))
+    assert not run().good
+    assert run.failed == {"checkpoints/a.bin": "download_failed"}
+    assert run.brought == ["checkpoints/b.bin"]
+
+
+def test_parts_of_what_is_not_wanted_any_more_are_deleted_once_all_is_there(
+    server: ModelServer, tmp_path: Path
+) -> None:
+    server.files["/old.bin"] = Served(CONTENT, break_after=[100_000, *[1] * 9], ranges=False)
+    server.files["/new.bin"] = Served(b"new")
+    parts = tmp_path / ".comfysnap" / "parts"
+    assert not Run(tmp_path, entry(url=f"{server.url}/old.bin"))().good
+    assert list(parts.iterdir())
+    assert Run(tmp_path, entry(url=f"{server.url}/new.bin"))().good
+    assert list(parts.iterdir()) == []

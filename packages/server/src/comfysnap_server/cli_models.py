@@ -67,7 +67,7 @@ def sync(
     )
     try:
         good = show_events(events)
-    except (ModelError, TimeoutError) as error:
+    except (ModelError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
     raise typer.Exit(0 if good else 1)

@@ -1,12 +1,16 @@
 """``[[deploy.models]]``: which model files a deployment needs, and where each comes from."""
 
+import os
 from pathlib import PurePosixPath
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import BaseModel, Field, model_validator
 
 from comfysnap_server.deploy.findings import wrong
+
+MAX_NAME_BYTES: Final = 255
+"""Longest name of a file or folder on the file systems in use."""
 
 Source = Literal["huggingface", "civitai", "https"]
 
@@ -88,6 +92,8 @@ class ModelEntry(BaseModel, frozen=True, extra="forbid"):
             value: str | None = getattr(self, key)
             if value is not None and not is_safe_path(value):
                 raise wrong("unsafe_path", f"{key} must be a relative path inside models/")
+        if not whole and self.file_name and not is_safe_path(self.file_name):
+            raise wrong("unsafe_path", f"{self.file_name!r} names no file; give name")
         if whole and (self.name or self.sha256):
             raise wrong("model_source", "name and sha256 go with one file only")
         if self.civitai is not None and self.name is None:
@@ -141,5 +147,10 @@ def is_safe_path(text: str) -> bool:
     """Whether ``text`` is a relative path that stays in its folder."""
     path = PurePosixPath(text)
     return bool(text) and not (
-        path.is_absolute() or ".." in path.parts or "\\" in text or "\0" in text or text == "."
+        path.is_absolute()
+        or ".." in path.parts
+        or not path.parts
+        or "\\" in text
+        or "\0" in text
+        or any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in path.parts)
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
+from shutil import rmtree
 from tempfile import gettempdir
 from threading import Lock
 from typing import Any, Final, TypedDict, cast
@@ -117,6 +118,14 @@ class ModelsFolder:
     def staging(self, file: ModelFile) -> Path:
         """A folder for a downloader that wants one of its own."""
         return self.part(file).path.with_suffix("")
+
+    def forget_parts(self) -> bool:
+        """Delete what unfinished transfers left, once every file that is wanted is there; whether
+        there was any."""
+        left = list((self.root / OWN_FOLDER / "parts").iterdir())
+        for path in left:
+            rmtree(path) if path.is_dir() else path.unlink()
+        return bool(left)
 
     def place(self, file: ModelFile, part: Path, digest: str) -> None:
         """Move a checked file to where it belongs."""

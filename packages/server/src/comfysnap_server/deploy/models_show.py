@@ -38,11 +38,11 @@ def show_events(events: Iterable[SyncEvent]) -> bool:
         TransferSpeedColumn,
     )
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     good = True
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
-        TimeRemainingColumn(), console=console,
+        TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(),
+        TransferSpeedColumn(), TimeRemainingColumn(), console=console,
     ) as bars:  # fmt: skip
         shown: dict[str, TaskID] = {}
         for event in events:
@@ -153,6 +153,6 @@ def show_rows(rows: Iterable[ModelRow]) -> None:
         source = row.source or "not in the list"
         users = ", ".join(row.used_by)
         table.add_row(str(row.path), size_text(row.size), row.state, source, users)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(table)
     console.print(f"{size_text(total)} in all")

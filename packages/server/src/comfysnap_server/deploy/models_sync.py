@@ -180,7 +180,11 @@ def sync(
             done = _bring_all(planned.to_bring, folder, client, options, tell, commit, stop)
         finally:
             commit()
-    return done and not planned.failed
+    if done and not planned.failed:
+        if folder.forget_parts():
+            commit()
+        return True
+    return False
 
 
 def _bring_all(
@@ -197,6 +201,8 @@ def _bring_all(
             digest = _bring(file, folder, client, options, tell, stop)
         except ModelError as error:
             return Failed(str(file.path), error.code, str(error))
+        except OSError as error:
+            return Failed(str(file.path), "download_failed", f"cannot be put there: {error}")
         except Stopped:
             return Failed(str(file.path), "stopped", "stopped; the next sync goes on from here")
         return Brought(str(file.path), digest)

@@ -214,6 +214,7 @@ def transfer_from_hub(
         ModelError: ``download_failed``, ``access_denied``, ``hash_mismatch``.
         Stopped: ``stop`` was set.
     """
+    import httpx2
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
     from tqdm import tqdm
@@ -241,7 +242,7 @@ def transfer_from_hub(
         )
     except HfHubHTTPError as error:
         raise ModelError("download_failed", f"{file.source}: {error}", passing=True) from error
-    except OSError as error:
+    except (httpx2.HTTPError, OSError, RuntimeError) as error:  # hf_xet raises RuntimeError
         raise ModelError("download_failed", f"{file.source}: {error}") from error
     path = Path(str(name))
     digest = sha256_of(path)
