@@ -6,10 +6,10 @@ import pytest
 from pydantic import JsonValue
 
 from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.files import Kind
+from comfysnap_schema.files import Kind, OutputFile
 from comfysnap_schema.spec import OutputSpec
 from comfysnap_server.engine.execute import Outcome, execute
-from comfysnap_server.engine.outputs import MAX_NAME, output_files, safe_name
+from comfysnap_server.engine.outputs import MAX_NAME, output_files, safe_name, wire_outputs
 from comfysnap_server.engine.protocol import EngineJob, EngineResult, ProducedFile, Report
 from comfysnap_server.engine.simulated import SimulatedEngine
 from tests.server.engine.conftest import MakeJob
@@ -54,6 +54,24 @@ def test_a_value_nested_too_deep_fails_the_job(make_job: MakeJob) -> None:
     _, outcome = tell(make_job, deep)
     assert outcome.error is not None
     assert (outcome.error.code, outcome.unfit) == (ErrorCode.ENGINE_FAILED, False)
+
+
+def test_a_file_that_two_outputs_hand_out_has_the_kind_of_each(make_job: MakeJob) -> None:
+    made = OutputSpec(node="1"), OutputSpec(node="1", kind=Kind.FILE)
+    job = make_job({}, {"image": made[0], "file": made[1]})
+    path = job.output_dir / "sub" / "made.png"
+    path.parent.mkdir()
+    path.write_bytes(b"made")
+    wire = wire_outputs(
+        job,
+        EngineResult(
+            outputs={name: [ProducedFile(path=path, kind=spec.kind)]
+                     for name, spec in job.outputs.items()}
+        ),
+    )  # fmt: skip
+    image, file = (OutputFile.model_validate(wire[name]) for name in ("image", "file"))
+    assert (image.kind, file.kind) == (Kind.IMAGE, Kind.FILE)
+    assert image.name == file.name
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../../secret", "..", "made.png", "a/../b"])

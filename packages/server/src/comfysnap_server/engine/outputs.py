@@ -131,16 +131,17 @@ class _Files:
     def __init__(self, job: EngineJob) -> None:
         self._job = job
         self._root = job.output_dir.resolve()
-        self._wire: dict[Path, JsonValue] = {}
+        self._wire: dict[Path, OutputFile] = {}
         self._names: set[str] = set()
 
     def take(self, file: ProducedFile) -> JsonValue:
         source = file.path.resolve()
         if source not in self._wire:
             self._wire[source] = self._move(source, file)
-        return self._wire[source]
+        of_this_kind = self._wire[source].model_copy(update={"kind": file.kind})
+        return of_this_kind.model_dump(mode="json")
 
-    def _move(self, source: Path, file: ProducedFile) -> JsonValue:
+    def _move(self, source: Path, file: ProducedFile) -> OutputFile:
         if not source.is_relative_to(self._root) or not source.is_file():
             raise EngineError(
                 ErrorCode.ENGINE_FAILED, f"{file.path.name} is no file of the job's output folder"
@@ -157,7 +158,7 @@ class _Files:
             size=size,
             sha256=sha256,
             url=output_url(self._job.job_id, name),
-        ).model_dump(mode="json")
+        )
 
     def _free_name(self, source: Path) -> str:
         wanted = safe_name(source.name)
