@@ -227,7 +227,8 @@ class PromptExecutor:
                     self.caches.outputs.get(value[0])[value[1]] if _is_link(value) else value
                 )
         for name, what in kind.INPUT_TYPES().get("hidden", {}).items():
-            inputs[name] = copy.deepcopy(prompt) if what == "PROMPT" else None
+            hidden = {"PROMPT": copy.deepcopy(prompt), "UNIQUE_ID": node_id}
+            inputs[name] = hidden.get(what)
         for value in inputs.values():
             if isinstance(value, ExecutionBlocker):
                 error = {"prompt_id": prompt_id, "node_id": node_id,

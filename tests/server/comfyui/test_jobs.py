@@ -165,6 +165,18 @@ def test_progress_rises_from_zero_to_one_and_names_the_node(engine: Driver) -> N
     assert steps[:7] == [(n, 7, "2", "Steps") for n in range(1, 8)]
 
 
+def test_progress_of_nodes_that_a_node_made_is_told_in_its_name(engine: Driver) -> None:
+    graph = {
+        "1": graphs.node("Expands", color=0x0000FF),
+        "2": graphs.node("SaveImage", images=["1", 0], filename_prefix="after"),
+    }
+    job = engine.start(graph)
+    job.result()
+    told = {(event["node"], event["node_class"]) for event in job.events if "node_class" in event}
+    assert told == {(None, None), ("1", "Expands"), ("2", "SaveImage")}
+    assert job.fractions == sorted(job.fractions)
+
+
 def test_steps_that_are_no_numbers_do_not_fail_the_node(engine: Driver) -> None:
     job = engine.start(graphs.through("StepsOddly"))
     assert job.result()["status"] == "succeeded"

@@ -256,6 +256,7 @@ class _Run:
             self._report,
             preview=show if self._job.previews else None,
             interrupted=lambda: self._interrupts.requested,
+            origin=self._origin,
         )
 
     def _prompt(self) -> tuple[Graph, dict[str, Any]]:

@@ -26,11 +26,13 @@ class JobEvents:
         *,
         preview: Callable[[Any], bytes | None] | None,
         interrupted: Callable[[], bool],
+        origin: Callable[[str], str],
     ) -> None:
         self._report = report
-        self._meter = ProgressMeter(graph, planned)
+        self._meter = ProgressMeter(graph, planned, origin)
         self._preview = preview
         self._interrupted = interrupted
+        self._origin = origin
         self._last_preview = 0.0
         self._started: dict[str, float] = {}
         self.node_seconds: dict[str, float] = {}
@@ -60,7 +62,8 @@ class JobEvents:
                 data = self._preview(image)
                 if data is not None:
                     self._last_preview = now
-                    self._report(PreviewFrame(content_type="image/jpeg", data=data, node=node))
+                    home = self._origin(node)
+                    self._report(PreviewFrame(content_type="image/jpeg", data=data, node=home))
 
     def finish(self, node: str) -> None:
         """A node ended; one that was cached never started."""

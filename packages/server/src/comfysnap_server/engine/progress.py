@@ -1,6 +1,6 @@
 """How far a job is: plain arithmetic over the nodes that really run."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from comfysnap_schema.graph import Graph, title_of
 from comfysnap_schema.jobs import Progress
@@ -22,8 +22,12 @@ class ProgressMeter:
     nodes that a running node adds join it when they start.
     """
 
-    def __init__(self, graph: Graph, nodes: Iterable[str]) -> None:
+    def __init__(
+        self, graph: Graph, nodes: Iterable[str], origin: Callable[[str], str] = str
+    ) -> None:
+        """``origin``: a node's id to that of the node of the graph which added it, told instead."""
         self._graph = graph
+        self._origin = origin
         self._weights = {node: self._weight(node) for node in nodes}
         self._done: dict[str, float] = {}
         self._fraction = 0.0
@@ -71,6 +75,7 @@ class ProgressMeter:
         total = sum(self._weights.values())
         done = sum(self._weights[name] * part for name, part in self._done.items())
         self._fraction = max(self._fraction, min(done / total, 1.0) if total else 0.0)
+        node = self._origin(node) if node else None
         entry = self._graph.get(node) if node else None
         self._now = Progress(
             fraction=self._fraction,
