@@ -211,6 +211,14 @@ def test_each_way_to_end_has_its_exit_code(
     assert capsys.readouterr().err.startswith("error: ")
 
 
+def test_a_wait_that_a_lost_server_ended_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    async def work(_client: Client) -> None:
+        raise DeadlineExceeded("late", job_id="job_1") from ConnectionFailed("cannot connect")
+
+    assert cli_run.run("http://127.0.0.1:1", 1, work) == 4
+    assert "cannot connect" in capsys.readouterr().err
+
+
 def test_a_command_that_ends_well_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     async def work(client: Client) -> None:
         assert client.base_url == "http://127.0.0.1:1"

@@ -252,6 +252,8 @@ def _is_file(value: object) -> bool:
 def _tell_error(error: ComfysnapError) -> int:
     problem = error.problem if isinstance(error, (APIError, JobError)) else None
     lines = problem_lines(problem) if problem else [error.message]
+    if isinstance(error, DeadlineExceeded) and isinstance(error.__cause__, ComfysnapError):
+        lines.append(f"the last try: {error.__cause__.message}")
     if isinstance(error, Unauthorized):
         lines.append("keys come from COMFYSNAP_API_KEY, or MODAL_KEY and MODAL_SECRET")
     if isinstance(error, (ConnectionFailed, UnexpectedResponse)):
