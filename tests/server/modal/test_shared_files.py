@@ -126,3 +126,31 @@ async def test_the_sweep_deletes_what_is_old_and_commits(
     assert await files.sweep(older_than=3600) == 1
     assert [path.name for path in (folder.root / "outputs").iterdir()] == ["new"]
     assert folder.commits == 1
+
+
+async def test_a_file_may_be_stored_while_its_last_upload_is_still_committed(
+    tmp_path: Path,
+) -> None:
+    content = b"one picture for two jobs"
+    digest = hashlib.sha256(content).hexdigest()
+    committing, arrived = asyncio.Event(), asyncio.Event()
+
+    class SlowFolder(MemoryFolder):
+        async def commit(self) -> None:
+            committing.set()
+            await arrived.wait()
+
+    files = GatewayFiles(SlowFolder(tmp_path / "volume"), tmp_path / "local")
+    first = asyncio.create_task(files.put("someone", digest, once(content)))
+    await committing.wait()
+    (place,) = (path for path in (tmp_path / "local").rglob("*") if path.is_file())
+    before = place.stat().st_ino
+    second = asyncio.create_task(files.put("someone", digest, once(content)))
+    async with asyncio.timeout(10):
+        while place.stat().st_ino == before:
+            await asyncio.sleep(0)
+    await asyncio.sleep(0.05)  # until it waits for its turn on the volume
+    arrived.set()
+    await asyncio.gather(first, second)
+    assert await files.has("someone", digest)
+    assert not place.exists()

@@ -3,13 +3,15 @@
 import asyncio
 import shutil
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from comfysnap_server.backends.files import FileStore
 from comfysnap_server.backends.modal.platform import SharedFolder
+from comfysnap_server.backends.protocol import BackendError
 
 INPUTS: Final = "inputs"
 OUTPUTS: Final = "outputs"
@@ -66,6 +68,8 @@ class GatewayFiles:
         self._gate = ReloadGate()
         self._arriving = FileStore(local / "arriving")
         self._stored = FileStore(folder.root / INPUTS)
+        self._uploads: Counter[tuple[str, str]] = Counter()
+        """How often a file is on its way in right now."""
         self._fetching: dict[Path, asyncio.Lock] = {}
 
     async def has(self, owner: str, sha256: str) -> bool:
@@ -79,14 +83,20 @@ class GatewayFiles:
 
     async def put(self, owner: str, sha256: str, chunks: AsyncIterator[bytes]) -> None:
         """Store an input file; see ``FileStore.put``. It is committed when this returns."""
-        arrived = await self._arriving.put(owner, sha256, chunks)
+        upload = (owner, sha256)
+        self._uploads[upload] += 1
         try:
+            arrived = await self._arriving.put(owner, sha256, chunks)
             async with self._gate.use():
                 await self._stored.put(owner, sha256, _chunks(arrived))
             async with self._gate.alone():
                 await self._folder.commit()
         finally:
-            arrived.unlink(missing_ok=True)
+            self._uploads[upload] -= 1
+            if not self._uploads[upload]:  # or it would be taken from under another upload
+                del self._uploads[upload]
+                with suppress(BackendError):
+                    self._arriving.path(owner, sha256).unlink()
 
     async def output(self, job_id: str, name: str) -> Path | None:
         """An output on the container's own disk; None: it is gone from the volume."""
