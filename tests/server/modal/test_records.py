@@ -93,6 +93,29 @@ async def test_the_sweep_keeps_the_input_files_of_jobs_that_did_not_end(
     assert not await backend.has_file("someone", forgotten)
 
 
+async def test_a_job_that_cannot_be_asked_for_holds_up_no_other(
+    cloud: Cloud, backend: ModalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = cloud.calls.state
+
+    async def broken(call_id: str, *, wait: float) -> CallState:
+        if call_id == "fc-1":
+            raise ConnectionError("Modal is away")
+        return await ask(call_id, wait=wait)
+
+    monkeypatch.setattr(cloud.calls, "state", broken)
+    needed = hashlib.sha256(b"needed").hexdigest()
+    await backend.put_file("someone", needed, once(b"needed"))
+    await backend.submit(request(1, files={"a.png": FileBySha256(sha256=needed)}))
+    await backend.submit(request(2))
+    cloud.calls.states["fc-2"] = CallState.LOST
+    for path in cloud.platform.files.root.rglob("*"):
+        os.utime(path, (0, 0))
+    assert await backend.sweep() == 0
+    assert job_key(request(2).job_id, "final") in cloud.records.entries
+    assert await backend.has_file("someone", needed)
+
+
 async def test_a_small_request_travels_inline_and_a_large_one_does_not(
     cloud: Cloud, backend: ModalBackend
 ) -> None:

@@ -143,14 +143,16 @@ async def test_a_file_may_be_stored_while_its_last_upload_is_still_committed(
     files = GatewayFiles(SlowFolder(tmp_path / "volume"), tmp_path / "local")
     first = asyncio.create_task(files.put("someone", digest, once(content)))
     await committing.wait()
-    (place,) = (path for path in (tmp_path / "local").rglob("*") if path.is_file())
-    before = place.stat().st_ino
-    second = asyncio.create_task(files.put("someone", digest, once(content)))
-    async with asyncio.timeout(10):
-        while place.stat().st_ino == before:
-            await asyncio.sleep(0)
-    await asyncio.sleep(0.05)  # until it waits for its turn on the volume
+    read = asyncio.Event()
+
+    async def until_read() -> AsyncIterator[bytes]:
+        yield content
+        read.set()
+
+    second = asyncio.create_task(files.put("someone", digest, until_read()))
+    await read.wait()
+    await asyncio.sleep(0.1)  # until it waits for its turn on the volume
     arrived.set()
     await asyncio.gather(first, second)
     assert await files.has("someone", digest)
-    assert not place.exists()
+    assert not [path for path in (tmp_path / "local").rglob("*") if path.is_file()]

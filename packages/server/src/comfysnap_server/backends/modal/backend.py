@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 DEFAULT_RETENTION: Final = timedelta(days=7)
 _SCANNED: Final = 500
 """Most jobs that one page of a filtered listing looks at."""
+_AT_ONCE: Final = 50
+"""Jobs that a sweep looks at together; one after the other, a busy day would outlast it."""
 
 
 class ModalBackend:
@@ -352,15 +354,33 @@ class ModalBackend:
             How many files and output folders were deleted.
         """
         needed: set[str] = set()
-        async for owner, job_id in self._index.since(self._platform.now() - LONGEST_LIFE):
-            if await self._store.final(job_id) is None:
-                try:
-                    job = await self._current(owner, job_id)
-                except BackendError:
-                    continue  # listed, and its request never written
-                if not job.final:
-                    needed |= _input_files(job.request)
+        listed = [job async for job in self._index.since(self._platform.now() - LONGEST_LIFE)]
+        complete = True
+        for start in range(0, len(listed), _AT_ONCE):
+            part = listed[start : start + _AT_ONCE]
+            found = await asyncio.gather(
+                *(self._brought_forward(owner, job_id) for owner, job_id in part),
+                return_exceptions=True,
+            )
+            for (_, job_id), request in zip(part, found, strict=True):
+                if isinstance(request, JobRequest):
+                    needed |= _input_files(request)
+                elif request is not None:
+                    log.error("job %s could not be brought forward", job_id, exc_info=request)
+                    complete = False
+        if not complete:  # its input files are not known
+            return 0
         return await self._files.sweep(older_than=self._retention.total_seconds(), keep=needed)
+
+    async def _brought_forward(self, owner: str, job_id: str) -> JobRequest | None:
+        """The request of a job that has not ended yet."""
+        if await self._ended(job_id):
+            return None
+        try:
+            job = await self._current(owner, job_id)
+        except BackendError:
+            return None  # listed, and its request never written
+        return None if job.final else job.request
 
 
 def _input_files(request: JobRequest) -> set[str]:
