@@ -237,3 +237,11 @@ def test_names_of_choices_are_nobody_elses(make_workflow: MakeWorkflow) -> None:
         "BigInputChoiceChoice",
     ]  # fmt: skip
     assert len(set(fields(source, "BigInput").values())) == 6
+
+
+def test_a_long_prompt_stands_in_several_lines() -> None:
+    prompt = "a fox in the snow, " * 20
+    literal = wrapped_string(prompt)
+    assert ast.literal_eval(literal) == prompt
+    assert literal.count("\n") >= 4
+    assert max(map(len, literal.splitlines())) <= 90
