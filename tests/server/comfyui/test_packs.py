@@ -112,6 +112,10 @@ def test_a_pack_on_the_after_restore_list_is_loaded_by_attach_unmasked(
     assert engine.texts(graphs.tell("AsksCudaLate"))[0] in ("True", "False")
 
 
+def test_a_pack_after_restore_finds_the_folders_that_others_find(engine: Driver) -> None:
+    assert engine.texts(graphs.tell("NotesFolders")) == [str(engine.path / "output")]
+
+
 def test_a_pack_after_restore_sees_the_gpu_that_came(new_driver: NewDriver, tmp_path: Path) -> None:
     driver = new_driver("tree", TREE_CUDA="1")
     paths = tmp_path / "paths.yaml"

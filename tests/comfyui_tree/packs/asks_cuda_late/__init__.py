@@ -1,5 +1,6 @@
 """Asks for the GPU when it is imported, and keeps the answer."""
 
+import folder_paths
 import torch
 
 HAS_CUDA = torch.cuda.is_available()
@@ -16,4 +17,13 @@ class AsksCudaLate:
         return (str(HAS_CUDA),)
 
 
-NODE_CLASS_MAPPINGS = {"AsksCudaLate": AsksCudaLate}
+class NotesFolders(AsksCudaLate):
+    """Where it would save: some packs note that when they are imported."""
+
+    folder = folder_paths.get_output_directory()
+
+    def run(self):
+        return (self.folder,)
+
+
+NODE_CLASS_MAPPINGS = {"NotesFolders": NotesFolders, "AsksCudaLate": AsksCudaLate}

@@ -106,9 +106,9 @@ class ComfyUIEngine:
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch = Path(tempfile.mkdtemp(prefix="comfysnap-", dir=os.environ.get(SCRATCH)))
-        self._leave_job()
         self._device = attach_device()
-        load_deferred(comfy)
+        load_deferred(comfy)  # while the folders are ComfyUI's own, as for the packs before
+        self._leave_job()
         self._state = ProcessState()
 
     def interrupt(self, job_id: str) -> None:
