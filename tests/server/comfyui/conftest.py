@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from comfysnap_server.engine.protocol import SCRATCH
 from tests.server.comfyui import graphs
 
 HERE = Path(__file__).parent
@@ -77,7 +78,8 @@ class Driver:
         self._numbers = itertools.count(1)
         self._jobs: dict[str, Running] = {}
         self._answers: queue.Queue[Json] = queue.Queue()
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, SOURCES)), **environment}
+        paths = os.pathsep.join(map(str, SOURCES))
+        env = {**os.environ, "PYTHONPATH": paths, SCRATCH: str(folder), **environment}
         self._log = (folder / "driver.log").open("wb")
         self._process = subprocess.Popen(
             [python, str(HERE / "driver.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
