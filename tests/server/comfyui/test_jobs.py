@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 from PIL import Image
 
 from tests.server.comfyui import graphs
@@ -41,9 +42,12 @@ def test_the_same_graph_again_makes_its_own_file_without_computing_again(engine:
     assert two.files() == [second["outputs"]["out"][0]["name"]]
 
 
-def test_a_node_that_reads_a_file_without_saying_so_reads_it_again(engine: Driver) -> None:
+@pytest.mark.parametrize("kind", ["ReadsInput", "ReadsAndTidies"])
+def test_a_node_that_reads_a_file_without_saying_so_reads_it_again(
+    engine: Driver, kind: str
+) -> None:
     graph = {
-        "1": graphs.node("ReadsInput", file="note.txt"),
+        "1": graphs.node(kind, file="note.txt"),
         "2": graphs.node("Echo", text=["1", 0]),
         "3": graphs.node("Tell", text=["2", 0]),
     }

@@ -5,6 +5,7 @@ import contextlib
 import io
 import os
 import random
+import shutil
 import sys
 import time
 
@@ -275,6 +276,15 @@ class ReadsInput:
 
 
 NODE_CLASS_MAPPINGS["ReadsInput"] = ReadsInput
+
+
+@node({"file": ("STRING", {"default": ""})}, returns=("STRING",))
+def ReadsAndTidies(file):
+    """Takes the input folder away once it has read what it wants."""
+    with open(folder_paths.get_annotated_filepath(file), encoding="utf-8") as text:
+        found = text.read()
+    shutil.rmtree(folder_paths.get_input_directory())
+    return (found,)
 
 
 @node({"text": ("STRING", {"forceInput": True})}, returns=("STRING",))

@@ -220,6 +220,7 @@ class _Run:
         self._report = report
         self._graph = job.graph
         self._began = time.time()
+        self._files = [path.name for path in job.input_dir.iterdir()]  # before a node takes one
         self._told: Mapping[str, Any] = {}
         self._kept_temp: set[Path] = set()
         self._events: JobEvents | None = None
@@ -339,7 +340,7 @@ class _Run:
         return tied | volatile_nodes(
             self._graph,
             {self._origin(node) for node in tied},
-            (path.name for path in self._job.input_dir.iterdir()),
+            self._files,
             is_output=lambda kind: bool(getattr(classes.get(kind), "OUTPUT_NODE", False)),
             has_fingerprint=lambda kind: _has_fingerprint(classes.get(kind)),
         )
