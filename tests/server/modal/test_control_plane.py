@@ -1,6 +1,7 @@
 """The control plane plays what ``modal`` 1.6.4 and its documentation say of the cloud."""
 
 import asyncio
+import queue
 from typing import Any, cast
 
 import httpx
@@ -9,6 +10,7 @@ import modal.exception
 import pytest
 from google.protobuf.message import Message
 
+from comfysnap_server.backends.modal.cloud import QueueFeed
 from tests.control_plane import ControlPlane
 
 pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
@@ -226,3 +228,12 @@ async def test_many_calls_share_the_allowed_containers(toy: ControlPlane, worker
     answers = await asyncio.gather(*(worker.remote.aio("echo", n) for n in range(30)))
     assert [answer["got"] for answer in answers] == list(range(30))
     assert len({answer["pid"] for answer in answers}) <= 3
+
+
+async def test_progress_that_finds_no_room_holds_up_nothing(plane: ControlPlane) -> None:
+    full = modal.Queue.from_name("full", create_if_missing=True)
+    for _ in range(50):
+        await full.put_many.aio(list(range(100)), partition="job")
+    async with asyncio.timeout(20):
+        with pytest.raises(queue.Full):
+            await QueueFeed(full).append("job", "more")

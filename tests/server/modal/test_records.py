@@ -13,8 +13,10 @@ from comfysnap_schema.jobs import JobStatus
 from comfysnap_server.backends.modal.backend import ModalBackend
 from comfysnap_server.backends.modal.platform import CallState
 from comfysnap_server.backends.modal.records import Claim, End, claim_key, job_key
+from comfysnap_server.backends.modal.reporting import FeedReporter
 from comfysnap_server.backends.modal.states import Policy
 from comfysnap_server.backends.protocol import BackendError
+from comfysnap_server.engine.protocol import PreviewFrame
 from tests.server.backend_suite import once
 from tests.server.modal.memory import START, Cloud, request
 
@@ -91,6 +93,25 @@ async def test_the_sweep_keeps_the_input_files_of_jobs_that_did_not_end(
     await backend.sweep()
     assert await backend.has_file("someone", needed)
     assert not await backend.has_file("someone", forgotten)
+
+
+async def test_a_look_at_a_job_reads_no_preview_and_a_stream_shows_each_once(
+    cloud: Cloud, backend: ModalBackend
+) -> None:
+    await backend.submit(request(previews=True))
+    cloud.records.entries[claim_key(JOB, 1)] = claim()
+    reporter = FeedReporter(cloud.feed, JOB, 1)
+    reporter.report(PreviewFrame(data=b"picture", content_type="image/jpeg", node="3"))
+    shown: list[str] = []
+    async for event in backend.events("someone", JOB, after=None):
+        if event.preview is not None:
+            shown.append(event.preview.data)
+            await asyncio.sleep(0.1)  # the feed is read again meanwhile, from its start
+            await reporter.close(ended=True)
+            await end(cloud, 1)
+    assert len(shown) == 1
+    assert not [text for place, text in cloud.feed.entries if place == JOB and "preview" in text]
+    await backend.stop()
 
 
 async def test_a_job_that_cannot_be_asked_for_holds_up_no_other(

@@ -239,6 +239,7 @@ class ModalBackend:
             known = -1 if after is None else after
             told: JobRecord | None = None
             previews = watch.previews
+            watch.take_previews()
             while True:
                 job, shown = job_of(watch.snapshot), watch.previews
                 if job.version > known or job.is_final:

@@ -55,7 +55,8 @@ class QueueFeed:
 
     async def append(self, job_id: str, entry: str) -> None:
         """See ``Feed``."""
-        await self._queue.put.aio(entry, partition=job_id, partition_ttl=FEED_TTL_S)
+        # a put that may block waits for ever once a partition holds its 5,000 entries
+        await self._queue.put.aio(entry, block=False, partition=job_id, partition_ttl=FEED_TTL_S)
 
     async def read(self, job_id: str, *, wait: float) -> AsyncIterator[str]:
         """See ``Feed``."""

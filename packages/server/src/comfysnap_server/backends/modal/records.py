@@ -104,6 +104,11 @@ def claim_key(job_id: str, attempt: int) -> str:
     return f"{job_id}:claim:{attempt}"
 
 
+def previews_of(job_id: str) -> str:
+    """Partition of a job's previews: beside that of its progress, which every look at it reads."""
+    return f"{job_id}:previews"
+
+
 def index_key(owner: str, job_id: str) -> str:
     """Where a job is listed."""
     return f"{quote(owner, safe='')}:{job_id}"

@@ -8,7 +8,7 @@ from typing import Final
 
 from comfysnap_schema.jobs import Preview, Progress
 from comfysnap_server.backends.modal.platform import Feed
-from comfysnap_server.backends.modal.records import FeedEntry
+from comfysnap_server.backends.modal.records import FeedEntry, previews_of
 from comfysnap_server.engine.protocol import PreviewFrame
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,10 @@ class FeedReporter:
             self._news.clear()
             progress, preview = self._progress, self._preview
             self._progress = self._preview = None
-            await self._append(progress, preview)
+            if progress is not None:
+                await self._append(progress)
+            if preview is not None:
+                await self._append(frame=preview)
             await asyncio.sleep(max(SHORTEST_S, SHARE * (time.monotonic() - self._started)))
 
     async def _append(
@@ -85,6 +88,7 @@ class FeedReporter:
             ended=ended,
         )
         try:
-            await self._feed.append(self._job_id, entry.model_dump_json(exclude_defaults=True))
+            partition = self._job_id if preview is None else previews_of(self._job_id)
+            await self._feed.append(partition, entry.model_dump_json(exclude_defaults=True))
         except Exception:
             log.exception("progress of %s could not be sent", self._job_id)

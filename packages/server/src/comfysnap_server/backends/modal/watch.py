@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from comfysnap_schema.jobs import Preview
 from comfysnap_server.backends.modal.platform import CallState, Platform
-from comfysnap_server.backends.modal.records import FeedEntry
+from comfysnap_server.backends.modal.records import FeedEntry, previews_of
 from comfysnap_server.backends.modal.states import CallEnd, Policy, Snapshot
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ class Watch:
         self.preview: Preview | None = None
         self.previews = 0
         self.users = 0
+        self._taking_previews = False
         self._changed = asyncio.Condition()
         self._poked = asyncio.Event()
         self._end: CallEnd | None = None
@@ -77,32 +78,42 @@ class Watch:
             known = self.snapshot.entry  # the feed went on meanwhile
             await self._show(fresh.with_entry(known) if known else fresh)
 
+    def take_previews(self) -> None:
+        """Take in previews too, if the job sends any."""
+        request = self.snapshot.request
+        if request.previews and not self._taking_previews:
+            self._taking_previews = True
+            follow = self._follow(previews_of(request.job_id))
+            self._tasks.append(asyncio.get_running_loop().create_task(follow))
+
     async def _feed(self) -> None:
         """Take in progress as it comes."""
+        await self._follow(self.snapshot.request.job_id)
+
+    async def _follow(self, partition: str) -> None:
+        seen = (0, -1)
         while not self.snapshot.final:
             try:
-                await self._read_feed()
+                # each reading begins with the first entry
+                async for text in self._platform.feed.read(partition, wait=CALL_WAIT_S):
+                    entry = FeedEntry.model_validate_json(text)
+                    if (entry.attempt, entry.number) > seen:
+                        seen = (entry.attempt, entry.number)
+                        await self._take(entry)
             except Exception:
-                log.exception("progress of %s could not be read", self.snapshot.request.job_id)
+                log.exception("%s could not be read", partition)
                 await asyncio.sleep(self._policy.refresh)
 
-    async def _read_feed(self) -> None:
-        job_id = self.snapshot.request.job_id
-        seen = (0, -1)
-        async for text in self._platform.feed.read(job_id, wait=CALL_WAIT_S):
-            entry = FeedEntry.model_validate_json(text)
-            if (entry.attempt, entry.number) <= seen:
-                continue
-            seen = (entry.attempt, entry.number)
-            if entry.ended or entry.attempt > len(self.snapshot.claims):
-                self.poke()
-            if entry.preview is not None:
-                self.preview = entry.preview
-                self.previews += 1
-            if entry.progress is not None:
-                await self._show(self.snapshot.with_entry(entry))
-            else:
-                await self._show(self.snapshot)
+    async def _take(self, entry: FeedEntry) -> None:
+        if entry.ended or entry.attempt > len(self.snapshot.claims):
+            self.poke()
+        if entry.preview is not None:
+            self.preview = entry.preview
+            self.previews += 1
+        if entry.progress is not None:
+            await self._show(self.snapshot.with_entry(entry))
+        else:
+            await self._show(self.snapshot)
 
     async def _call(self) -> None:
         """Wait for the end of the call."""
