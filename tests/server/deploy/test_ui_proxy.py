@@ -85,6 +85,14 @@ async def test_a_wrong_cookie_or_bearer_is_refused(
         await stranger.ws_connect(f"{url}/ws", headers=headers)
 
 
+async def test_a_bearer_that_is_no_text_is_refused(url: str) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\xfe\r\n\r\n")
+    async with asyncio.timeout(5):
+        assert (await reader.readline()).split()[1] == b"401"
+    writer.close()
+
+
 async def test_the_printed_address_opens_everything(
     url: str, stranger: aiohttp.ClientSession
 ) -> None:

@@ -163,7 +163,8 @@ async def _pump(source: WebSocket, target: WebSocket) -> None:
 
 
 def _same(given: str, expected: str) -> bool:
-    return hmac.compare_digest(given.encode(), expected.encode())
+    # headers may hold bytes that are no text; aiohttp hands them on as surrogates
+    return hmac.compare_digest(given.encode(errors="surrogateescape"), expected.encode())
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
