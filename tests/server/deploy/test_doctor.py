@@ -337,3 +337,15 @@ def test_a_real_comfyui_tells_its_classes_and_which_pack_asks_for_cuda(tmp_path:
     assert {(call["pack"], call["function"]) for call in probed.touched} == {
         ("greedy", "is_available")
     }
+
+
+@pytest.mark.parametrize("script", ["sleep 20", "echo ready"])
+def test_a_comfyui_that_hangs_or_tells_nothing_does_not_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    monkeypatch.setattr("comfysnap_server.deploy.doctor_nodes.PROBE_TIMEOUT", 0.5)
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nexec {script}\n")
+    python.chmod(0o755)
+    with pytest.raises(ProbeError):
+        probe(tmp_path, str(python))

@@ -49,18 +49,22 @@ def probe(comfyui: Path, python: str) -> Probed:
         ProbeError: It does not load.
     """
     roots = {str(Path(str(_origin(name))).parents[1]) for name in _OURS}
-    done = subprocess.run(
-        [python, "-m", "comfysnap_server.deploy.probe", str(comfyui)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sorted(roots))},
-        capture_output=True,
-        text=True,
-        timeout=PROBE_TIMEOUT,
-        check=False,
-    )
-    lines = done.stdout.strip().splitlines()
-    if done.returncode != 0 or not lines:
+    try:
+        done = subprocess.run(
+            [python, "-m", "comfysnap_server.deploy.probe", str(comfyui)],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sorted(roots))},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PROBE_TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ProbeError(f"it took over {PROBE_TIMEOUT:.0f} s") from error
+    found = [line for line in done.stdout.splitlines() if line.startswith('{"classes": ')]
+    if done.returncode != 0 or not found:
         raise ProbeError("\n".join(done.stderr.strip().splitlines()[-15:]))
-    return Probed(**json.loads(lines[-1]))
+    return Probed(**json.loads(found[-1]))
 
 
 _OURS: Final = ("comfysnap_schema", "comfysnap_server")
