@@ -17,6 +17,7 @@ WRITE_TIMEOUT_S: Final = 60.0
 """How long an answer waits for a reader that takes nothing of it."""
 LINGER_S: Final = 5.0
 """How long the rest of a request is read that was answered already."""
+_SECOND_LOOK_S: Final = 1.0
 _BODY_SHARE: Final = 16
 """Framing may cost this many times its content: chunks of one byte have six around it."""
 
@@ -40,8 +41,6 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Expect a head soon."""
         super().connection_made(transport)
-        # Hear of every byte that stays behind, those of a connection that is closing included.
-        transport.set_write_buffer_limits(high=0)
         self._expect(self.head_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -87,10 +86,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self._in_body and self.cycle.response_complete:  # else the next one is answered now
             self._expect(self.linger)
+        # What is too little to pause for would keep a connection that closes open for ever.
+        if self._watch is None and (unread := self.transport.get_write_buffer_size()):
+            self._watch_reader(unread)
 
     def pause_writing(self) -> None:
         """The reader is slow; watch it."""
         super().pause_writing()
+        self._forget_reader()
         self._watch_reader(self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
@@ -102,11 +105,21 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._watch = self.loop.call_later(self.write_timeout, self._look_at_reader, unread)
 
     def _look_at_reader(self, before: int) -> None:
+        """A second look tells what stays behind from what was written just now."""
+        self._watch = None
         unread = self.transport.get_write_buffer_size()
-        if unread < before:
+        if unread >= before:
+            self._watch = self.loop.call_later(_SECOND_LOOK_S, self._end_reader, unread)
+        elif unread:
             self._watch_reader(unread)
-        else:
+
+    def _end_reader(self, before: int) -> None:
+        self._watch = None
+        unread = self.transport.get_write_buffer_size()
+        if unread >= before:
             self.transport.abort()
+        elif unread:
+            self._watch_reader(unread)
 
     def _forget_reader(self) -> None:
         if self._watch is not None:
