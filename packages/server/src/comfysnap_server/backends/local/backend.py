@@ -18,6 +18,7 @@ from comfysnap_schema.jobs import JobEvent, JobPage, JobRecord, JobStatus
 from comfysnap_server.backends.fetch import FetchPolicy
 from comfysnap_server.backends.files import FileStore
 from comfysnap_server.backends.local import store
+from comfysnap_server.backends.local.folders import JobFolders
 from comfysnap_server.backends.local.limits import LocalLimits
 from comfysnap_server.backends.local.live import (
     ENDINGS,
@@ -30,7 +31,7 @@ from comfysnap_server.backends.local.live import (
 from comfysnap_server.backends.local.lock import FolderLock
 from comfysnap_server.backends.local.pool import WorkerPool
 from comfysnap_server.backends.local.recovery import recover
-from comfysnap_server.backends.local.runner import JobFolders, Runner
+from comfysnap_server.backends.local.runner import Runner
 from comfysnap_server.backends.local.schema import DataFolderError, open_database, open_reader
 from comfysnap_server.backends.local.stored_outputs import find_output
 from comfysnap_server.backends.local.sweep import Sweeper

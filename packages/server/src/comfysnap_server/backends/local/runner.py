@@ -7,9 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final, Literal
 
 from comfysnap_schema.errors import ErrorCode, Problem
@@ -17,6 +15,7 @@ from comfysnap_schema.jobs import JobRecord, JobStatus, Preview, Progress, Timin
 from comfysnap_server.backends.fetch import FetchPolicy
 from comfysnap_server.backends.files import FileStore
 from comfysnap_server.backends.local import store
+from comfysnap_server.backends.local.folders import JobFolders
 from comfysnap_server.backends.local.live import ENDINGS, LiveJob, Stop
 from comfysnap_server.backends.local.pool import WorkerPool
 from comfysnap_server.backends.local.waiting import JobQueue
@@ -29,60 +28,6 @@ from comfysnap_server.engine.execute import Outcome, problem
 logger = logging.getLogger(__name__)
 
 _RETRY_S: Final = 1.0
-
-
-@dataclass(frozen=True)
-class JobFolders:
-    """Where the files of jobs lie, in a folder per job."""
-
-    data: Path
-    """Absolute: the worker need not have this process's working folder."""
-
-    @property
-    def inputs(self) -> Path:
-        """The folders of ``input``."""
-        return self.data / "inputs"
-
-    @property
-    def outputs(self) -> Path:
-        """The folders of ``output``."""
-        return self.data / "jobs"
-
-    @property
-    def scratch(self) -> Path:
-        """What engines keep on the disk between jobs."""
-        return self.data / "scratch"
-
-    def input(self, job_id: str) -> Path:
-        """Input files under the names of the graph, while the job runs."""
-        return self.inputs / job_id
-
-    def output(self, job_id: str) -> Path:
-        """The files of the result."""
-        return self.outputs / job_id
-
-    @property
-    def no_input(self) -> Path:
-        """The input folder of every job without files: the worker sees to it that it is empty."""
-        return self.inputs / "none"
-
-    def not_empty(self) -> Path | None:
-        """One of the folders that ``make`` empties, if there is anything in it."""
-        folders = (folder for folder in (self.inputs, self.scratch) if folder.is_dir())
-        return next((folder for folder in folders if any(folder.iterdir())), None)
-
-    def make(self) -> None:
-        """Make the folders that hold those of the jobs, without what an earlier life left in those
-        that it was to empty."""
-        for folder in (self.inputs, self.scratch):
-            shutil.rmtree(folder, ignore_errors=True)
-        for folder in (self.inputs, self.outputs, self.scratch):
-            folder.mkdir(parents=True, exist_ok=True)
-
-    def delete(self, job_id: str) -> None:
-        """Delete all files of a job."""
-        for folder in (self.input(job_id), self.output(job_id)):
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 class Runner:

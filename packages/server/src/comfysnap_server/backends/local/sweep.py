@@ -10,7 +10,7 @@ from typing import Any, Final
 from comfysnap_schema.files import FileBySha256
 from comfysnap_server.backends.files import FileStore
 from comfysnap_server.backends.local import store
-from comfysnap_server.backends.local.runner import JobFolders
+from comfysnap_server.backends.local.folders import JobFolders
 from comfysnap_server.backends.local.writer import Writer
 from comfysnap_server.backends.protocol import BackendError
 
