@@ -1,5 +1,5 @@
 """uvicorn's HTTP protocol with what it lacks: limits on the head of a request, which comes from
-strangers before any key is seen."""
+strangers before any key is seen, and on readers who take nothing of their answer."""
 
 import asyncio
 from typing import Any, Final
@@ -18,6 +18,7 @@ WRITE_TIMEOUT_S: Final = 60.0
 LINGER_S: Final = 5.0
 """How long the rest of a request is read that was answered already."""
 _SECOND_LOOK_S: Final = 1.0
+"""What was written just now has left by then."""
 _BODY_SHARE: Final = 16
 """Framing may cost this many times its content: chunks of one byte have six around it."""
 
