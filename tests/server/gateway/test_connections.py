@@ -1,6 +1,7 @@
 """What a stranger can do to a connection."""
 
 import json
+import os
 import socket
 import time
 from collections.abc import Generator
@@ -148,6 +149,29 @@ def test_a_reader_who_stopped_reading_loses_the_connection(
         assert time.monotonic() < limit
         time.sleep(0.02)
     assert len(read_all(connection)) < LARGE
+
+
+def test_a_little_that_nobody_reads_keeps_no_connection_that_closes(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(BoundedHttpProtocol, "write_timeout", 0.5)
+    backend = FakeBackend()
+    with running(create_app(backend, {workflow.name: workflow}, GatewaySettings())) as server:
+        job = httpx.post(f"{server.url}/infer_async", json={"prompt": "x"}).json()["id"]
+        backend.add_output(tmp_path / "note.txt", bytes(40_000), "text/plain")
+        with socket.socket(fileno=os.dup(server.servers[0].sockets[0].fileno())) as listening:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            url = httpx.URL(server.url)
+            connection.connect((url.host, url.port))
+            get = f"GET /outputs/{job}/note.txt HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            connection.sendall(get.encode())
+            assert connection.recv(16)
+            limit = time.monotonic() + 20
+            while server.server_state.connections:
+                assert time.monotonic() < limit
+                time.sleep(0.02)
 
 
 def test_a_reader_who_is_only_slow_gets_everything(
