@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from comfysnap_schema.cli import build_app
-from comfysnap_server.engine.comfyui_install import (
+from comfysnap_server.engine.comfyui.install import (
     InstallError,
     find_comfyui,
     install,

@@ -11,24 +11,24 @@ import pytest
 from comfysnap_schema.errors import ErrorCode
 from comfysnap_schema.files import Kind
 from comfysnap_schema.spec import OutputSpec
-from comfysnap_server.engine.comfyui_cache import (
+from comfysnap_server.engine.comfyui.cache import (
     KeptResult,
     names,
     tensor_bytes,
     to_drop,
     volatile_nodes,
 )
-from comfysnap_server.engine.comfyui_errors import (
+from comfysnap_server.engine.comfyui.errors import (
     is_broken_device,
     is_out_of_memory,
     node_error,
 )
-from comfysnap_server.engine.comfyui_events import preview_jpeg
-from comfysnap_server.engine.comfyui_folders import is_outside
-from comfysnap_server.engine.comfyui_interrupt import REMEMBERED, Interrupts
-from comfysnap_server.engine.comfyui_leftovers import holdings
-from comfysnap_server.engine.comfyui_outputs import Folders, collect
-from comfysnap_server.engine.comfyui_versions import UnsupportedComfyError, is_tested, surface
+from comfysnap_server.engine.comfyui.events import preview_jpeg
+from comfysnap_server.engine.comfyui.folders import is_outside
+from comfysnap_server.engine.comfyui.interrupt import REMEMBERED, Interrupts
+from comfysnap_server.engine.comfyui.outputs import Folders, collect
+from comfysnap_server.engine.comfyui.release import UnsupportedComfyError, is_tested, surface
+from comfysnap_server.engine.comfyui.resources import held_resources
 from comfysnap_server.engine.make import EngineChoiceError, make_engine
 from comfysnap_server.engine.protocol import ProducedFile
 from tests.server.comfyui import graphs
@@ -168,12 +168,12 @@ def test_a_preview_that_cannot_be_made_small_enough_is_dropped() -> None:
 
 
 def test_a_thread_that_was_left_is_seen() -> None:
-    before = holdings()
+    before = held_resources()
     stop = threading.Event()
     thread = threading.Thread(target=stop.wait, name="left")
     thread.start()
     try:
-        assert list(holdings().since(before).threads.values()) == ["left"]
+        assert list(held_resources().since(before).threads.values()) == ["left"]
     finally:
         stop.set()
         thread.join()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from comfysnap_server.engine.comfyui_versions import PINNED_COMMIT, REPOSITORY
+from comfysnap_server.engine.comfyui.release import PINNED_COMMIT, REPOSITORY
 
 
 def register(app: typer.Typer) -> None:
@@ -27,7 +27,7 @@ def install(
     torch: Annotated[str, typer.Option(help="Build of torch: auto, cpu, cu128, ...")] = "auto",
 ) -> None:
     """Fetch ComfyUI and its requirements into a folder of its own; can be run again to go on."""
-    from comfysnap_server.engine import comfyui_install
+    from comfysnap_server.engine.comfyui import install as comfyui_install
 
     target = folder or comfyui_install.default_folder()
     try:
@@ -49,8 +49,8 @@ def install(
 
 def show() -> None:
     """Say which ComfyUI 'serve' would take."""
-    from comfysnap_server.engine.comfyui_install import default_folder, find_comfyui
-    from comfysnap_server.engine.comfyui_versions import (
+    from comfysnap_server.engine.comfyui.install import default_folder, find_comfyui
+    from comfysnap_server.engine.comfyui.release import (
         TESTED,
         UnsupportedComfyError,
         is_tested,

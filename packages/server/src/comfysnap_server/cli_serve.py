@@ -247,7 +247,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _engine(choice: EngineChoice, options: dict[str, JsonValue]) -> _Engine:
-    from comfysnap_server.engine.comfyui_install import find_comfyui
+    from comfysnap_server.engine.comfyui.install import find_comfyui
 
     found = find_comfyui()
     if choice is EngineChoice.SIMULATED or (choice is EngineChoice.AUTO and not found):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from comfysnap_server.engine.cuda_mask import MaskedCall
+from comfysnap_server.engine.comfyui.mask import MaskedCall
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,9 @@ import importlib
 from collections.abc import Callable
 from typing import Any, cast
 
-from comfysnap_server.engine.comfyui_events import JobEvents
-from comfysnap_server.engine.comfyui_interrupt import Interrupts
-from comfysnap_server.engine.comfyui_load import Comfy
+from comfysnap_server.engine.comfyui.events import JobEvents
+from comfysnap_server.engine.comfyui.interrupt import Interrupts
+from comfysnap_server.engine.comfyui.load import Comfy
 
 
 def install_hook(comfy: Comfy, interrupts: Interrupts) -> None:

@@ -13,8 +13,8 @@ from comfysnap_schema.errors import ErrorCode
 from comfysnap_schema.files import Kind
 from comfysnap_schema.graph import Graph
 from comfysnap_schema.spec import OutputSpec
-from comfysnap_server.engine.comfyui_errors import describe_node
-from comfysnap_server.engine.comfyui_folders import TEMP
+from comfysnap_server.engine.comfyui.errors import describe_node
+from comfysnap_server.engine.comfyui.folders import TEMP
 from comfysnap_server.engine.outputs import content_type_of
 from comfysnap_server.engine.protocol import EngineError, ProducedFile
 

@@ -10,7 +10,7 @@ _WRITABLE: Final = os.O_WRONLY | os.O_RDWR
 
 
 @dataclass(frozen=True)
-class Holdings:
+class ProcessResources:
     """What a process held at one moment."""
 
     threads: dict[int, str]
@@ -19,26 +19,26 @@ class Holdings:
     """Sockets, event queues and files open for writing, by descriptor."""
     children: frozenset[int]
 
-    def since(self, earlier: "Holdings") -> "Holdings":
+    def since(self, earlier: "ProcessResources") -> "ProcessResources":
         """What came since ``earlier``."""
-        return Holdings(
+        return ProcessResources(
             {k: v for k, v in self.threads.items() if k not in earlier.threads},
             {k: v for k, v in self.open_files.items() if earlier.open_files.get(k) != v},
             self.children - earlier.children,
         )
 
 
-def holdings() -> Holdings:
+def held_resources() -> ProcessResources:
     """What this process holds now; empty where there is no ``/proc``."""
     tasks = Path("/proc/self/task")
     if not tasks.is_dir():
-        return Holdings({}, {}, frozenset())
+        return ProcessResources({}, {}, frozenset())
     names = {thread.native_id: thread.name for thread in threading.enumerate()}
     threads = {
         int(task.name): names.get(int(task.name)) or _text(task / "comm")
         for task in tasks.iterdir()
     }
-    return Holdings(threads, _open_files(), _children())
+    return ProcessResources(threads, _open_files(), _children())
 
 
 def _open_files() -> dict[int, str]:

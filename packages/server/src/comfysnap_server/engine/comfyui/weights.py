@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from comfysnap_server.engine.comfyui_safetensors import SafetensorsError, read
+from comfysnap_server.engine.comfyui.safetensors import SafetensorsError, read
 
 logger = logging.getLogger(__name__)
 

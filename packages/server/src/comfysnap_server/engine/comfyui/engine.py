@@ -16,23 +16,23 @@ from pydantic import JsonValue
 
 from comfysnap_schema.errors import ErrorCode
 from comfysnap_schema.graph import Graph
-from comfysnap_server.engine.comfyui_cache import ResultCaches, free_memory_share, volatile_nodes
-from comfysnap_server.engine.comfyui_device import ProcessState, attach_device, reseed
-from comfysnap_server.engine.comfyui_errors import (
+from comfysnap_server.engine.comfyui.attach import ProcessState, attach_device, reseed
+from comfysnap_server.engine.comfyui.cache import ResultCaches, free_memory_share, volatile_nodes
+from comfysnap_server.engine.comfyui.errors import (
     EngineUnfitError,
     describe_node,
     is_broken_device,
     node_error,
     validation_error,
 )
-from comfysnap_server.engine.comfyui_events import JobEvents, planned_nodes, preview_jpeg
-from comfysnap_server.engine.comfyui_folders import TEMP, set_job_folders
-from comfysnap_server.engine.comfyui_hooks import follow, install_hook, show_previews
-from comfysnap_server.engine.comfyui_interrupt import Interrupts
-from comfysnap_server.engine.comfyui_load import Comfy, load_comfy, load_deferred
-from comfysnap_server.engine.comfyui_options import ComfyOptions
-from comfysnap_server.engine.comfyui_outputs import Folders, by_graph_node, collect
-from comfysnap_server.engine.comfyui_report import LoadReport
+from comfysnap_server.engine.comfyui.events import JobEvents, planned_nodes, preview_jpeg
+from comfysnap_server.engine.comfyui.folders import TEMP, set_job_folders
+from comfysnap_server.engine.comfyui.hooks import follow, install_hook, show_previews
+from comfysnap_server.engine.comfyui.interrupt import Interrupts
+from comfysnap_server.engine.comfyui.load import Comfy, load_comfy, load_deferred
+from comfysnap_server.engine.comfyui.options import ComfyOptions
+from comfysnap_server.engine.comfyui.outputs import Folders, by_graph_node, collect
+from comfysnap_server.engine.comfyui.report import LoadReport
 from comfysnap_server.engine.protocol import (
     SCRATCH,
     EngineError,

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from comfysnap_server.engine.comfyui_versions import PINNED_COMMIT, REPOSITORY
+from comfysnap_server.engine.comfyui.release import PINNED_COMMIT, REPOSITORY
 
 MARKER: Final = "installed.json"
 """Written last: what lies in the folder is whole."""

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from comfysnap_server.engine.comfyui_folders import apply_model_paths, confine_inputs
-from comfysnap_server.engine.comfyui_options import ComfyOptions
-from comfysnap_server.engine.comfyui_packs import (
+from comfysnap_server.engine.comfyui.folders import apply_model_paths, confine_inputs
+from comfysnap_server.engine.comfyui.mask import MaskRecord, masked
+from comfysnap_server.engine.comfyui.options import ComfyOptions
+from comfysnap_server.engine.comfyui.packs import (
     LoadCustomNode,
     Pack,
     PackNames,
@@ -25,9 +26,7 @@ from comfysnap_server.engine.comfyui_packs import (
     load_pack,
     run_prestartup,
 )
-from comfysnap_server.engine.comfyui_report import LoadReport
-from comfysnap_server.engine.comfyui_server import make_prompt_server
-from comfysnap_server.engine.comfyui_versions import (
+from comfysnap_server.engine.comfyui.release import (
     TESTED,
     Surface,
     UnsupportedComfyError,
@@ -35,9 +34,10 @@ from comfysnap_server.engine.comfyui_versions import (
     read_version,
     surface,
 )
-from comfysnap_server.engine.comfyui_warm import warm_imports
-from comfysnap_server.engine.comfyui_weights import WeightStore, resolve, serve_from_memory
-from comfysnap_server.engine.cuda_mask import MaskRecord, masked
+from comfysnap_server.engine.comfyui.report import LoadReport
+from comfysnap_server.engine.comfyui.server import make_prompt_server
+from comfysnap_server.engine.comfyui.warm import warm_imports
+from comfysnap_server.engine.comfyui.weights import WeightStore, resolve, serve_from_memory
 
 logger = logging.getLogger(__name__)
 

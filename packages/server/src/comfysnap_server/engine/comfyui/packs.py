@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comfysnap_server.engine.comfyui_leftovers import holdings
-from comfysnap_server.engine.comfyui_report import PackReport
+from comfysnap_server.engine.comfyui.report import PackReport
+from comfysnap_server.engine.comfyui.resources import held_resources
 
 logger = logging.getLogger(__name__)
 
@@ -98,14 +98,14 @@ async def load_pack(
     after_restore: bool = False,
 ) -> PackReport:
     """Import one pack with ComfyUI's own loader, and tell what came of it."""
-    before, started = holdings(), time.perf_counter()
+    before, started = held_resources(), time.perf_counter()
     with _Reasons() as reasons:
         try:
             loaded = await load(str(pack.path))
         except (Exception, SystemExit) as error:
             loaded = False
             reasons.add(describe(error))
-    left = holdings().since(before)
+    left = held_resources().since(before)
     failed = prestartup.get(pack.name)
     reason = None if loaded else (reasons.first or "it defines no nodes")
     if failed is not None:
