@@ -7,6 +7,7 @@ folder_names_and_paths = {
     "custom_nodes": ([os.path.join(base_path, "custom_nodes")], set()),
     "checkpoints": ([os.path.join(base_path, "models", "checkpoints")], {".safetensors"}),
 }
+filename_list_cache = {}
 _directories = {kind: os.path.join(base_path, kind) for kind in ("output", "temp", "input")}
 
 
@@ -27,13 +28,15 @@ def get_full_path(kind, name):
 
 
 def get_filename_list(kind):
-    return sorted(
-        name
-        for folder in get_folder_paths(kind)
-        if os.path.isdir(folder)
-        for name in os.listdir(folder)
-        if name.endswith(".safetensors")
-    )
+    """Looked up once for as long as the folders stay the same."""
+    folders = [folder for folder in get_folder_paths(kind) if os.path.isdir(folder)]
+    state = [(folder, os.path.getmtime(folder)) for folder in folders]
+    known = filename_list_cache.get(kind)
+    if known is None or known[0] != state:
+        names = {name for folder in folders for name in os.listdir(folder)}
+        known = state, sorted(name for name in names if name.endswith(".safetensors"))
+        filename_list_cache[kind] = known
+    return known[1]
 
 
 def get_directory_by_type(kind):

@@ -36,3 +36,8 @@ def current_device():
 def get_device_properties(_which=None):
     _lazy_init()
     return {"name": "tree"}
+
+
+def get_device_name(_which=None):
+    _lazy_init()
+    return "tree"

@@ -27,7 +27,6 @@ from comfysnap_server.engine.comfyui.events import preview_jpeg
 from comfysnap_server.engine.comfyui.folders import is_outside
 from comfysnap_server.engine.comfyui.interrupt import REMEMBERED, Interrupts
 from comfysnap_server.engine.comfyui.outputs import Folders, collect
-from comfysnap_server.engine.comfyui.release import UnsupportedComfyError, is_tested, surface
 from comfysnap_server.engine.comfyui.resources import held_resources
 from comfysnap_server.engine.make import EngineChoiceError, make_engine
 from comfysnap_server.engine.protocol import ProducedFile
@@ -38,14 +37,17 @@ KEPT = [KeptResult("model", 1, 0), KeptResult("old", 2, 60), KeptResult("new", 3
 
 
 @pytest.mark.parametrize(
-    ("max_bytes", "scarce", "dropped"),
-    [(200, False, []), (100, False, ["old"]), (0, False, ["old", "new"]),
-     (200, True, ["model", "old"])],
+    ("max_entries", "max_bytes", "scarce", "dropped"),
+    [(None, 200, False, []), (None, 100, False, ["old"]), (None, 0, False, ["old", "new"]),
+     (None, 200, True, ["model", "old"]), (2, 200, False, ["model"]),
+     (1, 0, False, ["model", "old", "new"])],
 )  # fmt: skip
-def test_the_oldest_tensors_go_first_and_models_only_when_memory_is_scarce(
-    max_bytes: int, scarce: bool, dropped: list[str]
+def test_the_oldest_results_go_first_and_models_only_when_memory_or_room_is_scarce(
+    max_entries: int | None, max_bytes: int, scarce: bool, dropped: list[str]
 ) -> None:
-    assert to_drop(KEPT, latest=3, max_bytes=max_bytes, scarce=scarce) == dropped
+    assert dropped == to_drop(
+        KEPT, latest=3, max_entries=max_entries, max_bytes=max_bytes, scarce=scarce
+    )
 
 
 def test_what_follows_an_output_node_is_not_kept_either() -> None:
@@ -177,27 +179,6 @@ def test_a_thread_that_was_left_is_seen() -> None:
     finally:
         stop.set()
         thread.join()
-
-
-def test_a_comfyui_with_another_shape_is_refused_by_name() -> None:
-    def validate_prompt(prompt: Any) -> None:
-        """As it was before 0.3.44."""
-
-    def init_extra_nodes(init_custom_nodes: bool = True) -> None:
-        """As it was up to 0.3.47."""
-
-    old = types.SimpleNamespace(validate_prompt=validate_prompt, PromptExecutor=object)
-    nodes = types.SimpleNamespace(init_extra_nodes=init_extra_nodes)
-    with pytest.raises(UnsupportedComfyError, match=r"validate_prompt.*init_extra_nodes"):
-        surface("0.3.40", old, nodes)
-
-
-def test_versions_beside_the_tested_ones_are_known_as_such() -> None:
-    assert is_tested("0.3.64")
-    assert is_tested("0.3.48")
-    assert not is_tested("0.3.47")
-    assert not is_tested("0.3.65")
-    assert not is_tested("0.10.0")
 
 
 def test_a_folder_that_is_no_comfyui_is_refused(new_driver: NewDriver, tmp_path: Any) -> None:

@@ -33,6 +33,8 @@ class Outcome:
     node_seconds: Mapping[str, float] = field(default_factory=dict[str, float])
     unfit: bool = False
     """The engine failed in a way it did not foresee: its process must not run another job."""
+    cause: str | None = None
+    """The exception behind ``unfit``, for logs and checks; never for a caller."""
 
 
 def execute(engine: Engine, job: EngineJob, report: Report) -> Outcome:
@@ -44,6 +46,7 @@ def execute(engine: Engine, job: EngineJob, report: Report) -> Outcome:
     error: Problem | None = None
     status = JobStatus.FAILED
     unfit = False
+    cause: str | None = None
     try:
         result = engine.run(job, report)
         node_seconds = result.node_seconds
@@ -58,7 +61,7 @@ def execute(engine: Engine, job: EngineJob, report: Report) -> Outcome:
         logger.exception("job %s ran out of memory", job.job_id)
         error = problem(ErrorCode.OUT_OF_MEMORY, "the machine ran out of memory")
     except BaseException as failure:  # a node may raise SystemExit, and whoever waits must hear it
-        unfit = True
+        unfit, cause = True, repr(failure)
         logger.exception("job %s: the engine failed", job.job_id)
         detail = f"the engine failed unexpectedly ({type(failure).__name__})"
         error = problem(ErrorCode.ENGINE_FAILED, detail)
@@ -69,6 +72,7 @@ def execute(engine: Engine, job: EngineJob, report: Report) -> Outcome:
         run_seconds=time.perf_counter() - started,
         node_seconds=node_seconds,
         unfit=unfit,
+        cause=cause,
     )
 
 

@@ -1,60 +1,193 @@
-"""What changes when a loaded process wakes up: device state, attention wrapper, randomness."""
+"""What changes when a loaded process gets its device: after a restore, a fork or a plain start.
+
+Whatever ComfyUI decided while CUDA was hidden is decided again, so that the process is what
+``main.py`` would have made of it on this machine.
+"""
 
 import importlib
-import inspect
 import logging
 import os
 import random
 import secrets
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import CodeType
+from typing import Any, Final
+
+from comfysnap_server.engine.comfyui.rerun import compile_again
 
 logger = logging.getLogger(__name__)
 
+DECIDED_AT_IMPORT: Final = {
+    "comfy.model_management": ("vram_state", "total_vram", "total_ram", "MAX_PINNED_MEMORY"),
+    "comfy.ops": ("scaled_dot_product_attention",),
+    "comfy.ldm.modules.attention": ("COMFY_KITCHEN_INT8_ATTENTION_IS_AVAILABLE",),
+}
+"""Module to the names that depend on the device or on the machine's memory."""
 
-def reseed(device: str | None = None) -> None:
-    """Fresh randomness for Python, numpy and torch: clones of a snapshot share all three.
-
-    Args:
-        device: What ``attach_device`` found; on ``cpu`` the generators of absent devices, which
-            cost more than all the rest, are left alone.
-    """
-    random.seed(secrets.randbits(256))
-    numpy: Any = sys.modules.get("numpy")
-    if numpy is not None:
-        numpy.random.seed(secrets.randbits(32))
-    torch: Any = sys.modules.get("torch")
-    if torch is not None:
-        here = torch.default_generator if device == "cpu" else torch
-        here.manual_seed(secrets.randbits(63))
+ATTENTION: Final = ("optimized_attention", "optimized_attention_masked")
+"""Taken by name in every module that computes attention."""
 
 
-def attach_device() -> str:
-    """Tell ComfyUI which device there is now; its answer at import may be another.
+class DeviceMissingError(Exception):
+    """A CUDA device was asked for, and this process cannot use one."""
 
-    Returns:
-        ``cuda``, ``cpu``, or the name of another accelerator that was seen at import.
-    """
-    management: Any = importlib.import_module("comfy.model_management")
-    arguments: Any = importlib.import_module("comfy.cli_args").args
-    torch: Any = sys.modules.get("torch")
-    other = _other_accelerator(management)
-    if other is not None:
-        return other
-    has_cuda = torch is not None and bool(torch.cuda.is_available())
-    if has_cuda and not arguments.cpu:
-        management.cpu_state = management.CPUState.GPU
-        management.vram_state = _vram_state(management, arguments)
-        device = "cuda"
-    else:
-        management.cpu_state = management.CPUState.CPU
-        management.vram_state = management.VRAMState.DISABLED
-        device = "cpu"
-    management.total_vram = management.get_total_memory(management.get_torch_device()) / (1 << 20)
-    _prefer_fast_attention(torch, device)
-    logger.info("attached to %s", device)
-    return device
+
+@dataclass(frozen=True)
+class Device:
+    """What jobs run on."""
+
+    kind: str
+    """``cuda``, ``cpu``, or another accelerator that was seen at import."""
+    name: str
+    """For people: ``NVIDIA L40S``; the kind where there is no better name."""
+    dynamic_vram: bool = False
+    """Whether ComfyUI's DynamicVRAM manages the weights."""
+
+
+@dataclass
+class Attachment:
+    """Gives one loaded ComfyUI its device. Made while loading, so that attaching compiles
+    nothing."""
+
+    kitchen_attention: bool = False
+    """Whether ``--use-ck-attention`` was given; it asks for a GPU when ComfyUI is imported."""
+    _codes: list[tuple[Any, CodeType]] = field(default_factory=list[tuple[Any, CodeType]])
+    _device: Device | None = None
+
+    def prepare(self) -> None:
+        """Compile what ``attach`` runs again."""
+        for name, names in DECIDED_AT_IMPORT.items():
+            module: Any = importlib.import_module(name)
+            code = compile_again(module, names)
+            if code is not None:
+                self._codes.append((module, code))
+
+    def attach(self, required: str | None = None) -> Device:
+        """Find the device and let ComfyUI decide for it. Can be called again.
+
+        Args:
+            required: ``cuda`` makes a missing GPU an error; None runs on the CPU without one.
+
+        Raises:
+            DeviceMissingError: No CUDA device was found, with the reason.
+        """
+        management: Any = importlib.import_module("comfy.model_management")
+        arguments: Any = importlib.import_module("comfy.cli_args").args
+        torch: Any = sys.modules.get("torch")
+        other = _other_accelerator(management)
+        has_cuda = bool(torch and not arguments.cpu and torch.cuda.is_available())
+        if required == "cuda" and (other or not has_cuda):
+            raise DeviceMissingError(f"no CUDA device: {_why_no_cuda(torch, arguments)}")
+        if other is None:
+            states = management.CPUState
+            management.cpu_state = states.GPU if has_cuda else states.CPU
+        self._decide_again(arguments)
+        kind = other or ("cuda" if has_cuda else "cpu")
+        dynamic = kind == "cuda" and self._start_dynamic_vram(management, arguments)
+        name = str(torch.cuda.get_device_name()) if torch and kind == "cuda" else kind
+        self._device = Device(kind, name, dynamic)
+        logger.info("attached to %s%s", name, " with DynamicVRAM" if dynamic else "")
+        return self._device
+
+    def _decide_again(self, arguments: Any) -> None:
+        _register_kitchen()  # before int8 attention asks it
+        for module, code in self._codes:
+            exec(code, module.__dict__)  # noqa: S102 the module's own statements
+        attention: Any = importlib.import_module("comfy.ldm.modules.attention")
+        if getattr(attention, "COMFY_KITCHEN_INT8_ATTENTION_IS_AVAILABLE", False):
+            if "comfy_kitchen_int8" not in attention.REGISTERED_ATTENTION_FUNCTIONS:
+                attention.register_attention_function(
+                    "comfy_kitchen_int8", attention.attention_comfy_kitchen_int8
+                )
+            if self.kitchen_attention:
+                arguments.use_ck_attention = True
+                _replace_everywhere(attention, attention.attention_comfy_kitchen_int8)
+        elif self.kitchen_attention:
+            raise DeviceMissingError("--use-ck-attention needs a GPU that comfy-kitchen supports")
+        folders: Any = importlib.import_module("folder_paths")
+        folders.filename_list_cache.clear()  # of the machine that made the snapshot
+        benchmark: Callable[[], None] | None = getattr(
+            importlib.import_module("comfy.model_management"), "set_cudnn_benchmark", None
+        )
+        if benchmark is not None:
+            benchmark()
+
+    def _start_dynamic_vram(self, management: Any, arguments: Any) -> bool:
+        """As ``main.py`` does it after its imports; once a process, since it patches the driver's
+        library."""
+        if self._device is not None and self._device.kind == "cuda":
+            return self._device.dynamic_vram
+        enables = getattr(importlib.import_module("comfy.cli_args"), "enables_dynamic_vram", None)
+        patcher: Any = importlib.import_module("comfy.model_patcher")
+        memory: Any = sys.modules.get("comfy.memory_management")
+        if enables is None or not enables() or not hasattr(memory, "aimdo_enabled"):
+            return False
+        forced = getattr(arguments, "enable_dynamic_vram", False)
+        new_enough = management.torch_version_numeric >= (2, 8)
+        if not forced and not (management.is_nvidia() and new_enough):
+            return False
+        control: Any = importlib.import_module("comfy_aimdo.control")
+        if not _init_devices(control, management, arguments):
+            logger.warning("DynamicVRAM is off: comfy-aimdo could not initialise the device")
+            return False
+        _set_log_level(control)
+        patcher.CoreModelPatcher = patcher.ModelPatcherDynamic
+        memory.aimdo_enabled = True
+        return True
+
+
+def _init_devices(control: Any, management: Any, arguments: Any) -> bool:
+    if not hasattr(control, "init_devices"):  # before 0.23
+        return bool(control.init_device(management.get_torch_device().index))
+    indices = [device.index for device in management.get_all_torch_devices()]
+    headroom = int(getattr(arguments, "vram_headroom", 0) * 1024**3)
+    try:
+        return bool(control.init_devices([(index, headroom) for index in indices]))
+    except TypeError:  # comfy-aimdo 0.4.9 and before
+        return bool(control.init_devices(indices))
+
+
+def _set_log_level(control: Any) -> None:
+    name = logging.getLevelName(logging.getLogger().getEffectiveLevel()).lower()
+    set_level = getattr(control, f"set_log_{name}", None) or control.set_log_info
+    set_level()
+
+
+def _register_kitchen() -> None:
+    """Register comfy-kitchen's backends anew: they asked for CUDA when they were imported."""
+    kitchen: Any = sys.modules.get("comfy_kitchen")
+    if kitchen is None:
+        return
+    kitchen.registry.__dict__.pop("_compute_capability", None)  # a cached property
+    for backend in ("cuda", "triton"):
+        register = getattr(sys.modules.get(f"comfy_kitchen.backends.{backend}"), "_register", None)
+        if register is not None:
+            register()
+
+
+def _replace_everywhere(attention: Any, function: Any) -> None:
+    for name in ATTENTION:
+        old = getattr(attention, name, None)
+        for module in list(sys.modules.values()):
+            if old is not None and getattr(module, "__dict__", {}).get(name) is old:
+                setattr(module, name, function)
+
+
+def _why_no_cuda(torch: Any, arguments: Any) -> str:
+    if torch is None:
+        return "torch is not installed"
+    if arguments.cpu:
+        return "the arguments of ComfyUI include --cpu"
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    try:
+        torch.cuda.init()
+    except Exception as error:
+        return " ".join(str(error).split())
+    return f"torch.cuda finds {torch.cuda.device_count()} devices"
 
 
 def _other_accelerator(management: Any) -> str | None:
@@ -66,47 +199,21 @@ def _other_accelerator(management: Any) -> str | None:
     return "directml" if getattr(management, "directml_enabled", False) else None
 
 
-def _vram_state(management: Any, arguments: Any) -> Any:
-    """As ``comfy/model_management.py`` decides it at import."""
-    states = management.VRAMState
-    if arguments.lowvram:
-        return states.LOW_VRAM
-    if arguments.novram:
-        return states.NO_VRAM
-    if arguments.highvram or arguments.gpu_only:
-        return states.HIGH_VRAM
-    return states.NORMAL_VRAM
+def reseed(device: str | None = None) -> None:
+    """Fresh randomness for Python, numpy and torch: clones of a snapshot share all three.
 
-
-def _prefer_fast_attention(torch: Any, device: str) -> None:
-    """The wrapper that ``comfy/ops.py`` makes only when it sees a GPU at import: it prefers cuDNN,
-    then flash and memory-efficient attention."""
-    ops: Any = sys.modules.get("comfy.ops")
-    plain = getattr(ops, "_comfysnap_plain_attention", None)
-    if ops is None or not hasattr(ops, "scaled_dot_product_attention"):
-        return
-    if plain is None:
-        plain = ops.scaled_dot_product_attention
-        ops._comfysnap_plain_attention = plain
-    if device != "cuda":
-        ops.scaled_dot_product_attention = plain
-        return
-    try:
-        attention: Any = importlib.import_module("torch.nn.attention")
-    except ImportError:
-        return
-    if "set_priority" not in inspect.signature(attention.sdpa_kernel).parameters:
-        return
-    kinds = attention.SDPBackend
-    order = [
-        kinds.CUDNN_ATTENTION, kinds.FLASH_ATTENTION, kinds.EFFICIENT_ATTENTION, kinds.MATH,
-    ]  # fmt: skip
-
-    def preferring(q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> Any:
-        with attention.sdpa_kernel(order, set_priority=True):
-            return torch.nn.functional.scaled_dot_product_attention(q, k, v, *args, **kwargs)
-
-    ops.scaled_dot_product_attention = preferring
+    Args:
+        device: ``Device.kind``; on ``cpu`` the generators of absent devices, which cost more than
+            all the rest, are left alone.
+    """
+    random.seed(secrets.randbits(256))
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed(secrets.randbits(32))
+    torch: Any = sys.modules.get("torch")
+    if torch is not None:
+        here = torch.default_generator if device == "cpu" else torch
+        here.manual_seed(secrets.randbits(63))
 
 
 class ProcessState:

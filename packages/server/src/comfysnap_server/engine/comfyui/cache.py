@@ -29,20 +29,29 @@ class KeptResult:
     """Bytes of the tensors in it; models count nothing, ComfyUI manages their memory."""
 
 
-def to_drop(kept: Iterable[KeptResult], *, latest: int, max_bytes: int, scarce: bool) -> list[Any]:
+def to_drop(
+    kept: Iterable[KeptResult],
+    *,
+    latest: int,
+    max_entries: int | None,
+    max_bytes: int,
+    scarce: bool,
+) -> list[Any]:
     """The keys to let go of, oldest first.
 
     Args:
         kept: All results.
         latest: The job that just ran.
-        max_bytes: Tensors to keep at most.
+        max_entries: Results to keep at most; None is any number.
+        max_bytes: Bytes of tensors to keep at most.
         scarce: Memory is nearly used up: keep only what the latest job used.
     """
     ordered = sorted(kept, key=lambda result: result.used)
     total = sum(result.size for result in ordered)
     dropped: list[Any] = []
     for result in ordered:
-        too_much = total > max_bytes and result.size > 0
+        too_many = max_entries is not None and len(ordered) - len(dropped) > max_entries
+        too_much = too_many or (total > max_bytes and result.size > 0)
         if too_much or (scarce and result.used < latest):
             dropped.append(result.key)
             total -= result.size
@@ -102,8 +111,11 @@ class ResultCaches:
         """Of the results that were looked at."""
 
     def before_job(self) -> None:
-        """No node object of an earlier job is used again, nor what it told."""
-        for cache in (self._executor.caches.objects, self._executor.caches.ui):
+        """No node object of an earlier job is used again, nor what it showed."""
+        caches = self._executor.caches
+        for cache in caches.all:
+            if cache is caches.outputs:
+                continue
             for part in ("cache", "subcaches", "used_generation", "children"):
                 getattr(cache, part, {}).clear()
 
@@ -118,7 +130,9 @@ class ResultCaches:
             _remove(cache, key)
             getattr(cache, "subcaches", {}).pop(subkey, None)
 
-    def trim(self, *, max_bytes: int, scarce: bool, ending: Iterable[Path]) -> None:
+    def trim(
+        self, *, max_entries: int | None, max_bytes: int, scarce: bool, ending: Iterable[Path]
+    ) -> None:
         """Drop the oldest results over the limits, those that name a file in the folders that are
         ``ending`` with the job, and book-keeping of what is gone (ComfyUI's LRU cache keeps the
         keys of every prompt it ever saw)."""
@@ -128,25 +142,35 @@ class ResultCaches:
         latest = getattr(cache, "generation", 0)
         sizes, self._sizes = self._sizes, {}
         roots = tuple(map(str, ending))
-        for key in [key for key in entries if key not in sizes and names(entries[key], roots)]:
+        for key in [
+            key for key in entries if key not in sizes and names(outputs_of(entries[key]), roots)
+        ]:
             _remove(cache, key)
         for key, value in entries.items():
-            self._sizes[key] = sizes[key] if key in sizes else tensor_bytes(value)
+            self._sizes[key] = sizes[key] if key in sizes else tensor_bytes(outputs_of(value))
         kept = [
             KeptResult(key, used.get(key, 0) if used is not None else 0, self._sizes[key])
             for key in entries
         ]
-        for key in to_drop(kept, latest=latest, max_bytes=max_bytes, scarce=scarce):
+        for key in to_drop(
+            kept, latest=latest, max_entries=max_entries, max_bytes=max_bytes, scarce=scarce
+        ):
             _remove(cache, key)
-        for book in (used, getattr(cache, "children", None)):
+        for book in (used, getattr(cache, "children", None), getattr(cache, "timestamps", None)):
             if isinstance(book, dict):
                 for key in [key for key in cast("dict[Any, Any]", book) if key not in entries]:
                     del book[key]
 
 
 def _remove(cache: Any, key: Any) -> None:
-    for part in ("cache", "used_generation", "children"):
+    for part in ("cache", "used_generation", "children", "timestamps"):
         getattr(cache, part, {}).pop(key, None)
+
+
+def outputs_of(entry: Any) -> Any:
+    """The outputs in an entry of the result cache: since 0.3.68 it is ``CacheEntry(ui, outputs)``,
+    before it is the list itself."""
+    return getattr(entry, "outputs", entry)
 
 
 def tensor_bytes(value: Any, depth: int = 0) -> int:
@@ -178,6 +202,16 @@ def names(value: Any, roots: tuple[str, ...], depth: int = 0) -> bool:
         isinstance(item, (str, os.PathLike)) and names(item, roots)
         for item in [*getattr(value, "__dict__", {}).values()]
     )
+
+
+def memory_headroom(share: float) -> float:
+    """GiB of this machine's memory to keep free, within the bounds that ``main.py`` sets (2 to 10).
+
+    Args:
+        share: Of the whole memory, 0 to 1; 0 keeps nothing free.
+    """
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1024**3
+    return min(10.0, max(2.0, total * share)) if share else 0.0
 
 
 def free_memory_share() -> float:

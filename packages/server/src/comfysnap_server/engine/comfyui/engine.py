@@ -16,8 +16,14 @@ from pydantic import JsonValue
 
 from comfysnap_schema.errors import ErrorCode
 from comfysnap_schema.graph import Graph
-from comfysnap_server.engine.comfyui.attach import ProcessState, attach_device, reseed
-from comfysnap_server.engine.comfyui.cache import ResultCaches, free_memory_share, volatile_nodes
+from comfysnap_server.engine.comfyui.attach import Device, ProcessState, reseed
+from comfysnap_server.engine.comfyui.binding import CachePolicy
+from comfysnap_server.engine.comfyui.cache import (
+    ResultCaches,
+    free_memory_share,
+    memory_headroom,
+    volatile_nodes,
+)
 from comfysnap_server.engine.comfyui.errors import (
     EngineUnfitError,
     describe_node,
@@ -27,9 +33,14 @@ from comfysnap_server.engine.comfyui.errors import (
 )
 from comfysnap_server.engine.comfyui.events import JobEvents, planned_nodes, preview_jpeg
 from comfysnap_server.engine.comfyui.folders import TEMP, set_job_folders
-from comfysnap_server.engine.comfyui.hooks import follow, install_hook, show_previews
+from comfysnap_server.engine.comfyui.hooks import follow, install_hook
 from comfysnap_server.engine.comfyui.interrupt import Interrupts
-from comfysnap_server.engine.comfyui.load import Comfy, load_comfy, load_deferred
+from comfysnap_server.engine.comfyui.load import (
+    Comfy,
+    load_comfy,
+    load_deferred,
+    restore_functions,
+)
 from comfysnap_server.engine.comfyui.options import ComfyOptions
 from comfysnap_server.engine.comfyui.outputs import Folders, by_graph_node, collect
 from comfysnap_server.engine.comfyui.report import LoadReport
@@ -65,7 +76,7 @@ class ComfyUIEngine:
         self._caches = ResultCaches(None)
         self._interrupts = Interrupts(self._raise_flag)
         self._scratch: Path | None = None
-        self._device: str | None = None
+        self._device: Device | None = None
         self._state = ProcessState()
         self._tidied = time.monotonic()
         self._scarce = False
@@ -82,6 +93,11 @@ class ComfyUIEngine:
         return self._loaded.report.unsafe_to_fork
 
     @property
+    def device(self) -> str | None:
+        """The device that jobs run on, for people; None before ``attach``."""
+        return self._device.name if self._device is not None else None
+
+    @property
     def _loaded(self) -> Comfy:
         if self._comfy is None:
             raise RuntimeError("the engine is not loaded")
@@ -91,8 +107,8 @@ class ComfyUIEngine:
         """Import ComfyUI and the node packs, read the weights to preload. Once a process.
 
         Raises:
-            UnsupportedComfyError: No ComfyUI that this engine can drive.
-            PreloadError: A file to preload is not there, or no safetensors file.
+            UnsupportedComfyError: The checkout is not one that this engine can drive.
+            PreloadError: A file to preload does not exist or is not a safetensors file.
         """
         if self._comfy is None:
             self._comfy = load_comfy(self.options)
@@ -100,14 +116,20 @@ class ComfyUIEngine:
             install_hook(self._comfy, self._interrupts)
 
     def attach(self) -> None:
-        """Find the device, make randomness and folders new, import the packs that waited for it."""
+        """Find the device, make randomness and folders new, import the packs that waited for it.
+
+        Raises:
+            DeviceMissingError: The options ask for a CUDA device and there is none.
+        """
         comfy = self._loaded
         reseed()
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch = Path(tempfile.mkdtemp(prefix="comfysnap-", dir=os.environ.get(SCRATCH)))
-        self._device = attach_device()
+        self._device = comfy.attachment.attach(self.options.device)
         load_deferred(comfy)  # while the folders are ComfyUI's own, as for the packs before
+        restore_functions()
+        self._new_executor()  # its limits are those of this machine's memory
         self._leave_job()
         self._state = ProcessState()
 
@@ -129,7 +151,7 @@ class ComfyUIEngine:
         with self._interrupts.running(job.job_id):
             if self._interrupts.requested:
                 raise EngineInterrupted
-            reseed(self._device)
+            reseed(self._device.kind if self._device else None)
             set_job_folders(comfy.folder_paths, job.input_dir, job.output_dir)
             self._caches.before_job()
             run = _Run(comfy, self._executor, self._interrupts, job, report)
@@ -161,6 +183,7 @@ class ComfyUIEngine:
         comfy = self._loaded
         self._caches.forget(run.volatile())
         self._caches.trim(
+            max_entries=self.options.cache_entries or None,
             max_bytes=self.options.cache_bytes,
             scarce=self._memory_is_scarce(),
             ending=run.folders,
@@ -173,6 +196,7 @@ class ComfyUIEngine:
         if time.monotonic() - self._tidied > TIDY_INTERVAL:
             gc.collect()
             comfy.management.soft_empty_cache()
+            restore_functions()
             self._tidied = time.monotonic()
 
     def _memory_is_scarce(self) -> bool:
@@ -193,7 +217,9 @@ class ComfyUIEngine:
 
     def _new_executor(self) -> None:
         comfy = self._loaded
-        self._executor = comfy.surface.executor(comfy.server, self.options.cache_entries)
+        headroom = memory_headroom(self.options.free_memory)
+        policy = CachePolicy(entries=self.options.cache_entries, headroom=headroom)
+        self._executor = comfy.api.new_executor(comfy.server, policy)
         self._caches = ResultCaches(self._executor)
 
     def _leave_job(self) -> None:
@@ -219,6 +245,7 @@ class _Run:
         self._job = job
         self._report = report
         self._graph = job.graph
+        self._secrets = api_secrets(comfy.options.api_key_variable)
         self._began = time.time()
         self._files = [path.name for path in job.input_dir.iterdir()]  # before a node takes one
         self._told: Mapping[str, Any] = {}
@@ -229,9 +256,7 @@ class _Run:
 
     async def run(self) -> EngineResult:
         graph, extra = self._prompt()
-        valid, error, outputs, node_errors = await self._comfy.surface.validate(
-            self._job.job_id, graph
-        )
+        valid, error, outputs, node_errors = await self._comfy.api.validate(self._job.job_id, graph)
         if not valid or node_errors:
             raise validation_error(self._graph, self._job.fields, error, node_errors)
         events = self._new_events(outputs)
@@ -250,7 +275,6 @@ class _Run:
         show = functools.partial(
             preview_jpeg, longest=options.preview_size, max_bytes=options.preview_bytes
         )
-        show_previews(self._job.previews)
         return JobEvents(
             self._graph,
             planned_nodes(self._graph, outputs),
@@ -267,15 +291,18 @@ class _Run:
         posted: Any = server.trigger_on_prompt(
             {"prompt": copy_graph(self._job.graph), "client_id": CLIENT_ID, "extra_data": {}}
         )
+        api = self._comfy.api
         try:
             graph: Graph = posted["prompt"]
             extra: dict[str, Any] = posted.get("extra_data") or {}
+            api.replace_nodes(server, graph)
             self._graph = copy_graph(graph)
         except (TypeError, KeyError, AttributeError) as error:
-            detail = f"a node pack made of the graph what is none ({error!r})"
+            detail = f"a node pack's prompt handler returned an invalid graph ({error!r})"
             raise EngineError(ErrorCode.GRAPH_INVALID, detail) from error
         server.last_prompt_id, server.last_node_id = self._job.job_id, None
-        return graph, {**extra, "client_id": CLIENT_ID}
+        extra |= api.preview_data(self._job.previews)
+        return graph, {**extra, **self._secrets, "client_id": CLIENT_ID}
 
     async def _execute(self, graph: Graph, extra: dict[str, Any], outputs: list[str]) -> None:
         """Run the executor in a task, which an interrupt cancels while it waits for something."""
@@ -306,15 +333,25 @@ class _Run:
             data = events.blocked
         if "node_id" not in data:
             raise EngineError(ErrorCode.ENGINE_FAILED, f"ComfyUI ended the job with {verdict}")
-        self.failure = str(data.get("exception_message", ""))
+        data = {
+            **data,
+            "exception_message": self._redact(str(data.get("exception_message", ""))),
+        }
+        self.failure = data["exception_message"]
         logger.error(
             "job %s: %s failed: %s\n%s",
             self._job.job_id,
             describe_node(self._graph, str(data["node_id"])),
             self.failure.strip(),
-            "".join(data.get("traceback") or ()),
+            self._redact("".join(data.get("traceback") or ())),
         )
         raise node_error(self._graph, self._job.fields, data)
+
+    def _redact(self, text: str) -> str:
+        """A node's own words without the key that it was given."""
+        for secret in self._secrets.values():
+            text = text.replace(secret, "***")
+        return text
 
     def broken_off(self, error: BaseException) -> EngineError:
         """What no node may raise (``SystemExit``, the cancelling of a task) and ComfyUI lets
@@ -359,6 +396,13 @@ class _Run:
         for path in temp.rglob("*"):
             if path.is_file() and path not in self._kept_temp:
                 path.unlink(missing_ok=True)
+
+
+def api_secrets(variable: str) -> dict[str, str]:
+    """What pays for API nodes, as ComfyUI's front end would send it; read for each job, so that a
+    key never lies in a snapshot."""
+    key = os.environ.get(variable, "").strip()
+    return {"api_key_comfy_org": key} if key else {}
 
 
 def _has_fingerprint(kind: Any) -> bool:

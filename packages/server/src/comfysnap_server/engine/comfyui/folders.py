@@ -1,8 +1,7 @@
-"""ComfyUI's folders: model paths from its configuration, and input, output and temp of each job."""
+"""ComfyUI's folders: input, output and temp of each job."""
 
 import logging
 import os
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,26 +9,6 @@ logger = logging.getLogger(__name__)
 
 TEMP: Final = ".temp"
 """Name of the temp folder inside a job's output folder."""
-
-
-def apply_model_paths(
-    checkout: Path, extra: Sequence[Path], load: Callable[[str], object]
-) -> list[str]:
-    """Read ``extra_model_paths.yaml`` of the checkout and the files named beside it.
-
-    Returns:
-        The files read.
-
-    Raises:
-        FileNotFoundError: A named file does not exist.
-    """
-    own = checkout / "extra_model_paths.yaml"
-    files = ([own] if own.is_file() else []) + list(extra)
-    for file in files:
-        if not file.is_file():
-            raise FileNotFoundError(f"extra_model_paths: {file} does not exist")
-        load(str(file))
-    return [str(file) for file in files]
 
 
 def set_job_folders(folder_paths: Any, input_dir: Path, output_dir: Path) -> None:

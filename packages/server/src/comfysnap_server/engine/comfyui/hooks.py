@@ -48,14 +48,6 @@ def follow(comfy: Comfy, events: JobEvents, interrupts: Interrupts) -> None:
     comfy.server.listener = listen
 
 
-def show_previews(wanted: bool) -> None:
-    """Whether samplers decode a picture at each step: the quick way, which needs no weights
-    (``latent_preview.py``: Latent2RGBPreviewer)."""
-    arguments: Any = importlib.import_module("comfy.cli_args")
-    methods = arguments.LatentPreviewMethod
-    arguments.args.preview_method = methods.Latent2RGB if wanted else methods.NoPreviews
-
-
 def _register(progress: Any, events: JobEvents) -> None:
     """Take the place of the handler that tells the front end, whose every message holds the state
     of all nodes."""

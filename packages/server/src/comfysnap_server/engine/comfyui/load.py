@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from comfysnap_server.engine.comfyui.folders import apply_model_paths, confine_inputs
+from comfysnap_server.engine.comfyui.attach import Attachment
+from comfysnap_server.engine.comfyui.binding import ComfyAPI, bind
+from comfysnap_server.engine.comfyui.folders import confine_inputs
 from comfysnap_server.engine.comfyui.mask import MaskRecord, masked
 from comfysnap_server.engine.comfyui.options import ComfyOptions
 from comfysnap_server.engine.comfyui.packs import (
@@ -27,15 +29,13 @@ from comfysnap_server.engine.comfyui.packs import (
     run_prestartup,
 )
 from comfysnap_server.engine.comfyui.release import (
-    TESTED,
-    Surface,
     UnsupportedComfyError,
-    is_tested,
     read_version,
-    surface,
+    untested_note,
 )
 from comfysnap_server.engine.comfyui.report import LoadReport
 from comfysnap_server.engine.comfyui.server import make_prompt_server
+from comfysnap_server.engine.comfyui.startup import start_up
 from comfysnap_server.engine.comfyui.warm import warm_imports
 from comfysnap_server.engine.comfyui.weights import WeightStore, resolve, serve_from_memory
 
@@ -51,7 +51,7 @@ class Comfy:
     """An imported ComfyUI."""
 
     options: ComfyOptions
-    surface: Surface
+    api: ComfyAPI
     server: Any
     nodes: Any
     execution: Any
@@ -66,15 +66,13 @@ class Comfy:
     after_restore: list[Pack] = field(default_factory=list[Pack])
     weights: WeightStore = field(default_factory=WeightStore)
     report: LoadReport = field(default_factory=LoadReport)
+    attachment: Attachment = field(default_factory=Attachment)
 
     def load_custom_node(self) -> LoadCustomNode:
         """ComfyUI's loader for one node pack."""
 
         async def load(path: str) -> bool:
-            found = await self.nodes.load_custom_node(
-                path, set(self.own_nodes), module_parent="custom_nodes"
-            )
-            return bool(found)
+            return bool(await self.api.load_custom_node(path, set(self.own_nodes)))
 
         return load
 
@@ -83,20 +81,16 @@ def load_comfy(options: ComfyOptions) -> Comfy:
     """Import ComfyUI, its nodes and the node packs; open nothing, run nothing.
 
     Raises:
-        UnsupportedComfyError: The folder is no ComfyUI that this engine can drive.
-        PreloadError: A file to preload is not there, or no safetensors file.
+        UnsupportedComfyError: The folder is not a ComfyUI that this engine can drive.
+        PreloadError: A file to preload does not exist or is not a safetensors file.
     """
     version = read_version(options.checkout)
     _refuse_second_load(options.checkout)
-    report = LoadReport(version=version, tested=is_tested(version))
-    if not report.tested:
-        report.notes.append(f"ComfyUI {version} is outside {TESTED[0]} to {TESTED[1]}, as tested")
-        logger.warning("%s", report.notes[-1])
+    report = LoadReport(version=version, tested=untested_note(version) is None)
     record = MaskRecord()
     with contextlib.ExitStack() as stack:
-        _enter_checkout(options.checkout)
         with _timed(report, "paths"):
-            folder_paths = _configure(options)
+            folder_paths = start_up(options)
         folders = [Path(folder) for folder in folder_paths.get_folder_paths("custom_nodes")]
         packs = find_packs(folders, options.disabled_nodes) if options.custom_nodes else []
         with _timed(report, "torch"):
@@ -107,6 +101,10 @@ def load_comfy(options: ComfyOptions) -> Comfy:
             comfy = _import(options, report, version, packs, folder_paths)
         finally:
             report.masked_calls = list(record.calls.values())
+    note = untested_note(version)
+    if note is not None:
+        report.notes.append(note)
+        logger.warning("%s", note)
     with _timed(report, "settle"):
         gc.collect()
         gc.freeze()
@@ -122,33 +120,35 @@ def _import(
     with _timed(report, "core"):
         weights = WeightStore()
         serve_from_memory(importlib.import_module("comfy.utils"), weights)
-        # before `nodes`, which puts comfy/ first on sys.path, where `utils` is another module
-        importlib.import_module("utils.extra_config")
+        attachment = _attachment(options)
         execution = importlib.import_module("execution")
         server_module = importlib.import_module("server")
         nodes = importlib.import_module("nodes")
-        calls = surface(version, execution, nodes)
+        api = bind(version, execution, nodes, server_module)
+        attachment.prepare()
     loop = asyncio.new_event_loop()
     try:
-        server = make_prompt_server(server_module, loop)
+        server = make_prompt_server(server_module, loop, api.server_arguments())
+        keep_functions()
         with _timed(report, "nodes"):
-            failed = loop.run_until_complete(calls.init_nodes(options.api_nodes))
+            failed = loop.run_until_complete(api.init_nodes(options.api_nodes))
             report.own_failures = [str(name) for name in failed or ()]
         comfy = Comfy(
-            options=options, surface=calls, server=server, nodes=nodes, execution=execution,
+            options=options, api=api, server=server, nodes=nodes, execution=execution,
             folder_paths=folder_paths,
             homes={kind: Path(folder_paths.get_directory_by_type(kind))
                    for kind in ("output", "temp")},
             management=importlib.import_module("comfy.model_management"),
             progress=importlib.import_module("comfy_execution.progress"),
             own_nodes=frozenset(nodes.NODE_CLASS_MAPPINGS), prestartup=prestartup,
-            after_restore=deferred, weights=weights, report=report,
+            after_restore=deferred, weights=weights, report=report, attachment=attachment,
         )  # fmt: skip
         with _timed(report, "packs"):
             loop.run_until_complete(_load_packs(comfy, [p for p in packs if p not in deferred]))
     finally:
         _close(loop, report)
     server.loop = None
+    restore_functions()
     confine_inputs(folder_paths)
     with _timed(report, "weights"):
         for path in resolve(options.preload, folder_paths.get_full_path):
@@ -199,33 +199,24 @@ def _refuse_second_load(checkout: Path) -> None:
         )
 
 
-def _enter_checkout(checkout: Path) -> None:
-    """Node packs rely on main.py's working folder and path."""
-    os.chdir(checkout)
-    sys.path.insert(0, str(checkout))
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
+def _attachment(options: ComfyOptions) -> Attachment:
+    """``--use-ck-attention`` ends a process that has no GPU when it imports ComfyUI, so it is
+    applied when the process is attached."""
+    arguments: Any = importlib.import_module("comfy.cli_args").args
+    wanted = options.mask_cuda and bool(getattr(arguments, "use_ck_attention", False))
+    if wanted:
+        arguments.use_ck_attention = False
+    return Attachment(kitchen_attention=wanted)
 
 
-def _configure(options: ComfyOptions) -> Any:
-    """Parse the arguments (once for the life of the process) and read the model paths."""
-    arguments = sys.argv
-    sys.argv = ["main.py", *options.arguments]
-    try:
-        importlib.import_module("comfy.options").enable_args_parsing()
-        parsed = importlib.import_module("comfy.cli_args").args
-    except SystemExit as error:
-        raise UnsupportedComfyError(
-            f"ComfyUI does not take these arguments: {' '.join(options.arguments)}"
-        ) from error
-    finally:
-        sys.argv = arguments
-    # without the front end's package, PromptServer would end the process
-    parsed.front_end_root = parsed.front_end_root or str(options.checkout)
-    folder_paths = importlib.import_module("folder_paths")
-    extra = importlib.import_module("utils.extra_config")
-    apply_model_paths(options.checkout, options.extra_model_paths, extra.load_extra_path_config)
-    return folder_paths
+def keep_functions() -> None:
+    """Remember the functions that node packs may not replace for good (``main.py``)."""
+    importlib.import_module("hook_breaker_ac10a0").save_functions()
+
+
+def restore_functions() -> None:
+    """Put back what ``keep_functions`` remembered."""
+    importlib.import_module("hook_breaker_ac10a0").restore_functions()
 
 
 @contextmanager

@@ -8,9 +8,17 @@ from typing import Any
 Listener = Callable[[str, Any], None]
 
 
-def make_prompt_server(server_module: Any, loop: asyncio.AbstractEventLoop) -> Any:
+def make_prompt_server(
+    server_module: Any, loop: asyncio.AbstractEventLoop, arguments: tuple[Any, ...]
+) -> Any:
     """``PromptServer.instance`` as node packs expect it (``routes``, ``app``, ``loop``,
-    ``prompt_queue``); what it would send goes to ``listener`` instead."""
+    ``prompt_queue``); what it would send goes to ``listener`` instead.
+
+    Args:
+        server_module: ComfyUI's module ``server``.
+        loop: The loop that node packs see while they load.
+        arguments: What this release's ``PromptServer`` takes after the loop.
+    """
 
     class QuietServer(server_module.PromptServer):
         """Opens no socket; ``loop`` is a running loop once somebody asks for it after loading."""
@@ -18,7 +26,7 @@ def make_prompt_server(server_module: Any, loop: asyncio.AbstractEventLoop) -> A
         def __init__(self) -> None:
             self._loop: asyncio.AbstractEventLoop | None = loop
             self.listener: Listener | None = None
-            super().__init__(loop)  # pyright: ignore[reportUnknownMemberType]  the base is ComfyUI's
+            super().__init__(loop, *arguments)  # pyright: ignore[reportUnknownMemberType]  the base is ComfyUI's
 
         @property
         def loop(self) -> asyncio.AbstractEventLoop:

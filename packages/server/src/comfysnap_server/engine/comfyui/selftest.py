@@ -1,0 +1,95 @@
+"""Runs a trivial graph through a freshly loaded ComfyUI, so that one that cannot run jobs is found
+before a user does.
+
+Only in a process that ends afterwards (the image build, ``comfysnap doctor``): one that ran a job
+is not fit to be snapshotted or forked.
+
+``python -m comfysnap_server.engine.comfyui.selftest CHECKOUT [--options JSON]`` exits 1 with the
+reason when the graph does not run.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from pydantic import JsonValue
+
+from comfysnap_schema.graph import Graph
+from comfysnap_schema.jobs import JobStatus, Progress
+from comfysnap_schema.spec import OutputSpec
+from comfysnap_server.engine.comfyui.engine import ComfyUIEngine
+from comfysnap_server.engine.execute import execute
+from comfysnap_server.engine.protocol import EngineJob, PreviewFrame
+
+GRAPH: Final[Graph] = {
+    "1": {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 16, "height": 16, "batch_size": 1, "color": 255},
+    },
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "test"}},
+}
+"""Of ComfyUI's oldest nodes; needs no model and no GPU."""
+
+
+class SelfTestError(Exception):
+    """ComfyUI loaded, but does not run the graph; the message is the reason."""
+
+
+def self_test(engine: ComfyUIEngine) -> None:
+    """Run ``GRAPH`` on a loaded engine.
+
+    Raises:
+        SelfTestError: It did not end with a picture.
+        DeviceMissingError: The engine's options ask for a CUDA device and there is none.
+    """
+    engine.attach()
+    seen: list[Progress | PreviewFrame] = []
+    with tempfile.TemporaryDirectory(prefix="comfysnap-") as folder:
+        job = EngineJob(
+            job_id="self-test",
+            graph=GRAPH,
+            outputs={"image": OutputSpec.model_validate({"node": "2", "kind": "image"})},
+            input_dir=Path(folder, "input"),
+            output_dir=Path(folder, "output"),
+        )
+        job.input_dir.mkdir()
+        job.output_dir.mkdir()
+        outcome = execute(engine, job, seen.append)
+    if outcome.status is not JobStatus.SUCCEEDED:
+        detail = outcome.error.detail if outcome.error else outcome.status
+        cause = f" ({outcome.cause})" if outcome.cause else ""
+        raise SelfTestError(f"ComfyUI {engine.report.version} cannot run a job: {detail}{cause}")
+    if not any(isinstance(event, Progress) and event.fraction == 1 for event in seen):
+        raise SelfTestError(f"ComfyUI {engine.report.version} reports no progress")
+
+
+def main() -> int:
+    """Load a checkout with CUDA hidden and run the test."""
+    parser = argparse.ArgumentParser(prog="selftest", description=__doc__)
+    parser.add_argument("checkout", type=Path)
+    parser.add_argument("--options", default="{}", help="the engine's options, as JSON")
+    given = parser.parse_args()
+    options: dict[str, JsonValue] = json.loads(given.options)
+    options |= {"path": str(given.checkout), "preload": [], "device": None}
+    engine = ComfyUIEngine(**options)
+    try:
+        engine.load()
+        self_test(engine)
+    except Exception as error:
+        sys.stderr.write(f"self-test failed: {type(error).__name__}: {error}\n")
+        return 1
+    report = engine.report
+    for name in report.own_failures:
+        sys.stderr.write(f"warning: {name} of ComfyUI's own nodes could not be imported\n")
+    for pack in report.packs:
+        if pack.reason is not None:
+            sys.stderr.write(f"warning: node pack {pack.name} was not loaded: {pack.reason}\n")
+    sys.stdout.write(f"self-test passed: ComfyUI {report.version} on {engine.device}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
