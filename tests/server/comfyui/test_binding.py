@@ -89,9 +89,10 @@ def bound(executor: Any = Executor, server: Any = PromptServer, **execution: Any
 
 @pytest.fixture(autouse=True)
 def has_progress(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "comfysnap_server.engine.comfyui.binding._module_exists", lambda _name: True
-    )
+    def exists(_name: str) -> bool:
+        return True
+
+    monkeypatch.setattr("comfysnap_server.engine.comfyui.binding._module_exists", exists)
 
 
 def test_a_release_that_lacks_something_is_refused_with_all_of_it_and_what_works() -> None:
@@ -166,7 +167,7 @@ def test_the_server_gets_an_asset_manager_that_keeps_no_assets(
 
 
 def test_previews_travel_with_the_prompt_where_the_release_sets_them_there() -> None:
-    api = bound(set_preview_method=lambda _name: None)
+    api = bound(set_preview_method=print)
     assert api.preview_data(True) == {"preview_method": "latent2rgb"}
     assert api.preview_data(False) == {"preview_method": "none"}
 
@@ -174,8 +175,9 @@ def test_previews_travel_with_the_prompt_where_the_release_sets_them_there() -> 
 def test_previews_are_an_argument_in_older_releases(monkeypatch: pytest.MonkeyPatch) -> None:
     methods = types.SimpleNamespace(Latent2RGB="quick", NoPreviews="off")
     arguments = types.SimpleNamespace(LatentPreviewMethod=methods, args=types.SimpleNamespace())
+    modules = {"comfy.cli_args": arguments}
     monkeypatch.setattr(
-        "comfysnap_server.engine.comfyui.binding.importlib.import_module", lambda _name: arguments
+        "comfysnap_server.engine.comfyui.binding.importlib.import_module", modules.__getitem__
     )
     api = bound()
     assert api.preview_data(True) == {}

@@ -166,7 +166,8 @@ def test_progress_rises_from_zero_to_one_and_names_the_node(engine: Driver) -> N
     assert (job.fractions[0], job.fractions[-1]) == (0.0, 1.0)
     steps = [(e["step"], e["steps"], e["node"], e["node_class"])
              for e in job.events if e.get("step")]  # fmt: skip
-    assert steps[:7] == [(n, 7, "2", "Steps") for n in range(1, 8)]
+    assert steps == sorted(set(steps))  # newer releases skip some between the first and the last
+    assert (steps[0], steps[-1]) == ((1, 7, "2", "Steps"), (7, 7, "2", "Steps"))
 
 
 def test_progress_of_nodes_that_a_node_made_is_told_in_its_name(engine: Driver) -> None:
