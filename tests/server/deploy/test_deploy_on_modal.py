@@ -12,9 +12,13 @@ from typing import Any
 
 import pytest
 from modal_proto import api_pb2
+from packaging.requirements import Requirement
 
+from comfysnap_server.deploy.image import PACKAGES
+from comfysnap_server.engine.comfyui import pins
 from tests.control_plane import ControlPlane
 from tests.server.deploy.model_server import ModelServer, Served, serve_models
+from tests.server.deploy.node_sources import git
 
 pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
 
@@ -181,20 +185,89 @@ def check_layers(prepared: ControlPlane) -> None:
     """In the right order, with the token's secret on the one layer that needs it."""
     found = layers(prepared, created(prepared, "Worker.*").image_id)
     commands = ["\n".join(image.dockerfile_commands) for _, image in found]
-    marks = ["pydantic", "espeak-ng", "--torch-backend=cu128", COMMIT, "sageattention==1.0.6",
-             "nodes_install", "ln -s /models", "COMFYSNAP_PROJECT"]  # fmt: skip
-    files = [
-        "\n".join(file.data.decode(errors="replace") for file in image.context_files)
-        for _, image in found
-    ]
-    places = [
-        next(i for i, text in enumerate(commands) if mark in text or mark in files[i])
-        for mark in marks
-    ]
+    torch = "--torch-backend=cu128 torch==2.8.0 torchvision torchaudio==2.8.0"
+    marks = ["espeak-ng", COMMIT, "--exclude-newer", torch, "sageattention==1.0.6", "nodes_install",
+             "ln -s /models", "engine.comfyui.selftest", "COMFYSNAP_PROJECT"]  # fmt: skip
+    places = [next(i for i, text in enumerate(commands) if mark in text) for mark in marks]
     assert places == sorted(places)
+    assert all("--compile-bytecode" in text for text in commands if "uv pip install" in text)
     with_secrets = [index for index, (_, image) in enumerate(found) if image.secret_ids]
     assert with_secrets == [places[5]]
     assert "--token github.com=GITHUB_TOKEN" in commands[places[5]]
+    assert "UV_COMPILE_BYTECODE=1" in commands[places[5]]
+
+
+def test_the_default_image_installs_the_lock_and_ends_with_a_test_of_our_sources(
+    project: Path,
+) -> None:
+    (project / "comfysnap.toml").write_text('[deploy]\nworkflows = ["hello"]\nauth = "none"\n')
+    with ControlPlane() as plane:
+        done = run(plane, project, "deploy")
+        assert done.returncode == 0, done.stderr
+        images = [image for _, image in layers(plane, created(plane, "Worker.*").image_id)]
+        mounts = {
+            frozenset(file.filename for file in request.files)
+            for request in requests(plane, "MountGetOrCreate")
+        }
+    commands = ["\n".join(image.dockerfile_commands) for image in images]
+    (lock,) = [
+        text
+        for image, text in zip(images, commands, strict=True)
+        if any(file.data == pins.lock_file().read_bytes() for file in image.context_files)
+    ]
+    assert "--require-hashes" in lock
+    assert "--compile-bytecode" in lock
+    assert any(f"origin {pins.COMMIT}" in text for text in commands)
+    assert not any("--torch-backend" in text or "--exclude-newer" in text for text in commands)
+    (place,) = [i for i, text in enumerate(commands) if "engine.comfyui.selftest" in text]
+    assert all("COPY . /" in text for text in commands[place - len(PACKAGES) : place])
+    for package, file in zip(PACKAGES, ("jobs.py", "engine/comfyui/selftest.py"), strict=True):
+        (copied,) = [files for files in mounts if f"/build/{package}/{file}" in files]
+        assert all(name.endswith(".py") for name in copied)
+
+
+def test_other_releases_get_their_requirements_as_of_their_commit(
+    prepared: ControlPlane, project: Path, tmp_path: Path
+) -> None:
+    assert run(prepared, project, "deploy").returncode == 0
+    (line,) = [
+        line
+        for _, image in layers(prepared, created(prepared, "Worker.*").image_id)
+        for line in image.dockerfile_commands
+        if "--exclude-newer" in line
+    ]
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    git(checkout, "init", "-q")
+    (checkout / "requirements.txt").write_text("torch\n")
+    (checkout / "manager_requirements.txt").write_text("comfyui_manager\n")
+    git(checkout, "add", ".")
+    git(checkout, "commit", "-q", "-m", "one", "--date", "2001-02-03T04:05:06+00:00")
+    made = git(checkout, "log", "-1", "--format=%cI")
+    uv = tmp_path / "bin" / "uv"
+    uv.parent.mkdir()
+    uv.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    uv.chmod(0o755)
+    command = line.removeprefix("RUN ").replace("/comfyui", str(checkout))
+    command = command.replace("/without-torch.txt", str(tmp_path / "without-torch.txt"))
+    path = f"{uv.parent}:{os.environ['PATH']}"
+    for manager in (["-r", "manager_requirements.txt"], []):
+        said = subprocess.run(
+            ["/bin/sh", "-c", command],
+            env=os.environ | {"PATH": path},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()
+        assert said[said.index("--exclude-newer") + 1] == made
+        assert said[said.index("-r") :] == ["-r", "requirements.txt", *manager]
+        (checkout / "manager_requirements.txt").unlink(missing_ok=True)
+    dropped = (tmp_path / "without-torch.txt").read_text().splitlines()
+    for text, name in zip(dropped, ("torch", "torchvision", "torchaudio"), strict=True):
+        requirement = Requirement(text)
+        assert (requirement.name, requirement.marker and requirement.marker.evaluate()) == (
+            name, False,
+        )  # fmt: skip
 
 
 def test_deploy_stops_on_what_the_doctor_calls_an_error(plane: ControlPlane, project: Path) -> None:

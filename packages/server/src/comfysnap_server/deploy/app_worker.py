@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, Final, cast
 
 import modal
-from pydantic import JsonValue
 
 from comfysnap_server.backends.modal.worker import Worker as JobWorker
 from comfysnap_server.deploy.app_platform import (
@@ -23,8 +22,9 @@ from comfysnap_server.deploy.app_platform import (
     resolve_handles,
     settings,
 )
+from comfysnap_server.deploy.engine_options import engine_options
 from comfysnap_server.deploy.image import build_image
-from comfysnap_server.deploy.settings import COMFYUI_DIR, MODELS_DIR
+from comfysnap_server.deploy.settings import MODELS_DIR
 from comfysnap_server.deploy.warm_up import warm_up
 from comfysnap_server.engine.make import make_engine
 
@@ -55,21 +55,6 @@ def _volumes() -> dict[str | Any, Any]:
     return {files_dir: files_volume, MODELS_DIR: models_volume, **extra}
 
 
-def engine_options() -> dict[str, JsonValue]:
-    """What the engine is made with."""
-    if settings.engine != "comfyui":
-        return dict(settings.engine_options)
-    options: dict[str, JsonValue] = {
-        "path": os.environ.get("COMFYUI_PATH", COMFYUI_DIR),
-        "preload": list(settings.preload),
-        "after_restore": list(settings.after_restore),
-        "mask_cuda": settings.snapshot == "cpu",
-    }
-    if settings.extra_model_paths is not None:
-        options["extra_model_paths"] = [deployment.in_container(settings.extra_model_paths)]
-    return options | settings.engine_options
-
-
 @app.cls(
     image=build_image(deployment),
     gpu=_gpu(),
@@ -95,7 +80,7 @@ class Worker:
     @_before_snapshot
     def load(self) -> None:
         """All that a snapshot may hold."""
-        engine = make_engine(settings.engine, engine_options())
+        engine = make_engine(settings.engine, engine_options(deployment))
         self._worker = JobWorker(engine, make_platform())
         self._worker.load()
         if GPU_SNAPSHOT:

@@ -1,5 +1,6 @@
 """The images: ComfyUI with its node packs for the GPU class, a small one for the gateway."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
@@ -9,8 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 from comfysnap_schema.errors import ProjectError
 from comfysnap_server.deploy.deployment import PROJECT_VARIABLE, Deployment
+from comfysnap_server.deploy.engine_options import engine_options
 from comfysnap_server.deploy.nodes_snapshot import NodeSnapshot, SnapshotError, read_snapshot
-from comfysnap_server.deploy.settings import COMFYUI_DIR, DEFAULT_COMFYUI, MODELS_DIR
+from comfysnap_server.deploy.settings import COMFYUI_DIR, MODELS_DIR, DeploySettings
+from comfysnap_server.engine.comfyui import pins
 
 if TYPE_CHECKING:
     import modal
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 BUILD_DIR: Final = "/build"
 """Holds what only the image build reads."""
 TORCH_VERSIONS: Final = "/torch-versions.txt"
-"""Holds what was installed for the chosen CUDA, so that nothing after it brings another torch."""
+"""Holds what was installed for the chosen CUDA, so that nothing after it changes torch."""
 UV_VERSION: Final = "0.13.9"
 APT_PACKAGES: Final = ("git", "ffmpeg", "libgl1", "libglib2.0-0")
 """git for the node packs; the others are what OpenCV and video nodes load."""
@@ -53,7 +56,7 @@ def read_nodes(deployment: Deployment) -> NodeSnapshot | None:
 
 
 def comfyui_commit(deployment: Deployment, nodes: NodeSnapshot | None) -> str:
-    """The one commit that settings and node snapshot agree on.
+    """The commit of ComfyUI that settings and node snapshot agree on.
 
     Raises:
         ProjectError: ``comfyui_conflict``.
@@ -62,11 +65,12 @@ def comfyui_commit(deployment: Deployment, nodes: NodeSnapshot | None) -> str:
     if ours and theirs and ours != theirs:
         raise ProjectError(
             "comfyui_conflict",
-            f"{ours}, but {deployment.settings.nodes} says {theirs}; leave one out",
+            f"{pins.describe(ours)} differs from {pins.describe(theirs)} in "
+            f"{deployment.settings.nodes}; remove one of them",
             file=str(deployment.file),
             field="deploy.comfyui",
         )
-    return ours or theirs or DEFAULT_COMFYUI
+    return ours or theirs or pins.COMMIT
 
 
 @dataclass(frozen=True)
@@ -112,24 +116,28 @@ def image_layers(deployment: Deployment) -> list[Layer]:
     Raises:
         ProjectError: The node snapshot is wrong.
     """
-    layers = [_pins("worker")]
-    if deployment.settings.engine == "comfyui":
-        layers += _comfyui_layers(deployment)
-    return [*layers, _variables(deployment), *_project_layers(deployment)]
+    own = (
+        _comfyui_layers(deployment)
+        if deployment.settings.engine == "comfyui"
+        else [_pins("worker", Path(requirements("worker")))]
+    )
+    return [*own, _variables(deployment), *_project_layers(deployment)]
 
 
 def gateway_layers(deployment: Deployment) -> list[Layer]:
     """The gateway's own packages, and the project."""
-    return [_pins("gateway"), _variables(deployment), *_project_layers(deployment)]
+    own = _pins("gateway", Path(requirements("gateway")))
+    return [own, _variables(deployment), *_project_layers(deployment)]
 
 
-def _pins(name: str) -> Layer:
-    file = requirements(name)
-    pins = sum("==" in line for line in Path(file).read_text().splitlines())
+def _pins(name: str, file: Path) -> Layer:
+    count = sum("==" in line for line in file.read_text().splitlines())
     return Layer(
-        f"packages of the {name}",
-        f"{pins} pins with hashes, from uv.lock",
-        lambda image: image.uv_pip_install(requirements=[file], uv_version=UV_VERSION),
+        f"packages of {name}",
+        f"{count} pins with hashes",
+        lambda image: image.uv_pip_install(
+            requirements=[str(file)], extra_options="--require-hashes", uv_version=UV_VERSION
+        ),
     )
 
 
@@ -142,25 +150,29 @@ def _comfyui_layers(deployment: Deployment) -> list[Layer]:
     nodes = read_nodes(deployment)
     commit = comfyui_commit(deployment, nodes)
     apt = (*APT_PACKAGES, *settings.apt)
-    torch = f"torch=={settings.torch}"
+    checkout = _commands(
+        "ComfyUI",
+        f"{settings.comfyui_repository} at {pins.describe(commit)}",
+        f"git init -q {COMFYUI_DIR}"
+        f" && git -C {COMFYUI_DIR} remote add origin {quote(settings.comfyui_repository)}"
+        f" && git -C {COMFYUI_DIR} fetch -q --depth 1 origin {commit}"
+        f" && git -C {COMFYUI_DIR} -c advice.detachedHead=false checkout -q FETCH_HEAD",
+    )
     layers = [
         Layer("Debian packages", ", ".join(apt), lambda image: image.apt_install(*apt)),
-        Layer("uv", UV_VERSION, lambda image: image.pip_install(f"uv=={UV_VERSION}")),
-        _commands(
-            "torch",
-            f"{torch}, torchvision, torchaudio for CUDA {settings.cuda}",
-            f"uv pip install --system --torch-backend=cu{settings.cuda.replace('.', '')} "
-            f"{torch} torchvision torchaudio"
-            f" && uv pip freeze --system | grep -E '^torch(vision|audio)?==' > {TORCH_VERSIONS}",
+        *(
+            [_pins(f"ComfyUI {pins.VERSION}", pins.lock_file()), checkout]
+            if is_locked(settings, commit)
+            else [
+                Layer("uv", UV_VERSION, lambda image: image.pip_install(f"uv=={UV_VERSION}")),
+                checkout,
+                *_resolved_packages(settings),
+            ]
         ),
         _commands(
-            "ComfyUI",
-            f"{settings.comfyui_repository} at {commit}",
-            f"git init -q {COMFYUI_DIR}"
-            f" && git -C {COMFYUI_DIR} remote add origin {quote(settings.comfyui_repository)}"
-            f" && git -C {COMFYUI_DIR} fetch -q --depth 1 origin {commit}"
-            f" && git -C {COMFYUI_DIR} -c advice.detachedHead=false checkout -q FETCH_HEAD"
-            f" && uv pip install --system -c {TORCH_VERSIONS} -r {COMFYUI_DIR}/requirements.txt",
+            "torch is kept",
+            f"{TORCH_VERSIONS} constrains what is installed from here on",
+            f"uv pip freeze --system | grep -E '^torch(vision|audio)?==' > {TORCH_VERSIONS}",
         ),
     ]
     if settings.pip:
@@ -192,7 +204,77 @@ def _comfyui_layers(deployment: Deployment) -> list[Layer]:
             "ComfyUI is under the GPL, version 3",
             lambda image: image.add_local_file(notice_file, f"{COMFYUI_DIR}-NOTICE.txt", copy=True),
         ),
+        _self_test_layer(deployment),
     ]
+
+
+def is_locked(settings: DeploySettings, commit: str) -> bool:
+    """Whether the lock of ComfyUI's packages is for this release, torch and CUDA."""
+    chosen = (commit, settings.torch, settings.cuda)
+    return chosen == (pins.COMMIT, pins.TORCH, pins.CUDA)
+
+
+def _resolved_packages(settings: DeploySettings) -> list[Layer]:
+    """For a release or a torch without a lock: what ComfyUI's requirements meant when the commit
+    was made, then torch, whose builds for a CUDA carry no date."""
+    without_torch = join(
+        f"{name} ; sys_platform == 'never'" for name in ("torch", "torchvision", "torchaudio")
+    )
+    torch = pins.torch_packages(settings.torch)
+    return [
+        _commands(
+            "packages of ComfyUI",
+            "its requirements as of the date of its commit",
+            f"cd {COMFYUI_DIR} && printf '%s\\n' {without_torch} > /without-torch.txt"
+            " && set -- -r requirements.txt"
+            " && if [ -f manager_requirements.txt ]; then"
+            ' set -- "$@" -r manager_requirements.txt; fi'
+            " && uv pip install --system --compile-bytecode --overrides /without-torch.txt"
+            ' --exclude-newer "$(git log -1 --format=%cI)" "$@"',
+        ),
+        _commands(
+            "torch",
+            f"{', '.join(torch)} for CUDA {settings.cuda}",
+            "uv pip install --system --compile-bytecode"
+            f" --torch-backend=cu{settings.cuda.replace('.', '')} {join([*torch, *pins.WORKER])}",
+        ),
+    ]
+
+
+def self_test_command(deployment: Deployment, *, build: str, comfyui: str, models: str) -> str:
+    """The shell command that runs a graph on the image's ComfyUI, and fails when that fails.
+
+    Args:
+        deployment: Its engine options are used, less what needs the volumes or a GPU.
+        build: Folder of our packages; deleted at the end.
+        comfyui: The checkout.
+        models: Where the volume of models will be mounted; empty during the test.
+    """
+    options = engine_options(deployment) | {"mask_cuda": True}
+    for name in ("path", "preload", "extra_model_paths"):
+        options.pop(name, None)
+    test = ["python", "-m", "comfysnap_server.engine.comfyui.selftest", comfyui]
+    command = join([*test, "--options", json.dumps(options)])
+    return f"mkdir {models} && PYTHONPATH={build} {command} && rm -r {build} {models}"
+
+
+def _self_test_layer(deployment: Deployment) -> Layer:
+    def add(image: "modal.Image") -> "modal.Image":
+        import modal
+
+        for name in PACKAGES:
+            image = image.add_local_dir(
+                str(files(name)),
+                f"{BUILD_DIR}/{name}",
+                copy=True,
+                ignore=~modal.FilePatternMatcher("**/*.py"),
+            )
+        command = self_test_command(
+            deployment, build=BUILD_DIR, comfyui=COMFYUI_DIR, models=MODELS_DIR
+        )
+        return image.run_commands(command)
+
+    return Layer("self-test", "runs a graph on the CPU; the build fails if that fails", add)
 
 
 def _node_layers(deployment: Deployment, nodes: NodeSnapshot, snapshot: Path) -> list[Layer]:
@@ -220,7 +302,8 @@ def _node_layers(deployment: Deployment, nodes: NodeSnapshot, snapshot: Path) ->
         import modal
 
         secrets = [modal.Secret.from_name(name) for name in settings.build_secrets]
-        command = f"PYTHONPATH={BUILD_DIR} {join(install)}"
+        # the variable also reaches the uv that a pack's install.py runs
+        command = f"UV_COMPILE_BYTECODE=1 PYTHONPATH={BUILD_DIR} {join(install)}"
         return image.run_commands(command, secrets=secrets)
 
     packs = ", ".join(

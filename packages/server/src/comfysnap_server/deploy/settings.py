@@ -1,6 +1,5 @@
 """``[deploy]`` of ``comfysnap.toml``: everything that decides what runs on Modal."""
 
-import re
 from math import isfinite
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Literal, Self, cast
@@ -17,16 +16,13 @@ from pydantic import (
 
 from comfysnap_server.deploy.findings import wrong
 from comfysnap_server.deploy.model_list import ModelEntry, is_safe_path
+from comfysnap_server.engine.comfyui import pins
 
 COMFYUI_DIR: Final = "/comfyui"
 MODELS_DIR: Final = "/models"
 FILES_DIR: Final = "/files"
 PROJECT_DIR: Final = "/project"
 """Where things lie in a container: ComfyUI, the two volumes, ``comfysnap.toml`` and workflows."""
-
-DEFAULT_COMFYUI: Final = "637221995f7424a561bd825de3e61ea117dfe1e3"
-"""ComfyUI 0.3.64, the release the engine is tested with."""
-COMFYUI_REPOSITORY: Final = "https://github.com/Comfy-Org/ComfyUI"
 
 GPU_COUNTS: Final[dict[str, int]] = {
     "T4": 8, "L4": 8, "A10": 4, "A10G": 4, "L40S": 8, "A100": 8, "A100-40GB": 8, "A100-80GB": 8,
@@ -106,9 +102,10 @@ def _web_address(text: str) -> str:
 
 
 def _commit(text: str) -> str:
-    if not re.fullmatch(r"[0-9a-f]{40}", text):
-        raise wrong("invalid_value", "write the commit itself, 40 hex digits")
-    return text
+    try:
+        return pins.commit_of(text)
+    except pins.UnknownReleaseError as error:
+        raise wrong("unknown_comfyui", str(error)) from None
 
 
 def _relative_paths(paths: list[str]) -> list[str]:
@@ -225,11 +222,13 @@ class DeploySettings(Scaling, frozen=True, extra="forbid"):
     """Workflow that is run once, before a GPU snapshot or at each start of another container."""
 
     comfyui: Commit | None = None
-    """Commit; None: that of the node snapshot, else ``DEFAULT_COMFYUI``."""
-    comfyui_repository: WebAddress = COMFYUI_REPOSITORY
+    """A version (``0.33.0``) or a full commit, read as a commit. None: that of the node snapshot,
+    else the default of ``pins``."""
+    comfyui_repository: WebAddress = pins.REPOSITORY
     python: Literal["3.11", "3.12", "3.13"] = "3.11"
-    torch: Version = "2.8.0"
-    cuda: Version = "12.8"
+    torch: Version = pins.TORCH
+    cuda: Version = pins.CUDA
+    """torch and CUDA: another pair than the default is resolved anew, without the lock."""
     pip: list[Package] = Field(default_factory=list)
     """More packages, as requirements (``sageattention==2.2.0``)."""
     apt: list[Package] = Field(default_factory=list)
