@@ -140,7 +140,7 @@ class Attachment:
 
 
 def _init_devices(control: Any, management: Any, arguments: Any) -> bool:
-    if not hasattr(control, "init_devices"):  # before 0.23
+    if not hasattr(management, "get_all_torch_devices"):  # up to 0.22
         return bool(control.init_device(management.get_torch_device().index))
     indices = [device.index for device in management.get_all_torch_devices()]
     headroom = int(getattr(arguments, "vram_headroom", 0) * 1024**3)
