@@ -20,6 +20,8 @@ from comfysnap_server.engine.comfyui.folders import confine_inputs
 from comfysnap_server.engine.comfyui.mask import MaskRecord, masked
 from comfysnap_server.engine.comfyui.options import ComfyOptions
 from comfysnap_server.engine.comfyui.packs import (
+    THREADS_END,
+    Leftovers,
     LoadCustomNode,
     Pack,
     PackNames,
@@ -63,6 +65,7 @@ class Comfy:
     own_nodes: frozenset[str]
     """Classes that node packs may not replace."""
     prestartup: dict[str, str | None] = field(default_factory=dict[str, "str | None"])
+    leftovers: Leftovers = field(default_factory=Leftovers)
     after_restore: list[Pack] = field(default_factory=list[Pack])
     weights: WeightStore = field(default_factory=WeightStore)
     report: LoadReport = field(default_factory=LoadReport)
@@ -116,7 +119,8 @@ def _import(
 ) -> Comfy:
     deferred = [pack for pack in packs if is_listed(pack.name, options.after_restore)]
     with _timed(report, "prestartup"):
-        prestartup = run_prestartup(packs)
+        leftovers = Leftovers()
+        prestartup = run_prestartup(packs, leftovers)
     with _timed(report, "core"):
         weights = WeightStore()
         serve_from_memory(importlib.import_module("comfy.utils"), weights)
@@ -142,12 +146,14 @@ def _import(
             progress=importlib.import_module("comfy_execution.progress"),
             own_nodes=frozenset(nodes.NODE_CLASS_MAPPINGS), prestartup=prestartup,
             after_restore=deferred, weights=weights, report=report, attachment=attachment,
+            leftovers=leftovers,
         )  # fmt: skip
         with _timed(report, "packs"):
             loop.run_until_complete(_load_packs(comfy, [p for p in packs if p not in deferred]))
     finally:
         _close(loop, report)
     server.loop = None
+    report.packs = leftovers.settle(report.packs, THREADS_END)
     restore_functions()
     confine_inputs(folder_paths)
     with _timed(report, "weights"):
@@ -163,18 +169,17 @@ def _import(
 async def _load_packs(comfy: Comfy, packs: list[Pack]) -> None:
     load = comfy.load_custom_node()
     for pack in packs:
-        comfy.report.packs.append(await load_pack(pack, load, comfy.prestartup))
+        comfy.report.packs.append(await load_pack(pack, load, comfy.prestartup, comfy.leftovers))
 
 
 def load_deferred(comfy: Comfy) -> None:
     """Import the packs of the ``after_restore`` list; each once."""
     while comfy.after_restore:
         pack = comfy.after_restore.pop(0)
-        comfy.report.packs.append(
-            asyncio.run(
-                load_pack(pack, comfy.load_custom_node(), comfy.prestartup, after_restore=True)
-            )
+        load = load_pack(
+            pack, comfy.load_custom_node(), comfy.prestartup, comfy.leftovers, after_restore=True
         )
+        comfy.report.packs += comfy.leftovers.settle([asyncio.run(load)])
 
 
 def _close(loop: asyncio.AbstractEventLoop, report: LoadReport) -> None:

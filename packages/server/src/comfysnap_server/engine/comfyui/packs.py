@@ -5,17 +5,22 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Collection, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Coroutine, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from comfysnap_server.engine.comfyui.report import PackReport
-from comfysnap_server.engine.comfyui.resources import held_resources
+from comfysnap_server.engine.comfyui.resources import ProcessResources, held_resources
 
 logger = logging.getLogger(__name__)
 
 LoadCustomNode = Callable[[str], Coroutine[Any, Any, bool]]
+
+THREADS_END: Final = 1.0
+"""Seconds that threads of packs have to end after loading: many only read a folder (wildcards)."""
+_LOOK: Final = 0.01
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,54 @@ class PackNames:
         return None
 
 
-def run_prestartup(packs: Sequence[Pack]) -> dict[str, str | None]:
+class Leftovers:
+    """What each pack took: seconds, and the threads, files and children that it left behind."""
+
+    def __init__(self) -> None:
+        self._left: dict[str, ProcessResources] = {}
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def watch(self, name: str) -> Generator[None]:
+        """Count what comes inside the block for the pack, with what it left before."""
+        before, started = held_resources(), time.perf_counter()
+        try:
+            yield
+        finally:
+            left = held_resources().since(before)
+            self._left[name] = self._left[name].and_also(left) if name in self._left else left
+            self._seconds[name] = self.seconds(name) + time.perf_counter() - started
+
+    def seconds(self, name: str) -> float:
+        """How long the pack's blocks took together."""
+        return self._seconds.get(name, 0.0)
+
+    def settle(self, reports: Sequence[PackReport], patience: float = 0.0) -> list[PackReport]:
+        """The reports, with what is still there.
+
+        Args:
+            reports: Of the packs that were watched.
+            patience: Seconds to wait for threads to end.
+        """
+        deadline = time.monotonic() + patience
+        while True:
+            now = held_resources()
+            left = {name: found.still_in(now) for name, found in self._left.items()}
+            if not any(f.threads for f in left.values()) or time.monotonic() >= deadline:
+                break
+            time.sleep(_LOOK)
+        return [
+            replace(
+                report,
+                threads=tuple(left[report.name].threads.values()),
+                open_files=tuple(left[report.name].open_files.values()),
+                children=len(left[report.name].children),
+            )
+            for report in reports
+        ]
+
+
+def run_prestartup(packs: Sequence[Pack], leftovers: Leftovers) -> dict[str, str | None]:
     """Run each pack's ``prestartup_script.py``; its name to the error, None when it went well."""
     results: dict[str, str | None] = {}
     for pack in packs:
@@ -82,7 +134,8 @@ def run_prestartup(packs: Sequence[Pack]) -> dict[str, str | None]:
             spec = importlib.util.spec_from_file_location(str(script.with_suffix("")), script)
             if spec is None or spec.loader is None:
                 continue
-            spec.loader.exec_module(importlib.util.module_from_spec(spec))
+            with leftovers.watch(pack.name):
+                spec.loader.exec_module(importlib.util.module_from_spec(spec))
             results[pack.name] = None
         except (Exception, SystemExit) as error:
             logger.exception("prestartup script of %s failed", pack.name)
@@ -94,18 +147,18 @@ async def load_pack(
     pack: Pack,
     load: LoadCustomNode,
     prestartup: dict[str, str | None],
+    leftovers: Leftovers,
     *,
     after_restore: bool = False,
 ) -> PackReport:
-    """Import one pack with ComfyUI's own loader, and tell what came of it."""
-    before, started = held_resources(), time.perf_counter()
-    with _Reasons() as reasons:
+    """Import one pack with ComfyUI's own loader, and tell what came of it; what it left behind is
+    up to ``leftovers``."""
+    with leftovers.watch(pack.name), _Reasons() as reasons:
         try:
             loaded = await load(str(pack.path))
         except (Exception, SystemExit) as error:
             loaded = False
             reasons.add(describe(error))
-    left = held_resources().since(before)
     failed = prestartup.get(pack.name)
     reason = None if loaded else (reasons.first or "it defines no nodes")
     if failed is not None:
@@ -115,12 +168,9 @@ async def load_pack(
     return PackReport(
         name=pack.name,
         loaded=loaded,
-        seconds=time.perf_counter() - started,
+        seconds=leftovers.seconds(pack.name),
         reason=reason,
         prestartup=failed is None if pack.name in prestartup else None,
-        threads=tuple(left.threads.values()),
-        open_files=tuple(left.open_files.values()),
-        children=len(left.children),
         after_restore=after_restore,
     )
 

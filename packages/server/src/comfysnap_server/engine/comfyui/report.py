@@ -12,6 +12,7 @@ class PackReport:
     name: str
     loaded: bool
     seconds: float
+    """With those of its ``prestartup_script.py``."""
     reason: str | None = None
     """Why it is not there; None when it is."""
     prestartup: bool | None = None

@@ -19,6 +19,22 @@ class ProcessResources:
     """Sockets, event queues and files open for writing, by descriptor."""
     children: frozenset[int]
 
+    def and_also(self, others: "ProcessResources") -> "ProcessResources":
+        """Both together."""
+        return ProcessResources(
+            self.threads | others.threads,
+            self.open_files | others.open_files,
+            self.children | others.children,
+        )
+
+    def still_in(self, now: "ProcessResources") -> "ProcessResources":
+        """What of it the process holds at a later moment."""
+        return ProcessResources(
+            {k: v for k, v in self.threads.items() if k in now.threads},
+            {k: v for k, v in self.open_files.items() if now.open_files.get(k) == v},
+            self.children & now.children,
+        )
+
     def since(self, earlier: "ProcessResources") -> "ProcessResources":
         """What came since ``earlier``."""
         return ProcessResources(

@@ -54,8 +54,12 @@ def _enter_checkout(checkout: Path) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL", "1")
-    # its threads would start with the first prompt and make a forked or frozen process unsafe
+    # their threads would start with the first prompt, or with the import (onnxruntime since 1.29,
+    # which kornia imports where it is installed), and make a forked or frozen process unsafe
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    # ComfyUI-Manager takes the folder of the main script for ComfyUI's without it
+    os.environ["COMFYUI_PATH"] = str(checkout)
 
 
 def _parse(options: ComfyOptions) -> Any:
