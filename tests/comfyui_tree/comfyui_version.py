@@ -1,3 +1,1 @@
-"""The version that this tree imitates."""
-
-__version__ = "0.3.64"
+__version__ = "0.33.0"

@@ -16,12 +16,12 @@ from PIL.PngImagePlugin import PngInfo
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), "comfy"))
 
+import comfy.ldm.model
 import comfy.model_management
-import comfy.ops
+import comfy.model_patcher
 import comfy.utils
 import folder_paths
-
-assert comfy.ops.GPU_AT_IMPORT in (True, False)
+from comfy.cli_args import LatentPreviewMethod, args
 
 
 def before_node_execution():
@@ -109,14 +109,16 @@ class SaveImage:
     def INPUT_TYPES(cls):
         return {"required": {"images": ("IMAGE",),
                              "filename_prefix": ("STRING", {"default": "ComfyUI"})},
-                "hidden": {"prompt": "PROMPT"}}  # fmt: skip
+                "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}}  # fmt: skip
 
-    def run(self, images, filename_prefix="ComfyUI", prompt=None):
+    def run(self, images, filename_prefix="ComfyUI", prompt=None, extra_pnginfo=None):
         folder, name, number, subfolder = folder_paths.get_save_image_path(
             filename_prefix, self.folder
         )
         info = PngInfo()
         info.add_text("prompt", json.dumps(prompt))
+        for name, value in (extra_pnginfo or {}).items():
+            info.add_text(name, json.dumps(value))
         results = []
         for index, image in enumerate(images):
             file = f"{name}_{number + index:05}_.png"
@@ -156,7 +158,9 @@ class CheckpointLoaderSimple:
 
     def run(self, ckpt_name):
         tensors = comfy.utils.load_torch_file(folder_paths.get_full_path("checkpoints", ckpt_name))
-        model = {"name": ckpt_name, "tensors": sorted(tensors)}
+        patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+        device = comfy.model_management.get_torch_device()
+        model = patcher({"name": ckpt_name, "tensors": sorted(tensors)}, device)
         tensors.clear()
         comfy.model_management.loaded.append(model)
         return (model, model, model)
@@ -204,10 +208,13 @@ class KSampler:
 
     def run(self, model, positive, negative, latent_image, seed, steps, **_):
         torch.manual_seed(seed)
+        comfy.ldm.model.attend(*[torch.empty([4096])] * 3)
         bar = comfy.utils.ProgressBar(steps)
         for step in range(steps):
             time.sleep(0.001)
-            shown = ("JPEG", Image.new("RGB", (64, 64), (step % 256, 0, 0)), 512)
+            shown = None
+            if args.preview_method is not LatentPreviewMethod.NoPreviews:
+                shown = ("JPEG", Image.new("RGB", (64, 64), (step % 256, 0, 0)), 512)
             bar.update_absolute(step + 1, steps, shown)
         return ({**latent_image, "seed": seed, "text": positive},)
 

@@ -1,11 +1,24 @@
-"""Device state, the interrupt flag, and loaded models."""
+"""Device state and what follows from it, decided when this is imported."""
 
 import enum
-import threading
 
+import comfy_aimdo.host_buffer
 import torch
 
-from comfy.cli_args import args
+from comfy.cli_args import PerformanceFeature, args
+from comfy.tree_jobs import (
+    InterruptProcessingException,
+    interrupt_current_processing,
+    loaded,
+    soft_empty_cache,
+    throw_exception_if_processing_interrupted,
+    unload_all_models,
+)
+from comfy.tree_memory import total_memory
+
+__all__ = ["InterruptProcessingException", "interrupt_current_processing", "loaded",
+           "soft_empty_cache", "throw_exception_if_processing_interrupted",
+           "unload_all_models"]  # fmt: skip
 
 
 class VRAMState(enum.Enum):
@@ -25,46 +38,49 @@ class CPUState(enum.Enum):
 cpu_state = CPUState.CPU if args.cpu else CPUState.GPU
 vram_state = VRAMState.NORMAL_VRAM
 OOM_EXCEPTION = torch.cuda.OutOfMemoryError
-loaded = []
-_lock = threading.RLock()
-_interrupted = False
-
-
-class InterruptProcessingException(Exception):
-    pass
+torch_version_numeric = tuple(int(part) for part in torch.__version__.split(".")[:2])
+HOST_BUFFERS = comfy_aimdo.host_buffer.lib
 
 
 def get_torch_device():
     if cpu_state is CPUState.CPU:
         return torch.device("cpu")
-    return torch.cuda.current_device()
+    return torch.device(torch.cuda.current_device())
 
 
-def get_total_memory(_device=None):
-    return 1 << 30
+def get_all_torch_devices():
+    if is_nvidia():
+        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return [get_torch_device()]
 
 
-total_vram = get_total_memory(get_torch_device()) / (1 << 20)
+def is_nvidia():
+    return cpu_state is CPUState.GPU and torch.version.cuda is not None
 
 
-def interrupt_current_processing(value=True):
-    global _interrupted
-    with _lock:
-        _interrupted = value
+def set_cudnn_benchmark():
+    if torch.cuda.is_available() and torch.backends.cudnn.is_available():
+        torch.backends.cudnn.benchmark = PerformanceFeature.AutoTune in args.fast
 
 
-def throw_exception_if_processing_interrupted():
-    """Raises once: the flag is down again afterwards."""
-    global _interrupted
-    with _lock:
-        if _interrupted:
-            _interrupted = False
-            raise InterruptProcessingException
+def get_total_memory(dev=None):
+    return total_memory(dev or get_torch_device())
 
 
-def unload_all_models():
-    loaded.clear()
+total_vram = get_total_memory(get_torch_device()) / (1024 * 1024)
+total_ram = get_total_memory(torch.device("cpu")) / (1024 * 1024)
 
+if args.lowvram:
+    vram_state = VRAMState.LOW_VRAM
+elif args.novram:
+    vram_state = VRAMState.NO_VRAM
+elif args.highvram or args.gpu_only:
+    vram_state = VRAMState.HIGH_VRAM
 
-def soft_empty_cache(_force=False):
-    pass
+if cpu_state is not CPUState.GPU:
+    vram_state = VRAMState.DISABLED
+
+MAX_PINNED_MEMORY = -1
+
+if is_nvidia() and not args.disable_pinned_memory:
+    MAX_PINNED_MEMORY = get_total_memory(torch.device("cpu")) * 0.4

@@ -1,5 +1,11 @@
-import json
+import time
 
+from comfy.tree_files import load_torch_file
+
+__all__ = ["load_torch_file"]
+
+MIN_INTERVAL = 0.1
+MIN_PERCENT = 0.5
 _hook = None
 
 
@@ -9,23 +15,25 @@ def set_progress_bar_global_hook(function):
 
 
 class ProgressBar:
+    """Calls the hook for the first step, the last and each with a preview; for others only when
+    both some time and some part of the work have gone by."""
+
     def __init__(self, total, node_id=None):
         self.total, self.node_id, self.current, self.hook = total, node_id, 0, _hook
+        self.sent_at, self.sent = 0.0, -1
 
     def update_absolute(self, value, total=None, preview=None):
-        self.total = total or self.total
+        self.total = self.total if total is None else total
         self.current = min(value, self.total)
-        if self.hook is not None:
+        if self.hook is not None and (preview is not None or self._is_due()):
             self.hook(self.current, self.total, preview, node_id=self.node_id)
+            self.sent_at, self.sent = time.perf_counter(), self.current
+
+    def _is_due(self):
+        if self.sent < 0 or self.current >= self.total:
+            return True
+        percent = (self.current - self.sent) / self.total * 100 if self.total > 0 else 100
+        return percent >= MIN_PERCENT and time.perf_counter() - self.sent_at >= MIN_INTERVAL
 
     def update(self, value):
         self.update_absolute(self.current + value)
-
-
-def load_torch_file(ckpt, safe_load=False, device=None, return_metadata=False):
-    """The names of the tensors in a safetensors file; None stands for each tensor."""
-    with open(ckpt, "rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    metadata = header.pop("__metadata__", None)
-    tensors = dict.fromkeys(header)
-    return (tensors, metadata) if return_metadata else tensors

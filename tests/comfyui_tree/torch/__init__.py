@@ -26,6 +26,8 @@ class OutOfMemoryError(RuntimeError):
 
 class device:
     def __init__(self, name="cpu", index=None):
+        if isinstance(name, int):
+            name, index = "cuda", name
         self.type = str(name)
         self.index = index
 
@@ -111,4 +113,9 @@ def inference_mode():
     yield
 
 
+from torch import backends as backends
 from torch import cuda
+from torch import nn as nn
+from torch import version as version
+
+__version__ = version.__version__

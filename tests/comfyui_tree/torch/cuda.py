@@ -1,10 +1,13 @@
-"""CUDA on a machine without one; TREE_CUDA=1 pretends a device."""
+"""CUDA as a build for it has it; there is a device with TREE_CUDA=1 alone."""
 
 import os
+import types
 
-from torch import OutOfMemoryError, device
+from torch import OutOfMemoryError
 
 __all__ = ["OutOfMemoryError"]
+
+GIB = 1024**3
 
 
 def is_available():
@@ -19,9 +22,13 @@ def is_initialized():
     return is_available()
 
 
+def is_bf16_supported():
+    return is_available()
+
+
 def _lazy_init():
     if not is_available():
-        raise AssertionError("Torch not compiled with CUDA enabled")
+        raise RuntimeError("Found no NVIDIA driver on your system.")
 
 
 def init():
@@ -30,14 +37,36 @@ def init():
 
 def current_device():
     _lazy_init()
-    return device("cuda", 0)
+    return 0
 
 
 def get_device_properties(_which=None):
     _lazy_init()
-    return {"name": "tree"}
+    return types.SimpleNamespace(name="tree", major=9, minor=0, total_memory=24 * GIB)
 
 
 def get_device_name(_which=None):
+    return get_device_properties().name
+
+
+def get_device_capability(_which=None):
+    properties = get_device_properties()
+    return properties.major, properties.minor
+
+
+def mem_get_info(_which=None):
+    total = get_device_properties().total_memory
+    return total - GIB, total
+
+
+def memory_stats(_which=None):
     _lazy_init()
-    return "tree"
+    return {"reserved_bytes.all.current": 0}
+
+
+def set_device(_which):
+    _lazy_init()
+
+
+def synchronize(_which=None):
+    _lazy_init()

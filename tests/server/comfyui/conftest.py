@@ -1,5 +1,6 @@
-"""One engine process for the tests of a module, on the tree of our own and on a real ComfyUI."""
+"""One engine process for all tests: on each release of our tree, and on a real ComfyUI."""
 
+import functools
 import itertools
 import json
 import os
@@ -16,10 +17,12 @@ import pytest
 
 from comfysnap_server.engine.protocol import SCRATCH
 from tests.server.comfyui import graphs
+from tests.server.comfyui.trees import LATEST, PACKS, RELEASES, TREE, build_tree
+
+__all__ = ["TREE"]
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
-TREE = ROOT / "tests" / "comfyui_tree"
 SOURCES = [ROOT / "packages" / name / "src" for name in ("schema", "server")]
 TIMEOUT = 100.0
 Json = dict[str, Any]
@@ -73,7 +76,6 @@ class Driver:
 
     def __init__(self, python: str, path: Path, folder: Path, **environment: str) -> None:
         self.path = path
-        self.real = path != TREE
         self._folder = folder
         self._numbers = itertools.count(1)
         self._jobs: dict[str, Running] = {}
@@ -102,6 +104,11 @@ class Driver:
     def facts(self) -> Json:
         self._send(do="facts")
         return self.answer()
+
+    def read(self, *names: str) -> list[Any]:
+        """What ``module:attribute`` is in the process, or the text of it."""
+        self._send(do="read", names=names)
+        return self.answer()["values"]
 
     def interrupt(self, job_id: str) -> None:
         self._send(do="interrupt", job_id=job_id)
@@ -180,8 +187,8 @@ def real_comfyui() -> tuple[str, Path]:
 
 
 def checkpoints(kind: str, folder: Path) -> Path:
-    """A folder with random weights: a few bytes for the tree, SD 1.5's shapes for the real one."""
-    if kind == "tree":
+    """A folder with random weights: a few bytes for a tree, SD 1.5's shapes for the real one."""
+    if kind != "real":
         return write_safetensors(folder / graphs.CHECKPOINT, {"a.weight": b"\1" * 64}).parent
     python, path = real_comfyui()
     own = path / "models" / "checkpoints"
@@ -208,7 +215,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, bytes]) -> Path:
 REAL = pytest.param("real", marks=pytest.mark.comfyui)
 
 
-def paths_file(kind: str, folder: Path, *, packs: Path = TREE / "packs") -> Path:
+def paths_file(kind: str, folder: Path, *, packs: Path = PACKS) -> Path:
     """An ``extra_model_paths.yaml`` that names node packs and a checkpoint."""
     file = folder / "paths.yaml"
     weights = checkpoints(kind, folder)
@@ -217,22 +224,40 @@ def paths_file(kind: str, folder: Path, *, packs: Path = TREE / "packs") -> Path
 
 
 NewDriver = Callable[..., Driver]
+Trees = Callable[[str], Path]
 
 
-def _make(kind: str, folder: Path, **environment: str) -> Driver:
-    python, path = real_comfyui() if kind == "real" else (sys.executable, TREE)
+@pytest.fixture(scope="session")
+def trees(tmp_path_factory: pytest.TempPathFactory) -> Trees:
+    """A release to a checkout of the tree, which all tests share."""
+
+    @functools.cache
+    def tree(release: str) -> Path:
+        return build_tree(release, tmp_path_factory.mktemp(f"ComfyUI-{release}"))
+
+    return tree
+
+
+@pytest.fixture(params=RELEASES)
+def release(request: pytest.FixtureRequest) -> str:
+    """Each release that the tree can be."""
+    return request.param
+
+
+def _make(kind: str, folder: Path, trees: Trees, **environment: str) -> Driver:
+    python, path = real_comfyui() if kind == "real" else (sys.executable, trees(kind))
     return Driver(python, path, folder, **environment)
 
 
 @pytest.fixture
-def new_driver(tmp_path: Path) -> Iterator[NewDriver]:
-    """Makes engine processes, not loaded yet, on the tree or on the real ComfyUI."""
+def new_driver(tmp_path: Path, trees: Trees) -> Iterator[NewDriver]:
+    """Makes engine processes, not loaded yet, on a release of the tree or the real ComfyUI."""
     made: list[Driver] = []
 
-    def make(kind: str = "tree", **environment: str) -> Driver:
+    def make(kind: str = LATEST, **environment: str) -> Driver:
         folder = tmp_path / f"driver-{len(made)}"
         folder.mkdir()
-        made.append(_make(kind, folder, **environment))
+        made.append(_make(kind, folder, trees, **environment))
         return made[-1]
 
     yield make
@@ -240,13 +265,13 @@ def new_driver(tmp_path: Path) -> Iterator[NewDriver]:
         driver.close()
 
 
-@pytest.fixture(scope="session", params=["tree", REAL])
+@pytest.fixture(scope="session", params=[*RELEASES, REAL])
 def engine(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, trees: Trees
 ) -> Generator[Driver]:
     """A loaded and attached engine with all our packs and a preloaded checkpoint."""
     folder = tmp_path_factory.mktemp("engine")
-    driver = _make(request.param, folder)
+    driver = _make(request.param, folder, trees)
     loaded = driver.load(
         extra_model_paths=[str(paths_file(request.param, folder))],
         preload=[f"checkpoints/{graphs.CHECKPOINT}"],

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import operator
 import os
 import sys
 import threading
@@ -72,6 +73,12 @@ def facts(engine: ComfyUIEngine) -> dict[str, Any]:
     }
 
 
+def read(name: str) -> Any:
+    """What ``module:attribute.attribute`` is in this process."""
+    module, _, attributes = name.partition(":")
+    return operator.attrgetter(attributes)(sys.modules[module])
+
+
 def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     engine: ComfyUIEngine | None = None
@@ -95,6 +102,9 @@ def main() -> None:
                 say(event="attached")
             elif request["do"] == "facts":
                 say(event="facts", **facts(engine))
+            elif request["do"] == "read":
+                values = [read(name) for name in request["names"]]
+                say(event="read", values=json.loads(json.dumps(values, default=str)))
         except Exception as error:
             say(event="error", kind=type(error).__name__, message=str(error))
 

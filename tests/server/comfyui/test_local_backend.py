@@ -12,20 +12,23 @@ from comfysnap_server.backends.local import LocalBackend, LocalLimits
 from comfysnap_server.backends.protocol import JobRequest
 from tests.server.backend_suite import finish, request, run
 from tests.server.comfyui import graphs
-from tests.server.comfyui.conftest import TREE, paths_file
+from tests.server.comfyui.conftest import Trees, paths_file
+from tests.server.comfyui.trees import LATEST
 
 Start = Callable[..., Awaitable[LocalBackend]]
 
 
 @pytest.fixture
-async def start(tmp_path: Path) -> AsyncIterator[Start]:
+async def start(tmp_path: Path, trees: Trees) -> AsyncIterator[Start]:
     """Starts a backend; packs with threads of their own are left out unless asked for."""
     made: list[LocalBackend] = []
 
-    async def build(*, threads: bool = False, **options: Any) -> LocalBackend:
+    async def build(
+        *, release: str = LATEST, threads: bool = False, **options: Any
+    ) -> LocalBackend:
         engine_options: dict[str, Any] = {
-            "path": str(TREE),
-            "extra_model_paths": [str(paths_file("tree", tmp_path))],
+            "path": str(trees(release)),
+            "extra_model_paths": [str(paths_file(release, tmp_path))],
             "disabled_nodes": [] if threads else ["starts_thread"],
             **options,
         }
@@ -49,8 +52,8 @@ def asked(graph: graphs.Graph, *, output: str = "3", **options: Any) -> JobReque
     return request(cast("Any", graph), outputs=outputs, fields={}, **options)
 
 
-async def test_jobs_run_and_their_files_are_handed_out(start: Start) -> None:
-    backend = await start()
+async def test_jobs_run_and_their_files_are_handed_out(start: Start, release: str) -> None:
+    backend = await start(release=release)
     job = await run(backend, asked(graphs.hello()))
     assert job.status is JobStatus.SUCCEEDED, job.error
     assert job.outputs is not None
@@ -90,8 +93,10 @@ async def test_packs_with_threads_are_named_and_jobs_still_run(start: Start) -> 
     assert backend.thread_holders == ["starts_thread"]
 
 
-async def test_a_forked_worker_runs_models_that_the_parent_preloaded(start: Start) -> None:
-    backend = await start(preload=[f"checkpoints/{graphs.CHECKPOINT}"])
+async def test_a_forked_worker_runs_models_that_the_parent_preloaded(
+    start: Start, release: str
+) -> None:
+    backend = await start(release=release, preload=[f"checkpoints/{graphs.CHECKPOINT}"])
     job = await run(backend, asked(graphs.diffusion(), output="9"))
     assert job.status is JobStatus.SUCCEEDED, job.error
     assert backend.thread_holders == []

@@ -9,6 +9,7 @@ from PIL import Image
 
 from tests.server.comfyui import graphs
 from tests.server.comfyui.conftest import Driver, NewDriver, paths_file, write_safetensors
+from tests.server.comfyui.trees import LATEST
 
 
 def test_a_diffusion_graph_makes_a_picture(engine: Driver) -> None:
@@ -77,10 +78,11 @@ def test_preloaded_weights_are_told_with_their_size(engine: Driver) -> None:
     assert 0 < size <= Path(path).stat().st_size
 
 
-def weights(new_driver: NewDriver, tmp_path: Path) -> tuple[Driver, Path]:
+@pytest.fixture
+def weights(new_driver: NewDriver, release: str, tmp_path: Path) -> tuple[Driver, Path]:
     """An engine that preloads a file which tests may change."""
-    driver = new_driver("tree")
-    paths = paths_file("tree", tmp_path)
+    driver = new_driver(release)
+    paths = paths_file(release, tmp_path)
     loaded = driver.load(
         extra_model_paths=[str(paths)], preload=[f"checkpoints/{graphs.CHECKPOINT}"]
     )
@@ -89,28 +91,28 @@ def weights(new_driver: NewDriver, tmp_path: Path) -> tuple[Driver, Path]:
 
 
 def test_a_file_that_changed_since_the_snapshot_is_read_from_the_disk(
-    new_driver: NewDriver, tmp_path: Path
+    weights: tuple[Driver, Path],
 ) -> None:
-    driver, file = weights(new_driver, tmp_path)
+    driver, file = weights
     write_safetensors(file, {"other.weight": b"\2" * 8})
     assert driver.run(graphs.diffusion())[0]["status"] == "succeeded"
     assert "has changed since it was preloaded" in driver.log
 
 
 def test_a_file_that_is_gone_since_the_snapshot_fails_as_it_would_without(
-    new_driver: NewDriver, tmp_path: Path
+    weights: tuple[Driver, Path],
 ) -> None:
-    driver, file = weights(new_driver, tmp_path)
+    driver, file = weights
     file.unlink()
     done, _ = driver.run(graphs.diffusion())
     assert done["error"]["code"] == "graph_invalid"
 
 
 def test_a_link_to_a_preloaded_file_finds_it_and_it_loads_more_than_once(
-    new_driver: NewDriver, tmp_path: Path
+    weights: tuple[Driver, Path],
 ) -> None:
-    driver, file = weights(new_driver, tmp_path)
-    (tmp_path / "link.safetensors").symlink_to(file)
+    driver, file = weights
+    file.with_name("link.safetensors").symlink_to(file)
     for name in (graphs.CHECKPOINT, "link.safetensors"):
         graph = graphs.diffusion()
         graph["4"]["inputs"]["ckpt_name"] = name
@@ -132,10 +134,10 @@ def test_a_link_to_a_preloaded_file_finds_it_and_it_loads_more_than_once(
 def test_what_cannot_be_preloaded_stops_the_load(
     new_driver: NewDriver, tmp_path: Path, entry: str, content: bytes | None
 ) -> None:
-    paths = paths_file("tree", tmp_path)
+    paths = paths_file(LATEST, tmp_path)
     if content is not None:
         (tmp_path / entry.partition("/")[2]).write_bytes(content)
-    answer = new_driver("tree").load(extra_model_paths=[str(paths)], preload=[entry])
+    answer = new_driver().load(extra_model_paths=[str(paths)], preload=[entry])
     assert answer.get("kind") == "PreloadError", answer
 
 
@@ -154,10 +156,10 @@ def test_a_tensor_that_does_not_fit_is_no_tensor(
     new_driver: NewDriver, tmp_path: Path, entry: object
 ) -> None:
     text = json.dumps({"a": entry}).encode()
-    paths = paths_file("tree", tmp_path)
+    paths = paths_file(LATEST, tmp_path)
     file = tmp_path / "odd.safetensors"
     file.write_bytes(len(text).to_bytes(8, "little") + text + b"\0" * 8)
-    driver = new_driver("tree")
+    driver = new_driver()
     answer = driver.load(extra_model_paths=[str(paths)], preload=["checkpoints/odd.safetensors"])
     assert answer.get("kind") == "PreloadError", answer
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tests.server.comfyui import graphs
-from tests.server.comfyui.conftest import TREE, Driver, NewDriver
+from tests.server.comfyui.conftest import Driver, NewDriver
+from tests.server.comfyui.trees import PACKS
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def calls_of(engine: Driver, pack: str) -> dict[str, bool]:
 
 
 def test_every_pack_is_loaded_or_named_with_its_reason(packs: dict[str, dict[str, Any]]) -> None:
-    ours = {path.name for path in (TREE / "packs").iterdir() if path.name != "__pycache__"}
+    ours = {path.name for path in PACKS.iterdir() if path.name != "__pycache__"}
     assert ours - {"not_wanted", "sleeping.disabled"} <= set(packs)
     assert all(pack["loaded"] != bool(pack["reason"]) or pack["prestartup"] is False
                for pack in packs.values())  # fmt: skip
@@ -116,10 +117,12 @@ def test_a_pack_after_restore_finds_the_folders_that_others_find(engine: Driver)
     assert engine.texts(graphs.tell("NotesFolders")) == [str(engine.path / "output")]
 
 
-def test_a_pack_after_restore_sees_the_gpu_that_came(new_driver: NewDriver, tmp_path: Path) -> None:
-    driver = new_driver("tree", TREE_CUDA="1")
+def test_a_pack_after_restore_sees_the_gpu_that_came(
+    new_driver: NewDriver, release: str, tmp_path: Path
+) -> None:
+    driver = new_driver(release, TREE_CUDA="1")
     paths = tmp_path / "paths.yaml"
-    paths.write_text(f"test:\n    custom_nodes: {TREE / 'packs'}\n")
+    paths.write_text(f"test:\n    custom_nodes: {PACKS}\n")
     options = {"extra_model_paths": [str(paths)], "after_restore": ["asks_cuda_late", "allocates"]}
     assert driver.load(attach=False, **options) == {"event": "loaded"}
     names = {pack["name"] for pack in driver.facts()["report"]["packs"]}
@@ -141,6 +144,6 @@ def test_the_mask_is_gone_after_loading(engine: Driver) -> None:
 
 
 def test_the_mask_is_gone_when_loading_fails(new_driver: NewDriver, tmp_path: Path) -> None:
-    driver = new_driver("tree", TREE_CUDA="1")
+    driver = new_driver(TREE_CUDA="1")
     answer = driver.load(preload=["checkpoints/absent.safetensors"])
     assert answer["kind"] == "PreloadError"

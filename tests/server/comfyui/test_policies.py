@@ -182,7 +182,7 @@ def test_a_thread_that_was_left_is_seen() -> None:
 
 
 def test_a_folder_that_is_no_comfyui_is_refused(new_driver: NewDriver, tmp_path: Any) -> None:
-    driver = new_driver("tree")
+    driver = new_driver()
     driver.path = tmp_path
     answer = driver.load()
     assert answer["kind"] == "UnsupportedComfyError"
@@ -190,12 +190,14 @@ def test_a_folder_that_is_no_comfyui_is_refused(new_driver: NewDriver, tmp_path:
 
 
 def test_an_argument_that_comfyui_does_not_know_is_refused(new_driver: NewDriver) -> None:
-    answer = new_driver("tree").load(arguments=["--no-such-thing"])
+    answer = new_driver().load(arguments=["--no-such-thing"])
     assert answer["kind"] == "UnsupportedComfyError"
 
 
-def test_attaching_again_makes_new_folders_and_changes_nothing_else(new_driver: NewDriver) -> None:
-    driver = new_driver("tree")
+def test_attaching_again_makes_new_folders_and_changes_nothing_else(
+    new_driver: NewDriver, release: str
+) -> None:
+    driver = new_driver(release)
     driver.load()
     before = driver.facts()
     assert driver.attach() == {"event": "attached"}

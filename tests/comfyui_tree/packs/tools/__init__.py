@@ -12,11 +12,7 @@ import time
 import comfy.utils
 import folder_paths
 import torch
-
-try:
-    from comfy_execution.graph import ExecutionBlocker
-except ImportError:
-    from execution import ExecutionBlocker
+from comfy_execution.graph import ExecutionBlocker
 
 IMAGE = {"image": ("IMAGE",)}
 STEPS = {"steps": ("INT", {"min": 1, "max": 100000})}
@@ -69,6 +65,24 @@ def StepsOddly(image):
 @node({**IMAGE, "text": ("STRING", {"default": ""})})
 def Fails(image, text):
     raise ValueError(text)
+
+
+class PaysWithKey:
+    """Calls a paid service, so to speak: says whether it got a key, or fails with it."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY = ("STRING",), "run", "test"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": TEXT, "hidden": {"key": "API_KEY_COMFY_ORG"}}
+
+    def run(self, text, key=None):
+        if text == "refused":
+            raise ValueError(f"401: the key {key} is not valid")
+        return (f"{text} with a key" if key else f"{text} without a key",)
+
+
+NODE_CLASS_MAPPINGS["PaysWithKey"] = PaysWithKey
 
 
 class EndsWhenChecked:

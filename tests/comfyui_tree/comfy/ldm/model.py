@@ -1,0 +1,7 @@
+"""Takes its attention function by name, as models do."""
+
+from comfy.ldm.modules.attention import optimized_attention
+
+
+def attend(q, k, v):
+    return optimized_attention(q, k, v)

@@ -1,0 +1,12 @@
+"""Takes the library when it is imported: one that is loaded later is never seen here."""
+
+from comfy_aimdo import control
+
+lib = control.lib
+
+
+class ModelVBAR:
+    def __init__(self, device):
+        if lib is None:
+            raise RuntimeError("comfy-aimdo's library was loaded after this module")
+        self.device = control.get_devctx(device)

@@ -1,0 +1,3 @@
+from comfy_kitchen.registry import registry
+
+registry.register("eager", {"quantize": None})

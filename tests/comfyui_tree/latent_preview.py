@@ -1,0 +1,9 @@
+from comfy.cli_args import LatentPreviewMethod, args
+
+_default = args.preview_method
+
+
+def set_preview_method(override=None):
+    """What a prompt asks for holds for it alone; one that asks for nothing gets the default."""
+    known = {method.value: method for method in LatentPreviewMethod}
+    args.preview_method = known.get(override, _default)

@@ -1,0 +1,3 @@
+from tree_server import Server as PromptServer
+
+__all__ = ["PromptServer"]

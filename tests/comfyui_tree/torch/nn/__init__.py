@@ -1,0 +1,3 @@
+from torch.nn import attention, functional
+
+__all__ = ["attention", "functional"]
