@@ -8,17 +8,30 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, Final
 
 import modal
 
 from comfysnap_server.deploy.deployment import read_deployment
+from comfysnap_server.deploy.engine_options import engine_options
 from comfysnap_server.deploy.image import build_image
-from comfysnap_server.deploy.settings import COMFYUI_DIR, FILES_DIR, MAX_TIMEOUT, MODELS_DIR
+from comfysnap_server.deploy.settings import FILES_DIR, MAX_TIMEOUT, MODELS_DIR
+from comfysnap_server.deploy.ui_command import UiCommand, comfyui_command
 from comfysnap_server.deploy.ui_proxy import ACCESS_VARIABLE
+from comfysnap_server.engine.comfyui.options import ComfyOptions
 
 PORT: Final = 8188
 UPSTREAM_PORT: Final = 8189
+MANAGER_ON: Final = (
+    "Node packs installed in Manager are lost when this container stops. To keep them, open "
+    "/v2/snapshot/get_current at this address, save it as the file that deploy.nodes names, and "
+    "run `comfysnap deploy`."
+)
+MANAGER_OFF: Final = (
+    "ComfyUI-Manager's package is not used: this ComfyUI release has no --enable-manager, or the "
+    "image has no comfyui_manager."
+)
 
 deployment: Final = read_deployment()
 settings: Final = deployment.settings
@@ -42,22 +55,18 @@ def _volumes() -> dict[str | Any, Any]:
     return own | extra
 
 
-def comfyui_command() -> list[str]:
-    """How ComfyUI is started; what people save lies on the files volume."""
-    own = Path(files_dir) / "ui"
-    checkout = os.environ.get("COMFYUI_PATH", COMFYUI_DIR)
-    python = os.environ.get("COMFYUI_PYTHON", sys.executable)
-    command = [python, f"{checkout}/main.py", "--listen", "127.0.0.1", "--port", str(UPSTREAM_PORT)]
-    for kind in ("user", "input", "output"):
-        (own / kind).mkdir(parents=True, exist_ok=True)
-        command += [f"--{kind}-directory", str(own / kind)]
-    command.append("--disable-auto-launch")
-    if settings.gpus is None:
-        command.append("--cpu")
-    if settings.extra_model_paths is not None:
-        paths = deployment.in_container(settings.extra_model_paths)
-        command += ["--extra-model-paths-config", paths]
-    return command
+def comfyui() -> UiCommand:
+    """How ComfyUI is started; what people save lies on the files volume, below ``ui/``."""
+    options = ComfyOptions.model_validate(engine_options(deployment))
+    return comfyui_command(
+        options.checkout,
+        os.environ.get("COMFYUI_PYTHON", sys.executable),
+        port=UPSTREAM_PORT,
+        own=Path(files_dir) / "ui",
+        database=Path(mkdtemp(prefix="comfysnap-ui-")) / "comfyui.db",
+        arguments=options.arguments,
+        extra_model_paths=[str(file) for file in options.extra_model_paths],
+    )
 
 
 @app.function(
@@ -82,6 +91,8 @@ def comfyui_command() -> list[str]:
 @modal.web_server(PORT, startup_timeout=60)
 def ui() -> None:
     """Starts ComfyUI and the proxy before it."""
+    command = comfyui()
+    sys.stderr.write((MANAGER_ON if command.manager else MANAGER_OFF) + "\n")
     proxy = ["-m", "comfysnap_server.deploy.ui_proxy"]
     ports = ["--port", str(PORT), "--upstream", str(UPSTREAM_PORT)]
-    subprocess.Popen([sys.executable, *proxy, *ports, *comfyui_command()])
+    subprocess.Popen([sys.executable, *proxy, *ports, *command.argv])
