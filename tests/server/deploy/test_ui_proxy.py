@@ -4,6 +4,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from comfysnap_server.deploy.ui_command import comfyui_command
 from comfysnap_server.deploy.ui_proxy import UiProxy
 
 TOKEN = "a-token-of-some-length"
@@ -46,7 +48,7 @@ async def echo(request: web.Request) -> web.StreamResponse:
 
 @pytest.fixture
 async def url() -> AsyncIterator[str]:
-    """The proxy before a server that tells what it saw."""
+    """The proxy before a server that answers with what it saw."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", echo)
     upstream, upstream_url = await listen(app)
@@ -125,7 +127,7 @@ async def test_messages_go_both_ways(url: str, stranger: aiohttp.ClientSession) 
         assert len(await connection.receive_bytes(timeout=5)) == 3_000_001
 
 
-async def test_the_cookie_is_for_https_alone_unless_told_otherwise(
+async def test_the_cookie_is_for_https_alone_unless_plain_http_is_asked_for(
     stranger: aiohttp.ClientSession,
 ) -> None:
     proxy, url = await listen(UiProxy(TOKEN, "http://127.0.0.1:9").app())
@@ -142,6 +144,99 @@ async def test_a_page_says_that_comfyui_is_starting(stranger: aiohttp.ClientSess
     await proxy.cleanup()
 
 
+async def test_a_link_on_another_site_opens_the_page_and_nothing_else(
+    url: str, stranger: aiohttp.ClientSession
+) -> None:
+    # ComfyUI answers 403 to whatever a browser marks as cross-site
+    clicked = {"Authorization": f"Bearer {TOKEN}", "Sec-Fetch-Site": "cross-site"}
+    async with stranger.get(f"{url}/?a=1", headers=clicked) as response:
+        assert "Sec-Fetch-Site" not in (await response.json())["headers"]
+    for method, path in (("GET", "/manager/reboot"), ("POST", "/")):
+        async with stranger.request(method, url + path, headers=clicked) as response:
+            assert (await response.json())["headers"]["Sec-Fetch-Site"] == "cross-site"
+
+
+async def test_a_request_reaches_comfyui_without_headers_that_nobody_sent(
+    url: str, stranger: aiohttp.ClientSession
+) -> None:
+    own = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with stranger.post(url, data=b"x", headers=headers, skip_auto_headers=own) as response:
+        seen = (await response.json())["headers"]
+    assert [name for name in own if name in seen] == []
+
+
+async def test_more_than_a_hundred_open_pages_leave_room_for_requests(
+    url: str, stranger: aiohttp.ClientSession
+) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, headers=headers) as pages:
+        opened = [await pages.ws_connect(f"{url}/ws") for _ in range(105)]
+        timeout = aiohttp.ClientTimeout(total=5)
+        async with stranger.get(url, headers=headers, timeout=timeout) as response:
+            assert response.status == 201
+        assert not any(page.closed for page in opened)
+
+
+async def test_a_refused_websocket_keeps_the_status_it_was_refused_with(
+    stranger: aiohttp.ClientSession,
+) -> None:
+    async def refuse(_: web.Request) -> web.Response:
+        return web.Response(status=403)
+
+    app = web.Application()
+    app.router.add_get("/ws", refuse)
+    upstream, upstream_url = await listen(app)
+    proxy, url = await listen(UiProxy(TOKEN, upstream_url, secure=False).app())
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        await stranger.ws_connect(f"{url}/ws", headers={"Authorization": f"Bearer {TOKEN}"})
+    assert refused.value.status == 403
+    await proxy.cleanup()
+    await upstream.cleanup()
+
+
+async def test_a_page_that_answers_no_ping_is_let_go(stranger: aiohttp.ClientSession) -> None:
+    ended = asyncio.Event()
+
+    async def wait(request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        await socket.receive()
+        ended.set()
+        return socket
+
+    app = web.Application()
+    app.router.add_get("/ws", wait)
+    upstream, upstream_url = await listen(app)
+    proxy, url = await listen(UiProxy(TOKEN, upstream_url, heartbeat=0.1).app())
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with stranger.ws_connect(f"{url}/ws", headers=headers, autoping=False):
+        await asyncio.wait_for(ended.wait(), 5)
+    await proxy.cleanup()
+    await upstream.cleanup()
+
+
+async def test_a_restart_under_a_request_shows_the_starting_page(
+    stranger: aiohttp.ClientSession,
+) -> None:
+    def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    restarting = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    port = restarting.sockets[0].getsockname()[1]
+    proxy, url = await listen(UiProxy(TOKEN, f"http://127.0.0.1:{port}", secure=False).app())
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with stranger.post(f"{url}/prompt", data=b"{}", headers=headers) as response:
+        assert response.status == 503
+        assert "refresh" in await response.text()
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        await stranger.ws_connect(f"{url}/ws", headers=headers)
+    assert refused.value.status == 503
+    await proxy.cleanup()
+    restarting.close()
+
+
 def test_no_token_opens_nothing() -> None:
     with pytest.raises(ValueError, match="COMFYSNAP_UI_TOKEN"):
         UiProxy("", "http://127.0.0.1:9")
@@ -153,41 +248,124 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+async def start_proxy(port: int, upstream: int, *command: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "comfysnap_server.deploy.ui_proxy", "--host", "127.0.0.1",
+        "--port", str(port), "--upstream", str(upstream), "--plain-http", *command,
+        env=os.environ | {"COMFYSNAP_UI_TOKEN": TOKEN},
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+@pytest.mark.timeout(60)
+async def test_the_page_shows_that_comfyui_ended_and_asks_no_more(
+    stranger: aiohttp.ClientSession,
+) -> None:
+    port, inner = free_port(), free_port()
+    process = await start_proxy(port, inner, sys.executable, "-c", "raise SystemExit(7)")
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    try:
+        await until_answered(stranger, f"http://127.0.0.1:{port}", headers, 502)
+        async with stranger.get(f"http://127.0.0.1:{port}", headers=headers) as response:
+            text = await response.text()
+        assert "7" in text
+        assert "refresh" not in text
+    finally:
+        process.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(process.wait(), 30)
+
+
+ECHO = """
+import sys
+from aiohttp import web
+
+async def wait(request):
+    socket = web.WebSocketResponse()
+    await socket.prepare(request)
+    await socket.send_str("open")
+    await socket.receive()
+    return socket
+
+app = web.Application()
+app.router.add_get("/ws", wait)
+web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
+"""
+
+
+@pytest.mark.timeout(60)
+async def test_an_open_page_does_not_hold_up_the_end(stranger: aiohttp.ClientSession) -> None:
+    port, inner = free_port(), free_port()
+    process = await start_proxy(port, inner, sys.executable, "-c", ECHO, str(inner))
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    url = f"http://127.0.0.1:{port}"
+    await until_answered(stranger, f"{url}/nothing", headers, 404)
+    async with stranger.ws_connect(f"{url}/ws", headers=headers) as page:
+        assert await page.receive_str(timeout=5) == "open"
+        process.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(process.wait(), 10)
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", inner)
+
+
+GRAPH = {
+    "1": {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 255},
+    },
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "seen"}},
+}
+
+
 @pytest.mark.comfyui
-@pytest.mark.timeout(180)
-async def test_comfyui_itself_is_behind_the_proxy(
+@pytest.mark.timeout(300)
+async def test_comfyui_and_its_manager_run_behind_the_proxy(
     tmp_path: Path, stranger: aiohttp.ClientSession
 ) -> None:
     checkout, python = os.environ.get("COMFYUI_PATH"), os.environ.get("COMFYUI_PYTHON")
     if not checkout or not python:
         pytest.skip("COMFYUI_PATH and COMFYUI_PYTHON are not set")
     port, inner = free_port(), free_port()
-    for name in ("user", "output"):
-        (tmp_path / name).mkdir()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "comfysnap_server.deploy.ui_proxy", "--host", "127.0.0.1",
-        "--port", str(port), "--upstream", str(inner), "--plain-http",
-        python, str(Path(checkout) / "main.py"), "--cpu", "--port", str(inner),
-        "--user-directory", str(tmp_path / "user"), "--output-directory", str(tmp_path / "output"),
-        "--disable-all-custom-nodes", "--disable-auto-launch", "--dont-print-server",
-        env=os.environ | {"COMFYSNAP_UI_TOKEN": TOKEN},
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    command = comfyui_command(
+        Path(checkout), python, port=inner, own=tmp_path / "own", database=tmp_path / "comfyui.db",
+        arguments=["--cpu", "--temp-directory", str(tmp_path), "--disable-all-custom-nodes"],
     )  # fmt: skip
+    process = await start_proxy(port, inner, *command.argv)
     headers = {"Authorization": f"Bearer {TOKEN}"}
     url = f"http://127.0.0.1:{port}"
+    page = headers | {"Origin": "https://example.com", "Host": "example.com"}
     try:
-        for _ in range(240):
-            if await answers(stranger, f"{url}/system_stats", headers):
-                break
-            await asyncio.sleep(0.5)
+        await until_answered(stranger, f"{url}/system_stats", headers, 200)
         async with stranger.get(f"{url}/system_stats") as refused:
             assert refused.status == 401
-        async with stranger.get(f"{url}/object_info/KSampler", headers=headers) as response:
-            assert "KSampler" in await response.json()
-        page = headers | {"Origin": "https://example.com", "Host": "example.com"}
+        async with stranger.get(f"{url}/", headers=page | {"Sec-Fetch-Site": "cross-site"}) as root:
+            assert "<title>ComfyUI</title>" in await root.text()
+        assert (tmp_path / "comfyui.db").is_file()
         async with stranger.ws_connect(f"{url}/ws?clientId=1", headers=page) as connection:
-            message = await connection.receive_json(timeout=10)
-            assert message["type"] == "status"
+            assert (await connection.receive_json(timeout=10))["type"] == "status"
+            prompt = {"prompt": GRAPH, "client_id": "1"}
+            async with stranger.post(f"{url}/prompt", json=prompt, headers=page) as response:
+                assert response.status == 200
+            types: list[str] = []
+            while "execution_success" not in types:
+                types.append((await connection.receive_json(timeout=30))["type"])
+        assert "execution_error" not in types
+        view = f"{url}/view?filename=seen_00001_.png&type=output"
+        async with stranger.get(view, headers=page) as response:
+            picture = await response.read()
+        assert (tmp_path / "own" / "output" / "seen_00001_.png").read_bytes() == picture
+
+        async with stranger.get(f"{url}/v2/manager/version", headers=page) as response:
+            assert response.status == (200 if command.manager else 404)
+        if command.manager:
+            async with stranger.get(f"{url}/v2/snapshot/get_current", headers=page) as response:
+                assert "cnr_custom_nodes" in await response.json()
+            async with stranger.ws_connect(f"{url}/ws?clientId=1", headers=page) as connection:
+                async with stranger.post(f"{url}/v2/manager/reboot", headers=page) as response:
+                    assert response.status == 503
+                while (await connection.receive(timeout=30)).type is aiohttp.WSMsgType.TEXT:
+                    pass
+                assert connection.closed
+            await until_answered(stranger, f"{url}/system_stats", headers, 200)
     finally:
         process.send_signal(signal.SIGTERM)
         await asyncio.wait_for(process.wait(), 30)
@@ -195,9 +373,15 @@ async def test_comfyui_itself_is_behind_the_proxy(
         await asyncio.open_connection("127.0.0.1", inner)
 
 
-async def answers(session: aiohttp.ClientSession, url: str, headers: dict[str, str]) -> bool:
-    try:
-        async with session.get(url, headers=headers) as response:
-            return response.status == 200
-    except aiohttp.ClientConnectionError:
-        return False
+async def until_answered(
+    session: aiohttp.ClientSession, url: str, headers: dict[str, str], status: int
+) -> None:
+    """Ask until ComfyUI, or what stands for it, is up or has ended."""
+    async with asyncio.timeout(120):
+        while True:
+            with suppress(aiohttp.ClientConnectionError):  # the proxy itself is starting
+                async with session.get(url, headers=headers) as response:
+                    if response.status == status:
+                        return
+                    assert response.status == 503
+            await asyncio.sleep(0.1)
