@@ -139,8 +139,13 @@ def ui(project: ProjectOption = None, environment: EnvironmentOption = None) -> 
     """Open ComfyUI's own interface on the deployment's image and models, until Ctrl-C.
 
     One container with the deployment's GPU runs and is paid for while this command does. The
-    address that is printed holds a token; whoever has it can use the interface. Manager is there if
-    the node snapshot pins it. Saved workflows and pictures lie on the files volume, below ui/.
+    address that is printed holds a token; whoever has it can use the interface and, with Manager,
+    install node packs and so run any code in the container.
+
+    Saved workflows and pictures stay on the files volume, below ui/, and models that Manager
+    downloads on the models volume. Node packs that Manager installs are lost when the container
+    stops; to keep them, open /v2/snapshot/get_current at the printed address, save it as the file
+    that deploy.nodes names, and deploy.
     """
     from comfysnap_server.deploy.deployment import read_deployment
     from comfysnap_server.deploy.modal_session import modal_session, point_at
