@@ -112,6 +112,17 @@ def test_without_a_project_there_is_a_way_on(
     assert "comfysnap demo" in told
 
 
+def test_a_gpu_that_is_asked_for_and_missing_stops_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, told = refused("--devices=cuda", f"--data={tmp_path}")
+    assert (code, "--devices cuda" in told) == (2, True)
+    monkeypatch.setenv("COMFYUI_PATH", str(ROOT / "tests" / "comfyui_tree"))
+    monkeypatch.setenv("COMFYUI_PYTHON", sys.executable)
+    code, told = refused("--engine=comfyui", "--devices=cuda", f"--data={tmp_path}")
+    assert (code, "no CUDA device: " in told) == (2, True)
+
+
 def test_an_engine_option_without_a_value_is_told(tmp_path: Path) -> None:
     code, told = refused("--engine-option=step_seconds", f"--data={tmp_path}")
     assert code == 2

@@ -10,7 +10,7 @@ from typing import cast
 from pydantic import JsonValue
 
 from comfysnap_schema.jobs import Progress
-from comfysnap_server.engine.protocol import EngineJob, EngineResult, Report
+from comfysnap_server.engine.protocol import EngineJob, EngineResult, EngineStartError, Report
 from comfysnap_server.engine.simulated import SimulatedEngine
 
 
@@ -81,6 +81,14 @@ class UnloadableEngine(SimulatedEngine):
         """Fail, or not."""
         if self._blocker.exists():
             raise RuntimeError("the disk of the models is not mounted")
+
+
+class DevicelessEngine(SimulatedEngine):
+    """Does not find the device that it needs."""
+
+    def attach(self) -> None:
+        """Say so."""
+        raise EngineStartError("no CUDA device: found no driver")
 
 
 class SlowEngine(SimulatedEngine):

@@ -122,6 +122,21 @@ async def test_another_interpreter_runs_the_workers_or_it_is_told_that_it_cannot
     assert python in backend.engine_failure
 
 
+async def test_an_engine_without_its_device_runs_no_job_and_the_reason_is_known(
+    start_backend: StartBackend,
+) -> None:
+    backend: LocalBackend = await start_backend(
+        engine=f"{ENGINES}:DevicelessEngine", python_path=[ROOT]
+    )
+    job = (await backend.submit(request())).job
+    async with asyncio.timeout(20):
+        while backend.engine_failure is None:  # noqa: ASYNC110 -- read as an operator would
+            await asyncio.sleep(0.01)
+    assert "no CUDA device: found no driver" in backend.engine_failure
+    assert not await backend.ready()
+    assert not (await backend.get("anna", job.id)).is_final
+
+
 async def test_an_engine_that_takes_too_long_to_load_is_told(start_backend: StartBackend) -> None:
     backend: LocalBackend = await start_backend(limits=LocalLimits(start_timeout=0.0))
     async with asyncio.timeout(20):

@@ -90,6 +90,7 @@ timeout = 100
 [deploy.engine_options]
 extra_model_paths = [{str(models)!r}]
 custom_nodes = false
+device = "cpu"
 """)
     with ControlPlane() as plane:
         variables = {

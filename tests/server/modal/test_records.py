@@ -323,6 +323,7 @@ async def test_a_job_that_did_not_start_in_time_expires(
     [
         (CallState.RETURNED, False, JobStatus.FAILED, ErrorCode.WORKER_LOST),
         (CallState.RAISED, False, JobStatus.FAILED, ErrorCode.ENGINE_FAILED),
+        (CallState.UNEQUIPPED, False, JobStatus.FAILED, ErrorCode.ENGINE_FAILED),
         (CallState.STOPPED, False, JobStatus.FAILED, ErrorCode.WORKER_LOST),
         (CallState.STOPPED, True, JobStatus.CANCELLED, ErrorCode.JOB_CANCELLED),
         (CallState.TIMED_OUT, False, JobStatus.TIMED_OUT, ErrorCode.JOB_TIMED_OUT),

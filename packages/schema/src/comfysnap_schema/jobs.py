@@ -56,6 +56,8 @@ class Timings(BaseModel, frozen=True, extra="ignore", defer_build=True):
     attach: float | None = None
     run: float | None = None
     """Running the graph."""
+    device: str | None = None
+    """What the graph ran on: ``NVIDIA L40S``, ``cpu``. Not a time, but what explains the times."""
     nodes: dict[str, float] = Field(default_factory=dict)
     """Each node that ran, by id."""
 

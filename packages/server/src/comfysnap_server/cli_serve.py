@@ -4,10 +4,11 @@ import ipaddress
 import json
 import logging
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -37,6 +38,14 @@ class EngineChoice(StrEnum):
     COMFYUI = "comfyui"
 
 
+class Devices(StrEnum):
+    """Values of ``--devices``."""
+
+    AUTO = "auto"
+    CUDA = "cuda"
+    CPU = "cpu"
+
+
 class AuthChoice(StrEnum):
     """Values of ``--auth``."""
 
@@ -62,6 +71,12 @@ def serve(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Option of the engine, as JSON; repeatable."),
     ] = None,
+    devices: Annotated[
+        Devices,
+        typer.Option(
+            help="What ComfyUI runs on. cuda: fail without a GPU; auto: a GPU where there is one."
+        ),
+    ] = Devices.AUTO,
     data: Annotated[
         Path, typer.Option(help="Folder of the jobs and their files; it outlives the server.")
     ] = Path(".comfysnap"),
@@ -92,7 +107,7 @@ def serve(
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("comfysnap").setLevel(logging.DEBUG if verbose else logging.INFO)
     try:
-        chosen = _engine(engine, _options(engine_option or []))
+        chosen = _on_devices(_engine(engine, _options(engine_option or [])), devices)
         server = _make_server(_load(project), chosen, auth, host, port, data)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -259,6 +274,29 @@ def _engine(choice: EngineChoice, options: dict[str, JsonValue]) -> _Engine:
         )
     python = found.python if found else os.environ.get("COMFYUI_PYTHON")
     return _Engine("comfyui", {**({"path": found.path} if found else {}), **options}, python)
+
+
+def _on_devices(engine: _Engine, devices: Devices) -> _Engine:
+    if engine.name != "comfyui":
+        if devices is Devices.CUDA:
+            raise ValueError("--devices cuda: the simulated engine does not use a GPU")
+        return engine
+    if devices is Devices.AUTO:
+        return engine
+    if devices is Devices.CUDA:
+        _check_cuda(engine.python or sys.executable)
+    return replace(engine, options={**engine.options, "device": devices.value})
+
+
+def _check_cuda(python: str) -> None:
+    """Fail before listening, not when the first job comes."""
+    done = subprocess.run(
+        [python, "-c", "import torch; torch.cuda.init()"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["torch.cuda.init() failed"])[-1]
+        raise ValueError(f"--devices cuda: no CUDA device: {reason}")
 
 
 def _options(pairs: list[str]) -> dict[str, JsonValue]:

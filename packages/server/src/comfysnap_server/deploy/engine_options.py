@@ -18,6 +18,7 @@ def engine_options(deployment: Deployment) -> dict[str, JsonValue]:
         "preload": list(settings.preload),
         "after_restore": list(settings.after_restore),
         "mask_cuda": settings.snapshot == "cpu",
+        "device": "cuda" if settings.gpus else None,
     }
     if settings.extra_model_paths is not None:
         options["extra_model_paths"] = [deployment.in_container(settings.extra_model_paths)]

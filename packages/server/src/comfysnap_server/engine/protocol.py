@@ -80,6 +80,10 @@ class EngineError(Exception):
         super().__init__(detail)
 
 
+class EngineStartError(Exception):
+    """The engine cannot run jobs on this machine; the message is the reason."""
+
+
 class EngineInterrupted(Exception):
     """``interrupt`` stopped the job."""
 
@@ -96,7 +100,11 @@ class Engine(Protocol):
         ...
 
     def attach(self) -> None:
-        """After a restore, a fork, or a plain start: device, fresh randomness. Idempotent."""
+        """After a restore, a fork, or a plain start: device, fresh randomness. Idempotent.
+
+        Raises:
+            EngineStartError: What the engine was made to need is not on this machine.
+        """
         ...
 
     def run(self, job: EngineJob, report: Report) -> EngineResult:

@@ -154,6 +154,7 @@ class Runner:
             start_kind=_start_kind(facts, waited),
             load=facts.load,
             attach=facts.attach,
+            device=facts.device,
         )
 
     async def _attempt(

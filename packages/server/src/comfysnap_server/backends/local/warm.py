@@ -128,7 +128,7 @@ class WarmParent:
         self._workers[pid] = worker
         try:
             async with asyncio.timeout(self._options.start_timeout):
-                attach = await worker.ready()
+                attach, device = await worker.ready()
         except BaseException as error:
             worker.kill()
             await worker.close()
@@ -140,6 +140,7 @@ class WarmParent:
         worker.facts = StartFacts(
             load=self.load,
             attach=attach,
+            device=device,
             began=began if warm else self.began,
             ready=time.time(),
             forked=warm,

@@ -63,9 +63,16 @@ class Worker:
         """Attach the engine, then run what comes. Does not return: when the server is gone, the
         process ends at once, whatever runs."""
         started = time.perf_counter()
-        self._engine.attach()
+        try:
+            self._engine.attach()
+        except Exception as error:
+            logger.exception("the engine could not be attached")
+            self._reports.send({"op": "failed", "detail": f"{type(error).__name__}: {error}"})
+            os._exit(1)
         threading.Thread(target=self._run_forever, name="jobs", daemon=True).start()
-        self._reports.send({"op": "ready", "attach": time.perf_counter() - started})
+        device: str | None = getattr(self._engine, "device", None)
+        attach = time.perf_counter() - started
+        self._reports.send({"op": "ready", "attach": attach, "device": device})
         with selectors.DefaultSelector() as selector:
             selector.register(self._channel, selectors.EVENT_READ)
             selector.register(self._reports.woken, selectors.EVENT_READ)

@@ -42,6 +42,7 @@ class StartFacts:
     load: float
     """Seconds that the engine took to load, in this process or the one it was forked from."""
     attach: float
+    device: str | None
     began: float
     """Wall clock when the start began."""
     ready: float
@@ -70,13 +71,19 @@ class Worker:
         self._listening: asyncio.Task[None] | None = None
         self._exited = asyncio.Event()
 
-    async def ready(self) -> float:
-        """Wait for the engine to be attached; seconds that took."""
+    async def ready(self) -> tuple[float, str | None]:
+        """Wait for the engine to be attached; the seconds that took, and the device.
+
+        Raises:
+            WorkerStartError: It could not be attached.
+        """
         message = await read_message(self._reader)
+        if message is not None and message.get("op") == "failed":
+            raise WorkerStartError(str(message["detail"]))
         if message is None or message.get("op") != "ready":
             raise WorkerStartError("the worker ended before it was ready")
         self._listening = asyncio.create_task(self._listen(), name="worker-listener")
-        return float(message["attach"])
+        return float(message["attach"]), message["device"]
 
     async def run(self, message: bytes, told: Told) -> Outcome:
         """Run one job.

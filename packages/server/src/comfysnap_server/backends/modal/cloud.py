@@ -18,6 +18,7 @@ from modal.exception import (
 )
 
 from comfysnap_server.backends.modal.platform import CallState
+from comfysnap_server.engine.protocol import EngineStartError
 
 FEED_TTL_S: Final = 24 * 3600
 """How long a job's progress is kept after its last entry."""
@@ -91,6 +92,8 @@ class FunctionCalls:
             return CallState.STOPPED
         except ExecutionError:
             return CallState.RAISED  # with an exception that cannot be read here
+        except EngineStartError:
+            return CallState.UNEQUIPPED
         except Exception as error:
             if type(error).__module__.partition(".")[0] in {"modal", "grpclib"}:
                 raise  # Modal could not be asked

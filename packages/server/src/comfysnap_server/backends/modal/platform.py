@@ -16,6 +16,8 @@ class CallState(Enum):
     RETURNED = "returned"
     RAISED = "raised"
     """The method or an enter hook raised."""
+    UNEQUIPPED = "unequipped"
+    """Its container lacks what the engine needs, such as a GPU."""
     STOPPED = "stopped"
     """Cancelled, by whomever."""
     TIMED_OUT = "timed_out"

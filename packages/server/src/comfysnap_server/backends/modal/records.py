@@ -47,6 +47,7 @@ class Claim(BaseModel, frozen=True):
     start_seconds: float
     load_seconds: float
     attach_seconds: float
+    device: str | None = None
 
 
 class CancelRequest(BaseModel, frozen=True):

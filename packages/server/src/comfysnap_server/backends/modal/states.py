@@ -123,6 +123,7 @@ def started_timings(request: JobRequest, claim: Claim) -> Timings:
         start_kind=claim.start_kind,
         load=claim.load_seconds,
         attach=claim.attach_seconds,
+        device=claim.device,
     )
 
 
@@ -189,6 +190,10 @@ def decide_by_call(snapshot: Snapshot, state: CallState, now: datetime) -> End |
 _ENDS: Final = {
     CallState.RETURNED: (ErrorCode.WORKER_LOST, "the worker ended without telling a result"),
     CallState.RAISED: (ErrorCode.ENGINE_FAILED, "the worker could not start; see its log"),
+    CallState.UNEQUIPPED: (
+        ErrorCode.ENGINE_FAILED,
+        "the worker's container has no usable GPU (no CUDA device); see its log",
+    ),
     CallState.STOPPED: (ErrorCode.WORKER_LOST, "the call was stopped from outside"),
     CallState.GONE: (ErrorCode.WORKER_LOST, "the call's result is no longer kept"),
     CallState.LOST: (ErrorCode.WORKER_LOST, "the container was lost"),

@@ -132,6 +132,7 @@ class Worker:
                 start_seconds=start + (self._load_seconds if cold else 0.0),
                 load_seconds=self._load_seconds,
                 attach_seconds=self._attach_seconds,
+                device=getattr(self.engine, "device", None),
             )
             key = claim_key(job.job_id, len(earlier) + 1)
             if len(earlier) < job.max_attempts and await self._platform.records.add(

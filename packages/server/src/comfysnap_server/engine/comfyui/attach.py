@@ -17,6 +17,7 @@ from types import CodeType
 from typing import Any, Final
 
 from comfysnap_server.engine.comfyui.rerun import compile_again
+from comfysnap_server.engine.protocol import EngineStartError
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ ATTENTION: Final = ("optimized_attention", "optimized_attention_masked")
 """Taken by name in every module that computes attention."""
 
 
-class DeviceMissingError(Exception):
+class DeviceMissingError(EngineStartError):
     """A CUDA device was asked for, and this process cannot use one."""
 
 
@@ -69,7 +70,8 @@ class Attachment:
         """Find the device and let ComfyUI decide for it. Can be called again.
 
         Args:
-            required: ``cuda`` makes a missing GPU an error; None runs on the CPU without one.
+            required: ``cuda`` makes a missing GPU an error, ``cpu`` uses none; None takes what
+                there is.
 
         Raises:
             DeviceMissingError: No CUDA device was found, with the reason.
@@ -77,10 +79,11 @@ class Attachment:
         management: Any = importlib.import_module("comfy.model_management")
         arguments: Any = importlib.import_module("comfy.cli_args").args
         torch: Any = sys.modules.get("torch")
-        other = _other_accelerator(management)
-        has_cuda = bool(torch and not arguments.cpu and torch.cuda.is_available())
+        on_cpu = required == "cpu" or arguments.cpu
+        other = None if on_cpu else _other_accelerator(management)
+        has_cuda = bool(torch and not on_cpu and torch.cuda.is_available())
         if required == "cuda" and (other or not has_cuda):
-            raise DeviceMissingError(f"no CUDA device: {_why_no_cuda(torch, arguments)}")
+            raise DeviceMissingError(f"no CUDA device: {_why_no_cuda(torch)}")
         if other is None:
             states = management.CPUState
             management.cpu_state = states.GPU if has_cuda else states.CPU
@@ -176,11 +179,20 @@ def _replace_everywhere(attention: Any, function: Any) -> None:
                 setattr(module, name, function)
 
 
-def _why_no_cuda(torch: Any, arguments: Any) -> str:
+def require_cuda() -> None:
+    """Fail before ComfyUI is imported without a mask: it would end in an error of torch.
+
+    Raises:
+        DeviceMissingError: There is no CUDA device, with the reason.
+    """
+    torch: Any = importlib.import_module("torch")
+    if not torch.cuda.is_available():
+        raise DeviceMissingError(f"no CUDA device: {_why_no_cuda(torch)}")
+
+
+def _why_no_cuda(torch: Any) -> str:
     if torch is None:
         return "torch is not installed"
-    if arguments.cpu:
-        return "the arguments of ComfyUI include --cpu"
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is built without CUDA"
     try:

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from comfysnap_server.engine.comfyui.attach import Attachment
+from comfysnap_server.engine.comfyui.attach import Attachment, require_cuda
 from comfysnap_server.engine.comfyui.binding import ComfyAPI, bind
 from comfysnap_server.engine.comfyui.folders import confine_inputs
 from comfysnap_server.engine.comfyui.mask import MaskRecord, masked
 from comfysnap_server.engine.comfyui.options import ComfyOptions
+from comfysnap_server.engine.comfyui.pack_devices import PackDevices
 from comfysnap_server.engine.comfyui.packs import (
     THREADS_END,
     Leftovers,
@@ -66,6 +67,7 @@ class Comfy:
     """Classes that node packs may not replace."""
     prestartup: dict[str, str | None] = field(default_factory=dict[str, "str | None"])
     leftovers: Leftovers = field(default_factory=Leftovers)
+    pack_devices: PackDevices = field(default_factory=PackDevices)
     after_restore: list[Pack] = field(default_factory=list[Pack])
     weights: WeightStore = field(default_factory=WeightStore)
     report: LoadReport = field(default_factory=LoadReport)
@@ -85,6 +87,7 @@ def load_comfy(options: ComfyOptions) -> Comfy:
 
     Raises:
         UnsupportedComfyError: The folder is not a ComfyUI that this engine can drive.
+        DeviceMissingError: Loading without a mask on a machine without the GPU that is required.
         PreloadError: A file to preload does not exist or is not a safetensors file.
     """
     version = read_version(options.checkout)
@@ -100,6 +103,8 @@ def load_comfy(options: ComfyOptions) -> Comfy:
             stack.enter_context(_without_threads())
             if options.mask_cuda:
                 stack.enter_context(masked(record, PackNames(folders)))
+            elif options.device == "cuda":
+                require_cuda()
         try:
             comfy = _import(options, report, version, packs, folder_paths)
         finally:
@@ -109,6 +114,7 @@ def load_comfy(options: ComfyOptions) -> Comfy:
         report.notes.append(note)
         logger.warning("%s", note)
     with _timed(report, "settle"):
+        comfy.pack_devices.find(PackNames(folders))
         gc.collect()
         gc.freeze()
     return comfy

@@ -36,8 +36,9 @@ class ComfyOptions(BaseModel, frozen=True, extra="forbid"):
     """Tensors (images, latents) kept between jobs, in bytes; the oldest go first."""
     free_memory: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Below this share of free memory, only what the last job used is kept."""
-    device: Literal["cuda"] | None = None
-    """``cuda``: attaching without a CUDA device is an error; None: the CPU is used then."""
+    device: Literal["cuda", "cpu"] | None = None
+    """``cuda``: attaching without a CUDA device is an error; ``cpu``: no GPU is used; None: what
+    there is."""
     api_key_variable: str = "COMFY_ORG_API_KEY"
     """Environment variable with the key that pays for API nodes; read for each job."""
     preview_size: Annotated[int, Field(ge=16, le=2048)] = 512
