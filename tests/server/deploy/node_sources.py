@@ -50,6 +50,8 @@ class Host:
     url: str = ""
     authorizations: list[str] = field(default_factory=list[str])
     """Every Authorization header that came."""
+    sent: int = 0
+    """Bytes of all answers."""
     answers: dict[str, list[tuple[int, bytes]]] = field(
         default_factory=dict[str, list[tuple[int, bytes]]]
     )
@@ -165,6 +167,7 @@ def serve(root: Path, token: str | None = None) -> Generator[Host]:
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body[: len(body) // 2] if broken else body)
+            host.sent += len(body)
             self.close_connection = True
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

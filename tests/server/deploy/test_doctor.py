@@ -3,6 +3,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,17 @@ def test_settings_that_cancel_each_other_are_named(
                        if not deploy.startswith("[[") else GOOD + deploy)) == expected  # fmt: skip
 
 
+def test_a_short_commit_of_a_pack_is_a_warning_that_says_how_to_complete_it(
+    write: WriteProject, workflow: Callable[..., None], snapshot: Callable[..., None]
+) -> None:
+    workflow()
+    snapshot(hash=COMMIT[:8])
+    (symptom,) = [s for s in examine(write(GOOD)).symptoms if s.code == "short_commit"]
+    assert symptom.level is Level.WARNING
+    assert "ComfyUI-Impact-Pack" in symptom.where
+    assert "--write-back" in symptom.message
+
+
 def test_a_warm_up_that_needs_an_input_is_an_error(
     write: WriteProject, workflow: Callable[..., None], snapshot: Callable[..., None]
 ) -> None:
@@ -265,6 +277,24 @@ def test_what_loading_shows_names_the_pack(
     }
     deferred = write(GOOD.replace("[deploy]", '[deploy]\nsnapshot = "off"'))
     assert found(deferred, probed=PROBED) == {("error", "pack_not_loaded")}
+
+
+def test_a_comfyui_that_cannot_run_a_job_is_an_error_with_the_reason(
+    write: WriteProject, workflow: Callable[..., None], snapshot: Callable[..., None]
+) -> None:
+    workflow()
+    snapshot()
+    probed = replace(
+        PROBED, classes={}, packs={}, touched=[], open_files={},
+        own_failures=["nodes_audio.py"], self_test="ComfyUI 0.99.0 cannot run a job: KeyError",
+    )  # fmt: skip
+    symptoms = {(s.level.value, s.code, s.where): s.message
+                for s in examine(write(GOOD), probed=probed).symptoms}  # fmt: skip
+    assert set(symptoms) == {
+        ("error", "comfyui_cannot_run", "ComfyUI"),
+        ("warning", "core_nodes_missing", "nodes_audio.py"),
+    }
+    assert "KeyError" in symptoms["error", "comfyui_cannot_run", "ComfyUI"]
 
 
 def run(*arguments: str | Path) -> tuple[int, str]:
@@ -334,6 +364,7 @@ def test_a_real_comfyui_tells_its_classes_and_which_pack_asks_for_cuda(tmp_path:
     assert probed.classes["KSampler"] == "nodes"
     assert probed.classes["Greedy"] == "custom_nodes.greedy"
     assert probed.packs["greedy"] is None
+    assert probed.self_test is None
     assert {(call["pack"], call["function"]) for call in probed.touched} == {
         ("greedy", "is_available")
     }

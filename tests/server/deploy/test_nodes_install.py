@@ -1,4 +1,6 @@
+import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -11,9 +13,13 @@ from typing import Any
 
 import packaging
 import pytest
+from typer.testing import CliRunner
 
 import comfysnap_server.deploy.nodes_install as nodes_install
-from tests.server.deploy.node_sources import BROKEN, Host, make_wheel, serve
+from comfysnap_schema.cli import build_app
+from comfysnap_server.deploy.nodes_fetch import Sources, full_commit
+from comfysnap_server.deploy.nodes_snapshot import GitPack, NodeSnapshot
+from tests.server.deploy.node_sources import BROKEN, Host, git, make_wheel, serve
 
 pytestmark = pytest.mark.skipif(shutil.which("uv") is None, reason="needs uv")
 
@@ -128,6 +134,7 @@ def test_every_kind_of_pack_is_installed_with_its_packages_and_script(
     assert code == 0, log
     assert report["installed"] == ["one", "pack-two", "single.py"]
     assert report["disabled"] == ["off"]
+    assert report["commits"] == {"one": pinned[1]}
     assert {path.name for path in nodes.iterdir()} == {"one", "pack-two", "single.py"}
     assert (nodes / "one" / "library" / "shared.py").is_file()
     assert not (nodes / "one" / "newer.py").exists()
@@ -148,6 +155,237 @@ def test_a_required_pack_with_a_bad_hash_stops_and_is_named(
     assert report["failed"]["one"].startswith("commit_not_found")
     assert "one" in log.splitlines()[-1]
     assert not (tmp_path / "comfyui" / "custom_nodes" / "one").exists()
+
+
+def test_a_short_commit_is_completed_and_the_report_has_it_in_full(
+    install: Install, host: Host, tmp_path: Path
+) -> None:
+    url, old = host.repository("one", INIT)
+    host.more("one", "newer.py", "")
+    code, report, log = install(git_nodes((url, old[:8])))
+    assert code == 0, log
+    assert report["commits"] == {"one": old}
+    assert f"one at {old}" in log
+    assert not (tmp_path / "comfyui" / "custom_nodes" / "one" / "newer.py").exists()
+
+
+@pytest.mark.parametrize("where", ["branch", "tag"])
+def test_a_short_commit_is_found_on_any_branch_or_tag(
+    install: Install, host: Host, where: str
+) -> None:
+    url, first = host.repository("one", INIT)
+    side = host.more("one", "side.py", "")
+    folder = host.root / "one.git"
+    git(folder, where, "side", side)
+    git(folder, "reset", "-q", "--hard", first)
+    code, report, log = install(git_nodes((url, side[:10])))
+    assert code == 0, log
+    assert report["commits"] == {"one": side}
+
+
+def test_looking_up_a_short_commit_fetches_no_file(host: Host, tmp_path: Path) -> None:
+    url, commit = host.repository("one", INIT | {"big.bin": os.urandom(500_000).hex()})
+    git(host.root / "one.git", "config", "uploadpack.allowFilter", "true")
+    pack = GitPack(folder="one", url=url, commit=commit[:7])
+    assert full_commit(pack, Sources()) == commit
+    assert 0 < host.sent < 100_000
+
+
+def test_an_unknown_short_commit_is_named_with_its_repository(install: Install, host: Host) -> None:
+    url, commit = host.repository("one", INIT)
+    other = "0000000" if not commit.startswith("0000000") else "1111111"
+    code, report, _ = install(git_nodes((url, other)))
+    assert code == 1
+    assert report["failed"]["one"] == (
+        f"commit_not_found: no branch or tag of {url} has a commit that begins with {other}"
+    )
+
+
+def test_an_ambiguous_short_commit_is_refused_with_the_commits_it_may_mean(
+    install: Install, host: Host
+) -> None:
+    url, _ = host.repository("one", INIT)
+    folder = host.root / "one.git"
+    tree = git(folder, "rev-parse", "HEAD^{tree}")
+    first, second = colliding_commits(tree, digits=7)
+    for name, content in (("a", first), ("b", second)):
+        written = subprocess.run(
+            ["git", "-C", str(folder), "hash-object", "-t", "commit", "-w", "--stdin"],
+            input=content,
+            capture_output=True,
+            check=True,
+        ).stdout.decode()
+        git(folder, "branch", name, written.strip())
+    found = sorted(git(folder, "rev-parse", name) for name in ("a", "b"))
+    code, report, _ = install(git_nodes((url, found[0][:7])))
+    assert code == 1
+    expected = f"ambiguous_commit: {found[0][:7]} is ambiguous in {url}: {', '.join(found)}"
+    assert report["failed"]["one"] == expected
+
+
+def colliding_commits(tree: str, *, digits: int) -> tuple[bytes, bytes]:
+    """Two commits whose hashes begin with the same digits."""
+    seen: dict[str, bytes] = {}
+    for number in itertools.count():
+        content = (
+            f"tree {tree}\nauthor t <t> {number} +0000\ncommitter t <t> 0 +0000\n\nx\n".encode()
+        )
+        head = f"commit {len(content)}\0".encode()
+        start = hashlib.sha1(head + content, usedforsecurity=False).hexdigest()[:digits]
+        if start in seen:
+            return seen[start], content
+        seen[start] = content
+    raise AssertionError
+
+
+def test_an_installed_pack_is_moved_to_another_commit_and_keeps_untracked_files(
+    install: Install, host: Host, tmp_path: Path
+) -> None:
+    url, old = host.repository("one", INIT)
+    new = host.more("one", "newer.py", "")
+    assert install(git_nodes((url, old)))[0] == 0
+    folder = tmp_path / "comfyui" / "custom_nodes" / "one"
+    (folder / "models").mkdir()
+    (folder / "models" / "mine.bin").write_text("mine")
+    code, report, log = install(git_nodes((url, new[:7])))
+    assert code == 0, log
+    assert report["commits"] == {"one": new}
+    assert (folder / "newer.py").exists()
+    assert (folder / "models" / "mine.bin").read_text() == "mine"
+    assert install(git_nodes((url, old)))[0] == 0
+    assert not (folder / "newer.py").exists()
+
+
+def test_a_pack_with_local_changes_is_refused_and_left_as_it_is(
+    install: Install, host: Host, tmp_path: Path
+) -> None:
+    url, old = host.repository("one", INIT)
+    new = host.more("one", "newer.py", "")
+    assert install(git_nodes((url, old)))[0] == 0
+    file = tmp_path / "comfyui" / "custom_nodes" / "one" / "__init__.py"
+    file.write_text("mine")
+    code, report, _ = install(git_nodes((url, new)))
+    assert code == 1
+    assert report["failed"]["one"].startswith("local_changes")
+    assert file.read_text() == "mine"
+
+
+def test_a_folder_that_did_not_come_from_the_same_source_is_refused_and_left_as_it_is(
+    install: Install, host: Host, tmp_path: Path
+) -> None:
+    url, commit = host.repository("one", INIT)
+    host.version("two", "1.0.0", INIT)
+    own = tmp_path / "project" / "custom_nodes"
+    own.mkdir(parents=True)
+    (own / "three.py").write_text("new")
+    nodes = tmp_path / "comfyui" / "custom_nodes"
+    for name in ("one", "two"):
+        (nodes / name).mkdir(parents=True)
+        (nodes / name / "mine.py").write_text("mine")
+    (nodes / "three.py").write_text("mine")
+    code, report, _ = install(
+        git_nodes((url, commit))
+        | {"cnr_custom_nodes": {"two": "1.0.0"}, "file_custom_nodes": [{"filename": "three.py"}]}
+    )
+    assert code == 1
+    reasons = {name: reason.partition(":")[0] for name, reason in report["failed"].items()}
+    assert reasons == dict.fromkeys(("one", "two", "three.py"), "already_exists")
+    kept = [nodes / "one" / "mine.py", nodes / "two" / "mine.py", nodes / "three.py"]
+    assert [path.read_text() for path in kept] == ["mine"] * 3
+
+
+def test_a_registry_pack_is_replaced_by_another_version_and_keeps_other_files(
+    install: Install, host: Host, tmp_path: Path
+) -> None:
+    host.version("pack", "1.0.0", INIT | {"old.py": "", "both.py": "1"})
+    host.version("pack", "2.0.0", INIT | {"new.py": "", "both.py": "2"})
+    assert install({"cnr_custom_nodes": {"pack": "1.0.0"}})[0] == 0
+    folder = tmp_path / "comfyui" / "custom_nodes" / "pack"
+    (folder / "mine.bin").write_text("mine")
+    assert install({"cnr_custom_nodes": {"pack": "2.0.0"}})[0] == 0
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"__init__.py", ".tracking", "new.py", "both.py", "mine.bin"}
+    assert (folder / "both.py").read_text() == "2"
+    assert {path.name for path in (tmp_path / "comfyui").iterdir()} == {
+        "custom_nodes", nodes_install.REPORT_FILE,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("program", ["git", "uv"])
+def test_a_missing_program_is_named(
+    tmp_path: Path, python: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    folder = tmp_path / "path"
+    folder.mkdir()
+    (folder / ({"git": "uv", "uv": "git"}[program])).symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", str(folder))
+    with pytest.raises(nodes_install.InstallError) as raised:
+        nodes_install.install_snapshot(NodeSnapshot(), tmp_path, Sources(), str(python))
+    assert set(raised.value.report.failed) == {program}
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, python: Path, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
+    """Runs ``comfysnap comfyui nodes`` for a ComfyUI that COMFYUI_PATH names."""
+    comfyui = tmp_path / "comfyui"
+    comfyui.mkdir()
+    (comfyui / "nodes.py").touch()
+    monkeypatch.setenv("COMFYUI_PATH", str(comfyui))
+    monkeypatch.setenv("COMFYUI_PYTHON", str(python))
+
+    def run(snapshot: dict[str, Any], *options: str) -> Any:
+        (tmp_path / "snapshot.json").write_text(json.dumps(snapshot))
+        words = ["comfyui", "nodes", str(tmp_path / "snapshot.json"), f"--registry={host.url}"]
+        return CliRunner().invoke(build_app(), [*words, *options])
+
+    return run
+
+
+def test_the_command_installs_a_snapshot_into_the_local_comfyui(
+    command: Callable[..., Any], host: Host, tmp_path: Path, python: Path
+) -> None:
+    url, commit = host.repository("one", INIT | {"requirements.txt": "alpha<2"})
+    done = command(git_nodes((url, commit[:7])))
+    assert done.exit_code == 0, done.output
+    assert f"one at {commit}" in done.stdout
+    assert "--write-back" in done.stdout
+    assert (tmp_path / "comfyui" / "custom_nodes" / "one" / "__init__.py").is_file()
+    assert has(python, "alpha==1.0")
+    again = command(git_nodes((url, commit[:7])), "--write-back")
+    assert again.exit_code == 0, again.output
+    written = json.loads((tmp_path / "snapshot.json").read_text())
+    assert written == git_nodes((url, commit))
+
+
+def test_the_command_installs_into_the_folder_that_path_names(
+    command: Callable[..., Any], host: Host, tmp_path: Path, python: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "nodes.py").touch()
+    (other / "venv").symlink_to(python.parents[1])
+    done = command(git_nodes(host.repository("one", INIT)), f"--path={other}")
+    assert done.exit_code == 0, done.output
+    assert (other / "custom_nodes" / "one").is_dir()
+    assert not (tmp_path / "comfyui" / "custom_nodes").exists()
+
+
+def test_the_command_exits_with_1_for_a_failed_pack_and_2_for_what_was_asked(
+    command: Callable[..., Any], host: Host, tmp_path: Path
+) -> None:
+    url, _ = host.repository("one", INIT)
+    failed = command(git_nodes((url, "f" * 40)))
+    assert (failed.exit_code, "required node packs failed: one" in failed.stderr) == (1, True)
+    wrong = command({"cnr_custom_nodes": {"pack": "latest"}})
+    assert (wrong.exit_code, "cnr_custom_nodes.pack" in wrong.stderr) == (2, True)
+    nowhere = command({}, f"--path={tmp_path}")
+    assert (nowhere.exit_code, "is not a ComfyUI checkout" in nowhere.stderr) == (2, True)
+    token = command({}, "--token=github.com")
+    assert (token.exit_code, "HOST=VARIABLE" in token.stderr) == (2, True)
+    broken = command({}, "--python=/bin/false")
+    assert (broken.exit_code, "/bin/false cannot be used" in broken.stderr) == (1, True)
 
 
 def test_an_optional_pack_that_fails_is_left_out_and_reported(install: Install, host: Host) -> None:

@@ -9,6 +9,7 @@ from comfysnap_server.deploy.nodes_snapshot import (
     GitPack,
     RegistryPack,
     SnapshotError,
+    complete_commits,
     parse_snapshot,
     read_snapshot,
 )
@@ -76,6 +77,9 @@ BAD: list[tuple[Any, str]] = [
     ({"file_custom_nodes": {"a": 1}}, "invalid_entry"),
     ({"git_custom_nodes": {"https://h/a/b": "main"}}, "invalid_entry"),
     (git(hash="main"), "not_pinned"),
+    (git(hash="012345"), "not_pinned"),
+    (git(hash="0123456g"), "not_pinned"),
+    (git(hash=COMMIT + "0"), "not_pinned"),
     (git(hash=None), "not_pinned"),
     (git(branch="main"), "unknown_key"),
     (git(required="yes"), "invalid_entry"),
@@ -119,6 +123,38 @@ def test_a_file_node_must_lie_beside_the_snapshot(tmp_path: Path) -> None:
     (tmp_path / "custom_nodes").mkdir()
     (tmp_path / "custom_nodes" / "single.py").write_text("NODE_CLASS_MAPPINGS = {}")
     assert [pack.folder for pack in read_snapshot(file).packs] == ["single.py"]
+
+
+def test_a_file_that_comfyui_ships_need_not_lie_beside_the_snapshot(tmp_path: Path) -> None:
+    file = tmp_path / "snapshot.json"
+    file.write_text(json.dumps({"file_custom_nodes": [{"filename": "websocket_image_save.py"}]}))
+    assert read_snapshot(file).packs == ()
+
+
+def test_a_short_commit_is_read_and_known_as_short() -> None:
+    urls = {"https://h/a/one": "0123456", "https://h/a/two": COMMIT}
+    snapshot = parse_snapshot({"git_custom_nodes": {url: {"hash": h} for url, h in urls.items()}})
+    assert [pack.folder for pack in snapshot.short_commits] == ["one"]
+
+
+def test_short_commits_are_completed_in_the_file_and_the_rest_stays(tmp_path: Path) -> None:
+    nodes: dict[str, dict[str, Any]] = {
+        "git@h:a/one.git": {"hash": COMMIT[:8], "disabled": False, "required": False},
+        "https://h/a/two": {"hash": COMMIT},
+        "https://h/a/three": {"hash": "fffffff"},
+        "https://h/a/off": {"hash": None, "disabled": True},
+    }
+    data = {"comfyui": None, "git_custom_nodes": nodes, "pips": {"numpy==1.26.4": ""}}
+    file = tmp_path / "snapshot.json"
+    file.write_text(json.dumps(data))
+    full: dict[str, str] = dict.fromkeys(("one", "two", "three", "off"), COMMIT)
+    assert complete_commits(file, full) == ["git@h:a/one.git"]
+    nodes["git@h:a/one.git"]["hash"] = COMMIT
+    written = file.read_text()
+    assert json.loads(written) == data
+    assert list(json.loads(written)["git_custom_nodes"]) == list(nodes)
+    assert complete_commits(file, full) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["snapshot.json"]
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,10 @@ class Probed:
     """Packs that left threads behind."""
     open_files: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     """Pack to the sockets and files it left open."""
+    own_failures: Sequence[str] = ()
+    """Files of ComfyUI's own nodes that could not be imported."""
+    self_test: str | None = None
+    """Why a trivial graph did not run; None when it did."""
 
 
 class ProbeError(Exception):
@@ -78,7 +82,8 @@ def _origin(name: str) -> str | None:
 def check_nodes(
     workflows: Sequence[Workflow], nodes: NodeSnapshot | None, probed: Probed | None
 ) -> Iterator[Symptom]:
-    """Node classes that no pinned pack provides."""
+    """Node classes that no pinned pack provides, and packs whose commit is not written in full."""
+    yield from _short_commits(nodes)
     pinned = {_plain(pack.folder) for pack in nodes.packs} if nodes else set[str]()
     disabled = {_plain(name) for name in nodes.disabled} if nodes else set[str]()
     for workflow in workflows:
@@ -95,6 +100,15 @@ def check_nodes(
                 elif _plain(pack) not in pinned:
                     message = f"it comes from {pack}, which no snapshot pins (deploy.nodes)"
                     yield Symptom(Level.ERROR, "class_not_pinned", where, message)
+
+
+def _short_commits(nodes: NodeSnapshot | None) -> Iterator[Symptom]:
+    for pack in nodes.short_commits if nodes else ():
+        message = (
+            f"{pack.commit} is a short hash, which another commit may come to share; write all 40 "
+            "digits, or run `comfysnap comfyui nodes SNAPSHOT --write-back`"
+        )
+        yield Symptom(Level.WARNING, "short_commit", f"git_custom_nodes.{pack.url}", message)
 
 
 def _module(workflow: Workflow, class_type: str, probed: Probed | None) -> str | None:
@@ -114,6 +128,11 @@ def _unknown(where: str, class_type: str, probed: Probed | None) -> Symptom:
 
 def check_probe(settings: DeploySettings, probed: Probed) -> Iterator[Symptom]:
     """Packs that do not load, want the GPU too early, or leave behind what a snapshot minds."""
+    if probed.self_test is not None:
+        yield Symptom(Level.ERROR, "comfyui_cannot_run", "ComfyUI", probed.self_test)
+    for name in probed.own_failures:
+        message = "could not be imported, so its node classes are missing; see ComfyUI's log"
+        yield Symptom(Level.WARNING, "core_nodes_missing", name, message)
     for pack, reason in probed.packs.items():
         if reason is not None:
             yield Symptom(Level.ERROR, "pack_not_loaded", pack, reason)

@@ -217,15 +217,12 @@ def is_locked(settings: DeploySettings, commit: str) -> bool:
 def _resolved_packages(settings: DeploySettings) -> list[Layer]:
     """For a release or a torch without a lock: what ComfyUI's requirements meant when the commit
     was made, then torch, whose builds for a CUDA carry no date."""
-    without_torch = join(
-        f"{name} ; sys_platform == 'never'" for name in ("torch", "torchvision", "torchaudio")
-    )
     torch = pins.torch_packages(settings.torch)
     return [
         _commands(
             "packages of ComfyUI",
             "its requirements as of the date of its commit",
-            f"cd {COMFYUI_DIR} && printf '%s\\n' {without_torch} > /without-torch.txt"
+            f"cd {COMFYUI_DIR} && printf '%s\\n' {join(pins.WITHOUT_TORCH)} > /without-torch.txt"
             " && set -- -r requirements.txt"
             " && if [ -f manager_requirements.txt ]; then"
             ' set -- "$@" -r manager_requirements.txt; fi'

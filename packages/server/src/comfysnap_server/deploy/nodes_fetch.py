@@ -1,5 +1,6 @@
-"""Brings node packs into ``custom_nodes``: git at a commit, registry versions, single files."""
+"""Fetches node packs into ``custom_nodes``: git at a commit, registry versions, single files."""
 
+import io
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
@@ -26,6 +28,8 @@ from comfysnap_server.deploy.nodes_snapshot import FilePack, GitPack, Pack, Regi
 GIT_TIMEOUT: Final = 900.0
 HTTP_TIMEOUT: Final = 60.0
 ATTEMPTS: Final = 3
+TRACKING: Final = ".tracking"
+"""Manager's list of the files of a registry pack, in its folder."""
 MAX_ANSWER_BYTES: Final = 1024 * 1024
 MAX_ARCHIVE_BYTES: Final = 512 * 1024**2
 MAX_UNPACKED_BYTES: Final = 4 * 1024**3
@@ -35,7 +39,7 @@ _REFUSED: Final = re.compile(
     r"|error: 40[13]|Repository not found|repository '.*' not found",
     re.IGNORECASE,
 )
-_PASSING: Final = re.compile(
+_RETRYABLE: Final = re.compile(
     r"Could not resolve host|Couldn't connect|Connection (refused|reset|timed out)|timed out"
     r"|early EOF|RPC failed|HTTP 5\d\d|error: 5\d\d|Empty reply|transfer closed",
     re.IGNORECASE,
@@ -45,15 +49,16 @@ T = TypeVar("T")
 
 
 class FetchError(Exception):
-    """A pack could not be brought.
+    """A pack could not be fetched.
 
-    Codes: ``access_denied``, ``commit_not_found``, ``git_failed``, ``version_not_found``,
-    ``download_failed``, ``bad_archive``.
+    Codes: ``access_denied``, ``commit_not_found``, ``ambiguous_commit``, ``git_failed``,
+    ``version_not_found``, ``download_failed``, ``bad_archive``, ``already_exists``,
+    ``local_changes``.
     """
 
-    def __init__(self, code: str, message: str, *, passing: bool = False) -> None:
+    def __init__(self, code: str, message: str, *, retryable: bool = False) -> None:
         self.code = code
-        self.passing = passing
+        self.retryable = retryable
         """Whether trying again may help."""
         super().__init__(message)
 
@@ -83,67 +88,158 @@ class Sources:
         return {key: value for key, value in os.environ.items() if key not in hidden}
 
 
-def fetch_pack(pack: Pack, custom_nodes: Path, sources: Sources) -> None:
-    """Bring one pack into its folder; nothing is left there when it fails.
+def fetch_pack(pack: Pack, custom_nodes: Path, sources: Sources) -> str | None:
+    """Fetch one pack into its folder.
+
+    A folder that is there already is brought to the pack's version if it came from the same kind of
+    source and holds no local changes; it keeps the files that are not part of the pack. When
+    fetching fails, a new folder is removed.
+
+    Returns:
+        The full commit of a git pack, else None.
 
     Raises:
         FetchError: See there.
     """
     target = custom_nodes / pack.folder
+    existed = target.exists()
     try:
         if isinstance(pack, GitPack):
-            _fetch_git(pack, target, sources)
-        elif isinstance(pack, RegistryPack):
+            return _fetch_git(pack, target, sources)
+        if isinstance(pack, RegistryPack):
             _fetch_version(pack, target, sources)
         else:
             _copy_file(pack, target, sources)
     except BaseException:
-        shutil.rmtree(target, ignore_errors=True)
+        if not existed:
+            remove(target)
         raise
+    return None
+
+
+def remove(target: Path) -> None:
+    """Delete a pack's folder or file, if there is one."""
+    if target.is_dir():
+        shutil.rmtree(target, ignore_errors=True)
+    else:
+        target.unlink(missing_ok=True)
 
 
 def _copy_file(pack: FilePack, target: Path, sources: Sources) -> None:
+    source = sources.files / pack.folder
     try:
-        shutil.copyfile(sources.files / pack.folder, target)
+        if target.exists() and target.read_bytes() != source.read_bytes():
+            raise FetchError("already_exists", f"{target} has another content; move it away")
+        shutil.copyfile(source, target)
     except OSError as error:
         raise FetchError("download_failed", str(error)) from error
 
 
-def _fetch_git(pack: GitPack, target: Path, sources: Sources) -> None:
-    environment = _git_environment(sources)
+class _Git:
+    """git in one folder, with the tokens of the sources."""
 
-    def git(*arguments: str) -> None:
-        command = ["git", "-C", str(target), *arguments]
+    def __init__(self, folder: Path, url: str, sources: Sources) -> None:
+        self.folder, self.url, self.sources = folder, url, sources
+        self.environment = _git_environment(sources)
+
+    def __call__(self, *arguments: str) -> str:
         try:
             done = subprocess.run(
-                command, env=environment, capture_output=True, text=True, timeout=GIT_TIMEOUT
+                ["git", "-C", str(self.folder), *arguments],
+                env=self.environment,
+                capture_output=True,
+                text=True,
+                timeout=GIT_TIMEOUT,
             )
         except subprocess.TimeoutExpired as error:
-            message = f"git {arguments[0]} took over {GIT_TIMEOUT:.0f} s"
+            message = f"git {arguments[0]} timed out after {GIT_TIMEOUT:.0f} s"
             raise FetchError("git_failed", message) from error
         if done.returncode != 0:
-            raise _git_error(arguments[0], sources.redact(done.stderr), urlsplit(pack.url).netloc)
+            stderr = self.sources.redact(done.stderr)
+            raise _git_error(arguments[0], stderr, urlsplit(self.url).netloc)
+        return done.stdout
 
-    def bring() -> None:
+    def check_out(self, commit: str) -> None:
+        try:
+            self("checkout", "-q", "--detach", commit)
+        except FetchError as error:
+            message = f"{self.url} has no commit {commit}"
+            raise FetchError("commit_not_found", message) from error
+        self("submodule", "update", "-q", "--init", "--recursive", "--depth", "1")
+
+
+_BRANCHES: Final = "+refs/heads/*:refs/remotes/origin/*"
+
+
+def _fetch_git(pack: GitPack, target: Path, sources: Sources) -> str:
+    git = _Git(target, pack.url, sources)
+    if target.exists():
+        return _again(lambda: _update_checkout(git, pack, sources), sources.pause)
+    commit = _again(lambda: full_commit(pack, sources), sources.pause)
+
+    def clone() -> str:
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
         git("init", "-q")
         git("remote", "add", "origin", pack.url)
         try:
-            git("fetch", "-q", "--depth", "1", "origin", pack.commit)
+            git("fetch", "-q", "--depth", "1", "origin", commit)
         except FetchError as error:
-            if error.passing or error.code == "access_denied":
+            if error.retryable or error.code == "access_denied":
                 raise
-            # some servers hand out tips only, so the commit is looked for in all branches
-            git("fetch", "-q", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*")
-        try:
-            git("checkout", "-q", "--detach", pack.commit)
-        except FetchError as error:
-            message = f"{pack.url} has no commit {pack.commit}"
-            raise FetchError("commit_not_found", message) from error
-        git("submodule", "update", "-q", "--init", "--recursive", "--depth", "1")
+            # some servers send tips only, so the commit is looked for in all branches
+            git("fetch", "-q", "--tags", "origin", _BRANCHES)
+        git.check_out(commit)
+        return commit
 
-    _again(bring, sources.pause)
+    return _again(clone, sources.pause)
+
+
+def _update_checkout(git: _Git, pack: GitPack, sources: Sources) -> str:
+    """Move an existing checkout to the pack's commit."""
+    if not (git.folder / ".git").exists():
+        message = f"{git.folder} exists and is not a git checkout; move it away"
+        raise FetchError("already_exists", message)
+    head = git("rev-parse", "HEAD").strip()
+    if head.startswith(pack.commit):
+        return head
+    if git("status", "--porcelain", "--untracked-files=no").strip():
+        message = f"{git.folder} has local changes; undo them or move the folder away"
+        raise FetchError("local_changes", message)
+    commit = full_commit(pack, sources)
+    git("fetch", "-q", "--tags", pack.url, _BRANCHES)
+    try:
+        git("cat-file", "-e", f"{commit}^{{commit}}")
+    except FetchError:
+        with suppress(FetchError):  # the checkout says what is missing
+            git("fetch", "-q", pack.url, commit)
+    git.check_out(commit)
+    return commit
+
+
+def full_commit(pack: GitPack, sources: Sources) -> str:
+    """All 40 digits of the pack's commit; a short one is looked up among the commits of all
+    branches and tags, without fetching any file.
+
+    Raises:
+        FetchError: ``commit_not_found``, ``ambiguous_commit``, and those of git.
+    """
+    if not pack.has_short_commit:
+        return pack.commit
+    with tempfile.TemporaryDirectory() as folder:
+        git = _Git(Path(folder), pack.url, sources)
+        git("init", "-q", "--bare")
+        # --tags alone would leave out the tags of other branches' commits
+        refs = (_BRANCHES, "+refs/tags/*:refs/tags/*")
+        git("fetch", "-q", "--no-tags", "--filter=tree:0", pack.url, *refs)
+        found = [c for c in git("rev-list", "--all").split() if c.startswith(pack.commit)]
+    if not found:
+        message = f"no branch or tag of {pack.url} has a commit that begins with {pack.commit}"
+        raise FetchError("commit_not_found", message)
+    if len(found) > 1:
+        message = f"{pack.commit} is ambiguous in {pack.url}: {', '.join(sorted(found))}"
+        raise FetchError("ambiguous_commit", message)
+    return found[0]
 
 
 def _git_environment(sources: Sources) -> dict[str, str]:
@@ -181,7 +277,9 @@ def _git_error(verb: str, stderr: str, host: str) -> FetchError:
     if _REFUSED.search(stderr):
         advice = f"if it is private, name its token: deploy.git_tokens for {host}, in a secret"
         return FetchError("access_denied", f"{said}; {advice} of deploy.build_secrets")
-    return FetchError("git_failed", f"git {verb}: {said}", passing=bool(_PASSING.search(stderr)))
+    return FetchError(
+        "git_failed", f"git {verb}: {said}", retryable=bool(_RETRYABLE.search(stderr))
+    )
 
 
 def _fetch_version(pack: RegistryPack, target: Path, sources: Sources) -> None:
@@ -204,36 +302,44 @@ def _fetch_version(pack: RegistryPack, target: Path, sources: Sources) -> None:
 
     download = _again(look_up, sources.pause)
     archive = _again(lambda: _get(download, MAX_ARCHIVE_BYTES), sources.pause)
-    with tempfile.TemporaryFile() as stream:
-        stream.write(archive)
-        _unpack(stream, target)
+    if target.exists() and not (target / TRACKING).is_file():
+        message = f"{target} exists and did not come from the registry; move it away"
+        raise FetchError("already_exists", message)
+    # beside custom_nodes, where ComfyUI does not take it for a pack
+    with tempfile.TemporaryDirectory(dir=target.parents[1]) as folder:
+        unpacked = Path(folder, target.name)
+        _unpack(io.BytesIO(archive), unpacked)
+        _replace_tracked(unpacked, target)
 
 
 def _get(address: str, limit: int) -> bytes:
     """The body of an http(s) address; ``urlopen`` would take a file address too."""
     if urlsplit(address).scheme not in {"http", "https"}:
-        raise FetchError("download_failed", f"{urlsplit(address).scheme}: is not fetched")
+        message = f"the address must start with https://, not {urlsplit(address).scheme}:"
+        raise FetchError("download_failed", message)
     try:
         with urllib.request.urlopen(address, timeout=HTTP_TIMEOUT) as response:  # noqa: S310 scheme checked above
             body: bytes = response.read(limit + 1)
-            told = response.headers.get("Content-Length", "")
+            length = response.headers.get("Content-Length", "")
     except urllib.error.HTTPError as error:
         code = "version_not_found" if error.code == 404 else "download_failed"
         message = f"{urlsplit(address).netloc} answered {error.code}"
-        raise FetchError(code, message, passing=error.code >= 500) from error
+        raise FetchError(code, message, retryable=error.code >= 500) from error
     except (OSError, HTTPException) as error:
         message = f"{urlsplit(address).netloc}: {error!r}"
-        raise FetchError("download_failed", message, passing=True) from error
+        raise FetchError("download_failed", message, retryable=True) from error
     if len(body) > limit:
         raise FetchError("download_failed", f"larger than {limit} bytes")
-    if told.isdigit() and len(body) < int(told):
-        message = f"{urlsplit(address).netloc}: the connection broke at {len(body)} of {told} bytes"
-        raise FetchError("download_failed", message, passing=True)
+    if length.isdigit() and len(body) < int(length):
+        message = (
+            f"{urlsplit(address).netloc}: the connection broke at {len(body)} of {length} bytes"
+        )
+        raise FetchError("download_failed", message, retryable=True)
     return body
 
 
-def _unpack(stream: Any, target: Path) -> None:
-    """Unpack a zip of the registry, with the list of files that Manager keeps beside it."""
+def _unpack(stream: io.BytesIO, target: Path) -> None:
+    """Unpack a zip of the registry, with the list of files that Manager keeps in it."""
     try:
         with zipfile.ZipFile(stream) as archive:
             members = archive.infolist()
@@ -243,11 +349,25 @@ def _unpack(stream: Any, target: Path) -> None:
                 path = PurePosixPath(member.filename)
                 if path.is_absolute() or ".." in path.parts or "\\" in member.filename:
                     raise FetchError("bad_archive", f"{member.filename!r} leaves the folder")
+            target.mkdir(parents=True)
             archive.extractall(target)
             names = [member.filename for member in members if not member.is_dir()]
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OSError) as error:
-        raise FetchError("bad_archive", f"no zip that can be read: {error}") from error
-    (target / ".tracking").write_text("\n".join(sorted(names)) + "\n", encoding="utf-8")
+        raise FetchError("bad_archive", f"not a readable zip: {error}") from error
+    (target / TRACKING).write_text("\n".join(sorted(names)) + "\n", encoding="utf-8")
+
+
+def _replace_tracked(new: Path, target: Path) -> None:
+    """Put an unpacked version in the place of the one before; files of the user stay."""
+    if not target.exists():
+        new.rename(target)
+        return
+    old = set((target / TRACKING).read_text(encoding="utf-8").splitlines())
+    for name in old - set((new / TRACKING).read_text(encoding="utf-8").splitlines()):
+        path = target / name
+        if path.is_file() and path.resolve().is_relative_to(target.resolve()):
+            path.unlink()
+    shutil.copytree(new, target, dirs_exist_ok=True)
 
 
 def _again(work: Callable[[], T], pause: float) -> T:
@@ -255,7 +375,7 @@ def _again(work: Callable[[], T], pause: float) -> T:
         try:
             return work()
         except FetchError as error:
-            if not error.passing:
+            if not error.retryable:
                 raise
         time.sleep(pause * 2 ** (attempt - 1))
     return work()

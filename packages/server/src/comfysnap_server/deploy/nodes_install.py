@@ -1,7 +1,8 @@
 """Installs a ``snapshot.json`` into a ComfyUI folder: packs, their packages, their scripts.
 
-The image build runs it as ``python -m comfysnap_server.deploy.nodes_install``; what it did is told
-on standard output and kept in ``comfysnap-nodes.json`` beside ``custom_nodes``.
+The image build runs it as ``python -m comfysnap_server.deploy.nodes_install``, and ``comfysnap
+comfyui nodes`` calls ``install_snapshot``. It prints what it did and writes it to
+``comfysnap-nodes.json`` beside ``custom_nodes``.
 """
 
 import argparse
@@ -20,9 +21,9 @@ from typing import Final
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from comfysnap_server.deploy.nodes_fetch import FetchError, Sources, fetch_pack
+from comfysnap_server.deploy.nodes_fetch import FetchError, Sources, fetch_pack, remove
 from comfysnap_server.deploy.nodes_requirements import (
-    Ask,
+    PackRequirement,
     find_conflicts,
     installed_versions,
     read_requirements,
@@ -35,19 +36,11 @@ from comfysnap_server.deploy.nodes_snapshot import (
 )
 
 REPORT_FILE: Final = "comfysnap-nodes.json"
-KEPT: Final = ("torch", "torchvision", "torchaudio", "triton")
+PINNED: Final = ("torch", "torchvision", "torchaudio", "triton")
 """Packages that stay at the image's version: built for its CUDA, and for each other."""
 OURS: Final = ("pydantic>=2.12", "pillow>=11", "packaging>=26.1")
 """What the worker beside ComfyUI needs; the dependency group ``worker``."""
 SCRIPT_TIMEOUT: Final = 1800.0
-
-
-class InstallError(Exception):
-    """Required packs could not be installed; ``packs`` names them."""
-
-    def __init__(self, packs: Iterable[str]) -> None:
-        self.packs = tuple(packs)
-        super().__init__(", ".join(self.packs))
 
 
 @dataclass
@@ -55,6 +48,8 @@ class Report:
     """What became of every pack."""
 
     installed: list[str] = field(default_factory=list[str])
+    commits: dict[str, str] = field(default_factory=dict[str, str])
+    """Full commits of the git packs that were fetched."""
     disabled: list[str] = field(default_factory=list[str])
     failed: dict[str, str] = field(default_factory=dict[str, str])
     """Required packs, with the reason."""
@@ -62,6 +57,14 @@ class Report:
     """Optional packs, with the reason."""
     conflicts: list[str] = field(default_factory=list[str])
     pips_left_out: dict[str, str] = field(default_factory=dict[str, str])
+
+
+class InstallError(Exception):
+    """Required packs could not be installed; ``report`` names each with its reason."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        super().__init__(", ".join(report.failed))
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class Python:
 
     @classmethod
     def at(cls, executable: str, environment: Mapping[str, str]) -> "Python":
-        """Ask an interpreter for its path."""
+        """PackRequirement an interpreter for its path."""
         code = "import json, sys; print(json.dumps([p for p in sys.path if p]))"
         done = subprocess.run([executable, "-I", "-c", code], capture_output=True, check=True)
         return cls(executable, tuple(json.loads(done.stdout)), environment)
@@ -94,7 +97,7 @@ class Python:
                 timeout=SCRIPT_TIMEOUT,
             )
         except subprocess.TimeoutExpired:
-            return False, f"took over {SCRIPT_TIMEOUT:.0f} s"
+            return False, f"timed out after {SCRIPT_TIMEOUT:.0f} s"
         return done.returncode == 0, done.stdout
 
     def install(
@@ -110,8 +113,8 @@ class Python:
             return self.run([*command, *arguments])
 
     def kept(self) -> dict[str, str]:
-        """Installed versions of ``KEPT``."""
-        return installed_versions(KEPT, self.path)
+        """Installed versions of ``PINNED``."""
+        return installed_versions(PINNED, self.path)
 
 
 class Installer:
@@ -127,33 +130,39 @@ class Installer:
         self.python = python
         self.report = Report(disabled=list(snapshot.disabled))
         self.packs: list[Pack] = list(snapshot.packs)
+        self.existing = {
+            pack.folder for pack in snapshot.packs if (self.custom_nodes / pack.folder).exists()
+        }
+        """Folders that were there before; they are not removed when their pack fails."""
 
     def run(self) -> Report:
         """Install everything.
 
         Raises:
-            InstallError: A required pack failed; the report names each with its reason.
+            InstallError: A required pack failed.
         """
         try:
             for step in (self.fetch, self.settle_conflicts, self.install_pips,
                          self.install_requirements, self.run_scripts):  # fmt: skip
                 step()
                 if self.report.failed:
-                    raise InstallError(self.report.failed)
+                    raise InstallError(self.report)
             self.report.installed = [pack.folder for pack in self.packs]
         finally:
             (self.comfyui / REPORT_FILE).write_text(json.dumps(asdict(self.report), indent=2))
         return self.report
 
     def fetch(self) -> None:
-        """Bring all packs, several at once."""
+        """Fetch all packs, several at once."""
         self.custom_nodes.mkdir(parents=True, exist_ok=True)
 
         def fetch(pack: Pack) -> str | None:
             try:
-                fetch_pack(pack, self.custom_nodes, self.sources)
+                commit = fetch_pack(pack, self.custom_nodes, self.sources)
             except FetchError as error:
                 return f"{error.code}: {error}"
+            if commit:
+                self.report.commits[pack.folder] = commit
             return None
 
         packs = tuple(self.packs)
@@ -175,7 +184,7 @@ class Installer:
                 ]
                 self.give_up(pack, f"conflict: {'; '.join(said)}")
 
-    def asks(self) -> list[Ask]:
+    def asks(self) -> list[PackRequirement]:
         """What the packs that are still in ask for."""
         return [
             ask
@@ -192,7 +201,7 @@ class Installer:
             except InvalidRequirement:
                 self.report.pips_left_out[text] = "cannot be read"
                 continue
-            if name in KEPT or name.startswith("nvidia-"):
+            if name in PINNED or name.startswith("nvidia-"):
                 self.report.pips_left_out[text] = "the image has its own"
             elif name != "comfysnap" and not name.startswith("comfysnap-"):
                 wanted.append(text)
@@ -250,11 +259,8 @@ class Installer:
         self.packs.remove(pack)
         outcome = self.report.failed if pack.required else self.report.left_out
         outcome[pack.folder] = reason
-        target = self.custom_nodes / pack.folder
-        if target.is_dir():
-            shutil.rmtree(target)
-        else:
-            target.unlink(missing_ok=True)
+        if pack.folder not in self.existing:
+            remove(self.custom_nodes / pack.folder)
 
     def fail_all(self, what: str, said: str) -> None:
         """Fail without a single pack to blame."""
@@ -286,10 +292,11 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def tell(report: Report) -> None:
+def print_report(report: Report) -> None:
     """The report for people."""
     for pack in report.installed:
-        say(f"  installed  {pack}")
+        commit = report.commits.get(pack)
+        say(f"  installed  {pack}" + (f" at {commit}" if commit else ""))
     for pack in report.disabled:
         say(f"  disabled   {pack}")
     for pack, reason in report.left_out.items():
@@ -298,6 +305,35 @@ def tell(report: Report) -> None:
         say(f"  not taken  {pip}: {reason}")
     for pack, reason in report.failed.items():
         say(f"  FAILED     {pack}: {reason}")
+
+
+def install_snapshot(
+    snapshot: NodeSnapshot, comfyui: Path, sources: Sources, python: str = sys.executable
+) -> Report:
+    """Install node packs into a ComfyUI checkout.
+
+    Args:
+        snapshot: What to install.
+        comfyui: The checkout.
+        sources: Where packs come from.
+        python: The interpreter that ComfyUI runs in; its folder is searched for uv first.
+
+    Raises:
+        InstallError: A required pack failed, or git or uv is missing.
+        OSError: The interpreter cannot be started.
+        subprocess.CalledProcessError: The interpreter does not work.
+    """
+    comfyui = comfyui.resolve()
+    path = os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", os.defpath)])
+    missing = {
+        name: f"not found; {advice}"
+        for name, advice in (("git", "install git"), ("uv", "install it: pip install uv"))
+        if shutil.which(name, path=path) is None
+    }
+    if missing:
+        raise InstallError(Report(failed=missing))
+    environment = sources.without_tokens() | {"COMFYUI_PATH": os.fspath(comfyui), "PATH": path}
+    return Installer(snapshot, comfyui, sources, Python.at(python, environment)).run()
 
 
 class Arguments(argparse.Namespace):
@@ -327,21 +363,17 @@ def main(arguments: list[str] | None = None) -> int:
         tokens=dict(pair.split("=", 1) for pair in given.token),
         pause=given.pause,
     )
-    comfyui = given.comfyui.resolve()
-    environment = sources.without_tokens() | {"COMFYUI_PATH": os.fspath(comfyui)}
     try:
         snapshot = read_snapshot(given.snapshot)
     except SnapshotError as error:
         say(f"{given.snapshot}: {error}")
         return 1
-    installer = Installer(snapshot, comfyui, sources, Python.at(given.python, environment))
     try:
-        installer.run()
+        print_report(install_snapshot(snapshot, given.comfyui, sources, given.python))
     except InstallError as error:
-        tell(installer.report)
+        print_report(error.report)
         say(f"required node packs failed: {error}")
         return 1
-    tell(installer.report)
     return 0
 
 

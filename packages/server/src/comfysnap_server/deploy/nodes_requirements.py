@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ask:
+class PackRequirement:
     """One requirement of one pack."""
 
     pack: str
@@ -28,7 +28,7 @@ class Conflict:
     """Requirements on one package that no version fulfils."""
 
     package: str
-    asks: tuple[Ask, ...]
+    asks: tuple[PackRequirement, ...]
     kept: str | None = None
     """The version that the image holds to, when that is what they clash with."""
 
@@ -40,12 +40,12 @@ class Conflict:
         )
 
 
-def read_requirements(pack: str, file: Path) -> list[Ask]:
+def read_requirements(pack: str, file: Path) -> list[PackRequirement]:
     """The named requirements of a ``requirements.txt`` that hold on this machine; addresses,
     options and lines that cannot be read are left to the installer."""
     if not file.is_file():
         return []
-    found: list[Ask] = []
+    found: list[PackRequirement] = []
     for line in file.read_text(encoding="utf-8-sig", errors="replace").splitlines():
         text = line.split(" #", 1)[0].strip()
         if not text or text.startswith(("#", "-")):
@@ -55,18 +55,18 @@ def read_requirements(pack: str, file: Path) -> list[Ask]:
         except InvalidRequirement:
             continue
         if requirement.marker is None or requirement.marker.evaluate():
-            found.append(Ask(pack=pack, requirement=requirement))
+            found.append(PackRequirement(pack=pack, requirement=requirement))
     return found
 
 
-def find_conflicts(asks: Iterable[Ask], kept: Mapping[str, str]) -> list[Conflict]:
+def find_conflicts(asks: Iterable[PackRequirement], kept: Mapping[str, str]) -> list[Conflict]:
     """Packages that cannot fulfil everyone who asks, or not at the version the image keeps.
 
     Args:
         asks: The requirements of all packs.
         kept: Package name to the version that must stay.
     """
-    by_package: dict[str, list[Ask]] = defaultdict(list)
+    by_package: dict[str, list[PackRequirement]] = defaultdict(list)
     for ask in asks:
         by_package[canonicalize_name(ask.requirement.name)].append(ask)
     conflicts: list[Conflict] = []
@@ -85,7 +85,7 @@ def find_conflicts(asks: Iterable[Ask], kept: Mapping[str, str]) -> list[Conflic
     return conflicts
 
 
-def _clashing(group: list[Ask]) -> tuple[Ask, ...]:
+def _clashing(group: list[PackRequirement]) -> tuple[PackRequirement, ...]:
     """The asks that clash with some other, or all when only together they do."""
     clashing = [
         ask
@@ -101,14 +101,14 @@ def _clashing(group: list[Ask]) -> tuple[Ask, ...]:
     return tuple(group) if _unsatisfiable(group) else ()
 
 
-def _unsatisfiable(asks: list[Ask]) -> bool:
+def _unsatisfiable(asks: list[PackRequirement]) -> bool:
     together = SpecifierSet()
     for ask in asks:
         together &= ask.requirement.specifier
     return together.is_unsatisfiable()
 
 
-def _other_address(one: Ask, other: Ask) -> bool:
+def _other_address(one: PackRequirement, other: PackRequirement) -> bool:
     first, second = one.requirement.url, other.requirement.url
     return first is not None and second is not None and first != second
 

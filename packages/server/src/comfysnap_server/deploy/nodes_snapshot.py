@@ -7,13 +7,17 @@ library. What Manager writes is read in ``glob/manager_core.py`` of Comfy-Org/Co
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import SplitResult, urlsplit
 
 MAX_SNAPSHOT_BYTES: Final = 4 * 1024 * 1024
+SHIPPED: Final = frozenset({"websocket_image_save.py"})
+"""Single-file packs that are part of ComfyUI; Manager lists them with the others."""
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_COMMIT_OR_START: Final = re.compile(r"[0-9a-f]{7,40}")
 _FOLDER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SCP: Final = re.compile(r"[A-Za-z0-9._-]+@(?P<host>[A-Za-z0-9.-]+):(?P<path>[^/:].*)")
 _SECTIONS: Final = frozenset(
@@ -44,7 +48,13 @@ class GitPack:
     url: str
     """Always https or http, without credentials."""
     commit: str
+    """All 40 hex digits, or the first ones (at least 7); see ``has_short_commit``."""
     required: bool = True
+
+    @property
+    def has_short_commit(self) -> bool:
+        """Whether ``commit`` must be completed from the repository."""
+        return not _COMMIT.fullmatch(self.commit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +91,11 @@ class NodeSnapshot:
     skipped_pips: tuple[str, ...] = ()
     """Entries that mean nothing on another machine: editable and local ones."""
 
+    @property
+    def short_commits(self) -> list[GitPack]:
+        """Git packs whose commit is not written in full."""
+        return [p for p in self.packs if isinstance(p, GitPack) and p.has_short_commit]
+
 
 def read_snapshot(path: Path) -> NodeSnapshot:
     """Read and check a ``snapshot.json``.
@@ -97,17 +112,46 @@ def read_snapshot(path: Path) -> NodeSnapshot:
     except (ValueError, RecursionError) as error:
         raise SnapshotError("invalid_json", "", f"{path}: not JSON: {error}") from error
     snapshot = parse_snapshot(data)
+    packs: list[Pack] = []
     for pack in snapshot.packs:
         if (
             isinstance(pack, FilePack)
             and not (path.parent / "custom_nodes" / pack.folder).is_file()
         ):
+            if pack.folder in SHIPPED:
+                continue
             raise SnapshotError(
                 "missing_file",
                 f"file_custom_nodes.{pack.folder}",
-                f"the snapshot holds no files; put it into {path.parent / 'custom_nodes'}",
+                f"a snapshot has no files; put this one into {path.parent / 'custom_nodes'}",
             )
-    return snapshot
+        packs.append(pack)
+    return replace(snapshot, packs=tuple(packs))
+
+
+def complete_commits(path: Path, commits: Mapping[str, str]) -> list[str]:
+    """Replace the short commits in a ``snapshot.json`` with full ones.
+
+    Args:
+        path: The file; it is written as Manager writes it, if anything changes.
+        commits: Folder of a git pack to its full commit.
+
+    Returns:
+        The addresses whose commit was completed.
+    """
+    data: dict[str, Any] = json.loads(path.read_bytes())
+    completed: list[str] = []
+    for url, entry in _table(data, "git_custom_nodes").items():
+        pack, _ = _git_pack(url, entry)
+        full = commits.get(pack.folder, "")
+        if isinstance(pack, GitPack) and pack.has_short_commit and full.startswith(pack.commit):
+            entry["hash"] = full
+            completed.append(url)
+    if completed:
+        part = path.with_name(path.name + ".part")
+        part.write_text(json.dumps(data, indent=4) + "\n", encoding="utf-8")
+        part.replace(path)
+    return completed
 
 
 def parse_snapshot(data: Any) -> NodeSnapshot:
@@ -125,7 +169,7 @@ def parse_snapshot(data: Any) -> NodeSnapshot:
             raise SnapshotError("unknown_key", key, f"unknown key; known are {known}")
     comfyui = sections.get("comfyui") or None
     if comfyui is not None and not (isinstance(comfyui, str) and _COMMIT.fullmatch(comfyui)):
-        raise SnapshotError("not_pinned", "comfyui", "write the commit, 40 hex digits")
+        raise SnapshotError("not_pinned", "comfyui", "must be a commit (40 hex digits)")
     found = [
         *(_git_pack(url, entry) for url, entry in _table(sections, "git_custom_nodes").items()),
         *(_registry_pack(name, e) for name, e in _table(sections, "cnr_custom_nodes").items()),
@@ -174,8 +218,9 @@ def _git_pack(url: str, entry: Any) -> tuple[Pack, bool]:
     options = _options(where, entry, {"hash"})
     disabled = options.get("disabled", False)
     commit = options.get("hash")
-    if not disabled and not (isinstance(commit, str) and _COMMIT.fullmatch(commit)):
-        raise SnapshotError("not_pinned", where, "hash must be a commit, 40 hex digits")
+    if not disabled and not (isinstance(commit, str) and _COMMIT_OR_START.fullmatch(commit)):
+        message = "hash must be a commit: 40 hex digits, or at least the first 7 of them"
+        raise SnapshotError("not_pinned", where, message)
     address = https_url(url, where)
     folder = urlsplit(address).path.rstrip("/").rpartition("/")[2].removesuffix(".git")
     pack = GitPack(

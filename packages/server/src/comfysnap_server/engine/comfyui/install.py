@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,24 +11,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from comfysnap_server.engine.comfyui.release import PINNED_COMMIT, REPOSITORY
+from comfysnap_server.engine.comfyui import pins
 
 MARKER: Final = "installed.json"
-"""Written last: what lies in the folder is whole."""
-OURS: Final = ("pydantic>=2.9", "pillow")
-"""What the engine needs besides ComfyUI's requirements."""
-AGAIN: Final = "run the same command again: it goes on where it stopped"
+"""Written last: its folder holds a complete install."""
+AGAIN: Final = "run the command again to resume"
+DRIVER_FILE: Final = Path("/sys/module/nvidia/version")
 
-Run = Callable[[Sequence[str]], None]
-"""Runs a command.
+Run = Callable[[Sequence[str]], str]
+"""Runs a command and returns its output.
 
 Raises:
-    InstallError: It failed; the message holds the end of what it said.
+    InstallError: It failed; the message holds the end of its output.
 """
 
 
 class InstallError(Exception):
-    """A step failed; what was done stays, and is not done again."""
+    """A step failed; completed steps stay and are not done again."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Installed:
     path: str
     python: str
     commit: str | None = None
+    torch: str | None = None
+    """The ``torch`` argument of ``install``."""
 
 
 def default_folder() -> Path:
@@ -56,15 +58,17 @@ def find_comfyui(folder: Path | None = None) -> Installed | None:
     """
     named = os.environ.get("COMFYUI_PATH")
     if named:
-        return Installed(named, os.environ.get("COMFYUI_PYTHON") or _python_of(Path(named)))
+        return Installed(named, os.environ.get("COMFYUI_PYTHON") or python_of(Path(named)))
     return read_installed(folder or default_folder())
 
 
 def read_installed(folder: Path) -> Installed | None:
-    """What an install left in ``folder``; None when there is none, or an unfinished one."""
+    """The complete install in ``folder``, or None."""
     try:
         data: Any = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-        found = Installed(str(data["path"]), str(data["python"]), str(data["commit"]))
+        found = Installed(
+            str(data["path"]), str(data["python"]), str(data["commit"]), data.get("torch")
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
     usable = Path(found.path).is_dir() and Path(found.python).exists()
@@ -74,22 +78,28 @@ def read_installed(folder: Path) -> Installed | None:
 def install(
     folder: Path,
     *,
-    commit: str = PINNED_COMMIT,
-    repository: str = REPOSITORY,
+    commit: str = pins.COMMIT,
+    repository: str = pins.REPOSITORY,
     torch: str = "auto",
     run: Run | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    on_message: Callable[[str], None] = lambda _: None,
 ) -> Installed:
-    """Check out ComfyUI at ``commit`` and install its requirements; steps that were done before
-    are left out.
+    """Check out ComfyUI at ``commit`` and install its requirements; steps that were completed
+    before are skipped.
+
+    The packages of the default release come from the lock. Those of another commit are resolved as
+    of its date.
 
     Args:
         folder: Gets ``ComfyUI/`` and ``venv/``.
         commit: Full hash, tag or branch.
-        repository: Where to fetch it from.
-        torch: uv's ``--torch-backend``: ``auto``, ``cpu``, ``cu128``, ...; pip takes no notice.
+        repository: Address or folder to fetch it from.
+        torch: Build of torch, as uv's ``--torch-backend`` names it: ``cpu``, ``cu130``, ... With
+            ``cu130`` the lock is installed as it is, hashes included; other builds of torch are
+            not in it, so only the other packages are held to it. ``auto`` is ``cu130`` where the
+            NVIDIA driver can run it, else what uv finds to fit this machine.
         run: Runs commands.
-        say: Told of each step, for people.
+        on_message: Called with each step, for people.
 
     Raises:
         InstallError: A step failed.
@@ -98,40 +108,50 @@ def install(
     folder = folder.absolute()
     checkout, python = folder / "ComfyUI", folder / "venv" / "bin" / "python"
     known = read_installed(folder)
-    if known is not None and known.commit == commit:
-        say(f"already there: {known.path}")
+    if known is not None and (known.commit, known.torch) == (commit, torch):
+        on_message(f"already installed: {known.path}")
         return known
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).unlink(missing_ok=True)
-    say(f"fetching ComfyUI {commit[:12]} into {checkout}")
-    _check_out(checkout, repository, commit, run)
-    if not python.exists():
-        say(f"making an environment in {python.parents[1]}")
+    on_message(f"fetching ComfyUI {pins.describe(commit)} into {checkout}")
+    head = _check_out(checkout, repository, commit, run)
+    fresh = not python.exists()
+    if fresh:
+        on_message(f"creating an environment in {python.parents[1]}")
         _make_environment(python.parents[1], run)
-    say("installing the requirements (torch is large: minutes)")
-    _install_requirements(python, checkout, torch, run)
-    installed = Installed(str(checkout), str(python), commit)
+    for message, command in _requirement_steps(folder, python, head, torch, fresh, run):
+        on_message(message)
+        run(command)
+    installed = Installed(str(checkout), str(python), head, torch)
     part = folder / (MARKER + ".part")
     part.write_text(json.dumps(asdict(installed), indent=2), encoding="utf-8")
     part.replace(folder / MARKER)
     return installed
 
 
-def _check_out(checkout: Path, repository: str, commit: str, run: Run) -> None:
+def _check_out(checkout: Path, repository: str, commit: str, run: Run) -> str:
+    """Returns the full commit."""
     if shutil.which("git") is None:
-        raise InstallError("git is not installed, and it fetches ComfyUI")
+        raise InstallError("git not found; install git")
     git = ["git", "-C", str(checkout)]
     if not (checkout / ".git").is_dir():
         run(["git", "init", "--quiet", str(checkout)])
     for lock in ("index.lock", "shallow.lock"):  # of a git that was killed
         (checkout / ".git" / lock).unlink(missing_ok=True)
+    place = commit
+    if not (pins.is_commit(commit) and _has_commit(git, commit, run)):
+        run([*git, "fetch", "--quiet", "--depth=1", repository, commit])
+        place = "FETCH_HEAD"
+    run([*git, "checkout", "--quiet", "--force", "--detach", place])
+    return run([*git, "rev-parse", "HEAD"]).strip()
+
+
+def _has_commit(git: list[str], commit: str, run: Run) -> bool:
     try:
         run([*git, "cat-file", "-e", f"{commit}^{{commit}}"])
     except InstallError:
-        run([*git, "fetch", "--quiet", "--depth=1", repository, commit])
-        run([*git, "checkout", "--quiet", "--force", "FETCH_HEAD"])
-    else:
-        run([*git, "checkout", "--quiet", "--force", commit])
+        return False
+    return True
 
 
 def _make_environment(folder: Path, run: Run) -> None:
@@ -141,27 +161,95 @@ def _make_environment(folder: Path, run: Run) -> None:
         run([sys.executable, "-m", "venv", str(folder)])
 
 
-def _install_requirements(python: Path, checkout: Path, torch: str, run: Run) -> None:
-    wanted = ["-r", str(checkout / "requirements.txt"), *OURS]
-    if shutil.which("uv"):
-        backend = f"--torch-backend={torch}"
-        run(["uv", "pip", "install", "--quiet", "--python", str(python), backend, *wanted])
-    else:
-        run([str(python), "-m", "pip", "install", "--quiet", *wanted])
+def _requirement_steps(
+    folder: Path, python: Path, commit: str, torch: str, fresh: bool, run: Run
+) -> list[tuple[str, list[str]]]:
+    """Messages and commands."""
+    checkout = folder / "ComfyUI"
+    uv = shutil.which("uv") is not None
+    install = (
+        ["uv", "pip", "install", "--quiet", "--python", str(python), "--compile-bytecode"]
+        if uv
+        else [str(python), "-m", "pip", "install", "--quiet"]
+    )
+    if uv and not fresh:
+        # another build of the same version would count as installed
+        install += [f"--reinstall-package={name}" for name in pins.TORCH_NAMES]
+    locked = commit == pins.COMMIT
+    size = f"torch {pins.TORCH} is several GB"
+    if locked and (takes_lock(torch) or (torch == "auto" and not uv)):
+        lock = ["--require-hashes", "-r", str(pins.lock_file())]
+        return [(f"installing the locked packages ({size})", [*install, *lock])]
+    if not uv:
+        raise InstallError(
+            f"uv not found, and only the locked packages of ComfyUI {pins.VERSION} (--torch "
+            f"cu{pins.CUDA.replace('.', '')}) can be installed without it: pip install uv"
+        )
+    files = [checkout / name for name in ("requirements.txt", "manager_requirements.txt")]
+    wanted = [part for file in files if file.is_file() for part in ("-r", str(file))]
+    backend = f"--torch-backend={torch}"
+    if locked:
+        constraints = folder / "constraints.txt"
+        constraints.write_text(_lock_for_another_torch(), encoding="utf-8")
+        limits = ["--constraints", str(constraints)]
+        message = f"installing the locked packages with another build of torch ({size})"
+        return [(message, [*install, backend, *limits, *wanted, *pins.WORKER])]
+    overrides = folder / "overrides.txt"
+    overrides.write_text("\n".join(pins.WITHOUT_TORCH) + "\n", encoding="utf-8")
+    date = run(["git", "-C", str(checkout), "log", "-1", "--format=%cI"]).strip()
+    dated = ["--overrides", str(overrides), "--exclude-newer", date]
+    return [
+        (f"installing its requirements as of {date[:10]}", [*install, *dated, *wanted]),
+        (
+            f"installing torch ({size})",
+            [*install, backend, *pins.torch_packages(pins.TORCH), *pins.WORKER],
+        ),
+    ]
 
 
-def run_command(command: Sequence[str]) -> None:
-    """Run a command; git asks nobody for a password."""
+def takes_lock(torch: str) -> bool:
+    """Whether ``--torch`` stands for the build in the lock on this machine."""
+    if torch == "auto":
+        return sys.platform == "darwin" or nvidia_driver() >= pins.CUDA_DRIVER
+    return torch == f"cu{pins.CUDA.replace('.', '')}"
+
+
+def nvidia_driver() -> int:
+    """Major version of this machine's NVIDIA driver; 0 without one."""
+    try:
+        version = DRIVER_FILE.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return 0
+    found = re.match(r"[0-9]+", version)
+    return int(found[0]) if found else 0
+
+
+def _lock_for_another_torch() -> str:
+    """The lock without the packages that a build of torch brings, and without torch's hashes."""
+    kept: list[str] = []
+    for entry in re.split(r"\n(?=[^\s#])", pins.lock_file().read_text(encoding="utf-8")):
+        name = entry.partition("==")[0]
+        if name in pins.TORCH_NAMES:
+            kept.append(entry.partition(" ")[0])
+        elif not name.startswith(("#", "nvidia-", "cuda-")) and name != "triton":
+            kept.append(entry)
+    return "\n".join(kept) + "\n"
+
+
+def run_command(command: Sequence[str]) -> str:
+    """Run a command and return its output; git never asks for a password."""
     env = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     if done.returncode:
         said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         raise InstallError(
-            f"`{' '.join(command[:5])} ...` failed: {' / '.join(said[-3:]) or 'it said nothing'}"
+            f"`{' '.join(command[:5])} ...` failed: {' / '.join(said[-3:]) or 'no output'}"
         )
+    return done.stdout
 
 
-def _python_of(checkout: Path) -> str:
+def python_of(checkout: Path) -> str:
+    """The interpreter in the checkout's ``venv`` or ``.venv``, else this one."""
     for name in ("venv", ".venv"):
         python = checkout / name / "bin" / "python"
         if python.exists():

@@ -14,6 +14,9 @@ VERSION: Final = "0.33.0"
 REPOSITORY: Final = "https://github.com/Comfy-Org/ComfyUI"
 
 TORCH: Final = "2.11.0"
+TORCH_NAMES: Final = ("torch", "torchvision", "torchaudio")
+WITHOUT_TORCH: Final = tuple(f"{name} ; sys_platform == 'never'" for name in TORCH_NAMES)
+"""Overrides that leave the packages with builds for a CUDA out of a resolution."""
 TORCHVISION: Final = "0.26.0"
 TORCHAUDIO: Final = "2.11.0"
 CUDA: Final = "13.0"
@@ -128,7 +131,7 @@ def commit_of(release: str) -> str:
     Raises:
         UnknownReleaseError: The version is not in ``RELEASES``, or the text has another form.
     """
-    if _COMMIT.fullmatch(release):
+    if is_commit(release):
         return release
     named = is_version(release)
     if named and (commit := RELEASES.get(release.removeprefix("v"))):
@@ -149,6 +152,11 @@ def commit_of(release: str) -> str:
 def is_version(text: str) -> bool:
     """Whether the text has the form of a version, known or not."""
     return _VERSION.fullmatch(text) is not None
+
+
+def is_commit(text: str) -> bool:
+    """Whether the text is a full commit: 40 hex digits."""
+    return _COMMIT.fullmatch(text) is not None
 
 
 def describe(commit: str) -> str:
