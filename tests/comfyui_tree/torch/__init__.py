@@ -29,7 +29,7 @@ class device:
         if isinstance(name, int):
             name, index = "cuda", name
         self.type = str(name)
-        self.index = index
+        self.index = name.index if isinstance(name, device) else index
 
     def __str__(self):
         return self.type

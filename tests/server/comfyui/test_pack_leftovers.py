@@ -58,7 +58,7 @@ def test_a_pack_finds_in_the_environment_where_comfyui_is(
             json.dump(dict(os.environ), file)
     """
     write_pack(packs, "looks", "", prestartup=script)
-    driver = new_driver("tree", COMFYUI_PATH="/nowhere")
+    driver = new_driver(COMFYUI_PATH="/nowhere")
     load(driver, packs)
     assert json.loads(notes.read_text())["COMFYUI_PATH"] == str(driver.path)
 

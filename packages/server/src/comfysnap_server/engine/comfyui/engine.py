@@ -127,6 +127,7 @@ class ComfyUIEngine:
             shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch = Path(tempfile.mkdtemp(prefix="comfysnap-", dir=os.environ.get(SCRATCH)))
         self._device = comfy.attachment.attach(self.options.device)
+        comfy.pack_devices.give(comfy.management.get_torch_device())
         load_deferred(comfy)  # while the folders are ComfyUI's own, as for the packs before
         restore_functions()
         self._new_executor()  # its limits are those of this machine's memory

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Generator
@@ -32,6 +33,10 @@ REFUSED: Final = (
 )
 """What cannot be answered without a device. Letting one through would make torch cache "no
 device" in C++ for the life of the process (``torch/csrc/cuda/Module.cpp``)."""
+
+_HIDDEN_INDEX: Final = 0
+"""``cpu:0`` is the CPU for whoever uses it, and is not equal to ``cpu``, which ComfyUI says
+everywhere else: who took it can be found later."""
 
 CORE: Final = "comfyui"
 """Who made a call that came from no node pack."""
@@ -75,6 +80,16 @@ class MaskRecord:
         return [call for call in self.calls.values() if call.pack != CORE]
 
 
+def is_hidden_device(value: Any) -> bool:
+    """Whether a value is the device that ``current_device`` names while masked."""
+    torch: Any = sys.modules.get("torch")
+    return (
+        torch is not None
+        and isinstance(value, torch.device)
+        and (value.type, value.index) == ("cpu", _HIDDEN_INDEX)
+    )
+
+
 @contextmanager
 def masked(record: MaskRecord, pack_of: Callable[[str], str | None]) -> Generator[None]:
     """Hide CUDA inside the block; every replaced attribute is put back after it, also on errors.
@@ -88,13 +103,13 @@ def masked(record: MaskRecord, pack_of: Callable[[str], str | None]) -> Generato
     """
     try:
         cuda: Any = importlib.import_module("torch.cuda")
-        cpu: Any = importlib.import_module("torch").device("cpu")
+        hidden: Any = importlib.import_module("torch").device("cpu", _HIDDEN_INDEX)
     except ImportError:
         yield
         return
     state = _State(record, pack_of)
     saved: dict[str, Any] = {}
-    answers = {**ANSWERS, "current_device": cpu}
+    answers = {**ANSWERS, "current_device": hidden}
     try:
         for name in (*answers, *REFUSED):
             if hasattr(cuda, name):

@@ -1,0 +1,83 @@
+"""Devices that node packs took while CUDA was hidden (``device = get_torch_device()`` beside their
+imports), given the true value once the process has its device."""
+
+import sys
+from collections.abc import Callable, Iterator
+from types import FunctionType, ModuleType
+from typing import Any
+
+from comfysnap_server.engine.comfyui.mask import is_hidden_device
+
+PackOf = Callable[[str], str | None]
+"""Source file to the name of its node pack, None for others."""
+
+
+class PackDevices:
+    """Places in the modules of node packs that hold the device of a masked load: globals,
+    attributes of classes, defaults of arguments."""
+
+    def __init__(self) -> None:
+        self._places: list[Callable[[Any], None]] = []
+        self.found: dict[str, list[str]] = {}
+        """Pack to the names of its places, for people."""
+
+    def find(self, pack_of: PackOf) -> None:
+        """Look through the modules that are imported by now."""
+        for module in list(sys.modules.values()):
+            file = getattr(module, "__file__", None)
+            pack = pack_of(file) if isinstance(file, str) else None
+            if pack is None:
+                continue
+            for name, place in _places(module):
+                self._places.append(place)
+                self.found.setdefault(pack, []).append(f"{module.__name__.split('.')[-1]}.{name}")
+
+    def give(self, device: Any) -> None:
+        """Put a device in all places. Can be called again."""
+        for place in self._places:
+            place(device)
+
+
+def _places(module: ModuleType) -> Iterator[tuple[str, Callable[[Any], None]]]:
+    for name, value in list(vars(module).items()):
+        if is_hidden_device(value):
+            yield name, _attribute(module, name)
+        elif getattr(value, "__module__", None) != module.__name__:
+            continue  # of another module, which is looked through itself
+        elif isinstance(value, type):
+            yield from _of_class(value)
+        elif isinstance(value, FunctionType):
+            yield from _of_function(value)
+
+
+def _of_class(kind: type) -> Iterator[tuple[str, Callable[[Any], None]]]:
+    for name, value in list(vars(kind).items()):
+        inner = getattr(value, "__func__", value)  # of a static or class method
+        if is_hidden_device(value):
+            yield f"{kind.__name__}.{name}", _attribute(kind, name)
+        elif isinstance(inner, FunctionType):
+            yield from _of_function(inner)
+
+
+def _of_function(function: FunctionType) -> Iterator[tuple[str, Callable[[Any], None]]]:
+    named = function.__kwdefaults__ or {}
+    if any(is_hidden_device(value) for value in (*(function.__defaults__ or ()), *named.values())):
+        yield f"{function.__qualname__}()", _defaults(function)
+
+
+def _attribute(owner: Any, name: str) -> Callable[[Any], None]:
+    return lambda device: setattr(owner, name, device)
+
+
+def _defaults(function: FunctionType) -> Callable[[Any], None]:
+    positional, named = function.__defaults__ or (), dict(function.__kwdefaults__ or {})
+
+    def give(device: Any) -> None:
+        if positional:
+            function.__defaults__ = tuple(device if is_hidden_device(v) else v for v in positional)
+        if named:
+            function.__kwdefaults__ = {
+                name: device if is_hidden_device(v) else v for name, v in named.items()
+            }
+
+    return give
