@@ -12,6 +12,7 @@ import comfysnap_server.engine.comfyui.pins as comfyui
 from comfysnap_server.deploy.image import requirements
 from comfysnap_server.deploy.nodes_install import OURS
 from comfysnap_server.deploy.settings import DeploySettings
+from comfysnap_server.engine.comfyui.release import TESTED
 from tests.server.comfyui.conftest import real_comfyui
 
 ROOT = Path(__file__).parents[3]
@@ -90,6 +91,10 @@ def test_comfyui_is_locked_with_hashes_at_the_versions_the_settings_name() -> No
     assert all(pin.endswith("\\") for pin in pins(text))
     assert len(re.findall(r"^    --hash=sha256:[0-9a-f]{64}", text, re.MULTILINE)) > len(pins(text))
     assert "://" not in text
+
+
+def test_the_default_release_is_the_newest_that_is_known_and_tested() -> None:
+    assert comfyui.VERSION == next(iter(comfyui.RELEASES)) == TESTED[-1]
 
 
 def test_the_lock_names_the_extras_without_which_pip_refuses_it() -> None:

@@ -121,9 +121,9 @@ def nodes(
 ) -> None:
     """Install the node packs of a snapshot into the local ComfyUI, as the image build does.
 
-    Packs that are there already are brought to the version of the snapshot; one with local changes
-    is left as it is, which is an error unless the snapshot says "required": false. Exits 1 when a
-    required pack failed, 2 when the snapshot is not valid.
+    Existing packs are moved to the version of the snapshot; one with local changes is left as it
+    is, which is an error unless the snapshot says "required": false. Exits 1 when a required pack
+    failed, 2 when the snapshot is not valid.
 
     Example: comfysnap comfyui nodes snapshot.json --write-back
     """

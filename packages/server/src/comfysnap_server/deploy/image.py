@@ -131,7 +131,8 @@ def gateway_layers(deployment: Deployment) -> list[Layer]:
 
 
 def _pins(name: str, file: Path) -> Layer:
-    count = sum("==" in line for line in file.read_text().splitlines())
+    lines = file.read_text(encoding="utf-8").splitlines()
+    count = sum("==" in line and not line.startswith("#") for line in lines)
     return Layer(
         f"packages of {name}",
         f"{count} pins with hashes",

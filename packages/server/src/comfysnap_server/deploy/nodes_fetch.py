@@ -91,9 +91,9 @@ class Sources:
 def fetch_pack(pack: Pack, custom_nodes: Path, sources: Sources) -> str | None:
     """Fetch one pack into its folder.
 
-    A folder that is there already is brought to the pack's version if it came from the same kind of
-    source and holds no local changes; it keeps the files that are not part of the pack. When
-    fetching fails, a new folder is removed.
+    An existing folder is moved to the pack's version if it came from the same kind of source and
+    has no local changes; files that are not part of the pack stay. When fetching fails, a new
+    folder is removed.
 
     Returns:
         The full commit of a git pack, else None.

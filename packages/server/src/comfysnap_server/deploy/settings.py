@@ -39,13 +39,11 @@ def _known_gpu(text: str) -> str:
     name, colon, count = text.upper().partition(":")
     if name not in GPU_COUNTS:
         known = ", ".join(GPU_COUNTS)
-        raise wrong(
-            "unknown_gpu", f"Modal has no GPU {text!r}; write one of {known}, or NAME:COUNT"
-        )
+        raise wrong("unknown_gpu", f"unknown GPU {text!r}; use one of {known}, or NAME:COUNT")
     most = GPU_COUNTS[name]
     if colon and not (count.isascii() and count.isdigit() and 1 <= int(count) <= most):
         raise wrong(
-            "unknown_gpu", f"{text!r} asks for {count!r} GPUs; one to {most} of {name} can be had"
+            "unknown_gpu", f"{text!r}: the count of {name} must be 1 to {most}, got {count!r}"
         )
     return name + colon + count
 
@@ -56,7 +54,7 @@ def _amounts(value: object) -> list[float]:
     amounts = [float(v) for v in given if isinstance(v, (int, float)) and not isinstance(v, bool)]
     right = len(amounts) == len(given) and len(amounts) in {1, 2}
     if not right or not all(amount > 0 and isfinite(amount) for amount in amounts):
-        raise wrong("invalid_value", "give a positive number, or [request, limit]")
+        raise wrong("invalid_value", "must be a positive number, or [request, limit]")
     if amounts[0] > amounts[-1]:
         raise wrong(
             "invalid_range", f"the request {amounts[0]:g} is above the limit {amounts[-1]:g}"
@@ -72,7 +70,7 @@ def _cores(value: object) -> float | tuple[float, float]:
 def _mebibytes(value: object) -> int | tuple[int, int]:
     amounts = [int(amount) for amount in _amounts(value)]
     if not min(amounts):
-        raise wrong("invalid_value", "give MiB, of which there is at least one")
+        raise wrong("invalid_value", "must be at least 1 MiB")
     return amounts[0] if len(amounts) == 1 else (amounts[0], amounts[1])
 
 
@@ -84,20 +82,22 @@ def _mount_point(text: str) -> str:
     # two slashes at the start would make another root of it
     path = PurePosixPath("/" + text.lstrip("/")) if text.startswith("/") else PurePosixPath(text)
     if not path.is_absolute() or {"..", "\0"} & {*path.parts, *text} or len(path.parts) < 2:
-        raise wrong("invalid_mount", "a mount needs an absolute path below /")
+        raise wrong("invalid_mount", "must be an absolute path below /")
     return str(path)
 
 
 def _package(text: str) -> str:
     if not text.strip() or text.startswith("-"):
-        raise wrong("invalid_value", f"{text!r} names no package; options are not taken")
+        raise wrong(
+            "invalid_value", f"{text!r} is not a package requirement (options are not allowed)"
+        )
     return text
 
 
 def _web_address(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in {"https", "http"} or not parts.hostname:
-        raise wrong("invalid_value", f"{text!r} is no https:// address")
+        raise wrong("invalid_value", f"{text!r} must start with https:// or http://")
     return text
 
 
@@ -111,7 +111,7 @@ def _commit(text: str) -> str:
 def _relative_paths(paths: list[str]) -> list[str]:
     for path in paths:
         if not is_safe_path(path) or "/" not in path:
-            raise wrong("unsafe_path", f"{path!r} is no file below models/; write it folder/file")
+            raise wrong("unsafe_path", f"{path!r} is not a path below models/; use folder/file")
     return paths
 
 
@@ -273,7 +273,7 @@ class DeploySettings(Scaling, frozen=True, extra="forbid"):
                 raise wrong(
                     "mount_conflict",
                     f"{mount.path} is taken by {inside[0]}; mount {mount.volume!r} elsewhere, "
-                    f"as /mnt/{mount.volume}",
+                    f"for example at /mnt/{mount.volume}",
                 )
             taken.append(mount.path)
 
