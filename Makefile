@@ -1,10 +1,13 @@
-.PHONY: help test covered lint types imports generated check format bench
+.PHONY: help test gpu covered lint types imports generated check format bench
 
 help:  ## list these commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 test:  ## run the tests
 	uv run pytest
+
+gpu:  ## what only a GPU can show; needs COMFYUI_PATH and COMFYUI_PYTHON (CONTRIBUTING.md)
+	uv run pytest -n0 -m gpu tests/live/test_gpu.py
 
 covered:  ## after pytest --cov: every branch of schema and client was run
 	uv run coverage report --include='packages/schema/*,packages/client/*' --fail-under=100

@@ -70,6 +70,11 @@ def facts(engine: ComfyUIEngine) -> dict[str, Any]:
         "temp": folders.get_temp_directory(),
         "rss_kb": rss,
         "pid": os.getpid(),
+        "device": engine.device,
+        "dynamic_vram": bool(
+            getattr(sys.modules.get("comfy.memory_management"), "aimdo_enabled", 0)
+        ),
+        "initialized": bool(torch.cuda.is_initialized()),
     }
 
 

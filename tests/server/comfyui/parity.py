@@ -1,6 +1,6 @@
 """Loads a ComfyUI as ``main.py`` does or as the engine does, on the same pretended GPU, and writes
 down what came of it: ``parity.py main|engine|loaded CHECKOUT [ARGUMENT...]``. ``loaded`` stops
-before the engine is attached."""
+before the engine is attached. With ``REAL_GPU`` set, nothing is pretended."""
 
 import contextlib
 import hashlib
@@ -11,7 +11,7 @@ import os
 import runpy
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 HERE = Path(__file__).parent
 MODULES = ("comfy.model_management", "comfy.ops", "comfy.ldm.modules.attention", "comfy.quant_ops",
@@ -50,7 +50,7 @@ WAYS = {"main": by_main, "engine": by_engine, "loaded": only_loaded}
 def constants(module: Any) -> dict[str, Any]:
     """What the module decided, as far as JSON can hold it."""
     kept = (bool, int, float, str, type(None), tuple, list)
-    values: dict[str, Any] = vars(module)
+    values = cast("dict[str, Any]", module.__dict__)
     return {
         name: value
         for name, value in values.items()
@@ -142,7 +142,7 @@ def main() -> None:
     pretend: Any = importlib.import_module("pretend_cuda").pretend
     if way == "main":
         sys.path[0] = checkout
-    called = pretend()
+    called: list[Any] = [] if os.environ.get("REAL_GPU") else pretend()
     WAYS[way](Path(checkout), arguments)
     out.write(json.dumps({**facts(), "devices": called}, default=str) + "\n")
     out.flush()

@@ -4,49 +4,22 @@ The GPU is pretended by patching ``torch.cuda`` from outside, in the process tha
 starts in as well; everything that both decided must be the same.
 """
 
-import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from comfysnap_server.engine.comfyui.release import TESTED, read_version
-from tests.server.comfyui.conftest import HERE, SOURCES, real_comfyui
+from tests.server.comfyui.conftest import SOURCES, paths_file, real_comfyui
+from tests.server.comfyui.graphs import CHECKPOINT
+from tests.server.comfyui.main_py import copy_checkout, made_by
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy, since main.py writes into its folder."""
-    _, path = real_comfyui()
-    copy = tmp_path_factory.mktemp("comfyui") / "ComfyUI"
-    own = {".git", "models", "output", "user", "temp"}
-
-    def ignored(folder: str, names: list[str]) -> set[str]:
-        return own & set(names) if Path(folder) == path else set()
-
-    shutil.copytree(path, copy, ignore=ignored)
-    return copy
-
-
-def made_by(way: str, checkout: Path, *arguments: str) -> dict[str, Any]:
-    python, _ = real_comfyui()
-    done = subprocess.run(
-        [python, str(HERE / "parity.py"), way, str(checkout), *arguments],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, SOURCES))},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    if way == "main" and done.returncode and read_version(checkout) != TESTED[-1]:
-        # the packages of the newest release are too new for it
-        pytest.skip(f"main.py does not start here: {done.stderr.strip().splitlines()[-1]}")
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+    return copy_checkout(tmp_path_factory.mktemp("comfyui") / "ComfyUI")
 
 
 @pytest.mark.parametrize(
@@ -85,3 +58,41 @@ def test_what_attach_decides_again_was_decided_otherwise_while_loading(checkout:
         assert loaded["aimdo"]["loaded"]
         assert (loaded["aimdo"]["enabled"], attached["aimdo"]["enabled"]) == (False, True)
         assert (loaded["devices"], len(attached["devices"])) == ([], 1)
+
+
+LOADS_TWICE = """
+import sys
+from comfysnap_server.engine.comfyui import ComfyUIEngine
+engine = ComfyUIEngine(path=sys.argv[1], extra_model_paths=[sys.argv[2]],
+                       preload=["checkpoints/" + sys.argv[3]])
+engine.load()
+engine.attach()
+import comfy.memory_management, comfy.utils, folder_paths, torch
+comfy.memory_management.aimdo_enabled = True
+path = folder_paths.get_full_path("checkpoints", sys.argv[3])
+from_memory = comfy.utils.load_torch_file(path)
+from_file = comfy.utils.load_torch_file.__wrapped__(path)
+assert from_memory.keys() == from_file.keys() and len(from_file) > 100
+for name, tensor in from_memory.items():
+    assert torch.equal(tensor, from_file[name]), name
+slices = [hasattr(t.untyped_storage(), "_comfy_tensor_file_slice")
+          for t in (*from_memory.values(), *from_file.values())]
+assert slices == [False] * len(from_memory) + [True] * len(from_file)
+"""
+
+
+def test_with_dynamic_vram_preloaded_weights_come_from_memory_and_others_from_the_file(
+    checkout: Path, tmp_path: Path
+) -> None:
+    if not (checkout / "comfy" / "memory_management.py").exists():
+        pytest.skip("this release does not have DynamicVRAM")
+    python, _ = real_comfyui()
+    paths = paths_file("real", tmp_path)
+    done = subprocess.run(
+        [python, "-c", LOADS_TWICE, str(checkout), str(paths), CHECKPOINT],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, SOURCES))},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
