@@ -22,7 +22,13 @@ from comfysnap_server.engine.protocol import EngineStartError
 logger = logging.getLogger(__name__)
 
 DECIDED_AT_IMPORT: Final = {
-    "comfy.model_management": ("vram_state", "total_vram", "total_ram", "MAX_PINNED_MEMORY"),
+    "comfy.model_management": (
+        "vram_state",
+        "total_vram",
+        "total_ram",
+        "MAX_PINNED_MEMORY",
+        "torch.backends.cudnn.benchmark",  # since 0.25 in a function
+    ),
     "comfy.ops": ("scaled_dot_product_attention",),
     "comfy.ldm.modules.attention": ("COMFY_KITCHEN_INT8_ATTENTION_IS_AVAILABLE",),
 }

@@ -16,7 +16,8 @@ def compile_again(module: Any, names: Iterable[str]) -> CodeType | None:
 
     Args:
         module: A loaded module with a source file.
-        names: Global names of it. A function of that name is defined again too.
+        names: Global names of it, or dotted attributes that it sets on other modules. A function of
+            that name is defined again too.
 
     Returns:
         Code for ``exec`` in the module's namespace; None when nothing binds them.
@@ -31,7 +32,7 @@ def compile_again(module: Any, names: Iterable[str]) -> CodeType | None:
 
 
 def _bound(statement: ast.stmt) -> Iterator[str]:
-    """The names that a statement binds in its own scope."""
+    """The names that a statement binds in its own scope, and the attributes that it sets."""
     if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         yield statement.name
         return
@@ -41,5 +42,5 @@ def _bound(statement: ast.stmt) -> Iterator[str]:
         elif isinstance(node, ast.ExceptHandler):
             for inner in node.body:
                 yield from _bound(inner)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            yield node.id
+        elif isinstance(node, (ast.Name, ast.Attribute)) and isinstance(node.ctx, ast.Store):
+            yield ast.unparse(node)
