@@ -266,6 +266,25 @@ def test_an_install_that_was_killed_in_git_goes_on(
     assert (Path(done.path) / "execution.py").is_file()
 
 
+def test_a_failed_command_is_quoted_with_what_failed_and_why() -> None:
+    lines = [
+        "warning: x",
+        "error: Request failed",
+        "cause: http://h/torch",
+        "cause: a",
+        "cause: dns",
+    ]
+    script = "\n".join(f"echo '{line}' >&2" for line in lines) + "\nexit 2"
+    with pytest.raises(InstallError) as raised:
+        run_command(["/bin/sh", "-c", script])
+    said = str(raised.value)
+    assert said.endswith("error: Request failed / cause: http://h/torch / cause: dns")
+    with pytest.raises(InstallError, match="failed: b / c / d"):
+        run_command(["/bin/sh", "-c", "printf 'a\\nb\\nc\\nd\\n'; exit 1"])
+    with pytest.raises(InstallError, match="no output"):
+        run_command(["/bin/false"])
+
+
 def test_without_a_network_the_command_says_so_and_how_to_go_on() -> None:
     nowhere = "http://127.0.0.1:9/ComfyUI"
     result = CliRunner().invoke(build_app(), ["comfyui", "install", "--repository", nowhere])

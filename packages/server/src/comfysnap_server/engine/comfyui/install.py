@@ -18,6 +18,8 @@ MARKER: Final = "installed.json"
 AGAIN: Final = "run the command again to resume"
 DRIVER_FILE: Final = Path("/sys/module/nvidia/version")
 
+_ERROR: Final = re.compile("error|fatal|\u00d7", re.IGNORECASE)
+
 Run = Callable[[Sequence[str]], str]
 """Runs a command and returns its output.
 
@@ -241,9 +243,14 @@ def run_command(command: Sequence[str]) -> str:
     env = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     if done.returncode:
-        said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        first = next(
+            (i for i, line in enumerate(lines) if _ERROR.match(line)), max(0, len(lines) - 3)
+        )
+        # uv and pip name what failed first, and the cause of it last
+        said = [*lines[first : first + 2], *lines[first + 2 :][-1:]]
         raise InstallError(
-            f"`{' '.join(command[:5])} ...` failed: {' / '.join(said[-3:]) or 'no output'}"
+            f"`{' '.join(command[:5])} ...` failed: {' / '.join(said) or 'no output'}"
         )
     return done.stdout
 
