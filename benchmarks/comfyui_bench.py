@@ -83,16 +83,19 @@ class Comfy:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as log:
             started = time.perf_counter()
             process = subprocess.Popen(
                 [self.python, "main.py", "--cpu", "--port", str(port), "--output-directory", folder,
                  "--disable-all-custom-nodes", "--disable-api-nodes"],
-                cwd=self.path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                cwd=self.path, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
             try:
                 with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
-                    _until_it_answers(client, process)
+                    if not _answers_in_time(client, process):
+                        log.seek(0)
+                        said = "".join(log.readlines()[-15:]).strip()
+                        sys.exit(f"main.py did not start (exit code {process.poll()}):\n{said}")
                     yield client, started
             finally:
                 process.terminate()
@@ -125,15 +128,15 @@ def finished(client: httpx.Client, prompt_id: str) -> bool:
     return True
 
 
-def _until_it_answers(client: httpx.Client, process: "subprocess.Popen[bytes]") -> None:
+def _answers_in_time(client: httpx.Client, process: "subprocess.Popen[bytes]") -> bool:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         try:
             client.get("/queue").raise_for_status()
         except httpx.TransportError:
             if process.poll() is not None:
-                break
+                return False
             time.sleep(0.01)
         else:
-            return
-    sys.exit("main.py did not start")
+            return True
+    return False

@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import importlib
+import inspect
 import json
 import os
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from comfysnap_schema.spec import OutputSpec
-from comfysnap_server.engine.comfyui import ComfyUIEngine
+from comfysnap_server.engine.comfyui.engine import ComfyUIEngine
 from comfysnap_server.engine.protocol import EngineJob
 
 OUT: Final = os.dup(1)
@@ -104,12 +105,22 @@ def overhead(request: dict[str, Any]) -> None:
     say(ours=ours, bare=bare)
 
 
+def _bare_executor(execution: Any, server: Any) -> Any:
+    """With ComfyUI's classic cache, as ``--cache-classic``."""
+    if "cache_args" not in inspect.signature(execution.PromptExecutor.__init__).parameters:
+        return execution.PromptExecutor(server)
+    arguments = {"lru": 0, "ram": 0.0, "ram_inactive": 0.0}
+    return execution.PromptExecutor(
+        server, cache_type=execution.CacheType.CLASSIC, cache_args=arguments
+    )
+
+
 def _bare(graph: Any, folder: Path) -> Callable[[int], float]:
     """The least that ``main.py`` does for a prompt: validate and execute, no server, no queue."""
     execution: Any = sys.modules["execution"]
     server: Any = sys.modules["server"].PromptServer.instance
     folders: Any = sys.modules["folder_paths"]
-    executor = execution.PromptExecutor(server)
+    executor = _bare_executor(execution, server)
 
     def run(number: int) -> float:
         folders.set_output_directory(str(folder))

@@ -12,7 +12,7 @@ from typing import Any
 
 from comfysnap_schema.jobs import Progress
 from comfysnap_schema.spec import OutputSpec
-from comfysnap_server.engine.comfyui import ComfyUIEngine
+from comfysnap_server.engine.comfyui.engine import ComfyUIEngine
 from comfysnap_server.engine.execute import execute
 from comfysnap_server.engine.protocol import EngineJob, PreviewFrame
 

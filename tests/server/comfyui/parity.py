@@ -38,7 +38,7 @@ def by_engine(checkout: Path, arguments: list[str]) -> None:
 
 
 def only_loaded(checkout: Path, arguments: list[str]) -> Any:
-    module: Any = importlib.import_module("comfysnap_server.engine.comfyui")
+    module: Any = importlib.import_module("comfysnap_server.engine.comfyui.engine")
     engine = module.ComfyUIEngine(path=str(checkout), arguments=arguments, device="cuda")
     engine.load()
     return engine

@@ -64,7 +64,7 @@ def test_what_attach_decides_again_was_decided_otherwise_while_loading(checkout:
 
 LOADS_TWICE = """
 import sys
-from comfysnap_server.engine.comfyui import ComfyUIEngine
+from comfysnap_server.engine.comfyui.engine import ComfyUIEngine
 engine = ComfyUIEngine(path=sys.argv[1], extra_model_paths=[sys.argv[2]],
                        preload=["checkpoints/" + sys.argv[3]])
 engine.load()

@@ -127,7 +127,8 @@ def _unknown(where: str, class_type: str, probed: Probed | None) -> Symptom:
 
 
 def check_probe(settings: DeploySettings, probed: Probed) -> Iterator[Symptom]:
-    """Packs that do not load, want the GPU too early, or leave behind what a snapshot minds."""
+    """A ComfyUI that cannot run a job, packs that do not load, want the GPU too early, or leave
+    behind what a snapshot minds."""
     if probed.self_test is not None:
         yield Symptom(Level.ERROR, "comfyui_cannot_run", "ComfyUI", probed.self_test)
     for name in probed.own_failures:
@@ -136,8 +137,11 @@ def check_probe(settings: DeploySettings, probed: Probed) -> Iterator[Symptom]:
     for pack, reason in probed.packs.items():
         if reason is not None:
             yield Symptom(Level.ERROR, "pack_not_loaded", pack, reason)
-    if settings.snapshot != "cpu":
-        return
+    if settings.snapshot == "cpu":
+        yield from _check_masked_load(settings, probed)
+
+
+def _check_masked_load(settings: DeploySettings, probed: Probed) -> Iterator[Symptom]:
     early: dict[str, Mapping[str, Any]] = {}
     for call in probed.touched:
         pack = str(call["pack"])

@@ -5,7 +5,7 @@ import json
 import sys
 from typing import Any
 
-from comfysnap_server.engine.comfyui import ComfyUIEngine
+from comfysnap_server.engine.comfyui.engine import ComfyUIEngine
 from comfysnap_server.engine.comfyui.selftest import SelfTestError, self_test
 
 

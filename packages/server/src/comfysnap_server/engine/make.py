@@ -10,7 +10,7 @@ from comfysnap_server.engine.protocol import Engine
 
 ENGINES: Mapping[str, str] = {
     "simulated": "comfysnap_server.engine.simulated:SimulatedEngine",
-    "comfyui": "comfysnap_server.engine.comfyui:ComfyUIEngine",
+    "comfyui": "comfysnap_server.engine.comfyui.engine:ComfyUIEngine",
 }
 """Name to ``module:class``; the module is imported when the engine is made."""
 

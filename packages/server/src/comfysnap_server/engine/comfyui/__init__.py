@@ -1,5 +1,4 @@
-"""The engine that runs graphs on a real ComfyUI, in this process."""
+"""The engine that runs graphs on a real ComfyUI, in this process: ``engine.ComfyUIEngine``.
 
-from comfysnap_server.engine.comfyui.engine import ComfyUIEngine
-
-__all__ = ["ComfyUIEngine"]
+Nothing is imported here: every command reads ``pins``, and few of them run the engine.
+"""

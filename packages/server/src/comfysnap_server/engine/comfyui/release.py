@@ -54,7 +54,3 @@ def untested_note(version: str) -> str | None:
 
 def _key(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
-
-
-PINNED_COMMIT: Final = "2f35f4a08176d993cded35dac3332be4f7287f41"
-REPOSITORY: Final = "https://github.com/Comfy-Org/ComfyUI"
