@@ -71,6 +71,7 @@ def test_a_device_that_a_pack_took_at_import_is_the_true_one_after_attach(
 ) -> None:
     driver = new_driver(TREE_CUDA=cuda)
     assert driver.load(extra_model_paths=paths) == {"event": "loaded"}
+    assert "takes_device.device" in driver.facts()["report"]["devices"]["takes_device"]
     assert driver.texts(GRAPH, output="1") == [device, "cpu"]
     assert driver.attach() == {"event": "attached"}
     assert driver.texts(GRAPH, output="1") == [device, "cpu"]

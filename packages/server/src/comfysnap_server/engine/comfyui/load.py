@@ -114,7 +114,7 @@ def load_comfy(options: ComfyOptions) -> Comfy:
         report.notes.append(note)
         logger.warning("%s", note)
     with _timed(report, "settle"):
-        comfy.pack_devices.find(PackNames(folders))
+        report.devices = comfy.pack_devices.find(PackNames(folders))
         gc.collect()
         gc.freeze()
     return comfy

@@ -3,6 +3,7 @@ imports), given the true value once the process has its device."""
 
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -18,24 +19,32 @@ class PackDevices:
 
     def __init__(self) -> None:
         self._places: list[Callable[[Any], None]] = []
-        self.found: dict[str, list[str]] = {}
-        """Pack to the names of its places, for people."""
 
-    def find(self, pack_of: PackOf) -> None:
-        """Look through the modules that are imported by now."""
+    def find(self, pack_of: PackOf) -> dict[str, list[str]]:
+        """Look through the modules that are imported by now.
+
+        Returns:
+            Pack to the names of its places, for people.
+        """
+        found: dict[str, list[str]] = {}
         for module in list(sys.modules.values()):
             file = getattr(module, "__file__", None)
-            pack = pack_of(file) if isinstance(file, str) else None
-            if pack is None:
+            if not isinstance(file, str) or (pack := pack_of(file)) is None:
                 continue
             for name, place in _places(module):
                 self._places.append(place)
-                self.found.setdefault(pack, []).append(f"{module.__name__.split('.')[-1]}.{name}")
+                found.setdefault(pack, []).append(f"{_short_name(file)}.{name}")
+        return found
 
     def give(self, device: Any) -> None:
         """Put a device in all places. Can be called again."""
         for place in self._places:
             place(device)
+
+
+def _short_name(file: str) -> str:
+    path = Path(file)
+    return path.parent.name if path.stem == "__init__" else path.stem
 
 
 def _places(module: ModuleType) -> Iterator[tuple[str, Callable[[Any], None]]]:

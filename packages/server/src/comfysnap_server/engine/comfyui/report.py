@@ -37,6 +37,8 @@ class LoadReport:
     """By phase."""
     packs: list[PackReport] = field(default_factory=list[PackReport])
     masked_calls: list[MaskedCall] = field(default_factory=list[MaskedCall])
+    devices: dict[str, list[str]] = field(default_factory=dict[str, "list[str]"])
+    """Pack to the names that hold the hidden device; ``attach`` gives them the true one."""
     own_failures: list[str] = field(default_factory=list[str])
     """Files of ComfyUI's own nodes that did not import."""
     preloaded: dict[str, int] = field(default_factory=dict[str, int])
