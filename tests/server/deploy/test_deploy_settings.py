@@ -5,6 +5,7 @@ import pytest
 
 from comfysnap_schema.errors import ProjectError
 from comfysnap_server.deploy.deployment import Deployment, SettingsError, read_deployment
+from comfysnap_server.deploy.engine_options import engine_options
 from comfysnap_server.deploy.gateway_settings import gateway_settings
 from comfysnap_server.deploy.settings import DeploySettings
 
@@ -226,3 +227,14 @@ def test_a_job_may_run_as_long_as_the_deployment_allows(write: WriteProject) -> 
     assert (longest.max_timeout, longest.default_timeout) == (7200, 600)
     short = gateway_settings(read_deployment(write("[deploy]\ntimeout = 60")), {})
     assert (short.max_timeout, short.default_timeout) == (60, 60)
+
+
+def test_the_secret_that_pays_for_api_nodes_reaches_the_gpu_containers_and_loads_them(
+    write: WriteProject,
+) -> None:
+    both = read_deployment(write('[deploy]\nsecrets = ["own", "paid"]\napi_key_secret = "paid"'))
+    assert both.settings.worker_secrets == ["own", "paid"]
+    assert engine_options(both)["api_nodes"] is True
+    without = read_deployment(write('[deploy]\nsecrets = ["own"]'))
+    assert without.settings.worker_secrets == ["own"]
+    assert engine_options(without)["api_nodes"] is False

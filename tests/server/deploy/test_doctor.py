@@ -279,6 +279,20 @@ def test_what_loading_shows_names_the_pack(
     assert found(deferred, probed=PROBED) == {("error", "pack_not_loaded")}
 
 
+def test_a_paid_node_needs_a_secret_with_its_key(
+    write: WriteProject, workflow: Callable[..., None], snapshot: Callable[..., None]
+) -> None:
+    workflow()
+    snapshot()
+    paid = replace(
+        PROBED, classes={"ImpactNode": "comfy_api_nodes.nodes_x"}, packs={}, touched=[],
+        open_files={},
+    )  # fmt: skip
+    assert found(write(GOOD), probed=paid) == {("error", "api_key_missing")}
+    named = write(GOOD.replace("[deploy]", '[deploy]\napi_key_secret = "comfy-org"'))
+    assert found(named, probed=paid) == set()
+
+
 def test_a_comfyui_that_cannot_run_a_job_is_an_error_with_the_reason(
     write: WriteProject, workflow: Callable[..., None], snapshot: Callable[..., None]
 ) -> None:

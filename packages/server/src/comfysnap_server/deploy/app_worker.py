@@ -64,7 +64,7 @@ def _volumes() -> dict[str | Any, Any]:
     region=settings.region or None,
     cloud=settings.cloud,
     volumes=_volumes(),
-    secrets=[modal.Secret.from_name(name) for name in settings.secrets],
+    secrets=[modal.Secret.from_name(name) for name in settings.worker_secrets],
     timeout=settings.timeout + STOP_MARGIN_S,
     startup_timeout=settings.startup_timeout,
     min_containers=settings.min_containers,

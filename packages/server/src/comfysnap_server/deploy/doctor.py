@@ -78,7 +78,7 @@ def _examine(deployment: Deployment, probed: Probed | None) -> Iterator[Symptom]
     except SchemaError as error:
         yield _told(Area.SETTINGS, error)
     yield from check_settings(deployment, workflows, nodes)
-    yield from check_nodes(workflows, nodes, probed)
+    yield from check_nodes(deployment.settings, workflows, nodes, probed)
     yield from check_models(deployment, workflows)
     if probed is not None:
         yield from check_probe(deployment.settings, probed)

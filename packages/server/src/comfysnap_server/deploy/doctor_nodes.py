@@ -16,6 +16,8 @@ from comfysnap_server.deploy.symptoms import Level, Symptom
 
 PROBE_TIMEOUT: Final = 600.0
 CUSTOM: Final = "custom_nodes."
+PAID: Final = "comfy_api_nodes."
+"""Module of the nodes that call services which cost money."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +82,13 @@ def _origin(name: str) -> str | None:
 
 
 def check_nodes(
-    workflows: Sequence[Workflow], nodes: NodeSnapshot | None, probed: Probed | None
+    settings: DeploySettings,
+    workflows: Sequence[Workflow],
+    nodes: NodeSnapshot | None,
+    probed: Probed | None,
 ) -> Iterator[Symptom]:
-    """Node classes that no pinned pack provides, and packs whose commit is not written in full."""
+    """Node classes that the deployment does not provide, and packs whose commit is not written in
+    full."""
     yield from _short_commits(nodes)
     pinned = {_plain(pack.folder) for pack in nodes.packs} if nodes else set[str]()
     disabled = {_plain(name) for name in nodes.disabled} if nodes else set[str]()
@@ -100,6 +106,11 @@ def check_nodes(
                 elif _plain(pack) not in pinned:
                     message = f"it comes from {pack}, which no snapshot pins (deploy.nodes)"
                     yield Symptom(Level.ERROR, "class_not_pinned", where, message)
+            elif module.startswith(PAID) and settings.api_key_secret is None:
+                message = (
+                    "a paid API node: name a secret with COMFY_ORG_API_KEY in deploy.api_key_secret"
+                )
+                yield Symptom(Level.ERROR, "api_key_missing", where, message)
 
 
 def _short_commits(nodes: NodeSnapshot | None) -> Iterator[Symptom]:

@@ -25,6 +25,7 @@ def check_needs(deployment: Deployment) -> Iterator[Symptom]:
     settings = deployment.settings
     secrets = {
         "deploy.secrets": settings.secrets,
+        "deploy.api_key_secret": [settings.api_key_secret] if settings.api_key_secret else [],
         "deploy.build_secrets": settings.build_secrets,
         "deploy.model_secrets": settings.model_secrets,
         "deploy.keys_secret": [deployment.keys_secret] if deployment.keys_secret else [],
@@ -45,7 +46,7 @@ def check_needs(deployment: Deployment) -> Iterator[Symptom]:
 def _example(where: str) -> str:
     if where == "deploy.keys_secret":
         return f'{KEYS_VARIABLE}=\'{{"OWNER": "HASH"}}\', with a HASH of `comfysnap key OWNER`'
-    return "NAME=VALUE"
+    return "COMFY_ORG_API_KEY=KEY" if where == "deploy.api_key_secret" else "NAME=VALUE"
 
 
 def _exists(thing: "modal.Secret | modal.Volume") -> bool:

@@ -19,6 +19,7 @@ def engine_options(deployment: Deployment) -> dict[str, JsonValue]:
         "after_restore": list(settings.after_restore),
         "mask_cuda": settings.snapshot == "cpu",
         "device": "cuda" if settings.gpus else None,
+        "api_nodes": settings.api_key_secret is not None,
     }
     if settings.extra_model_paths is not None:
         options["extra_model_paths"] = [deployment.in_container(settings.extra_model_paths)]

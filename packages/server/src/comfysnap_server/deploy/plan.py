@@ -102,6 +102,8 @@ def _secrets(deployment: Deployment) -> Iterator[PlanLine]:
     settings = deployment.settings
     for name in settings.secrets:
         yield PlanLine("secret", name, "environment of the GPU containers")
+    if settings.api_key_secret:
+        yield PlanLine("secret", settings.api_key_secret, "pays for ComfyUI's API nodes")
     for name in settings.build_secrets:
         yield PlanLine("secret", name, "environment of the image build")
     for name in settings.model_secrets:

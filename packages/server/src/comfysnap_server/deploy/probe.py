@@ -11,7 +11,7 @@ from comfysnap_server.engine.comfyui.selftest import SelfTestError, self_test
 
 def main() -> None:
     """``python -m comfysnap_server.deploy.probe CHECKOUT``."""
-    engine = ComfyUIEngine(path=sys.argv[1], mask_cuda=True)
+    engine = ComfyUIEngine(path=sys.argv[1], mask_cuda=True, api_nodes=True)
     engine.load()
     nodes: Any = sys.modules["nodes"]
     report = engine.report

@@ -249,6 +249,8 @@ class DeploySettings(Scaling, frozen=True, extra="forbid"):
     """Secret with the key hashes for ``keys``; None: ``<name>-keys``."""
     secrets: list[ObjectName] = Field(default_factory=list)
     """Environment of the GPU containers."""
+    api_key_secret: ObjectName | None = None
+    """Secret whose ``COMFY_ORG_API_KEY`` pays for ComfyUI's API nodes; these are loaded with it."""
     build_secrets: list[ObjectName] = Field(default_factory=list)
     """Environment of the image build alone: tokens of private repositories."""
     model_secrets: list[ObjectName] = Field(default_factory=list)
@@ -287,6 +289,12 @@ class DeploySettings(Scaling, frozen=True, extra="forbid"):
                 )
             if path is not None:
                 seen[path] = entry
+
+    @property
+    def worker_secrets(self) -> list[str]:
+        """Secrets of the GPU containers, each once."""
+        names = [*self.secrets, *([self.api_key_secret] if self.api_key_secret else [])]
+        return list(dict.fromkeys(names))
 
     @property
     def gpus(self) -> list[str] | None:

@@ -44,6 +44,7 @@ from comfysnap_server.engine.comfyui.load import (
 from comfysnap_server.engine.comfyui.options import ComfyOptions
 from comfysnap_server.engine.comfyui.outputs import Folders, by_graph_node, collect
 from comfysnap_server.engine.comfyui.report import LoadReport
+from comfysnap_server.engine.comfyui.secrets import ApiKey
 from comfysnap_server.engine.protocol import (
     SCRATCH,
     EngineError,
@@ -246,7 +247,8 @@ class _Run:
         self._job = job
         self._report = report
         self._graph = job.graph
-        self._secrets = api_secrets(comfy.options.api_key_variable)
+        self._key = ApiKey(comfy.options.api_key_variable)
+        self._key.keep_out_of_logs()
         self._began = time.time()
         self._files = [path.name for path in job.input_dir.iterdir()]  # before a node takes one
         self._told: Mapping[str, Any] = {}
@@ -303,7 +305,7 @@ class _Run:
             raise EngineError(ErrorCode.GRAPH_INVALID, detail) from error
         server.last_prompt_id, server.last_node_id = self._job.job_id, None
         extra |= api.preview_data(self._job.previews)
-        return graph, {**extra, **self._secrets, "client_id": CLIENT_ID}
+        return graph, {**extra, **self._key.extra_data, "client_id": CLIENT_ID}
 
     async def _execute(self, graph: Graph, extra: dict[str, Any], outputs: list[str]) -> None:
         """Run the executor in a task, which an interrupt cancels while it waits for something."""
@@ -336,7 +338,7 @@ class _Run:
             raise EngineError(ErrorCode.ENGINE_FAILED, f"ComfyUI ended the job with {verdict}")
         data = {
             **data,
-            "exception_message": self._redact(str(data.get("exception_message", ""))),
+            "exception_message": self._key.redact(str(data.get("exception_message", ""))),
         }
         self.failure = data["exception_message"]
         logger.error(
@@ -344,15 +346,9 @@ class _Run:
             self._job.job_id,
             describe_node(self._graph, str(data["node_id"])),
             self.failure.strip(),
-            self._redact("".join(data.get("traceback") or ())),
+            self._key.redact("".join(data.get("traceback") or ())),
         )
         raise node_error(self._graph, self._job.fields, data)
-
-    def _redact(self, text: str) -> str:
-        """A node's own words without the key that it was given."""
-        for secret in self._secrets.values():
-            text = text.replace(secret, "***")
-        return text
 
     def broken_off(self, error: BaseException) -> EngineError:
         """What no node may raise (``SystemExit``, the cancelling of a task) and ComfyUI lets
@@ -397,13 +393,6 @@ class _Run:
         for path in temp.rglob("*"):
             if path.is_file() and path not in self._kept_temp:
                 path.unlink(missing_ok=True)
-
-
-def api_secrets(variable: str) -> dict[str, str]:
-    """What pays for API nodes, as ComfyUI's front end would send it; read for each job, so that a
-    key never lies in a snapshot."""
-    key = os.environ.get(variable, "").strip()
-    return {"api_key_comfy_org": key} if key else {}
 
 
 def _has_fingerprint(kind: Any) -> bool:
