@@ -114,6 +114,29 @@ def test_a_thread_that_ends_while_comfyui_loads_leaves_forking_safe(
     assert driver.facts()["unsafe_to_fork"] == []
 
 
+def test_a_thread_is_counted_for_the_pack_whose_thread_started_it(
+    new_driver: NewDriver, packs: Path
+) -> None:
+    code = """
+        import sys, threading, time
+
+        def start_another():
+            sys.other_pack_loads.wait(60)
+            threading.Thread(target=time.sleep, args=(600,), daemon=True, name="late").start()
+            sys.late_started.set()
+
+        sys.other_pack_loads, sys.late_started = threading.Event(), threading.Event()
+        threading.Thread(target=start_another, daemon=True, name="first").start()
+    """
+    write_pack(packs, "a_starts", code)
+    write_pack(
+        packs, "b_loads", "import sys\nsys.other_pack_loads.set()\nsys.late_started.wait(60)\n"
+    )
+    loaded = load(new_driver(), packs)
+    assert loaded["a_starts"]["threads"] == ["late"]
+    assert loaded["b_loads"]["threads"] == []
+
+
 def test_a_file_that_was_closed_while_comfyui_loads_is_not_counted(
     new_driver: NewDriver, packs: Path
 ) -> None:

@@ -65,8 +65,8 @@ class Comfy:
     """ComfyUI's own folders for ``output`` and ``temp``."""
     own_nodes: frozenset[str]
     """Classes that node packs may not replace."""
+    leftovers: Leftovers
     prestartup: dict[str, str | None] = field(default_factory=dict[str, "str | None"])
-    leftovers: Leftovers = field(default_factory=Leftovers)
     pack_devices: PackDevices = field(default_factory=PackDevices)
     after_restore: list[Pack] = field(default_factory=list[Pack])
     weights: WeightStore = field(default_factory=WeightStore)
@@ -99,14 +99,17 @@ def load_comfy(options: ComfyOptions) -> Comfy:
             folder_paths = start_up(options)
         folders = [Path(folder) for folder in folder_paths.get_folder_paths("custom_nodes")]
         packs = find_packs(folders, options.disabled_nodes) if options.custom_nodes else []
+        pack_of = PackNames(folders)
+        leftovers = Leftovers(pack_of)
+        stack.enter_context(leftovers.naming_starters())
         with _timed(report, "torch"):
             stack.enter_context(_without_threads())
             if options.mask_cuda:
-                stack.enter_context(masked(record, PackNames(folders)))
+                stack.enter_context(masked(record, pack_of))
             elif options.device == "cuda":
                 require_cuda()
         try:
-            comfy = _import(options, report, version, packs, folder_paths)
+            comfy = _import(options, report, version, packs, folder_paths, leftovers)
         finally:
             report.masked_calls = list(record.calls.values())
     note = untested_note(version)
@@ -114,18 +117,18 @@ def load_comfy(options: ComfyOptions) -> Comfy:
         report.notes.append(note)
         logger.warning("%s", note)
     with _timed(report, "settle"):
-        report.devices = comfy.pack_devices.find(PackNames(folders))
+        report.devices = comfy.pack_devices.find(pack_of)
         gc.collect()
         gc.freeze()
     return comfy
 
 
 def _import(
-    options: ComfyOptions, report: LoadReport, version: str, packs: list[Pack], folder_paths: Any
-) -> Comfy:
+    options: ComfyOptions, report: LoadReport, version: str, packs: list[Pack], folder_paths: Any,
+    leftovers: Leftovers,
+) -> Comfy:  # fmt: skip
     deferred = [pack for pack in packs if is_listed(pack.name, options.after_restore)]
     with _timed(report, "prestartup"):
-        leftovers = Leftovers()
         prestartup = run_prestartup(packs, leftovers)
     with _timed(report, "core"):
         weights = WeightStore()
@@ -185,7 +188,8 @@ def load_deferred(comfy: Comfy) -> None:
         load = load_pack(
             pack, comfy.load_custom_node(), comfy.prestartup, comfy.leftovers, after_restore=True
         )
-        comfy.report.packs += comfy.leftovers.settle([asyncio.run(load)])
+        with comfy.leftovers.naming_starters():
+            comfy.report.packs += comfy.leftovers.settle([asyncio.run(load)])
 
 
 def _close(loop: asyncio.AbstractEventLoop, report: LoadReport) -> None:

@@ -1,11 +1,14 @@
 """Custom node packs: found, prestarted and imported as ``main.py`` does it, with reasons kept."""
 
 import importlib.util
+import inspect
 import logging
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable, Collection, Coroutine, Generator, Sequence
+import traceback
+from collections.abc import Callable, Collection, Coroutine, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,9 +82,32 @@ class PackNames:
 class Leftovers:
     """What each pack took: seconds, and the threads, files and children that it left behind."""
 
-    def __init__(self) -> None:
+    def __init__(self, pack_of: Callable[[str], str | None]) -> None:
+        """Args: pack_of: Source file to the name of its node pack, None for others."""
+        self._pack_of = pack_of
         self._left: dict[str, ProcessResources] = {}
         self._seconds: dict[str, float] = {}
+        self._starters: dict[int, str] = {}
+
+    @contextmanager
+    def naming_starters(self) -> Generator[None]:
+        """Note which pack starts a thread inside the block: a pack's thread starts more of them
+        while another pack is imported."""
+        start, pack_of, starters = threading.Thread.start, self._pack_of, self._starters
+
+        def noting(self: threading.Thread) -> None:
+            start(self)
+            stack = traceback.walk_stack(inspect.currentframe())
+            files = (frame.f_code.co_filename for frame, _ in stack)
+            pack = next(filter(None, map(pack_of, files)), None)
+            if pack is not None and self.native_id is not None:
+                starters[self.native_id] = pack
+
+        threading.Thread.start = noting
+        try:
+            yield
+        finally:
+            threading.Thread.start = start
 
     @contextmanager
     def watch(self, name: str) -> Generator[None]:
@@ -109,18 +135,33 @@ class Leftovers:
         while True:
             now = held_resources()
             left = {name: found.still_in(now) for name, found in self._left.items()}
-            if not any(f.threads for f in left.values()) or time.monotonic() >= deadline:
+            threads = self._threads(now, left)
+            if not any(threads.values()) or time.monotonic() >= deadline:
                 break
             time.sleep(_LOOK)
         return [
             replace(
                 report,
-                threads=tuple(left[report.name].threads.values()),
+                threads=threads[report.name],
                 open_files=tuple(left[report.name].open_files.values()),
                 children=len(left[report.name].children),
             )
             for report in reports
         ]
+
+    def _threads(
+        self, now: ProcessResources, left: Mapping[str, ProcessResources]
+    ) -> dict[str, tuple[str, ...]]:
+        """Names of threads by pack: the one that started it, else the one that was imported."""
+        found: dict[str, dict[int, str]] = {name: {} for name in left}
+        for name, held in left.items():
+            for thread in held.threads:
+                owner = self._starters.get(thread, name)
+                found.setdefault(owner, {})[thread] = held.threads[thread]
+        for thread, name in self._starters.items():
+            if thread in now.threads and name in found:
+                found[name][thread] = now.threads[thread]
+        return {name: tuple(threads.values()) for name, threads in found.items()}
 
 
 def run_prestartup(packs: Sequence[Pack], leftovers: Leftovers) -> dict[str, str | None]:
