@@ -127,10 +127,11 @@ def setting(pack: dict[str, Any], answer: dict[str, Any]) -> str:
         return ""
     if any(call["refused"] for call in answer["calls"] if call["pack"] == name):
         return f'after_restore = ["{name}"]'
-    sockets = any(not file.startswith("/") for file in pack["open_files"])
-    if pack["threads"] or sockets:
-        return f'leave it out, or after_restore = ["{name}"]'
-    return ""
+    if not pack["threads"] and not pack["open_files"]:
+        return ""
+    out = f'leave it out: disabled_nodes = ["{name}"]'
+    # its prestartup script would run before the restore all the same
+    return out if pack["prestartup"] is not None else f'{out}, or after_restore = ["{name}"]'
 
 
 def missed(answer: dict[str, Any], names: Sequence[str]) -> Iterator[str]:
