@@ -184,10 +184,11 @@ class ComfyUIEngine:
     def _after_job(self, run: "_Run") -> None:
         comfy = self._loaded
         self._caches.forget(run.volatile())
+        scarce = self._memory_is_scarce()
         self._caches.trim(
             max_entries=self.options.cache_entries or None,
             max_bytes=self.options.cache_bytes,
-            scarce=self._memory_is_scarce(),
+            scarce=scarce,
             ending=run.folders,
         )
         comfy.server.listener = None
@@ -195,7 +196,7 @@ class ComfyUIEngine:
         run.remove_temp()
         self._leave_job()
         self._state.restore()
-        if time.monotonic() - self._tidied > TIDY_INTERVAL:
+        if scarce or time.monotonic() - self._tidied > TIDY_INTERVAL:  # models are in cycles
             gc.collect()
             comfy.management.soft_empty_cache()
             restore_functions()
