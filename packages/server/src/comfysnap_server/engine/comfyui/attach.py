@@ -152,7 +152,9 @@ def _init_devices(control: Any, management: Any, arguments: Any) -> bool:
     if not hasattr(management, "get_all_torch_devices"):  # up to 0.22
         return bool(control.init_device(management.get_torch_device().index))
     indices = [device.index for device in management.get_all_torch_devices()]
-    headroom = int(getattr(arguments, "vram_headroom", 0) * 1024**3)
+    if not hasattr(arguments, "vram_headroom"):  # up to 0.27
+        return bool(control.init_devices(indices))
+    headroom = int(arguments.vram_headroom * 1024**3)
     try:
         return bool(control.init_devices([(index, headroom) for index in indices]))
     except TypeError:  # comfy-aimdo 0.4.9 and before
