@@ -29,7 +29,7 @@ DECIDED_AT_IMPORT: Final = {
         "MAX_PINNED_MEMORY",
         "torch.backends.cudnn.benchmark",  # since 0.25 in a function
     ),
-    "comfy.ops": ("scaled_dot_product_attention",),
+    "comfy.ops": ("scaled_dot_product_attention", "torch.backends.cudnn.benchmark"),
     "comfy.ldm.modules.attention": ("COMFY_KITCHEN_INT8_ATTENTION_IS_AVAILABLE",),
 }
 """Module to the names that depend on the device or on the machine's memory."""
