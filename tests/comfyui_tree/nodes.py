@@ -256,7 +256,11 @@ async def load_custom_node(module_path, ignore=(), module_parent="custom_nodes")
     if mappings is None:
         logging.warning(f"Skip {module_path}: it defines no nodes.")
         return False
-    NODE_CLASS_MAPPINGS.update({k: v for k, v in mappings.items() if k not in ignore})
+    for name, kind in mappings.items():
+        if name not in ignore:
+            NODE_CLASS_MAPPINGS[name] = kind
+            pack = os.path.splitext(os.path.basename(module_path))[0]
+            kind.RELATIVE_PYTHON_MODULE = f"{module_parent}.{pack}"
     return True
 
 

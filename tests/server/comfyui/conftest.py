@@ -1,5 +1,6 @@
 """One engine process for all tests: on each release of our tree, and on a real ComfyUI."""
 
+import contextlib
 import functools
 import itertools
 import json
@@ -176,6 +177,7 @@ class Driver:
                     self._jobs[event["job"]].tell(event)
                 else:
                     self._answers.put(event)
+        self._answers.put({"event": "process ended"})
 
 
 def real_comfyui() -> tuple[str, Path]:
@@ -272,12 +274,12 @@ def engine(
     """A loaded and attached engine with all our packs and a preloaded checkpoint."""
     folder = tmp_path_factory.mktemp("engine")
     driver = _make(request.param, folder, trees)
-    loaded = driver.load(
-        extra_model_paths=[str(paths_file(request.param, folder))],
-        preload=[f"checkpoints/{graphs.CHECKPOINT}"],
-        after_restore=["asks_cuda_late"],
-        disabled_nodes=["not_wanted"],
-    )
-    assert loaded == {"event": "loaded"}, (loaded, driver.log)
-    yield driver
-    driver.close()
+    with contextlib.closing(driver):
+        loaded = driver.load(
+            extra_model_paths=[str(paths_file(request.param, folder))],
+            preload=[f"checkpoints/{graphs.CHECKPOINT}"],
+            after_restore=["asks_cuda_late"],
+            disabled_nodes=["not_wanted"],
+        )
+        assert loaded == {"event": "loaded"}, (loaded, driver.log)
+        yield driver

@@ -1,5 +1,4 @@
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -14,6 +13,8 @@ from comfysnap_schema.cli import build_app
 from comfysnap_server.deploy.doctor import examine
 from comfysnap_server.deploy.doctor_nodes import Probed, ProbeError, probe
 from comfysnap_server.deploy.symptoms import Level
+from tests.server.comfyui.conftest import REAL, real_comfyui
+from tests.server.comfyui.trees import RELEASES, build_tree
 
 WriteProject = Callable[[str], Path]
 COMMIT = "1" * 40
@@ -352,20 +353,28 @@ def test_a_folder_that_is_no_comfyui_is_an_error(tmp_path: Path) -> None:
         probe(tmp_path, sys.executable)
 
 
-@pytest.mark.comfyui
-@pytest.mark.timeout(180)
-def test_a_real_comfyui_tells_its_classes_and_which_pack_asks_for_cuda(tmp_path: Path) -> None:
-    checkout, python = os.environ.get("COMFYUI_PATH"), os.environ.get("COMFYUI_PYTHON")
-    if not checkout or not python:
-        pytest.skip("COMFYUI_PATH and COMFYUI_PYTHON are not set")
+@pytest.fixture(params=[*RELEASES, REAL])
+def comfyui(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
+    """A checkout with ``custom_nodes`` of its own, and its interpreter."""
     copy = tmp_path / "ComfyUI"
+    if request.param != "real":
+        return build_tree(request.param, copy), sys.executable
+    python, checkout = real_comfyui()
     copy.mkdir()
-    for item in Path(checkout).iterdir():
+    for item in checkout.iterdir():
         if item.is_file():
             shutil.copy(item, copy)  # ComfyUI finds its folders by the real path of its files
         elif item.name not in {"custom_nodes", ".git"}:
             (copy / item.name).symlink_to(item)
-    pack = copy / "custom_nodes" / "greedy"
+    return copy, python
+
+
+@pytest.mark.timeout(180)
+def test_probing_a_comfyui_shows_its_classes_and_which_pack_asks_for_cuda(
+    comfyui: tuple[Path, str],
+) -> None:
+    checkout, python = comfyui
+    pack = checkout / "custom_nodes" / "greedy"
     pack.mkdir(parents=True)
     (pack / "__init__.py").write_text(
         "import torch\nif torch.cuda.is_available():\n    raise SystemExit\n"
@@ -374,7 +383,7 @@ def test_a_real_comfyui_tells_its_classes_and_which_pack_asks_for_cuda(tmp_path:
         "    def run(self):\n        return ()\n"
         "NODE_CLASS_MAPPINGS = {'Greedy': Greedy}\n"
     )
-    probed = probe(copy, python)
+    probed = probe(checkout, python)
     assert probed.classes["KSampler"] == "nodes"
     assert probed.classes["Greedy"] == "custom_nodes.greedy"
     assert probed.packs["greedy"] is None

@@ -1,7 +1,9 @@
-"""The local backend on a real ComfyUI, in an interpreter of its own."""
+"""The local backend on ComfyUI, in an interpreter of its own."""
 
 import os
 import signal
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,18 +11,10 @@ from comfysnap_schema.graph import Graph
 from comfysnap_schema.jobs import JobStatus
 from comfysnap_server.backends.local import LocalBackend
 from tests.server.backend_suite import request, run
+from tests.server.comfyui.conftest import REAL, real_comfyui
+from tests.server.comfyui.trees import RELEASES, build_tree
 from tests.server.local.conftest import StartBackend
 from tests.server.local.test_crashes import parent_of
-
-PYTHON = os.environ.get("COMFYUI_PYTHON")
-
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.skipif(
-        not (PYTHON and os.environ.get("COMFYUI_PATH")),
-        reason="needs COMFYUI_PATH and COMFYUI_PYTHON",
-    ),
-]
 
 HELLO: Graph = {
     "1": {
@@ -31,10 +25,21 @@ HELLO: Graph = {
 }
 
 
+@pytest.fixture(params=[*RELEASES, REAL])
+def comfyui(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
+    """An interpreter and a checkout: of our tree, or a real one."""
+    if request.param == "real":
+        return real_comfyui()
+    return sys.executable, build_tree(request.param, tmp_path / "ComfyUI")
+
+
 async def test_a_killed_worker_is_forked_again_from_the_loaded_comfyui(
-    start_backend: StartBackend,
+    start_backend: StartBackend, comfyui: tuple[str, Path]
 ) -> None:
-    backend: LocalBackend = await start_backend(engine="comfyui", python=PYTHON, engine_options={})
+    python, checkout = comfyui
+    backend: LocalBackend = await start_backend(
+        engine="comfyui", python=python, engine_options={"path": str(checkout)}
+    )
     first = await run(backend, request(HELLO, timeout=60))
     assert (first.status, first.error) == (JobStatus.SUCCEEDED, None)
     assert first.timings.start_kind == "cold"

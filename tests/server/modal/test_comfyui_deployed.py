@@ -1,4 +1,4 @@
-"""The deployment with the ComfyUI engine: on the tree of our own, and on a real ComfyUI."""
+"""The deployment with the ComfyUI engine: on the trees of our own, and on a real ComfyUI."""
 
 import asyncio
 import io
@@ -20,7 +20,8 @@ from comfysnap_schema.jobs import JobRecord
 from comfysnap_schema.workflows.hello import HelloInput
 from tests.control_plane import ControlPlane
 from tests.server.comfyui import graphs
-from tests.server.comfyui.conftest import TREE, checkpoints, real_comfyui
+from tests.server.comfyui.conftest import REAL, checkpoints, real_comfyui
+from tests.server.comfyui.trees import LATEST, RELEASES, build_tree
 
 pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
 
@@ -63,14 +64,21 @@ class Deployment:
     url: str
 
 
-@pytest.fixture(scope="module", params=["tree", pytest.param("real", marks=pytest.mark.comfyui)])
+on_every_release = pytest.mark.parametrize("deployment", [*RELEASES, REAL], indirect=True)
+on_one_release = pytest.mark.parametrize("deployment", [LATEST, REAL], indirect=True)
+
+
+@pytest.fixture(scope="module")
 def deployment(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Deployment]:
     """A control plane of its own with the engine deployed on it."""
     kind: str = request.param
-    python, path = (sys.executable, TREE) if kind == "tree" else real_comfyui()
     folder = tmp_path_factory.mktemp(kind)
+    if kind == "real":
+        python, path = real_comfyui()
+    else:
+        python, path = sys.executable, build_tree(kind, folder / "ComfyUI")
     shutil.copytree(ROOT / "workflows" / "hello", folder / "workflows" / "hello")
     draw = folder / "workflows" / "draw"
     draw.mkdir()
@@ -120,6 +128,7 @@ async def sampling(client: Client, job_id: str) -> JobRecord:
     raise AssertionError("the job ended first")
 
 
+@on_every_release
 async def test_comfyui_runs_in_a_restored_container(deployment: Deployment, client: Client) -> None:
     (frozen,) = deployment.plane.freeze(WORKER, 1)
     job = await client.infer_async(HelloInput(color=0xFF0000, width=32, height=16))
@@ -133,6 +142,7 @@ async def test_comfyui_runs_in_a_restored_container(deployment: Deployment, clie
     assert set(record.timings.nodes) == {"1", "2", "3"}
 
 
+@on_one_release
 async def test_a_running_comfyui_job_tells_progress_and_stops(
     deployment: Deployment, client: Client
 ) -> None:
@@ -148,6 +158,7 @@ async def test_a_running_comfyui_job_tells_progress_and_stops(
     await client.infer_sync(HelloInput())
 
 
+@on_one_release
 async def test_a_killed_comfyui_container_loses_its_job_alone(
     deployment: Deployment, client: Client
 ) -> None:
@@ -161,6 +172,7 @@ async def test_a_killed_comfyui_container_loses_its_job_alone(
     await client.infer_sync(HelloInput())
 
 
+@on_one_release
 async def test_comfyui_boots_where_a_restore_fails(deployment: Deployment, client: Client) -> None:
     deployment.plane.scale_to_zero(WORKER)
     deployment.plane.freeze(WORKER, 1)
