@@ -9,7 +9,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from tests.server.comfyui.trees import LATEST, PACKS, RELEASES, TREE, build_tree
 __all__ = ["TREE"]
 
 HERE = Path(__file__).parent
+DRIVER = HERE / "driver.py"
 ROOT = HERE.parents[2]
 SOURCES = [ROOT / "packages" / name / "src" for name in ("schema", "server")]
 TIMEOUT = 100.0
@@ -75,7 +76,15 @@ class Running:
 class Driver:
     """The engine's process."""
 
-    def __init__(self, python: str, path: Path, folder: Path, **environment: str) -> None:
+    def __init__(
+        self,
+        python: str,
+        path: Path,
+        folder: Path,
+        *,
+        command: Sequence[str] = (),
+        **environment: str,
+    ) -> None:
         self.path = path
         self._folder = folder
         self._numbers = itertools.count(1)
@@ -85,7 +94,7 @@ class Driver:
         env = {**os.environ, "PYTHONPATH": paths, SCRATCH: str(folder), **environment}
         self._log = (folder / "driver.log").open("wb")
         self._process = subprocess.Popen(
-            [python, str(HERE / "driver.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            command or [python, str(DRIVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=self._log, text=True, env=env,
         )  # fmt: skip
         threading.Thread(target=self._read, daemon=True).start()
@@ -104,6 +113,10 @@ class Driver:
 
     def facts(self) -> Json:
         self._send(do="facts")
+        return self.answer()
+
+    def aimdo(self) -> Json:
+        self._send(do="aimdo")
         return self.answer()
 
     def read(self, *names: str) -> list[Any]:
@@ -152,6 +165,10 @@ class Driver:
 
     def answer(self) -> Json:
         return self._answers.get(timeout=TIMEOUT)
+
+    def wait(self) -> int:
+        """Until the process has ended; its exit code."""
+        return self._process.wait(TIMEOUT)
 
     def close(self) -> None:
         if self._process.stdin is not None:

@@ -70,12 +70,36 @@ def facts(engine: ComfyUIEngine) -> dict[str, Any]:
         "temp": folders.get_temp_directory(),
         "rss_kb": rss,
         "pid": os.getpid(),
+        "out": OUT.fileno(),
         "device": engine.device,
         "dynamic_vram": bool(
             getattr(sys.modules.get("comfy.memory_management"), "aimdo_enabled", 0)
         ),
         "initialized": bool(torch.cuda.is_initialized()),
     }
+
+
+def aimdo(_: ComfyUIEngine) -> dict[str, Any]:
+    """comfy-aimdo's library, and the answer to a call into it; empty in releases without it."""
+    if not hasattr(sys.modules.get("comfy.memory_management"), "aimdo_enabled"):
+        return {}
+    control: Any = sys.modules["comfy_aimdo.control"]
+    mapped = Path("/proc/self/maps").read_text()
+    try:
+        if hasattr(control, "get_devctx"):
+            answer = control.get_devctx(0)
+        else:  # comfy-aimdo 0.1
+            answer = control.get_total_vram_usage()
+    except RuntimeError as error:
+        answer = error
+    return {
+        "library": str(control.lib),
+        "mapped": control.lib._name in mapped,
+        "answer": str(answer),
+    }
+
+
+LOOKS = {"facts": facts, "aimdo": aimdo}
 
 
 def read(name: str) -> Any:
@@ -105,8 +129,8 @@ def main() -> None:
             elif request["do"] == "attach":
                 engine.attach()
                 say(event="attached")
-            elif request["do"] == "facts":
-                say(event="facts", **facts(engine))
+            elif request["do"] in LOOKS:
+                say(event=request["do"], **LOOKS[request["do"]](engine))
             elif request["do"] == "read":
                 values = [read(name) for name in request["names"]]
                 say(event="read", values=json.loads(json.dumps(values, default=str)))
