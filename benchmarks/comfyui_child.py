@@ -78,15 +78,24 @@ def parent(request: dict[str, Any]) -> None:
         os.waitpid(pid, 0)
 
 
+def aimdo() -> str:
+    """comfy-aimdo's library in this process; empty where it is not loaded."""
+    library: Any = getattr(sys.modules.get("comfy_aimdo.control"), "lib", None)
+    mapped = library is not None and library._name in Path("/proc/self/maps").read_text()
+    return str(library) if mapped else ""
+
+
 def waiting(request: dict[str, Any]) -> None:
     """Load, wait for a job in a file (to be dumped meanwhile), run it, say so in another."""
     engine = load(request["options"])
-    say(loaded=True)
-    asked = Path(request["job"])
+    say(loaded=True, aimdo=aimdo())
+    asked, result = Path(request["job"]), Path(request["result"])
     while not asked.exists():
         time.sleep(0.001)
     done = run_once(engine, json.loads(asked.read_text()))
-    Path(request["result"]).write_text(json.dumps(done))
+    whole = result.with_suffix(".part")
+    whole.write_text(json.dumps({**done, "aimdo": aimdo()}))
+    whole.rename(result)
 
 
 def overhead(request: dict[str, Any]) -> None:
