@@ -36,6 +36,14 @@ def test_an_unknown_class_is_an_invalid_graph(engine: Driver) -> None:
     assert "NoSuchNode" in done["error"]["detail"]
 
 
+def test_an_unknown_class_of_a_titled_node_is_named_with_its_node(engine: Driver) -> None:
+    graph = {**graphs.hello(), "7": {**graphs.node("NoSuchNode"), "_meta": {"title": "Mine"}}}
+    error = engine.run(graph, output="3")[0]["error"]
+    said = " ".join([error["detail"], *(problem["message"] for problem in error["fields"])])
+    assert "NoSuchNode" in said
+    assert "7" in said
+
+
 def test_a_graph_without_outputs_is_invalid(engine: Driver) -> None:
     graph = graphs.hello()
     del graph["3"]

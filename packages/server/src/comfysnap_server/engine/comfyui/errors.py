@@ -50,8 +50,12 @@ def validation_error(
     graph: Graph, fields: Mapping[str, str], error: Any, node_errors: Any
 ) -> EngineError:
     """ComfyUI's answer to an invalid graph, on the API fields that feed it."""
-    problems = tuple(_problems(graph, fields, node_errors or {}))
     told: dict[str, Any] = error or {}
+    problems = tuple(_problems(graph, fields, node_errors or {}))
+    node = (told.get("extra_info") or {}).get("node_id")  # of a class that is not there
+    if not problems and node in graph:
+        message = _clean(told.get("message") or "unknown class")
+        problems = (node_problem(graph, fields, node, message),)
     summary = told.get("message") or "a node of the graph is invalid"
     details = None if problems else told.get("details")
     text = _clean(f"{summary}: {details}" if details else summary)
