@@ -52,7 +52,8 @@ def validation_error(
     """ComfyUI's answer to an invalid graph, on the API fields that feed it."""
     told: dict[str, Any] = error or {}
     problems = tuple(_problems(graph, fields, node_errors or {}))
-    node = (told.get("extra_info") or {}).get("node_id")  # of a class that is not there
+    extra: dict[str, Any] = told.get("extra_info") or {}
+    node = extra.get("node_id")  # of a class that is not there
     if not problems and node in graph:
         message = _clean(told.get("message") or "unknown class")
         problems = (node_problem(graph, fields, node, message),)
