@@ -65,6 +65,8 @@ async def serve(root: str, work: Path, answers: Any) -> None:
     app = server.PromptServer(asyncio.get_running_loop())
     await nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=True)
     route = next(route for route in app.routes if getattr(route, "path", "") == "/object_info")
+    if hasattr(server, "seed_assets"):  # 0.9 to 0.14 look for new files in a database, unasked
+        server.seed_assets = len
     response = await route.handler(None)
     rules = inspect.getsource(execution.validate_inputs)
     first = {
