@@ -60,3 +60,11 @@ def test_other_records_pass_as_they_are(key: ApiKey, log: io.StringIO) -> None:
     key.keep_out_of_logs()
     logging.getLogger("a.pack").warning("%d of %d", 1, 2)
     assert log.getvalue() == "1 of 2\n"
+
+
+def test_a_record_whose_arguments_do_not_fit_does_not_fail_the_node(
+    key: ApiKey, log: io.StringIO
+) -> None:
+    key.keep_out_of_logs()
+    logging.getLogger("a.pack").warning(f"%d steps with {KEY}", "many")
+    assert log.getvalue() == "%d steps with ***\n"

@@ -47,7 +47,11 @@ class _Redacting(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Let every record pass, without the key."""
-        message = record.getMessage()
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError):  # arguments that do not fit the text
+            record.args = ()
+            message = str(record.msg)
         clean = self._key.redact(message)
         if clean is not message:
             record.msg, record.args = clean, ()
