@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from comfysnap_schema.workflow import Workflow
+from comfysnap_schema.workflow.apply import Workflow
 
 NODES = 200
 LIMIT_MS = 0.2

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from comfysnap_schema.spec import OutputSpec
+from comfysnap_schema.workflow.map import OutputSpec
 from comfysnap_server.engine.comfyui.engine import ComfyUIEngine
 from comfysnap_server.engine.protocol import EngineJob
 

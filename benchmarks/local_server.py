@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from comfysnap_schema.files import Kind
+from comfysnap_schema.wire.files import Kind
 from comfysnap_server.engine.protocol import EngineJob, EngineResult, ProducedFile, Report
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -54,12 +54,12 @@ class CountingEngine:
 
 def serve(data: Path, size: int) -> None:
     """Serve in this process, telling the address first."""
-    from comfysnap_schema.workflow import load_workflows
+    from comfysnap_schema.workflow.apply import load_workflows
     from comfysnap_server.backends.local import LocalBackend
     from comfysnap_server.backends.local.limits import LocalLimits
     from comfysnap_server.gateway.app import create_app
+    from comfysnap_server.gateway.serving import GatewayServer
     from comfysnap_server.gateway.settings import GatewaySettings
-    from comfysnap_server.serving import GatewayServer
 
     backend = LocalBackend(
         data,

@@ -20,14 +20,14 @@ from typing import Final
 import httpx
 
 from comfysnap_client import Client, PollPolicy
-from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.jobs import JobEvent, JobPage, JobRecord, JobStatus
-from comfysnap_schema.workflow import load_workflows
+from comfysnap_schema.wire.errors import ErrorCode
+from comfysnap_schema.wire.jobs import JobEvent, JobPage, JobRecord, JobStatus
+from comfysnap_schema.workflow.apply import load_workflows
 from comfysnap_schema.workflows.hello import HelloInput
 from comfysnap_server.backends.protocol import BackendError, JobRequest, StoredFile, Submitted
 from comfysnap_server.gateway.app import create_app
+from comfysnap_server.gateway.serving import GatewayServer
 from comfysnap_server.gateway.settings import GatewaySettings
-from comfysnap_server.serving import GatewayServer
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 AT_ONCE: Final = 10

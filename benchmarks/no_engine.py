@@ -2,7 +2,7 @@
 
 import hashlib
 
-from comfysnap_schema.files import Kind
+from comfysnap_schema.wire.files import Kind
 from comfysnap_server.engine.protocol import EngineJob, EngineResult, ProducedFile, Report
 
 

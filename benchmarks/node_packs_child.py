@@ -15,11 +15,11 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, Final, cast
 
-from comfysnap_schema.spec import OutputSpec
+from comfysnap_schema.workflow.map import OutputSpec
 from comfysnap_server.backends.local.parent import thread_holders
 from comfysnap_server.engine.comfyui.engine import ComfyUIEngine
-from comfysnap_server.engine.execute import execute
 from comfysnap_server.engine.protocol import EngineJob
+from comfysnap_server.jobs.run import execute
 
 FORK_LIMIT: Final = 60.0
 """Seconds for a forked process to attach and run the graphs; one that hangs takes them all."""

@@ -27,7 +27,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from comfysnap_client import Client
-from comfysnap_schema.workflow import load_workflows
+from comfysnap_schema.workflow.apply import load_workflows
 from comfysnap_schema.workflows.flux import FluxInput
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -60,8 +60,8 @@ def serve(kind: str, data: Path) -> None:
     """Run one of the servers in this process, telling its address first."""
     from comfysnap_server.backends.local import LocalBackend
     from comfysnap_server.gateway.app import create_app
+    from comfysnap_server.gateway.serving import GatewayServer
     from comfysnap_server.gateway.settings import GatewaySettings
-    from comfysnap_server.serving import GatewayServer
 
     if kind == "bare":
         config = uvicorn.Config(bare_app(), port=0, access_log=False, log_level="warning")

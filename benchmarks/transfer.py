@@ -26,7 +26,7 @@ from local_server import local_server
 from process_memory import peak_mb
 
 from comfysnap_client import Client, RetryPolicy
-from comfysnap_schema.files import OutputFile
+from comfysnap_schema.wire.files import OutputFile
 from comfysnap_schema.workflows.hello import HelloInput, HelloOutput
 from comfysnap_schema.workflows.img2img import Img2imgInput
 

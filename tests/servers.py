@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from fastapi import FastAPI
 
-from comfysnap_server.serving import GatewayServer
+from comfysnap_server.gateway.serving import GatewayServer
 
 
 @contextmanager

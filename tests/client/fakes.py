@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from comfysnap_client import PollPolicy, RetryPolicy
 from comfysnap_schema.base import WorkflowInput, WorkflowOutput
-from comfysnap_schema.files import FileInput, ImageFile
+from comfysnap_schema.wire.files import FileInput, ImageFile
 
 QUICK = RetryPolicy(initial=0.01, maximum=0.05)
 QUICK_POLLS = PollPolicy(initial=0.01, maximum=0.05)

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from comfysnap_client import Client, ConnectionFailed, DeadlineExceeded, cli_run
-from comfysnap_client.cli_inputs import WrongInputs, parse_inputs
-from comfysnap_client.cli_show import (
+from comfysnap_client import Client, ConnectionFailed, DeadlineExceeded
+from comfysnap_client.cli import run
+from comfysnap_client.cli.inputs import WrongInputs, parse_inputs
+from comfysnap_client.cli.show import (
     LiveJob,
     describe,
     job_lines,
@@ -31,9 +32,9 @@ from comfysnap_client.errors import (
     with_job,
 )
 from comfysnap_client.testing import MockServer
-from comfysnap_schema.errors import FieldProblem, Problem
-from comfysnap_schema.files import FileByUrl
-from comfysnap_schema.jobs import JobEvent, JobRecord, Preview, Progress
+from comfysnap_schema.wire.errors import FieldProblem, Problem
+from comfysnap_schema.wire.files import FileByUrl
+from comfysnap_schema.wire.jobs import JobEvent, JobRecord, Preview, Progress
 from tests.client.fakes import CONTRACT, DrawInput, DrawOutput, names
 
 SCHEMA: dict[str, Any] = CONTRACT["input_schema"]
@@ -207,7 +208,7 @@ def test_each_way_to_end_has_its_exit_code(
     async def work(_client: Client) -> None:
         raise error
 
-    assert cli_run.run("http://127.0.0.1:1", 1, work) == code
+    assert run.run("http://127.0.0.1:1", 1, work) == code
     assert capsys.readouterr().err.startswith("error: ")
 
 
@@ -215,7 +216,7 @@ def test_a_wait_that_a_lost_server_ended_says_so(capsys: pytest.CaptureFixture[s
     async def work(_client: Client) -> None:
         raise DeadlineExceeded("late", job_id="job_1") from ConnectionFailed("cannot connect")
 
-    assert cli_run.run("http://127.0.0.1:1", 1, work) == 4
+    assert run.run("http://127.0.0.1:1", 1, work) == 4
     assert "cannot connect" in capsys.readouterr().err
 
 
@@ -223,7 +224,7 @@ def test_a_command_that_ends_well_says_nothing(capsys: pytest.CaptureFixture[str
     async def work(client: Client) -> None:
         assert client.base_url == "http://127.0.0.1:1"
 
-    assert cli_run.run("http://127.0.0.1:1", 1, work) == 0
+    assert run.run("http://127.0.0.1:1", 1, work) == 0
     assert capsys.readouterr() == ("", "")
 
 
@@ -232,10 +233,10 @@ async def test_the_result_of_a_job_is_saved_and_its_paths_printed(
 ) -> None:
     done = DrawOutput(images=(comfysnap_server.image(),), text="a fox")
     comfysnap_server.on(DrawInput).succeeds(done)
-    shown = cli_run.Shown(out=tmp_path, previews=None, json=False)
+    shown = run.Shown(out=tmp_path, previews=None, json=False)
     async with comfysnap_server.client() as client:
         job = await client.infer_async(DrawInput(prompt="a fox"))
-        await cli_run.result(client, job.id, shown, 10)
+        await run.result(client, job.id, shown, 10)
     (saved,) = (tmp_path / name for name in names(tmp_path))
     assert capsys.readouterr().out == f"{saved}\ntext: a fox\n"
 
@@ -249,11 +250,11 @@ async def test_a_folder_that_nobody_may_write_to_is_named_with_the_job(
     monkeypatch.setattr(os, "access", access)
     done = DrawOutput(images=(comfysnap_server.image(),), text="a fox")
     comfysnap_server.on(DrawInput).succeeds(done)
-    shown = cli_run.Shown(out=tmp_path, previews=None, json=False)
+    shown = run.Shown(out=tmp_path, previews=None, json=False)
     async with comfysnap_server.client() as client:
         job = await client.infer_async(DrawInput(prompt="a fox"))
         with pytest.raises(PermissionError) as caught:
-            await cli_run.result(client, job.id, shown, 10)
+            await run.result(client, job.id, shown, 10)
     assert caught.value.filename == str(tmp_path)
     assert job_id_of(caught.value) == job.id
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from starlette.responses import JSONResponse, Response
 
-from comfysnap_client import Progress, cli_demo
+from comfysnap_client import Progress
+from comfysnap_client.cli import demo
 from comfysnap_client.testing import MockServer
 from comfysnap_schema.workflows.flux import FluxInput, FluxOutput
 from tests.client.fakes import CONTRACT, FakeServer, answering, problem
@@ -233,7 +234,7 @@ async def test_the_demo_that_loses_its_parent_cancels_the_job(
 ) -> None:
     server.outputs = None
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "comfysnap_client.cli_demo", server.url, "a fox", tmp_path,
+        sys.executable, "-m", "comfysnap_client.cli.demo", server.url, "a fox", tmp_path,
         stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     await server.until(lambda: bool(server.asked("/check_status")))
@@ -254,7 +255,7 @@ async def test_the_demo_tells_each_node_once_and_saves_the_picture(
     done = FluxOutput(images=[comfysnap_server.image()])
     comfysnap_server.on(FluxInput).succeeds(done, after=steps)
     async with comfysnap_server.client() as client:
-        saved = await cli_demo.draw(client, "a fox", tmp_path)
-        assert await cli_demo.draw(client, "a fox", tmp_path) != saved
+        saved = await demo.draw(client, "a fox", tmp_path)
+        assert await demo.draw(client, "a fox", tmp_path) != saved
     assert saved.read_bytes().startswith(b"\x89PNG")
     assert capsys.readouterr().out.count("KSampler") == 2  # once a run

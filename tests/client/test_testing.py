@@ -21,8 +21,8 @@ from comfysnap_client import (
     untyped,
 )
 from comfysnap_client.testing import MockServer, mock_server
-from comfysnap_schema.errors import FieldProblem
-from comfysnap_schema.files import OutputFile
+from comfysnap_schema.wire.errors import FieldProblem
+from comfysnap_schema.wire.files import OutputFile
 from tests.client.fakes import DrawInput, DrawOutput, eventually
 
 FOX = DrawInput(prompt="a fox")

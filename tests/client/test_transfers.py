@@ -24,7 +24,7 @@ from comfysnap_client import (
     untyped,
 )
 from comfysnap_client.downloads import safe_name
-from comfysnap_schema.files import FileBySha256, OutputFile
+from comfysnap_schema.wire.files import FileBySha256, OutputFile
 from tests.client.fakes import DrawInput, FakeServer, names, refused
 
 BIG = os.urandom(1_500_000)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from comfysnap_client import Client
-from comfysnap_schema.workflow import load_workflows
+from comfysnap_schema.workflow.apply import load_workflows
 from comfysnap_server.backends.local import LocalBackend
 from comfysnap_server.gateway.app import create_app
 from comfysnap_server.gateway.settings import GatewaySettings

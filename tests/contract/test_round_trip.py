@@ -11,7 +11,7 @@ from PIL import Image
 
 from comfysnap_client import Client, InvalidInput, JobCancelled, NotFound
 from comfysnap_schema.base import WorkflowInput
-from comfysnap_schema.jobs import JobStatus
+from comfysnap_schema.wire.jobs import JobStatus
 from comfysnap_schema.workflows.flux import FluxInput, FluxOutput
 from comfysnap_schema.workflows.hello import HelloInput
 from comfysnap_schema.workflows.img2img import Img2imgInput

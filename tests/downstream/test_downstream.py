@@ -31,7 +31,7 @@ def test_a_wrong_field_is_a_type_error(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.py"
     wrong.write_text(
         "from comfysnap_client import Client\n"
-        "from comfysnap_schema.files import ImageFile\n"
+        "from comfysnap_schema.wire.files import ImageFile\n"
         "from comfysnap_schema.workflows.flux import FluxInput\n\n"
         "async def main(client: Client) -> ImageFile:\n"
         '    image: ImageFile = (await client.infer_sync(FluxInput(prompt="x"))).images[0]\n'

@@ -5,8 +5,8 @@ from typing import Any, cast
 
 import pytest
 
-from comfysnap_schema.jobs import JobStatus
-from comfysnap_schema.spec import OutputSpec
+from comfysnap_schema.wire.jobs import JobStatus
+from comfysnap_schema.workflow.map import OutputSpec
 from comfysnap_server.backends.local import LocalBackend, LocalLimits
 from comfysnap_server.backends.protocol import JobRequest
 from tests.server.backend_suite import finish, request, run

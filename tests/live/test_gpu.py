@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from comfysnap_schema.jobs import JobStatus
+from comfysnap_schema.wire.jobs import JobStatus
 from comfysnap_server.backends.local import LocalBackend
 from tests.live.test_comfyui_backend import asked
 from tests.server.backend_suite import run

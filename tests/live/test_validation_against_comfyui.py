@@ -16,12 +16,12 @@ from typing import Any, cast
 
 import pytest
 
-from comfysnap_schema.errors import GraphError
-from comfysnap_schema.graph import Graph, parse_graph
-from comfysnap_schema.nodes import Catalogue
-from comfysnap_schema.ui_format import import_ui, is_ui_format
-from comfysnap_schema.validation import Finding, Verdict, judge_graph
-from comfysnap_schema.validation_rules import fits
+from comfysnap_schema.comfy.catalogue import Catalogue
+from comfysnap_schema.comfy.graph import Graph, parse_graph
+from comfysnap_schema.comfy.rules import fits
+from comfysnap_schema.comfy.ui_export.convert import import_ui, is_ui_format
+from comfysnap_schema.comfy.validation import Finding, Verdict, judge_graph
+from comfysnap_schema.wire.errors import GraphError
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.timeout(300)]
 

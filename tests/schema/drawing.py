@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from comfysnap_schema.errors import UiFormatError
-from comfysnap_schema.graph import Graph
-from comfysnap_schema.nodes import Catalogue
-from comfysnap_schema.ui_format import import_ui
+from comfysnap_schema.comfy.catalogue import Catalogue
+from comfysnap_schema.comfy.graph import Graph
+from comfysnap_schema.comfy.ui_export.convert import import_ui
+from comfysnap_schema.wire.errors import UiFormatError
 
 Json = dict[str, Any]
 

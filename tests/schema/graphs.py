@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from comfysnap_schema.graph import Graph
-from comfysnap_schema.nodes import Catalogue
-from comfysnap_schema.propose import Proposal
+from comfysnap_schema.comfy.catalogue import Catalogue
+from comfysnap_schema.comfy.graph import Graph
+from comfysnap_schema.propose.proposal import Proposal
 
 
 def node(class_type: str, title: str = "", /, **inputs: Any) -> Any:

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from comfysnap_schema import workflows
 from comfysnap_schema.base import WorkflowInput
-from comfysnap_schema.codegen import generate
-from comfysnap_schema.workflow import Workflow, load_workflows
+from comfysnap_schema.codegen.emit import generate
+from comfysnap_schema.workflow.apply import Workflow, load_workflows
 
 MakeWorkflow = Callable[..., Path]
 Model = type[WorkflowInput[Any]]

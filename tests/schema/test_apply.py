@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from comfysnap_schema.errors import InputError, WorkflowError
-from comfysnap_schema.graph import Graph, InputPath
-from comfysnap_schema.parameters import RANDOM_BELOW, Parameter
-from comfysnap_schema.spec import OutputSpec, WorkflowSpec
-from comfysnap_schema.workflow import Workflow, load_workflows
+from comfysnap_schema.comfy.graph import Graph, InputPath
+from comfysnap_schema.wire.errors import InputError, WorkflowError
+from comfysnap_schema.workflow.apply import Workflow, load_workflows
+from comfysnap_schema.workflow.map import OutputSpec, WorkflowSpec
+from comfysnap_schema.workflow.parameters import RANDOM_BELOW, Parameter
 
 MakeWorkflow = Callable[..., Path]
 

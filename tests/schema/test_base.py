@@ -8,7 +8,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from comfysnap_schema.base import NoBool, WorkflowInput, WorkflowOutput, output_type, wire_inputs
-from comfysnap_schema.files import FileByUrl, FileNotBoundError, ImageFile
+from comfysnap_schema.wire.files import FileByUrl, FileNotBoundError, ImageFile
 from comfysnap_schema.workflows import FluxInput, FluxOutput, Img2imgInput, VideoOutput
 
 
@@ -106,7 +106,7 @@ async def test_a_file_that_no_client_handed_out_cannot_be_read(tmp_path: Path) -
 
 
 async def test_a_file_is_read_through_the_client_that_handed_it_out(tmp_path: Path) -> None:
-    from comfysnap_schema.files import READER_CONTEXT
+    from comfysnap_schema.wire.files import READER_CONTEXT
 
     class Reader:
         async def read(self, file: ImageFile) -> bytes:

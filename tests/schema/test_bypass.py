@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from comfysnap_schema.errors import WorkflowError
-from comfysnap_schema.workflow import Workflow
+from comfysnap_schema.wire.errors import WorkflowError
+from comfysnap_schema.workflow.apply import Workflow
 
 MakeWorkflow = Callable[..., Path]
 

@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from comfysnap_schema import cli
-from comfysnap_schema.errors import SchemaError
+from comfysnap_schema.wire.errors import SchemaError
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

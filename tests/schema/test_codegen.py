@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comfysnap_schema.codegen import generate
-from comfysnap_schema.codegen_schema import docstring, wrapped_string
-from comfysnap_schema.errors import WorkflowError
-from comfysnap_schema.workflow import Workflow, load_workflows
+from comfysnap_schema.codegen.emit import generate
+from comfysnap_schema.codegen.schema import docstring, wrapped_string
+from comfysnap_schema.wire.errors import WorkflowError
+from comfysnap_schema.workflow.apply import Workflow, load_workflows
 
 MakeWorkflow = Callable[..., Path]
 

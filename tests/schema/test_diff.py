@@ -10,14 +10,14 @@ import pytest
 from typer.testing import CliRunner
 
 from comfysnap_schema.cli import build_app
-from comfysnap_schema.contract import Contract, contract_of
-from comfysnap_schema.diff import compare
-from comfysnap_schema.errors import WorkflowError
-from comfysnap_schema.files import Kind
-from comfysnap_schema.history import CONTRACTS_FILE, History, read_history
-from comfysnap_schema.parameters import Parameter
-from comfysnap_schema.spec import OutputSpec
-from comfysnap_schema.workflow import Workflow
+from comfysnap_schema.wire.errors import WorkflowError
+from comfysnap_schema.wire.files import Kind
+from comfysnap_schema.workflow.apply import Workflow
+from comfysnap_schema.workflow.contract import Contract, contract_of
+from comfysnap_schema.workflow.diff import compare
+from comfysnap_schema.workflow.history import CONTRACTS_FILE, History, read_history
+from comfysnap_schema.workflow.map import OutputSpec
+from comfysnap_schema.workflow.parameters import Parameter
 
 MakeWorkflow = Callable[..., Path]
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from comfysnap_schema.errors import GraphError
-from comfysnap_schema.graph import (
+from comfysnap_schema.comfy.graph import (
     MAX_GRAPH_BYTES,
     Graph,
     InputPath,
@@ -17,6 +16,7 @@ from comfysnap_schema.graph import (
     read_graph,
     title_of,
 )
+from comfysnap_schema.wire.errors import GraphError
 
 NODE: dict[str, Any] = {"class_type": "SaveImage", "inputs": {"images": ["2", 0]}}
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from comfysnap_schema.errors import ErrorCode, Problem
-from comfysnap_schema.jobs import JobRecord, JobStatus
+from comfysnap_schema.wire.errors import ErrorCode, Problem
+from comfysnap_schema.wire.jobs import JobRecord, JobStatus
 
 
 def record(status: str) -> JobRecord:

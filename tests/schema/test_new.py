@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from comfysnap_schema.checking import check_workflow
 from comfysnap_schema.cli import build_app
-from comfysnap_schema.errors import SchemaError
-from comfysnap_schema.files import Kind
-from comfysnap_schema.graph import read_graph
-from comfysnap_schema.nodes import CATALOGUE_FILE, Catalogue
-from comfysnap_schema.project import read_project
-from comfysnap_schema.propose import ProposedOutput, propose
-from comfysnap_schema.scaffold import write_workflow
-from comfysnap_schema.spec import OutputSpec
-from comfysnap_schema.workflow import Workflow, load_workflows
+from comfysnap_schema.comfy.catalogue import CATALOGUE_FILE, Catalogue
+from comfysnap_schema.comfy.graph import read_graph
+from comfysnap_schema.propose.folder import write_workflow
+from comfysnap_schema.propose.proposal import ProposedOutput, propose
+from comfysnap_schema.wire.errors import SchemaError
+from comfysnap_schema.wire.files import Kind
+from comfysnap_schema.workflow.apply import Workflow, load_workflows
+from comfysnap_schema.workflow.check import check_workflow
+from comfysnap_schema.workflow.map import OutputSpec
+from comfysnap_schema.workflow.project import read_project
 
 MakeWorkflow = Callable[..., Path]
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from comfysnap_schema.errors import CatalogueError
-from comfysnap_schema.files import Kind
-from comfysnap_schema.nodes import Catalogue, InputDef
-from comfysnap_schema.nodes_read import read_object_info
+from comfysnap_schema.comfy.catalogue import Catalogue, InputDef
+from comfysnap_schema.comfy.reading import read_object_info
+from comfysnap_schema.wire.errors import CatalogueError
+from comfysnap_schema.wire.files import Kind
 
 
 def entry(required: dict[str, Any], **more: Any) -> dict[str, Any]:

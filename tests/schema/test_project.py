@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from comfysnap_schema.errors import ProjectError
-from comfysnap_schema.project import find_project, open_project, read_project
+from comfysnap_schema.wire.errors import ProjectError
+from comfysnap_schema.workflow.project import find_project, open_project, read_project
 
 
 def test_the_committed_project_is_read_with_absolute_folders(root: Path) -> None:

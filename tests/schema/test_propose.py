@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from comfysnap_schema.files import Kind
-from comfysnap_schema.graph import Graph
-from comfysnap_schema.nodes import Catalogue
-from comfysnap_schema.propose import propose
+from comfysnap_schema.comfy.catalogue import Catalogue
+from comfysnap_schema.comfy.graph import Graph
+from comfysnap_schema.propose.proposal import propose
+from comfysnap_schema.wire.files import Kind
 from tests.schema.graphs import node, paths, text_to_image
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from comfysnap_schema.files import Kind
-from comfysnap_schema.graph import Graph, parse_graph
-from comfysnap_schema.nodes import Catalogue
-from comfysnap_schema.propose import propose
+from comfysnap_schema.comfy.catalogue import Catalogue
+from comfysnap_schema.comfy.graph import Graph, parse_graph
+from comfysnap_schema.propose.proposal import propose
+from comfysnap_schema.wire.files import Kind
 from tests.schema.graphs import catalogue, node, paths, text_to_image
 
 MODELS = [

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from comfysnap_schema.errors import GraphError
-from comfysnap_schema.graph import parse_graph
-from comfysnap_schema.ui_format import import_ui, is_ui_format, read_export
+from comfysnap_schema.comfy.graph import parse_graph
+from comfysnap_schema.comfy.ui_export.convert import import_ui, is_ui_format, read_export
+from comfysnap_schema.wire.errors import GraphError
 from tests.schema.drawing import (
     CATALOGUE,
     Json,

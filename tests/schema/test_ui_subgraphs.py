@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from comfysnap_schema.ui_format import import_ui
+from comfysnap_schema.comfy.ui_export.convert import import_ui
 from tests.schema.drawing import CATALOGUE, Json, inputs, node, refusals, slot, subgraph, ui
 
 

@@ -15,16 +15,16 @@ from typing import Any
 
 import pytest
 
-from comfysnap_schema import codegen, generated
-from comfysnap_schema.checking import check_workflow
-from comfysnap_schema.errors import UiFormatError
-from comfysnap_schema.graph import Graph
-from comfysnap_schema.nodes import Catalogue
-from comfysnap_schema.propose import propose
-from comfysnap_schema.scaffold import write_workflow
-from comfysnap_schema.ui_format import import_ui, is_ui_format
-from comfysnap_schema.validation import validate_graph
-from comfysnap_schema.workflow import load_workflows
+from comfysnap_schema.codegen import drift, emit
+from comfysnap_schema.comfy.catalogue import Catalogue
+from comfysnap_schema.comfy.graph import Graph
+from comfysnap_schema.comfy.ui_export.convert import import_ui, is_ui_format
+from comfysnap_schema.comfy.validation import validate_graph
+from comfysnap_schema.propose.folder import write_workflow
+from comfysnap_schema.propose.proposal import propose
+from comfysnap_schema.wire.errors import UiFormatError
+from comfysnap_schema.workflow.apply import load_workflows
+from comfysnap_schema.workflow.check import check_workflow
 
 pytestmark = [pytest.mark.shared, pytest.mark.timeout(300)]
 
@@ -95,7 +95,7 @@ def test_good_templates_become_workflows_that_pass_every_check(
         assert check_workflow(scaffold.workflow).findings == (), title
     workflows = load_workflows(tmp_path / "workflows")
     models = tmp_path / "models"
-    generated.write(models, codegen.generate(workflows, package="models"))
+    drift.write(models, emit.generate(workflows, package="models"))
     config = {"include": ["models"], "typeCheckingMode": "strict", "pythonVersion": "3.11"}
     (tmp_path / "pyrightconfig.json").write_text(json.dumps(config))
     pyright = subprocess.run(

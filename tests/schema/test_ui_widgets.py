@@ -2,7 +2,7 @@
 
 import pytest
 
-from comfysnap_schema.ui_format import import_ui
+from comfysnap_schema.comfy.ui_export.convert import import_ui
 from tests.schema.drawing import CATALOGUE, inputs, node, refusals, slot, ui
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from comfysnap_schema.graph import Graph
-from comfysnap_schema.nodes import Catalogue
-from comfysnap_schema.validation import Finding, judge_graph, validate_graph
+from comfysnap_schema.comfy.catalogue import Catalogue
+from comfysnap_schema.comfy.graph import Graph
+from comfysnap_schema.comfy.validation import Finding, judge_graph, validate_graph
 
 
 def entry(output: list[Any], output_node: bool = False, /, **required: Any) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from comfysnap_schema.errors import GraphError, SchemaError, WorkflowError
-from comfysnap_schema.files import Kind
-from comfysnap_schema.workflow import Workflow, load_workflows
+from comfysnap_schema.wire.errors import GraphError, SchemaError, WorkflowError
+from comfysnap_schema.wire.files import Kind
+from comfysnap_schema.workflow.apply import Workflow, load_workflows
 
 MakeWorkflow = Callable[..., Path]
 

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.files import FileBySha256, FileByUrl, Kind
-from comfysnap_schema.graph import Graph
-from comfysnap_schema.jobs import JobEvent, JobRecord, JobStatus
-from comfysnap_schema.spec import OutputSpec
+from comfysnap_schema.comfy.graph import Graph
+from comfysnap_schema.wire.errors import ErrorCode
+from comfysnap_schema.wire.files import FileBySha256, FileByUrl, Kind
+from comfysnap_schema.wire.jobs import JobEvent, JobRecord, JobStatus
+from comfysnap_schema.workflow.map import OutputSpec
 from comfysnap_server.backends.protocol import Backend, BackendError, JobRequest
 
 STEP_S = 0.02

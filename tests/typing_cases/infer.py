@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import reveal_type
 
 from comfysnap_client import Client
-from comfysnap_schema.files import FileByUrl
+from comfysnap_schema.wire.files import FileByUrl
 from comfysnap_schema.workflows import FluxInput, FluxOutput, HelloInput, Img2imgInput, VideoInput
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from comfysnap_server.backends.addresses import is_public
-from comfysnap_server.backends.fetch import FetchError, FetchPolicy, fetch
+from comfysnap_server.jobs.fetch import FetchError, FetchPolicy, fetch
+from comfysnap_server.jobs.ssrf import is_public
 
 LOOPBACK = FetchPolicy(allow=("127.0.0.1/32",), max_bytes=100_000, timeout=10)
 CONTENT = bytes(range(256)) * 100

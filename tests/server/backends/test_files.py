@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.files import FileBySha256
-from comfysnap_server.backends.fetch import FetchPolicy
-from comfysnap_server.backends.files import FileStore
-from comfysnap_server.backends.materialise import InputUnavailableError, materialise
+from comfysnap_schema.wire.errors import ErrorCode
+from comfysnap_schema.wire.files import FileBySha256
 from comfysnap_server.backends.protocol import BackendError
+from comfysnap_server.jobs.fetch import FetchPolicy
+from comfysnap_server.jobs.files import FileStore
+from comfysnap_server.jobs.stage import InputUnavailableError, materialise
 from tests.server.backend_suite import loading, request
 
 

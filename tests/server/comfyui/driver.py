@@ -10,11 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from comfysnap_schema.jobs import Progress
-from comfysnap_schema.spec import OutputSpec
+from comfysnap_schema.wire.jobs import Progress
+from comfysnap_schema.workflow.map import OutputSpec
 from comfysnap_server.engine.comfyui.engine import ComfyUIEngine
-from comfysnap_server.engine.execute import execute
 from comfysnap_server.engine.protocol import EngineJob, PreviewFrame
+from comfysnap_server.jobs.run import execute
 
 OUT = os.fdopen(os.dup(1), "w", buffering=1)
 os.dup2(2, 1)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.files import Kind
-from comfysnap_schema.spec import OutputSpec
+from comfysnap_schema.wire.errors import ErrorCode
+from comfysnap_schema.wire.files import Kind
+from comfysnap_schema.workflow.map import OutputSpec
 from comfysnap_server.engine.comfyui.cache import (
     KeptResult,
     names,
@@ -28,8 +28,8 @@ from comfysnap_server.engine.comfyui.folders import is_outside
 from comfysnap_server.engine.comfyui.interrupt import REMEMBERED, Interrupts
 from comfysnap_server.engine.comfyui.outputs import Folders, collect
 from comfysnap_server.engine.comfyui.resources import held_resources
-from comfysnap_server.engine.make import EngineChoiceError, make_engine
 from comfysnap_server.engine.protocol import ProducedFile
+from comfysnap_server.engine.registry import EngineChoiceError, make_engine
 from tests.server.comfyui import graphs
 from tests.server.comfyui.conftest import NewDriver
 

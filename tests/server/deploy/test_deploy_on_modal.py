@@ -186,8 +186,8 @@ def check_layers(prepared: ControlPlane) -> None:
     found = layers(prepared, created(prepared, "Worker.*").image_id)
     commands = ["\n".join(image.dockerfile_commands) for _, image in found]
     torch = "--torch-backend=cu128 torch==2.8.0 torchvision torchaudio==2.8.0"
-    marks = ["espeak-ng", COMMIT, "--exclude-newer", torch, "sageattention==1.0.6", "nodes_install",
-             "ln -s /models", "engine.comfyui.selftest", "COMFYSNAP_PROJECT"]  # fmt: skip
+    marks = ["espeak-ng", COMMIT, "--exclude-newer", torch, "sageattention==1.0.6",
+             "nodepacks.install", "ln -s /models", "engine.comfyui.selftest", "COMFYSNAP_PROJECT"]  # fmt: skip
     places = [next(i for i, text in enumerate(commands) if mark in text) for mark in marks]
     assert places == sorted(places)
     assert all("--compile-bytecode" in text for text in commands if "uv pip install" in text)

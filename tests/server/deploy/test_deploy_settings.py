@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from comfysnap_schema.errors import ProjectError
+from comfysnap_schema.wire.errors import ProjectError
 from comfysnap_server.deploy.deployment import Deployment, SettingsError, read_deployment
 from comfysnap_server.deploy.engine_options import engine_options
 from comfysnap_server.deploy.gateway_settings import gateway_settings

@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from comfysnap_schema.cli import build_app
-from comfysnap_server.deploy.doctor import examine
-from comfysnap_server.deploy.doctor_nodes import Probed, ProbeError, probe
-from comfysnap_server.deploy.symptoms import Level
+from comfysnap_server.doctor.examine import examine
+from comfysnap_server.doctor.nodes import Probed, ProbeError, probe
+from comfysnap_server.doctor.symptoms import Level
 from tests.server.comfyui.conftest import REAL, real_comfyui
 from tests.server.comfyui.trees import RELEASES, build_tree
 
@@ -397,7 +397,7 @@ def test_probing_a_comfyui_shows_its_classes_and_which_pack_asks_for_cuda(
 def test_a_comfyui_that_hangs_or_tells_nothing_does_not_load(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
-    monkeypatch.setattr("comfysnap_server.deploy.doctor_nodes.PROBE_TIMEOUT", 0.5)
+    monkeypatch.setattr("comfysnap_server.doctor.nodes.PROBE_TIMEOUT", 0.5)
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\nexec {script}\n")
     python.chmod(0o755)

@@ -10,7 +10,7 @@ import pytest
 
 import comfysnap_schema
 import comfysnap_server
-from comfysnap_schema.errors import ProjectError
+from comfysnap_schema.wire.errors import ProjectError
 from comfysnap_server.deploy.deployment import SettingsError, read_deployment
 from comfysnap_server.deploy.image import (
     build_image,

@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from comfysnap_schema.cli import build_app
-from comfysnap_schema.errors import SchemaError
+from comfysnap_schema.wire.errors import SchemaError
 from comfysnap_server.deploy.deployment import read_deployment
-from comfysnap_server.deploy.models_used import model_references, unused_files
+from comfysnap_server.models.usage import model_references, unused_files
 from tests.server.deploy.model_server import ModelServer, Served, serve_models
 
 WriteProject = Callable[[str], Path]

@@ -10,10 +10,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from comfysnap_server.deploy.model_list import ModelEntry
-from comfysnap_server.deploy.models_folder import ModelsFolder
-from comfysnap_server.deploy.models_sources import ModelError
-from comfysnap_server.deploy.models_sync import (
+from comfysnap_server.models.folder import ModelsFolder
+from comfysnap_server.models.listed import ModelEntry
+from comfysnap_server.models.sources import ModelError
+from comfysnap_server.models.sync import (
     Brought,
     Failed,
     Planned,
@@ -22,7 +22,7 @@ from comfysnap_server.deploy.models_sync import (
     SyncOptions,
     sync,
 )
-from comfysnap_server.deploy.models_transfer import TransferPolicy
+from comfysnap_server.models.transfer import TransferPolicy
 from tests.server.deploy.model_server import ModelServer, Served, serve_models
 
 QUICK = TransferPolicy(attempts=3, wait_initial=0, wait_max=0)

@@ -15,10 +15,10 @@ import packaging
 import pytest
 from typer.testing import CliRunner
 
-import comfysnap_server.deploy.nodes_install as nodes_install
+import comfysnap_server.nodepacks.install as nodes_install
 from comfysnap_schema.cli import build_app
-from comfysnap_server.deploy.nodes_fetch import Sources, full_commit
-from comfysnap_server.deploy.nodes_snapshot import GitPack, NodeSnapshot
+from comfysnap_server.nodepacks.fetch import Sources, full_commit
+from comfysnap_server.nodepacks.manifest import GitPack, NodeSnapshot
 from tests.server.deploy.node_sources import BROKEN, Host, git, make_wheel, serve
 
 pytestmark = pytest.mark.skipif(shutil.which("uv") is None, reason="needs uv")
@@ -661,14 +661,17 @@ def test_a_wrong_snapshot_fails_before_anything_is_fetched(tmp_path: Path) -> No
 
 def test_the_installer_runs_with_its_own_modules_and_packaging_alone(tmp_path: Path) -> None:
     """As in the image build, where nothing else of ours is there yet."""
-    source, target = Path(nodes_install.__file__).parent, tmp_path / "comfysnap_server" / "deploy"
+    source, target = (
+        Path(nodes_install.__file__).parent,
+        tmp_path / "comfysnap_server" / "nodepacks",
+    )
     target.mkdir(parents=True)
-    for module in source.glob("nodes_*.py"):
+    for module in source.glob("*.py"):
         shutil.copy(module, target)
     (tmp_path / "packaging").symlink_to(Path(packaging.__file__).parent)
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r}); "
-        "from comfysnap_server.deploy.nodes_install import main; main(['--help'])"
+        "from comfysnap_server.nodepacks.install import main; main(['--help'])"
     )
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True

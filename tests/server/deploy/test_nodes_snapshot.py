@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from comfysnap_server.deploy.nodes_snapshot import (
+from comfysnap_server.nodepacks.manifest import (
     FilePack,
     GitPack,
     RegistryPack,

@@ -10,9 +10,9 @@ from packaging.requirements import Requirement
 
 import comfysnap_server.engine.comfyui.pins as comfyui
 from comfysnap_server.deploy.image import requirements
-from comfysnap_server.deploy.nodes_install import OURS
 from comfysnap_server.deploy.settings import DeploySettings
 from comfysnap_server.engine.comfyui.release import TESTED
+from comfysnap_server.nodepacks.install import OURS
 from tests.server.comfyui.conftest import real_comfyui
 
 ROOT = Path(__file__).parents[3]

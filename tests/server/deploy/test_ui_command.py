@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from comfysnap_server.deploy.ui_command import UiCommand, comfyui_command, read_options
+from comfysnap_server.ui.command import UiCommand, comfyui_command, read_options
 
 WriteProject = Callable[[str], Path]
 
@@ -91,10 +91,7 @@ def test_the_app_takes_checkout_arguments_and_model_paths_from_the_settings(
         f'[deploy]\nextra_model_paths = "{name}"\nengine_options = {{arguments = ["--lowvram"]}}\n'
     )
     checkout = write_checkout(tmp_path / "comfyui", NEW, manager=True)
-    ask = (
-        "import json; from comfysnap_server.deploy import ui_app; "
-        "print(json.dumps(ui_app.comfyui().argv))"
-    )
+    ask = "import json; from comfysnap_server.ui import app; print(json.dumps(app.comfyui().argv))"
     environment = os.environ | {
         "COMFYSNAP_PROJECT": str(project),
         "COMFYSNAP_FILES_DIR": str(tmp_path / "files"),

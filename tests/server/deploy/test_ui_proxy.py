@@ -12,8 +12,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from comfysnap_server.deploy.ui_command import comfyui_command
-from comfysnap_server.deploy.ui_proxy import UiProxy
+from comfysnap_server.ui.command import comfyui_command
+from comfysnap_server.ui.proxy import UiProxy
 
 TOKEN = "a-token-of-some-length"
 
@@ -250,7 +250,7 @@ def free_port() -> int:
 
 async def start_proxy(port: int, upstream: int, *command: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "comfysnap_server.deploy.ui_proxy", "--host", "127.0.0.1",
+        sys.executable, "-m", "comfysnap_server.ui.proxy", "--host", "127.0.0.1",
         "--port", str(port), "--upstream", str(upstream), "--plain-http", *command,
         env=os.environ | {"COMFYSNAP_UI_TOKEN": TOKEN},
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from comfysnap_schema.graph import Graph
-from comfysnap_schema.spec import OutputSpec
-from comfysnap_server.engine.execute import Outcome, execute
-from comfysnap_server.engine.make import make_engine
+from comfysnap_schema.comfy.graph import Graph
+from comfysnap_schema.workflow.map import OutputSpec
 from comfysnap_server.engine.protocol import Engine, EngineJob, Report
+from comfysnap_server.engine.registry import make_engine
+from comfysnap_server.jobs.run import Outcome, execute
 
 MakeJob = Callable[..., EngineJob]
 RunGraph = Callable[..., Outcome]

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
-from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.files import Kind, OutputFile
-from comfysnap_schema.spec import OutputSpec
-from comfysnap_server.engine.execute import Outcome, execute
+from comfysnap_schema.wire.errors import ErrorCode
+from comfysnap_schema.wire.files import Kind, OutputFile
+from comfysnap_schema.workflow.map import OutputSpec
 from comfysnap_server.engine.outputs import MAX_NAME, output_files, safe_name, wire_outputs
 from comfysnap_server.engine.protocol import EngineJob, EngineResult, ProducedFile, Report
-from comfysnap_server.engine.simulated import SimulatedEngine
+from comfysnap_server.engine.simulated.engine import SimulatedEngine
+from comfysnap_server.jobs.run import Outcome, execute
 from tests.server.engine.conftest import MakeJob
 
 

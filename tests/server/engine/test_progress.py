@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comfysnap_schema.graph import Graph
+from comfysnap_schema.comfy.graph import Graph
 from comfysnap_server.engine.progress import SAMPLER_WEIGHT, ProgressMeter, weight_of
 
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.files import Kind
-from comfysnap_schema.graph import Graph
-from comfysnap_schema.jobs import JobStatus, Progress
-from comfysnap_schema.spec import OutputSpec
-from comfysnap_server.engine.execute import Outcome, execute
-from comfysnap_server.engine.make import make_engine
+from comfysnap_schema.comfy.graph import Graph
+from comfysnap_schema.wire.errors import ErrorCode
+from comfysnap_schema.wire.files import Kind
+from comfysnap_schema.wire.jobs import JobStatus, Progress
+from comfysnap_schema.workflow.map import OutputSpec
 from comfysnap_server.engine.protocol import Engine, EngineJob, PreviewFrame
+from comfysnap_server.engine.registry import make_engine
+from comfysnap_server.jobs.run import Outcome, execute
 
 RunGraph = Callable[..., Outcome]
 MakeJob = Callable[..., EngineJob]

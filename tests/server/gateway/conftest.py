@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from comfysnap_schema.workflow import Workflow
+from comfysnap_schema.workflow.apply import Workflow
 from comfysnap_server.gateway.app import create_app
 from comfysnap_server.gateway.settings import GatewaySettings
 from tests.server.gateway.fakes import FakeBackend

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.jobs import JobEvent, JobPage, JobRecord, JobStatus
+from comfysnap_schema.wire.errors import ErrorCode
+from comfysnap_schema.wire.jobs import JobEvent, JobPage, JobRecord, JobStatus
 from comfysnap_server.backends.protocol import BackendError, JobRequest, StoredFile, Submitted
 
 

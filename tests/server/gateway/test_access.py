@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from comfysnap_schema.workflow import Workflow
+from comfysnap_schema.workflow.apply import Workflow
 from comfysnap_server.backends.protocol import JobRequest, Submitted
 from comfysnap_server.gateway.app import create_app
 from comfysnap_server.gateway.auth import hash_key, new_key

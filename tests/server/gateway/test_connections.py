@@ -10,11 +10,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from comfysnap_schema.workflow import Workflow
-from comfysnap_server.bounded_http import MAX_HEAD_BYTES, BoundedHttpProtocol
+from comfysnap_schema.workflow.apply import Workflow
 from comfysnap_server.gateway.app import create_app
+from comfysnap_server.gateway.connections import MAX_HEAD_BYTES, BoundedHttpProtocol
+from comfysnap_server.gateway.serving import GatewayServer
 from comfysnap_server.gateway.settings import GatewaySettings
-from comfysnap_server.serving import GatewayServer
 from tests.server.gateway.fakes import FakeBackend
 from tests.servers import running
 

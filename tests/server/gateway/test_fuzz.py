@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from comfysnap_schema.workflow import Workflow
+from comfysnap_schema.workflow.apply import Workflow
 from comfysnap_server.gateway.app import create_app
 from comfysnap_server.gateway.settings import GatewaySettings
 from tests.server.gateway.fakes import FakeBackend

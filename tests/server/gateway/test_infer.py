@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.jobs import JobRecord, JobStatus
-from comfysnap_schema.workflow import Workflow
+from comfysnap_schema.wire.errors import ErrorCode
+from comfysnap_schema.wire.jobs import JobRecord, JobStatus
+from comfysnap_schema.workflow.apply import Workflow
 from comfysnap_server.backends.protocol import BackendError
 from comfysnap_server.gateway.app import create_app
 from comfysnap_server.gateway.settings import GatewaySettings

@@ -3,8 +3,8 @@ import asyncio
 import httpx
 import pytest
 
-from comfysnap_schema.jobs import JobStatus
-from comfysnap_schema.workflow import Workflow
+from comfysnap_schema.wire.jobs import JobStatus
+from comfysnap_schema.workflow.apply import Workflow
 from comfysnap_server.gateway.app import create_app, drain
 from comfysnap_server.gateway.settings import GatewaySettings
 from tests.server.gateway.fakes import FakeBackend

@@ -9,9 +9,9 @@ from typing import cast
 
 from pydantic import JsonValue
 
-from comfysnap_schema.jobs import Progress
+from comfysnap_schema.wire.jobs import Progress
 from comfysnap_server.engine.protocol import EngineJob, EngineResult, EngineStartError, Report
-from comfysnap_server.engine.simulated import SimulatedEngine
+from comfysnap_server.engine.simulated.engine import SimulatedEngine
 
 
 class LoggingEngine(SimulatedEngine):

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.files import Kind
-from comfysnap_schema.jobs import JobStatus
-from comfysnap_schema.spec import OutputSpec
+from comfysnap_schema.wire.errors import ErrorCode
+from comfysnap_schema.wire.files import Kind
+from comfysnap_schema.wire.jobs import JobStatus
+from comfysnap_schema.workflow.map import OutputSpec
 from comfysnap_server.backends.local import LocalBackend, LocalLimits
 from comfysnap_server.backends.protocol import Backend
 from tests.server.backend_suite import FOREVER, finish, request, run, sampling, until_sampling

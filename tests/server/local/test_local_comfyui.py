@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from comfysnap_schema.graph import Graph
-from comfysnap_schema.jobs import JobStatus
+from comfysnap_schema.comfy.graph import Graph
+from comfysnap_schema.wire.jobs import JobStatus
 from comfysnap_server.backends.local import LocalBackend
 from tests.server.backend_suite import request, run
 from tests.server.comfyui.conftest import REAL, real_comfyui

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from comfysnap_schema.jobs import JobStatus
+from comfysnap_schema.wire.jobs import JobStatus
 from comfysnap_server.backends.local import LocalBackend, LocalLimits
 from comfysnap_server.backends.local.channel import frame, receive
-from comfysnap_server.engine.make import EngineChoiceError, make_engine
+from comfysnap_server.engine.registry import EngineChoiceError, make_engine
 from tests.server.backend_suite import finish, request, run
 from tests.server.local.conftest import StartBackend
 from tests.server.local.test_crashes import is_alive, parent_of
@@ -68,7 +68,7 @@ def test_a_worker_says_that_it_cannot_read_an_order_and_asks_to_be_replaced() ->
     script = (
         "import socket, sys\n"
         "from comfysnap_server.backends.local.worker import Worker\n"
-        "from comfysnap_server.engine.simulated import SimulatedEngine\n"
+        "from comfysnap_server.engine.simulated.engine import SimulatedEngine\n"
         "Worker(SimulatedEngine(0), socket.socket(fileno=int(sys.argv[1]))).serve()\n"
     )
     ours, theirs = socket.socketpair()
@@ -167,7 +167,7 @@ async def test_a_stop_while_a_slow_engine_is_given_up_leaves_no_process(
     [
         ("magic", {}),
         ("no.such.module:Engine", {}),
-        ("comfysnap_server.engine.simulated:NoSuchEngine", {}),
+        ("comfysnap_server.engine.simulated.engine:NoSuchEngine", {}),
         ("simulated", {"speed": 3}),
         ("simulated", {"step_seconds": -1}),
     ],

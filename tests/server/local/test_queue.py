@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.jobs import JobStatus
+from comfysnap_schema.wire.errors import ErrorCode
+from comfysnap_schema.wire.jobs import JobStatus
 from comfysnap_server.backends.local import LocalBackend, LocalLimits
 from comfysnap_server.backends.protocol import BackendError
 from tests.server.backend_suite import (

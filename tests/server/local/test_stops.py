@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from comfysnap_schema.files import FileByUrl
-from comfysnap_schema.jobs import JobStatus
+from comfysnap_schema.wire.files import FileByUrl
+from comfysnap_schema.wire.jobs import JobStatus
 from comfysnap_server.backends.local import LocalBackend, LocalLimits, runner, schema
 from comfysnap_server.backends.local import backend as local
 from comfysnap_server.backends.local.live import LiveJob, Stop
-from comfysnap_server.backends.materialise import InputUnavailableError
+from comfysnap_server.jobs.stage import InputUnavailableError
 from tests.server.backend_suite import finish, loading, request
 from tests.server.local.conftest import StartBackend
 

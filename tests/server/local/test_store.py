@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.jobs import JobRecord, JobStatus
+from comfysnap_schema.wire.errors import ErrorCode
+from comfysnap_schema.wire.jobs import JobRecord, JobStatus
 from comfysnap_server.backends.local import DataFolderError, LocalBackend, store
 from comfysnap_server.backends.local.schema import MIGRATIONS, migrate, open_database
 from comfysnap_server.backends.local.writer import StorageError, Writer

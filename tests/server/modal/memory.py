@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from comfysnap_schema.files import Kind
-from comfysnap_schema.spec import OutputSpec
+from comfysnap_schema.wire.files import Kind
+from comfysnap_schema.workflow.map import OutputSpec
 from comfysnap_server.backends.modal.platform import CallState, Platform
 from comfysnap_server.backends.protocol import JobRequest
 

@@ -15,8 +15,8 @@ from PIL import Image
 from comfysnap_client.client import Client
 from comfysnap_client.errors import JobCancelled, JobFailed
 from comfysnap_schema.base import WorkflowInput, WorkflowOutput
-from comfysnap_schema.graph import canonical_json
-from comfysnap_schema.jobs import JobRecord
+from comfysnap_schema.comfy.graph import canonical_json
+from comfysnap_schema.wire.jobs import JobRecord
 from comfysnap_schema.workflows.hello import HelloInput
 from tests.control_plane import ControlPlane
 from tests.server.comfyui import graphs

@@ -18,7 +18,7 @@ from comfysnap_client.errors import (
     OutputExpired,
 )
 from comfysnap_client.job import Job
-from comfysnap_schema.jobs import JobRecord, JobStatus
+from comfysnap_schema.wire.jobs import JobRecord, JobStatus
 from comfysnap_schema.workflows.hello import HelloInput
 from comfysnap_schema.workflows.img2img import Img2imgInput
 from comfysnap_schema.workflows.sdxl import SdxlInput

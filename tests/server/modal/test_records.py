@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.files import FileBySha256
-from comfysnap_schema.jobs import JobStatus
+from comfysnap_schema.wire.errors import ErrorCode
+from comfysnap_schema.wire.files import FileBySha256
+from comfysnap_schema.wire.jobs import JobStatus
 from comfysnap_server.backends.modal.backend import ModalBackend
 from comfysnap_server.backends.modal.platform import CallState
 from comfysnap_server.backends.modal.records import Claim, End, claim_key, job_key

@@ -198,7 +198,7 @@ def test_the_gpu_class_needs_nothing_of_the_gateway(tmp_path: Path) -> None:
         "for name in ('fastapi', 'starlette', 'httpx', 'uvicorn', 'jsonschema_rs', 'torch',\n"
         "             'sse_starlette', 'huggingface_hub', 'typer'):\n"
         "    sys.modules[name] = None\n"
-        "import comfysnap_server.deploy.app_worker\n"
+        "import comfysnap_server.deploy.app.worker\n"
     )
     environment = {
         "COMFYSNAP_PROJECT": str(tmp_path / "comfysnap.toml"),

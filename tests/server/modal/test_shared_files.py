@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from comfysnap_schema.errors import ErrorCode
+from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_server.backends.modal.shared_files import GatewayFiles, ReloadGate
 from comfysnap_server.backends.protocol import BackendError
 from tests.server.modal.memory import MemoryFolder

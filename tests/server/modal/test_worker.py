@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.files import FileBySha256, Kind
-from comfysnap_schema.jobs import JobStatus, Progress
+from comfysnap_schema.wire.errors import ErrorCode
+from comfysnap_schema.wire.files import FileBySha256, Kind
+from comfysnap_schema.wire.jobs import JobStatus, Progress
 from comfysnap_server.backends.modal.records import CancelRequest, End, claim_key, job_key
 from comfysnap_server.backends.modal.worker import STUCK_EXIT_CODE, Worker, WorkerPolicy
 from comfysnap_server.engine.protocol import (

@@ -36,8 +36,7 @@ if TYPE_CHECKING:
     from comfysnap_client.mapping import MapResult
     from comfysnap_client.polling import PollPolicy
     from comfysnap_client.retry import NO_RETRY, RetryPolicy
-    from comfysnap_schema.errors import ErrorCode
-    from comfysnap_schema.jobs import JobEvent, JobRecord, JobStatus, Progress
+    from comfysnap_schema.wire import ErrorCode, JobEvent, JobRecord, JobStatus, Progress
 
 __all__ = [
     "NO_RETRY",
@@ -87,11 +86,11 @@ _ELSEWHERE = {
     "RetryPolicy": "comfysnap_client.retry",
     "UntypedOutput": "comfysnap_client.dynamic",
     "untyped": "comfysnap_client.dynamic",
-    "ErrorCode": "comfysnap_schema.errors",
-    "JobEvent": "comfysnap_schema.jobs",
-    "JobRecord": "comfysnap_schema.jobs",
-    "JobStatus": "comfysnap_schema.jobs",
-    "Progress": "comfysnap_schema.jobs",
+    "ErrorCode": "comfysnap_schema.wire.errors",
+    "JobEvent": "comfysnap_schema.wire.jobs",
+    "JobRecord": "comfysnap_schema.wire.jobs",
+    "JobStatus": "comfysnap_schema.wire.jobs",
+    "Progress": "comfysnap_schema.wire.jobs",
 }
 
 if not TYPE_CHECKING:  # a type checker would take any name for existing

@@ -16,11 +16,12 @@ from comfysnap_client.job import OnProgress
 from comfysnap_client.mapping import MapResult
 from comfysnap_client.portal import Portal
 from comfysnap_schema.base import WorkflowInput, WorkflowOutput
-from comfysnap_schema.files import ImageFile, OutputFile
-from comfysnap_schema.jobs import (
+from comfysnap_schema.wire import (
+    ImageFile,
     JobEvent,
     JobRecord,
     JobStatus,
+    OutputFile,
     WorkflowDetail,
     WorkflowSummary,
 )

@@ -9,16 +9,23 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overloa
 import httpx
 
 from comfysnap_client import tracing
-from comfysnap_client._http import Http, Request
 from comfysnap_client.address import checked_url, credentials
 from comfysnap_client.deadline import Deadline
 from comfysnap_client.job import Job, OnProgress
 from comfysnap_client.polling import PollPolicy
 from comfysnap_client.retry import RetryPolicy
 from comfysnap_client.session import Session, SubmitOptions
+from comfysnap_client.transport import Http, Request
 from comfysnap_schema.base import WorkflowInput, WorkflowOutput, output_type
-from comfysnap_schema.jobs import JobPage, JobRecord, JobStatus, WorkflowDetail, WorkflowSummary
-from comfysnap_schema.routes import JOBS, WORKFLOWS
+from comfysnap_schema.wire import (
+    JOBS,
+    WORKFLOWS,
+    JobPage,
+    JobRecord,
+    JobStatus,
+    WorkflowDetail,
+    WorkflowSummary,
+)
 
 if TYPE_CHECKING:
     from comfysnap_client.dynamic import UntypedOutput

@@ -11,9 +11,9 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from comfysnap_client._http import Http, Request, is_transient
 from comfysnap_client.errors import ComfysnapError, DownloadFailed
-from comfysnap_schema.files import OutputFile
+from comfysnap_client.transport import Http, Request, is_transient
+from comfysnap_schema.wire import OutputFile
 
 logger: logging.Logger = logging.getLogger("comfysnap_client")
 

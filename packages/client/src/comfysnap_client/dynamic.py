@@ -6,7 +6,7 @@ from typing import Any, cast
 from pydantic import Field, ValidationInfo, create_model, model_validator
 
 from comfysnap_schema.base import WorkflowInput, WorkflowOutput
-from comfysnap_schema.files import (
+from comfysnap_schema.wire import (
     AnimationFile,
     AudioFile,
     ImageFile,

@@ -29,8 +29,7 @@ A cancelled task gets its own ``asyncio.CancelledError``; ``job_id_of`` finds th
 from collections.abc import Iterator
 from typing import TypeVar
 
-from comfysnap_schema.errors import ErrorCode, FieldProblem, Problem
-from comfysnap_schema.jobs import JobRecord, JobStatus
+from comfysnap_schema.wire import ErrorCode, FieldProblem, JobRecord, JobStatus, Problem
 
 
 class ComfysnapError(Exception):

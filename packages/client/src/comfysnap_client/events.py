@@ -8,14 +8,12 @@ from contextlib import aclosing
 
 from pydantic import ValidationError
 
-from comfysnap_client._http import Http, Request, is_transient, job_url
 from comfysnap_client.errors import APIError, ComfysnapError, UnexpectedResponse
 from comfysnap_client.polling import PollPolicy
 from comfysnap_client.sse import ServerSentEvent, SseParser
+from comfysnap_client.transport import Http, Request, is_transient, job_url
 from comfysnap_client.watch import Poll
-from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.jobs import JobEvent, JobRecord, Progress
-from comfysnap_schema.routes import EVENTS
+from comfysnap_schema.wire import EVENTS, ErrorCode, JobEvent, JobRecord, Progress
 
 logger: logging.Logger = logging.getLogger("comfysnap_client")
 

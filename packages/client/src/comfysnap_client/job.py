@@ -9,7 +9,7 @@ from comfysnap_client import tracing
 from comfysnap_client.deadline import Deadline
 from comfysnap_client.session import Session
 from comfysnap_schema.base import WorkflowOutput
-from comfysnap_schema.jobs import JobEvent, JobRecord, Progress
+from comfysnap_schema.wire import JobEvent, JobRecord, Progress
 
 O_co = TypeVar("O_co", bound=WorkflowOutput, covariant=True)
 

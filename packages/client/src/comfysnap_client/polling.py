@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from comfysnap_schema.routes import MAX_WAIT_S
+from comfysnap_schema.wire import MAX_WAIT_S
 
 HELD_S = 1.0
 """An answer that took this many seconds was held by the server; a sooner one was not."""

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from pydantic_core import to_json
 
 from comfysnap_client import tracing
-from comfysnap_client._http import Http, Request, job_url
 from comfysnap_client.deadline import Deadline
 from comfysnap_client.downloads import Downloads
 from comfysnap_client.errors import (
@@ -24,12 +23,21 @@ from comfysnap_client.errors import (
 )
 from comfysnap_client.polling import PollPolicy
 from comfysnap_client.retry import RetryPolicy
+from comfysnap_client.transport import Http, Request, job_url
 from comfysnap_client.uploads import Uploads
 from comfysnap_client.watch import Polled, Watches
 from comfysnap_schema.base import WorkflowInput, WorkflowOutput, wire_inputs
-from comfysnap_schema.files import READER_CONTEXT
-from comfysnap_schema.jobs import JobEvent, JobRecord, JobStatus
-from comfysnap_schema.routes import CANCEL, CHECK_STATUS, CONTRACT, IDEMPOTENCY_KEY, INFER_ASYNC
+from comfysnap_schema.wire import (
+    CANCEL,
+    CHECK_STATUS,
+    CONTRACT,
+    IDEMPOTENCY_KEY,
+    INFER_ASYNC,
+    READER_CONTEXT,
+    JobEvent,
+    JobRecord,
+    JobStatus,
+)
 
 logger: logging.Logger = logging.getLogger("comfysnap_client")
 

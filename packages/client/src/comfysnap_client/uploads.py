@@ -14,11 +14,10 @@ from typing import Any, BinaryIO, cast
 
 from pydantic_core import to_jsonable_python
 
-from comfysnap_client._http import Http, Request
 from comfysnap_client.deadline import Deadline
 from comfysnap_client.errors import NotFound
-from comfysnap_schema.files import FileBySha256, FileInline
-from comfysnap_schema.routes import FILES, MAX_INLINE_FILE_BYTES
+from comfysnap_client.transport import Http, Request
+from comfysnap_schema.wire import FILES, MAX_INLINE_FILE_BYTES, FileBySha256, FileInline
 
 CHUNK = 1024 * 1024
 MAX_INLINE_TOTAL = 1024 * 1024

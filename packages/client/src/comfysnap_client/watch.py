@@ -7,11 +7,11 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from comfysnap_client._http import is_transient
 from comfysnap_client.deadline import Deadline
 from comfysnap_client.errors import ComfysnapError, DeadlineExceeded, UnexpectedResponse
 from comfysnap_client.polling import HELD_S, PollPolicy
-from comfysnap_schema.jobs import JobRecord
+from comfysnap_client.transport import is_transient
+from comfysnap_schema.wire import JobRecord
 
 logger: logging.Logger = logging.getLogger("comfysnap_client")
 

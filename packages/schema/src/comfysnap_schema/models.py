@@ -3,7 +3,7 @@
 from pydantic import Field, JsonValue
 
 from comfysnap_schema.base import BigInt, NoBool, OneOf, WorkflowInput, WorkflowOutput
-from comfysnap_schema.files import (
+from comfysnap_schema.wire import (
     AnimationFile,
     AudioFile,
     FileInput,

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from comfysnap_schema.errors import FieldProblem, InputError
+from comfysnap_schema.wire.errors import FieldProblem, InputError
 
 CHECKPOINT = "4"
 MODEL, CLIP = 0, 1

@@ -8,11 +8,17 @@ from typing import Protocol
 
 from pydantic import BaseModel, Field, JsonValue
 
-from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.files import FileBySha256, FileByUrl
-from comfysnap_schema.graph import Graph
-from comfysnap_schema.jobs import JobEvent, JobPage, JobRecord, JobStatus
-from comfysnap_schema.spec import OutputSpec
+from comfysnap_schema.comfy import Graph
+from comfysnap_schema.wire import (
+    ErrorCode,
+    FileBySha256,
+    FileByUrl,
+    JobEvent,
+    JobPage,
+    JobRecord,
+    JobStatus,
+)
+from comfysnap_schema.workflow import OutputSpec
 
 
 class JobRequest(BaseModel, frozen=True):

@@ -12,9 +12,15 @@ from typing import Any, Final, cast
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from comfysnap_schema.errors import ProjectError
-from comfysnap_schema.project import PROJECT_FILE, Project, find_project, read_project
-from comfysnap_schema.workflow import Workflow, load_workflows
+from comfysnap_schema.wire import ProjectError
+from comfysnap_schema.workflow import (
+    PROJECT_FILE,
+    Project,
+    Workflow,
+    find_project,
+    load_workflows,
+    read_project,
+)
 from comfysnap_server.deploy.settings import PROJECT_DIR, DeploySettings
 
 PROJECT_VARIABLE: Final = "COMFYSNAP_PROJECT"

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from comfysnap_schema.errors import ProjectError
+from comfysnap_schema.wire import ProjectError
 from comfysnap_server.deploy.deployment import Deployment
-from comfysnap_server.gateway.settings import GatewaySettings
+from comfysnap_server.gateway import GatewaySettings
 
 KEYS_VARIABLE: Final = "COMFYSNAP_KEYS"
 """Variable of the keys secret: JSON of owner to the SHA-256 of the owner's key, or to several."""

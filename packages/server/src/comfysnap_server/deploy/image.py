@@ -8,12 +8,12 @@ from pathlib import Path
 from shlex import join, quote
 from typing import TYPE_CHECKING, Final
 
-from comfysnap_schema.errors import ProjectError
+from comfysnap_schema.wire import ProjectError
 from comfysnap_server.deploy.deployment import PROJECT_VARIABLE, Deployment
 from comfysnap_server.deploy.engine_options import engine_options
-from comfysnap_server.deploy.nodes_snapshot import NodeSnapshot, SnapshotError, read_snapshot
 from comfysnap_server.deploy.settings import COMFYUI_DIR, MODELS_DIR, DeploySettings
 from comfysnap_server.engine.comfyui import pins
+from comfysnap_server.nodepacks import NodeSnapshot, SnapshotError, read_snapshot
 
 if TYPE_CHECKING:
     import modal
@@ -277,17 +277,17 @@ def _self_test_layer(deployment: Deployment) -> Layer:
 
 def _node_layers(deployment: Deployment, nodes: NodeSnapshot, snapshot: Path) -> list[Layer]:
     settings = deployment.settings
-    install = ["python", "-m", "comfysnap_server.deploy.nodes_install"]
+    install = ["python", "-m", "comfysnap_server.nodepacks.install"]
     install += [f"{BUILD_DIR}/snapshot.json", COMFYUI_DIR, "--registry", settings.registry]
     for host, variable in settings.git_tokens.items():
         install += ["--token", f"{host}={variable}"]
 
     def add_files(image: "modal.Image") -> "modal.Image":
         image = image.add_local_dir(
-            str(files("comfysnap_server.deploy")),
-            f"{BUILD_DIR}/comfysnap_server/deploy",
+            str(files("comfysnap_server.nodepacks")),
+            f"{BUILD_DIR}/comfysnap_server/nodepacks",
             copy=True,
-            ignore=lambda path: not (path.name.startswith("nodes_") and path.suffix == ".py"),
+            ignore=lambda path: path.suffix != ".py",
         ).add_local_file(snapshot, f"{BUILD_DIR}/snapshot.json", copy=True)
         own = snapshot.parent / "custom_nodes"
         return (

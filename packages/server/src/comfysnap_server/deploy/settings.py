@@ -14,9 +14,8 @@ from pydantic import (
     model_validator,
 )
 
-from comfysnap_server.deploy.findings import wrong
-from comfysnap_server.deploy.model_list import ModelEntry, is_safe_path
 from comfysnap_server.engine.comfyui import pins
+from comfysnap_server.models import ModelEntry, is_safe_path, wrong
 
 COMFYUI_DIR: Final = "/comfyui"
 MODELS_DIR: Final = "/models"

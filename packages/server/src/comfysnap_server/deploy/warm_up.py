@@ -4,10 +4,10 @@ import logging
 import tempfile
 from pathlib import Path
 
-from comfysnap_schema.jobs import JobStatus, Progress
+from comfysnap_schema.wire import JobStatus, Progress
 from comfysnap_server.deploy.deployment import Deployment
-from comfysnap_server.engine.execute import execute
 from comfysnap_server.engine.protocol import Engine, EngineJob, PreviewFrame
+from comfysnap_server.jobs import execute
 
 log = logging.getLogger(__name__)
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from comfysnap_schema.errors import FieldProblem
-from comfysnap_schema.graph import Graph, InputPath, is_link, title_of
+from comfysnap_schema.comfy import Graph, InputPath, is_link, title_of
+from comfysnap_schema.wire import FieldProblem
 
 
 def field_for(

@@ -9,11 +9,9 @@ from typing import Final
 
 from pydantic import JsonValue, ValidationError
 
-from comfysnap_schema.errors import ErrorCode, FieldProblem
-from comfysnap_schema.files import FILE_KINDS, Kind, OutputFile
-from comfysnap_schema.graph import title_of
-from comfysnap_schema.routes import OUTPUTS
-from comfysnap_schema.spec import OutputSpec
+from comfysnap_schema.comfy import title_of
+from comfysnap_schema.wire import FILE_KINDS, OUTPUTS, ErrorCode, FieldProblem, Kind, OutputFile
+from comfysnap_schema.workflow import OutputSpec
 from comfysnap_server.engine.protocol import EngineError, EngineJob, EngineResult, ProducedFile
 
 OCTET_STREAM: Final = "application/octet-stream"

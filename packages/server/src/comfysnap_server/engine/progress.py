@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterable
 
-from comfysnap_schema.graph import Graph, title_of
-from comfysnap_schema.jobs import Progress
+from comfysnap_schema.comfy import Graph, title_of
+from comfysnap_schema.wire import Progress
 
 SAMPLER_WEIGHT = 10.0
 """A sampler counts as this many other nodes: it is where a diffusion job spends its time."""

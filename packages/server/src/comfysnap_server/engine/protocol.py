@@ -7,11 +7,9 @@ from typing import Final, Protocol
 
 from pydantic import JsonValue
 
-from comfysnap_schema.errors import ErrorCode, FieldProblem, Problem
-from comfysnap_schema.files import Kind
-from comfysnap_schema.graph import Graph
-from comfysnap_schema.jobs import Progress
-from comfysnap_schema.spec import OutputSpec
+from comfysnap_schema.comfy import Graph
+from comfysnap_schema.wire import ErrorCode, FieldProblem, Kind, Problem, Progress
+from comfysnap_schema.workflow import OutputSpec
 
 SCRATCH: Final = "COMFYSNAP_SCRATCH"
 """Environment variable: the folder for what an engine keeps on the disk between jobs, emptied by

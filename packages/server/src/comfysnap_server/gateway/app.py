@@ -11,8 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
-from comfysnap_schema import routes
-from comfysnap_schema.errors import ErrorCode, FieldProblem
+from comfysnap_schema.wire import ErrorCode, FieldProblem, routes
 from comfysnap_schema.workflow import Workflow
 from comfysnap_server.backends.protocol import Backend, BackendError
 from comfysnap_server.gateway.auth import Authenticator

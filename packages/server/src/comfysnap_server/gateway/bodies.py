@@ -10,8 +10,8 @@ from pydantic import JsonValue
 from pydantic_core import from_json
 from starlette.requests import Request
 
-from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.graph import canonical_json
+from comfysnap_schema.comfy import canonical_json
+from comfysnap_schema.wire import ErrorCode
 from comfysnap_server.gateway.problems import ProblemError
 
 _JSON_TYPES: Final = frozenset({"", "application/json", "application/x-www-form-urlencoded"})

@@ -6,8 +6,7 @@ from typing import Final
 from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, Response
 
-from comfysnap_schema import routes
-from comfysnap_schema.errors import ErrorCode
+from comfysnap_schema.wire import ErrorCode, routes
 from comfysnap_server.backends.protocol import Backend, BackendError, StoredFile
 from comfysnap_server.gateway.bodies import limited_stream
 from comfysnap_server.gateway.jobs import checked_job_id, owner_of

@@ -9,8 +9,8 @@ from typing import Any, Final
 import jsonschema_rs
 from pydantic import JsonValue
 
-from comfysnap_schema.contract import JsonSchema
-from comfysnap_schema.errors import FieldProblem
+from comfysnap_schema.wire import FieldProblem
+from comfysnap_schema.workflow import JsonSchema
 
 MAX_FINDINGS: Final = 50
 _MAX_CHOICES: Final = 20

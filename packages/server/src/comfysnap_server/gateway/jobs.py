@@ -12,9 +12,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from comfysnap_schema import routes
-from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.jobs import JobPage, JobRecord, JobStatus
+from comfysnap_schema.wire import ErrorCode, JobPage, JobRecord, JobStatus, routes
 from comfysnap_server.backends.protocol import Backend, BackendError, Submitted
 from comfysnap_server.gateway.bodies import read_json_object
 from comfysnap_server.gateway.direct_route import DirectRoute

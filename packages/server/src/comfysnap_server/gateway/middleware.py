@@ -11,8 +11,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from comfysnap_schema import routes
-from comfysnap_schema.errors import ErrorCode
+from comfysnap_schema.wire import ErrorCode, routes
 from comfysnap_server.gateway.auth import Authenticator
 from comfysnap_server.gateway.problems import REQUEST_ID_KEY, ProblemError, problem_response
 from comfysnap_server.gateway.settings import GatewaySettings

@@ -8,11 +8,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import JsonValue
 
-from comfysnap_schema import routes
-from comfysnap_schema.checking import examples
-from comfysnap_schema.errors import Problem
-from comfysnap_schema.routes import PROBLEM_JSON
-from comfysnap_schema.workflow import Workflow
+from comfysnap_schema.wire import PROBLEM_JSON, Problem, routes
+from comfysnap_schema.workflow import Workflow, examples
 from comfysnap_server.gateway.settings import AuthMode
 
 _INFER: Final = (routes.INFER_SYNC, routes.INFER_ASYNC)

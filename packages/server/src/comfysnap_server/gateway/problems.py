@@ -7,8 +7,7 @@ from typing import Final
 from starlette.responses import Response
 from starlette.types import Scope
 
-from comfysnap_schema.errors import ErrorCode, FieldProblem, Problem
-from comfysnap_schema.routes import PROBLEM_JSON, RETRY_AFTER
+from comfysnap_schema.wire import PROBLEM_JSON, RETRY_AFTER, ErrorCode, FieldProblem, Problem
 from comfysnap_server.gateway.lingering import LingeringResponse
 
 STATUS_OF: Final[Mapping[ErrorCode, int]] = {

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from comfysnap_schema import routes
+from comfysnap_schema.wire import routes
 
 AuthMode = Literal["none", "keys", "proxy"]
 KeyHash = Annotated[str, Field(pattern=routes.SHA256_PATTERN)]

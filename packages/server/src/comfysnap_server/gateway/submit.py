@@ -16,12 +16,17 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, JsonValue
 
-from comfysnap_schema import routes
-from comfysnap_schema.errors import ErrorCode, FieldProblem, InputError
-from comfysnap_schema.files import FileBySha256, FileByUrl, Kind
-from comfysnap_schema.graph import Graph, canonical_json, graph_hash
-from comfysnap_schema.parameters import Parameter
-from comfysnap_schema.workflow import Workflow
+from comfysnap_schema.comfy import Graph, canonical_json, graph_hash
+from comfysnap_schema.wire import (
+    ErrorCode,
+    FieldProblem,
+    FileBySha256,
+    FileByUrl,
+    InputError,
+    Kind,
+    routes,
+)
+from comfysnap_schema.workflow import Parameter, Workflow
 from comfysnap_server.backends.protocol import Backend, JobRequest, Submitted
 from comfysnap_server.gateway.inputs import MAX_FINDINGS, InputValidator
 from comfysnap_server.gateway.problems import ProblemError, invalid_input

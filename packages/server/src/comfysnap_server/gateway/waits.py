@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from starlette.types import Message, Receive
 
-from comfysnap_schema.errors import ErrorCode
+from comfysnap_schema.wire import ErrorCode
 from comfysnap_server.gateway.problems import ProblemError
 
 T = TypeVar("T")

@@ -7,8 +7,7 @@ from fastapi import APIRouter, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import JSONResponse, Response
 
-from comfysnap_schema import routes
-from comfysnap_schema.jobs import WorkflowDetail, WorkflowSummary
+from comfysnap_schema.wire import WorkflowDetail, WorkflowSummary, routes
 from comfysnap_schema.workflow import Workflow
 from comfysnap_server.backends.protocol import Backend
 from comfysnap_server.gateway.submit import unknown_workflow

@@ -1,4 +1,4 @@
-"""Jobs on one machine."""
+"""Jobs on this machine: SQLite, and one worker process."""
 
 from comfysnap_server.backends.local.backend import LocalBackend
 from comfysnap_server.backends.local.limits import LocalLimits

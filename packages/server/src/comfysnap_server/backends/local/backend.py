@@ -13,10 +13,7 @@ from typing import Final, TypeVar
 
 from pydantic import JsonValue
 
-from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.jobs import JobEvent, JobPage, JobRecord, JobStatus
-from comfysnap_server.backends.fetch import FetchPolicy
-from comfysnap_server.backends.files import FileStore
+from comfysnap_schema.wire import ErrorCode, JobEvent, JobPage, JobRecord, JobStatus
 from comfysnap_server.backends.local import store
 from comfysnap_server.backends.local.folders import JobFolders
 from comfysnap_server.backends.local.limits import LocalLimits
@@ -39,7 +36,7 @@ from comfysnap_server.backends.local.waiting import JobQueue
 from comfysnap_server.backends.local.warm import ProcessOptions
 from comfysnap_server.backends.local.writer import Writer
 from comfysnap_server.backends.protocol import BackendError, JobRequest, StoredFile, Submitted
-from comfysnap_server.engine.execute import problem
+from comfysnap_server.jobs import FetchPolicy, FileStore, problem
 
 logger = logging.getLogger(__name__)
 

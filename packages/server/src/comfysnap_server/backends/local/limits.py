@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from comfysnap_schema.routes import MAX_FILE_BYTES
+from comfysnap_schema.wire import MAX_FILE_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)

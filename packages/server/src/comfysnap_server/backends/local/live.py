@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.jobs import JobEvent, JobRecord, JobStatus, Preview, Progress
+from comfysnap_schema.wire import ErrorCode, JobEvent, JobRecord, JobStatus, Preview, Progress
 from comfysnap_server.backends.protocol import JobRequest
 
 

@@ -21,8 +21,8 @@ from typing import Any, Final, NoReturn
 
 from comfysnap_server.backends.local.channel import frame
 from comfysnap_server.backends.local.worker import Worker
-from comfysnap_server.engine.make import make_engine
 from comfysnap_server.engine.protocol import Engine
+from comfysnap_server.engine.registry import make_engine
 
 logger = logging.getLogger(__name__)
 

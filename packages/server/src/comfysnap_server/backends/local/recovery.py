@@ -4,11 +4,10 @@ import sqlite3
 from datetime import UTC, datetime
 from typing import Final
 
-from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.jobs import JobRecord, JobStatus, Progress, Timings
+from comfysnap_schema.wire import ErrorCode, JobRecord, JobStatus, Progress, Timings
 from comfysnap_server.backends.local import store
 from comfysnap_server.backends.local.live import ENDINGS, LiveJob, Stop
-from comfysnap_server.engine.execute import problem
+from comfysnap_server.jobs import problem
 
 VERSION_JUMP: Final = 1_000_000
 """Versions of progress, and of places in the queue, are not written; after a restart a job must

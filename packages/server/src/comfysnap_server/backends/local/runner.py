@@ -10,10 +10,15 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-from comfysnap_schema.errors import ErrorCode, Problem
-from comfysnap_schema.jobs import JobRecord, JobStatus, Preview, Progress, Timings
-from comfysnap_server.backends.fetch import FetchPolicy
-from comfysnap_server.backends.files import FileStore
+from comfysnap_schema.wire import (
+    ErrorCode,
+    JobRecord,
+    JobStatus,
+    Preview,
+    Problem,
+    Progress,
+    Timings,
+)
 from comfysnap_server.backends.local import store
 from comfysnap_server.backends.local.folders import JobFolders
 from comfysnap_server.backends.local.live import ENDINGS, LiveJob, Stop
@@ -21,9 +26,15 @@ from comfysnap_server.backends.local.pool import WorkerPool
 from comfysnap_server.backends.local.waiting import JobQueue
 from comfysnap_server.backends.local.workers import StartFacts, Worker, WorkerLostError
 from comfysnap_server.backends.local.writer import Writer
-from comfysnap_server.backends.materialise import InputUnavailableError, materialise
 from comfysnap_server.backends.protocol import BackendError, JobRequest
-from comfysnap_server.engine.execute import Outcome, problem
+from comfysnap_server.jobs import (
+    FetchPolicy,
+    FileStore,
+    InputUnavailableError,
+    Outcome,
+    materialise,
+    problem,
+)
 
 logger = logging.getLogger(__name__)
 

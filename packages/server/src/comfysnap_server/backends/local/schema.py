@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from comfysnap_schema.errors import ErrorCode
+from comfysnap_schema.wire import ErrorCode
 from comfysnap_server.backends.protocol import BackendError
 
 MIGRATIONS: Final[Sequence[str]] = (

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.jobs import JobRecord, JobStatus
-from comfysnap_schema.routes import IDEMPOTENCY_TTL_S
+from comfysnap_schema.wire import IDEMPOTENCY_TTL_S, ErrorCode, JobRecord, JobStatus
 from comfysnap_server.backends.protocol import BackendError, JobRequest, Submitted
 
 _PAGE_CHARACTERS: Final = 8 * 1024 * 1024

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from comfysnap_schema.errors import ErrorCode
+from comfysnap_schema.wire import ErrorCode
 from comfysnap_server.backends.local.store import StoredJob
 from comfysnap_server.backends.protocol import BackendError, StoredFile
 from comfysnap_server.engine.outputs import output_files

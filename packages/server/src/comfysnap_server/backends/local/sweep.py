@@ -7,12 +7,12 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from comfysnap_schema.files import FileBySha256
-from comfysnap_server.backends.files import FileStore
+from comfysnap_schema.wire import FileBySha256
 from comfysnap_server.backends.local import store
 from comfysnap_server.backends.local.folders import JobFolders
 from comfysnap_server.backends.local.writer import Writer
 from comfysnap_server.backends.protocol import BackendError
+from comfysnap_server.jobs import FileStore
 
 logger = logging.getLogger(__name__)
 

@@ -14,12 +14,11 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter
 
-from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.jobs import JobStatus, Progress
+from comfysnap_schema.wire import ErrorCode, JobStatus, Progress
 from comfysnap_server.backends.local.channel import frame, receive
 from comfysnap_server.backends.protocol import JobRequest
-from comfysnap_server.engine.execute import Outcome, execute, problem
 from comfysnap_server.engine.protocol import Engine, EngineJob, PreviewFrame
+from comfysnap_server.jobs import Outcome, execute, problem
 
 logger = logging.getLogger(__name__)
 

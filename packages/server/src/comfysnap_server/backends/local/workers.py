@@ -13,7 +13,7 @@ from pydantic_core import from_json
 
 from comfysnap_server.backends.local.channel import LENGTH, frame
 from comfysnap_server.backends.local.worker import OUTCOME
-from comfysnap_server.engine.execute import Outcome
+from comfysnap_server.jobs import Outcome
 
 logger = logging.getLogger(__name__)
 

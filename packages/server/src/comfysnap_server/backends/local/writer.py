@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from comfysnap_schema.errors import ErrorCode
+from comfysnap_schema.wire import ErrorCode
 from comfysnap_server.backends.protocol import BackendError
 
 T = TypeVar("T")

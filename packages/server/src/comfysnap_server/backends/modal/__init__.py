@@ -1,1 +1,21 @@
-"""Jobs in the Modal account of the user."""
+"""Jobs on Modal: records in a Dict, files on a Volume."""
+
+from comfysnap_server.backends.modal.backend import ModalBackend
+from comfysnap_server.backends.modal.cloud import (
+    DictRecords,
+    FunctionCalls,
+    QueueFeed,
+    VolumeFolder,
+)
+from comfysnap_server.backends.modal.platform import Platform
+from comfysnap_server.backends.modal.worker import Worker
+
+__all__ = [
+    "DictRecords",
+    "FunctionCalls",
+    "ModalBackend",
+    "Platform",
+    "QueueFeed",
+    "VolumeFolder",
+    "Worker",
+]

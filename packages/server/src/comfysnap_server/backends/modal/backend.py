@@ -8,9 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.files import FileBySha256
-from comfysnap_schema.jobs import JobEvent, JobPage, JobRecord, JobStatus
+from comfysnap_schema.wire import ErrorCode, FileBySha256, JobEvent, JobPage, JobRecord, JobStatus
 from comfysnap_server.backends.modal.listing import JobIndex
 from comfysnap_server.backends.modal.platform import CallState, Platform
 from comfysnap_server.backends.modal.quota import LONGEST_LIFE, Quota

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from comfysnap_schema.errors import ErrorCode
+from comfysnap_schema.wire import ErrorCode
 from comfysnap_server.backends.protocol import BackendError
 
 LONGEST_LIFE: Final = timedelta(days=3)

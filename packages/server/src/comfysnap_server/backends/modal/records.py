@@ -10,8 +10,7 @@ from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, Field, JsonValue
 
-from comfysnap_schema.errors import Problem
-from comfysnap_schema.jobs import JobStatus, Preview, Progress, Timings
+from comfysnap_schema.wire import JobStatus, Preview, Problem, Progress, Timings
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
 

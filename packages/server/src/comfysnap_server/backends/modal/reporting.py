@@ -6,7 +6,7 @@ import logging
 import time
 from typing import Final
 
-from comfysnap_schema.jobs import Preview, Progress
+from comfysnap_schema.wire import Preview, Progress
 from comfysnap_server.backends.modal.platform import Feed
 from comfysnap_server.backends.modal.records import FeedEntry, previews_of
 from comfysnap_server.engine.protocol import PreviewFrame

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from comfysnap_server.backends.files import FileStore
 from comfysnap_server.backends.modal.platform import SharedFolder
 from comfysnap_server.backends.protocol import BackendError
+from comfysnap_server.jobs import FileStore
 
 INPUTS: Final = "inputs"
 OUTPUTS: Final = "outputs"

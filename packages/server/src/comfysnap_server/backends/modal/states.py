@@ -5,8 +5,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Final
 
-from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.jobs import JobRecord, JobStatus, Progress, Timings
+from comfysnap_schema.wire import ErrorCode, JobRecord, JobStatus, Progress, Timings
 from comfysnap_server.backends.modal.platform import CallState
 from comfysnap_server.backends.modal.records import (
     CancelRequest,
@@ -16,7 +15,7 @@ from comfysnap_server.backends.modal.records import (
     Spawned,
 )
 from comfysnap_server.backends.protocol import JobRequest
-from comfysnap_server.engine.execute import problem
+from comfysnap_server.jobs import problem
 
 _ATTEMPT_STEP: Final = 1_000_000
 _FINAL_VERSION: Final = 1_000_000_000

@@ -7,8 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
-from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.routes import IDEMPOTENCY_TTL_S
+from comfysnap_schema.wire import IDEMPOTENCY_TTL_S, ErrorCode
 from comfysnap_server.backends.modal.platform import Platform
 from comfysnap_server.backends.modal.records import (
     CancelRequest,

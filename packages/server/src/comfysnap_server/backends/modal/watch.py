@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from comfysnap_schema.jobs import Preview
+from comfysnap_schema.wire import Preview
 from comfysnap_server.backends.modal.platform import CallState, Platform
 from comfysnap_server.backends.modal.records import FeedEntry, previews_of
 from comfysnap_server.backends.modal.states import CallEnd, Policy, Snapshot

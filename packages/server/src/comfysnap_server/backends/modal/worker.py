@@ -16,11 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
-from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.jobs import JobStatus, Progress
-from comfysnap_server.backends.fetch import FetchPolicy
-from comfysnap_server.backends.files import FileStore
-from comfysnap_server.backends.materialise import InputUnavailableError, materialise
+from comfysnap_schema.wire import ErrorCode, JobStatus, Progress
 from comfysnap_server.backends.modal.platform import Platform
 from comfysnap_server.backends.modal.records import (
     Claim,
@@ -34,9 +30,17 @@ from comfysnap_server.backends.modal.reporting import FeedReporter
 from comfysnap_server.backends.modal.shared_files import INPUTS, OUTPUTS
 from comfysnap_server.backends.modal.states import Snapshot, ended, started_timings
 from comfysnap_server.backends.protocol import JobRequest
-from comfysnap_server.engine.execute import Outcome, execute, problem
 from comfysnap_server.engine.outputs import output_files
 from comfysnap_server.engine.protocol import Engine, EngineJob
+from comfysnap_server.jobs import (
+    FetchPolicy,
+    FileStore,
+    InputUnavailableError,
+    Outcome,
+    execute,
+    materialise,
+    problem,
+)
 
 log = logging.getLogger(__name__)
 

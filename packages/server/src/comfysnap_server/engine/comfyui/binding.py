@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from comfysnap_schema.graph import Graph
+from comfysnap_schema.comfy import Graph
 from comfysnap_server.engine.comfyui.release import TESTED, UnsupportedComfyError
 
 Coro = Coroutine[Any, Any, Any]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
-from comfysnap_schema.graph import Graph, is_link
+from comfysnap_schema.comfy import Graph, is_link
 
 _CGROUP: Final = Path("/sys/fs/cgroup")
 _MAX_DEPTH: Final = 4

@@ -14,8 +14,8 @@ from typing import Any, Final, cast
 
 from pydantic import JsonValue
 
-from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.graph import Graph
+from comfysnap_schema.comfy import Graph
+from comfysnap_schema.wire import ErrorCode
 from comfysnap_server.engine.comfyui.attach import Device, ProcessState, reseed
 from comfysnap_server.engine.comfyui.binding import CachePolicy
 from comfysnap_server.engine.comfyui.cache import (

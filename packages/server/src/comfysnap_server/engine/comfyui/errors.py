@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from comfysnap_schema.errors import ErrorCode, FieldProblem
-from comfysnap_schema.graph import Graph, InputPath, is_link, title_of
+from comfysnap_schema.comfy import Graph, InputPath, is_link, title_of
+from comfysnap_schema.wire import ErrorCode, FieldProblem
 from comfysnap_server.engine.fields import node_problem
 from comfysnap_server.engine.protocol import EngineError
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from comfysnap_schema.graph import Graph
+from comfysnap_schema.comfy import Graph
 from comfysnap_server.engine.progress import ProgressMeter
 from comfysnap_server.engine.protocol import PreviewFrame, Report
 

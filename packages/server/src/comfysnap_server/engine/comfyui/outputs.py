@@ -9,10 +9,9 @@ from typing import Any, Final, cast
 
 from pydantic import JsonValue
 
-from comfysnap_schema.errors import ErrorCode
-from comfysnap_schema.files import Kind
-from comfysnap_schema.graph import Graph
-from comfysnap_schema.spec import OutputSpec
+from comfysnap_schema.comfy import Graph
+from comfysnap_schema.wire import ErrorCode, Kind
+from comfysnap_schema.workflow import OutputSpec
 from comfysnap_server.engine.comfyui.errors import describe_node
 from comfysnap_server.engine.comfyui.folders import TEMP
 from comfysnap_server.engine.outputs import content_type_of

@@ -17,12 +17,11 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from comfysnap_schema.graph import Graph
-from comfysnap_schema.jobs import JobStatus, Progress
-from comfysnap_schema.spec import OutputSpec
+from comfysnap_schema.comfy import Graph
+from comfysnap_schema.wire import Progress
+from comfysnap_schema.workflow import OutputSpec
 from comfysnap_server.engine.comfyui.engine import ComfyUIEngine
-from comfysnap_server.engine.execute import execute
-from comfysnap_server.engine.protocol import EngineJob, PreviewFrame
+from comfysnap_server.engine.protocol import EngineError, EngineJob, PreviewFrame
 
 GRAPH: Final[Graph] = {
     "1": {
@@ -57,13 +56,16 @@ def self_test(engine: ComfyUIEngine) -> None:
         )
         job.input_dir.mkdir()
         job.output_dir.mkdir()
-        outcome = execute(engine, job, seen.append)
-    if outcome.status is not JobStatus.SUCCEEDED:
-        detail = outcome.error.detail if outcome.error else outcome.status
-        cause = f" ({outcome.cause})" if outcome.cause else ""
-        raise SelfTestError(f"ComfyUI {engine.report.version} cannot run a job: {detail}{cause}")
+        version = engine.report.version
+        try:
+            made = engine.run(job, seen.append).outputs["image"]
+        except Exception as error:
+            reason = str(error) if isinstance(error, EngineError) else repr(error)
+            raise SelfTestError(f"ComfyUI {version} cannot run a job: {reason}") from error
+    if not made:
+        raise SelfTestError(f"ComfyUI {version} made no picture")
     if not any(isinstance(event, Progress) and event.fraction == 1 for event in seen):
-        raise SelfTestError(f"ComfyUI {engine.report.version} reports no progress")
+        raise SelfTestError(f"ComfyUI {version} reports no progress")
 
 
 def main() -> int:

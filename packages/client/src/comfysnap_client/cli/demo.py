@@ -1,0 +1,55 @@
+"""What ``comfysnap demo`` runs as a process: a typed input, a live bar, a saved picture."""
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from comfysnap_client.cli.run import free_path, run
+from comfysnap_client.cli.show import LiveJob, describe
+from comfysnap_client.client import Client
+from comfysnap_schema.wire import JobStatus, Progress
+from comfysnap_schema.workflows.flux import FluxInput
+
+TIMEOUT_S = 600.0
+
+
+async def draw(client: Client, prompt: str, folder: Path) -> Path:
+    """Run flux, show the node at work, save the picture into ``folder``; tell the path."""
+    told = ""
+
+    with LiveJob(previews=False) as live:
+
+        def show(progress: Progress) -> None:
+            nonlocal told
+            live.progress(progress, JobStatus.RUNNING)
+            node = describe(progress.model_copy(update={"steps": None}), JobStatus.RUNNING)
+            if node != told and not sys.stderr.isatty():
+                print(f"  {progress.fraction:4.0%}  {node}", flush=True)
+                told = node
+
+        job = await client.infer_async(FluxInput(prompt=prompt, width=768, height=512))
+        output = await job.result(on_progress=show)
+        return await output.images[0].save(free_path(folder, output.images[0].name))
+
+
+def main(url: str, prompt: str, folder: str) -> int:
+    """Draw and tell where the picture is; the exit code as ``comfysnap infer`` has it."""
+
+    async def work(client: Client) -> None:
+        print(f"saved {await draw(client, prompt, Path(folder))}")
+
+    threading.Thread(target=_interrupt_at_end_of_input, daemon=True).start()
+    return run(url, TIMEOUT_S, work)
+
+
+def _interrupt_at_end_of_input() -> None:
+    """The demo holds the other end of standard input: when it is gone, so is the reason to wait."""
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,320 @@
+"""The routes of the mock server."""
+
+import asyncio
+import hashlib
+import json
+import struct
+import zlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import httpx
+import respx
+from pydantic import ValidationError
+
+from comfysnap_client.client import Client
+from comfysnap_client.polling import PollPolicy
+from comfysnap_client.retry import RetryPolicy
+from comfysnap_client.testing.jobs import MockJob, Scenario
+from comfysnap_schema.base import WorkflowInput, WorkflowOutput
+from comfysnap_schema.wire import (
+    CONTRACT,
+    IDEMPOTENCY_KEY,
+    PROBLEM_JSON,
+    REQUEST_ID,
+    RETRY_AFTER,
+    ErrorCode,
+    FieldProblem,
+    ImageFile,
+    JobEvent,
+    JobPage,
+    JobRecord,
+    Kind,
+    OutputFile,
+    Problem,
+)
+
+O = TypeVar("O", bound=WorkflowOutput)  # noqa: E741 -- the output, as in every signature here
+I = TypeVar("I", bound=WorkflowInput[Any])  # noqa: E741 -- the input
+F = TypeVar("F", bound=OutputFile)
+
+TICK_S = 0.005
+"""How often a held request looks for news."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One accepted submit.
+
+    Attributes:
+        workflow: Its name.
+        inputs: As the model that ``on`` was given.
+        job_id: The job it made.
+        params: Options of the job: ``timeout``, ``webhook``, ``label``.
+        headers: Of the request, without credentials.
+    """
+
+    workflow: str
+    inputs: WorkflowInput[Any]
+    job_id: str
+    params: list[tuple[str, str]]
+    headers: dict[str, str]
+
+
+class MockServer:
+    """A server in memory, made by ``mock_server`` or the fixture ``comfysnap_server``.
+
+    Attributes:
+        url: Its address.
+        calls: Accepted submits in order; replays of one idempotency key count once.
+        requests: Every request, as ``"GET /check_status/job_..."``.
+        router: The respx router behind it.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url: str = url.rstrip("/")
+        self.calls: list[Call] = []
+        self.requests: list[str] = []
+        self.router: respx.MockRouter = respx.MockRouter(base_url=self.url, assert_all_called=False)
+        self.router.route().mock(side_effect=self._handle)
+        self._scenarios: dict[str, tuple[type[WorkflowInput[Any]], Scenario[Any]]] = {}
+        self._jobs: dict[str, MockJob] = {}
+        self._keys: dict[str, str] = {}
+        self._outputs: dict[str, tuple[str, bytes]] = {}
+        self._files: dict[str, bytes] = {}
+
+    def on(self, inputs: type[WorkflowInput[O]]) -> Scenario[O]:
+        """What submits of this input model meet; submits are checked against the model."""
+        known = self._scenarios.get(inputs.__workflow__)
+        if known is None:
+            known = self._scenarios[inputs.__workflow__] = (inputs, Scenario[O]())
+        return cast("Scenario[O]", known[1])
+
+    def inputs_of(self, model: type[I]) -> list[I]:
+        """The inputs that were submitted as ``model``, in order."""
+        return [call.inputs for call in self.calls if isinstance(call.inputs, model)]
+
+    def client(self) -> Client:
+        """A client of this server with pauses short enough for tests."""
+        return Client(
+            self.url,
+            retry=RetryPolicy(initial=0.001, maximum=0.01),
+            polling=PollPolicy(initial=0.001, maximum=0.01),
+        )
+
+    def file(
+        self,
+        name: str,
+        content: bytes,
+        *,
+        model: type[F] = OutputFile,
+        kind: Kind = Kind.FILE,
+        content_type: str = "application/octet-stream",
+    ) -> F:
+        """An output file that can be downloaded.
+
+        Args:
+            name: Its name within the job.
+            content: Its bytes.
+            model: The class that the output field takes: ``VideoFile``, ``AudioFile``, ...
+            kind: As the server tells it.
+            content_type: As the server tells it.
+        """
+        sha256 = hashlib.sha256(content).hexdigest()
+        url = f"/outputs/{sha256[:16]}/{name}"
+        self._outputs[url] = (content_type, content)
+        return model(
+            name=name, kind=kind, content_type=content_type, size=len(content), sha256=sha256,
+            url=url,
+        )  # fmt: skip
+
+    def image(self, name: str = "image.png", *, width: int = 8, height: int = 8) -> ImageFile:
+        """A grey PNG picture.
+
+        Args:
+            name: Its name within the job.
+            width: In pixels.
+            height: In pixels.
+        """
+        content = _png(width, height)
+        return self.file(name, content, model=ImageFile, kind=Kind.IMAGE, content_type="image/png")
+
+    async def _handle(self, request: httpx.Request) -> httpx.Response:
+        path = request.url.path.removeprefix(httpx.URL(self.url).path.rstrip("/"))
+        self.requests.append(f"{request.method} {path}")
+        route, _, name = path.strip("/").partition("/")
+        handlers: dict[str, Callable[[httpx.Request, str], Awaitable[httpx.Response]]] = {
+            "infer_async": self._infer, "check_status": self._status, "cancel": self._cancel,
+            "events": self._events, "outputs": self._output, "files": self._file,
+            "jobs": self._list,
+        }  # fmt: skip
+        handler = handlers.get(route)
+        if handler is None:
+            return _refusal(request, 404, ErrorCode.NOT_FOUND)
+        return await handler(request, name)
+
+    async def _infer(self, request: httpx.Request, workflow: str) -> httpx.Response:
+        if workflow not in self._scenarios:
+            return _refusal(request, 404, ErrorCode.UNKNOWN_WORKFLOW)
+        model, scenario = self._scenarios[workflow]
+        if scenario.delay:
+            await asyncio.sleep(scenario.delay)
+        fault = scenario.next_fault()
+        if fault is not None and fault.status is not None:
+            return _refusal(request, fault.status, fault.code, retry_after=fault.retry_after)
+        if fault is not None and not fault.delivered:
+            raise httpx.ReadError("the connection was dropped", request=request)
+        answer = self._accept(request, model, scenario)
+        if fault is not None:
+            raise httpx.ReadError("the connection was dropped", request=request)
+        return answer
+
+    def _accept(
+        self, request: httpx.Request, model: type[WorkflowInput[Any]], scenario: Scenario[Any]
+    ) -> httpx.Response:
+        if request.headers.get(CONTRACT, model.__contract__) != model.__contract__:
+            return _refusal(request, 409, ErrorCode.CONTRACT_MISMATCH)
+        key = request.headers.get(IDEMPOTENCY_KEY)
+        if key in self._keys:
+            return _json(request, self._jobs[self._keys[key]].record(), 202)
+        try:
+            inputs = model.model_validate_json(request.content)
+        except ValidationError as error:
+            return _refusal(request, 422, ErrorCode.INVALID_INPUT, fields=_findings(error))
+        params = request.url.params.multi_items()
+        job = MockJob(
+            id=f"job_{len(self._jobs):026d}", workflow=model.__workflow__, inputs=inputs,
+            outcome=scenario.next_outcome(),
+            labels=dict(value.split(":", 1) for name, value in params if name == "label"),
+        )  # fmt: skip
+        self._jobs[job.id] = job
+        if key is not None:
+            self._keys[key] = job.id
+        kept = {n: v for n, v in request.headers.items() if n not in _CREDENTIALS}
+        self.calls.append(
+            Call(workflow=job.workflow, inputs=inputs, job_id=job.id, params=params, headers=kept)
+        )
+        return _json(request, job.record(), 202)
+
+    async def _status(self, request: httpx.Request, job_id: str) -> httpx.Response:
+        job = self._jobs.get(job_id)
+        if job is None:
+            return _refusal(request, 404, ErrorCode.UNKNOWN_JOB)
+        after = request.url.params.get("after")
+        await _held(job, float(request.url.params.get("wait", 0)), after and int(after))
+        return _json(request, job.record())
+
+    async def _events(self, request: httpx.Request, job_id: str) -> httpx.Response:
+        job = self._jobs.get(job_id)
+        if job is None:
+            return _refusal(request, 404, ErrorCode.UNKNOWN_JOB)
+        step = int(request.headers.get("last-event-id") or 0)
+        told: list[str] = []
+        while not told:
+            while job.advance():
+                pass
+            told = [text for at in range(step, job.step + 1) for text in _sent(job.record(at))]
+            if not told and job.is_final:  # a cancel is no step
+                told = _sent(job.record())
+            if not told:
+                await asyncio.sleep(TICK_S)
+        return httpx.Response(
+            200, request=request, text=f"retry: 1\n{''.join(told)}",
+            headers={"content-type": "text/event-stream"},
+        )  # fmt: skip
+
+    async def _cancel(self, request: httpx.Request, job_id: str) -> httpx.Response:
+        job = self._jobs.get(job_id)
+        if job is None:
+            return _refusal(request, 404, ErrorCode.UNKNOWN_JOB)
+        job.cancelled = job.cancelled or not job.is_final
+        return _json(request, job.record())
+
+    async def _list(self, request: httpx.Request, _: str) -> httpx.Response:
+        return _json(request, JobPage(jobs=[j.record() for j in reversed(self._jobs.values())]))
+
+    async def _output(self, request: httpx.Request, name: str) -> httpx.Response:
+        if f"/outputs/{name}" not in self._outputs:
+            return _refusal(request, 404, ErrorCode.UNKNOWN_OUTPUT)
+        content_type, content = self._outputs[f"/outputs/{name}"]
+        return httpx.Response(
+            200, request=request, content=content, headers={"content-type": content_type}
+        )
+
+    async def _file(self, request: httpx.Request, sha256: str) -> httpx.Response:
+        if request.method == "HEAD":
+            return httpx.Response(200 if sha256 in self._files else 404, request=request)
+        self._files[sha256] = request.content
+        return httpx.Response(201, request=request)
+
+
+_CREDENTIALS = frozenset({"authorization", "modal-key", "modal-secret"})
+
+
+async def _held(job: MockJob, wait: float, after: int | None) -> None:
+    """Hold a status request as the real server does; without ``wait`` each look is a step."""
+    if not wait:
+        job.advance()
+        return
+    clock = asyncio.get_running_loop().time
+    until = clock() + wait
+    while not job.is_final and clock() < until:
+        if after is not None and job.record().version > after:
+            return
+        if not job.advance():
+            await asyncio.sleep(TICK_S)
+
+
+def _sent(record: JobRecord) -> list[str]:
+    """A record as server-sent events."""
+    events = [JobEvent(type="done" if record.is_final else "status", job=record)]
+    if not record.is_final:
+        events.append(JobEvent(type="progress", progress=record.progress))
+    return [
+        f"event: {event.type}\nid: {record.version}\ndata: {event.model_dump_json()}\n\n"
+        for event in events
+    ]
+
+
+def _json(request: httpx.Request, model: JobRecord | JobPage, status: int = 200) -> httpx.Response:
+    headers = {"content-type": "application/json"}
+    if request_id := request.headers.get(REQUEST_ID):
+        headers[REQUEST_ID] = request_id
+    return httpx.Response(status, request=request, text=model.model_dump_json(), headers=headers)
+
+
+def _refusal(
+    request: httpx.Request,
+    status: int,
+    code: ErrorCode | str,
+    *,
+    fields: tuple[FieldProblem, ...] = (),
+    retry_after: float | None = None,
+) -> httpx.Response:
+    problem = Problem(title=str(code), code=code, status=status, fields=fields)
+    headers = {"content-type": PROBLEM_JSON}
+    if retry_after is not None:
+        headers[RETRY_AFTER] = f"{retry_after:g}"
+    return httpx.Response(status, request=request, text=problem.model_dump_json(), headers=headers)
+
+
+def _findings(error: ValidationError) -> tuple[FieldProblem, ...]:
+    return tuple(
+        FieldProblem(field=str(found["loc"][0]) if found["loc"] else None, message=found["msg"])
+        for found in json.loads(error.json())
+    )
+
+
+def _png(width: int, height: int) -> bytes:
+    """A grey 8-bit PNG."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    rows = zlib.compress((b"\0" + b"\x80" * width) * height)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )

@@ -1,0 +1,138 @@
+"""``comfysnap new``: a workflow folder from a ComfyUI export."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from comfysnap_schema.wire import WORKFLOW_NAME_PATTERN, WorkflowError
+from comfysnap_schema.workflow import PROJECT_FILE, find_project, open_project
+
+if TYPE_CHECKING:
+    from comfysnap_schema.propose import Proposal, Scaffold
+    from comfysnap_schema.workflow import Parameter
+
+_NEW_PROJECT = """\
+name = "{name}"
+workflows = "workflows"
+
+[generate]
+out = "comfysnap_models"            # a Python package of typed models, made by: comfysnap generate
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("new")(new)
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the workflow, as in its routes.")],
+    graph: Annotated[Path, typer.Argument(help="What ComfyUI exported: API format, or a UI file.")],
+    object_info: Annotated[
+        str | None,
+        typer.Option(help="Node catalogue: a file, or the URL of a running ComfyUI."),
+    ] = None,
+    project: Annotated[
+        Path | None, typer.Option(help="A comfysnap.toml, or the folder that holds one.")
+    ] = None,
+) -> None:
+    """Make a workflow folder from a ComfyUI export, with a proposed input map."""
+    from comfysnap_schema.comfy import Catalogue, read_export
+    from comfysnap_schema.propose import propose, write_workflow
+
+    _check_name(name)
+    catalogue = Catalogue.read(object_info) if object_info else None
+    nodes = read_export(graph, catalogue)
+    proposal = propose(nodes, catalogue, name=name)
+    folder = open_project(project).workflows / name
+    scaffold = write_workflow(folder, nodes, proposal, catalogue)
+    if project is None and find_project(Path.cwd()) is None:
+        _start_project(Path.cwd())
+    _show(scaffold, proposal)
+    print(f"wrote {folder}; next: comfysnap generate")
+
+
+def _check_name(name: str) -> None:
+    import keyword
+
+    if not re.fullmatch(WORKFLOW_NAME_PATTERN.strip("^$"), name) or keyword.iskeyword(name):
+        raise WorkflowError(
+            "invalid_name",
+            f"{name!r} is no name for a workflow; use a to z, digits and _, starting with a letter,"
+            " and no word of Python",
+        )
+
+
+def _start_project(folder: Path) -> None:
+    base = re.sub(r"[^a-z0-9]+", "-", folder.name.lower()).strip("-")[:63].strip("-")
+    (folder / PROJECT_FILE).write_text(
+        _NEW_PROJECT.format(name=base or "comfysnap"), encoding="utf-8"
+    )
+    print(f"wrote {folder / PROJECT_FILE}")
+
+
+def _show(scaffold: "Scaffold", proposal: "Proposal") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    workflow = scaffold.workflow
+    table = Table(title=f"{workflow.name}: proposed inputs")
+    nodes = {entry.name: _nodes(entry.nodes) for entry in proposal.inputs}
+    rows = [
+        (name, _type(p), _range(p), _default(p), nodes.get(name, ""))
+        for name, p in workflow.parameters.items()
+    ]
+    headings = ("parameter", "type", "range", "default", "node")
+    console = Console(markup=False, highlight=False)
+    widths = [max(len(row[column]) for row in (headings, *rows)) for column in range(3)]
+    # A narrow terminal cuts defaults and node titles, nothing else.
+    rest = max(8, (console.width - sum(widths) - 3 * len(headings) - 1) // 2)
+    for heading, width in zip(headings, (*widths, rest, rest), strict=True):
+        table.add_column(heading, no_wrap=True, overflow="ellipsis", max_width=width)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    for name, spec in workflow.outputs.items():
+        many = "many of " if spec.many else ""
+        print(f"output {name}: {many}{spec.kind}, from node {spec.node}")
+    for name, reason in scaffold.refused.items():
+        print(f"note: {name} is commented out: {reason}")
+    for note in proposal.notes:
+        print(f"note: {note}")
+
+
+def _nodes(titles: Sequence[str]) -> str:
+    more = f" +{len(titles) - 1}" if len(titles) > 1 else ""
+    return f"{_short(titles[0])}{more}" if titles else ""
+
+
+def _short(value: object) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= 24 else f"{text[:23]}…"
+
+
+def _type(parameter: "Parameter") -> str:
+    if parameter.type == "file":
+        return str(parameter.kind)
+    return "choice" if parameter.choices else parameter.type
+
+
+def _range(parameter: "Parameter") -> str:
+    if parameter.choices:
+        shown = ", ".join(map(str, parameter.choices))
+        return shown if len(shown) <= 24 else f"one of {len(parameter.choices)}"
+    if parameter.minimum is None and parameter.maximum is None:
+        return ""
+    low = "" if parameter.minimum is None else str(parameter.minimum)
+    high = "" if parameter.maximum is None else str(parameter.maximum)
+    step = f" by {parameter.multiple_of}" if parameter.multiple_of else ""
+    return f"{low} to {'2^64 - 1' if parameter.maximum == 2**64 - 1 else high}{step}"
+
+
+def _default(parameter: "Parameter") -> str:
+    if parameter.random:
+        return "drawn"
+    return "required" if parameter.required else _short(parameter.default)

@@ -1,0 +1,1 @@
+"""Typed modules from workflows, through datamodel-code-generator."""

@@ -1,0 +1,35 @@
+"""ComfyUI's side of a workflow: graphs, node classes, validation, the import of UI exports."""
+
+from comfysnap_schema.comfy.catalogue import CATALOGUE_FILE, Catalogue, InputDef, NodeDef
+from comfysnap_schema.comfy.graph import (
+    Graph,
+    InputPath,
+    canonical_json,
+    graph_hash,
+    is_link,
+    parse_graph,
+    read_graph,
+    title_of,
+)
+from comfysnap_schema.comfy.types import is_model_name
+from comfysnap_schema.comfy.ui_export import read_export
+from comfysnap_schema.comfy.validation import Finding, validate_graph
+
+__all__ = [
+    "CATALOGUE_FILE",
+    "Catalogue",
+    "Finding",
+    "Graph",
+    "InputDef",
+    "InputPath",
+    "NodeDef",
+    "canonical_json",
+    "graph_hash",
+    "is_link",
+    "is_model_name",
+    "parse_graph",
+    "read_export",
+    "read_graph",
+    "title_of",
+    "validate_graph",
+]

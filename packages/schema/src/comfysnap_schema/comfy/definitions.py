@@ -1,0 +1,244 @@
+"""Parses the entries of ``/object_info``, whatever a node pack put there."""
+
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+from comfysnap_schema.comfy.types import DynamicInput, InputDef, NodeDef, OutputDef
+from comfysnap_schema.wire import Kind
+
+DYNAMIC_COMBO: Final = "COMFY_DYNAMICCOMBO_V3"
+AUTOGROW: Final = "COMFY_AUTOGROW_V3"
+DYNAMIC_SLOT: Final = "COMFY_DYNAMICSLOT_V3"
+MATCH_TYPE: Final = "COMFY_MATCHTYPE_V3"
+
+_ENTRY_KEYS: Final = (
+    "output_name", "output_is_list", "output_matchtypes",
+    "output_node", "api_node", "python_module",
+)  # fmt: skip
+_OPTION_KEYS: Final = frozenset(
+    {
+        "default", "min", "max", "step", "round", "options", "multiselect", "multi_select",
+        "multiline", "dynamicPrompts", "forceInput", "control_after_generate", "widgetType",
+        "remote", "template", "slotType", "prefix", "names", "inputs", "image_upload",
+        "animated_image_upload", "audio_upload",
+        "video_upload", "file_upload", "image_folder",
+    }
+)  # fmt: skip
+_UPLOADS: Final[Mapping[str, Kind]] = {
+    "image_upload": Kind.IMAGE,
+    "animated_image_upload": Kind.IMAGE,
+    "audio_upload": Kind.AUDIO,
+    "video_upload": Kind.VIDEO,
+    "file_upload": Kind.FILE,
+}
+_DEPTH: Final = 8
+_MOST_GROWN: Final = 128
+
+Json = dict[str, Any]
+
+
+def slim_node(entry: object) -> Json | None:
+    """An entry without prose and without the names of uploaded files; None if it is none."""
+    if not isinstance(entry, dict):
+        return None
+    raw = cast("Json", entry)
+    if not isinstance(raw.get("input"), dict) or not isinstance(raw.get("output"), (list, tuple)):
+        return None
+    inputs = {
+        group: _slim_group(members)
+        for group, members in raw["input"].items()
+        if group in ("required", "optional")
+    }
+    order = _object(raw.get("input_order"))
+    slim: Json = {
+        "input": inputs,
+        "input_order": {
+            group: [
+                name
+                for name in _list(order.get(group, list(members)))
+                if isinstance(name, str) and name in members
+            ]
+            for group, members in inputs.items()
+        },
+        "output": list(raw["output"]),
+    }
+    return slim | {key: raw[key] for key in _ENTRY_KEYS if raw.get(key) not in (None, False, "")}
+
+
+def _slim_group(members: object, depth: int = 0) -> Json:
+    return {str(name): _slim_spec(spec, depth) for name, spec in _object(members).items()}
+
+
+def _slim_spec(spec: object, depth: int) -> list[Any]:
+    kind, options = _spec(spec)
+    kept = {key: value for key, value in options.items() if key in _OPTION_KEYS}
+    if _upload(options) is not None:
+        kept.pop("options", None)
+        kept.pop("default", None)
+        kind = _list(None) if _is_list(kind) else kind
+    if depth < _DEPTH and isinstance(kept.get("options"), list):
+        kept["options"] = [_slim_option(option, depth) for option in kept["options"]]
+    if depth < _DEPTH and "inputs" in kept:
+        kept["inputs"] = _slim_inputs(kept["inputs"], depth)
+    template = _object(kept.get("template"))
+    if depth < _DEPTH and "input" in template:
+        kept["template"] = {**template, "input": _slim_inputs(template["input"], depth)}
+    return [kind, kept] if kept else [kind]
+
+
+def _slim_option(option: object, depth: int) -> Any:
+    """An option of a dynamic combo brings inputs of its own."""
+    members = _object(option)
+    if "inputs" not in members:
+        return option
+    return {"key": members.get("key"), "inputs": _slim_inputs(members["inputs"], depth)}
+
+
+def _slim_inputs(groups: object, depth: int) -> Json:
+    return {
+        group: _slim_group(members, depth + 1)
+        for group, members in _object(groups).items()
+        if group in ("required", "optional")
+    }
+
+
+def parse_node(class_type: str, entry: Mapping[str, Any]) -> NodeDef:
+    """Parse a slim entry."""
+    types = _list(entry.get("output"))
+    names = _list(entry.get("output_name"))
+    lists = _list(entry.get("output_is_list"))
+    matches = _list(entry.get("output_matchtypes"))
+    outputs = tuple(
+        _output(kind, _at(names, index), _at(lists, index), _at(matches, index))
+        for index, kind in enumerate(types)
+    )
+    return NodeDef(
+        class_type=class_type,
+        declared=_inputs(entry.get("input"), _object(entry.get("input_order"))),
+        outputs=outputs,
+        output_node=entry.get("output_node") is True,
+        api_node=entry.get("api_node") is True,
+        module=str(entry.get("python_module", "")),
+    )
+
+
+def _output(kind: object, name: object, is_list: object, match: object) -> OutputDef:
+    choices = tuple(_list(kind)) if _is_list(kind) else None
+    type_name = "COMBO" if choices is not None else str(kind)
+    return OutputDef(
+        name=name if isinstance(name, str) and name else type_name,
+        type=type_name,
+        choices=choices,
+        is_list=is_list is True,
+        match=match if isinstance(match, str) and match else None,
+    )
+
+
+def _inputs(groups: object, order: Json, depth: int = 0) -> tuple[InputDef, ...]:
+    found: list[InputDef] = []
+    for group in ("required", "optional"):
+        members = _object(_object(groups).get(group))
+        ordered = [name for name in _list(order.get(group)) if name in members]
+        for name in dict.fromkeys([*ordered, *members]):
+            found.append(_input(str(name), members[name], group == "required", depth))
+    return tuple(found)
+
+
+def _input(name: str, spec: object, required: bool, depth: int) -> InputDef:
+    kind, options = _spec(spec)
+    upload = _upload(options)
+    is_list = _is_list(kind)
+    type_name = "COMBO" if is_list else str(kind)
+    listed: object = kind if is_list else options.get("options")
+    known = upload is None and _is_list(listed) and type_name == "COMBO"
+    dynamic = _dynamic(type_name, options, depth) if depth < _DEPTH else None
+    if dynamic is not None and dynamic.kind == "combo":
+        listed, known = list(dynamic.options), True
+    widget = options.get("widgetType")
+    return InputDef(
+        name=name,
+        type=type_name,
+        required=required,
+        has_default="default" in options,
+        default=options.get("default"),
+        minimum=_number(options.get("min")),
+        maximum=_number(options.get("max")),
+        step=_number(options.get("step")),
+        round=_number(options.get("round")),
+        choices=tuple(_list(listed)) if known else None,
+        choices_in_type=is_list,
+        multiselect=bool(options.get("multiselect") or options.get("multi_select")),
+        multiline=options.get("multiline") is True,
+        dynamic_prompts=options.get("dynamicPrompts") is True,
+        upload=upload,
+        force_input=options.get("forceInput") is True,
+        control_after_generate=bool(options.get("control_after_generate")),
+        widget_type=widget if isinstance(widget, str) else None,
+        dynamic=dynamic,
+    )
+
+
+def _dynamic(type_name: str, options: Json, depth: int) -> DynamicInput | None:
+    """The newer schema's inputs that bring others (ComfyUI: comfy_api/latest/_io.py)."""
+    if type_name == DYNAMIC_COMBO:
+        brought = {
+            str(_object(option).get("key")): _inputs(_object(option).get("inputs"), {}, depth + 1)
+            for option in _list(options.get("options"))
+        }
+        return DynamicInput(kind="combo", options=brought)
+    if type_name == DYNAMIC_SLOT:
+        return DynamicInput(kind="slot", extra=_inputs(options.get("inputs"), {}, depth + 1))
+    if type_name == AUTOGROW:
+        return _autogrow(options | _object(options.get("template")), depth)
+    return None
+
+
+def _autogrow(template: Json, depth: int) -> DynamicInput:
+    members = _inputs(template.get("input"), {}, depth + 1)
+    least = _number(template.get("min"))
+    most = _number(template.get("max"))
+    names = tuple(str(name) for name in _list(template.get("names")))
+    if not names:
+        prefix = str(template.get("prefix", ""))
+        count = min(int(most) if most is not None else _MOST_GROWN, _MOST_GROWN)
+        names = tuple(f"{prefix}{index}" for index in range(count))
+    return DynamicInput(
+        kind="autogrow",
+        template=members[0] if members else None,
+        names=names,
+        least=int(least) if least is not None else 1,
+    )
+
+
+def _spec(spec: object) -> tuple[Any, Json]:
+    """``[type, options]`` of an input; a bare type stands for itself, prose for nothing."""
+    if not isinstance(spec, (list, tuple)):
+        return spec, {}
+    items = cast("list[Any]", spec)
+    if not items:
+        return "*", {}
+    return items[0], _object(items[1]) if len(items) > 1 else {}
+
+
+def _upload(options: Json) -> Kind | None:
+    return next((kind for key, kind in _UPLOADS.items() if options.get(key) is True), None)
+
+
+def _object(value: object) -> Json:
+    return cast("Json", value) if isinstance(value, dict) else {}
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, (list, tuple))
+
+
+def _list(value: object) -> list[Any]:
+    return list(cast("list[Any]", value)) if isinstance(value, (list, tuple)) else []
+
+
+def _at(values: list[Any], index: int) -> object:
+    return values[index] if index < len(values) else None
+
+
+def _number(value: object) -> int | float | None:
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None

@@ -1,0 +1,187 @@
+"""ComfyUI's UI export as it lies in the file: nodes, slots, links, subgraphs."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from comfysnap_schema.wire import GraphError
+
+MUTED: Final = 2
+BYPASSED: Final = 4
+SUBGRAPH_INPUT: Final = "-10"
+"""Links inside a subgraph that come from its own inputs have this origin."""
+SUBGRAPH_OUTPUT: Final = "-20"
+MOST_NODES: Final = 20_000
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class UiSlot:
+    """An input or output of a node."""
+
+    name: str
+    type: str
+    link: str | None = None
+    widget: bool = False
+    """The slot belongs to a widget: linked, the link replaces the widget's value."""
+
+
+@dataclass(frozen=True)
+class UiNode:
+    """A node as drawn."""
+
+    id: str
+    type: str
+    title: str
+    mode: int
+    inputs: tuple[UiSlot, ...]
+    outputs: tuple[UiSlot, ...]
+    values: list[Any] | Json
+    properties: Json
+
+    @property
+    def off(self) -> bool:
+        """Muted or bypassed: it does not run."""
+        return self.mode in (MUTED, BYPASSED)
+
+    def value(self, index: int) -> Any:
+        """A widget's value by its place, or None."""
+        values = list(self.values.values()) if isinstance(self.values, dict) else self.values
+        return values[index] if index < len(values) else None
+
+
+@dataclass(frozen=True)
+class UiLink:
+    """A line between two slots."""
+
+    origin: str
+    origin_slot: int
+    target: str
+    target_slot: int
+
+
+@dataclass(frozen=True)
+class UiGraph:
+    """The drawing, or the inside of a subgraph."""
+
+    id: str
+    name: str
+    nodes: Mapping[str, UiNode]
+    links: Mapping[str, UiLink]
+    inputs: tuple[UiSlot, ...] = ()
+    outputs: tuple[UiSlot, ...] = ()
+
+    def into(self, target: str, slot: int) -> UiLink | None:
+        """The link that ends at a slot."""
+        return next(
+            (
+                link
+                for link in self.links.values()
+                if link.target == target and link.target_slot == slot
+            ),
+            None,
+        )
+
+    def out_of(self, origin: str, slot: int) -> Iterator[UiLink]:
+        """The links that start at a slot."""
+        for link in self.links.values():
+            if link.origin == origin and link.origin_slot == slot:
+                yield link
+
+
+@dataclass(frozen=True)
+class UiWorkflow:
+    """A whole UI export."""
+
+    root: UiGraph
+    subgraphs: Mapping[str, UiGraph]
+
+
+def is_ui_format(data: object) -> bool:
+    """Whether parsed JSON is a UI export and not an API one."""
+    if not isinstance(data, dict):
+        return False
+    return isinstance(cast("Json", data).get("nodes"), list) and "links" in data
+
+
+def parse_ui(data: object, *, file: str | None = None) -> UiWorkflow:
+    """Read a UI export.
+
+    Raises:
+        GraphError: ``not_a_graph``, ``empty_graph``, ``too_large``.
+    """
+    if not is_ui_format(data):
+        raise GraphError("not_a_graph", "this is no UI export: nodes and links expected", file=file)
+    raw = cast("Json", data)
+    definitions = as_object(raw.get("definitions")).get("subgraphs")
+    try:
+        root = _graph(raw)
+        subgraphs = [_graph(as_object(entry)) for entry in as_list(definitions)]
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise GraphError("not_a_graph", f"a broken UI export: {error!r}", file=file) from error
+    if not root.nodes:
+        raise GraphError("empty_graph", "the graph has no nodes", file=file)
+    count = sum(len(graph.nodes) for graph in (root, *subgraphs))
+    if count > MOST_NODES:
+        raise GraphError("too_large", f"more than {MOST_NODES} nodes", file=file)
+    return UiWorkflow(root, {graph.id: graph for graph in subgraphs})
+
+
+def _graph(raw: Json) -> UiGraph:
+    nodes = [_node(entry) for entry in as_list(raw["nodes"])]
+    links = dict(_link(entry) for entry in as_list(raw.get("links")) if entry is not None)
+    return UiGraph(
+        id=str(raw.get("id", "")),
+        name=str(raw.get("name", "")),
+        nodes={node.id: node for node in nodes},
+        links=links,
+        inputs=tuple(_slot(entry) for entry in as_list(raw.get("inputs"))),
+        outputs=tuple(_slot(entry) for entry in as_list(raw.get("outputs"))),
+    )
+
+
+def _node(raw: Json) -> UiNode:
+    values: object = raw.get("widgets_values")
+    return UiNode(
+        id=str(raw["id"]),
+        type=str(raw["type"]),
+        title=str(raw.get("title") or ""),
+        mode=int(raw.get("mode") or 0),
+        inputs=tuple(_slot(entry) for entry in as_list(raw.get("inputs"))),
+        outputs=tuple(_slot(entry) for entry in as_list(raw.get("outputs"))),
+        values=as_object(values) or as_list(values),
+        properties=as_object(raw.get("properties")),
+    )
+
+
+def _slot(raw: Json) -> UiSlot:
+    kind: object = raw.get("type")
+    link: object = raw.get("link")
+    return UiSlot(
+        name=str(raw.get("name", "")),
+        type=kind if isinstance(kind, str) else "COMBO" if isinstance(kind, list) else "*",
+        link=None if link is None else str(link),
+        widget=isinstance(raw.get("widget"), dict),
+    )
+
+
+def _link(raw: Any) -> tuple[str, UiLink]:
+    """``[id, origin, slot, target, slot, type]``, or an object of the same inside subgraphs."""
+    if isinstance(raw, dict):
+        entry = cast("Json", raw)
+        keys = ("id", "origin_id", "origin_slot", "target_id", "target_slot")
+        name, origin, origin_slot, target, target_slot = (entry[key] for key in keys)
+    else:
+        name, origin, origin_slot, target, target_slot = raw[:5]
+    return str(name), UiLink(str(origin), int(origin_slot), str(target), int(target_slot))
+
+
+def as_object(value: object) -> Json:
+    """The value if it is a JSON object, else an empty one."""
+    return cast("Json", value) if isinstance(value, dict) else {}
+
+
+def as_list(value: object) -> list[Any]:
+    """The value if it is a list, else an empty one."""
+    return cast("list[Any]", value) if isinstance(value, list) else []

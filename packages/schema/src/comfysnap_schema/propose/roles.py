@@ -1,0 +1,239 @@
+"""What an input of a node means to a caller, told from its name and its node."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from pydantic import JsonValue
+
+from comfysnap_schema.comfy import InputPath, is_model_name
+from comfysnap_schema.propose.view import GraphView
+from comfysnap_schema.wire import Kind
+from comfysnap_schema.workflow import ParameterType
+
+
+@dataclass(frozen=True, kw_only=True)
+class Role:
+    """What one kind of parameter is called and says of itself."""
+
+    name: str
+    description: str
+    type: ParameterType = "string"
+    rank: int
+    """Place in the proposal; lower comes first."""
+    on: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A place that may become a parameter, or a part of one."""
+
+    role: Role
+    path: InputPath
+    value: JsonValue
+    node: str
+    """The node that gives it its meaning; the path may lead to a primitive behind it."""
+    reason: str
+    name: str = ""
+    """Replaces the role's name."""
+    kind: Kind | None = None
+    random: bool = False
+    on: bool = True
+    hints: tuple[str, ...] = field(default=())
+    """Qualifiers that tell it from others of its role."""
+    raw: str = ""
+    """What the node itself calls it."""
+
+
+PROMPT: Final = Role(name="prompt", description="What to make.", rank=0)
+NEGATIVE: Final = Role(name="negative_prompt", description="What to avoid.", rank=1)
+TEXT: Final = Role(name="text", description="Text that the workflow reads.", rank=2)
+FILES: Final[Mapping[Kind, Role]] = {
+    Kind.IMAGE: Role(name="image", description="The input image.", type="file", rank=3),
+    Kind.MASK: Role(name="mask", description="Where to work.", type="file", rank=4),
+    Kind.VIDEO: Role(name="video", description="The input video.", type="file", rank=5),
+    Kind.AUDIO: Role(name="audio", description="The input audio.", type="file", rank=6),
+    Kind.FILE: Role(name="file", description="The input file.", type="file", rank=7),
+}
+LAST_FILE_RANK: Final = 7
+"""Texts and files have ranks up to here."""
+SEED: Final = Role(
+    name="seed", description="The same seed gives the same result.", type="integer", rank=10
+)
+WIDTH: Final = Role(name="width", description="Width in pixels.", type="integer", rank=11)
+HEIGHT: Final = Role(name="height", description="Height in pixels.", type="integer", rank=11)
+SIZE: Final = Role(name="size", description="Width and height in pixels.", type="integer", rank=11)
+FRAMES: Final = Role(name="frames", description="Number of frames.", type="integer", rank=13)
+SWITCH: Final = Role(
+    name="switch_step",
+    description="Step at which the first sampler hands over to the next.",
+    type="integer",
+    rank=21,
+)
+
+_BATCH: Final = Role(
+    name="batch_size", description="How many to make at once.", type="integer", rank=16
+)
+_FPS: Final = Role(name="fps", description="Frames per second.", type="number", rank=14)
+_SECONDS: Final = Role(name="seconds", description="Length in seconds.", type="number", rank=15)
+_STRENGTH: Final = Role(
+    name="control_strength", description="How strongly the control guides.", type="number", rank=27
+)
+_LORA: Final = Role(
+    name="lora_strength",
+    description="How strongly the LoRA counts.",
+    type="number",
+    rank=31,
+    on=False,
+)
+
+
+def _choice(name: str, description: str, rank: int) -> Role:
+    return Role(name=name, description=description, rank=rank)
+
+
+def _model(name: str, what: str) -> Role:
+    return Role(name=name, description=f"Name of the {what}.", rank=30, on=False)
+
+
+BY_NAME: Final[Mapping[str, Role]] = {
+    "steps": Role(
+        name="steps", description="Sampling steps; more take longer.", type="integer", rank=20
+    ),
+    "cfg": Role(
+        name="cfg", description="How closely to follow the prompt.", type="number", rank=22
+    ),
+    "guidance": Role(
+        name="guidance", description="How closely to follow the prompt.", type="number", rank=23
+    ),
+    "sampler_name": _choice("sampler", "The sampling algorithm.", 24),
+    "scheduler": _choice("scheduler", "How noise is spread over the steps.", 25),
+    "denoise": Role(
+        name="denoise",
+        description="How much to change: 0 keeps the input, 1 starts anew.",
+        type="number",
+        rank=26,
+    ),
+    "batch_size": _BATCH,
+    "fps": _FPS,
+    "frame_rate": _FPS,
+    "seconds": _SECONDS,
+    "seconds_total": _SECONDS,
+    "strength_model": _LORA,
+    "strength_clip": _LORA,
+    "aspect_ratio": _choice("aspect_ratio", "Shape of the result.", 17),
+    "resolution": _choice("resolution", "Size of the result.", 17),
+    "duration": _choice("duration", "Length of the result.", 17),
+    "ckpt_name": _model("checkpoint", "checkpoint"),
+    "unet_name": _model("diffusion_model", "diffusion model"),
+    "vae_name": _model("vae", "VAE"),
+    "lora_name": _model("lora", "LoRA"),
+    "control_net_name": _model("controlnet", "ControlNet"),
+    "style_model_name": _model("style_model", "style model"),
+    "upscale_model": _model("upscale_model", "upscale model"),
+}
+"""Roles that the input's own name tells."""
+
+_MODEL: Final = _model("model_name", "model")
+_TEXT_ENCODER: Final = _model("text_encoder", "text encoder")
+_VAGUE: Final = frozenset({"model", "*"})
+_FRAME_NAMES: Final = frozenset({"length", "video_frames", "num_frames", "frames_number"})
+_FILE_NAMES: Final[tuple[tuple[str, str, Kind], ...]] = (
+    (r"load.*mask", "image", Kind.MASK),
+    (r"load.*image|image.*load", "image", Kind.IMAGE),
+    (r"load.*video|video.*load", "video|file", Kind.VIDEO),
+    (r"load.*audio|audio.*load", "audio|audio_file", Kind.AUDIO),
+    (r"load.*3d", "model_file", Kind.FILE),
+)
+_NO_FILE: Final = re.compile(r"url|folder|path|dir|base64|output", re.IGNORECASE)
+
+
+def simple_role(view: GraphView, path: InputPath, value: JsonValue) -> Role | None:
+    """The role of a value that its input's name tells, if its type fits."""
+    name = path.name.rsplit(".", 1)[-1]
+    role = BY_NAME.get(name)
+    if name in _FRAME_NAMES and ("width" in view.inputs(path.node) or _is_latent(view, path.node)):
+        role = FRAMES
+    elif name == "strength" and "control_net" in view.inputs(path.node):
+        role = _STRENGTH
+    elif role is None and is_model_name(value):
+        role = _model_role(view, path)
+    if role is not None and not _fits(role, value):
+        return None
+    return role
+
+
+def _model_role(view: GraphView, path: InputPath) -> Role:
+    if re.match(r"clip_name", path.name):
+        vision = "vision" in view.class_of(path.node).lower()
+        return _model("clip_vision", "CLIP vision model") if vision else _TEXT_ENCODER
+    if "upscale" in view.class_of(path.node).lower():
+        return BY_NAME["upscale_model"]
+    known = view.node_def(path.node)
+    made = known.outputs[0].type.lower() if known and known.outputs else "model"
+    return _model(made, made.replace("_", " ")) if made not in _VAGUE else _MODEL
+
+
+def _fits(role: Role, value: JsonValue) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if role.type in ("integer", "number"):
+        return number
+    return isinstance(value, str) or number
+
+
+def _is_latent(view: GraphView, node: str) -> bool:
+    known = view.node_def(node)
+    if known is not None:
+        return any(output.type == "LATENT" for output in known.outputs)
+    return bool(
+        re.search(r"latent|tovideo|img2vid|_conditioning", view.class_of(node), re.IGNORECASE)
+    )
+
+
+def file_kind(view: GraphView, path: InputPath, value: JsonValue) -> Kind | None:
+    """What an input file is, or None when the value names no input file."""
+    if not isinstance(value, str):
+        return None
+    known = view.input_def(path)
+    if known is not None:
+        kind = known.upload
+    elif view.node_def(path.node) is not None or _NO_FILE.search(view.class_of(path.node)):
+        kind = None
+    else:
+        kind = next(
+            (
+                kind
+                for class_words, name, kind in _FILE_NAMES
+                if re.search(class_words, view.class_of(path.node), re.IGNORECASE)
+                and re.fullmatch(name, path.name)
+            ),
+            None,
+        )
+    if kind is Kind.IMAGE and _only_mask(view, path.node):
+        return Kind.MASK
+    return kind
+
+
+def _only_mask(view: GraphView, node: str) -> bool:
+    """A LoadImage of which only the mask is used, or a LoadImageMask."""
+    if view.class_of(node) == "LoadImageMask":
+        return True
+    slots = {slot for _, _, slot in view.consumers[node]}
+    return view.class_of(node) == "LoadImage" and slots == {1}
+
+
+def sizes(view: GraphView) -> Iterator[tuple[str, bool]]:
+    """Nodes that have a width and a height, and whether they are what sets the result's size."""
+    found = [node for node in view.order if {"width", "height"} <= set(view.inputs(node))]
+    makes = {node for node in found if _is_latent(view, node) or _is_service(view, node)}
+    # A size that comes out of another node with a size is that node's.
+    links = [view.link(node, "width") for node in makes]
+    makes |= {link[0] for link in links if link and link[0] in found}
+    for node in found:
+        yield node, node in makes or not makes
+
+
+def _is_service(view: GraphView, node: str) -> bool:
+    known = view.node_def(node)
+    return known is not None and known.api_node

@@ -1,0 +1,159 @@
+"""A graph as the proposal sees it: what feeds what, and where a value can be set."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final, cast
+
+from pydantic import JsonValue
+
+from comfysnap_schema.comfy import Catalogue, Graph, InputDef, InputPath, NodeDef, is_link, title_of
+from comfysnap_schema.propose.outputs import output_of
+
+VALUE_NAMES: Final = frozenset(
+    {
+        "value",
+        "int",
+        "integer",
+        "float",
+        "number",
+        "string",
+        "text",
+        "boolean",
+        "seed",
+        "noise_seed",
+    }
+)
+"""How nodes that hold one value call it (core's Primitive*, KJNodes' *Constant, rgthree's Seed)."""
+
+_MAIN_FLOW: Final = frozenset({"latent_image", "latent", "samples", "images", "image", "pixels"})
+
+
+@dataclass(frozen=True)
+class GraphView:
+    """A graph with what is known of its classes."""
+
+    graph: Graph
+    catalogue: Catalogue | None = None
+
+    def node_def(self, node: str) -> NodeDef | None:
+        """What is known of a node's class."""
+        return self.catalogue.get(self.class_of(node)) if self.catalogue else None
+
+    def class_of(self, node: str) -> str:
+        """The class of a node."""
+        return self.graph[node]["class_type"]
+
+    def title(self, node: str) -> str:
+        """The title a person gave the node, or its class."""
+        return title_of(self.graph, node)
+
+    def inputs(self, node: str) -> Mapping[str, JsonValue]:
+        """The inputs of a node."""
+        return self.graph[node]["inputs"]
+
+    def input_def(self, path: InputPath) -> InputDef | None:
+        """What is known of an input."""
+        known = self.node_def(path.node)
+        return known.expand(self.inputs(path.node)).get(path.name) if known else None
+
+    def value(self, path: InputPath) -> JsonValue:
+        """What stands at a path."""
+        return self.inputs(path.node)[path.name]
+
+    def link(self, node: str, name: str) -> tuple[str, int] | None:
+        """The node and slot that an input is linked to, if it is and both exist."""
+        value = self.inputs(node).get(name)
+        if not is_link(value):
+            return None
+        origin, slot = cast("tuple[str, object]", value)
+        return (origin, slot) if origin in self.graph and isinstance(slot, int) else None
+
+    def links(self, node: str) -> Iterator[tuple[str, str, int]]:
+        """Input name, origin and slot of each link of a node."""
+        for name in self.inputs(node):
+            found = self.link(node, name)
+            if found:
+                yield name, *found
+
+    def values(self, node: str) -> Iterator[tuple[InputPath, JsonValue]]:
+        """The plain values of a node."""
+        for name, value in self.inputs(node).items():
+            if not isinstance(value, (list, dict)):
+                yield InputPath(node, name), value
+
+    def source(self, node: str, name: str) -> InputPath | None:
+        """The place to set so that an input changes: itself, or the value of the node that holds
+        one for it. None when it is computed or not there."""
+        seen: set[str] = set()
+        while node not in seen:
+            seen.add(node)
+            value = self.inputs(node).get(name)
+            if value is None or isinstance(value, dict):
+                return None
+            if not isinstance(value, list):
+                return InputPath(node, name)
+            found = self.link(node, name)
+            if found is None:
+                return None
+            node = found[0]
+            names = [each for each in self.inputs(node) if each.lower() in VALUE_NAMES]
+            if len(names) != 1:
+                return None
+            name = names[0]
+        return None
+
+    @cached_property
+    def consumers(self) -> Mapping[str, tuple[tuple[str, str, int], ...]]:
+        """Node to the (node, input, slot) that read it."""
+        found: dict[str, list[tuple[str, str, int]]] = {node: [] for node in self.graph}
+        for node in self.graph:
+            for name, origin, slot in self.links(node):
+                found[origin].append((node, name, slot))
+        return {node: tuple(readers) for node, readers in found.items()}
+
+    @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        """Output nodes, in the order of the file."""
+        return tuple(node for node in self.graph if self._is_output(node))
+
+    def _is_output(self, node: str) -> bool:
+        known = self.node_def(node)
+        if known is not None:
+            return known.output_node
+        return output_of(self.class_of(node), self.inputs(node)) is not None
+
+    @cached_property
+    def order(self) -> tuple[str, ...]:
+        """Nodes that an output needs, those that run first before the others; all of them when
+        there is no output node."""
+        done: dict[str, None] = {}
+        for start in self.outputs or tuple(self.graph):
+            self._visit(start, done)
+        return tuple(done)
+
+    def _origins(self, node: str) -> Iterator[str]:
+        """What a node reads; what it goes on with (a first sampler's latent) before the rest."""
+        yield from (origin for name, origin, _ in self.links(node) if name in _MAIN_FLOW)
+        yield from (origin for name, origin, _ in self.links(node) if name not in _MAIN_FLOW)
+
+    def _visit(self, start: str, done: dict[str, None]) -> None:
+        stack = [(start, self._origins(start))]
+        entered = {start}
+        while stack:
+            node, rest = stack[-1]
+            origin = next((origin for origin in rest if origin not in done), None)
+            if origin is None:
+                done[node] = None
+                stack.pop()
+            elif origin not in entered:
+                entered.add(origin)
+                stack.append((origin, self._origins(origin)))
+
+
+def words(text: str) -> list[str]:
+    """Lower-case ASCII words of a title or a class name: ``KSampler (Advanced) - REFINER`` is
+    ``ksampler advanced refiner``."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", " ", text)
+    return re.findall(r"[a-z0-9]+", spaced.lower())

@@ -1,0 +1,149 @@
+"""The job as it travels: its status, progress, timings and events."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, JsonValue
+
+from comfysnap_schema.wire.errors import Problem
+
+
+class JobStatus(StrEnum):
+    """Where a job is; the last five are final and never change."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+    """It ran longer than its timeout."""
+    EXPIRED = "expired"
+    """It never started in time."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the status can never change again."""
+        return self not in (JobStatus.QUEUED, JobStatus.RUNNING)
+
+
+class Progress(BaseModel, frozen=True, extra="ignore", defer_build=True):
+    """How far a job is; ``fraction`` never falls within one attempt."""
+
+    fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    node: str | None = None
+    """Id of the node at work."""
+    node_class: str | None = None
+    node_title: str | None = None
+    step: int | None = None
+    """Step inside the node, from 0 to ``steps``."""
+    steps: int | None = None
+    queue_position: int | None = None
+    """Jobs ahead of this one; None when running or not known."""
+
+
+class Timings(BaseModel, frozen=True, extra="ignore", defer_build=True):
+    """Where the time of a job went, in seconds; None for what did not happen or is not known."""
+
+    queue: float | None = None
+    """From accepted to handed to a worker."""
+    start: float | None = None
+    """Waiting for that worker to be ready (load and attach, or a restore)."""
+    start_kind: Literal["cold", "warm", "restored"] | None = None
+    load: float | None = None
+    """The engine's load in that worker, or in the process it was forked or restored from."""
+    attach: float | None = None
+    run: float | None = None
+    """Running the graph."""
+    device: str | None = None
+    """What the graph ran on: ``NVIDIA L40S``, ``cpu``. Not a time, but what explains the times."""
+    nodes: dict[str, float] = Field(default_factory=dict)
+    """Each node that ran, by id."""
+
+
+class JobRecord(BaseModel, frozen=True, extra="ignore", defer_build=True):
+    """A job as every route tells it."""
+
+    id: str
+    workflow: str
+    status: Annotated[JobStatus | str, Field(union_mode="left_to_right")]
+    version: int
+    """Grows with each change; pass it as ``after`` to wait for the next."""
+    attempt: int = 0
+    """How often a worker took the job: 0 while it never ran."""
+    cancel_requested_at: datetime | None = None
+    progress: Progress = Progress()
+    outputs: dict[str, JsonValue] | None = None
+    """By output name: a file, a list of files, a text or JSON. None until succeeded."""
+    error: Problem | None = None
+    inputs: dict[str, JsonValue] = Field(default_factory=dict)
+    """As run: with defaults and drawn seeds, files by reference, never inline data."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    graph_hash: str | None = None
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    timings: Timings = Timings()
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job reached a state that never changes."""
+        return isinstance(self.status, JobStatus) and self.status.is_final
+
+
+class JobPage(BaseModel, frozen=True, extra="ignore", defer_build=True):
+    """One page of ``GET /jobs``, newest first."""
+
+    jobs: list[JobRecord]
+    cursor: str | None = None
+    """Pass it to get the next page; None on the last one."""
+
+
+class Preview(BaseModel, frozen=True, extra="ignore", defer_build=True):
+    """A preview frame of a running node."""
+
+    content_type: str
+    data: str
+    """Base64."""
+    node: str | None = None
+
+
+class JobEvent(BaseModel, frozen=True, extra="ignore", defer_build=True):
+    """One server-sent event of ``GET /events/{job_id}``.
+
+    The SSE ``event`` field is ``type``, its ``id`` the job's version, its ``data`` this model.
+    Events tell states, not history: after a reconnect with ``Last-Event-ID`` the server sends the
+    present state if it is newer. ``done`` is last and carries the final job.
+    """
+
+    type: Annotated[
+        Literal["status", "progress", "preview", "done"] | str,
+        Field(union_mode="left_to_right"),
+    ]
+    job: JobRecord | None = None
+    """With ``status`` and ``done``."""
+    progress: Progress | None = None
+    """With ``progress``."""
+    preview: Preview | None = None
+    """With ``preview``."""
+
+
+class WorkflowSummary(BaseModel, frozen=True, extra="ignore", defer_build=True):
+    """An entry of ``GET /workflows``."""
+
+    name: str
+    title: str
+    description: str = ""
+    contract: str
+    """The contract hash."""
+    default: bool = False
+
+
+class WorkflowDetail(WorkflowSummary, frozen=True, extra="ignore", defer_build=True):
+    """``GET /workflows/{name}``."""
+
+    input_schema: dict[str, JsonValue]
+    output_schema: dict[str, JsonValue]
+    compatible_contracts: list[str] = Field(default_factory=list)
+    """Earlier contract hashes that this server still accepts."""

@@ -1,0 +1,48 @@
+"""A workflow folder: its input map, contract and history, and how inputs become a graph."""
+
+from comfysnap_schema.workflow.apply import (
+    GRAPH_FILE,
+    SPEC_FILE,
+    Workflow,
+    add_workflow,
+    load_workflows,
+)
+from comfysnap_schema.workflow.check import check_workflow, examples
+from comfysnap_schema.workflow.contract import Contract, JsonSchema, travels_as_digits
+from comfysnap_schema.workflow.diff import compare
+from comfysnap_schema.workflow.history import CONTRACTS_FILE, read_history
+from comfysnap_schema.workflow.map import InputSpec, OutputSpec, WorkflowSpec
+from comfysnap_schema.workflow.parameters import Parameter, ParameterType
+from comfysnap_schema.workflow.project import (
+    PROJECT_FILE,
+    Project,
+    find_project,
+    open_project,
+    read_project,
+)
+
+__all__ = [
+    "CONTRACTS_FILE",
+    "GRAPH_FILE",
+    "PROJECT_FILE",
+    "SPEC_FILE",
+    "Contract",
+    "InputSpec",
+    "JsonSchema",
+    "OutputSpec",
+    "Parameter",
+    "ParameterType",
+    "Project",
+    "Workflow",
+    "WorkflowSpec",
+    "add_workflow",
+    "check_workflow",
+    "compare",
+    "examples",
+    "find_project",
+    "load_workflows",
+    "open_project",
+    "read_history",
+    "read_project",
+    "travels_as_digits",
+]

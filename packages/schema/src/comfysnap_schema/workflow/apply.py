@@ -1,0 +1,319 @@
+"""A workflow: a graph with its input map, ready to take inputs."""
+
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from comfysnap_schema.comfy import (
+    CATALOGUE_FILE,
+    Catalogue,
+    Finding,
+    Graph,
+    InputPath,
+    is_link,
+    read_graph,
+    validate_graph,
+)
+from comfysnap_schema.digits import from_digits
+from comfysnap_schema.wire import WorkflowError
+from comfysnap_schema.workflow.bypass import Bypass, plan_bypass, switch_off
+from comfysnap_schema.workflow.contract import Contract, contract_of, travels_as_digits
+from comfysnap_schema.workflow.history import CONTRACTS_FILE, History, read_history
+from comfysnap_schema.workflow.map import OutputSpec, WorkflowSpec, read_spec
+from comfysnap_schema.workflow.parameters import RANDOM_BELOW, Parameter
+from comfysnap_schema.workflow.prepare import PREPARE_FILE, Prepare, load_prepare, run_prepare
+from comfysnap_schema.workflow.resolve import Resolver
+
+GRAPH_FILE = "graph.json"
+SPEC_FILE = "workflow.toml"
+
+_SAVES = re.compile(r"save|preview|show|display|combine|output|export", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """A graph with an input map."""
+
+    folder: Path
+    spec: WorkflowSpec
+    graph: Graph
+    """As exported, with the map's constants in their places; never changed."""
+    parameters: Mapping[str, Parameter]
+    catalogue: Catalogue | None = None
+    """The slim node catalogue beside the graph, when there is one."""
+    prepare: Prepare | None = field(default=None, compare=False)
+    """What ``prepare.py`` defines."""
+    bypasses: Mapping[str, tuple[Bypass, ...]] = field(
+        default_factory=dict[str, tuple[Bypass, ...]]
+    )
+    """Parameter to the nodes that its ``false`` switches off."""
+    earlier: History | None = None
+    """``contracts.json`` as it was read."""
+
+    @property
+    def name(self) -> str:
+        """As in the routes."""
+        return self.spec.name
+
+    @property
+    def outputs(self) -> Mapping[str, OutputSpec]:
+        """Output name to the node that makes it."""
+        return self.spec.outputs
+
+    @cached_property
+    def contract(self) -> Contract:
+        """Schemas and hash."""
+        return contract_of(self.name, self.parameters, self.outputs)
+
+    @cached_property
+    def fields(self) -> Mapping[str, str]:
+        """``node.inputs.name`` to the API field that feeds it."""
+        return {str(path): name for name, entry in self.parameters.items() for path in entry.paths}
+
+    @property
+    def compatible(self) -> frozenset[str]:
+        """Contract hashes that callers may name: the present one, and earlier ones that hold."""
+        return self.history.accepted
+
+    @cached_property
+    def history(self) -> History:
+        """``contracts.json`` brought up to the present contract."""
+        if self.earlier is None:
+            return History(self.contract)
+        return self.earlier.advance(self.contract)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Workflow":
+        """Read a workflow folder: ``graph.json``, ``workflow.toml`` and, when they are there,
+        ``nodes.json``, ``contracts.json`` and ``prepare.py`` (which is imported).
+
+        Raises:
+            GraphError: The graph is none.
+            CatalogueError: ``nodes.json`` is none.
+            WorkflowError: The map is wrong, alone or against the graph; ``file``, ``field`` and
+                ``code`` say what.
+        """
+        spec = read_spec(folder / SPEC_FILE)
+        exported = read_graph(folder / GRAPH_FILE)
+        nodes = folder / CATALOGUE_FILE
+        catalogue = Catalogue.load(nodes) if nodes.is_file() else None
+        prepare = load_prepare(folder)
+        file = str(folder / SPEC_FILE)
+        resolver = Resolver(exported, catalogue, file)
+        graph = _with_constants(resolver, spec)
+        resolver = Resolver(graph, catalogue, file)
+        parameters = {name: resolver.parameter(name, e) for name, e in spec.inputs.items()}
+        _check_places(parameters, spec, prepare, file)
+        _check_outputs(graph, spec, catalogue, file)
+        bypasses = {
+            name: tuple(
+                plan_bypass(graph, catalogue, node, file=file, field=f"inputs.{name}.bypass")
+                for node in parameter.bypass
+            )
+            for name, parameter in parameters.items()
+            if parameter.bypass
+        }
+        _check_bypassed_outputs(bypasses, spec, file)
+        earlier = read_history(folder / CONTRACTS_FILE)
+        return cls(folder, spec, graph, parameters, catalogue, prepare, bypasses, earlier)
+
+    def complete(self, inputs: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+        """Valid wire inputs with defaults filled in, random seeds drawn, and digits as integers.
+
+        Optional inputs that are left out (or null) and have no default stay out: the graph's own
+        value holds.
+        """
+        result: dict[str, JsonValue] = {}
+        for name, parameter in self.parameters.items():
+            value = inputs.get(name)
+            is_json_null = parameter.type == "json" and name in inputs and not parameter.nullable
+            if value is not None or is_json_null:
+                result[name] = _as_integer(parameter, value)
+            elif parameter.random:
+                result[name] = _draw(parameter)
+            elif parameter.default is not None:
+                result[name] = parameter.default
+        return result
+
+    def apply(self, inputs: Mapping[str, JsonValue]) -> Graph:
+        """A copy of the graph with ``inputs`` in their places and bypassed nodes taken out.
+
+        Nodes that nothing touches are shared with ``graph``; ``prepare.py`` is not called.
+
+        Args:
+            inputs: Complete; files as names in ComfyUI's input folder.
+
+        Raises:
+            KeyError: A name that is no parameter.
+        """
+        graph: Graph = dict(self.graph)
+        touched: set[str] = set()
+        for name, value in inputs.items():
+            for path in self.parameters[name].paths:
+                if path.node not in touched:
+                    node = graph[path.node]
+                    graph[path.node] = {**node, "inputs": dict(node["inputs"])}
+                    touched.add(path.node)
+                graph[path.node]["inputs"][path.name] = value
+        if self.bypasses:
+            off = (plans for name, plans in self.bypasses.items() if inputs.get(name) is False)
+            switch_off(graph, touched, [plan for plans in off for plan in plans])
+        return graph
+
+    def build(self, inputs: Mapping[str, JsonValue]) -> Graph:
+        """The graph to run: ``apply``, then ``prepare.py`` when there is one.
+
+        Args:
+            inputs: Complete; files as names in ComfyUI's input folder.
+
+        Raises:
+            InputError: ``prepare.py`` refused the inputs.
+            WorkflowError: ``prepare_failed`` or ``prepare_result``.
+        """
+        graph = self.apply(inputs)
+        if self.prepare is None:
+            return graph
+        return run_prepare(self.prepare, graph, inputs, str(self.folder / PREPARE_FILE))
+
+    def validate(self, graph: Graph) -> list[Finding]:
+        """What ComfyUI would refuse in ``graph`` (from ``build``), by API field and node; empty
+        when it is valid, and when there is no node catalogue to tell.
+
+        Classes that the slim catalogue lacks are not judged: it only knows those of ``new``.
+        """
+        if self.catalogue is None:
+            return []
+        complete = all(node["class_type"] in self.catalogue for node in graph.values())
+        needed = [output.node for output in self.outputs.values()]
+        return [
+            finding
+            for finding in validate_graph(graph, self.catalogue, self.fields, outputs=needed)
+            if finding.code != "missing_node_type"
+            and (complete or finding.code != "prompt_no_outputs")
+        ]
+
+
+def add_workflow(found: dict[str, Workflow], workflow: Workflow) -> None:
+    """Put a workflow among those found before.
+
+    Raises:
+        WorkflowError: ``duplicate_name``.
+    """
+    if workflow.name in found:
+        raise WorkflowError(
+            "duplicate_name",
+            f"{workflow.name!r} is also the name in {found[workflow.name].folder}",
+            file=str(workflow.folder / SPEC_FILE),
+            field="name",
+        )
+    found[workflow.name] = workflow
+
+
+def load_workflows(folder: Path) -> dict[str, Workflow]:
+    """Every workflow below ``folder``, by name.
+
+    Raises:
+        WorkflowError: ``no_workflows``, ``duplicate_name`` and those of ``Workflow.load``.
+    """
+    found: dict[str, Workflow] = {}
+    for spec in sorted(folder.glob(f"*/{SPEC_FILE}")):
+        workflow = Workflow.load(spec.parent)
+        add_workflow(found, workflow)
+    if not found:
+        raise WorkflowError("no_workflows", f"no */{SPEC_FILE} below it", file=str(folder))
+    return found
+
+
+def _with_constants(resolver: Resolver, spec: WorkflowSpec) -> Graph:
+    graph: Graph = dict(resolver.graph)
+    for text, value in spec.constants.items():
+        path = resolver.path(text, f"constants.{text}")
+        node = graph[path.node]
+        graph[path.node] = {**node, "inputs": {**node["inputs"], path.name: value}}
+    return graph
+
+
+def _check_places(
+    parameters: Mapping[str, Parameter], spec: WorkflowSpec, prepare: Prepare | None, file: str
+) -> None:
+    """Every parameter goes somewhere, and no two to one place."""
+    taken = {InputPath.parse(text): f"constants.{text}" for text in spec.constants}
+    for name, parameter in parameters.items():
+        field_name = f"inputs.{name}.path"
+        if not parameter.paths and not parameter.bypass and prepare is None:
+            message = f"say where the value goes, or write a {PREPARE_FILE} that reads it"
+            raise WorkflowError("no_path", message, file=file, field=field_name)
+        for path in parameter.paths:
+            if path in taken:
+                message = f"{path} already belongs to {taken[path]}"
+                raise WorkflowError("duplicate_path", message, file=file, field=field_name)
+            taken[path] = f"inputs.{name}"
+
+
+def _check_outputs(
+    graph: Graph, spec: WorkflowSpec, catalogue: Catalogue | None, file: str
+) -> None:
+    taken: dict[tuple[str, str], str] = {}
+    for name, output in spec.outputs.items():
+        where = f"outputs.{name}.node"
+        if output.node not in graph:
+            message = f"the graph has no node {output.node!r}"
+            raise WorkflowError("no_such_node", message, file=file, field=where)
+        if not _is_output(graph, output.node, catalogue):
+            known = [node for node in graph if _is_output(graph, node, catalogue)]
+            message = (
+                f"node {output.node} ({graph[output.node]['class_type']}) saves and shows nothing;"
+                f" nodes that may: {', '.join(known) or 'none'}"
+            )
+            raise WorkflowError("not_an_output", message, file=file, field=where)
+        other = taken.setdefault((output.node, output.kind), name)
+        if other != name:
+            message = f"the {output.kind} of node {output.node} is already outputs.{other}"
+            raise WorkflowError("duplicate_output", message, file=file, field=where)
+
+
+def _is_output(graph: Graph, node: str, catalogue: Catalogue | None) -> bool:
+    """Without a catalogue: a node that others read from, and is not named as one that saves or
+    shows, is none."""
+    class_type = graph[node]["class_type"]
+    definition = catalogue.get(class_type) if catalogue else None
+    if definition is not None:
+        return definition.output_node
+    if _SAVES.search(class_type):
+        return True
+    values = (value for entry in graph.values() for value in entry["inputs"].values())
+    return not any(isinstance(v, list) and is_link(v) and v[0] == node for v in values)
+
+
+def _check_bypassed_outputs(
+    bypasses: Mapping[str, tuple[Bypass, ...]], spec: WorkflowSpec, file: str
+) -> None:
+    outputs = {output.node: name for name, output in spec.outputs.items()}
+    for name, plans in bypasses.items():
+        for plan in plans:
+            if plan.node in outputs:
+                message = f"node {plan.node} makes outputs.{outputs[plan.node]}, so it has to run"
+                field_name = f"inputs.{name}.bypass"
+                raise WorkflowError("cannot_bypass", message, file=file, field=field_name)
+
+
+def _as_integer(parameter: Parameter, value: JsonValue) -> JsonValue:
+    """64-bit integers may travel as digits, and JSON's ``5.0`` is an integer."""
+    if parameter.type != "integer":
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return from_digits(value) if travels_as_digits(parameter) else value
+
+
+def _draw(parameter: Parameter) -> int:
+    lowest = max(int(parameter.minimum or 0), 0)
+    highest = RANDOM_BELOW - 1 if parameter.maximum is None else int(parameter.maximum)
+    step = int(parameter.multiple_of or 1)
+    count = (min(highest, RANDOM_BELOW - 1) - lowest) // step + 1
+    return lowest + step * secrets.randbelow(max(count, 1))

@@ -1,0 +1,111 @@
+"""Switching nodes off: what went into a node goes on to where its output went."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+
+from comfysnap_schema.comfy import Catalogue, Graph, NodeDef, is_link
+from comfysnap_schema.wire import WorkflowError
+
+Slot = tuple[str, int]
+"""A node and the index of its output."""
+
+
+@dataclass(frozen=True)
+class Bypass:
+    """What changes when one node is switched off."""
+
+    node: str
+    rewired: tuple[tuple[str, str, int], ...]
+    """Consumers: node, input name, and the output slot it was linked to."""
+    sources: Mapping[int, list[JsonValue]]
+    """Output slot to the link that takes its place."""
+
+
+def plan_bypass(
+    graph: Graph, catalogue: Catalogue | None, node: str, *, file: str, field: str
+) -> Bypass:
+    """See what passes through a node: as in ComfyUI's editor, the input of an output's own type,
+    the one in the same position before the others.
+
+    Raises:
+        WorkflowError: ``no_catalogue`` or ``cannot_bypass``.
+    """
+    definition = catalogue.get(graph[node]["class_type"]) if catalogue else None
+    if definition is None:
+        raise WorkflowError(
+            "no_catalogue",
+            f"which input of node {node} passes through is in the node catalogue, and there is none"
+            f" for {graph[node]['class_type']}; add nodes.json: comfysnap new --object-info",
+            file=file,
+            field=field,
+        )
+    consumers = tuple(_consumers(graph, node))
+    sources: dict[int, list[JsonValue]] = {}
+    for consumer, name, slot in consumers:
+        source = _passes_through(definition, graph[node]["inputs"], slot)
+        if source is None:
+            kind = definition.outputs[slot].type if slot < len(definition.outputs) else "?"
+            raise WorkflowError(
+                "cannot_bypass",
+                f"node {node} ({definition.class_type}) has no linked input of type {kind} to pass"
+                f" on to {name} of node {consumer}",
+                file=file,
+                field=field,
+            )
+        sources[slot] = source
+    return Bypass(node, consumers, sources)
+
+
+def switch_off(graph: Graph, touched: set[str], bypasses: Iterable[Bypass]) -> None:
+    """Take nodes out of ``graph`` in place; nodes not in ``touched`` are copied before a change."""
+    plans = {plan.node: plan for plan in bypasses}
+    for plan in plans.values():
+        for consumer, name, slot in plan.rewired:
+            if consumer in plans:
+                continue
+            if consumer not in touched:
+                graph[consumer] = {**graph[consumer], "inputs": dict(graph[consumer]["inputs"])}
+                touched.add(consumer)
+            graph[consumer]["inputs"][name] = _through(plans, plan.sources[slot])
+    for node in plans:
+        del graph[node]
+
+
+def _through(plans: Mapping[str, Bypass], link: list[JsonValue]) -> list[JsonValue]:
+    """Follow a link through nodes that are switched off together."""
+    while (plan := plans.get(str(link[0]))) is not None:
+        link = plan.sources[_slot(link)]
+    return link
+
+
+def _consumers(graph: Graph, node: str) -> Iterable[tuple[str, str, int]]:
+    for consumer, entry in graph.items():
+        for name, value in entry["inputs"].items():
+            if isinstance(value, list) and is_link(value) and value[0] == node:
+                yield consumer, name, _slot(value)
+
+
+def _slot(link: list[JsonValue]) -> int:
+    index = link[1]
+    return int(index) if isinstance(index, (int, float)) else 0
+
+
+def _passes_through(
+    definition: NodeDef, inputs: Mapping[str, JsonValue], slot: int
+) -> list[JsonValue] | None:
+    if slot >= len(definition.outputs):
+        return None
+    wanted = definition.outputs[slot].type
+    linked = {
+        name: value for name, value in inputs.items() if isinstance(value, list) and is_link(value)
+    }
+    of_type = [
+        (position, name)
+        for position, (name, known) in enumerate(definition.expand(inputs).items())
+        if name in linked and wanted in known.type.split(",")
+    ]
+    for _, name in sorted(of_type, key=lambda item: item[0] != slot):
+        return linked[name]
+    return None

@@ -1,0 +1,181 @@
+"""The contract of a workflow: JSON Schemas of its input and output, and their hash."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from comfysnap_schema.comfy import canonical_json
+from comfysnap_schema.digits import DIGITS_ABOVE, digits_pattern
+from comfysnap_schema.wire import FILE_KINDS, SHA256_PATTERN, Kind
+from comfysnap_schema.workflow.map import OutputSpec
+from comfysnap_schema.workflow.parameters import Parameter
+
+JsonSchema = dict[str, Any]
+
+_PROSE: Final = frozenset({"title", "description", "default", "x-multiline", "x-random"})
+_UNORDERED: Final = frozenset({"enum", "required", "type"})
+
+FILE_SCHEMA: Final[JsonSchema] = {
+    "oneOf": [
+        {
+            "type": "object",
+            "properties": {"sha256": {"type": "string", "pattern": SHA256_PATTERN}},
+            "required": ["sha256"],
+            "additionalProperties": False,
+        },
+        {
+            "type": "object",
+            "properties": {"url": {"type": "string", "pattern": "^https?://", "maxLength": 4096}},
+            "required": ["url"],
+            "additionalProperties": False,
+        },
+        {
+            "type": "object",
+            "properties": {
+                "data": {"type": "string"},
+                "content_type": {"type": "string", "maxLength": 256},
+            },
+            "required": ["data"],
+            "additionalProperties": False,
+        },
+    ]
+}
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a client generated from; two workflows with one hash take and give the same."""
+
+    input_schema: JsonSchema
+    output_schema: JsonSchema
+    hash: str
+
+
+def contract_of(
+    name: str, parameters: Mapping[str, Parameter], outputs: Mapping[str, OutputSpec]
+) -> Contract:
+    """Build both schemas and hash what a caller depends on: no prose, no graph."""
+    input_schema: JsonSchema = {
+        "type": "object",
+        "title": name,
+        "properties": {p.name: parameter_schema(p) for p in parameters.values()},
+        "required": [p.name for p in parameters.values() if p.required],
+        "additionalProperties": False,
+    }
+    output_schema: JsonSchema = {
+        "type": "object",
+        "properties": {key: _output_schema(spec) for key, spec in outputs.items()},
+        "required": list(outputs),
+    }
+    return Contract(input_schema, output_schema, hash_of(input_schema, output_schema))
+
+
+def hash_of(input_schema: JsonSchema, output_schema: JsonSchema) -> str:
+    """The contract hash of two schemas."""
+    essence = canonical_json({"input": bare(input_schema), "output": bare(output_schema)})
+    return hashlib.sha256(essence).hexdigest()[:16]
+
+
+def parameter_schema(parameter: Parameter) -> JsonSchema:
+    """The JSON Schema of one parameter.
+
+    It is flat (``minimum`` speaks of numbers and ``pattern`` of strings, whatever ``type`` allows),
+    so that a validator's error names the rule that was broken.
+    """
+    schema = {**_type_schema(parameter), **_bounds(parameter)}
+    if parameter.title:
+        schema["title"] = parameter.title
+    if parameter.description:
+        schema["description"] = parameter.description
+    if parameter.default is not None:
+        schema["default"] = parameter.default
+    if parameter.multiline:
+        schema["x-multiline"] = True
+    if parameter.random:
+        schema["x-random"] = True
+    return schema
+
+
+def travels_as_digits(parameter: Parameter) -> bool:
+    """Whether values may be beyond 2^53, which JavaScript can only send as a string."""
+    return (
+        parameter.type == "integer"
+        and parameter.choices is None
+        and parameter.multiple_of is None
+        and parameter.maximum is not None
+        and parameter.maximum > DIGITS_ABOVE
+        and parameter.minimum is not None
+        and parameter.minimum <= 0
+    )
+
+
+def _type_schema(parameter: Parameter) -> JsonSchema:
+    nullable = parameter.nullable
+    if parameter.type == "file":
+        null: list[JsonSchema] = [{"type": "null"}] if nullable else []
+        return {
+            "oneOf": [*FILE_SCHEMA["oneOf"], *null],
+            "x-kind": str(parameter.kind or Kind.FILE),
+        }
+    if parameter.choices is not None:
+        return {"enum": [*parameter.choices, *([None] if nullable else [])]}
+    if parameter.type == "json":
+        return {}
+    types: list[str] = [parameter.type]
+    schema: JsonSchema = {}
+    if travels_as_digits(parameter):
+        types.append("string")
+        schema["pattern"] = digits_pattern(
+            -int(parameter.minimum or 0), int(cast("int", parameter.maximum))
+        )
+    if nullable:
+        types.append("null")
+    return {"type": types if len(types) > 1 else types[0], **schema}
+
+
+def _bounds(parameter: Parameter) -> JsonSchema:
+    bounds = {
+        "minimum": parameter.minimum,
+        "maximum": parameter.maximum,
+        "multipleOf": parameter.multiple_of,
+        "maxLength": parameter.max_length,
+    }
+    return {key: value for key, value in bounds.items() if value is not None}
+
+
+def _output_schema(spec: OutputSpec) -> JsonSchema:
+    one: JsonSchema = {"x-kind": str(spec.kind)}
+    if spec.kind in FILE_KINDS:
+        one["type"] = "object"
+    elif spec.kind is Kind.TEXT:
+        one["type"] = "string"
+    schema: JsonSchema = {"type": "array", "items": one} if spec.many else one
+    return {**schema, "description": spec.description} if spec.description else schema
+
+
+def bare(schema: JsonSchema) -> JsonSchema:
+    """What a caller depends on, in one form for equal meanings: no prose, lists of alternatives
+    sorted, whole numbers as integers."""
+    return cast("JsonSchema", _bare(schema))
+
+
+def _bare(schema: Any, *, names: bool = False) -> Any:
+    """``names`` marks a level whose keys are property names."""
+    if isinstance(schema, dict):
+        return {
+            key: _sorted(cast("list[Any]", value))
+            if not names and key in _UNORDERED and isinstance(value, list)
+            else _bare(value, names=key == "properties" and not names)
+            for key, value in cast("JsonSchema", schema).items()
+            if names or key not in _PROSE
+        }
+    if isinstance(schema, list):
+        return [_bare(item) for item in cast("list[Any]", schema)]
+    if isinstance(schema, float) and schema.is_integer():
+        return int(schema)
+    return schema
+
+
+def _sorted(values: list[Any]) -> list[Any]:
+    return sorted((_bare(value) for value in values), key=canonical_json)

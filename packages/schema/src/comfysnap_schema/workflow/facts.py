@@ -1,0 +1,153 @@
+"""What the graph and the node catalogue say of the place that a value goes to."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar, cast
+
+from pydantic import JsonValue
+
+from comfysnap_schema.comfy import Catalogue, Graph, InputDef, InputPath
+from comfysnap_schema.wire import Kind
+from comfysnap_schema.workflow.parameters import ParameterType
+
+Number = int | float
+_NumberT = TypeVar("_NumberT", int, int | float)
+Choices = tuple[str | int | float | bool, ...]
+
+_TYPES: Final[dict[str, ParameterType]] = {
+    "INT": "integer",
+    "FLOAT": "number",
+    "STRING": "string",
+    "BOOLEAN": "boolean",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """One input of one node."""
+
+    type: ParameterType
+    known: bool = False
+    """Whether the catalogue told, so that the map may narrow but not widen."""
+    value: JsonValue = None
+    """In the graph, as ComfyUI would read it."""
+    minimum: Number | None = None
+    maximum: Number | None = None
+    multiple_of: int | None = None
+    choices: Choices | None = None
+    are_files: bool = False
+    """The choices are what lay in the model folders of one server."""
+    multiline: bool = False
+    kind: Kind | None = None
+
+
+def facts_of(graph: Graph, path: InputPath, catalogue: Catalogue | None) -> Facts:
+    """Look one place up."""
+    node = graph[path.node]
+    value = node["inputs"].get(path.name)
+    definition = catalogue.get(node["class_type"]) if catalogue else None
+    known = definition.expand(node["inputs"]).get(path.name) if definition else None
+    if known is None:
+        return Facts(type=type_of_value(value), value=value)
+    return _from_catalogue(known, known.default if value is None else value)
+
+
+def merge(facts: Sequence[Facts]) -> Facts | None:
+    """What holds at all of several places; None when their types differ."""
+    first = facts[0]
+    for other in facts[1:]:
+        if {first.type, other.type} == {"integer", "number"}:
+            first = replace(first, type="integer", known=first.known or other.known)
+        elif first.type != other.type:
+            return None
+        first = replace(
+            first,
+            minimum=_tighter(max, first.minimum, other.minimum),
+            maximum=_tighter(min, first.maximum, other.maximum),
+            multiple_of=_tighter(math.lcm, first.multiple_of, other.multiple_of),
+            choices=_common(first.choices, other.choices),
+            multiline=first.multiline or other.multiline,
+        )
+    return first
+
+
+def type_of_value(value: JsonValue) -> ParameterType:
+    """The type that a value in a graph shows."""
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int):
+        return "integer"
+    if isinstance(value, float):
+        return "number"
+    return "string" if isinstance(value, str) else "json"
+
+
+def _from_catalogue(known: InputDef, value: JsonValue) -> Facts:
+    if known.upload is not None:
+        return Facts(type="file", known=True, value=value, kind=known.upload)
+    if known.type == "COMBO":
+        return _of_choices(known, value)
+    if known.type not in _TYPES:
+        return Facts(type=type_of_value(value), value=value)
+    type_ = _TYPES[known.type]
+    return Facts(
+        type=type_,
+        known=True,
+        value=_as_comfyui_reads(type_, value),
+        minimum=known.minimum,
+        maximum=known.maximum,
+        multiple_of=_multiple_of(known, value),
+        multiline=known.multiline,
+    )
+
+
+def _of_choices(known: InputDef, value: JsonValue) -> Facts:
+    if known.multiselect:
+        return Facts(type="json", value=value)
+    choices = tuple(c for c in known.choices or () if isinstance(c, (str, int, float)))
+    kinds = {type(choice) for choice in choices}
+    if bool in kinds and kinds & {int, float}:
+        choices = ()  # True is 1 to some callers
+    return Facts(
+        type=type_of_value(choices[0] if choices else value),
+        known=bool(choices),
+        value=value,
+        choices=choices or None,
+        are_files=known.is_model_file,
+    )
+
+
+def _multiple_of(known: InputDef, value: JsonValue) -> int | None:
+    """ComfyUI's step counts from the minimum and only moves its editor, so it becomes a rule only
+    where minimum, default and the graph's own value already keep it."""
+    step = known.step
+    if known.type != "INT" or not isinstance(step, int) or step < 2:
+        return None
+    seen = (known.minimum, known.default, value)
+    kept = all(item % step == 0 for item in seen if isinstance(item, int))
+    return step if kept else None
+
+
+def _as_comfyui_reads(type_: ParameterType, value: JsonValue) -> JsonValue:
+    """ComfyUI converts values before it checks them (``execution.py``: validate_inputs)."""
+    convert = {"integer": int, "number": float, "string": str, "boolean": bool}[type_]
+    try:
+        read = None if value is None else convert(cast("str", value))
+    except (TypeError, ValueError, OverflowError):
+        return value
+    return value if isinstance(read, float) and not math.isfinite(read) else read
+
+
+def _tighter(
+    pick: Callable[[_NumberT, _NumberT], _NumberT], one: _NumberT | None, other: _NumberT | None
+) -> _NumberT | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return pick(one, other)
+
+
+def _common(one: Choices | None, other: Choices | None) -> Choices | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return tuple(choice for choice in one if choice in other)

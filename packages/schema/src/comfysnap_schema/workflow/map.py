@@ -1,0 +1,123 @@
+"""``workflow.toml``: the input map of one workflow, as a person writes it."""
+
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+from pydantic import (
+    BaseModel,
+    Field,
+    JsonValue,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+)
+
+from comfysnap_schema.wire import WORKFLOW_NAME_PATTERN, Kind, WorkflowError
+from comfysnap_schema.workflow.parameters import ParameterType
+
+ParameterName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+Choice = StrictStr | StrictBool | StrictInt | StrictFloat
+
+
+class InputSpec(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    """One API parameter; what is left out comes from the graph and the node catalogue."""
+
+    path: str | list[str] | None = None
+    """Where the value goes: ``node.inputs.name``, once or several times. None: only
+    ``prepare.py`` reads it."""
+    bypass: str | list[str] | None = None
+    """Node ids that a false value of this boolean switches off."""
+    title: str | None = None
+    description: str = ""
+    type: ParameterType | None = None
+    """Default: what the node catalogue says, else the type of the graph's value."""
+    kind: Kind | None = None
+    """What a file input is; such an input travels as a file."""
+    required: bool | None = None
+    """Default: required when no default is known."""
+    default: JsonValue = None
+    minimum: int | float | None = None
+    maximum: int | float | None = None
+    multiple_of: Annotated[int, Field(ge=1)] | None = None
+    """Of integers."""
+    choices: Annotated[Sequence[Choice], Field(min_length=1)] | None = None
+    multiline: bool | None = None
+    max_length: Annotated[int, Field(ge=1)] | None = None
+    random: bool = False
+    """Drawn for each job when left out, below 2^53 so that browsers keep it, and told in the
+    job's ``inputs``."""
+
+
+class OutputSpec(BaseModel, frozen=True, extra="forbid"):
+    """One named output, read from one output node."""
+
+    node: str
+    kind: Kind = Kind.IMAGE
+    many: bool = False
+    description: str = ""
+
+
+class WorkflowSpec(BaseModel, frozen=True, extra="forbid"):
+    """The whole ``workflow.toml``."""
+
+    name: Annotated[str, Field(pattern=WORKFLOW_NAME_PATTERN)]
+    title: str = ""
+    description: str = ""
+    inputs: dict[ParameterName, InputSpec] = Field(default_factory=dict)
+    outputs: Annotated[dict[ParameterName, OutputSpec], Field(min_length=1)]
+    constants: dict[str, JsonValue] = Field(default_factory=dict)
+    """Path to a value that the workflow pins, whatever the graph says."""
+
+
+def read_spec(path: Path) -> WorkflowSpec:
+    """Read a ``workflow.toml``.
+
+    Raises:
+        WorkflowError: ``unreadable``, ``invalid_toml``, ``unknown_key`` or ``invalid_value``; it
+            names the file, the key and what would be right.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WorkflowError("unreadable", error.strerror or str(error), file=str(path)) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise WorkflowError("invalid_toml", str(error), file=str(path)) from error
+    try:
+        return WorkflowSpec.model_validate(data)
+    except ValidationError as error:
+        raise _first_problem(error, path) from error
+
+
+def _first_problem(error: ValidationError, path: Path) -> WorkflowError:
+    found = error.errors()[0]
+    key = key_of(found["loc"])
+    if found["type"] != "extra_forbidden":
+        message = re.sub(r"<Kind\.\w+: ('[^']+')>", r"\1", found["msg"])
+        if found["type"] in ("model_type", "dict_type"):
+            message = f"it is a table: [{key}]"
+        return WorkflowError("invalid_value", message, file=str(path), field=key)
+    parent = cast("tuple[Any, ...]", found["loc"])[:-1]
+    known = _MODELS[parent[0] if parent else ""].model_fields
+    return WorkflowError(
+        "unknown_key", f"unknown key; known are {', '.join(known)}", file=str(path), field=key
+    )
+
+
+def key_of(location: tuple[int | str, ...]) -> str:
+    """The dotted key of a Pydantic error, without its names for branches of a union."""
+    parts = [str(part) for part in location if part != "[key]"]
+    while len(parts) > 1 and re.search(r"^(str|int|float|bool)$|\[", parts[-1]):
+        parts.pop()
+    return ".".join(parts)
+
+
+_MODELS: dict[str, type[BaseModel]] = {
+    "": WorkflowSpec,
+    "inputs": InputSpec,
+    "outputs": OutputSpec,
+}

@@ -1,0 +1,220 @@
+"""``comfysnap comfyui``: the ComfyUI that the local backend runs."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from comfysnap_server.engine.comfyui import pins
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    group = typer.Typer(no_args_is_help=True, help="The ComfyUI that 'serve' runs jobs on.")
+    group.command("install")(install)
+    group.command("nodes")(nodes)
+    group.command("show")(show)
+    app.add_typer(group, name="comfyui")
+
+
+def install(
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to install into. Default: COMFYSNAP_COMFYUI or the user's data folder."
+        ),
+    ] = None,
+    version: Annotated[
+        str | None,
+        typer.Option(help=f"Release of ComfyUI, for example {pins.VERSION} (the default)."),
+    ] = None,
+    commit: Annotated[
+        str | None,
+        typer.Option(help="Commit, tag or branch of ComfyUI, instead of --version."),
+    ] = None,
+    repository: Annotated[
+        str, typer.Option(help="Address or folder to fetch ComfyUI from.")
+    ] = pins.REPOSITORY,
+    torch: Annotated[
+        str,
+        typer.Option(
+            help="Build of torch: auto, cpu, cu130, cu128, ... cu130 is the locked one; auto takes "
+            f"it if the NVIDIA driver is {pins.CUDA_DRIVER} or later, else what fits the machine."
+        ),
+    ] = "auto",
+) -> None:
+    """Install ComfyUI and its requirements into a folder of its own; run it again to resume.
+
+    The default release has a lock of its Python packages, checked by hash. With another build of
+    torch than cu130, torch and its CUDA packages are not checked by hash, and all others are. For
+    another release, its requirements are resolved as of the date of its commit.
+
+    Example: comfysnap comfyui install --torch cpu
+    """
+    from comfysnap_server.engine.comfyui import install as comfyui_install
+
+    target = folder or comfyui_install.default_folder()
+    wanted = _wanted(version, commit)
+    if repository.startswith((".", "/", "~")) and Path(repository).expanduser().is_dir():
+        repository = str(Path(repository).expanduser().absolute())
+    try:
+        done = comfyui_install.install(
+            target, commit=wanted, repository=repository, torch=torch, on_message=_print_message
+        )
+    except comfyui_install.InstallError as error:
+        print(f"error: {error}\n{comfyui_install.AGAIN}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; {comfyui_install.AGAIN}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    print(f"ComfyUI: {done.path}\nPython:  {done.python}")
+    if folder is not None:
+        print(f"To use it, run: export COMFYSNAP_COMFYUI={target.absolute()}")
+    print(
+        f"Next: put models into {done.path}/models, node packs with "
+        "`comfysnap comfyui nodes SNAPSHOT`, and start `comfysnap serve`"
+    )
+
+
+def _wanted(version: str | None, commit: str | None) -> str:
+    if version is not None and commit is not None:
+        print("error: --version and --commit exclude each other", file=sys.stderr)
+        raise typer.Exit(2)
+    if commit is not None and not pins.is_version(commit):
+        return commit
+    try:
+        return pins.commit_of(version or commit or pins.VERSION)
+    except pins.UnknownReleaseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from error
+
+
+def nodes(
+    snapshot: Annotated[Path, typer.Argument(help="ComfyUI-Manager's snapshot.json.")],
+    path: Annotated[
+        Path | None,
+        typer.Option(
+            help="ComfyUI checkout. Default: the one that 'serve' uses (`comfysnap comfyui show`)."
+        ),
+    ] = None,
+    python: Annotated[
+        str | None,
+        typer.Option(help="Interpreter with ComfyUI's packages. Default: that of the checkout."),
+    ] = None,
+    write_back: Annotated[
+        bool,
+        typer.Option("--write-back", help="Write full commits into SNAPSHOT for short ones."),
+    ] = False,
+    registry: Annotated[
+        str, typer.Option(help="Registry of the versions in cnr_custom_nodes.")
+    ] = "https://api.comfy.org",
+    token: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST=VARIABLE",
+            help="Git host and the environment variable with its token. "
+            "Default: github.com=GITHUB_TOKEN.",
+        ),
+    ] = None,
+) -> None:
+    """Install the node packs of a snapshot into the local ComfyUI, as the image build does.
+
+    Existing packs are moved to the version of the snapshot; one with local changes is left as it
+    is, which is an error unless the snapshot says "required": false. Exits 1 when a required pack
+    failed, 2 when the snapshot is not valid.
+
+    Example: comfysnap comfyui nodes snapshot.json --write-back
+    """
+    from comfysnap_server.engine.comfyui.install import find_comfyui, python_of
+    from comfysnap_server.nodepacks import (
+        InstallError,
+        SnapshotError,
+        Sources,
+        complete_commits,
+        install_snapshot,
+        print_report,
+        read_snapshot,
+    )
+
+    found = find_comfyui()
+    checkout = path or (Path(found.path) if found else None)
+    if checkout is None or not (checkout / "nodes.py").is_file():
+        where = f"{checkout} is not a ComfyUI checkout" if checkout else "no ComfyUI found"
+        print(
+            f"error: {where}; use --path, set COMFYUI_PATH, or run `comfysnap comfyui install`",
+            file=sys.stderr,
+        )
+        raise typer.Exit(2)
+    same = found is not None and Path(found.path).resolve() == checkout.resolve()
+    interpreter = python or (found.python if found and same else python_of(checkout))
+    try:
+        wanted = read_snapshot(snapshot)
+    except SnapshotError as error:
+        print(f"error: {snapshot}: {error}", file=sys.stderr)
+        raise typer.Exit(2) from error
+    sources = Sources(
+        registry=registry, files=snapshot.parent / "custom_nodes", tokens=_tokens(token)
+    )
+    print(f"installing node packs into {checkout / 'custom_nodes'}", flush=True)
+    failed = ""
+    try:
+        report = install_snapshot(wanted, checkout, sources, interpreter)
+    except InstallError as error:
+        report, failed = error.report, str(error)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"error: {interpreter} cannot be used: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    print_report(report)
+    if write_back:
+        for url in complete_commits(snapshot, report.commits):
+            print(f"wrote the full commit of {url} to {snapshot}")
+    elif any(pack.folder in report.commits for pack in wanted.short_commits):
+        print(f"{snapshot} has short commits; --write-back writes the full ones above")
+    if failed:
+        print(f"error: required node packs failed: {failed}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _tokens(pairs: list[str] | None) -> dict[str, str]:
+    if pairs is None:
+        return {"github.com": "GITHUB_TOKEN"}
+    for pair in pairs:
+        if not all(pair.partition("=")):
+            print(f"error: --token must be HOST=VARIABLE, got {pair!r}", file=sys.stderr)
+            raise typer.Exit(2)
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def show() -> None:
+    """Print which ComfyUI 'serve' uses."""
+    from comfysnap_server.engine.comfyui.install import default_folder, find_comfyui
+    from comfysnap_server.engine.comfyui.release import (
+        TESTED,
+        UnsupportedComfyError,
+        is_tested,
+        read_version,
+    )
+
+    found = find_comfyui()
+    if found is None:
+        print(
+            f"no ComfyUI found: COMFYUI_PATH is not set and {default_folder()} has no complete "
+            "install; run `comfysnap comfyui install`"
+        )
+        raise typer.Exit(1)
+    try:
+        version = read_version(Path(found.path))
+    except UnsupportedComfyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from error
+    known = "tested" if is_tested(version) else f"tested are {TESTED[0]} to {TESTED[-1]}"
+    print(f"ComfyUI: {found.path}\nversion: {version} ({known})")
+    if found.commit:
+        print(f"commit:  {found.commit}")
+    print(f"Python:  {found.python}")
+
+
+def _print_message(line: str) -> None:
+    print(line, flush=True)

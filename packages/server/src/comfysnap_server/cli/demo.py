@@ -1,0 +1,134 @@
+"""``comfysnap demo``: a server and a typed client as processes, from nothing to a picture."""
+
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import IO, Annotated, Final, NoReturn
+
+import typer
+
+from comfysnap_server.cli.serve import EngineChoice
+
+_PROJECT: Final = Path(__file__).parents[1] / "demo" / "comfysnap.toml"
+_COMFYSNAP: Final = (sys.executable, "-c", "from comfysnap_schema.cli.main import main; main()")
+_CLIENT: Final = (sys.executable, "-m", "comfysnap_client.cli.demo")
+_STOP_S: Final = 10.0
+
+_SAME: Final = """\
+The same in Python, with `comfysnap serve` running (try it in `python -m asyncio`):
+
+from comfysnap_client import Client
+from comfysnap_schema.workflows.flux import FluxInput
+async with Client("http://127.0.0.1:8000") as client:
+    out = await client.infer_sync(FluxInput(prompt={prompt!r}))
+    await out.images[0].save("picture.png")
+"""
+
+
+class DemoError(Exception):
+    """The demo cannot go on."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("demo")(demo)
+
+
+def demo(
+    prompt: Annotated[str, typer.Argument(help="What to draw.")] = "a fox in the snow",
+    out: Annotated[Path, typer.Option(help="Folder for the picture.")] = Path("comfysnap-out"),
+    engine: Annotated[
+        EngineChoice, typer.Option(help="simulated needs no model and no GPU.")
+    ] = EngineChoice.SIMULATED,
+) -> None:
+    """Draw a picture through a server and a typed client of its own; Ctrl-C cancels."""
+    for name in ("SIGTERM", "SIGHUP"):
+        if number := getattr(signal, name, None):
+            signal.signal(number, _interrupt)
+    try:
+        code = _run(prompt, out, engine)
+    except DemoError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        print("interrupted; the job was cancelled and the server stopped", file=sys.stderr)
+        raise typer.Exit(130) from None
+    raise typer.Exit(code)
+
+
+def _run(prompt: str, out: Path, engine: EngineChoice) -> int:
+    with (
+        tempfile.TemporaryDirectory(prefix="comfysnap-demo-") as data,
+        _server(Path(data), engine) as (url, engine_line),
+    ):
+        print(f"server: {url}\n{engine_line}", flush=True)
+        out.mkdir(parents=True, exist_ok=True)
+        code = _client(url, prompt, out)
+    if code == 0:
+        if engine_line.startswith("engine: simulated"):
+            print("No model ran: the engine was simulated, and the picture says so.")
+        print("\n" + _SAME.format(prompt=prompt), end="")
+    return code
+
+
+@contextmanager
+def _server(data: Path, engine: EngineChoice) -> Generator[tuple[str, str]]:
+    """A server that lives as long as the block, or as this process."""
+    process = subprocess.Popen(
+        [*_COMFYSNAP, "serve", "--port=0", "--project", str(_PROJECT), "--engine", engine,
+         "--data", str(data), "--auth=none", "--until-stdin-closes"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdin is not None  # noqa: S101 -- PIPE was asked for
+    assert process.stdout is not None  # noqa: S101
+    try:
+        yield _announced(process.stdout)
+    finally:
+        process.stdin.close()
+        _end(process)
+        process.stdout.close()
+
+
+def _announced(lines: IO[str]) -> tuple[str, str]:
+    """Address and engine, as the server tells them; the rest of its output is read away."""
+    url = engine = ""
+    for line in lines:
+        if found := re.search(r"http://\S+", line):
+            url = found[0]
+        if line.startswith("engine:"):
+            engine = line.strip()
+            threading.Thread(target=lines.read, daemon=True).start()
+            return url, engine
+    raise DemoError("the server did not start")
+
+
+def _client(url: str, prompt: str, out: Path) -> int:
+    process = subprocess.Popen(
+        [*_CLIENT, url, prompt, str(out)], stdin=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
+        raise
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(_STOP_S)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        process.kill()
+        process.wait()
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,323 @@
+"""``comfysnap serve`` and ``comfysnap key``: the gateway on this machine."""
+
+import ipaddress
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from pydantic import JsonValue, TypeAdapter, ValidationError
+
+from comfysnap_schema.wire import ProjectError
+from comfysnap_schema.workflow import (
+    PROJECT_FILE,
+    Project,
+    Workflow,
+    find_project,
+    load_workflows,
+    read_project,
+)
+
+if TYPE_CHECKING:
+    from comfysnap_server.backends.local import LocalLimits
+    from comfysnap_server.gateway import GatewayServer, GatewaySettings
+
+_LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
+_LOCAL: Final = "local"
+"""``[serve.local]``: limits of the local backend."""
+
+
+class EngineChoice(StrEnum):
+    """Values of ``--engine``."""
+
+    AUTO = "auto"
+    SIMULATED = "simulated"
+    COMFYUI = "comfyui"
+
+
+class Devices(StrEnum):
+    """Values of ``--devices``."""
+
+    AUTO = "auto"
+    CUDA = "cuda"
+    CPU = "cpu"
+
+
+class AuthChoice(StrEnum):
+    """Values of ``--auth``."""
+
+    NONE = "none"
+    KEYS = "keys"
+    PROXY = "proxy"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("serve")(serve)
+    app.command("key")(key)
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    engine: Annotated[
+        EngineChoice,
+        typer.Option(help="What runs the graphs; auto: ComfyUI where there is one."),
+    ] = EngineChoice.AUTO,
+    engine_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Option of the engine, as JSON; repeatable."),
+    ] = None,
+    devices: Annotated[
+        Devices,
+        typer.Option(
+            help="What ComfyUI runs on. cuda: fail without a GPU; auto: a GPU where there is one."
+        ),
+    ] = Devices.AUTO,
+    data: Annotated[
+        Path, typer.Option(help="Folder of the jobs and their files; it outlives the server.")
+    ] = Path(".comfysnap"),
+    project: Annotated[
+        Path | None,
+        typer.Option(
+            help=f"The {PROJECT_FILE}, or its folder; default: here or in a folder above."
+        ),
+    ] = None,
+    auth: Annotated[
+        AuthChoice | None,
+        typer.Option(help="Who may call; default: as the project says under serve, else none."),
+    ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log each request with its id.")
+    ] = False,
+    until_stdin_closes: Annotated[
+        bool,
+        typer.Option(
+            "--until-stdin-closes",
+            help="Stop when standard input ends: for programs that start a server of their own.",
+        ),
+    ] = False,
+) -> None:
+    """Serve the workflows of a project on this machine."""
+    from comfysnap_server.backends.protocol import BackendError
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("comfysnap").setLevel(logging.DEBUG if verbose else logging.INFO)
+    try:
+        chosen = _on_devices(_engine(engine, _options(engine_option or [])), devices)
+        server = _make_server(_load(project), chosen, auth, host, port, data)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from error
+    if until_stdin_closes:
+        threading.Thread(target=_stop_at_end_of_input, args=(server,), daemon=True).start()
+    try:
+        server.run()
+    except BackendError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    except SystemExit:  # uvicorn could not take the port, and logged why
+        print(f"error: cannot listen on {host}:{port}; choose with --host, --port", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def key(owner: Annotated[str, typer.Argument(help="Whose key: the owner of its jobs.")]) -> None:
+    """Make an API key; only its hash goes into comfysnap.toml."""
+    from comfysnap_server.gateway import hash_key, new_key
+
+    fresh = new_key()
+    print(f"key, shown only now:  {fresh}")
+    print(f'\n[serve]\nauth = "keys"\n\n[serve.keys]\n{json.dumps(owner)} = "{hash_key(fresh)}"')
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    file: Path
+    project: Project
+    workflows: Mapping[str, Workflow]
+
+
+@dataclass(frozen=True)
+class _Engine:
+    name: str
+    options: dict[str, JsonValue]
+    python: str | None = None
+
+
+def _load(given: Path | None) -> _Loaded:
+    file = given / PROJECT_FILE if given and given.is_dir() else given or find_project(Path.cwd())
+    if file is None:
+        raise ProjectError(
+            "unreadable",
+            "not here and in no folder above; name one with --project, or try 'comfysnap demo'",
+            file=PROJECT_FILE,
+        )
+    project = read_project(file)
+    workflows = load_workflows(project.workflows)
+    if project.default is not None and project.default not in workflows:
+        raise ProjectError(
+            "invalid_value",
+            f"no workflow {project.default!r}; there are {', '.join(workflows)}",
+            file=str(file),
+            field="default",
+        )
+    return _Loaded(file, project, workflows)
+
+
+def _make_server(
+    loaded: _Loaded, engine: _Engine, auth: AuthChoice | None, host: str, port: int, data: Path
+) -> "GatewayServer":
+    from comfysnap_server.backends.local import LocalBackend
+    from comfysnap_server.gateway import GatewayServer, create_app
+
+    settings, limits = _settings(loaded, host, auth)
+    backend = LocalBackend(
+        data, engine=engine.name, engine_options=engine.options, python=engine.python, limits=limits
+    )
+    default = loaded.project.default
+    app = create_app(backend, loaded.workflows, settings, default=default)
+
+    def announce(url: str) -> None:
+        _announce(url, engine.name, data, loaded.workflows.values(), default)
+
+    return GatewayServer(app, host=host, port=port, announce=announce)
+
+
+def _announce(
+    url: str, engine: str, data: Path, workflows: Iterable[Workflow], default: str | None
+) -> None:
+    note = " (no model runs: pictures are drawn)" if engine == "simulated" else ""
+    print(f"comfysnap is at {url}\nengine: {engine}{note}\njobs and files: {data.resolve()}")
+    for workflow in workflows:
+        mark = " (default)" if workflow.name == default else ""
+        print(f"  POST {url}/infer_sync/{workflow.name}{mark}  {workflow.spec.title}".rstrip())
+    print("Ctrl-C stops it; jobs are kept.", flush=True)
+
+
+def _settings(
+    loaded: _Loaded, host: str, auth: AuthChoice | None
+) -> "tuple[GatewaySettings, LocalLimits]":
+    from comfysnap_server.backends.local import LocalLimits
+    from comfysnap_server.gateway import GatewaySettings
+
+    table: dict[str, Any] = dict(loaded.project.serve)
+    local: Any = table.pop(_LOCAL, {})
+    if auth is not None:
+        table["auth"] = auth.value
+    try:
+        settings = GatewaySettings.model_validate(table)
+        if unknown := set(local) - {field.name for field in fields(LocalLimits)}:
+            raise _unknown_key(
+                loaded, (_LOCAL, min(unknown)), (field.name for field in fields(LocalLimits))
+            )
+        limits = TypeAdapter(LocalLimits).validate_python(
+            {"max_file_bytes": settings.max_file_bytes, **local}
+        )
+    except ValidationError as error:
+        found = error.errors()[0]
+        if found["type"] == "extra_forbidden":
+            known = (*GatewaySettings.model_fields, _LOCAL)
+            raise _unknown_key(loaded, found["loc"], known) from error
+        where = ".".join(str(part) for part in ("serve", *found["loc"]))
+        raise ProjectError(
+            "invalid_value", found["msg"], file=str(loaded.file), field=where
+        ) from error
+    return _guarded(settings, host, auth), limits
+
+
+def _unknown_key(loaded: _Loaded, at: Iterable[str | int], known: Iterable[str]) -> ProjectError:
+    return ProjectError(
+        "unknown_key",
+        f"unknown key; known are {', '.join(known)}",
+        file=str(loaded.file),
+        field=".".join(str(part) for part in ("serve", *at)),
+    )
+
+
+def _guarded(settings: "GatewaySettings", host: str, auth: AuthChoice | None) -> "GatewaySettings":
+    """Without keys, only this machine may call, and only by its own name."""
+    if settings.auth != "none":
+        return settings
+    if _is_loopback(host):
+        return settings.model_copy(update={"hosts": settings.hosts or (*_LOOPBACK_NAMES, host)})
+    if auth is not AuthChoice.NONE:
+        raise ValueError(
+            f'others can reach {host}, and no key is asked for: set auth = "keys" in [serve]'
+            " ('comfysnap key NAME' makes one), or write --auth none if that is meant"
+        )
+    return settings
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _engine(choice: EngineChoice, options: dict[str, JsonValue]) -> _Engine:
+    from comfysnap_server.engine.comfyui.install import find_comfyui
+
+    found = find_comfyui()
+    if choice is EngineChoice.SIMULATED or (choice is EngineChoice.AUTO and not found):
+        return _Engine("simulated", options)
+    if found is None and "path" not in options:
+        raise ValueError(
+            "no ComfyUI: run 'comfysnap comfyui install', or set COMFYUI_PATH to a checkout and "
+            "COMFYUI_PYTHON to its Python"
+        )
+    python = found.python if found else os.environ.get("COMFYUI_PYTHON")
+    return _Engine("comfyui", {**({"path": found.path} if found else {}), **options}, python)
+
+
+def _on_devices(engine: _Engine, devices: Devices) -> _Engine:
+    if engine.name != "comfyui":
+        if devices is Devices.CUDA:
+            raise ValueError("--devices cuda: the simulated engine does not use a GPU")
+        return engine
+    if devices is Devices.AUTO:
+        return engine
+    if devices is Devices.CUDA:
+        _check_cuda(engine.python or sys.executable)
+    return replace(engine, options={**engine.options, "device": devices.value})
+
+
+def _check_cuda(python: str) -> None:
+    """Fail before listening, not when the first job comes."""
+    done = subprocess.run(
+        [python, "-c", "import torch; torch.cuda.init()"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["torch.cuda.init() failed"])[-1]
+        raise ValueError(f"--devices cuda: no CUDA device: {reason}")
+
+
+def _options(pairs: list[str]) -> dict[str, JsonValue]:
+    """``KEY=VALUE``; a value that is no JSON is a string."""
+    options: dict[str, JsonValue] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"an engine option is KEY=VALUE, not {pair!r}")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
+
+
+def _stop_at_end_of_input(server: "GatewayServer") -> None:
+    while os.read(0, 4096):  # sys.stdin has a lock, which a thread must not hold at exit
+        pass
+    server.stop()

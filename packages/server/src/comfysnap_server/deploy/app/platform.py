@@ -1,0 +1,54 @@
+"""The Modal app and the objects that its functions share."""
+
+# modal's stubs leave the types of hydrate partly unknown
+# pyright: reportUnknownMemberType=false
+
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import modal
+
+from comfysnap_server.backends.modal import (
+    DictRecords,
+    FunctionCalls,
+    Platform,
+    QueueFeed,
+    VolumeFolder,
+)
+from comfysnap_server.deploy.deployment import read_deployment
+from comfysnap_server.deploy.settings import FILES_DIR
+
+deployment: Final = read_deployment()
+settings: Final = deployment.settings
+app: Final = modal.App(deployment.name)
+
+files_dir: Final = os.environ.get("COMFYSNAP_FILES_DIR", FILES_DIR)
+"""Mount point of the files volume; the variable is for containers with another layout."""
+files_volume: Final = modal.Volume.from_name(deployment.files_volume, create_if_missing=True)
+models_volume: Final = modal.Volume.from_name(deployment.models_volume, create_if_missing=True)
+
+_jobs: Final = modal.Dict.from_name(f"{deployment.name}-jobs", create_if_missing=True)
+_index: Final = modal.Dict.from_name(f"{deployment.name}-index", create_if_missing=True)
+_progress: Final = modal.Queue.from_name(f"{deployment.name}-progress", create_if_missing=True)
+
+
+def resolve_handles() -> None:
+    """Look the shared objects up now, before a snapshot, rather than at the first job after it."""
+    for handle in (_jobs, _index, _progress, files_volume):
+        handle.hydrate()
+
+
+def make_platform(method: Any = None) -> Platform:
+    """The objects as the backend and the worker use them.
+
+    Args:
+        method: The GPU class's method that runs a job; a worker needs none.
+    """
+    return Platform(
+        records=DictRecords(_jobs),
+        index=DictRecords(_index),
+        feed=QueueFeed(_progress),
+        calls=FunctionCalls(method),
+        files=VolumeFolder(files_volume, Path(files_dir)),
+    )

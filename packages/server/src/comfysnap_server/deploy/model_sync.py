@@ -1,0 +1,96 @@
+"""The Modal app that fills the models volume: one CPU container, for as long as a sync takes."""
+
+# modal's stubs leave the types of its decorators partly unknown
+# pyright: reportUnknownMemberType=false, reportUntypedFunctionDecorator=false
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import modal
+
+from comfysnap_server.deploy.deployment import read_deployment
+from comfysnap_server.deploy.image import build_gateway_image
+from comfysnap_server.deploy.settings import MAX_TIMEOUT, MODELS_DIR
+from comfysnap_server.models import (
+    Failed,
+    ModelError,
+    ModelsFolder,
+    Planned,
+    Progressed,
+    SyncEvent,
+    SyncOptions,
+    sync,
+)
+
+PACE_S: Final = 0.5
+"""Least time between two reports on one file."""
+
+deployment: Final = read_deployment()
+settings: Final = deployment.settings
+app: Final = modal.App(f"{deployment.name}-models")
+models_dir: Final = os.environ.get("COMFYSNAP_MODELS_DIR", MODELS_DIR)
+"""Mount point of the models volume; the variable is for containers with another layout."""
+volume: Final = modal.Volume.from_name(deployment.models_volume, create_if_missing=True)
+
+
+@app.function(
+    image=build_gateway_image(deployment),
+    cpu=4.0,
+    memory=4096,
+    region=settings.region or None,
+    volumes={models_dir: volume},
+    secrets=[modal.Secret.from_name(name) for name in settings.model_secrets],
+    timeout=MAX_TIMEOUT,
+    max_containers=1,
+)
+def sync_models(options: SyncOptions) -> Generator[SyncEvent]:
+    """Fill the volume; yields what happens."""
+    volume.reload()
+    events: queue.SimpleQueue[SyncEvent | None] = queue.SimpleQueue()
+    stop = threading.Event()
+
+    def work() -> None:
+        try:
+            sync(
+                settings.models,
+                ModelsFolder.at(Path(models_dir)),
+                tell=events.put,
+                options=options,
+                commit=volume.commit,
+                stop=stop,
+            )
+        except ModelError as error:
+            events.put(Failed("", error.code, str(error)))
+        except Exception as error:  # told to the caller, who cannot see this thread
+            events.put(Failed("", "internal", f"{type(error).__name__}: {error}"))
+        finally:
+            events.put(None)
+
+    thread = threading.Thread(target=work, name="sync")
+    thread.start()
+    try:
+        yield from paced(events)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def paced(events: "queue.SimpleQueue[SyncEvent | None]") -> Generator[SyncEvent]:
+    """Events up to None, with those on the progress of one file thinned out, and without tokens."""
+    told: dict[str, float] = {}
+    while (event := events.get()) is not None:
+        if isinstance(event, Progressed):
+            now = time.monotonic()
+            if now - told.get(event.path, 0.0) < PACE_S:
+                continue
+            told[event.path] = now
+        elif isinstance(event, Planned):
+            bare = tuple(replace(file, token=None) for file in event.to_bring)
+            event = replace(event, to_bring=bare)
+        yield event

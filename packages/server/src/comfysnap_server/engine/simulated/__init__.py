@@ -1,0 +1,1 @@
+"""The engine that needs neither ComfyUI nor torch."""

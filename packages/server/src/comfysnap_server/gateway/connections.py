@@ -1,0 +1,158 @@
+"""uvicorn's HTTP protocol with what it lacks: limits on the head of a request, which comes from
+strangers before any key is seen, and on readers who take nothing of their answer."""
+
+import asyncio
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from comfysnap_schema.wire import PROBLEM_JSON, ErrorCode, Problem
+
+MAX_HEAD_BYTES: Final = 64 * 1024
+"""Of request line and headers, and of trailers."""
+HEAD_TIMEOUT_S: Final = 20.0
+"""For a head to come, from the connection or from its first byte on."""
+WRITE_TIMEOUT_S: Final = 60.0
+"""How long an answer waits for a reader that takes nothing of it."""
+LINGER_S: Final = 5.0
+"""How long the rest of a request is read that was answered already."""
+_SECOND_LOOK_S: Final = 1.0
+"""What was written just now has left by then."""
+_BODY_SHARE: Final = 16
+"""Framing may cost this many times its content: chunks of one byte have six around it."""
+
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """Hangs up on heads that are too large or too slow, and on readers who stopped reading."""
+
+    head_timeout = HEAD_TIMEOUT_S
+    linger = LINGER_S
+    write_timeout = WRITE_TIMEOUT_S
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        """As the base class."""
+        super().__init__(*args, **options)
+        self._in_body = False
+        self._at_rest = False
+        self._framing = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._watch: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Expect a head soon."""
+        super().connection_made(transport)
+        self._expect(self.head_timeout)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Expect nothing any more."""
+        self._rest()
+        self._forget_reader()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Count what is no content."""
+        self._at_rest = False
+        self._framing += len(data)
+        super().data_received(data)
+        if self._framing > MAX_HEAD_BYTES:
+            self._refuse(431, "Request Header Fields Too Large")
+        elif not self._in_body and not self._at_rest:
+            self._expect(self.head_timeout)
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        self._at_rest = False
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        self._rest()
+        self._in_body, self._framing = True, 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Content is limited by who reads it."""
+        self._framing = max(0, self._framing - _BODY_SHARE * len(body))
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        self._rest()
+        self._in_body, self._at_rest, self._framing = False, True, 0
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Who was answered before the request was whole does not keep the connection with it."""
+        super().on_response_complete()
+        if self._in_body and self.cycle.response_complete:  # else the next one is answered now
+            self._expect(self.linger)
+        # What is too little to pause for would keep a connection that closes open for ever.
+        if self._watch is None and (unread := self.transport.get_write_buffer_size()):
+            self._watch_reader(unread)
+
+    def pause_writing(self) -> None:
+        """The reader is slow; watch it."""
+        super().pause_writing()
+        self._forget_reader()
+        self._watch_reader(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """The reader has all there is."""
+        self._forget_reader()
+        super().resume_writing()
+
+    def _watch_reader(self, unread: int) -> None:
+        self._watch = self.loop.call_later(self.write_timeout, self._look_at_reader, unread)
+
+    def _look_at_reader(self, before: int) -> None:
+        """A second look tells what stays behind from what was written just now."""
+        self._watch = None
+        unread = self.transport.get_write_buffer_size()
+        if unread >= before:
+            self._watch = self.loop.call_later(_SECOND_LOOK_S, self._end_reader, unread)
+        elif unread:
+            self._watch_reader(unread)
+
+    def _end_reader(self, before: int) -> None:
+        self._watch = None
+        unread = self.transport.get_write_buffer_size()
+        if unread >= before:
+            self.transport.abort()
+        elif unread:
+            self._watch_reader(unread)
+
+    def _forget_reader(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    def _expect(self, seconds: float) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(seconds, self._late)
+
+    def _rest(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _late(self) -> None:
+        if self._in_body:
+            self.transport.close()
+        else:
+            self._refuse(408, "Request Timeout")
+
+    def _refuse(self, status: int, title: str) -> None:
+        self._rest()
+        if self.transport.is_closing():
+            return
+        if not self.cycle or self.cycle.response_complete:  # else it would end up in an answer
+            problem = Problem(
+                title=title, status=status, code=ErrorCode.INVALID_REQUEST, detail=title.lower()
+            )
+            body = problem.model_dump_json().encode()
+            head = (
+                f"HTTP/1.1 {status} {title}\r\nContent-Type: {PROBLEM_JSON}\r\n"
+                f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            )
+            self.transport.write(head.encode() + body)
+        self.transport.close()

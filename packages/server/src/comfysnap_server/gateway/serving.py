@@ -1,0 +1,80 @@
+"""Runs the gateway under uvicorn so that it stops at once and cleanly."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from comfysnap_server.gateway.app import drain
+from comfysnap_server.gateway.connections import BoundedHttpProtocol
+
+_GRACE_S = 10
+
+
+class GatewayServer(uvicorn.Server):
+    """A uvicorn server that ends held requests when it is asked to stop."""
+
+    def __init__(
+        self,
+        app: FastAPI,
+        *,
+        host: str,
+        port: int,
+        announce: Callable[[str], None] | None = None,
+    ) -> None:
+        self._app = app
+        self._announce = announce
+        self._loop: asyncio.AbstractEventLoop | None = None
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=BoundedHttpProtocol,
+                host=host,
+                port=port,
+                access_log=False,
+                log_level="warning",
+                log_config=None,
+                lifespan="off",
+                server_header=False,
+                timeout_graceful_shutdown=_GRACE_S,
+            )
+        )
+
+    @property
+    def url(self) -> str:
+        """Where it listens, once it does; the port that was picked when 0 was asked for."""
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take the port, start the app, serve until asked to stop, stop the app.
+
+        Raises:
+            Exception: What the app's start raises, instead of uvicorn's log of it.
+            SystemExit: The port is taken; the log says so.
+        """
+        with self.capture_signals():
+            bound = sockets or [self.config.bind_socket()]
+            async with self._app.router.lifespan_context(self._app):
+                await self._serve(bound)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to listen."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        if self.started and self._announce is not None:
+            self._announce(self.url)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop on a signal; long polls and event streams end with what is known."""
+        super().handle_exit(sig, frame)
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop soon; callable from any thread."""
+        self.should_exit = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(drain, self._app)

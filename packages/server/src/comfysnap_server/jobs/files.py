@@ -1,0 +1,176 @@
+"""Input files on a folder, addressed by content and kept apart by owner."""
+
+import asyncio
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import AsyncIterator, Collection
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from comfysnap_schema.wire import MAX_FILE_BYTES, SHA256_PATTERN, ErrorCode
+from comfysnap_server.backends.protocol import BackendError
+
+_BUFFER: Final = 1024 * 1024
+_INCOMING: Final = "incoming"
+_SHA256: Final = re.compile(SHA256_PATTERN)
+
+
+class FileStore:
+    """A folder of files named by their SHA-256. Safe for several processes: a file appears whole
+    or not at all.
+
+    Args:
+        root: The folder; made when missing.
+        max_bytes: Largest file.
+        keep_free: Bytes of the disk that uploads leave to others.
+    """
+
+    def __init__(self, root: Path, *, max_bytes: int = MAX_FILE_BYTES, keep_free: int = 0) -> None:
+        self._root = root
+        self._max_bytes = max_bytes
+        self._keep_free = keep_free
+
+    async def put(self, owner: str, sha256: str, chunks: AsyncIterator[bytes]) -> Path:
+        """Store a file while checking its hash and size; storing it again only keeps it longer.
+
+        Raises:
+            BackendError: ``hash_mismatch``, ``file_too_large``, or ``unavailable`` (disk full).
+        """
+        target = self._path(owner, sha256)
+        temporary = self._root / _INCOMING / f"{secrets.token_hex(16)}.part"
+        try:
+            file = await asyncio.to_thread(_open_new, temporary)
+            try:
+                digest = await self._receive(file, chunks)
+            finally:
+                await asyncio.to_thread(file.close)
+            if digest != sha256:
+                raise BackendError(
+                    ErrorCode.HASH_MISMATCH, f"the content has the SHA-256 {digest}, not {sha256}"
+                )
+            await asyncio.to_thread(_move, temporary, target)
+        except OSError as error:
+            raise BackendError(
+                ErrorCode.UNAVAILABLE, f"the file cannot be stored: {error.strerror}"
+            ) from error
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        return target
+
+    async def _receive(self, file: BinaryIO, chunks: AsyncIterator[bytes]) -> str:
+        digest = hashlib.sha256()
+        size = 0
+        buffer = bytearray()
+
+        def flush() -> None:
+            self._check_room(len(buffer))
+            digest.update(buffer)
+            file.write(buffer)
+            buffer.clear()
+
+        async for chunk in chunks:
+            size += len(chunk)
+            if size > self._max_bytes:
+                raise BackendError(
+                    ErrorCode.FILE_TOO_LARGE, f"a file may have at most {self._max_bytes} bytes"
+                )
+            buffer += chunk
+            if len(buffer) >= _BUFFER:
+                await asyncio.to_thread(flush)
+
+        def finish() -> None:
+            flush()
+            file.flush()
+            os.fsync(file.fileno())
+
+        await asyncio.to_thread(finish)
+        return digest.hexdigest()
+
+    def _check_room(self, size: int) -> None:
+        if self._keep_free and shutil.disk_usage(self._root).free < self._keep_free + size:
+            raise BackendError(
+                ErrorCode.UNAVAILABLE, "the disk of the server is almost full", retry_after=60
+            )
+
+    def has(self, owner: str, sha256: str) -> bool:
+        """Whether the owner stored this file; asking keeps it from the next sweep."""
+        try:
+            os.utime(self._path(owner, sha256))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+    def path(self, owner: str, sha256: str) -> Path:
+        """Where the file lies. Read it, never write to it.
+
+        Raises:
+            BackendError: ``unknown_file``.
+        """
+        path = self._path(owner, sha256)
+        if not path.is_file():
+            raise BackendError(ErrorCode.UNKNOWN_FILE, f"there is no file {sha256}")
+        return path
+
+    def sweep(self, *, older_than: float, keep: Collection[str] = ()) -> int:
+        """Delete files that nobody stored or asked for since ``older_than`` seconds ago.
+
+        Args:
+            older_than: Age in seconds.
+            keep: Hashes that jobs still need.
+
+        Returns:
+            How many were deleted.
+        """
+        limit = time.time() - older_than
+        deleted = 0
+        for path in self._root.glob("*/*/*"):
+            ours = _SHA256.fullmatch(path.name) and path.name not in keep
+            deleted += bool(ours) and _delete_if_older(path, limit)
+        for path in (self._root / _INCOMING).glob("*.part"):
+            _delete_if_older(path, limit)
+        return deleted
+
+    def _path(self, owner: str, sha256: str) -> Path:
+        if not _SHA256.fullmatch(sha256):
+            raise BackendError(ErrorCode.UNKNOWN_FILE, "that is no SHA-256 in lower-case hex")
+        folder = hashlib.sha256(owner.encode()).hexdigest()[:32]
+        return self._root / folder / sha256[:2] / sha256
+
+
+def _open_new(path: Path) -> BinaryIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("xb")
+
+
+def _move(temporary: Path, target: Path) -> None:
+    new = [folder for folder in target.parents if not folder.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary.replace(target)
+    sync_folder(target.parent)
+    for folder in new:
+        sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the entries of a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _delete_if_older(path: Path, limit: float) -> bool:
+    try:
+        if path.stat().st_mtime >= limit:
+            return False
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    return True

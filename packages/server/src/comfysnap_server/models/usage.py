@@ -1,0 +1,119 @@
+"""Which model files the workflows name, and which files no workflow can reach."""
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Final
+
+from comfysnap_schema.comfy import InputPath, is_model_name
+from comfysnap_schema.workflow import Workflow
+
+FOLDERS: Final[dict[str, tuple[str, ...]]] = {
+    "ckpt_name": ("checkpoints",),
+    "vae_name": ("vae", "vae_approx"),
+    "lora_name": ("loras",),
+    "control_net_name": ("controlnet",),
+    "unet_name": ("diffusion_models", "unet"),
+    "clip_name": ("text_encoders", "clip", "clip_vision"),
+    "clip_name1": ("text_encoders", "clip"),
+    "clip_name2": ("text_encoders", "clip"),
+    "clip_name3": ("text_encoders", "clip"),
+    "clip_name4": ("text_encoders", "clip"),
+    "style_model_name": ("style_models",),
+    "gligen_name": ("gligen",),
+    "hypernetwork_name": ("hypernetworks",),
+    "photomaker_model_name": ("photomaker",),
+    "audio_encoder_name": ("audio_encoders",),
+}
+"""Folders that an input of ComfyUI's own loaders reads (``nodes.py``, ``comfy_extras``)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelReference:
+    """One place that names a model file."""
+
+    workflow: str
+    place: str
+    """``node.inputs.name`` or ``inputs.parameter.choices``."""
+    class_type: str
+    name: str
+    """As written, with forward slashes; may hold folders."""
+    folders: tuple[str, ...]
+    """Folders of ``models/`` it is looked for in; empty: not known."""
+
+    def is_at(self, path: PurePosixPath) -> bool:
+        """Whether a file below ``models/`` is the one that is meant."""
+        if self.folders:
+            return any(path == PurePosixPath(folder, self.name) for folder in self.folders)
+        return path.parts[-len(PurePosixPath(self.name).parts) :] == PurePosixPath(self.name).parts
+
+    def has_name_of(self, path: PurePosixPath) -> bool:
+        """Whether a file has the name, in whatever folder."""
+        return path.name == PurePosixPath(self.name).name
+
+
+def model_references(workflow: Workflow) -> list[ModelReference]:
+    """The model files that a workflow's graph and its parameters' choices name."""
+    return list(_references(workflow))
+
+
+def _references(workflow: Workflow) -> Iterator[ModelReference]:
+    for node_id, node in workflow.graph.items():
+        for name, value in node["inputs"].items():
+            if is_model_name(value):
+                place = InputPath(node_id, name)
+                yield _reference(workflow, str(place), place, str(value))
+    for parameter in workflow.parameters.values():
+        named = [*(parameter.choices or ()), parameter.default]
+        for value in dict.fromkeys(value for value in named if isinstance(value, str)):
+            for path in parameter.paths:
+                if is_model_name(value):
+                    place = f"inputs.{parameter.name}"
+                    yield _reference(workflow, place, path, value)
+
+
+def _reference(workflow: Workflow, place: str, path: InputPath, value: str) -> ModelReference:
+    node = workflow.graph[path.node]
+    return ModelReference(
+        workflow=workflow.name,
+        place=place,
+        class_type=node["class_type"],
+        name=value.replace("\\", "/"),
+        folders=FOLDERS.get(path.name, ()),
+    )
+
+
+def open_folders(workflows: Iterable[Workflow]) -> set[str] | None:
+    """Folders from which callers may choose any file; None: from every folder, because a parameter
+    feeds a loader whose folder is not known."""
+    found: set[str] = set()
+    for workflow in workflows:
+        for parameter in workflow.parameters.values():
+            if parameter.choices is not None or parameter.type != "string":
+                continue
+            for path in parameter.paths:
+                if not is_model_name(workflow.graph[path.node]["inputs"].get(path.name)):
+                    continue
+                if path.name not in FOLDERS:
+                    return None
+                found.update(FOLDERS[path.name])
+    return found
+
+
+def unused_files(
+    paths: Iterable[PurePosixPath], workflows: Collection[Workflow], preload: Iterable[str]
+) -> list[PurePosixPath]:
+    """Files that no workflow names, no caller may choose, and no setting preloads."""
+    opened = open_folders(workflows)
+    if opened is None:
+        return []
+    references = [ref for workflow in workflows for ref in model_references(workflow)]
+    kept = {PurePosixPath(name) for name in preload}
+    return [
+        path
+        for path in paths
+        if path not in kept
+        and path.parts[0] not in opened
+        and is_model_name(path.name)
+        and not any(reference.is_at(path) for reference in references)
+    ]

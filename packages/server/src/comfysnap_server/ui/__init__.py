@@ -1,0 +1,1 @@
+"""ComfyUI's own interface: its command, and the proxy before it."""

@@ -1,0 +1,254 @@
+"""Stands before ComfyUI's own interface and lets in who has the token; nothing else listens to the
+outside, so a node pack that fails or misbehaves cannot open a way around it."""
+
+import argparse
+import asyncio
+import hmac
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from hashlib import sha256
+from typing import Final
+
+import aiohttp
+from aiohttp import web
+
+ACCESS_VARIABLE: Final = "COMFYSNAP_UI_TOKEN"
+COOKIE: Final = "comfysnap_ui"
+_HOP_BY_HOP: Final = frozenset(
+    {
+        "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
+        "transfer-encoding", "upgrade",
+    }
+)  # fmt: skip
+_OURS: Final = frozenset({"authorization", "cookie", "content-length"})
+STARTING: Final = (
+    '<!doctype html><meta http-equiv="refresh" content="2"><title>ComfyUI</title>'
+    "<p>ComfyUI is starting. This page looks again by itself."
+)
+ENDED: Final = (
+    "<!doctype html><title>ComfyUI</title>"
+    "<p>ComfyUI ended with exit code {code}. Its last lines are in the terminal of "
+    "<code>comfysnap ui</code>; end that command and run it again."
+)
+"""Does not look again: requests would keep the container up, and paid for."""
+_SHUTDOWN_S: Final = 2.0
+
+
+class UiProxy:
+    """One ComfyUI behind one token.
+
+    Args:
+        token: What opens it.
+        upstream: ComfyUI's address, ``http://127.0.0.1:PORT``.
+        secure: Whether the cookie is for https alone.
+        heartbeat: Seconds between pings to a page; one that does not answer is let go, so that a
+            laptop that went to sleep does not keep the container up.
+        exit_code: ComfyUI's exit code; None while it runs.
+    """
+
+    def __init__(
+        self,
+        token: str,
+        upstream: str,
+        *,
+        secure: bool = True,
+        heartbeat: float = 30,
+        exit_code: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        if len(token) < 16:
+            raise ValueError(f"{ACCESS_VARIABLE} needs at least 16 characters")
+        self._token = token
+        self._session_value = hmac.new(token.encode(), b"cookie", sha256).hexdigest()
+        self._upstream = upstream
+        self._secure = secure
+        self._heartbeat = heartbeat
+        self._exit_code = exit_code
+        self._client: aiohttp.ClientSession | None = None
+        self._pages: set[web.WebSocketResponse] = set()
+
+    def app(self) -> web.Application:
+        """The server."""
+        app = web.Application(client_max_size=0)
+        app.router.add_route("*", "/{path:.*}", self._handle)
+        app.on_startup.append(self._open)
+        app.on_shutdown.append(self._close_pages)
+        app.on_cleanup.append(self._close)
+        return app
+
+    async def _open(self, _app: web.Application) -> None:
+        self._client = aiohttp.ClientSession(
+            # each open page holds a connection
+            connector=aiohttp.TCPConnector(limit=0),
+            skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent", "Content-Type"),
+            auto_decompress=False,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
+        )
+
+    async def _close_pages(self, _app: web.Application) -> None:
+        # the server would wait for them
+        for page in list(self._pages):
+            await page.close(code=aiohttp.WSCloseCode.GOING_AWAY)
+
+    async def _close(self, _app: web.Application) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        given = request.query.get("token")
+        if given is not None and request.method == "GET" and _same(given, self._token):
+            return self._let_in(request)
+        if not self._is_known(request):
+            return web.Response(status=401, text="Open the address that `comfysnap ui` printed.\n")
+        if self._client is None:
+            raise RuntimeError("the proxy was not started")
+        if request.headers.get("Upgrade", "").lower() == "websocket":
+            return await self._relay(request, self._client)
+        return await self._forward(request, self._client)
+
+    def _absent(self) -> web.Response:
+        """While nothing answers: ComfyUI starts, or restarts as Manager asks it to, or ended."""
+        code = self._exit_code()
+        if code is not None:
+            return web.Response(status=502, text=ENDED.format(code=code), content_type="text/html")
+        return web.Response(status=503, text=STARTING, content_type="text/html")
+
+    def _let_in(self, request: web.Request) -> web.Response:
+        query = request.rel_url.query.copy()
+        query.popall("token")
+        response = web.Response(
+            status=303, headers={"Location": str(request.rel_url.with_query(query))}
+        )
+        response.set_cookie(
+            COOKIE, self._session_value, httponly=True, secure=self._secure, samesite="Lax"
+        )
+        return response
+
+    def _is_known(self, request: web.Request) -> bool:
+        scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and _same(bearer, self._token):
+            return True
+        return _same(request.cookies.get(COOKIE, ""), self._session_value)
+
+    def _headers(self, request: web.Request) -> list[tuple[str, str]]:
+        """What goes on; Host stays, or ComfyUI would take its Origin check for a loopback host."""
+        dropped = _HOP_BY_HOP | _OURS
+        if request.method == "GET" and request.path == "/":
+            # ComfyUI refuses what comes from another site, even a click on the printed address
+            dropped |= {"sec-fetch-site"}
+        kept = [(k, v) for k, v in request.headers.items() if k.lower() not in dropped]
+        others = {k: v for k, v in request.cookies.items() if k != COOKIE}
+        if others:
+            kept.append(("Cookie", "; ".join(f"{key}={value}" for key, value in others.items())))
+        return kept
+
+    async def _forward(
+        self, request: web.Request, client: aiohttp.ClientSession
+    ) -> web.StreamResponse:
+        try:
+            answer = await client.request(
+                request.method,
+                f"{self._upstream}{request.rel_url}",
+                headers=self._headers(request),
+                data=request.content if request.body_exists else None,
+                allow_redirects=False,
+            )
+        except aiohttp.ClientConnectionError:
+            return self._absent()
+        async with answer:
+            response = web.StreamResponse(status=answer.status, reason=answer.reason)
+            for key, value in answer.headers.items():
+                if key.lower() not in _HOP_BY_HOP:
+                    response.headers.add(key, value)
+            await response.prepare(request)
+            async for chunk in answer.content.iter_any():
+                await response.write(chunk)
+            await response.write_eof()
+            return response
+
+    async def _relay(
+        self, request: web.Request, client: aiohttp.ClientSession
+    ) -> web.StreamResponse:
+        own = {"sec-websocket-key", "sec-websocket-version", "sec-websocket-extensions"}
+        headers = [(k, v) for k, v in self._headers(request) if k.lower() not in own]
+        try:
+            inner = await client.ws_connect(
+                f"{self._upstream}{request.rel_url}", headers=headers, max_msg_size=0
+            )
+        except aiohttp.WSServerHandshakeError as error:
+            return web.Response(status=error.status)
+        except aiohttp.ClientConnectionError:
+            return self._absent()
+        async with inner:
+            outer = web.WebSocketResponse(max_msg_size=0, heartbeat=self._heartbeat)
+            await outer.prepare(request)
+            self._pages.add(outer)
+            ways = {
+                asyncio.create_task(_pump(outer, inner)),
+                asyncio.create_task(_pump(inner, outer)),
+            }
+            try:
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                self._pages.discard(outer)
+                for way in ways:
+                    way.cancel()
+                await asyncio.gather(*ways, return_exceptions=True)
+                await outer.close()
+            return outer
+
+
+WebSocket = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
+
+
+async def _pump(source: WebSocket, target: WebSocket) -> None:
+    async for message in source:
+        with suppress(ConnectionResetError):
+            if message.type is aiohttp.WSMsgType.TEXT:
+                await target.send_str(message.data)
+            elif message.type is aiohttp.WSMsgType.BINARY:
+                await target.send_bytes(message.data)
+
+
+def _same(given: str, expected: str) -> bool:
+    # headers may hold bytes that are no text; aiohttp hands them on as surrogates
+    return hmac.compare_digest(given.encode(errors="surrogateescape"), expected.encode())
+
+
+def main(arguments: Iterable[str] | None = None) -> None:
+    """Start ComfyUI (the command after the options) and stand before it until it ends."""
+    parser = argparse.ArgumentParser(prog="ui.proxy", description=__doc__)
+    parser.add_argument("--host", default="0.0.0.0")  # noqa: S104 Modal forwards to this port
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--upstream", type=int, required=True)
+    parser.add_argument("--plain-http", action="store_true", help="for a browser without https")
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    given = parser.parse_args(None if arguments is None else list(arguments))
+    token = os.environ.pop(ACCESS_VARIABLE, "")
+    with subprocess.Popen(given.command) as comfyui:
+        try:
+            proxy = UiProxy(
+                token,
+                f"http://127.0.0.1:{given.upstream}",
+                secure=not given.plain_http,
+                exit_code=comfyui.poll,
+            )
+            web.run_app(
+                proxy.app(),
+                host=given.host,
+                port=given.port,
+                print=None,
+                access_log=None,
+                shutdown_timeout=_SHUTDOWN_S,
+            )
+        finally:
+            comfyui.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                comfyui.wait(10)
+            comfyui.kill()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
