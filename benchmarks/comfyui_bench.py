@@ -17,7 +17,7 @@ import httpx
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 CHILD: Final = Path(__file__).with_name("comfyui_child.py")
-RANDOM_CHECKPOINT: Final = ROOT / "tests" / "server" / "comfyui" / "random_checkpoint.py"
+RANDOM_CHECKPOINT: Final = ROOT / "tests" / "server" / "engine" / "comfyui" / "random_checkpoint.py"
 CHECKPOINT: Final = "random-sd15.safetensors"
 PATIENCE: Final = 300.0
 Graph = dict[str, Any]

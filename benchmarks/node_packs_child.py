@@ -53,7 +53,7 @@ class Runner:
         outcome = execute(self._engine, job, lambda _: None)
         if outcome.outputs is None:
             detail = outcome.error.detail if outcome.error else outcome.status
-            return {"error": f"{detail} {outcome.cause or ''}".strip()}
+            return {"error": str(detail)}
         return {"outputs": _without_urls(outcome.outputs)}
 
 

@@ -82,7 +82,7 @@ def test_the_types_are_complete(package: str) -> None:
 
 def test_importing_the_plug_ins_loads_no_http_library() -> None:
     code = (
-        "import sys, comfysnap_client.cli, comfysnap_client.testing.plugin\n"
+        "import sys, comfysnap_client.cli, comfysnap_client.pytest_plugin\n"
         "assert 'httpx' not in sys.modules and 'respx' not in sys.modules\n"
         "assert 'rich.progress' not in sys.modules and 'asyncio' not in sys.modules"
     )

@@ -10,9 +10,8 @@ from comfysnap_schema.workflow.apply import load_workflows
 from comfysnap_server.backends.local import LocalBackend
 from comfysnap_server.gateway.app import create_app
 from comfysnap_server.gateway.settings import GatewaySettings
+from tests.paths import WORKFLOWS
 from tests.servers import running
-
-WORKFLOWS = Path(__file__).parents[2] / "workflows"
 
 
 def _serve(data: Path, step_seconds: float) -> Generator[str]:

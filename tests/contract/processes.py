@@ -11,6 +11,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.paths import ROOT
+
 MARK = "COMFYSNAP_TEST_MARK"
 COMMAND = (sys.executable, "-c", "from comfysnap_schema.cli import main; main()")
 
@@ -50,7 +52,7 @@ def serving(mark: str, data: Path, *options: str) -> Generator[tuple[subprocess.
     process = subprocess.Popen(
         [*COMMAND, "serve", "--port=0", f"--data={data}", "--engine=simulated", *options],
         env=environment(mark), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdin is not None

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.contract.processes import COMMAND, environment, left_behind, new_mark
+from tests.paths import ROOT
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
-ROOT = Path(__file__).parents[2]
 PACKAGED = ROOT / "packages/server/src/comfysnap_server/demo/workflows/flux"
 
 

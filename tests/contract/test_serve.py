@@ -10,11 +10,11 @@ from typer.testing import CliRunner
 from comfysnap_schema.cli import build_app
 from comfysnap_server.gateway.auth import hash_key, new_key
 from tests.contract.processes import COMMAND, environment, left_behind, new_mark, serving
+from tests.paths import ROOT
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
 HELLO = {"width": 32, "height": 32}
-ROOT = Path(__file__).parents[2]
 
 
 def refused(*options: str) -> tuple[int, str]:

@@ -9,9 +9,9 @@ from comfysnap_schema.wire.jobs import JobStatus
 from comfysnap_schema.workflow.map import OutputSpec
 from comfysnap_server.backends.local import LocalBackend, LocalLimits
 from comfysnap_server.backends.protocol import JobRequest
-from tests.server.backend_suite import finish, request, run
-from tests.server.comfyui import graphs
-from tests.server.comfyui.conftest import paths_file, real_comfyui
+from tests.server.backends.suite import finish, request, run
+from tests.server.engine.comfyui import graphs
+from tests.server.engine.comfyui.conftest import paths_file, real_comfyui
 
 
 def asked(graph: graphs.Graph, *, output: str = "3", **options: Any) -> JobRequest:

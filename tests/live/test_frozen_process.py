@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.server.comfyui import graphs
-from tests.server.comfyui.conftest import DRIVER, Driver, Json, paths_file, real_comfyui
+from tests.server.engine.comfyui import graphs
+from tests.server.engine.comfyui.conftest import DRIVER, Driver, Json, paths_file, real_comfyui
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.timeout(600)]
 PACK = """

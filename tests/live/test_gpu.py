@@ -10,10 +10,10 @@ import pytest
 from comfysnap_schema.wire.jobs import JobStatus
 from comfysnap_server.backends.local import LocalBackend
 from tests.live.test_comfyui_backend import asked
-from tests.server.backend_suite import run
-from tests.server.comfyui import graphs
-from tests.server.comfyui.conftest import Driver, NewDriver, paths_file, real_comfyui
-from tests.server.comfyui.main_py import copy_checkout, made_by
+from tests.server.backends.suite import run
+from tests.server.engine.comfyui import graphs
+from tests.server.engine.comfyui.conftest import Driver, NewDriver, paths_file, real_comfyui
+from tests.server.engine.comfyui.main_py import copy_checkout, made_by
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.gpu, pytest.mark.timeout(600)]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.server.comfyui.conftest import Driver, real_comfyui
+from tests.server.engine.comfyui.conftest import Driver, real_comfyui
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.timeout(300)]
 

@@ -22,10 +22,10 @@ from comfysnap_schema.comfy.rules import fits
 from comfysnap_schema.comfy.ui_export.convert import import_ui, is_ui_format
 from comfysnap_schema.comfy.validation import Finding, Verdict, judge_graph
 from comfysnap_schema.wire.errors import GraphError
+from tests.paths import ROOT
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.timeout(300)]
 
-ROOT = Path(__file__).parents[2]
 TEMPLATES = "comfyui_workflow_templates_json"
 MUTATED = 300
 FILE_NAME = re.compile(

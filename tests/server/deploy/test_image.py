@@ -20,7 +20,7 @@ from comfysnap_server.deploy.image import (
     self_test_command,
 )
 from comfysnap_server.engine.comfyui import pins
-from tests.server.comfyui.conftest import TREE, real_comfyui
+from tests.server.engine.comfyui.conftest import TREE, real_comfyui
 
 ONE, OTHER = "1" * 40, "2" * 40
 

@@ -13,9 +13,9 @@ from comfysnap_server.deploy.image import requirements
 from comfysnap_server.deploy.settings import DeploySettings
 from comfysnap_server.engine.comfyui.release import TESTED
 from comfysnap_server.nodepacks.install import OURS
-from tests.server.comfyui.conftest import real_comfyui
+from tests.paths import ROOT
+from tests.server.engine.comfyui.conftest import real_comfyui
 
-ROOT = Path(__file__).parents[3]
 ENVIRONMENTS = [
     {"sys_platform": "linux", "platform_machine": "x86_64", "platform_system": "Linux",
      "python_full_version": f"{version}.0", "python_version": version}

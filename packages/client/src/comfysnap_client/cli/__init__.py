@@ -1,5 +1,5 @@
 """The commands that call a server: ``infer``, ``status``, ``result``, ``cancel``, ``jobs``."""
 
-from comfysnap_client.cli.main import register
+from comfysnap_client.cli.commands import register
 
 __all__ = ["register"]

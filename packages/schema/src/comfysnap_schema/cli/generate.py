@@ -26,7 +26,7 @@ def generate(
     ] = False,
 ) -> None:
     """Write a typed Python module for each workflow."""
-    from comfysnap_schema.codegen import drift, emit
+    from comfysnap_schema import codegen
     from comfysnap_schema.workflow import load_workflows
 
     settings = open_project(project)
@@ -37,15 +37,15 @@ def generate(
         )
     folder = folder.resolve()
     workflows = load_workflows(settings.workflows)
-    sources = emit.generate(workflows, package=drift.package_of(folder))
+    sources = codegen.generate(workflows, package=codegen.package_of(folder))
     if not check:
-        written = drift.write(folder, sources)
-        written += drift.write_contracts(workflows.values())
+        written = codegen.write(folder, sources)
+        written += codegen.write_contracts(workflows.values())
         for item in written:
             print(f"{'removed' if item.reason == 'stale' else 'wrote'} {item.path}")
         return
-    found = drift.find_drift(folder, sources)
-    found += drift.find_contract_drift(workflows.values())
+    found = codegen.find_drift(folder, sources)
+    found += codegen.find_contract_drift(workflows.values())
     for item in found:
         print(f"{item.reason}: {item.path}")
     if found:

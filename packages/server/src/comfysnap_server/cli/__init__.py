@@ -1,5 +1,12 @@
 """The commands of the server."""
 
-from comfysnap_server.cli.main import register
+import typer
 
-__all__ = ["register"]
+from comfysnap_server.cli import comfyui, demo, serve
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``serve``, ``key``, ``demo`` and ``comfyui``."""
+    serve.register(app)
+    demo.register(app)
+    comfyui.register(app)

@@ -17,7 +17,7 @@ import typer
 from comfysnap_server.cli.serve import EngineChoice
 
 _PROJECT: Final = Path(__file__).parents[1] / "demo" / "comfysnap.toml"
-_COMFYSNAP: Final = (sys.executable, "-c", "from comfysnap_schema.cli.main import main; main()")
+_COMFYSNAP: Final = (sys.executable, "-c", "from comfysnap_schema.cli.command import main; main()")
 _CLIENT: Final = (sys.executable, "-m", "comfysnap_client.cli.demo")
 _STOP_S: Final = 10.0
 

@@ -2,7 +2,6 @@
 
 from comfysnap_server.deploy.deployment import Deployment, SettingsError, read_deployment
 from comfysnap_server.deploy.engine_options import engine_options
-from comfysnap_server.deploy.gateway_settings import KEYS_VARIABLE, gateway_settings
 from comfysnap_server.deploy.image import build_image, comfyui_commit, notice, read_nodes
 from comfysnap_server.deploy.modal_session import modal_session, point_at
 from comfysnap_server.deploy.plan import plan_lines
@@ -10,7 +9,6 @@ from comfysnap_server.deploy.settings import FILES_DIR, MAX_TIMEOUT, MODELS_DIR,
 
 __all__ = [
     "FILES_DIR",
-    "KEYS_VARIABLE",
     "MAX_TIMEOUT",
     "MODELS_DIR",
     "DeploySettings",
@@ -19,7 +17,6 @@ __all__ = [
     "build_image",
     "comfyui_commit",
     "engine_options",
-    "gateway_settings",
     "modal_session",
     "notice",
     "plan_lines",

@@ -57,7 +57,7 @@ def probe(comfyui: Path, python: str) -> Probed:
     roots = {str(Path(str(_origin(name))).parents[1]) for name in _OURS}
     try:
         done = subprocess.run(
-            [python, "-m", "comfysnap_server.doctor.probe", str(comfyui)],
+            [python, "-m", "comfysnap_server.doctor.probe_process", str(comfyui)],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sorted(roots))},
             capture_output=True,
             text=True,

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from comfysnap_server.deploy import KEYS_VARIABLE, Deployment
+from comfysnap_server.deploy import Deployment
+from comfysnap_server.deploy.gateway_settings import KEYS_VARIABLE
 from comfysnap_server.doctor.symptoms import Level, Symptom
 from comfysnap_server.models import ModelsVolume
 

@@ -3,7 +3,7 @@
 from comfysnap_server.models.folder import ModelsFolder
 from comfysnap_server.models.listed import ModelEntry, is_safe_path, wrong
 from comfysnap_server.models.sources import ModelError
-from comfysnap_server.models.sync import (
+from comfysnap_server.models.syncing import (
     Brought,
     Failed,
     Planned,

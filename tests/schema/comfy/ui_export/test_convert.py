@@ -1,0 +1,267 @@
+"""UI exports become the graph that ComfyUI's editor would export."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfysnap_schema.comfy.graph import parse_graph
+from comfysnap_schema.comfy.ui_export.convert import import_ui, is_ui_format, read_export
+from comfysnap_schema.wire.errors import GraphError
+from tests.schema.comfy.ui_export.drawing import (
+    CATALOGUE,
+    Json,
+    inputs,
+    node,
+    pipeline,
+    refusals,
+    slot,
+    ui,
+)
+
+
+def scaled(kind: str, sockets: list[Json], made: list[str], *, slot_out: int = 0) -> Json:
+    nodes = [
+        node(1, "Load", outputs=["IMAGE", "MASK"], values=["x.png"]),
+        node(2, kind, sockets, made, mode=4),
+        node(3, "Save", [slot("images", "IMAGE", 2)]),
+    ]
+    return ui(nodes, [[1, 1, 0, 2, 0, "IMAGE"], [2, 2, slot_out, 3, 0, "IMAGE"]])
+
+
+def test_a_plain_drawing_becomes_its_graph() -> None:
+    graph = import_ui(pipeline(), CATALOGUE)
+    assert graph == {
+        "1": {"class_type": "Loader", "inputs": {"name": "a.safetensors"}},
+        "2": {
+            "class_type": "Encode",
+            "inputs": {"text": "a fox", "clip": ["1", 1]},
+            "_meta": {"title": "Prompt"},
+        },
+        "3": {"class_type": "Latent", "inputs": {"width": 640, "height": 480}},
+        "4": {
+            "class_type": "Sample",
+            "inputs": {
+                "seed": 7, "steps": 30, "model": ["1", 0], "positive": ["2", 0], "latent": ["3", 0],
+            },
+        },
+        "5": {"class_type": "Decode", "inputs": {"samples": ["4", 0]}},
+        "6": {"class_type": "Save", "inputs": {"images": ["5", 0], "prefix": "out"}},
+    }  # fmt: skip
+    assert parse_graph(graph) == graph
+
+
+def test_ui_exports_are_told_from_api_ones() -> None:
+    assert is_ui_format(pipeline())
+    assert not is_ui_format({"1": {"class_type": "Save", "inputs": {}}})
+    assert not is_ui_format([])
+
+
+def test_primitives_give_their_value_through_reroutes() -> None:
+    nodes = [
+        node(1, "PrimitiveNode", outputs=["INT"], values=[42, "fixed"]),
+        node(2, "Reroute", [slot("", "*", 1)], ["*"]),
+        node(
+            3,
+            "Latent",
+            [slot("width", "INT", 2, widget=True), slot("height", "INT", 3, widget=True)],
+            values=[1, 2],
+        ),
+        node(4, "PrimitiveNode", outputs=["COMBO"], values=[["p"]]),
+        node(5, "Pick", [slot("names", "COMBO", 4, widget=True)], values=["q"]),
+    ]
+    links = [
+        [1, 1, 0, 2, 0, "INT"],
+        [2, 2, 0, 3, 0, "INT"],
+        [3, 1, 0, 3, 1, "INT"],
+        [4, 4, 0, 5, 0, "COMBO"],
+    ]
+    graph = import_ui(ui(nodes, links), CATALOGUE)
+    assert inputs(graph, "3") == {"width": 42, "height": 42}
+    assert inputs(graph, "5") == {"names": {"__value__": ["p"]}}
+    assert set(graph) == {"3", "5"}
+
+
+def test_reroutes_and_notes_leave_no_node() -> None:
+    nodes = [
+        node(1, "Load", outputs=["IMAGE"], values=["x.png"]),
+        node(2, "Reroute", [slot("", "*", 1)], ["*"]),
+        node(3, "Reroute", [slot("", "*", 2)], ["*"]),
+        node(4, "Save", [slot("images", "IMAGE", 3)]),
+        node(5, "Note", values=["read me"]),
+        node(6, "MarkdownNote", values=["# read me"]),
+        node(7, "Reroute", [slot("", "*")], ["*"]),
+        node(8, "Save", [slot("images", "IMAGE", 4)]),
+        node(9, "Reroute", outputs=["*"]),
+        node(10, "Save", [slot("images", "IMAGE", 5)]),
+    ]
+    links = [
+        [1, 1, 0, 2, 0, "*"],
+        [2, 2, 0, 3, 0, "*"],
+        [3, 3, 0, 4, 0, "*"],
+        [4, 7, 0, 8, 0, "*"],
+        [5, 9, 0, 10, 0, "*"],
+    ]
+    graph = import_ui(ui(nodes, links), CATALOGUE)
+    assert set(graph) == {"1", "4", "8", "10"}
+    assert inputs(graph, "4")["images"] == ["1", 0]
+    assert "images" not in inputs(graph, "8")
+    assert "images" not in inputs(graph, "10")
+
+
+def test_a_get_node_without_its_set_node_is_refused() -> None:
+    nodes = [
+        node(1, "GetNode", outputs=["IMAGE"], values=["pic"]),
+        node(2, "Save", [slot("images", "IMAGE", 1)]),
+    ]
+    assert refusals(ui(nodes, [[1, 1, 0, 2, 0, "IMAGE"]])) == [("broken_link", "2")]
+
+
+def test_a_muted_node_is_left_out_with_the_links_to_it() -> None:
+    data = pipeline(latent=node(3, "Latent", outputs=["LATENT"], values=[1, 2], mode=2))
+    graph = import_ui(data, CATALOGUE)
+    assert "3" not in graph
+    assert "latent" not in inputs(graph, "4")
+    assert "positive" in inputs(graph, "4")
+
+
+def test_a_bypassed_node_hands_on_the_input_of_the_same_place_and_type() -> None:
+    graph = import_ui(scaled("Scale", [slot("image", "IMAGE", 1)], ["IMAGE"]), CATALOGUE)
+    assert set(graph) == {"1", "3"}
+    assert inputs(graph, "3")["images"] == ["1", 0]
+
+
+def test_a_bypassed_node_of_an_unknown_class_is_passed_through() -> None:
+    sockets = [slot("first", "MODEL"), slot("picture", "IMAGE", 1)]
+    graph = import_ui(scaled("NotThere", sockets, ["IMAGE"]), CATALOGUE)
+    assert inputs(graph, "3")["images"] == ["1", 0]
+
+
+def test_a_bypassed_node_prefers_the_exact_type_then_one_that_connects() -> None:
+    sockets = [slot("a", "MODEL"), slot("b", "IMAGE,MASK"), slot("c", "IMAGE", 1)]
+    graph = import_ui(scaled("NotThere", sockets, ["IMAGE"]), CATALOGUE)
+    assert inputs(graph, "3")["images"] == ["1", 0]
+    sockets = [slot("any", "*", 1)]
+    graph = import_ui(scaled("NotThere", sockets, ["IMAGE"]), CATALOGUE)
+    assert inputs(graph, "3")["images"] == ["1", 0]
+    sockets = [slot("a", "MODEL"), slot("b", "IMAGE,MASK", 1)]
+    graph = import_ui(scaled("NotThere", sockets, ["IMAGE"]), CATALOGUE)
+    assert inputs(graph, "3")["images"] == ["1", 0]
+
+
+def test_a_bypassed_node_without_a_fitting_input_leaves_the_link_out() -> None:
+    graph = import_ui(scaled("Decode", [slot("samples", "LATENT", 1)], ["IMAGE"]), CATALOGUE)
+    assert "images" not in inputs(graph, "3")
+    graph = import_ui(scaled("NotThere", [], [], slot_out=3), CATALOGUE)
+    assert "images" not in inputs(graph, "3")
+
+
+@pytest.mark.parametrize(("from_slot", "link_of"), [(0, "first"), (1, "second"), (5, "first")])
+def test_a_bypassed_node_read_as_any_type_goes_by_place(from_slot: int, link_of: str) -> None:
+    nodes = [
+        node(1, "Load", outputs=["IMAGE", "MASK"], values=["x.png"]),
+        node(2, "Any", [slot("first", "*", 1), slot("second", "*", 2)], ["*"], mode=4),
+        node(3, "Any", [slot("first", "*", 3)], ["*"]),
+    ]
+    links = [[1, 1, 0, 2, 0, "*"], [2, 1, 1, 2, 1, "*"], [3, 2, from_slot, 3, 0, "*"]]
+    graph = import_ui(ui(nodes, links), CATALOGUE)
+    assert inputs(graph, "3")["first"] == ["1", 0 if link_of == "first" else 1]
+
+
+def test_unknown_classes_are_refused_by_name_all_at_once() -> None:
+    data = ui([node(1, "Nope"), node(2, "Other"), node(3, "Latent")], [])
+    assert refusals(data) == [("unknown_node", "1"), ("unknown_node", "2")]
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        [[1, 9, 0, 2, 0, "IMAGE"]],
+        [[1, -10, 0, 2, 0, "IMAGE"]],
+        [[1, 3, 0, 2, 0, "IMAGE"], [2, 4, 0, 3, 0, "IMAGE"], [3, 3, 0, 4, 0, "IMAGE"]],
+    ],
+)
+def test_lines_that_lead_nowhere_or_in_a_circle_are_refused(links: list[list[Any]]) -> None:
+    nodes = [
+        node(2, "Save", [slot("images", "IMAGE", 1)]),
+        node(3, "Reroute", [slot("", "*", 2)], ["*"]),
+        node(4, "Reroute", [slot("", "*", 3)], ["*"]),
+    ]
+    assert refusals(ui(nodes, links)) == [("broken_link", "2")]
+
+
+def test_a_line_that_is_not_in_the_file_counts_as_not_linked() -> None:
+    graph = import_ui(ui([node(2, "Save", [slot("images", "IMAGE", 1)])], []), CATALOGUE)
+    assert "images" not in inputs(graph, "2")
+
+
+def test_lines_through_very_many_nodes_are_refused() -> None:
+    far = 3000
+    nodes = [node(n, "Reroute", [slot("", "*", n)], ["*"]) for n in range(1, far)]
+    nodes += [node(0, "Load", outputs=["IMAGE"]), node(far, "Save", [slot("images", "I", far)])]
+    links = [[n, n - 1, 0, n, 0, "*"] for n in range(1, far + 1)]
+    assert refusals(ui(nodes, links)) == [("too_large", str(far))]
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        ({"1": {"class_type": "Save", "inputs": {}}}, "not_a_graph"),
+        ({"nodes": [], "links": []}, "empty_graph"),
+        ({"nodes": [{"id": 1}], "links": []}, "not_a_graph"),
+        ({"nodes": [7], "links": []}, "not_a_graph"),
+        ({"nodes": [{"id": 1, "type": "Save", "mode": "x"}], "links": []}, "not_a_graph"),
+        ({"nodes": [{"id": 1, "type": "Save"}], "links": [[1]]}, "not_a_graph"),
+        ({"nodes": [{"id": 1, "type": "S"}], "links": [[1, 1, 1e400, 1, 0]]}, "not_a_graph"),
+        ({"nodes": [{"id": n, "type": "N"} for n in range(20_001)], "links": []}, "too_large"),
+    ],
+)
+def test_what_is_no_ui_export_is_refused(data: Any, code: str) -> None:
+    with pytest.raises(GraphError) as caught:
+        import_ui(data, CATALOGUE, file="f.json")
+    assert (caught.value.code, caught.value.file) == (code, "f.json")
+
+
+def test_odd_slots_and_links_are_read() -> None:
+    data = ui([node(1, "Latent", [{"name": "x", "type": ["a", "b"]}, {"name": "y"}])], [])
+    data["links"] = [None]
+    assert inputs(import_ui(data, CATALOGUE), "1") == {"width": 512, "height": 512}
+
+
+def test_a_file_of_either_format_is_read(tmp_path: Path) -> None:
+    drawn, exported = tmp_path / "ui.json", tmp_path / "api.json"
+    graph = import_ui(pipeline(), CATALOGUE)
+    drawn.write_text(json.dumps(pipeline()))
+    exported.write_text(json.dumps(graph))
+    assert read_export(drawn, CATALOGUE) == graph
+    assert read_export(exported, None) == graph
+
+
+def test_a_ui_export_without_a_catalogue_says_what_is_needed(tmp_path: Path) -> None:
+    file = tmp_path / "ui.json"
+    file.write_text(json.dumps(pipeline()))
+    with pytest.raises(GraphError) as caught:
+        read_export(file, None)
+    assert (caught.value.code, caught.value.file) == ("ui_format", str(file))
+
+
+@pytest.mark.parametrize("mode", [0, 2, 4])
+def test_a_primitive_gives_its_value_even_when_it_is_off(mode: int) -> None:
+    nodes = [
+        node(1, "PrimitiveNode", outputs=["INT"], values=[42], mode=mode),
+        node(2, "Latent", [slot("width", "INT", 1, widget=True)], values=[1, 2]),
+    ]
+    graph = import_ui(ui(nodes, [[1, 1, 0, 2, 0, "INT"]]), CATALOGUE)
+    assert inputs(graph, "2") == {"width": 42, "height": 2}
+
+
+@pytest.mark.parametrize("mode", [2, 4])
+def test_a_reroute_that_is_off_still_passes_on(mode: int) -> None:
+    nodes = [
+        node(1, "Load", outputs=["IMAGE"], values=["x.png"]),
+        node(2, "Reroute", [slot("", "*", 1)], ["*"], mode=mode),
+        node(3, "Save", [slot("images", "IMAGE", 2)]),
+    ]
+    graph = import_ui(ui(nodes, [[1, 1, 0, 2, 0, "*"], [2, 2, 0, 3, 0, "*"]]), CATALOGUE)
+    assert inputs(graph, "3")["images"] == ["1", 0]

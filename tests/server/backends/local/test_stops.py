@@ -1,0 +1,120 @@
+"""Stops that come at a bad moment: between two steps of a job, or while the store is locked."""
+
+import asyncio
+import os
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from comfysnap_schema.wire.files import FileByUrl
+from comfysnap_schema.wire.jobs import JobStatus
+from comfysnap_server.backends.local import LocalBackend, LocalLimits, runner, schema
+from comfysnap_server.backends.local import backend as local
+from comfysnap_server.backends.local.live import LiveJob, Stop
+from comfysnap_server.jobs.stage import InputUnavailableError
+from tests.paths import ROOT
+from tests.server.backends.local.conftest import StartBackend
+from tests.server.backends.suite import finish, loading, request
+
+ENGINE = "tests.server.backends.local.engines:GatedEngine"
+
+
+class Lock:
+    """Keeps others from writing a store, as a backup or a shell on it does."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def take(self) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def release(self) -> None:
+        self._connection.execute("ROLLBACK")
+
+
+@pytest.fixture
+def lock(data: Path) -> Generator[Lock]:
+    with closing(sqlite3.connect(data / "jobs.sqlite3", isolation_level=None)) as connection:
+        yield Lock(connection)
+
+
+async def test_a_job_that_is_being_taken_when_the_server_stops_is_queued_again(
+    start_backend: StartBackend, tmp_path: Path, lock: Lock
+) -> None:
+    gate = tmp_path / "gate"
+    options = {"engine": ENGINE, "engine_options": {"gate": str(gate)}, "python_path": [ROOT]}
+    backend: LocalBackend = await start_backend(**options)
+    job = (await backend.submit(request())).job
+    lock.take()
+    gate.touch()
+    await backend.worker_pid()
+    for _ in range(5):  # the runner takes the job, and waits for the store
+        await asyncio.sleep(0)
+    stopping = asyncio.create_task(backend.stop())
+    await asyncio.sleep(0.1)
+    lock.release()
+    await stopping
+    again: LocalBackend = await start_backend(**options)
+    ended = await finish(again, await again.get("anna", job.id))
+    assert (ended.status, ended.attempt) == (JobStatus.SUCCEEDED, 1)
+
+
+async def test_a_download_that_its_cancel_ends_first_is_cancelled_and_not_failed(
+    backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = threading.Event()
+    request_stop = LiveJob.request_stop
+
+    def download(*_: object, stop: Callable[[], bool]) -> None:
+        begun.set()
+        while not stop():
+            time.sleep(0.001)
+        raise InputUnavailableError("photo", "the download was stopped")
+
+    def interrupted(live: LiveJob, reason: Stop) -> None:
+        live.stop = reason
+        time.sleep(0.1)  # the thread that downloads has its turn here
+        request_stop(live, reason)
+
+    monkeypatch.setattr(runner, "materialise", download)
+    monkeypatch.setattr(LiveJob, "request_stop", interrupted)
+    files = {"photo.png": FileByUrl(url="https://example.com/photo.png")}
+    job = (await backend.submit(request(loading("photo.png"), files=files))).job
+    assert await asyncio.to_thread(begun.wait, 20)
+    await backend.cancel("anna", job.id)
+    assert (await finish(backend, job)).status is JobStatus.CANCELLED
+
+
+async def test_a_stop_does_not_wait_for_ever_for_a_store_that_cannot_be_written(
+    start_backend: StartBackend, tmp_path: Path, lock: Lock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "BUSY_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(local, "_WRITE_PATIENCE_S", 0.1, raising=False)
+    gate = tmp_path / "gate"
+    gate.touch()
+    backend: LocalBackend = await start_backend(
+        engine=ENGINE,
+        engine_options={"gate": str(gate)},
+        python_path=[ROOT],
+        limits=LocalLimits(interrupt_grace=0),
+    )
+    worker = await backend.worker_pid()
+    gate.unlink()
+    lock.take()
+    os.kill(worker, signal.SIGKILL)
+    accepting = asyncio.create_task(backend.submit(request()))
+    async with asyncio.timeout(20):
+        while await backend.ready():  # noqa: ASYNC110 -- read as an operator would
+            await asyncio.sleep(0)
+    lock.release()
+    assert (await accepting).job.status is JobStatus.RUNNING  # and no worker to run it
+    lock.take()
+    async with asyncio.timeout(20):
+        await backend.stop()
+    lock.release()

@@ -1,0 +1,315 @@
+"""What a GPU container does with calls that come twice, again, too late, or never end."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from comfysnap_schema.wire.errors import ErrorCode
+from comfysnap_schema.wire.files import FileBySha256, Kind
+from comfysnap_schema.wire.jobs import JobStatus, Progress
+from comfysnap_server.backends.modal.records import CancelRequest, End, claim_key, job_key
+from comfysnap_server.backends.modal.worker import STUCK_EXIT_CODE, Worker, WorkerPolicy
+from comfysnap_server.engine.protocol import (
+    EngineError,
+    EngineInterrupted,
+    EngineJob,
+    EngineResult,
+    ProducedFile,
+    Report,
+)
+from tests.server.backends.modal.memory import Cloud, request
+
+pytestmark = pytest.mark.modal
+JOB = request().job_id
+QUICK = WorkerPolicy(stop_grace=0.2)
+
+
+class FakeEngine:
+    """Writes one file; waits for ``go`` first, and stops when told unless it is deaf."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.go.set()
+        self.running = threading.Event()
+        self.deaf = False
+        self.error: Exception | None = None
+        self.interrupted = False
+        self.jobs: list[str] = []
+
+    def load(self) -> None: ...
+
+    def attach(self) -> None: ...
+
+    def run(self, job: EngineJob, report: Report) -> EngineResult:
+        self.jobs.append(job.job_id)
+        report(Progress(fraction=0.5))
+        self.running.set()
+        self.go.wait(10)
+        if self.interrupted and not self.deaf:
+            raise EngineInterrupted
+        if self.error:
+            raise self.error
+        path = job.output_dir / "made.txt"
+        path.write_text("made")
+        return EngineResult(outputs={"images": [ProducedFile(path=path, kind=Kind.IMAGE)]})
+
+    def interrupt(self, job_id: str) -> None:
+        self.interrupted = True
+        if not self.deaf:
+            self.go.set()
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Cloud:
+    return Cloud(tmp_path / "volume")
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def make(cloud: Cloud, engine: FakeEngine) -> Callable[[], Worker]:
+    def work() -> Worker:
+        worker = Worker(engine, cloud.platform, QUICK)
+        worker.load()
+        worker.attach(restored=True)
+        return worker
+
+    return work
+
+
+async def run(worker: Worker, call_id: str = "fc-1", **changes: object) -> str:
+    return await worker.run(JOB, request(1, **changes).model_dump_json(), call_id)
+
+
+def end(cloud: Cloud) -> End:
+    return End.model_validate_json(cloud.records.entries[job_key(JOB, "final")])
+
+
+async def test_the_files_are_committed_before_the_end_is_told(
+    cloud: Cloud, make: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits_at_end: list[int] = []
+    add = cloud.records.add
+
+    async def watched(key: str, value: str) -> bool:
+        if key.endswith(":final"):
+            commits_at_end.append(cloud.files.commits)
+        return await add(key, value)
+
+    monkeypatch.setattr(cloud.records, "add", watched)
+    assert await run(make()) == "succeeded"
+    assert commits_at_end == [1]
+    assert (cloud.root / "outputs" / JOB / "made.txt").read_text() == "made"
+    assert end(cloud).timings.start_kind == "restored"
+
+
+async def test_a_second_call_for_the_same_job_gives_way(
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker]
+) -> None:
+    assert await run(make(), "fc-1") == "succeeded"
+    assert await run(make(), "fc-2") == "given way"
+    assert engine.jobs == [JOB]
+
+
+async def test_a_requeued_call_is_refused_when_its_attempts_are_used(
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker]
+) -> None:
+    await run(make())
+    del cloud.records.entries[job_key(JOB, "final")]  # the container died before it was written
+    assert await run(make()) == "given way"
+    assert engine.jobs == [JOB]
+    error = end(cloud).error
+    assert error is not None
+    assert error.code is ErrorCode.WORKER_LOST
+
+
+async def test_a_requeued_call_runs_again_where_that_is_allowed(
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker]
+) -> None:
+    await run(make(), max_attempts=2)
+    del cloud.records.entries[job_key(JOB, "final")]
+    assert await run(make(), max_attempts=2) == "succeeded"
+    assert engine.jobs == [JOB, JOB]
+    assert end(cloud).attempt == 2
+    assert claim_key(JOB, 2) in cloud.records.entries
+
+
+async def test_a_requeued_call_of_a_finished_job_changes_nothing(
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker]
+) -> None:
+    await run(make(), max_attempts=2)
+    before = end(cloud)
+    assert await run(make(), max_attempts=2) == "succeeded"
+    assert end(cloud) == before
+    assert engine.jobs == [JOB]
+
+
+async def test_a_job_that_was_cancelled_before_it_was_taken_does_not_run(
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker]
+) -> None:
+    cloud.records.entries[job_key(JOB, "cancel")] = CancelRequest(at=cloud.now).model_dump_json()
+    assert await run(make()) == "cancelled"
+    assert engine.jobs == []
+
+
+async def test_a_job_that_waited_too_long_does_not_run(
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker]
+) -> None:
+    cloud.pass_time(10)
+    assert await run(make(), queue_timeout=5) == "expired"
+    assert engine.jobs == []
+
+
+async def test_a_cancelled_call_stops_the_engine_and_then_gives_way(
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker]
+) -> None:
+    engine.go.clear()
+    task = asyncio.create_task(run(make()))
+    await asyncio.to_thread(engine.running.wait, 5)
+    cloud.records.entries[job_key(JOB, "cancel")] = CancelRequest(at=cloud.now).model_dump_json()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert engine.interrupted
+    assert end(cloud).status is JobStatus.CANCELLED
+
+
+async def test_a_container_that_is_taken_away_ends_no_job_that_nobody_cancelled(
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker]
+) -> None:
+    engine.go.clear()
+    task = asyncio.create_task(run(make(), max_attempts=2))
+    await asyncio.to_thread(engine.running.wait, 5)
+    task.cancel()  # as SIGINT does, in Modal's event loop
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert engine.interrupted
+    assert job_key(JOB, "final") not in cloud.records.entries
+    engine.interrupted = False
+    assert await run(make(), max_attempts=2) == "succeeded"
+    assert end(cloud).attempt == 2
+
+
+async def test_a_claim_whose_answer_was_lost_is_still_the_first_attempt(
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = cloud.records.add
+
+    async def sent_twice(key: str, value: str) -> bool:
+        await add(key, value)
+        return await add(key, str(value.encode(), "utf-8"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cloud.records, "add", sent_twice)
+        assert await run(make()) == "succeeded"
+    assert engine.jobs == [JOB]
+    assert end(cloud).attempt == 1
+
+
+async def test_a_job_that_finishes_despite_its_cancellation_has_succeeded(
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker]
+) -> None:
+    engine.go.clear()
+    engine.deaf = True
+    task = asyncio.create_task(run(make()))
+    await asyncio.to_thread(engine.running.wait, 5)
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()  # a second one changes nothing
+    engine.go.set()
+    assert await task == "succeeded"
+    assert end(cloud).status is JobStatus.SUCCEEDED
+
+
+async def test_a_job_over_its_timeout_is_stopped(
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker]
+) -> None:
+    engine.go.clear()
+    assert await run(make(), timeout=0.1) == "timed_out"
+    assert engine.interrupted
+
+
+async def test_a_stuck_engine_ends_its_process_after_the_job_was_told(
+    cloud: Cloud, engine: FakeEngine
+) -> None:
+    engine.go.clear()
+    engine.deaf = True
+    codes: list[int] = []
+
+    def leave(code: int) -> None:
+        codes.append(code)
+        assert end(cloud).status is JobStatus.TIMED_OUT
+        raise SystemExit(code)
+
+    worker = Worker(engine, cloud.platform, QUICK, leave=leave)
+    with pytest.raises(SystemExit):
+        await run(worker, timeout=0.1)
+    assert codes == [STUCK_EXIT_CODE]
+    engine.go.set()
+
+
+async def test_a_failure_of_the_engine_is_the_end_of_the_job_alone(
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker]
+) -> None:
+    engine.error = EngineError(ErrorCode.NODE_FAILED, "node 3")
+    worker = make()
+    assert await run(worker) == "failed"
+    engine.error = None
+    other = request(2)
+    assert await worker.run(other.job_id, other.model_dump_json(), "fc-2") == "succeeded"
+
+
+async def test_a_missing_input_file_is_named(
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker]
+) -> None:
+    files = {"x.png": FileBySha256(sha256="0" * 64)}
+    assert await run(make(), files=files) == "failed"
+    error = end(cloud).error
+    assert error is not None
+    assert error.code is ErrorCode.INPUT_UNAVAILABLE
+    assert engine.jobs == []
+
+
+async def test_a_job_that_nobody_wrote_is_left_alone(
+    cloud: Cloud, make: Callable[[], Worker]
+) -> None:
+    assert await make().run(JOB, None, "fc-1") == "unknown job"
+    assert cloud.records.entries == {}
+
+
+async def test_a_result_is_told_once_modal_answers_again(
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = cloud.records.add
+    failures = iter(range(2))
+
+    async def away(key: str, value: str) -> bool:
+        if key.endswith(":final") and next(failures, None) is not None:
+            raise ConnectionError("Modal is away")
+        return await add(key, value)
+
+    monkeypatch.setattr(cloud.records, "add", away)
+    assert await run(make()) == "succeeded"
+    assert end(cloud).status is JobStatus.SUCCEEDED
+    assert engine.jobs == [JOB]
+
+
+async def test_a_broken_volume_fails_the_job_and_not_the_worker(
+    cloud: Cloud, make: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken() -> None:
+        raise RuntimeError("no volume")
+
+    monkeypatch.setattr(cloud.files, "commit", broken)
+    assert await run(make()) == "failed"
+    error = end(cloud).error
+    assert error is not None
+    assert error.code is ErrorCode.ENGINE_FAILED

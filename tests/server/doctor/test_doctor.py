@@ -1,0 +1,405 @@
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from comfysnap_schema.cli import build_app
+from comfysnap_server.doctor.diagnosis import examine
+from comfysnap_server.doctor.nodes import Probed, ProbeError, probe
+from comfysnap_server.doctor.symptoms import Level
+from tests.paths import ROOT
+from tests.server.engine.comfyui.conftest import REAL, real_comfyui
+from tests.server.engine.comfyui.trees import RELEASES, build_tree
+
+WriteProject = Callable[[str], Path]
+COMMIT = "1" * 40
+
+NODES: dict[str, Any] = {
+    "CheckpointLoaderSimple": {"module": "nodes", "inputs": {"ckpt_name": [["a.safetensors"]]}},
+    "ImpactNode": {"module": "custom_nodes.ComfyUI-Impact-Pack.nodes", "inputs": {}},
+    "SaveImage": {"module": "nodes", "inputs": {"images": ["IMAGE"]}},
+}
+
+
+@pytest.fixture
+def workflow(tmp_path: Path) -> Callable[..., None]:
+    """Writes the workflow ``art`` with a loader, a custom node and an output."""
+
+    def workflow(text: str = "", *, catalogue: bool = True, images: Any = ("2", 0)) -> None:
+        folder = tmp_path / "workflows" / "art"
+        folder.mkdir(parents=True, exist_ok=True)
+        graph: dict[str, Any] = {
+            "1": {"class_type": "CheckpointLoaderSimple",
+                  "inputs": {"ckpt_name": "a.safetensors"}},
+            "2": {"class_type": "ImpactNode", "inputs": {}},
+            "3": {"class_type": "SaveImage", "inputs": {"images": images}},
+        }  # fmt: skip
+        (folder / "graph.json").write_text(json.dumps(graph))
+        (folder / "workflow.toml").write_text(
+            f'name = "art"\n{text}\n[outputs.images]\nnode = "3"\nkind = "image"\n'
+        )
+        entries = {
+            name: {
+                "input": {"required": entry["inputs"]},
+                "output": ["IMAGE"],
+                "output_node": name == "SaveImage",
+                "python_module": entry["module"],
+            }
+            for name, entry in NODES.items()
+        }
+        if catalogue:
+            (folder / "nodes.json").write_text(json.dumps(entries))
+
+    return workflow
+
+
+GOOD = """
+[deploy]
+nodes = "snapshot.json"
+[[deploy.models]]
+folder = "checkpoints"
+url = "https://example.com/a.safetensors"
+"""
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path) -> Callable[..., None]:
+    """Writes a node snapshot that pins the pack of ``art``."""
+
+    def snapshot(name: str = "ComfyUI-Impact-Pack", **options: Any) -> None:
+        packs = {f"https://github.com/owner/{name}": {"hash": COMMIT, **options}}
+        (tmp_path / "snapshot.json").write_text(json.dumps({"git_custom_nodes": packs}))
+
+    return snapshot
+
+
+def found(file: Path, **options: Any) -> set[tuple[str, str]]:
+    return {(s.level.value, s.code) for s in examine(file, **options).symptoms}
+
+
+@pytest.mark.parametrize("line", ['max_timeout = "long"', "max_wate = 3", "max_wait = -1"])
+def test_a_gateway_that_would_not_start_is_an_error(
+    write: WriteProject,
+    workflow: Callable[..., None],
+    snapshot: Callable[..., None],
+    line: str,
+) -> None:
+    workflow()
+    snapshot()
+    assert found(write(f"[serve]\n{line}\n{GOOD}")) == {("error", "invalid_value")}
+
+
+def test_a_project_without_fault_has_no_symptoms(
+    write: WriteProject, workflow: Callable[..., None], snapshot: Callable[..., None]
+) -> None:
+    workflow()
+    snapshot()
+    assert found(write(GOOD)) == set()
+
+
+def test_all_settings_that_are_wrong_are_listed(write: WriteProject) -> None:
+    assert found(write('[deploy]\ngpu = "X"\ntimeot = 3')) == {
+        ("error", "unknown_gpu"),
+        ("error", "unknown_key"),
+    }
+    assert found(write("=")) == {("error", "invalid_toml")}
+
+
+@pytest.mark.parametrize("name", ["another-pack", "ComfyUI-Impact-Pack"])
+def test_a_node_class_that_no_pinned_pack_provides_is_named(
+    write: WriteProject, workflow: Callable[..., None], snapshot: Callable[..., None], name: str
+) -> None:
+    workflow()
+    snapshot(name, disabled=name == "ComfyUI-Impact-Pack")
+    assert found(write(GOOD)) == {("error", "class_not_pinned")}
+
+
+def test_a_pack_may_be_pinned_by_another_spelling(
+    write: WriteProject, workflow: Callable[..., None], snapshot: Callable[..., None]
+) -> None:
+    workflow()
+    snapshot("comfyui_impact_pack")
+    assert found(write(GOOD)) == set()
+
+
+def test_without_a_catalogue_nothing_is_claimed_about_a_class(
+    write: WriteProject, workflow: Callable[..., None], snapshot: Callable[..., None]
+) -> None:
+    workflow(catalogue=False)
+    snapshot()
+    assert found(write(GOOD)) == {("note", "unknown_class"), ("note", "not_judged")}
+
+
+def test_a_graph_that_comfyui_would_refuse_is_named(
+    write: WriteProject, workflow: Callable[..., None], snapshot: Callable[..., None]
+) -> None:
+    workflow(images=["9", 0])
+    snapshot()
+    assert ("error", "graph_invalid") in found(write(GOOD))
+
+
+def test_a_workflow_that_does_not_load_is_named(
+    write: WriteProject, workflow: Callable[..., None], snapshot: Callable[..., None]
+) -> None:
+    workflow('[inputs.seed]\npath = "9.inputs.seed"')
+    snapshot()
+    symptoms = examine(write(GOOD)).symptoms
+    assert [s.level for s in symptoms if "inputs.seed.path" in s.where] == [Level.ERROR]
+
+
+MODELS: list[tuple[str, set[tuple[str, str]]]] = [
+    ("", {("error", "model_not_listed")}),
+    ('models = [{folder = "loras", url = "https://h/a.safetensors"}]',
+     {("error", "model_elsewhere"), ("note", "unused_model")}),
+    ('models = [{repo = "owner/all"}]', {("warning", "model_not_listed")}),
+    ('mounts = [{volume = "mine", path = "/mnt/mine"}]', {("warning", "model_not_listed")}),
+    ('models = [{folder = "checkpoints", url = "https://h/a.safetensors"}, '
+     '{folder = "vae", url = "https://h/b.pt"}]', {("note", "unused_model")}),
+    ('models = [{folder = "checkpoints", url = "https://h/a.safetensors"}]\n'
+     'preload = ["checkpoints/b.ckpt"]',
+     {("error", "model_not_listed"), ("error", "not_preloadable")}),
+    ('engine = "simulated"', {("warning", "simulated_engine")}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("deploy", "expected"), MODELS)
+def test_models_are_held_against_the_list(
+    write: WriteProject,
+    workflow: Callable[..., None],
+    snapshot: Callable[..., None],
+    deploy: str,
+    expected: set[tuple[str, str]],
+) -> None:
+    workflow()
+    snapshot()
+    assert found(write(f'[deploy]\nnodes = "snapshot.json"\n{deploy}')) == expected
+
+
+SETTINGS: list[tuple[str, set[tuple[str, str]]]] = [
+    ('snapshot = "off"\npreload = ["checkpoints/a.safetensors"]',
+     {("warning", "preload_without_snapshot")}),
+    ('snapshot = "gpu"', {("note", "gpu_snapshot_is_alpha")}),
+    ('snapshot = "gpu"\ngpu = "H100:2"',
+     {("error", "gpu_snapshot_of_several_gpus"), ("note", "gpu_snapshot_is_alpha")}),
+    ('snapshot = "gpu"\ngpu = ["L4", "T4"]',
+     {("note", "snapshot_per_gpu"), ("note", "gpu_snapshot_is_alpha")}),
+    ('after_restore = ["ComfyUI-Impact-Pack"]', set()),
+    ('after_restore = ["Impact"]', {("error", "unknown_pack")}),
+    ('snapshot = "off"\nafter_restore = ["ComfyUI-Impact-Pack"]',
+     {("warning", "after_restore_without_cpu_snapshot")}),
+    ("min_containers = 2", {("warning", "paid_while_idle")}),
+    ("buffer_containers = 4", {("warning", "buffer_without_room")}),
+    ("max_attempts = 3\ntimeout = 40000", {("note", "long_attempts")}),
+    ('auth = "none"', {("warning", "open_to_all")}),
+    ('keys_secret = "keys"', {("warning", "unused_keys")}),
+    ('auth = "keys"\nkeys_secret = "keys"', set()),
+    ('warm_up = "art"', set()),
+    (f'comfyui = "{COMMIT}"', set()),
+    (f'comfyui = "{"2" * 40}"', set()),
+    ('[[deploy.models]]\nfolder = "vae"\ncivitai = 3\nname = "v.txt"',
+     {("warning", "token_without_secret")}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("deploy", "expected"), SETTINGS)
+def test_settings_that_cancel_each_other_are_named(
+    write: WriteProject,
+    workflow: Callable[..., None],
+    snapshot: Callable[..., None],
+    deploy: str,
+    expected: set[tuple[str, str]],
+) -> None:
+    workflow()
+    snapshot()
+    assert found(write(GOOD.replace("[deploy]", f"[deploy]\n{deploy}", 1)
+                       if not deploy.startswith("[[") else GOOD + deploy)) == expected  # fmt: skip
+
+
+def test_a_short_commit_of_a_pack_is_a_warning_that_says_how_to_complete_it(
+    write: WriteProject, workflow: Callable[..., None], snapshot: Callable[..., None]
+) -> None:
+    workflow()
+    snapshot(hash=COMMIT[:8])
+    (symptom,) = [s for s in examine(write(GOOD)).symptoms if s.code == "short_commit"]
+    assert symptom.level is Level.WARNING
+    assert "ComfyUI-Impact-Pack" in symptom.where
+    assert "--write-back" in symptom.message
+
+
+def test_a_warm_up_that_needs_an_input_is_an_error(
+    write: WriteProject, workflow: Callable[..., None], snapshot: Callable[..., None]
+) -> None:
+    workflow('[inputs.model]\npath = "1.inputs.ckpt_name"\nrequired = true')
+    snapshot()
+    text = GOOD.replace("[deploy]", '[deploy]\nwarm_up = "art"')
+    assert ("error", "warm_up_needs_inputs") in found(write(text))
+
+
+def test_a_snapshot_that_contradicts_the_settings_is_an_error(
+    write: WriteProject, workflow: Callable[..., None], tmp_path: Path
+) -> None:
+    workflow()
+    (tmp_path / "snapshot.json").write_text(json.dumps({"comfyui": COMMIT}))
+    text = GOOD.replace("[deploy]", f'[deploy]\ncomfyui = "{"2" * 40}"')
+    assert ("error", "comfyui_conflict") in found(write(text))
+
+
+PROBED = Probed(
+    classes={
+        "CheckpointLoaderSimple": "nodes", "SaveImage": "nodes", "ImpactNode": "custom_nodes.x",
+    },
+    packs={"x": None, "broken": "ImportError: no module named cv2"},
+    touched=[
+        {"pack": "x", "function": "is_available", "where": "x/__init__.py:3", "refused": False},
+        {"pack": "y", "function": "get_device_name", "where": "y/__init__.py:1", "refused": True},
+    ],
+    open_files={"x": ["socket 127.0.0.1:1"]},
+)  # fmt: skip
+
+
+def test_what_loading_shows_names_the_pack(
+    write: WriteProject, workflow: Callable[..., None], snapshot: Callable[..., None]
+) -> None:
+    workflow()
+    snapshot("x")
+    file = write(GOOD)
+    symptoms = {(s.level.value, s.code, s.where) for s in examine(file, probed=PROBED).symptoms}
+    assert symptoms == {
+        ("error", "pack_not_loaded", "broken"),
+        ("warning", "cuda_touched_in_load", "x"),
+        ("error", "cuda_touched_in_load", "y"),
+        ("warning", "open_after_load", "x"),
+    }
+    deferred = write(GOOD.replace("[deploy]", '[deploy]\nsnapshot = "off"'))
+    assert found(deferred, probed=PROBED) == {("error", "pack_not_loaded")}
+
+
+def test_a_paid_node_needs_a_secret_with_its_key(
+    write: WriteProject, workflow: Callable[..., None], snapshot: Callable[..., None]
+) -> None:
+    workflow()
+    snapshot()
+    paid = replace(
+        PROBED, classes={"ImpactNode": "comfy_api_nodes.nodes_x"}, packs={}, touched=[],
+        open_files={},
+    )  # fmt: skip
+    assert found(write(GOOD), probed=paid) == {("error", "api_key_missing")}
+    named = write(GOOD.replace("[deploy]", '[deploy]\napi_key_secret = "comfy-org"'))
+    assert found(named, probed=paid) == set()
+
+
+def test_a_comfyui_that_cannot_run_a_job_is_an_error_with_the_reason(
+    write: WriteProject, workflow: Callable[..., None], snapshot: Callable[..., None]
+) -> None:
+    workflow()
+    snapshot()
+    probed = replace(
+        PROBED, classes={}, packs={}, touched=[], open_files={},
+        own_failures=["nodes_audio.py"], self_test="ComfyUI 0.99.0 cannot run a job: KeyError",
+    )  # fmt: skip
+    symptoms = {(s.level.value, s.code, s.where): s.message
+                for s in examine(write(GOOD), probed=probed).symptoms}  # fmt: skip
+    assert set(symptoms) == {
+        ("error", "comfyui_cannot_run", "ComfyUI"),
+        ("warning", "core_nodes_missing", "nodes_audio.py"),
+    }
+    assert "KeyError" in symptoms["error", "comfyui_cannot_run", "ComfyUI"]
+
+
+def run(*arguments: str | Path) -> tuple[int, str]:
+    result = CliRunner().invoke(
+        build_app(), ["doctor", *map(str, arguments)], env={"COMFYUI_PATH": None}
+    )
+    return result.exit_code, result.stdout
+
+
+def test_the_exit_code_tells_errors_and_with_strict_warnings(
+    write: WriteProject, workflow: Callable[..., None], snapshot: Callable[..., None]
+) -> None:
+    workflow()
+    snapshot()
+    good = write(GOOD)
+    assert run("--project", good)[0] == 0
+    assert run("--project", good, "--strict")[0] == 0
+    open_to_all = write(GOOD.replace("[deploy]", '[deploy]\nauth = "none"'))
+    code, said = run("--project", open_to_all)
+    assert code == 0
+    assert "open_to_all" in said
+    assert run("--project", open_to_all, "--strict")[0] == 1
+    assert run("--project", write(GOOD.replace("[deploy]", '[deploy]\ngpu = "X"')))[0] == 1
+
+
+def test_json_is_for_programs(write: WriteProject) -> None:
+    code, said = run("--project", write('[deploy]\ngpu = "X"'), "--json")
+    assert code == 1
+    (symptom,) = json.loads(said)
+    assert (symptom["level"], symptom["code"]) == ("error", "unknown_gpu")
+
+
+def test_the_example_deployment_is_healthy() -> None:
+    diagnosis = examine(ROOT / "comfysnap.toml")
+    assert diagnosis.errors == []
+    assert diagnosis.warnings == []
+
+
+def test_a_folder_that_is_no_comfyui_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ProbeError):
+        probe(tmp_path, sys.executable)
+
+
+@pytest.fixture(params=[*RELEASES, REAL])
+def comfyui(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
+    """A checkout with ``custom_nodes`` of its own, and its interpreter."""
+    copy = tmp_path / "ComfyUI"
+    if request.param != "real":
+        return build_tree(request.param, copy), sys.executable
+    python, checkout = real_comfyui()
+    copy.mkdir()
+    for item in checkout.iterdir():
+        if item.is_file():
+            shutil.copy(item, copy)  # ComfyUI finds its folders by the real path of its files
+        elif item.name not in {"custom_nodes", ".git"}:
+            (copy / item.name).symlink_to(item)
+    return copy, python
+
+
+@pytest.mark.timeout(180)
+def test_probing_a_comfyui_shows_its_classes_and_which_pack_asks_for_cuda(
+    comfyui: tuple[Path, str],
+) -> None:
+    checkout, python = comfyui
+    pack = checkout / "custom_nodes" / "greedy"
+    pack.mkdir(parents=True)
+    (pack / "__init__.py").write_text(
+        "import torch\nif torch.cuda.is_available():\n    raise SystemExit\n"
+        "class Greedy:\n    CATEGORY = 'x'\n    RETURN_TYPES = ()\n    FUNCTION = 'run'\n"
+        "    @classmethod\n    def INPUT_TYPES(cls):\n        return {'required': {}}\n"
+        "    def run(self):\n        return ()\n"
+        "NODE_CLASS_MAPPINGS = {'Greedy': Greedy}\n"
+    )
+    probed = probe(checkout, python)
+    assert probed.classes["KSampler"] == "nodes"
+    assert probed.classes["Greedy"] == "custom_nodes.greedy"
+    assert probed.packs["greedy"] is None
+    assert probed.self_test is None
+    assert {(call["pack"], call["function"]) for call in probed.touched} == {
+        ("greedy", "is_available")
+    }
+
+
+@pytest.mark.parametrize("script", ["sleep 20", "echo ready"])
+def test_a_comfyui_that_hangs_or_tells_nothing_does_not_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    monkeypatch.setattr("comfysnap_server.doctor.nodes.PROBE_TIMEOUT", 0.5)
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nexec {script}\n")
+    python.chmod(0o755)
+    with pytest.raises(ProbeError):
+        probe(tmp_path, str(python))

@@ -1,0 +1,75 @@
+"""Interrupts: before, during and after a job, and with nodes that will not listen."""
+
+from tests.server.engine.comfyui import graphs
+from tests.server.engine.comfyui.conftest import Driver
+
+
+def works(engine: Driver) -> bool:
+    return engine.run(graphs.hello())[0]["status"] == "succeeded"
+
+
+def test_an_interrupt_at_a_step_stops_the_node_there(engine: Driver) -> None:
+    job = engine.start(graphs.through("Steps", steps=50_000))
+    job.until_step(3)
+    job.interrupt()
+    assert job.result()["status"] == "cancelled"
+    assert max(event.get("step") or 0 for event in job.events) < 50_000
+    assert job.files() == []
+    assert works(engine)
+
+
+def test_an_interrupt_before_the_start_stops_the_job_at_once(engine: Driver) -> None:
+    job_id = engine.new_id()
+    engine.interrupt(job_id)
+    done, job = engine.run(graphs.hello(), job_id=job_id)
+    assert done["status"] == "cancelled"
+    assert job.fractions == []
+    assert works(engine)
+
+
+def test_an_interrupt_while_an_async_node_waits_ends_the_wait(engine: Driver) -> None:
+    job = engine.start(graphs.through("Waits"))
+    job.until_step(1)
+    job.interrupt()
+    assert job.result()["status"] == "cancelled"
+    assert works(engine)
+
+
+def test_a_node_that_swallows_the_interrupt_cannot_make_the_job_succeed(engine: Driver) -> None:
+    job = engine.start(graphs.through("Stubborn", steps=60))
+    job.until_step(2)
+    job.interrupt()
+    assert job.result()["status"] == "cancelled"
+    assert job.files() == []
+    assert works(engine)
+
+
+def test_what_a_node_made_of_an_interrupt_is_not_kept_for_the_next_job(engine: Driver) -> None:
+    graph = graphs.tell("CountsUntilStopped", steps=300)
+    job = engine.start(graph, kind="text")
+    job.until_step(3)
+    job.interrupt()
+    assert job.result()["status"] == "cancelled"
+    assert engine.texts(graph) == ["300"]
+
+
+def test_an_interrupt_of_another_job_changes_nothing(engine: Driver) -> None:
+    job = engine.start(graphs.through("Steps", steps=40))
+    job.until_step(1)
+    engine.interrupt("job_of_somebody_else")
+    assert job.result()["status"] == "succeeded"
+
+
+def test_an_interrupt_of_an_ended_job_does_not_hit_the_next(engine: Driver) -> None:
+    job = engine.start(graphs.hello())
+    job.result()
+    job.interrupt()
+    assert works(engine)
+
+
+def test_interrupts_as_fast_as_they_come_leave_the_engine_fit(engine: Driver) -> None:
+    for steps in range(1, 12):
+        job = engine.start(graphs.through("Steps", steps=5000 + steps))
+        job.interrupt()
+        assert job.result()["status"] == "cancelled"
+    assert works(engine)

@@ -1,0 +1,211 @@
+"""Jobs on a loaded engine: outputs, isolation, failures, progress."""
+
+import io
+
+import pytest
+from PIL import Image
+
+from tests.server.engine.comfyui import graphs
+from tests.server.engine.comfyui.conftest import Driver
+
+
+def picture(color: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), color).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_a_graph_without_models_makes_its_pictures(engine: Driver) -> None:
+    done, job = engine.run(graphs.hello(color=0xFF0000, count=3))
+    assert done["status"] == "succeeded", done
+    assert len(done["outputs"]["out"]) == len(job.files()) == 3
+    with Image.open(job.output / done["outputs"]["out"][0]["name"]) as image:
+        assert (image.size, image.convert("RGB").getpixel((0, 0))) == ((32, 32), (255, 0, 0))
+
+
+def test_an_input_file_is_read_from_the_jobs_own_folder(engine: Driver) -> None:
+    graph = graphs.invert("in.png")
+    for color, inverted in (("black", (255, 255, 255)), ("white", (0, 0, 0))):
+        done, job = engine.run(graph, files={"in.png": picture(color)})
+        assert done["status"] == "succeeded", done
+        with Image.open(job.output / done["outputs"]["out"][0]["name"]) as image:
+            assert image.convert("RGB").getpixel((0, 0)) == inverted
+
+
+def test_the_same_graph_again_makes_its_own_file_without_computing_again(engine: Driver) -> None:
+    graph = graphs.hello(color=0x123456, prefix="again")
+    first, one = engine.run(graph)
+    one.output.joinpath(first["outputs"]["out"][0]["name"]).unlink()
+    second, two = engine.run(graph)
+    assert set(first["node_seconds"]) == {"1", "2", "3"}
+    assert set(second["node_seconds"]) == {"3"}
+    assert two.files() == [second["outputs"]["out"][0]["name"]]
+
+
+@pytest.mark.parametrize("kind", ["ReadsInput", "ReadsAndTidies"])
+def test_a_node_that_reads_a_file_without_saying_so_reads_it_again(
+    engine: Driver, kind: str
+) -> None:
+    graph = {
+        "1": graphs.node(kind, file="note.txt"),
+        "2": graphs.node("Echo", text=["1", 0]),
+        "3": graphs.node("Tell", text=["2", 0]),
+    }
+    assert engine.texts(graph, files={"note.txt": b"one"}) == ["one"]
+    assert engine.texts(graph, files={"note.txt": b"two"}) == ["two"]
+
+
+def test_files_of_nodes_that_a_node_made_are_its_own_each_time(engine: Driver) -> None:
+    graph = {
+        "1": graphs.node("Expands", color=0x00FF00),
+        "2": graphs.node("SaveImage", images=["1", 0], filename_prefix="after"),
+    }
+    for _ in range(2):
+        done, job = engine.run(graph, output="1")
+        assert done["status"] == "succeeded", done
+        assert [file["name"] for file in done["outputs"]["out"]] == ["expanded_00001_.png"]
+        assert job.files() == ["after_00001_.png", "expanded_00001_.png"]
+
+
+def test_a_path_into_a_jobs_folder_is_not_handed_to_the_next_job(engine: Driver) -> None:
+    for number in range(2):
+        graph = {
+            "1": graphs.node("WritesTemp", text="a note"),
+            "2": graphs.node("ReadsPath", path=["1", 0], again=number),
+            "3": graphs.node("Tell", text=["2", 0]),
+        }
+        assert engine.texts(graph) == ["a note"]
+
+
+def test_a_temp_file_is_an_output_when_the_workflow_names_it(engine: Driver) -> None:
+    graph = {**graphs.hello(prefix="kept"), "4": graphs.node("PreviewImage", images=["1", 0])}
+    done, job = engine.run(graph, output="4")
+    assert [file["content_type"] for file in done["outputs"]["out"]] == ["image/png"]
+    assert not any(name.startswith(".temp") for name in job.files())
+
+
+def test_temp_files_that_nobody_asked_for_are_gone_after_the_job(engine: Driver) -> None:
+    graph = {**graphs.hello(prefix="kept"), "4": graphs.node("PreviewImage", images=["1", 0])}
+    _, job = engine.run(graph, output="3")
+    assert job.files() == ["kept_00001_.png"]
+
+
+def test_a_file_outside_the_jobs_folder_is_no_output(engine: Driver) -> None:
+    graph = {
+        "1": graphs.node("TellsOfForeignFiles", text="../../driver.log /etc/hostname gone.png")
+    }
+    done, _ = engine.run(graph, kind="file")
+    assert done["error"]["code"] == "output_missing"
+
+
+def test_an_input_name_that_leads_out_of_the_folder_names_nothing(engine: Driver) -> None:
+    secret = engine.start(graphs.hello())
+    secret.result()
+    names = ["../../" + secret.job_id + "/output/hello_00001_.png", "/etc/hostname",
+             "../output/x.png [input]"]  # fmt: skip
+    for name in names:
+        done, _ = engine.run(graphs.invert(name))
+        assert done["error"]["code"] == "graph_invalid", (name, done)
+
+
+def test_a_file_in_the_output_folder_that_a_pack_noted_is_moved_to_the_job(engine: Driver) -> None:
+    graph = {"1": graphs.node("SavesWhereItWasImported", text="a note")}
+    for _ in range(2):
+        done, job = engine.run(graph, kind="file")
+        assert done["status"] == "succeeded", done
+        assert job.files() == [done["outputs"]["out"][0]["name"]]
+    assert not any((engine.path / "output" / "notes").iterdir())
+
+
+def test_a_missing_kind_says_what_the_node_made_instead(engine: Driver) -> None:
+    done, _ = engine.run(graphs.hello(), kind="video")
+    assert done["error"]["code"] == "output_missing"
+    assert "image/png" in done["error"]["detail"]
+
+
+def test_text_and_json_are_handed_out_as_values(engine: Driver) -> None:
+    graph = graphs.tell("Text", text="a word")
+    assert engine.texts(graph) == ["a word"]
+    done, _ = engine.run(graph, kind="json")
+    assert done["outputs"]["out"] == ["a word"]
+
+
+def test_random_state_does_not_leak_between_jobs(engine: Driver) -> None:
+    graph = graphs.tell("RandomNumbers")
+    seeded = graphs.tell("Seeds", seed=7)
+    said: set[str] = set()
+    for _ in range(3):
+        engine.run(seeded, kind="text")
+        said.update(engine.texts(graph))
+    assert len(said) == 3
+
+
+def test_a_default_type_that_a_node_sets_is_put_back(engine: Driver) -> None:
+    before = engine.facts()["dtype"]
+    engine.run(graphs.tell("Seeds", seed=11), kind="text")
+    assert engine.facts()["dtype"] == before
+
+
+def test_working_folder_and_streams_are_put_back(engine: Driver) -> None:
+    (before,) = engine.texts(graphs.tell("Writes", number=1))
+    engine.texts(graphs.tell("UpsetsTheProcess", number=1))
+    assert engine.texts(graphs.tell("Writes", number=2)) == [before]
+
+
+def test_nothing_points_to_a_jobs_folder_after_it(engine: Driver) -> None:
+    _, job = engine.run(graphs.hello())
+    facts = engine.facts()
+    assert not facts["output"].startswith(str(job.folder))
+    assert not facts["temp"].startswith(str(job.folder))
+
+
+def test_progress_rises_from_zero_to_one_and_names_the_node(engine: Driver) -> None:
+    job = engine.start(graphs.through("Steps", steps=7))
+    job.result()
+    assert job.fractions == sorted(job.fractions)
+    assert (job.fractions[0], job.fractions[-1]) == (0.0, 1.0)
+    steps = [(e["step"], e["steps"], e["node"], e["node_class"])
+             for e in job.events if e.get("step")]  # fmt: skip
+    assert steps == sorted(steps)  # newer releases skip some between the first and the last
+    assert (steps[0], steps[-1]) == ((1, 7, "2", "Steps"), (7, 7, "2", "Steps"))
+
+
+def test_progress_of_nodes_that_a_node_made_is_told_in_its_name(engine: Driver) -> None:
+    graph = {
+        "1": graphs.node("Expands", color=0x0000FF),
+        "2": graphs.node("SaveImage", images=["1", 0], filename_prefix="after"),
+    }
+    job = engine.start(graph)
+    job.result()
+    told = {(event["node"], event["node_class"]) for event in job.events if "node_class" in event}
+    assert told == {(None, None), ("1", "Expands"), ("2", "SaveImage")}
+    assert job.fractions == sorted(job.fractions)
+
+
+def test_steps_that_are_no_numbers_do_not_fail_the_node(engine: Driver) -> None:
+    job = engine.start(graphs.through("StepsOddly"))
+    assert job.result()["status"] == "succeeded"
+    assert job.fractions == sorted(job.fractions)
+
+
+def test_cached_nodes_are_left_out_of_progress(engine: Driver) -> None:
+    graph = graphs.through("Steps", steps=3)
+    graph["1"]["inputs"]["color"] = 77
+    engine.run(graph)
+    job = engine.start(graph)
+    job.result()
+    assert {event["node"] for event in job.events if event["event"] == "progress"} == {None, "3"}
+    assert job.fractions[-1] == 1.0
+
+
+def test_nodes_that_no_output_needs_are_not_counted(engine: Driver) -> None:
+    graph = {**graphs.hello(color=0x77), "9": graphs.node("ImageInvert", image=["1", 0])}
+    job = engine.start(graph, output="3")
+    done = job.result()
+    assert "9" not in done["node_seconds"]
+    assert job.fractions[-1] == 1.0
+
+
+def test_each_node_that_ran_has_its_seconds(engine: Driver) -> None:
+    done, _ = engine.run(graphs.through("Steps", steps=20) | {"1": graphs.hello(5)["1"]})
+    assert done["node_seconds"]["2"] >= 0.02

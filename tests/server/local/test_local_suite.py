@@ -1,3 +1,0 @@
-"""The local backend does what every backend does."""
-
-from tests.server.backend_suite import *  # noqa: F403 -- pytest collects what is imported
