@@ -28,8 +28,6 @@ auth = "none"
 snapshot = "{mode}"
 warm_up = "hello"
 max_containers = 1
-[deploy.engine_options]
-arguments = ["--cpu"]
 [deploy.gateway]
 snapshot = false
 """)
@@ -39,7 +37,7 @@ snapshot = false
     }
     with ControlPlane() as plane:
         variables["COMFYSNAP_FILES_DIR"] = str(plane.mounts / "files")
-        plane.add_container_environment(variables)
+        plane.add_container_environment({**variables, "TREE_CUDA": "1"})
         plane.deploy("-m", "comfysnap_server.deploy.app", environment=variables)
         yield plane
 

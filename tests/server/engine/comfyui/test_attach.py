@@ -86,8 +86,9 @@ assert slices == [False] * len(from_memory) + [True] * len(from_file)
 def test_with_dynamic_vram_preloaded_weights_come_from_memory_and_others_from_the_file(
     checkout: Path, tmp_path: Path
 ) -> None:
-    if not (checkout / "comfy" / "memory_management.py").exists():
-        pytest.skip("this release does not have DynamicVRAM")
+    memory = checkout / "comfy" / "memory_management.py"
+    if not memory.exists() or "aimdo_enabled" not in memory.read_text(encoding="utf-8"):
+        pytest.skip("this release does not have DynamicVRAM as it is since 0.19")
     python, _ = real_comfyui()
     paths = paths_file("real", tmp_path)
     done = subprocess.run(
