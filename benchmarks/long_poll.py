@@ -24,7 +24,7 @@ from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.jobs import JobEvent, JobPage, JobRecord, JobStatus
 from comfysnap_schema.workflow.apply import load_workflows
 from comfysnap_schema.workflows.hello import HelloInput
-from comfysnap_server.backends.protocol import BackendError, JobRequest, StoredFile, Submitted
+from comfysnap_server.backends.protocol import BackendError, JobRequest, StoredFile, SubmitResult
 from comfysnap_server.gateway.app import create_app
 from comfysnap_server.gateway.serving import GatewayServer
 from comfysnap_server.gateway.settings import GatewaySettings
@@ -60,7 +60,7 @@ class TimedBackend:
         """Always."""
         return True
 
-    async def submit(self, request: JobRequest) -> Submitted:
+    async def submit(self, request: JobRequest) -> SubmitResult:
         """Start a job at once."""
         job = JobRecord(
             id=request.job_id, workflow=request.workflow, status=JobStatus.RUNNING, version=1,
@@ -69,7 +69,7 @@ class TimedBackend:
         self._jobs[job.id] = job
         self._done[job.id] = asyncio.Event()
         asyncio.get_running_loop().call_later(next(self._seconds), self._finish, job.id)
-        return Submitted(job)
+        return SubmitResult(job)
 
     def _finish(self, job_id: str) -> None:
         self._jobs[job_id] = self._jobs[job_id].model_copy(

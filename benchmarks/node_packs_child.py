@@ -16,7 +16,7 @@ from types import FunctionType, ModuleType
 from typing import Any, Final, cast
 
 from comfysnap_schema.workflow.map import OutputSpec
-from comfysnap_server.backends.local.parent import thread_holders
+from comfysnap_server.backends.local.fork_server import thread_holders
 from comfysnap_server.engine.comfyui.engine import ComfyUIEngine
 from comfysnap_server.engine.protocol import EngineJob
 from comfysnap_server.jobs.run import execute

@@ -10,7 +10,7 @@ from typing import Any
 
 from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.jobs import JobEvent, JobPage, JobRecord, JobStatus
-from comfysnap_server.backends.protocol import BackendError, JobRequest, StoredFile, Submitted
+from comfysnap_server.backends.protocol import BackendError, JobRequest, StoredFile, SubmitResult
 
 
 class FakeBackend:
@@ -36,12 +36,12 @@ class FakeBackend:
     async def ready(self) -> bool:
         return self.running
 
-    async def submit(self, request: JobRequest) -> Submitted:
+    async def submit(self, request: JobRequest) -> SubmitResult:
         now = datetime.now(UTC)
         if key := request.idempotency_key:
             earlier = await self.replay(request.owner, key, request.fingerprint)
             if earlier is not None:
-                return Submitted(earlier, replayed=True)
+                return SubmitResult(earlier, replayed=True)
         status = JobStatus.RUNNING if self.idle_worker else JobStatus.QUEUED
         job = JobRecord(
             id=request.job_id, workflow=request.workflow, status=status, version=1,
@@ -49,7 +49,7 @@ class FakeBackend:
         )  # fmt: skip
         self.requests[job.id], self.jobs[job.id] = request, job
         self.submitted.set()
-        return Submitted(job)
+        return SubmitResult(job)
 
     async def replay(self, owner: str, idempotency_key: str, fingerprint: str) -> JobRecord | None:
         for request in self.requests.values():

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from comfysnap_schema.workflow.apply import Workflow
-from comfysnap_server.backends.protocol import JobRequest, Submitted
+from comfysnap_server.backends.protocol import JobRequest, SubmitResult
 from comfysnap_server.gateway.app import create_app
 from comfysnap_server.gateway.auth import hash_key, new_key
 from comfysnap_server.gateway.settings import GatewaySettings
@@ -150,7 +150,7 @@ async def test_every_error_is_a_problem(
 
 
 class BrokenBackend(FakeBackend):
-    async def submit(self, request: JobRequest) -> Submitted:
+    async def submit(self, request: JobRequest) -> SubmitResult:
         raise RuntimeError("secret detail")
 
 

@@ -15,7 +15,7 @@ from comfysnap_schema.wire.files import FileBySha256
 from comfysnap_server.backends.protocol import BackendError
 from comfysnap_server.jobs.fetch import FetchPolicy
 from comfysnap_server.jobs.files import FileStore
-from comfysnap_server.jobs.stage import InputUnavailableError, materialise
+from comfysnap_server.jobs.stage import InputUnavailableError, stage_inputs
 from tests.server.backends.suite import loading, request
 
 
@@ -154,5 +154,5 @@ async def test_an_input_that_cannot_be_copied_says_why_and_nothing_of_the_server
     await store.put("anna", sha256, chunks(b"x"))
     asked = request(loading("photo.png"), files={"photo.png": FileBySha256(sha256=sha256)})
     with pytest.raises(InputUnavailableError) as caught:
-        materialise(asked, store, tmp_path / "gone", FetchPolicy())
+        stage_inputs(asked, store, tmp_path / "gone", FetchPolicy())
     assert str(caught.value) == "photo: No such file or directory"

@@ -67,9 +67,9 @@ async def test_a_parent_with_threads_is_not_forked_and_says_who_left_them(
 def test_a_worker_says_that_it_cannot_read_an_order_and_asks_to_be_replaced() -> None:
     script = (
         "import socket, sys\n"
-        "from comfysnap_server.backends.local.worker import Worker\n"
+        "from comfysnap_server.backends.local.worker_main import WorkerMain\n"
         "from comfysnap_server.engine.simulated.engine import SimulatedEngine\n"
-        "Worker(SimulatedEngine(0), socket.socket(fileno=int(sys.argv[1]))).serve()\n"
+        "WorkerMain(SimulatedEngine(0), socket.socket(fileno=int(sys.argv[1]))).serve()\n"
     )
     ours, theirs = socket.socketpair()
     ours.settimeout(30)

@@ -14,7 +14,7 @@ import pytest
 
 from comfysnap_schema.wire.files import FileByUrl
 from comfysnap_schema.wire.jobs import JobStatus
-from comfysnap_server.backends.local import LocalBackend, LocalLimits, runner, schema
+from comfysnap_server.backends.local import LocalBackend, LocalLimits, migrations, runner
 from comfysnap_server.backends.local import backend as local
 from comfysnap_server.backends.local.live import LiveJob, Stop
 from comfysnap_server.jobs.stage import InputUnavailableError
@@ -82,7 +82,7 @@ async def test_a_download_that_its_cancel_ends_first_is_cancelled_and_not_failed
         time.sleep(0.1)  # the thread that downloads has its turn here
         request_stop(live, reason)
 
-    monkeypatch.setattr(runner, "materialise", download)
+    monkeypatch.setattr(runner, "stage_inputs", download)
     monkeypatch.setattr(LiveJob, "request_stop", interrupted)
     files = {"photo.png": FileByUrl(url="https://example.com/photo.png")}
     job = (await backend.submit(request(loading("photo.png"), files=files))).job
@@ -94,7 +94,7 @@ async def test_a_download_that_its_cancel_ends_first_is_cancelled_and_not_failed
 async def test_a_stop_does_not_wait_for_ever_for_a_store_that_cannot_be_written(
     start_backend: StartBackend, tmp_path: Path, lock: Lock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schema, "BUSY_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(migrations, "BUSY_TIMEOUT_S", 1.0)
     monkeypatch.setattr(local, "_WRITE_PATIENCE_S", 0.1, raising=False)
     gate = tmp_path / "gate"
     gate.touch()

@@ -15,7 +15,7 @@ import pytest
 from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.jobs import JobRecord, JobStatus
 from comfysnap_server.backends.local import DataFolderError, LocalBackend, store
-from comfysnap_server.backends.local.schema import MIGRATIONS, migrate, open_database
+from comfysnap_server.backends.local.migrations import MIGRATIONS, migrate, open_database
 from comfysnap_server.backends.local.writer import StorageError, Writer
 from comfysnap_server.backends.protocol import BackendError
 from tests.paths import ROOT

@@ -1,4 +1,4 @@
-"""What the gateway asks of a backend: take jobs, tell of them, cancel them, hand out files."""
+"""What the gateway asks of a backend: accept jobs, report on them, cancel them, serve files."""
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ class JobRequest(BaseModel, frozen=True):
 
 
 @dataclass(frozen=True)
-class Submitted:
+class SubmitResult:
     """The answer to a submit."""
 
     job: JobRecord
@@ -104,7 +104,7 @@ class Backend(Protocol):
         """Whether jobs can be accepted now."""
         ...
 
-    async def submit(self, request: JobRequest) -> Submitted:
+    async def submit(self, request: JobRequest) -> SubmitResult:
         """Accept a job durably, or replay the one with the same idempotency key."""
         ...
 

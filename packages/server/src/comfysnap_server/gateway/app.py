@@ -17,12 +17,12 @@ from comfysnap_server.backends.protocol import Backend, BackendError
 from comfysnap_server.gateway.auth import Authenticator
 from comfysnap_server.gateway.files import FileRoutes
 from comfysnap_server.gateway.jobs import JobRoutes
+from comfysnap_server.gateway.long_polls import LongPolls
 from comfysnap_server.gateway.middleware import GatewayMiddleware
 from comfysnap_server.gateway.openapi import build_openapi
 from comfysnap_server.gateway.problems import ProblemError, problem_response
 from comfysnap_server.gateway.settings import GatewaySettings
-from comfysnap_server.gateway.submit import Submitter
-from comfysnap_server.gateway.waits import Waits
+from comfysnap_server.gateway.submit import JobSubmitter
 from comfysnap_server.gateway.workflows import WorkflowRoutes, docs_router
 
 _CODE_OF: Final = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
@@ -41,14 +41,14 @@ def create_app(
         default: Workflow of the bare infer routes; None: the only one there is.
 
     Raises:
-        ValueError: ``default`` is no workflow, or the settings ask for keys and have none.
+        ValueError: ``default`` is not a workflow, or ``auth = "keys"`` comes without keys.
     """
     if default is None and len(workflows) == 1:
         default = next(iter(workflows))
     if default is not None and default not in workflows:
-        raise ValueError(f"the default workflow {default!r} is none of {', '.join(workflows)}")
+        raise ValueError(f"unknown default workflow {default!r}; available: {', '.join(workflows)}")
     auth = Authenticator(settings)
-    waits = Waits(settings.max_waits)
+    waits = LongPolls(settings.max_waits)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
@@ -70,7 +70,7 @@ def create_app(
     app.state.waits = waits
     app.include_router(
         JobRoutes(
-            backend, Submitter(backend, workflows, settings), settings, waits, default
+            backend, JobSubmitter(backend, workflows, settings), settings, waits, default
         ).router()
     )
     app.include_router(FileRoutes(backend, settings).router())
@@ -91,7 +91,7 @@ def create_app(
 
 def drain(app: FastAPI) -> None:
     """End held requests with what is known now; called in the app's loop when it has to stop."""
-    waits: Waits = app.state.waits
+    waits: LongPolls = app.state.waits
     waits.drain()
 
 
@@ -121,5 +121,5 @@ def _field_problem(found: Mapping[str, Any]) -> FieldProblem:
     name = place[1] if len(place) > 1 else place[0]
     message = found["msg"]
     if found["type"] == "extra_forbidden":
-        message = "is no option of this route; inputs of a workflow go into the JSON body"
+        message = "unknown query parameter; workflow inputs go in the JSON body"
     return FieldProblem(field=name[:100], message=message)

@@ -39,7 +39,7 @@ class Authenticator:
             for digest in ([digests] if isinstance(digests, str) else digests)
         )
         if self._mode == "keys" and not self._hashes:
-            raise ValueError("auth is 'keys' and there is no key")
+            raise ValueError("auth is 'keys' but no key is configured")
 
     def owner(self, headers: Mapping[str, str]) -> str | None:
         """The owner, or None when the request may not pass."""

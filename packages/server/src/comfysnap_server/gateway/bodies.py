@@ -85,7 +85,7 @@ def parse_json_object(body: bytes) -> tuple[dict[str, JsonValue], bytes]:
         canonical = canonical_json(value)
     except (ValueError, RecursionError) as error:
         raise ProblemError(
-            ErrorCode.INVALID_JSON, f"the body is no JSON: {str(error)[:300]}"
+            ErrorCode.INVALID_JSON, f"the body is not valid JSON: {str(error)[:300]}"
         ) from error
     if not isinstance(value, dict):
         raise ProblemError(ErrorCode.INVALID_JSON, 'the body is a JSON object, {"name": value}')

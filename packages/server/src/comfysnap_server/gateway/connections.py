@@ -50,7 +50,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count what is no content."""
+        """Count the bytes that are not content."""
         self._at_rest = False
         self._framing += len(data)
         super().data_received(data)
@@ -105,7 +105,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._watch = self.loop.call_later(self.write_timeout, self._look_at_reader, unread)
 
     def _look_at_reader(self, before: int) -> None:
-        """A second look tells what stays behind from what was written just now."""
+        """A second look separates what is stuck from what was just written."""
         self._watch = None
         unread = self.transport.get_write_buffer_size()
         if unread >= before:

@@ -92,7 +92,7 @@ class FileRoutes:
     async def has_file(self, request: Request, sha256: str) -> Response:
         """Whether the caller uploaded this file (200) or not (404)."""
         if not await self._backend.has_file(owner_of(request), _checked_sha256(sha256)):
-            raise BackendError(ErrorCode.UNKNOWN_FILE, "there is no such file")
+            raise BackendError(ErrorCode.UNKNOWN_FILE, "unknown file")
         return Response()
 
 

@@ -52,8 +52,8 @@ class InputValidator:
 
     def _unknown(self, name: str) -> str:
         near = difflib.get_close_matches(name[:100], self._known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(self._known)}"
-        return f"is no input of this workflow; {hint}"
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(self._known)}"
+        return f"unknown input {name[:100]!r}; {hint}"
 
     def _message(self, field: str, error: jsonschema_rs.ValidationError) -> str:
         schema = self._properties[field]

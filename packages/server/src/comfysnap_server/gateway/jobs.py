@@ -13,21 +13,21 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from comfysnap_schema.wire import ErrorCode, JobPage, JobRecord, JobStatus, routes
-from comfysnap_server.backends.protocol import Backend, BackendError, Submitted
+from comfysnap_server.backends.protocol import Backend, BackendError, SubmitResult
 from comfysnap_server.gateway.bodies import read_json_object
 from comfysnap_server.gateway.direct_route import DirectRoute
+from comfysnap_server.gateway.long_polls import LongPolls
 from comfysnap_server.gateway.middleware import OWNER_KEY
 from comfysnap_server.gateway.problems import REQUEST_ID_KEY, ProblemError
 from comfysnap_server.gateway.settings import GatewaySettings
 from comfysnap_server.gateway.submit import (
     IDEMPOTENCY_KEY_PATTERN,
     JobOptions,
+    JobSubmitter,
     Label,
-    Submission,
-    Submitter,
+    SubmitRequest,
     label_map,
 )
-from comfysnap_server.gateway.waits import Waits
 
 log = logging.getLogger("comfysnap.gateway")
 
@@ -77,7 +77,7 @@ class EventHeaders(BaseModel, frozen=True, use_attribute_docstrings=True):
     """Headers of an event stream."""
 
     last_event_id: Annotated[str | None, Field(alias="Last-Event-ID")] = None
-    """Version of the job that was told last."""
+    """Version of the job in the last event."""
 
 
 def owner_of(request: Request) -> str:
@@ -92,7 +92,7 @@ def checked_job_id(job_id: str) -> str:
         BackendError: ``unknown_job``, for one that cannot be.
     """
     if not _JOB_ID.fullmatch(job_id):
-        raise BackendError(ErrorCode.UNKNOWN_JOB, "there is no such job")
+        raise BackendError(ErrorCode.UNKNOWN_JOB, "unknown job")
     return job_id
 
 
@@ -102,9 +102,9 @@ class JobRoutes:
     def __init__(
         self,
         backend: Backend,
-        submitter: Submitter,
+        submitter: JobSubmitter,
         settings: GatewaySettings,
-        waits: Waits,
+        waits: LongPolls,
         default: str | None,
     ) -> None:
         self._backend = backend
@@ -154,7 +154,7 @@ class JobRoutes:
         options: Options,
         headers: Headers,
     ) -> Response:
-        """Accept a job and answer at once (202); ``Location`` tells where to ask for it.
+        """Accept a job and answer at once (202); ``Location`` is where to poll it.
 
         A job that a free worker took and ended within milliseconds, such as one whose nodes were
         all cached, comes back finished and needs no second request.
@@ -163,7 +163,7 @@ class JobRoutes:
         job = submitted.job
         if job.status is JobStatus.RUNNING and not submitted.replayed:
             owner = owner_of(request)
-            with suppress(BackendError):  # the job is accepted, whatever cannot be told now
+            with suppress(BackendError):  # the job is accepted, whatever cannot be read now
                 job = await self._backend.wait(owner, job.id, after=None, timeout=_SETTLE_S)
         return _submitted_response(submitted, job, 202)
 
@@ -228,7 +228,7 @@ class JobRoutes:
         request: Request,
         options: JobOptions,
         headers: JobHeaders,
-    ) -> Submitted:
+    ) -> SubmitResult:
         workflow = request.path_params.get("workflow") or self._default
         if workflow is None:
             raise ProblemError(
@@ -240,7 +240,7 @@ class JobRoutes:
             request, self._settings.max_body_bytes, self._settings.body_timeout
         )
         return await self._submitter.submit(
-            Submission(
+            SubmitRequest(
                 owner=owner_of(request),
                 workflow=workflow,
                 inputs=inputs,
@@ -264,7 +264,7 @@ class JobRoutes:
 
 
 class _EventStream(EventSourceResponse):
-    """Takes its slot before the first byte, while a refusal can still be told."""
+    """Takes its slot before the first byte, while the request can still be refused."""
 
     slot: AbstractAsyncContextManager[None]
 
@@ -286,7 +286,7 @@ def _job_response(
     )
 
 
-def _submitted_response(submitted: Submitted, job: JobRecord, status: int) -> Response:
+def _submitted_response(submitted: SubmitResult, job: JobRecord, status: int) -> Response:
     headers = {"Location": f"{routes.CHECK_STATUS}/{job.id}"}
     if submitted.replayed:
         headers[routes.REPLAYED] = "true"

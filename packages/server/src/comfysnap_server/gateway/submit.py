@@ -27,7 +27,7 @@ from comfysnap_schema.wire import (
     routes,
 )
 from comfysnap_schema.workflow import Parameter, Workflow
-from comfysnap_server.backends.protocol import Backend, JobRequest, Submitted
+from comfysnap_server.backends.protocol import Backend, JobRequest, SubmitResult
 from comfysnap_server.gateway.inputs import MAX_FINDINGS, InputValidator
 from comfysnap_server.gateway.problems import ProblemError, invalid_input
 from comfysnap_server.gateway.settings import GatewaySettings
@@ -62,7 +62,7 @@ class JobOptions(BaseModel, frozen=True, extra="forbid", use_attribute_docstring
 
 
 @dataclass(frozen=True, kw_only=True)
-class Submission:
+class SubmitRequest:
     """One infer request, read but not yet checked against a workflow."""
 
     owner: str
@@ -92,7 +92,7 @@ class _Files:
     )
 
 
-class Submitter:
+class JobSubmitter:
     """Turns submissions into jobs."""
 
     def __init__(
@@ -107,7 +107,7 @@ class Submitter:
         }
         self._hashes = {name: graph_hash(entry.graph) for name, entry in workflows.items()}
 
-    async def submit(self, submission: Submission) -> Submitted:
+    async def submit(self, submission: SubmitRequest) -> SubmitResult:
         """Accept the job, or replay the one that the idempotency key already made.
 
         Raises:
@@ -123,10 +123,10 @@ class Submitter:
             earlier = key and await self._backend.replay(submission.owner, key, fingerprint)
             if not earlier:
                 raise
-            return Submitted(earlier, replayed=True)
+            return SubmitResult(earlier, replayed=True)
         return await self._backend.submit(request)
 
-    async def _checked(self, submission: Submission, fingerprint: str) -> JobRequest:
+    async def _checked(self, submission: SubmitRequest, fingerprint: str) -> JobRequest:
         workflow = self._workflow(submission.workflow)
         self._check_contract(workflow, submission.contract)
         self._check_options(submission.options)
@@ -159,7 +159,7 @@ class Submitter:
             )
 
     async def _request(
-        self, submission: Submission, workflow: Workflow, fingerprint: str
+        self, submission: SubmitRequest, workflow: Workflow, fingerprint: str
     ) -> JobRequest:
         found = await self._files(submission, workflow)
         inputs = workflow.complete(found.inputs)
@@ -186,7 +186,7 @@ class Submitter:
             created_at=datetime.now(UTC),
         )
 
-    async def _files(self, submission: Submission, workflow: Workflow) -> _Files:
+    async def _files(self, submission: SubmitRequest, workflow: Workflow) -> _Files:
         found = _Files(dict(submission.inputs))
         for name, value in submission.inputs.items():
             parameter = workflow.parameters[name]
@@ -224,7 +224,7 @@ class Submitter:
 
 
 async def _build(workflow: Workflow, values: dict[str, JsonValue]) -> Graph:
-    """The graph to run, with the verdict that ComfyUI would give told by API field."""
+    """The graph to run, with ComfyUI's verdict on the API fields."""
     try:
         if workflow.prepare is None:
             graph = workflow.build(values)
@@ -257,7 +257,7 @@ def unknown_workflow(name: str, known: Mapping[str, Any]) -> ProblemError:
     """The refusal of a workflow that is not there."""
     return ProblemError(
         ErrorCode.UNKNOWN_WORKFLOW,
-        f"there is no workflow {name[:64]!r}; there are {', '.join(known)}",
+        f"unknown workflow {name[:64]!r}; available: {', '.join(known)}",
     )
 
 

@@ -1,16 +1,19 @@
 """What both backends do with a job: its input files, its run, its outputs."""
 
+from comfysnap_server.jobs.endings import ENDINGS, Ending
 from comfysnap_server.jobs.fetch import FetchPolicy
 from comfysnap_server.jobs.files import FileStore
-from comfysnap_server.jobs.run import Outcome, execute, problem
-from comfysnap_server.jobs.stage import InputUnavailableError, materialise
+from comfysnap_server.jobs.run import Outcome, execute, failed
+from comfysnap_server.jobs.stage import InputUnavailableError, stage_inputs
 
 __all__ = [
+    "ENDINGS",
+    "Ending",
     "FetchPolicy",
     "FileStore",
     "InputUnavailableError",
     "Outcome",
     "execute",
-    "materialise",
-    "problem",
+    "failed",
+    "stage_inputs",
 ]

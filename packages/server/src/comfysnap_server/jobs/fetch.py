@@ -46,7 +46,7 @@ class FetchPolicy:
         """``allow``, read.
 
         Raises:
-            ValueError: An entry is no network.
+            ValueError: An entry is not a network.
         """
         return tuple(ipaddress.ip_network(entry) for entry in self.allow)
 

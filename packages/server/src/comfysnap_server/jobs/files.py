@@ -114,7 +114,7 @@ class FileStore:
         """
         path = self._path(owner, sha256)
         if not path.is_file():
-            raise BackendError(ErrorCode.UNKNOWN_FILE, f"there is no file {sha256}")
+            raise BackendError(ErrorCode.UNKNOWN_FILE, f"unknown file {sha256}")
         return path
 
     def sweep(self, *, older_than: float, keep: Collection[str] = ()) -> int:
@@ -138,7 +138,7 @@ class FileStore:
 
     def _path(self, owner: str, sha256: str) -> Path:
         if not _SHA256.fullmatch(sha256):
-            raise BackendError(ErrorCode.UNKNOWN_FILE, "that is no SHA-256 in lower-case hex")
+            raise BackendError(ErrorCode.UNKNOWN_FILE, "not a SHA-256 in lower-case hex")
         folder = hashlib.sha256(owner.encode()).hexdigest()[:32]
         return self._root / folder / sha256[:2] / sha256
 

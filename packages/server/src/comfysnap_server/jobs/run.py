@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
-from comfysnap_schema.wire import ErrorCode, JobStatus, Problem
+from comfysnap_schema.wire import JobStatus, Problem
 from comfysnap_server.engine.outputs import wire_outputs
 from comfysnap_server.engine.protocol import (
     Engine,
@@ -16,6 +16,7 @@ from comfysnap_server.engine.protocol import (
     EngineJob,
     Report,
 )
+from comfysnap_server.jobs.endings import ENDINGS, Ending
 
 logger = logging.getLogger(__name__)
 
@@ -49,18 +50,18 @@ def execute(engine: Engine, job: EngineJob, report: Report) -> Outcome:
         outputs = wire_outputs(job, result)
         status = JobStatus.SUCCEEDED
     except EngineInterrupted:
-        status = JobStatus.CANCELLED
-        error = problem(ErrorCode.JOB_CANCELLED, "the job was stopped before it finished")
+        interrupted = ENDINGS[Ending.INTERRUPTED]
+        status, error = interrupted.status, interrupted.problem()
     except EngineError as failure:
         error = failure.problem
     except MemoryError:
         logger.exception("job %s ran out of memory", job.job_id)
-        error = problem(ErrorCode.OUT_OF_MEMORY, "the machine ran out of memory")
+        error = ENDINGS[Ending.OUT_OF_MEMORY].problem()
     except BaseException as failure:  # a node may raise SystemExit, and whoever waits must hear it
         unfit = True
         logger.exception("job %s: the engine failed", job.job_id)
         detail = f"the engine failed unexpectedly ({type(failure).__name__})"
-        error = problem(ErrorCode.ENGINE_FAILED, detail)
+        error = ENDINGS[Ending.ENGINE_FAILED].problem(detail)
     return Outcome(
         status=status,
         outputs=outputs,
@@ -71,6 +72,7 @@ def execute(engine: Engine, job: EngineJob, report: Report) -> Outcome:
     )
 
 
-def problem(code: ErrorCode, detail: str) -> Problem:
-    """The error of a job."""
-    return Problem(title=code.value.replace("_", " ").capitalize(), code=code, detail=detail)
+def failed(ending: Ending, detail: str | None = None, *, unfit: bool = False) -> Outcome:
+    """The outcome of a job that the engine did not end."""
+    end = ENDINGS[ending]
+    return Outcome(status=end.status, error=end.problem(detail), unfit=unfit)

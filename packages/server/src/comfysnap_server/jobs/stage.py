@@ -25,7 +25,7 @@ class InputUnavailableError(Exception):
         super().__init__(message)
 
 
-def materialise(
+def stage_inputs(
     request: JobRequest,
     store: FileStore,
     folder: Path,

@@ -2,6 +2,6 @@
 
 from comfysnap_server.backends.local.backend import LocalBackend
 from comfysnap_server.backends.local.limits import LocalLimits
-from comfysnap_server.backends.local.schema import DataFolderError
+from comfysnap_server.backends.local.migrations import DataFolderError
 
 __all__ = ["DataFolderError", "LocalBackend", "LocalLimits"]

@@ -16,27 +16,26 @@ from pydantic import JsonValue
 from comfysnap_schema.wire import ErrorCode, JobEvent, JobPage, JobRecord, JobStatus
 from comfysnap_server.backends.local import store
 from comfysnap_server.backends.local.folders import JobFolders
+from comfysnap_server.backends.local.fork_client import ProcessOptions
 from comfysnap_server.backends.local.limits import LocalLimits
 from comfysnap_server.backends.local.live import (
-    ENDINGS,
+    EventFollower,
     LiveJob,
     Stop,
-    Watcher,
     done_event,
     wait_for,
 )
 from comfysnap_server.backends.local.lock import FolderLock
-from comfysnap_server.backends.local.pool import WorkerPool
+from comfysnap_server.backends.local.migrations import DataFolderError, open_database, open_reader
+from comfysnap_server.backends.local.queue import JobQueue
 from comfysnap_server.backends.local.recovery import recover
 from comfysnap_server.backends.local.runner import Runner
-from comfysnap_server.backends.local.schema import DataFolderError, open_database, open_reader
 from comfysnap_server.backends.local.stored_outputs import find_output
+from comfysnap_server.backends.local.supervisor import WorkerSupervisor
 from comfysnap_server.backends.local.sweep import Sweeper
-from comfysnap_server.backends.local.waiting import JobQueue
-from comfysnap_server.backends.local.warm import ProcessOptions
 from comfysnap_server.backends.local.writer import Writer
-from comfysnap_server.backends.protocol import BackendError, JobRequest, StoredFile, Submitted
-from comfysnap_server.jobs import FetchPolicy, FileStore, problem
+from comfysnap_server.backends.protocol import BackendError, JobRequest, StoredFile, SubmitResult
+from comfysnap_server.jobs import ENDINGS, Ending, FetchPolicy, FileStore
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +135,7 @@ class LocalBackend:
         self._reading = ThreadPoolExecutor(1, "job-reader")
         self._writer = Writer(connection)
         self._queue = JobQueue()
-        self._pool = WorkerPool(self._processes)
+        self._pool = WorkerSupervisor(self._processes)
         self._runner = Runner(
             writer=self._writer,
             queue=self._queue,
@@ -230,7 +229,7 @@ class LocalBackend:
         """Whether jobs can be accepted and will run."""
         return self._running and self._pool.healthy and self._runner.stuck is None
 
-    async def submit(self, request: JobRequest) -> Submitted:
+    async def submit(self, request: JobRequest) -> SubmitResult:
         """Accept a job; it is on the disk when this returns. See ``Backend.submit``."""
         self._check_running()
         record = JobRecord(
@@ -262,7 +261,7 @@ class LocalBackend:
         # Shielded: a caller who hangs up must not keep an accepted job from the queue.
         accepted = await asyncio.shield(entering)
         live = self._live.get(accepted.job.id) or self._finished.get(accepted.job.id)
-        return Submitted(self._told(live) if live else accepted.job, replayed=accepted.replayed)
+        return SubmitResult(self._told(live) if live else accepted.job, replayed=accepted.replayed)
 
     async def _enter_accepted(
         self, decision: "asyncio.Future[store.Accepted]", request: JobRequest
@@ -324,7 +323,7 @@ class LocalBackend:
         """See ``Backend.list_jobs``."""
         self._check_running()
         if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
-            raise BackendError(ErrorCode.INVALID_REQUEST, "the cursor is none of this server")
+            raise BackendError(ErrorCode.INVALID_REQUEST, "invalid cursor")
         found, more = await self._read(
             lambda connection: store.page(
                 connection,
@@ -374,7 +373,7 @@ class LocalBackend:
         if live is None:
             yield done_event((await self._stored(owner, job_id)).record)
             return
-        async for event in Watcher(live, after).events():
+        async for event in EventFollower(live, after).events():
             yield event if event.job is None else event.model_copy(update={"job": self._told(live)})
         yield done_event(live.record)
 
@@ -431,14 +430,10 @@ class LocalBackend:
 
     async def _end_unstarted(self, live: LiveJob, why: Stop | None, **changes: object) -> None:
         """End a job that no worker had; when that cannot be written, it stays queued."""
-        if why is None:
-            status, code = JobStatus.EXPIRED, ErrorCode.JOB_EXPIRED
-            detail = "the job did not start in time"
-        else:
-            status, code, detail = ENDINGS[why]
+        end = ENDINGS[why.ending if why else Ending.EXPIRED]
         before = live.draft
         record = live.propose(
-            status=status, error=problem(code, detail), finished_at=datetime.now(UTC), **changes
+            status=end.status, error=end.problem(), finished_at=datetime.now(UTC), **changes
         )
         try:
             await self._writer.run(lambda connection: store.save(connection, record))

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from comfysnap_schema.wire import ErrorCode, JobEvent, JobRecord, JobStatus, Preview, Progress
+from comfysnap_schema.wire import JobEvent, JobRecord, Preview, Progress
 from comfysnap_server.backends.protocol import JobRequest
+from comfysnap_server.jobs import Ending
 
 
 class Stop(Enum):
@@ -17,10 +18,15 @@ class Stop(Enum):
     TIMEOUT = "timeout"
     SHUTDOWN = "shutdown"
 
+    @property
+    def ending(self) -> Ending:
+        """How the job ends then; a shutdown ends only what was to be cancelled."""
+        return Ending.TIMED_OUT if self is Stop.TIMEOUT else Ending.CANCELLED
+
 
 @dataclass(eq=False)
 class LiveJob:
-    """The in-memory half of a job. ``record`` is what is told, and durable but for progress;
+    """The in-memory half of a job. ``record`` is what callers see, durable except for its progress;
     ``draft`` is the newest decision, on its way to the disk."""
 
     seq: int
@@ -32,7 +38,7 @@ class LiveJob:
     record: JobRecord
     draft: JobRecord
     taken: bool = False
-    """A worker has it, or its end is decided: it is no longer queued."""
+    """No longer queued: a worker has it, or its end is decided."""
     stop: Stop | None = None
     on_stop: Callable[[], object] | None = None
     """What stops it now; called once."""
@@ -68,7 +74,7 @@ class LiveJob:
         return self.draft
 
     def publish(self, record: JobRecord) -> None:
-        """Tell a state that is durable; progress that overtook it stays."""
+        """Publish a durable state; progress that overtook it stays."""
         if record.version < self.record.version:
             version = self.draft.version + 1
             self.draft = self.draft.model_copy(update={"version": version})
@@ -79,7 +85,7 @@ class LiveJob:
         self._wake()
 
     def advance(self, progress: Progress) -> None:
-        """Tell of progress, which is kept in memory only; it never falls."""
+        """Publish progress, which is kept in memory only and never falls."""
         if progress.fraction < self.record.progress.fraction:
             progress = progress.model_copy(update={"fraction": self.record.progress.fraction})
         self.draft = self.draft.model_copy(
@@ -91,13 +97,13 @@ class LiveJob:
         self._wake()
 
     def show(self, preview: Preview) -> None:
-        """Tell of a preview."""
+        """Publish a preview."""
         self.preview = preview
         self.previews += 1
         self._wake()
 
     def touch(self) -> None:
-        """Tell those who wait that the place in the queue changed."""
+        """Publish a new place in the queue."""
         self.advance(self.record.progress)
 
     def request_stop(self, reason: Stop) -> None:
@@ -138,8 +144,8 @@ def done_event(record: JobRecord) -> JobEvent:
     return JobEvent(type="done", job=record)
 
 
-class Watcher:
-    """Turns publications of a job into events; states that follow fast are told as one."""
+class EventFollower:
+    """Turns publications of a job into events; states in quick succession become one event."""
 
     def __init__(self, live: LiveJob, after: int | None) -> None:
         self._live = live
@@ -165,17 +171,10 @@ class Watcher:
         if record.version > self._seen:
             self._seen = record.version
             key = (record.status, record.attempt, record.cancel_requested_at)
-            told = JobEvent(type="progress", progress=record.progress)
-            events.append(told if key == self._key else JobEvent(type="status", job=record))
+            progress = JobEvent(type="progress", progress=record.progress)
+            events.append(progress if key == self._key else JobEvent(type="status", job=record))
             self._key = key
         if live.previews > self._previews:
             self._previews = live.previews
             events.append(JobEvent(type="preview", preview=live.preview))
         return events
-
-
-ENDINGS: dict[Stop, tuple[JobStatus, ErrorCode, str]] = {
-    Stop.CANCEL: (JobStatus.CANCELLED, ErrorCode.JOB_CANCELLED, "the job was cancelled"),
-    Stop.TIMEOUT: (JobStatus.TIMED_OUT, ErrorCode.JOB_TIMED_OUT, "the job ran longer than allowed"),
-}
-"""How a job ends that was stopped."""

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from comfysnap_server.backends.local.schema import DataFolderError
+from comfysnap_server.backends.local.migrations import DataFolderError
 
 _POLL_S: Final = 0.01
 

@@ -4,10 +4,10 @@ import sqlite3
 from datetime import UTC, datetime
 from typing import Final
 
-from comfysnap_schema.wire import ErrorCode, JobRecord, JobStatus, Progress, Timings
+from comfysnap_schema.wire import JobRecord, JobStatus, Progress, Timings
 from comfysnap_server.backends.local import store
-from comfysnap_server.backends.local.live import ENDINGS, LiveJob, Stop
-from comfysnap_server.jobs import problem
+from comfysnap_server.backends.local.live import LiveJob
+from comfysnap_server.jobs import ENDINGS, Ending
 
 VERSION_JUMP: Final = 1_000_000
 """Versions of progress, and of places in the queue, are not written; after a restart a job must
@@ -30,15 +30,7 @@ def settled(record: JobRecord, max_attempts: int) -> JobRecord:
     """The state of a job after the server came back: its worker died with the server."""
     version = record.version + VERSION_JUMP
     if record.cancel_requested_at is not None:
-        status, code, detail = ENDINGS[Stop.CANCEL]
-        return record.model_copy(
-            update={
-                "status": status,
-                "version": version,
-                "error": problem(code, detail),
-                "finished_at": datetime.now(UTC),
-            }
-        )
+        return _ended(record, version, Ending.CANCELLED)
     if record.status is not JobStatus.RUNNING:
         return record.model_copy(update={"version": version})
     if record.attempt < max_attempts:
@@ -51,11 +43,16 @@ def settled(record: JobRecord, max_attempts: int) -> JobRecord:
                 "timings": Timings(),
             }
         )
+    return _ended(record, version, Ending.SERVER_STOPPED)
+
+
+def _ended(record: JobRecord, version: int, ending: Ending) -> JobRecord:
+    end = ENDINGS[ending]
     return record.model_copy(
         update={
-            "status": JobStatus.FAILED,
+            "status": end.status,
             "version": version,
-            "error": problem(ErrorCode.WORKER_LOST, "the server stopped while the job ran"),
+            "error": end.problem(),
             "finished_at": datetime.now(UTC),
         }
     )

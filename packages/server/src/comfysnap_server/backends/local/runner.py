@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 from comfysnap_schema.wire import (
-    ErrorCode,
     JobRecord,
     JobStatus,
     Preview,
@@ -21,19 +20,25 @@ from comfysnap_schema.wire import (
 )
 from comfysnap_server.backends.local import store
 from comfysnap_server.backends.local.folders import JobFolders
-from comfysnap_server.backends.local.live import ENDINGS, LiveJob, Stop
-from comfysnap_server.backends.local.pool import WorkerPool
-from comfysnap_server.backends.local.waiting import JobQueue
-from comfysnap_server.backends.local.workers import StartFacts, Worker, WorkerLostError
+from comfysnap_server.backends.local.live import LiveJob, Stop
+from comfysnap_server.backends.local.queue import JobQueue
+from comfysnap_server.backends.local.supervisor import WorkerSupervisor
+from comfysnap_server.backends.local.worker_process import (
+    StartTimings,
+    WorkerLostError,
+    WorkerProcess,
+)
 from comfysnap_server.backends.local.writer import Writer
 from comfysnap_server.backends.protocol import BackendError, JobRequest
 from comfysnap_server.jobs import (
+    ENDINGS,
+    Ending,
     FetchPolicy,
     FileStore,
     InputUnavailableError,
     Outcome,
-    materialise,
-    problem,
+    failed,
+    stage_inputs,
 )
 
 logger = logging.getLogger(__name__)
@@ -44,13 +49,12 @@ _RETRY_S: Final = 1.0
 class Runner:
     """Runs one job at a time.
 
-    What is written when, and why: a submit, a cancel and an end are durable before they are told,
-    so that nothing that was answered is forgotten even after a power cut. That a worker takes a
-    job is committed before the worker hears of it but not flushed on its own: it survives the
-    death of this process, which is what keeps a job from running twice after ``kill -9``; a power
-    cut may take it back, and then the job has no told end and runs as if it never had. A job that
-    finds the worker idle is stored as running with its submit, in one commit. Progress is never
-    written.
+    What is written when, and why: a submit, a cancel and an end are durable before they are
+    reported, so that nothing that was answered is forgotten even after a power cut. That a worker
+    takes a job is committed before the worker hears of it but not flushed on its own: it survives
+    the death of this process, which keeps a job from running twice after ``kill -9``; a power cut
+    may take it back, and then the job, whose end nobody saw, runs again. A job that finds the
+    worker idle is stored as running with its submit, in one commit. Progress is never written.
     """
 
     def __init__(
@@ -58,7 +62,7 @@ class Runner:
         *,
         writer: Writer,
         queue: JobQueue,
-        pool: WorkerPool,
+        pool: WorkerSupervisor,
         files: FileStore,
         folders: JobFolders,
         fetch: FetchPolicy,
@@ -81,12 +85,12 @@ class Runner:
         """Why the end of a job cannot be written; None while all is well."""
 
     @property
-    def idle_worker(self) -> Worker | None:
+    def idle_worker(self) -> WorkerProcess | None:
         """The worker that would take a job submitted now at once; None when it would wait."""
         free = self.current is None and not self.stopping and self._queue.empty
         return self._pool.present if free else None
 
-    def started(self, record: JobRecord, worker: Worker) -> JobRecord:
+    def started(self, record: JobRecord, worker: WorkerProcess) -> JobRecord:
         """``record`` as a worker takes it: its next attempt, running."""
         now = datetime.now(UTC)
         return record.model_copy(
@@ -119,9 +123,7 @@ class Runner:
                 await self._run(live, worker)
             except Exception:
                 logger.exception("job %s could not be run", live.record.id)
-                detail = "the server could not run the job; its log says why"
-                error = problem(ErrorCode.INTERNAL, detail)
-                outcome = Outcome(status=JobStatus.FAILED, error=error, unfit=True)
+                outcome = failed(Ending.INTERNAL, unfit=True)
                 worker.kill()
                 await worker.lost.wait()
                 await self._finish(live, outcome, datetime.now(UTC))
@@ -129,7 +131,7 @@ class Runner:
                 self.current = None
                 self._free_since = time.time()
 
-    async def _run(self, live: LiveJob, worker: Worker) -> None:
+    async def _run(self, live: LiveJob, worker: WorkerProcess) -> None:
         if live.expiry is not None:
             live.expiry.cancel()
         request, live.claimed = live.claimed, None
@@ -139,7 +141,7 @@ class Runner:
         if request is not None:
             await self._attempt(live, worker, request, live.draft.started_at or datetime.now(UTC))
 
-    async def _claim(self, live: LiveJob, worker: Worker) -> str | None:
+    async def _claim(self, live: LiveJob, worker: WorkerProcess) -> str | None:
         """Write that the worker takes the job, and give its request; None when it cannot run."""
         record = live.draft = self.started(live.propose(), worker)
         try:
@@ -153,7 +155,7 @@ class Runner:
         live.publish(record)
         return request
 
-    def _timings(self, record: JobRecord, worker: Worker, now: float) -> Timings:
+    def _timings(self, record: JobRecord, worker: WorkerProcess, now: float) -> Timings:
         """Waiting for the jobs before is ``queue``, waiting for the worker itself is ``start``."""
         facts = worker.facts
         could_run = max(record.created_at.timestamp(), self._free_since)
@@ -169,7 +171,7 @@ class Runner:
         )
 
     async def _attempt(
-        self, live: LiveJob, worker: Worker, request: str, started: datetime
+        self, live: LiveJob, worker: WorkerProcess, request: str, started: datetime
     ) -> None:
         deadline = time.monotonic() + live.timeout
         try:
@@ -197,7 +199,7 @@ class Runner:
         def put() -> None:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            materialise(
+            stage_inputs(
                 JobRequest.model_validate_json(request),
                 self._files,
                 folder,
@@ -214,7 +216,9 @@ class Runner:
             raise _StoppedError
         placing.result()
 
-    async def _drive(self, live: LiveJob, worker: Worker, request: str, deadline: float) -> Outcome:
+    async def _drive(
+        self, live: LiveJob, worker: WorkerProcess, request: str, deadline: float
+    ) -> Outcome:
         """Run the job on the worker; a stop is an interrupt first, and the end of the process
         when the engine does not heed it."""
         job_id = live.record.id
@@ -229,7 +233,7 @@ class Runner:
         try:
             with _stop_by(live, deadline, interrupt):
                 message = self._message(live, request)
-                return await worker.run(message, lambda told: _tell(live, told))
+                return await worker.run(message, lambda message: _apply(live, message))
         finally:
             if patience is not None:
                 patience.cancel()
@@ -251,8 +255,8 @@ class Runner:
         elif record.attempt < live.max_attempts:
             await self._requeue(live, record.attempt)
         else:
-            error = problem(ErrorCode.WORKER_LOST, f"the worker was lost: {lost}")
-            await self._finish(live, Outcome(status=JobStatus.FAILED, error=error), started)
+            outcome = failed(Ending.WORKER_LOST, f"the worker was lost: {lost}")
+            await self._finish(live, outcome, started)
 
     async def _requeue(self, live: LiveJob, attempt: int) -> None:
         record = live.propose(
@@ -299,8 +303,7 @@ class Runner:
             self._folders.delete(job_id)
 
     async def _write(self, live: LiveJob, record: JobRecord) -> None:
-        """Write and tell; while the disk refuses, try again, because the end of a job must not be
-        lost."""
+        """Write and publish; retry while the disk refuses, since no end of a job may be lost."""
         while True:
             try:
                 await self._writer.run(lambda c: store.save(c, record))
@@ -337,7 +340,7 @@ def _stop_by(live: LiveJob, deadline: float, act: Callable[[], object]) -> Gener
         timer.cancel()
 
 
-def _replace(worker: Worker, job_id: str) -> None:
+def _replace(worker: WorkerProcess, job_id: str) -> None:
     logger.warning("job %s ignored the interrupt; its worker is replaced", job_id)
     worker.kill()
 
@@ -348,7 +351,7 @@ def _consume(task: "asyncio.Task[Any]") -> None:
         task.exception()
 
 
-def _start_kind(facts: StartFacts, waited: float) -> Literal["cold", "warm", "restored"]:
+def _start_kind(facts: StartTimings, waited: float) -> Literal["cold", "warm", "restored"]:
     if waited <= 0:
         return "warm"
     return "restored" if facts.forked else "cold"
@@ -358,12 +361,12 @@ def _ending(live: LiveJob, outcome: Outcome) -> tuple[JobStatus, Problem | None]
     """A job that ended in its own way before the stop reached it keeps that end."""
     if outcome.status is not JobStatus.CANCELLED or live.stop is None:
         return outcome.status, outcome.error
-    status, code, detail = ENDINGS.get(live.stop, ENDINGS[Stop.CANCEL])
-    return status, problem(code, detail)
+    end = ENDINGS[live.stop.ending]
+    return end.status, end.problem()
 
 
-def _tell(live: LiveJob, told: dict[str, Any]) -> None:
-    if told.get("op") == "progress":
-        live.advance(Progress.model_validate(told["progress"]))
-    elif told.get("op") == "preview":
-        live.show(Preview.model_validate(told["preview"]))
+def _apply(live: LiveJob, message: dict[str, Any]) -> None:
+    if message.get("op") == "progress":
+        live.advance(Progress.model_validate(message["progress"]))
+    elif message.get("op") == "preview":
+        live.show(Preview.model_validate(message["preview"]))

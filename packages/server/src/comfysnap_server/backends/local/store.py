@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from comfysnap_schema.wire import IDEMPOTENCY_TTL_S, ErrorCode, JobRecord, JobStatus
-from comfysnap_server.backends.protocol import BackendError, JobRequest, Submitted
+from comfysnap_server.backends.protocol import BackendError, JobRequest, SubmitResult
 
 _PAGE_CHARACTERS: Final = 8 * 1024 * 1024
 """Of a page of jobs, each of which may have inputs of megabytes."""
@@ -24,7 +24,7 @@ class StoredJob:
 
 
 @dataclass(frozen=True)
-class Accepted(Submitted):
+class Accepted(SubmitResult):
     """A submit as the store decided it."""
 
     seq: int = 0
@@ -161,7 +161,7 @@ def get(connection: sqlite3.Connection, owner: str, job_id: str) -> StoredJob:
         "SELECT seq, record, outputs_gone FROM jobs WHERE id = ? AND owner = ?", (job_id, owner)
     ).fetchone()
     if row is None:
-        raise BackendError(ErrorCode.UNKNOWN_JOB, f"there is no job {job_id}")
+        raise BackendError(ErrorCode.UNKNOWN_JOB, f"unknown job {job_id}")
     return StoredJob(row[0], JobRecord.model_validate_json(row[1]), bool(row[2]))
 
 

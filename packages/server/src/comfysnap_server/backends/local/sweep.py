@@ -54,7 +54,7 @@ class Sweeper:
 
     async def sweep(self) -> None:
         """Delete what is past its retention. Outputs are marked as gone before they are, so that a
-        job never tells of a file that half exists."""
+        job never lists a file that half exists."""
         await self._writer.run(store.forget_keys)
         while job_ids := await self._read(
             lambda c: store.finished_before(c, time.time() - self._keep_outputs, _BATCH)

@@ -8,14 +8,14 @@ from comfysnap_server.backends.modal.cloud import (
     VolumeFolder,
 )
 from comfysnap_server.backends.modal.platform import Platform
-from comfysnap_server.backends.modal.worker import Worker
+from comfysnap_server.backends.modal.runner import JobRunner
 
 __all__ = [
     "DictRecords",
     "FunctionCalls",
+    "JobRunner",
     "ModalBackend",
     "Platform",
     "QueueFeed",
     "VolumeFolder",
-    "Worker",
 ]

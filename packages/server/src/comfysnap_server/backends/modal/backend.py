@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import Final
 
 from comfysnap_schema.wire import ErrorCode, FileBySha256, JobEvent, JobPage, JobRecord, JobStatus
+from comfysnap_server.backends.modal.follower import JobFollower
 from comfysnap_server.backends.modal.listing import JobIndex
 from comfysnap_server.backends.modal.platform import CallState, Platform
 from comfysnap_server.backends.modal.quota import LONGEST_LIFE, Quota
 from comfysnap_server.backends.modal.shared_files import GatewayFiles
 from comfysnap_server.backends.modal.states import (
     CallEnd,
+    JobState,
     Policy,
-    Snapshot,
     Step,
     decide,
     decide_by_call,
     job_of,
 )
 from comfysnap_server.backends.modal.store import JobStore
-from comfysnap_server.backends.modal.watch import Watch
-from comfysnap_server.backends.protocol import BackendError, JobRequest, StoredFile, Submitted
+from comfysnap_server.backends.protocol import BackendError, JobRequest, StoredFile, SubmitResult
 from comfysnap_server.engine.outputs import output_files
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class ModalBackend:
         self._quota = Quota(max_unfinished_per_owner, self._ended, platform.now)
         self._files = GatewayFiles(platform.files, local)
         self._index = JobIndex(platform.index)
-        self._watches: dict[str, Watch] = {}
+        self._watches: dict[str, JobFollower] = {}
         self._lingering: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -89,7 +89,7 @@ class ModalBackend:
             return False
         return True
 
-    async def submit(self, request: JobRequest) -> Submitted:
+    async def submit(self, request: JobRequest) -> SubmitResult:
         """Accept a job, or replay the one with the same key.
 
         Raises:
@@ -99,7 +99,7 @@ class ModalBackend:
         if self._quota.is_full(owner):
             replayed = key and await self.replay(owner, key, request.fingerprint)
             if replayed:
-                return Submitted(replayed, replayed=True)
+                return SubmitResult(replayed, replayed=True)
             await self._quota.make_room(owner)
         self._quota.add(owner, request.job_id)
         try:
@@ -111,19 +111,19 @@ class ModalBackend:
             self._quota.drop(owner, request.job_id)
         return submitted
 
-    async def _accept(self, request: JobRequest) -> Submitted:
+    async def _accept(self, request: JobRequest) -> SubmitResult:
         earlier = await self._store.reserve_key(request)
         if earlier is not None:
             replayed = await self._replayed(request.owner, earlier.job_id)
             _check_fingerprint(earlier.fingerprint, request.fingerprint)
             if replayed is not None:
-                return Submitted(replayed, replayed=True)
+                return SubmitResult(replayed, replayed=True)
             # whoever reserved the key died before it wrote the job
             request = request.model_copy(update={"job_id": earlier.job_id})
         if await self._store.accept(request):
             await self._store.spawn(request)
         job = await self._store.snapshot(request.job_id)
-        return Submitted(job_of(job), replayed=earlier is not None)
+        return SubmitResult(job_of(job), replayed=earlier is not None)
 
     async def replay(self, owner: str, idempotency_key: str, fingerprint: str) -> JobRecord | None:
         """The job that the key made, or None.
@@ -154,7 +154,7 @@ class ModalBackend:
         """
         return job_of(await self._current(owner, job_id))
 
-    async def _current(self, owner: str, job_id: str) -> Snapshot:
+    async def _current(self, owner: str, job_id: str) -> JobState:
         snapshot = await self._owned(owner, job_id)
         end = None
         if not snapshot.final and (call_id := snapshot.running_call):
@@ -162,16 +162,16 @@ class ModalBackend:
         snapshot = await self._advance(snapshot, end)
         return snapshot if snapshot.final else await self._store.with_feed(snapshot)
 
-    async def _owned(self, owner: str, job_id: str) -> Snapshot:
+    async def _owned(self, owner: str, job_id: str) -> JobState:
         if (await self._store.request(job_id)).owner != owner:
-            raise BackendError(ErrorCode.UNKNOWN_JOB, "there is no such job")
+            raise BackendError(ErrorCode.UNKNOWN_JOB, "unknown job")
         return await self._store.snapshot(job_id)
 
-    async def _refresh(self, known: Snapshot, end: CallEnd | None) -> Snapshot:
+    async def _refresh(self, known: JobState, end: CallEnd | None) -> JobState:
         fresh = await self._store.snapshot(known.request.job_id, known)
         return await self._advance(fresh, end)
 
-    async def _advance(self, snapshot: Snapshot, end: CallEnd | None) -> Snapshot:
+    async def _advance(self, snapshot: JobState, end: CallEnd | None) -> JobState:
         """Do what the records, or the end of the call, ask for."""
         if snapshot.final:
             return snapshot
@@ -189,7 +189,7 @@ class ModalBackend:
             snapshot = await self._after_call(snapshot, end)
         return snapshot
 
-    async def _after_call(self, snapshot: Snapshot, end: CallEnd) -> Snapshot:
+    async def _after_call(self, snapshot: JobState, end: CallEnd) -> JobState:
         """The call ended; the worker's own word counts, if it has one."""
         fresh = await self._store.snapshot(snapshot.request.job_id, snapshot)
         if fresh.final or fresh.running_call != end.call_id:
@@ -211,13 +211,13 @@ class ModalBackend:
             return max(job, job_of(watch.snapshot), key=lambda known: known.version)
 
     @asynccontextmanager
-    async def _following(self, owner: str, job_id: str) -> AsyncGenerator[Watch]:
+    async def _following(self, owner: str, job_id: str) -> AsyncGenerator[JobFollower]:
         watch = self._watches.get(job_id)
         if watch is None:
             snapshot = await self._owned(owner, job_id)
             watch = self._watches.get(job_id)
             if watch is None:
-                watch = Watch(self._platform, self._policy, self._refresh, snapshot)
+                watch = JobFollower(self._platform, self._policy, self._refresh, snapshot)
                 self._watches[job_id] = watch
                 watch.start()
         watch.users += 1
@@ -235,14 +235,14 @@ class ModalBackend:
         """See ``Backend.events``."""
         async with self._following(owner, job_id) as watch:
             known = -1 if after is None else after
-            told: JobRecord | None = None
+            sent: JobRecord | None = None
             previews = watch.previews
             watch.take_previews()
             while True:
                 job, shown = job_of(watch.snapshot), watch.previews
                 if job.version > known or job.is_final:
-                    yield _event(job, told)
-                    known, told = job.version, job
+                    yield _event(job, sent)
+                    known, sent = job.version, job
                 if job.is_final:
                     return
                 if shown > previews and watch.preview is not None:
@@ -365,7 +365,7 @@ class ModalBackend:
                 if isinstance(request, JobRequest):
                     needed |= _input_files(request)
                 elif request is not None:
-                    log.error("job %s could not be brought forward", job_id, exc_info=request)
+                    log.error("job %s could not be resumed", job_id, exc_info=request)
                     complete = False
         if not complete:  # its input files are not known
             return 0
@@ -398,10 +398,10 @@ def _is_news(job: JobRecord, after: int | None) -> bool:
     return job.is_final or (after is not None and job.version > after)
 
 
-def _event(job: JobRecord, told: JobRecord | None) -> JobEvent:
+def _event(job: JobRecord, sent: JobRecord | None) -> JobEvent:
     if job.is_final:
         return JobEvent(type="done", job=job)
-    same = told and (told.status, told.attempt, told.cancel_requested_at) == (
+    same = sent and (sent.status, sent.attempt, sent.cancel_requested_at) == (
         job.status,
         job.attempt,
         job.cancel_requested_at,

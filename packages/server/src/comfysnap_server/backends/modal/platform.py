@@ -12,7 +12,7 @@ class CallState(Enum):
     """What a function call's result says."""
 
     PENDING = "pending"
-    """Waiting or running: Modal does not tell which."""
+    """Waiting or running; Modal does not say which."""
     RETURNED = "returned"
     RAISED = "raised"
     """The method or an enter hook raised."""

@@ -65,7 +65,7 @@ class End(BaseModel, frozen=True):
     outputs: dict[str, JsonValue] | None = None
     error: Problem | None = None
     progress: Progress = Progress()
-    """The last that was told."""
+    """The last one reported."""
     timings: Timings = Timings()
 
 

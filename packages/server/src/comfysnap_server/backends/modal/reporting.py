@@ -56,7 +56,7 @@ class FeedReporter:
             await self._append(ended=True)
 
     async def _send(self) -> None:
-        await self._append()  # tells that the attempt started
+        await self._append()  # shows that the attempt started
         while True:
             await self._news.wait()
             self._news.clear()

@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Final
 
-from comfysnap_schema.wire import ErrorCode, JobRecord, JobStatus, Progress, Timings
+from comfysnap_schema.wire import JobRecord, JobStatus, Progress, Timings
 from comfysnap_server.backends.modal.platform import CallState
 from comfysnap_server.backends.modal.records import (
     CancelRequest,
@@ -15,7 +15,7 @@ from comfysnap_server.backends.modal.records import (
     Spawned,
 )
 from comfysnap_server.backends.protocol import JobRequest
-from comfysnap_server.jobs import problem
+from comfysnap_server.jobs import ENDINGS, Ending
 
 _ATTEMPT_STEP: Final = 1_000_000
 _FINAL_VERSION: Final = 1_000_000_000
@@ -42,7 +42,7 @@ class Policy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Snapshot:
+class JobState:
     """All records of one job at one moment."""
 
     request: JobRequest
@@ -61,7 +61,7 @@ class Snapshot:
             return self.claims[-1].call_id
         return self.call.call_id if self.call else None
 
-    def with_entry(self, entry: FeedEntry) -> "Snapshot":
+    def with_entry(self, entry: FeedEntry) -> "JobState":
         """With a newer entry of the feed; one of an earlier attempt changes nothing."""
         known = self.entry
         if known and (entry.attempt, entry.number) <= (known.attempt, known.number):
@@ -69,8 +69,8 @@ class Snapshot:
         return replace(self, entry=entry)
 
 
-def job_of(snapshot: Snapshot) -> JobRecord:
-    """The job as every gateway container tells it from the same records."""
+def job_of(snapshot: JobState) -> JobRecord:
+    """The job as every gateway container derives it from the same records."""
     request, final = snapshot.request, snapshot.final
     # a call that comes again, or too late, claims an attempt before it sees the end
     claims = snapshot.claims[: final.attempt] if final else snapshot.claims
@@ -106,7 +106,7 @@ def job_of(snapshot: Snapshot) -> JobRecord:
     )
 
 
-def _progress(snapshot: Snapshot) -> Progress:
+def _progress(snapshot: JobState) -> Progress:
     entry = snapshot.entry
     if entry is None or entry.progress is None or entry.attempt != len(snapshot.claims):
         return Progress()
@@ -126,7 +126,7 @@ def started_timings(request: JobRequest, claim: Claim) -> Timings:
     )
 
 
-def _version(snapshot: Snapshot) -> int:
+def _version(snapshot: JobState) -> int:
     """The same for the same records, and higher whenever one is added."""
     if snapshot.final:
         return _FINAL_VERSION
@@ -155,7 +155,7 @@ class Decision:
     final: End | None = None
 
 
-def decide(snapshot: Snapshot, policy: Policy, now: datetime) -> Decision:
+def decide(snapshot: JobState, policy: Policy, now: datetime) -> Decision:
     """What the records alone ask for."""
     if snapshot.final:
         return Decision()
@@ -163,59 +163,40 @@ def decide(snapshot: Snapshot, policy: Policy, now: datetime) -> Decision:
     age = (now - request.created_at).total_seconds()
     if snapshot.cancel:
         if not snapshot.claims:
-            return Decision(Step.STOP, ended(JobStatus.CANCELLED, snapshot, now))
+            return Decision(Step.STOP, ended(Ending.CANCELLED, snapshot, now))
         waited = (now - snapshot.cancel.at).total_seconds()
         return Decision(Step.KILL if waited > policy.cancel_grace else Step.NOTHING)
     if not snapshot.claims:
         if request.queue_timeout is not None and age > request.queue_timeout:
-            return Decision(Step.STOP, ended(JobStatus.EXPIRED, snapshot, now))
+            return Decision(Step.STOP, ended(Ending.EXPIRED, snapshot, now))
         if snapshot.call is None and age > policy.respawn_after:
             return Decision(Step.SPAWN)
     return Decision()
 
 
-def decide_by_call(snapshot: Snapshot, state: CallState, now: datetime) -> End | None:
+def decide_by_call(snapshot: JobState, state: CallState, now: datetime) -> End | None:
     """The final record of a job whose call ended without writing one; None: it goes on."""
     if snapshot.final or state is CallState.PENDING:
         return None
     if state is CallState.STOPPED and snapshot.cancel:
-        return ended(JobStatus.CANCELLED, snapshot, now)
-    if state is CallState.TIMED_OUT:
-        return ended(JobStatus.TIMED_OUT, snapshot, now)
-    code, detail = _ENDS[state]
-    return ended(JobStatus.FAILED, snapshot, now, code=code, detail=detail)
+        return ended(Ending.CANCELLED, snapshot, now)
+    return ended(_BY_CALL[state], snapshot, now)
 
 
-_ENDS: Final = {
-    CallState.RETURNED: (ErrorCode.WORKER_LOST, "the worker ended without telling a result"),
-    CallState.RAISED: (ErrorCode.ENGINE_FAILED, "the worker could not start; see its log"),
-    CallState.UNEQUIPPED: (
-        ErrorCode.ENGINE_FAILED,
-        "the worker's container has no usable GPU (no CUDA device); see its log",
-    ),
-    CallState.STOPPED: (ErrorCode.WORKER_LOST, "the call was stopped from outside"),
-    CallState.GONE: (ErrorCode.WORKER_LOST, "the call's result is no longer kept"),
-    CallState.LOST: (ErrorCode.WORKER_LOST, "the container was lost"),
-}
-
-_DEFAULT_ERRORS: Final = {
-    JobStatus.CANCELLED: (ErrorCode.JOB_CANCELLED, "the job was cancelled"),
-    JobStatus.TIMED_OUT: (ErrorCode.JOB_TIMED_OUT, "the job ran longer than its timeout"),
-    JobStatus.EXPIRED: (ErrorCode.JOB_EXPIRED, "the job did not start in time"),
+_BY_CALL: Final = {
+    CallState.RETURNED: Ending.NO_RESULT,
+    CallState.RAISED: Ending.NOT_STARTED,
+    CallState.UNEQUIPPED: Ending.NO_DEVICE,
+    CallState.STOPPED: Ending.CALL_STOPPED,
+    CallState.TIMED_OUT: Ending.TIMED_OUT,
+    CallState.GONE: Ending.RESULT_EXPIRED,
+    CallState.LOST: Ending.WORKER_LOST,
 }
 
 
-def ended(
-    status: JobStatus,
-    snapshot: Snapshot,
-    now: datetime,
-    *,
-    code: ErrorCode | None = None,
-    detail: str = "",
-) -> End:
+def ended(ending: Ending, snapshot: JobState, now: datetime, detail: str | None = None) -> End:
     """The final record of a job that did not succeed."""
-    if code is None:
-        code, detail = _DEFAULT_ERRORS[status]
+    end = ENDINGS[ending]
     claim = snapshot.claims[-1] if snapshot.claims else None
     timings = Timings()
     if claim:
@@ -223,10 +204,10 @@ def ended(
             update={"run": max(0.0, (now - claim.at).total_seconds())}
         )
     return End(
-        status=status,
+        status=end.status,
         at=now,
         attempt=len(snapshot.claims),
-        error=problem(code, detail),
+        error=end.problem(detail),
         progress=_progress(snapshot),
         timings=timings,
     )

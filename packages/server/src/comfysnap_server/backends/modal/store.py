@@ -23,7 +23,7 @@ from comfysnap_server.backends.modal.records import (
     job_key,
     read,
 )
-from comfysnap_server.backends.modal.states import Snapshot
+from comfysnap_server.backends.modal.states import JobState
 from comfysnap_server.backends.protocol import BackendError, JobRequest
 
 log = logging.getLogger(__name__)
@@ -102,13 +102,13 @@ class JobStore:
         if known is None:
             known = read(JobRequest, await self._records.get(job_key(job_id, "request")))
             if known is None:
-                raise BackendError(ErrorCode.UNKNOWN_JOB, "there is no such job")
+                raise BackendError(ErrorCode.UNKNOWN_JOB, "unknown job")
             self._requests[job_id] = known
             while len(self._requests) > _REMEMBERED:
                 self._requests.popitem(last=False)
         return known
 
-    async def snapshot(self, job_id: str, earlier: Snapshot | None = None) -> Snapshot:
+    async def snapshot(self, job_id: str, earlier: JobState | None = None) -> JobState:
         """All records of a job, without the feed beyond what ``earlier`` knew.
 
         Raises:
@@ -121,7 +121,7 @@ class JobStore:
             self.final(job_id),
             self._claims(job_id),
         )
-        return Snapshot(
+        return JobState(
             request=request,
             call=read(Spawned, call),
             claims=claims,
@@ -142,7 +142,7 @@ class JobStore:
         """How the job ended, if it did."""
         return read(End, await self._records.get(job_key(job_id, "final")))
 
-    async def with_feed(self, snapshot: Snapshot) -> Snapshot:
+    async def with_feed(self, snapshot: JobState) -> JobState:
         """With the progress that is there now."""
         job_id = snapshot.request.job_id
         async for text in self._platform.feed.read(job_id, wait=0):
@@ -156,7 +156,7 @@ class JobStore:
         flag = CancelRequest(at=self._platform.now())
         await self._records.add(job_key(job_id, "cancel"), flag.model_dump_json())
 
-    async def finish(self, snapshot: Snapshot, final: End) -> Snapshot:
+    async def finish(self, snapshot: JobState, final: End) -> JobState:
         """Write a final record; the first one stands, and is in the answer."""
         job_id = snapshot.request.job_id
         if not await self._records.add(job_key(job_id, "final"), final.model_dump_json()):

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 
 import modal
 
-from comfysnap_server.backends.modal import Worker as JobWorker
+from comfysnap_server.backends.modal import JobRunner
 from comfysnap_server.deploy.engine_options import engine_options
 from comfysnap_server.deploy.functions.platform import (
     app,
@@ -81,7 +81,7 @@ class Worker:
     def load(self) -> None:
         """All that a snapshot may hold."""
         engine = make_engine(settings.engine, engine_options(deployment))
-        self._worker = JobWorker(engine, make_platform())
+        self._worker = JobRunner(engine, make_platform())
         self._worker.load()
         if GPU_SNAPSHOT:
             engine.attach()
@@ -102,5 +102,5 @@ class Worker:
 
     @modal.method()
     async def run(self, job_id: str, request: str | None) -> str:
-        """Run a job; see ``JobWorker.run``."""
+        """Run a job; see ``JobRunner.run``."""
         return await self._worker.run(job_id, request, modal.current_function_call_id() or job_id)

@@ -11,7 +11,7 @@ from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.files import FileBySha256, Kind
 from comfysnap_schema.wire.jobs import JobStatus, Progress
 from comfysnap_server.backends.modal.records import CancelRequest, End, claim_key, job_key
-from comfysnap_server.backends.modal.worker import STUCK_EXIT_CODE, Worker, WorkerPolicy
+from comfysnap_server.backends.modal.runner import STUCK_EXIT_CODE, JobRunner, WorkerPolicy
 from comfysnap_server.engine.protocol import (
     EngineError,
     EngineInterrupted,
@@ -75,9 +75,9 @@ def engine() -> FakeEngine:
 
 
 @pytest.fixture
-def make(cloud: Cloud, engine: FakeEngine) -> Callable[[], Worker]:
-    def work() -> Worker:
-        worker = Worker(engine, cloud.platform, QUICK)
+def make(cloud: Cloud, engine: FakeEngine) -> Callable[[], JobRunner]:
+    def work() -> JobRunner:
+        worker = JobRunner(engine, cloud.platform, QUICK)
         worker.load()
         worker.attach(restored=True)
         return worker
@@ -85,7 +85,7 @@ def make(cloud: Cloud, engine: FakeEngine) -> Callable[[], Worker]:
     return work
 
 
-async def run(worker: Worker, call_id: str = "fc-1", **changes: object) -> str:
+async def run(worker: JobRunner, call_id: str = "fc-1", **changes: object) -> str:
     return await worker.run(JOB, request(1, **changes).model_dump_json(), call_id)
 
 
@@ -94,7 +94,7 @@ def end(cloud: Cloud) -> End:
 
 
 async def test_the_files_are_committed_before_the_end_is_told(
-    cloud: Cloud, make: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, make: Callable[[], JobRunner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commits_at_end: list[int] = []
     add = cloud.records.add
@@ -112,19 +112,19 @@ async def test_the_files_are_committed_before_the_end_is_told(
 
 
 async def test_a_second_call_for_the_same_job_gives_way(
-    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker]
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], JobRunner]
 ) -> None:
     assert await run(make(), "fc-1") == "succeeded"
-    assert await run(make(), "fc-2") == "given way"
+    assert await run(make(), "fc-2") == "superseded"
     assert engine.jobs == [JOB]
 
 
 async def test_a_requeued_call_is_refused_when_its_attempts_are_used(
-    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker]
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], JobRunner]
 ) -> None:
     await run(make())
     del cloud.records.entries[job_key(JOB, "final")]  # the container died before it was written
-    assert await run(make()) == "given way"
+    assert await run(make()) == "superseded"
     assert engine.jobs == [JOB]
     error = end(cloud).error
     assert error is not None
@@ -132,7 +132,7 @@ async def test_a_requeued_call_is_refused_when_its_attempts_are_used(
 
 
 async def test_a_requeued_call_runs_again_where_that_is_allowed(
-    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker]
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], JobRunner]
 ) -> None:
     await run(make(), max_attempts=2)
     del cloud.records.entries[job_key(JOB, "final")]
@@ -143,7 +143,7 @@ async def test_a_requeued_call_runs_again_where_that_is_allowed(
 
 
 async def test_a_requeued_call_of_a_finished_job_changes_nothing(
-    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker]
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], JobRunner]
 ) -> None:
     await run(make(), max_attempts=2)
     before = end(cloud)
@@ -153,7 +153,7 @@ async def test_a_requeued_call_of_a_finished_job_changes_nothing(
 
 
 async def test_a_job_that_was_cancelled_before_it_was_taken_does_not_run(
-    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker]
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], JobRunner]
 ) -> None:
     cloud.records.entries[job_key(JOB, "cancel")] = CancelRequest(at=cloud.now).model_dump_json()
     assert await run(make()) == "cancelled"
@@ -161,7 +161,7 @@ async def test_a_job_that_was_cancelled_before_it_was_taken_does_not_run(
 
 
 async def test_a_job_that_waited_too_long_does_not_run(
-    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker]
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], JobRunner]
 ) -> None:
     cloud.pass_time(10)
     assert await run(make(), queue_timeout=5) == "expired"
@@ -169,7 +169,7 @@ async def test_a_job_that_waited_too_long_does_not_run(
 
 
 async def test_a_cancelled_call_stops_the_engine_and_then_gives_way(
-    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker]
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], JobRunner]
 ) -> None:
     engine.go.clear()
     task = asyncio.create_task(run(make()))
@@ -183,7 +183,7 @@ async def test_a_cancelled_call_stops_the_engine_and_then_gives_way(
 
 
 async def test_a_container_that_is_taken_away_ends_no_job_that_nobody_cancelled(
-    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker]
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], JobRunner]
 ) -> None:
     engine.go.clear()
     task = asyncio.create_task(run(make(), max_attempts=2))
@@ -199,7 +199,7 @@ async def test_a_container_that_is_taken_away_ends_no_job_that_nobody_cancelled(
 
 
 async def test_a_claim_whose_answer_was_lost_is_still_the_first_attempt(
-    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], JobRunner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add = cloud.records.add
 
@@ -215,7 +215,7 @@ async def test_a_claim_whose_answer_was_lost_is_still_the_first_attempt(
 
 
 async def test_a_job_that_finishes_despite_its_cancellation_has_succeeded(
-    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker]
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], JobRunner]
 ) -> None:
     engine.go.clear()
     engine.deaf = True
@@ -230,7 +230,7 @@ async def test_a_job_that_finishes_despite_its_cancellation_has_succeeded(
 
 
 async def test_a_job_over_its_timeout_is_stopped(
-    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker]
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], JobRunner]
 ) -> None:
     engine.go.clear()
     assert await run(make(), timeout=0.1) == "timed_out"
@@ -249,7 +249,7 @@ async def test_a_stuck_engine_ends_its_process_after_the_job_was_told(
         assert end(cloud).status is JobStatus.TIMED_OUT
         raise SystemExit(code)
 
-    worker = Worker(engine, cloud.platform, QUICK, leave=leave)
+    worker = JobRunner(engine, cloud.platform, QUICK, exit_process=leave)
     with pytest.raises(SystemExit):
         await run(worker, timeout=0.1)
     assert codes == [STUCK_EXIT_CODE]
@@ -257,7 +257,7 @@ async def test_a_stuck_engine_ends_its_process_after_the_job_was_told(
 
 
 async def test_a_failure_of_the_engine_is_the_end_of_the_job_alone(
-    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker]
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], JobRunner]
 ) -> None:
     engine.error = EngineError(ErrorCode.NODE_FAILED, "node 3")
     worker = make()
@@ -268,7 +268,7 @@ async def test_a_failure_of_the_engine_is_the_end_of_the_job_alone(
 
 
 async def test_a_missing_input_file_is_named(
-    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker]
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], JobRunner]
 ) -> None:
     files = {"x.png": FileBySha256(sha256="0" * 64)}
     assert await run(make(), files=files) == "failed"
@@ -279,14 +279,14 @@ async def test_a_missing_input_file_is_named(
 
 
 async def test_a_job_that_nobody_wrote_is_left_alone(
-    cloud: Cloud, make: Callable[[], Worker]
+    cloud: Cloud, make: Callable[[], JobRunner]
 ) -> None:
-    assert await make().run(JOB, None, "fc-1") == "unknown job"
+    assert await make().run(JOB, None, "fc-1") == "unknown_job"
     assert cloud.records.entries == {}
 
 
 async def test_a_result_is_told_once_modal_answers_again(
-    cloud: Cloud, engine: FakeEngine, make: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], JobRunner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add = cloud.records.add
     failures = iter(range(2))
@@ -303,7 +303,7 @@ async def test_a_result_is_told_once_modal_answers_again(
 
 
 async def test_a_broken_volume_fails_the_job_and_not_the_worker(
-    cloud: Cloud, make: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, make: Callable[[], JobRunner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken() -> None:
         raise RuntimeError("no volume")

@@ -12,7 +12,7 @@ from typing import Any, Final
 from pydantic_core import from_json
 
 from comfysnap_server.backends.local.channel import LENGTH, frame
-from comfysnap_server.backends.local.worker import OUTCOME
+from comfysnap_server.backends.local.worker_main import OUTCOME
 from comfysnap_server.jobs import Outcome
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 _EXIT_CODE_WAIT_S: Final = 0.25
 _EXIT_WAIT_S: Final = 5.0
 
-Told = Callable[[dict[str, Any]], None]
+OnMessage = Callable[[dict[str, Any]], None]
 
 
 class WorkerLostError(Exception):
@@ -36,7 +36,7 @@ class WorkerStartError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StartFacts:
+class StartTimings:
     """How a worker came to be."""
 
     load: float
@@ -51,21 +51,21 @@ class StartFacts:
     """From a parent that was warm already."""
 
 
-class Worker:
+class WorkerProcess:
     """One worker process that is ready."""
 
     def __init__(
         self, pid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         self.pid = pid
-        self.facts: StartFacts
+        self.facts: StartTimings
         self.jobs = 0
         self.lost = asyncio.Event()
         self.reason = "it ended"
         self._killed = False
         self._reader = reader
         self._writer = writer
-        self._told: Told | None = None
+        self._on_message: OnMessage | None = None
         self._began = False
         self._done: asyncio.Future[Outcome] | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -85,14 +85,14 @@ class Worker:
         self._listening = asyncio.create_task(self._listen(), name="worker-listener")
         return float(message["attach"]), message["device"]
 
-    async def run(self, message: bytes, told: Told) -> Outcome:
+    async def run(self, message: bytes, on_message: OnMessage) -> Outcome:
         """Run one job.
 
         Raises:
             WorkerLostError: The process died.
         """
         self.jobs += 1
-        self._told = told
+        self._on_message = on_message
         self._began = False
         self._done = asyncio.get_running_loop().create_future()
         try:
@@ -101,7 +101,7 @@ class Worker:
             self._writer.write(frame(message))
             return await self._done
         finally:
-            self._told = self._done = None
+            self._on_message = self._done = None
 
     def interrupt(self, job_id: str) -> None:
         """Ask the engine to stop a job."""
@@ -157,8 +157,8 @@ class Worker:
         if message["op"] == "started":
             self._began = True
         elif message["op"] != "done":
-            if self._told is not None:
-                self._told(message)
+            if self._on_message is not None:
+                self._on_message(message)
         elif self._done is not None and not self._done.done():
             self._done.set_result(OUTCOME.validate_python(message["outcome"]))
 
@@ -170,6 +170,6 @@ async def read_message(reader: asyncio.StreamReader) -> dict[str, Any] | None:
         return from_json(await reader.readexactly(LENGTH.unpack(head)[0]))
     except (asyncio.IncompleteReadError, OSError):
         return None
-    except ValueError:  # such as half of a surrogate pair, which nobody could be told
-        logger.exception("a process sent what is no JSON")
+    except ValueError:  # such as half of a surrogate pair, which cannot be sent on
+        logger.exception("a process sent invalid JSON")
         return None

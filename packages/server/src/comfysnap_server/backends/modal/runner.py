@@ -11,12 +11,13 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
-from comfysnap_schema.wire import ErrorCode, JobStatus, Progress
+from comfysnap_schema.wire import JobStatus, Progress
 from comfysnap_server.backends.modal.platform import Platform
 from comfysnap_server.backends.modal.records import (
     Claim,
@@ -28,18 +29,19 @@ from comfysnap_server.backends.modal.records import (
 )
 from comfysnap_server.backends.modal.reporting import FeedReporter
 from comfysnap_server.backends.modal.shared_files import INPUTS, OUTPUTS
-from comfysnap_server.backends.modal.states import Snapshot, ended, started_timings
+from comfysnap_server.backends.modal.states import JobState, ended, started_timings
 from comfysnap_server.backends.protocol import JobRequest
 from comfysnap_server.engine.outputs import output_files
 from comfysnap_server.engine.protocol import Engine, EngineJob
 from comfysnap_server.jobs import (
+    Ending,
     FetchPolicy,
     FileStore,
     InputUnavailableError,
     Outcome,
     execute,
-    materialise,
-    problem,
+    failed,
+    stage_inputs,
 )
 
 log = logging.getLogger(__name__)
@@ -55,12 +57,20 @@ class WorkerPolicy:
 
     stop_grace: float = 30.0
     """How long an engine may take to stop after its job's timeout; then the process ends."""
-    tell_for: float = 60.0
+    final_write_timeout: float = 60.0
     """How long the end of a job is tried to be written while Modal does not answer."""
     fetch: FetchPolicy = field(default_factory=FetchPolicy)
 
 
-class Worker:
+class RunResult(StrEnum):
+    """What ``run`` returns when it did not run the job."""
+
+    UNKNOWN_JOB = "unknown_job"
+    SUPERSEDED = "superseded"
+    """Another call runs it, or all attempts are used."""
+
+
+class JobRunner:
     """What the GPU class does, apart from Modal's decorators.
 
     Args:
@@ -76,12 +86,12 @@ class Worker:
         platform: Platform,
         policy: WorkerPolicy | None = None,
         *,
-        leave: Callable[[int], object] = os._exit,
+        exit_process: Callable[[int], object] = os._exit,
     ) -> None:
         self.engine = engine
         self._platform = platform
         self._policy = policy or WorkerPolicy()
-        self._leave = leave
+        self._exit_process = exit_process
         self._thread: ThreadPoolExecutor | None = None
         self._load_seconds = 0.0
         self._attach_seconds = 0.0
@@ -102,7 +112,7 @@ class Worker:
         self._attach_seconds = round(time.perf_counter() - started, 6)
 
     async def run(self, job_id: str, request: str | None, call_id: str) -> str:
-        """Run one job and return the status it ended with; ``given way`` when another call runs
+        """Run one job and return the status it ended with; ``superseded`` when another call runs
         it. The job's end is in its records before this returns.
 
         Raises:
@@ -111,18 +121,18 @@ class Worker:
         """
         text = request or await self._platform.records.get(job_key(job_id, "request"))
         if text is None:
-            return "unknown job"
+            return RunResult.UNKNOWN_JOB
         job = JobRequest.model_validate_json(text)
         snapshot = await self._claim(job, call_id)
         self._start = "warm"
         if snapshot is None:
-            return "given way"
+            return RunResult.SUPERSEDED
         final = await self._unless_stopped(snapshot)
         if final is None:
             final = await self._attempt(snapshot)
         return final.status.value
 
-    async def _claim(self, job: JobRequest, call_id: str) -> Snapshot | None:
+    async def _claim(self, job: JobRequest, call_id: str) -> JobState | None:
         """Take the next attempt; None when another call has the job, or all attempts are used."""
         earlier: list[Claim] = []
         cold, restored = self._start == "cold", self._start == "restored"
@@ -142,30 +152,22 @@ class Worker:
             if len(earlier) < job.max_attempts and await self._platform.records.add(
                 key, claim.model_dump_json()
             ):
-                return Snapshot(request=job, claims=(*earlier, claim))
+                return JobState(request=job, claims=(*earlier, claim))
             if len(earlier) >= job.max_attempts:
-                lost = Snapshot(request=job, claims=tuple(earlier))
+                lost = JobState(request=job, claims=tuple(earlier))
                 detail = f"the container was lost; the job ran {len(earlier)} of at most "
                 detail += f"{job.max_attempts} times"
-                await self._finish(
-                    lost,
-                    ended(
-                        JobStatus.FAILED,
-                        lost,
-                        self._platform.now(),
-                        code=ErrorCode.WORKER_LOST,
-                        detail=detail,
-                    ),
-                )
+                now = self._platform.now()
+                await self._finish(lost, ended(Ending.WORKER_LOST, lost, now, detail))
                 return None
             known = read(Claim, await self._platform.records.get(key))
             if known == claim:  # Modal's client wrote it twice, as the first answer was lost
-                return Snapshot(request=job, claims=(*earlier, claim))
+                return JobState(request=job, claims=(*earlier, claim))
             if known is None or known.call_id != call_id:
                 return None
             earlier.append(known)
 
-    async def _unless_stopped(self, snapshot: Snapshot) -> End | None:
+    async def _unless_stopped(self, snapshot: JobState) -> End | None:
         """The end of a job that must not start any more."""
         job, now = snapshot.request, self._platform.now()
         records = self._platform.records
@@ -175,13 +177,13 @@ class Worker:
         if final is not None:
             return End.model_validate_json(final)
         if cancel is not None:
-            return await self._finish(snapshot, ended(JobStatus.CANCELLED, snapshot, now))
+            return await self._finish(snapshot, ended(Ending.CANCELLED, snapshot, now))
         waited = now - job.created_at
         if job.queue_timeout is not None and waited > timedelta(seconds=job.queue_timeout):
-            return await self._finish(snapshot, ended(JobStatus.EXPIRED, snapshot, now))
+            return await self._finish(snapshot, ended(Ending.EXPIRED, snapshot, now))
         return None
 
-    async def _attempt(self, snapshot: Snapshot) -> End:
+    async def _attempt(self, snapshot: JobState) -> End:
         job = snapshot.request
         reporter = FeedReporter(self._platform.feed, job.job_id, len(snapshot.claims))
         async with _folders() as (inputs, outputs):
@@ -191,28 +193,25 @@ class Worker:
                 await _uninterrupted(self._keep(job, outcome, outputs))
                 final = self._final(snapshot, outcome)
             except InputUnavailableError as error:
-                failed = Outcome(status=JobStatus.FAILED, error=error.problem)
-                final = self._final(snapshot, failed)
+                unavailable = Outcome(status=JobStatus.FAILED, error=error.problem)
+                final = self._final(snapshot, unavailable)
             except asyncio.CancelledError:
                 await _uninterrupted(self._give_back(snapshot, reporter))
                 raise
             except Exception as error:
                 log.exception("job %s: the worker failed", job.job_id)
                 detail = f"the worker failed unexpectedly ({type(error).__name__})"
-                failed = Outcome(
-                    status=JobStatus.FAILED, error=problem(ErrorCode.ENGINE_FAILED, detail)
-                )
-                final = self._final(snapshot, failed)
+                final = self._final(snapshot, failed(Ending.ENGINE_FAILED, detail))
             return await _uninterrupted(self._finish(snapshot, final, reporter))
 
-    async def _give_back(self, snapshot: Snapshot, reporter: FeedReporter) -> None:
+    async def _give_back(self, snapshot: JobState, reporter: FeedReporter) -> None:
         """End a job that was asked to stop. A container that Modal takes away is interrupted in the
         same way; its job goes on in the next one, or its call's end becomes the job's."""
         asked = await self._platform.records.get(job_key(snapshot.request.job_id, "cancel"))
         if asked is None:
             await reporter.close(ended=False)
             return
-        final = ended(JobStatus.CANCELLED, snapshot, self._platform.now())
+        final = ended(Ending.CANCELLED, snapshot, self._platform.now())
         await self._finish(snapshot, final, reporter)
 
     async def _materialise(self, job: JobRequest, folder: Path) -> None:
@@ -222,14 +221,14 @@ class Worker:
         stopped = threading.Event()
         try:
             await asyncio.to_thread(
-                materialise, job, store, folder, self._policy.fetch, stop=stopped.is_set
+                stage_inputs, job, store, folder, self._policy.fetch, stop=stopped.is_set
             )
         except asyncio.CancelledError:
             stopped.set()  # or the download would go on in its thread
             raise
 
     async def _execute(
-        self, snapshot: Snapshot, inputs: Path, outputs: Path, reporter: FeedReporter
+        self, snapshot: JobState, inputs: Path, outputs: Path, reporter: FeedReporter
     ) -> Outcome:
         job = snapshot.request
         engine_job = EngineJob(
@@ -260,23 +259,18 @@ class Worker:
             return running.result()
         self.engine.interrupt(job.job_id)
         if not await _settled(running, timeout=self._policy.stop_grace):
-            timed_out = ended(JobStatus.TIMED_OUT, snapshot, self._platform.now())
+            timed_out = ended(Ending.TIMED_OUT, snapshot, self._platform.now())
             await self._finish(snapshot, timed_out, reporter)
             log.error("job %s: the engine does not stop; ending the process", job.job_id)
-            self._leave(STUCK_EXIT_CODE)
+            self._exit_process(STUCK_EXIT_CODE)
         outcome = running.result()
         if outcome.status is JobStatus.SUCCEEDED:
             return outcome
-        late = problem(ErrorCode.JOB_TIMED_OUT, f"the job ran longer than {job.timeout:g} s")
-        return Outcome(
-            status=JobStatus.TIMED_OUT,
-            error=late,
-            run_seconds=outcome.run_seconds,
-            node_seconds=outcome.node_seconds,
-        )
+        late = failed(Ending.TIMED_OUT, f"the job ran longer than {job.timeout:g} s")
+        return replace(late, run_seconds=outcome.run_seconds, node_seconds=outcome.node_seconds)
 
     async def _keep(self, job: JobRequest, outcome: Outcome, folder: Path) -> None:
-        """Copy the output files to the volume and commit them, before the job's end is told."""
+        """Copy the output files to the volume and commit them, before the end is published."""
         files = list(output_files(job.job_id, outcome.outputs or {}))
         if files:
             target = self._platform.files.root / OUTPUTS / job.job_id
@@ -289,7 +283,7 @@ class Worker:
             await asyncio.to_thread(copy)
             await self._platform.files.commit()
 
-    def _final(self, snapshot: Snapshot, outcome: Outcome) -> End:
+    def _final(self, snapshot: JobState, outcome: Outcome) -> End:
         timings = started_timings(snapshot.request, snapshot.claims[-1])
         return End(
             status=outcome.status,
@@ -306,14 +300,14 @@ class Worker:
         )
 
     async def _finish(
-        self, snapshot: Snapshot, final: End, reporter: FeedReporter | None = None
+        self, snapshot: JobState, final: End, reporter: FeedReporter | None = None
     ) -> End:
         job_id = snapshot.request.job_id
         if final.status is JobStatus.SUCCEEDED:
             final = final.model_copy(update={"progress": Progress(fraction=1.0)})
         elif reporter is not None:
             final = final.model_copy(update={"progress": reporter.last})
-        final = await self._tell(job_key(job_id, "final"), final)
+        final = await self._write_final(job_key(job_id, "final"), final)
         if reporter is not None:
             await reporter.close(ended=True)
         else:
@@ -321,11 +315,11 @@ class Worker:
             await self._platform.feed.append(job_id, entry.model_dump_json())
         return final
 
-    async def _tell(self, key: str, final: End) -> End:
-        """Write a final record, and return the one that stands; all that was computed hangs on it,
-        so a failure is not taken for an answer at once."""
+    async def _write_final(self, key: str, final: End) -> End:
+        """Write a final record, and return the one that stands; the result is lost
+        without it, so a failure is retried."""
         records, pause = self._platform.records, 0.1
-        deadline = time.monotonic() + self._policy.tell_for
+        deadline = time.monotonic() + self._policy.final_write_timeout
         while True:
             try:
                 if await records.add(key, final.model_dump_json()):

@@ -14,11 +14,11 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter
 
-from comfysnap_schema.wire import ErrorCode, JobStatus, Progress
+from comfysnap_schema.wire import JobStatus, Progress
 from comfysnap_server.backends.local.channel import frame, receive
 from comfysnap_server.backends.protocol import JobRequest
 from comfysnap_server.engine.protocol import Engine, EngineJob, PreviewFrame
-from comfysnap_server.jobs import Outcome, execute, problem
+from comfysnap_server.jobs import Ending, Outcome, execute, failed
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ ORDER: Final[TypeAdapter[RunOrder | InterruptOrder]] = TypeAdapter(
 )
 
 
-class Worker:
+class WorkerMain:
     """Talks to the server on the main thread and runs jobs on another one."""
 
     def __init__(self, engine: Engine, channel: socket.socket) -> None:
@@ -87,7 +87,7 @@ class Worker:
         try:
             order = ORDER.validate_json(message)
         except ValueError as error:
-            self._tell(_could_not_run(error))
+            self._report_outcome(_could_not_run(error))
             return
         if isinstance(order, RunOrder):
             self._reports.send({"op": "started"})
@@ -104,15 +104,15 @@ class Worker:
             outcome = self._execute(order)
         except Exception as error:
             outcome = _could_not_run(error)
-        self._tell(outcome)
+        self._report_outcome(outcome)
 
-    def _tell(self, outcome: Outcome) -> None:
+    def _report_outcome(self, outcome: Outcome) -> None:
         try:
-            told = OUTCOME.dump_json(outcome)
+            encoded = OUTCOME.dump_json(outcome)
         except ValueError as error:
-            told = OUTCOME.dump_json(_could_not_run(error))
+            encoded = OUTCOME.dump_json(_could_not_run(error))
         self._reports.drop()
-        self._reports.send(b'{"op":"done","outcome":' + told + b"}")
+        self._reports.send(b'{"op":"done","outcome":' + encoded + b"}")
 
     def _execute(self, order: RunOrder) -> Outcome:
         request = order.request
@@ -149,11 +149,11 @@ class Reports:
         self.woken.setblocking(False)
         self._waker.setblocking(False)
 
-    def report(self, told: Progress | PreviewFrame) -> None:
+    def report(self, news: Progress | PreviewFrame) -> None:
         """Take a state from the engine; returns at once."""
         with self._lock:
             first = not self._waiting
-            self._waiting["preview" if isinstance(told, PreviewFrame) else "progress"] = told
+            self._waiting["preview" if isinstance(news, PreviewFrame) else "progress"] = news
             late = time.monotonic() - self._sent_at >= REPORT_INTERVAL_S
         if late:
             self.flush()
@@ -176,8 +176,8 @@ class Reports:
                 return
             waiting, self._waiting = self._waiting, {}
             self._sent_at = time.monotonic()
-        for told in waiting.values():
-            self.send(_message(told))
+        for news in waiting.values():
+            self.send(_message(news))
 
     def drop(self) -> None:
         """The job ended; what waits is history."""
@@ -199,15 +199,15 @@ class Reports:
             return
 
 
-def _message(told: Progress | PreviewFrame) -> dict[str, Any]:
-    if isinstance(told, Progress):
-        return {"op": "progress", "progress": told.model_dump(mode="json")}
+def _message(news: Progress | PreviewFrame) -> dict[str, Any]:
+    if isinstance(news, Progress):
+        return {"op": "progress", "progress": news.model_dump(mode="json")}
     return {
         "op": "preview",
         "preview": {
-            "content_type": told.content_type,
-            "data": base64.b64encode(told.data).decode(),
-            "node": told.node,
+            "content_type": news.content_type,
+            "data": base64.b64encode(news.data).decode(),
+            "node": news.node,
         },
     }
 
@@ -215,8 +215,7 @@ def _message(told: Progress | PreviewFrame) -> dict[str, Any]:
 def _could_not_run(error: Exception) -> Outcome:
     logger.error("a job could not be run", exc_info=error)
     detail = f"the worker could not run the job ({type(error).__name__})"
-    failure = problem(ErrorCode.ENGINE_FAILED, detail)
-    return Outcome(status=JobStatus.FAILED, error=failure, unfit=True)
+    return failed(Ending.ENGINE_FAILED, detail, unfit=True)
 
 
 def make_empty(folder: Path) -> None:

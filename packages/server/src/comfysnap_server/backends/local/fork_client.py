@@ -17,15 +17,15 @@ from pydantic import JsonValue
 
 import comfysnap_schema
 import comfysnap_server
-from comfysnap_server.backends.local.workers import (
-    StartFacts,
-    Worker,
+from comfysnap_server.backends.local.worker_process import (
+    StartTimings,
+    WorkerProcess,
     WorkerStartError,
     read_message,
 )
 from comfysnap_server.engine.protocol import SCRATCH
 
-_PARENT: Final = "comfysnap_server.backends.local.parent"
+_PARENT: Final = "comfysnap_server.backends.local.fork_server"
 _STOP_PATIENCE_S: Final = 5.0
 
 
@@ -46,7 +46,7 @@ class ProcessOptions:
     """Seconds for the engine to load and attach."""
 
 
-class WarmParent:
+class ForkServerClient:
     """A process that loaded the engine and forks workers from it. Where that is not safe, it
     becomes the one worker itself, and ``forks`` is false."""
 
@@ -56,7 +56,7 @@ class WarmParent:
         self._process: asyncio.subprocess.Process | None = None
         self._control: socket.socket | None = None
         self._writer: asyncio.StreamWriter | None = None
-        self._workers: dict[int, Worker] = {}
+        self._workers: dict[int, WorkerProcess] = {}
         self._forked: asyncio.Future[int] | None = None
         self._tasks: list[asyncio.Task[Any]] = []
         self._loads = True
@@ -101,7 +101,7 @@ class WarmParent:
         await self._loaded(reader)
         self._tasks.append(asyncio.create_task(self._listen(reader), name="warm-parent-listener"))
 
-    async def spawn(self) -> Worker:
+    async def spawn(self) -> WorkerProcess:
         """Start a worker and wait for it to be ready.
 
         Raises:
@@ -124,7 +124,7 @@ class WarmParent:
             raise
         finally:
             theirs.close()
-        worker = Worker(pid, reader, writer)
+        worker = WorkerProcess(pid, reader, writer)
         self._workers[pid] = worker
         try:
             async with asyncio.timeout(self._options.start_timeout):
@@ -137,7 +137,7 @@ class WarmParent:
             raise
         warm = self.forks and self.spawned > 0
         self.spawned += 1
-        worker.facts = StartFacts(
+        worker.facts = StartTimings(
             load=self.load,
             attach=attach,
             device=device,

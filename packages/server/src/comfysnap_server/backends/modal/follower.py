@@ -8,22 +8,22 @@ from contextlib import suppress
 from comfysnap_schema.wire import Preview
 from comfysnap_server.backends.modal.platform import CallState, Platform
 from comfysnap_server.backends.modal.records import FeedEntry, previews_of
-from comfysnap_server.backends.modal.states import CallEnd, Policy, Snapshot
+from comfysnap_server.backends.modal.states import CallEnd, JobState, Policy
 
 log = logging.getLogger(__name__)
 
-Refresh = Callable[[Snapshot, CallEnd | None], Awaitable[Snapshot]]
+Refresh = Callable[[JobState, CallEnd | None], Awaitable[JobState]]
 """Reads the records again and does what they, or the end of the call, ask for."""
 
 CALL_WAIT_S = 50.0
 """How long one question for the call's result may be held."""
 
 
-class Watch:
+class JobFollower:
     """Runs while somebody waits; ``snapshot`` is the newest state."""
 
     def __init__(
-        self, platform: Platform, policy: Policy, refresh: Refresh, snapshot: Snapshot
+        self, platform: Platform, policy: Policy, refresh: Refresh, snapshot: JobState
     ) -> None:
         self._platform = platform
         self._policy = policy
@@ -53,12 +53,12 @@ class Watch:
         """Something was written: look at the records now."""
         self._poked.set()
 
-    async def until(self, ready: Callable[["Watch"], bool]) -> None:
+    async def until(self, ready: Callable[["JobFollower"], bool]) -> None:
         """Wait for a state that satisfies ``ready``."""
         async with self._changed:
             await self._changed.wait_for(lambda: ready(self))
 
-    async def _show(self, snapshot: Snapshot) -> None:
+    async def _show(self, snapshot: JobState) -> None:
         async with self._changed:
             self.snapshot = snapshot
             self._changed.notify_all()

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from comfysnap_server.backends.local.channel import frame
-from comfysnap_server.backends.local.worker import Worker
+from comfysnap_server.backends.local.worker_main import WorkerMain
 from comfysnap_server.engine.protocol import Engine
 from comfysnap_server.engine.registry import make_engine
 
@@ -52,11 +52,11 @@ def main(arguments: list[str] | None = None) -> None:
         seconds = time.perf_counter() - started
     except Exception as error:
         traceback.print_exc()
-        _tell(control, {"op": "failed", "detail": f"{type(error).__name__}: {error}"})
+        _send(control, {"op": "failed", "detail": f"{type(error).__name__}: {error}"})
         sys.exit(1)
     holding = thread_holders(engine)
-    _tell(control, {"op": "loaded", "seconds": seconds, "engine": engine.name, "threads": holding})
-    Parent(engine, control, forks=not holding).serve()
+    _send(control, {"op": "loaded", "seconds": seconds, "engine": engine.name, "threads": holding})
+    ForkServer(engine, control, forks=not holding).serve()
 
 
 def die_with_parent(parent: int) -> None:
@@ -82,7 +82,7 @@ def thread_holders(engine: Engine) -> list[str]:
     return named or ["a thread of a native library"]
 
 
-class Parent:
+class ForkServer:
     """Forks workers on demand and reaps them."""
 
     def __init__(self, engine: Engine, control: socket.socket, *, forks: bool) -> None:
@@ -129,7 +129,7 @@ class Parent:
         if pid == 0:
             self._child(parent, channel)
         channel.close()
-        _tell(self._control, {"op": "forked", "pid": pid})
+        _send(self._control, {"op": "forked", "pid": pid})
 
     def _child(self, parent: int, channel: socket.socket) -> NoReturn:
         signal.set_wakeup_fd(-1)
@@ -147,7 +147,7 @@ class Parent:
             if pid == 0:
                 return
             code = os.waitstatus_to_exitcode(status)
-            _tell(self._control, {"op": "exited", "pid": pid, "code": code})
+            _send(self._control, {"op": "exited", "pid": pid, "code": code})
 
 
 def _work(engine: Engine, channel: socket.socket) -> NoReturn:
@@ -158,7 +158,7 @@ def _work(engine: Engine, channel: socket.socket) -> NoReturn:
     except PermissionError:
         logger.debug("already the leader of a session")
     try:
-        Worker(engine, channel).serve()
+        WorkerMain(engine, channel).serve()
     except BaseException:
         traceback.print_exc()
     finally:
@@ -170,7 +170,7 @@ def _ignore(_signal: int, _frame: object) -> None:
     """A handler, so that the wakeup descriptor is written to."""
 
 
-def _tell(control: socket.socket, message: dict[str, Any]) -> None:
+def _send(control: socket.socket, message: dict[str, Any]) -> None:
     try:
         control.sendall(frame(message))
     except OSError:

@@ -5,8 +5,8 @@ import logging
 import time
 from typing import Final
 
-from comfysnap_server.backends.local.warm import ProcessOptions, WarmParent
-from comfysnap_server.backends.local.workers import Worker, WorkerStartError
+from comfysnap_server.backends.local.fork_client import ForkServerClient, ProcessOptions
+from comfysnap_server.backends.local.worker_process import WorkerProcess, WorkerStartError
 
 logger = logging.getLogger(__name__)
 
@@ -16,14 +16,14 @@ _SETTLED_S: Final = 5.0
 """A worker that lived this long, or ran a job, did not fail at its start."""
 
 
-class WorkerPool:
+class WorkerSupervisor:
     """The worker of a server. ``start`` returns at once; ``worker`` waits for one."""
 
     def __init__(self, options: ProcessOptions) -> None:
         self._options = options
         self._lock = -1
-        self._parent: WarmParent | None = None
-        self._worker: Worker | None = None
+        self._parent: ForkServerClient | None = None
+        self._worker: WorkerProcess | None = None
         self._ready = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._failures = 0
@@ -47,11 +47,11 @@ class WorkerPool:
         return self._parent.thread_holders if self._parent else []
 
     @property
-    def present(self) -> Worker | None:
+    def present(self) -> WorkerProcess | None:
         """The worker, if there is one now."""
         return None if self._worker is None or self._worker.lost.is_set() else self._worker
 
-    async def worker(self) -> Worker:
+    async def worker(self) -> WorkerProcess:
         """The worker, once it is ready."""
         while self._worker is None or self._worker.lost.is_set():
             self._ready.clear()
@@ -90,17 +90,17 @@ class WorkerPool:
             self._failures = 0 if settled else self._failures + 1
             logger.warning("worker %s is lost: %s", self._worker.pid, self._worker.reason)
 
-    async def _start_one(self) -> Worker:
+    async def _start_one(self) -> WorkerProcess:
         parent = self._parent
         if parent is None or not parent.usable:
             parent = await self._replace_parent()
         return await parent.spawn()
 
-    async def _replace_parent(self) -> WarmParent:
+    async def _replace_parent(self) -> ForkServerClient:
         if self._parent is not None:
             await self._parent.stop()
         # Kept from the first moment on, so that ``stop`` ends it whenever it comes.
-        self._parent = parent = WarmParent(self._options, self._lock)
+        self._parent = parent = ForkServerClient(self._options, self._lock)
         try:
             await parent.start()
         except Exception:

@@ -14,7 +14,7 @@ from comfysnap_server.gateway.problems import ProblemError
 T = TypeVar("T")
 
 
-class Waits:
+class LongPolls:
     """The held requests of one gateway."""
 
     def __init__(self, limit: int) -> None:
