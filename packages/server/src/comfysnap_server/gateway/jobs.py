@@ -15,7 +15,6 @@ from starlette.types import Receive, Scope, Send
 from comfysnap_schema.wire import ErrorCode, JobPage, JobRecord, JobStatus, routes
 from comfysnap_server.backends.protocol import Backend, BackendError, SubmitResult
 from comfysnap_server.gateway.bodies import read_json_object
-from comfysnap_server.gateway.direct_route import DirectRoute
 from comfysnap_server.gateway.long_polls import LongPolls
 from comfysnap_server.gateway.middleware import OWNER_KEY
 from comfysnap_server.gateway.problems import REQUEST_ID_KEY, ProblemError
@@ -115,7 +114,7 @@ class JobRoutes:
 
     def router(self) -> APIRouter:
         """The routes."""
-        router = APIRouter(tags=["jobs"], route_class=DirectRoute)
+        router = APIRouter(tags=["jobs"])
         for path in (routes.INFER_SYNC, routes.INFER_SYNC + "/{workflow}"):
             router.add_api_route(
                 path, self.infer_sync, methods=["POST"], response_model=JobRecord,
