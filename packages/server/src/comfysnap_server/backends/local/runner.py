@@ -1,7 +1,6 @@
 """Takes queued jobs one by one, runs each on the worker, and records how it ended."""
 
 import asyncio
-import json
 import logging
 import shutil
 import time
@@ -23,6 +22,7 @@ from comfysnap_server.backends.local.folders import JobFolders
 from comfysnap_server.backends.local.live import LiveJob, Stop
 from comfysnap_server.backends.local.queue import JobQueue
 from comfysnap_server.backends.local.supervisor import WorkerSupervisor
+from comfysnap_server.backends.local.worker_main import RunOrder
 from comfysnap_server.backends.local.worker_process import (
     StartTimings,
     WorkerLostError,
@@ -241,9 +241,12 @@ class Runner:
     def _message(self, live: LiveJob, request: str) -> bytes:
         job_id, folders = live.record.id, self._folders
         inputs = folders.input(job_id) if live.has_files else folders.no_input
-        places = {"input_dir": str(inputs), "output_dir": str(folders.output(job_id))}
-        head = json.dumps({"op": "run", **places})[:-1]
-        return f'{head},"request":{request}}}'.encode()
+        order = RunOrder(
+            input_dir=inputs,
+            output_dir=folders.output(job_id),
+            request=JobRequest.model_validate_json(request),
+        )
+        return order.model_dump_json().encode()
 
     async def _lost(self, live: LiveJob, lost: WorkerLostError, started: datetime) -> None:
         """The worker died with the job, or before it had the job."""

@@ -25,13 +25,18 @@ logger = logging.getLogger(__name__)
 REPORT_INTERVAL_S: Final = 0.05
 """At most one progress message and one preview in this time."""
 
-OUTCOME: Final = TypeAdapter(Outcome)
+
+class DoneMessage(BaseModel, frozen=True):
+    """What the worker sends when a job ended."""
+
+    op: Literal["done"] = "done"
+    outcome: Outcome
 
 
 class RunOrder(BaseModel, frozen=True):
     """What the server sends to have a job run."""
 
-    op: Literal["run"]
+    op: Literal["run"] = "run"
     input_dir: Path
     output_dir: Path
     request: JobRequest
@@ -108,11 +113,11 @@ class WorkerMain:
 
     def _report_outcome(self, outcome: Outcome) -> None:
         try:
-            encoded = OUTCOME.dump_json(outcome)
-        except ValueError as error:
-            encoded = OUTCOME.dump_json(_could_not_run(error))
+            message = DoneMessage(outcome=outcome).model_dump_json()
+        except ValueError as error:  # an output that is not JSON
+            message = DoneMessage(outcome=_could_not_run(error)).model_dump_json()
         self._reports.drop()
-        self._reports.send(b'{"op":"done","outcome":' + encoded + b"}")
+        self._reports.send(message.encode())
 
     def _execute(self, order: RunOrder) -> Outcome:
         request = order.request

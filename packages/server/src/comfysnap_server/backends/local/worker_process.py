@@ -12,7 +12,7 @@ from typing import Any, Final
 from pydantic_core import from_json
 
 from comfysnap_server.backends.local.channel import LENGTH, frame
-from comfysnap_server.backends.local.worker_main import OUTCOME
+from comfysnap_server.backends.local.worker_main import DoneMessage
 from comfysnap_server.jobs import Outcome
 
 logger = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ class WorkerProcess:
             if self._on_message is not None:
                 self._on_message(message)
         elif self._done is not None and not self._done.done():
-            self._done.set_result(OUTCOME.validate_python(message["outcome"]))
+            self._done.set_result(DoneMessage.model_validate(message).outcome)
 
 
 async def read_message(reader: asyncio.StreamReader) -> dict[str, Any] | None:
