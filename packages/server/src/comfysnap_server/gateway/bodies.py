@@ -104,5 +104,5 @@ def _late(seconds: float) -> ProblemError:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
-        raise ValueError("a key stands twice in one object")
+        raise ValueError("duplicate key")
     return result

@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, its owner, its origin, and what nobody foresaw."""
+"""What surrounds every request: its id, owner and origin, and unforeseen errors."""
 
 import logging
 import re

@@ -228,7 +228,7 @@ async def _build(workflow: Workflow, values: dict[str, JsonValue]) -> Graph:
     try:
         if workflow.prepare is None:
             graph = workflow.build(values)
-        else:  # somebody's Python: it may take its time
+        else:  # the workflow's own Python, which may be slow
             graph = await asyncio.to_thread(workflow.build, values)
     except InputError as error:
         raise invalid_input(*error.fields) from error

@@ -13,7 +13,7 @@ class Ending(Enum):
 
     CANCELLED = auto()
     INTERRUPTED = auto()
-    """The engine was interrupted; whoever asked for it decides what that means."""
+    """The engine was interrupted; the backend, which asked for it, knows why."""
     TIMED_OUT = auto()
     EXPIRED = auto()
     OUT_OF_MEMORY = auto()

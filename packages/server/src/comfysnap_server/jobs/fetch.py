@@ -174,7 +174,7 @@ class _PinnedConnection(http.client.HTTPConnection):
             wrapped.do_handshake()
 
     def cut(self) -> None:
-        """Break the connection under whoever reads from it, from any thread."""
+        """Break the connection, from any thread, so that a read from it ends."""
         if self._wire is not None:
             with suppress(OSError):
                 # not that of SSLSocket, which takes the TLS state from under the reader

@@ -118,7 +118,7 @@ class FileStore:
         return path
 
     def sweep(self, *, older_than: float, keep: Collection[str] = ()) -> int:
-        """Delete files that nobody stored or asked for since ``older_than`` seconds ago.
+        """Delete files that were neither stored nor requested since ``older_than`` seconds ago.
 
         Args:
             older_than: Age in seconds.

@@ -57,7 +57,7 @@ def execute(engine: Engine, job: EngineJob, report: Report) -> Outcome:
     except MemoryError:
         logger.exception("job %s ran out of memory", job.job_id)
         error = ENDINGS[Ending.OUT_OF_MEMORY].problem()
-    except BaseException as failure:  # a node may raise SystemExit, and whoever waits must hear it
+    except BaseException as failure:  # a node may raise SystemExit, and the job still has to end
         unfit = True
         logger.exception("job %s: the engine failed", job.job_id)
         detail = f"the engine failed unexpectedly ({type(failure).__name__})"

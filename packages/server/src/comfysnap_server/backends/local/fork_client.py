@@ -1,4 +1,4 @@
-"""The server's side of the warm parent: starts it, has it fork workers, hears of their ends."""
+"""The server's side of the fork server: starts it, has it fork workers, and learns how they end."""
 
 import asyncio
 import json
@@ -120,7 +120,7 @@ class ForkServerClient:
         except BaseException as error:
             writer.close()
             if isinstance(error, OSError):
-                raise WorkerStartError("the warm parent is gone") from error
+                raise WorkerStartError("the fork server is gone") from error
             raise
         finally:
             theirs.close()
@@ -137,7 +137,7 @@ class ForkServerClient:
             raise
         warm = self.forks and self.spawned > 0
         self.spawned += 1
-        worker.facts = StartTimings(
+        worker.start = StartTimings(
             load=self.load,
             attach=attach,
             device=device,

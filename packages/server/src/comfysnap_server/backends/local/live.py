@@ -65,7 +65,7 @@ class LiveJob:
 
     @property
     def watched(self) -> bool:
-        """Whether somebody waits for news of it."""
+        """Whether any request waits for a change."""
         return bool(self._waiters)
 
     def propose(self, **changes: Any) -> JobRecord:

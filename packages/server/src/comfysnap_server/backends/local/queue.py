@@ -48,13 +48,13 @@ class JobQueue:
         return sum(1 for seq, other in self._heap if seq < live.seq and not other.taken)
 
     def moved(self) -> None:
-        """A job left: those who watch others hear of their new places, a little later and for all
+        """A job left: watchers of other jobs get the new positions, a little later and for all
         moves until then at once."""
         if self._telling is None:
             self._telling = asyncio.get_running_loop().call_later(_TELL_S, self._tell)
 
     def close(self) -> None:
-        """Tell nobody any more."""
+        """Stop publishing positions."""
         if self._telling is not None:
             self._telling.cancel()
 

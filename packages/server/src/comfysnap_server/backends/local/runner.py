@@ -51,7 +51,7 @@ class Runner:
 
     What is written when, and why: a submit, a cancel and an end are durable before they are
     reported, so that nothing that was answered is forgotten even after a power cut. That a worker
-    takes a job is committed before the worker hears of it but not flushed on its own: it survives
+    takes a job is committed before it is sent to the worker but not flushed on its own: it survives
     the death of this process, which keeps a job from running twice after ``kill -9``; a power cut
     may take it back, and then the job, whose end nobody saw, runs again. A job that finds the
     worker idle is stored as running with its submit, in one commit. Progress is never written.
@@ -157,17 +157,17 @@ class Runner:
 
     def _timings(self, record: JobRecord, worker: WorkerProcess, now: float) -> Timings:
         """Waiting for the jobs before is ``queue``, waiting for the worker itself is ``start``."""
-        facts = worker.facts
+        start = worker.start
         could_run = max(record.created_at.timestamp(), self._free_since)
-        waited = max(facts.ready - could_run, 0.0) if worker.jobs == 0 else 0.0
+        waited = max(start.ready - could_run, 0.0) if worker.jobs == 0 else 0.0
         queue = max(now - record.created_at.timestamp() - waited, 0.0)
         return Timings(
             queue=queue,
             start=waited,
-            start_kind=_start_kind(facts, waited),
-            load=facts.load,
-            attach=facts.attach,
-            device=facts.device,
+            start_kind=_start_kind(start, waited),
+            load=start.load,
+            attach=start.attach,
+            device=start.device,
         )
 
     async def _attempt(
@@ -349,15 +349,15 @@ def _replace(worker: WorkerProcess, job_id: str) -> None:
 
 
 def _consume(task: "asyncio.Task[Any]") -> None:
-    """Who stopped waiting for a task does not hear of its error."""
+    """Retrieve the error of a task that is no longer awaited, so that asyncio does not log it."""
     if not task.cancelled():
         task.exception()
 
 
-def _start_kind(facts: StartTimings, waited: float) -> Literal["cold", "warm", "restored"]:
+def _start_kind(start: StartTimings, waited: float) -> Literal["cold", "warm", "restored"]:
     if waited <= 0:
         return "warm"
-    return "restored" if facts.forked else "cold"
+    return "restored" if start.forked else "cold"
 
 
 def _ending(live: LiveJob, outcome: Outcome) -> tuple[JobStatus, Problem | None]:

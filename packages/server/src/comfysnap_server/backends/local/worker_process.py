@@ -58,7 +58,7 @@ class WorkerProcess:
         self, pid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         self.pid = pid
-        self.facts: StartTimings
+        self.start: StartTimings
         self.jobs = 0
         self.lost = asyncio.Event()
         self.reason = "it ended"

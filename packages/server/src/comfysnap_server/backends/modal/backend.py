@@ -118,7 +118,7 @@ class ModalBackend:
             _check_fingerprint(earlier.fingerprint, request.fingerprint)
             if replayed is not None:
                 return SubmitResult(replayed, replayed=True)
-            # whoever reserved the key died before it wrote the job
+            # the gateway that reserved the key died before it wrote the job
             request = request.model_copy(update={"job_id": earlier.job_id})
         if await self._store.accept(request):
             await self._store.spawn(request)
@@ -301,7 +301,7 @@ class ModalBackend:
         return job_of(snapshot if snapshot.final else await self._store.with_feed(snapshot))
 
     def _see_to_the_end(self, owner: str, job_id: str) -> None:
-        """Follow a job that has to stop, though nobody else may."""
+        """Follow a job that has to stop, even when no request follows it."""
 
         async def follow() -> None:
             async with self._following(owner, job_id) as watch:
@@ -347,7 +347,7 @@ class ModalBackend:
         await self._files.put(owner, sha256, chunks)
 
     async def sweep(self) -> int:
-        """Bring jobs forward that nobody looks at, and delete files past retention.
+        """Advance jobs that no request follows, and delete files past retention.
 
         Returns:
             How many files and output folders were deleted.

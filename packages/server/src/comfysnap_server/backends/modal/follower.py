@@ -20,7 +20,7 @@ CALL_WAIT_S = 50.0
 
 
 class JobFollower:
-    """Runs while somebody waits; ``snapshot`` is the newest state."""
+    """Runs while any request waits; ``snapshot`` is the newest state."""
 
     def __init__(
         self, platform: Platform, policy: Policy, refresh: Refresh, snapshot: JobState

@@ -19,7 +19,7 @@ class CallState(Enum):
     UNEQUIPPED = "unequipped"
     """Its container lacks what the engine needs, such as a GPU."""
     STOPPED = "stopped"
-    """Cancelled, by whomever."""
+    """Cancelled, by the gateway or from outside."""
     TIMED_OUT = "timed_out"
     """Over the function's own timeout."""
     GONE = "gone"

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 SHORTEST_S: Final = 0.1
 SHARE: Final = 0.01
 """Between entries lies this share of the time so far, and no less than ``SHORTEST_S``: each costs a
-round trip, and whoever asks for the job reads them all (an hour makes about 700)."""
+round trip, and each reader of the job reads them all (an hour makes about 700)."""
 MAX_PREVIEW_BYTES: Final = 256 * 1024
 
 

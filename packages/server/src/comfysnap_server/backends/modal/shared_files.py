@@ -20,7 +20,7 @@ _CHUNK: Final = 1024 * 1024
 
 
 class ReloadGate:
-    """Lets many use the volume at once, and a reload only when nobody does: Modal refuses to
+    """Lets many use the volume at once, and reloads it only when it is idle: Modal refuses to
     reload a volume with open files (``modal.Volume.reload``)."""
 
     def __init__(self) -> None:

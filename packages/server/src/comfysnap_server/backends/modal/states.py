@@ -38,7 +38,7 @@ class Policy:
     cancel_grace: float = 30.0
     """How long an engine may take to stop before its container is killed."""
     refresh: float = 5.0
-    """Between looks at the records of a job that somebody waits for."""
+    """Between reads of the records of a job that a request waits for."""
 
 
 @dataclass(frozen=True, kw_only=True)

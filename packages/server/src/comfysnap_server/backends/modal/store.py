@@ -80,8 +80,8 @@ class JobStore:
         return new
 
     async def spawn(self, request: JobRequest) -> None:
-        """Queue the job with Modal. A failure is only logged: the request is kept, and whoever
-        looks at the job next spawns it."""
+        """Queue the job with Modal. A failure is only logged: the request is kept, and the next
+        gateway that reads the job spawns it."""
         text = request.model_dump_json()
         inline = text if len(text) <= MAX_INLINE_BYTES else None
         try:
