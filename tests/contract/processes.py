@@ -58,7 +58,7 @@ def serving(mark: str, data: Path, *options: str) -> Generator[tuple[subprocess.
     assert process.stdin is not None
     try:
         found = re.search(r"http://\S+", process.stdout.readline())
-        assert found, "it told no address"
+        assert found, "the server did not print its URL"
         yield process, found[0]
     finally:
         process.stdin.close()
