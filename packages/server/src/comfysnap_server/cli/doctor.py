@@ -27,7 +27,7 @@ def doctor(
         typer.Option(
             "--comfyui",
             envvar="COMFYUI_PATH",
-            help="ComfyUI checkout with the pinned packs, to load it and check its packs.",
+            help="ComfyUI checkout with the pinned packs, which are loaded and checked.",
         ),
     ] = None,
     python: Annotated[

@@ -156,14 +156,14 @@ def remove(
     to: FolderOption = None,
     unused: Annotated[
         bool,
-        typer.Option("--unused", help="All files that no workflow uses and deploy.models lacks."),
+        typer.Option("--unused", help="All files that are neither used nor in deploy.models."),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Delete model files.
 
-    Keep files that are preloaded until the next deploy: Modal cannot restore a snapshot if files
-    that it had open were deleted.
+    Do not delete a file that a snapshot has open (deploy.preload) before the next deploy: Modal
+    could not restore the snapshot.
 
     Example: comfysnap models rm --unused
     """
@@ -176,8 +176,11 @@ def remove(
         if unused:
             chosen += [row.path for row in model_rows(deployment, storage) if row.is_unused]
         if not chosen:
-            print("nothing to delete" if unused else "error: expected PATHS or --unused")
-            raise typer.Exit(0 if unused else 2)
+            if unused:
+                print("nothing to delete")
+                raise typer.Exit
+            print("error: expected PATHS or --unused", file=sys.stderr)
+            raise typer.Exit(2)
         for path in chosen:
             print(path)
         if not yes and not typer.confirm(f"Delete {len(chosen)} files?"):

@@ -89,7 +89,7 @@ def serve(
     project: ProjectOption = None,
     auth: Annotated[
         AuthChoice | None,
-        typer.Option(help="Authentication. Default: auth in [serve], else none."),
+        typer.Option(help="Authentication. Default: serve.auth of the project, else none."),
     ] = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Log each request and its id.")
