@@ -112,7 +112,7 @@ def test_torchaudio_is_the_build_for_the_chosen_torch(torch: str, torchaudio: st
 def self_test(
     request: pytest.FixtureRequest, write: Callable[[str], Path], tmp_path: Path
 ) -> Callable[[str], "subprocess.CompletedProcess[str]"]:
-    """Runs the self-test as the image build does, for a ``[deploy]``."""
+    """Runs the self-test of the image build for a ``[deploy]``."""
     python, source = (sys.executable, TREE) if request.param == "tree" else real_comfyui()
     comfyui, build, models = tmp_path / "comfyui", tmp_path / "build", tmp_path / "models"
     shutil.copytree(source, comfyui, ignore=shutil.ignore_patterns(".git", "__pycache__"))

@@ -1,4 +1,4 @@
-"""The commands against Modal's own client and the loopback control plane."""
+"""The commands with Modal's client and the loopback control plane."""
 
 import json
 import os
@@ -94,7 +94,7 @@ def environment(plane: ControlPlane, **variables: str) -> dict[str, str]:
 
 @pytest.fixture
 def prepared(plane: ControlPlane) -> ControlPlane:
-    """With the secrets and the volume that the settings name."""
+    """A plane with the secrets and the volume in the settings."""
     for name in ("run-time", "git-tokens", "pictures-keys"):
         plane.secret(name, {"NAME": "value"})
     if ("vo", "shared") not in plane.state.named:
@@ -116,7 +116,7 @@ def gpu_type(ranked: Any) -> str:
 
 
 def layers(plane: ControlPlane, image_id: str) -> list[tuple[str, api_pb2.Image]]:
-    """The image and those below it, the lowest first."""
+    """The image and its bases, the lowest first."""
     image = plane.state.images[image_id]
     below = layers(plane, image.base_images[0].image_id) if image.base_images else []
     return [*below, (image_id, image)]

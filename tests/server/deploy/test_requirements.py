@@ -98,7 +98,7 @@ def test_the_default_release_is_the_newest_that_is_known_and_tested() -> None:
 
 
 def test_the_lock_names_the_extras_without_which_pip_refuses_it() -> None:
-    """pip wants each requirement pinned as it is asked for, extras included; uv does not."""
+    """pip requires pins with the extras of each requirement; uv does not."""
     assert locked()["pyjwt"][0].extras == {"crypto"}
     assert "cublas" in locked()["cuda-toolkit"][0].extras
 

@@ -55,7 +55,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def python(tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An interpreter with the image's torch, which installs from our wheels alone."""
+    """An interpreter with the image's torch, which only installs from our wheels."""
     settings = tmp_path / "uv.toml"
     settings.write_text(f'no-index = true\nfind-links = ["{wheels}"]\n')
     for name in [name for name in os.environ if name.startswith("UV_")]:
@@ -73,7 +73,7 @@ def python(tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 def install(
     tmp_path: Path, python: Path, host: Host, capsys: pytest.CaptureFixture[str]
 ) -> Install:
-    """Installs a snapshot; gives the exit code, the report and the log."""
+    """Installs a snapshot; returns the exit code, the report and the log."""
 
     def install(snapshot: dict[str, Any], *options: str) -> tuple[int, dict[str, Any], str]:
         project, comfyui = tmp_path / "project", tmp_path / "comfyui"
@@ -227,7 +227,7 @@ def test_an_ambiguous_short_commit_is_rejected_with_its_candidates(
 
 
 def colliding_commits(tree: str, *, digits: int) -> tuple[bytes, bytes]:
-    """Two commits whose hashes begin with the same digits."""
+    """Two commits whose hashes start with the same digits."""
     seen: dict[str, bytes] = {}
     for number in itertools.count():
         content = (
@@ -331,7 +331,7 @@ def test_a_missing_program_is_reported(
 def command(
     tmp_path: Path, python: Path, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Any]:
-    """Runs ``comfysnap comfyui nodes`` for a ComfyUI that COMFYUI_PATH names."""
+    """Runs ``comfysnap comfyui nodes`` with COMFYUI_PATH set."""
     comfyui = tmp_path / "comfyui"
     comfyui.mkdir()
     (comfyui / "nodes.py").touch()
@@ -405,7 +405,7 @@ def test_an_optional_pack_that_fails_is_skipped_and_reported(install: Install, h
 
 @pytest.fixture
 def git_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
-    """Everything that git was started with."""
+    """Arguments of every git command."""
     log, folder = tmp_path / "git.log", tmp_path / "path"
     folder.mkdir()
     wrapper = folder / "git"
@@ -417,7 +417,7 @@ def git_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str
 
 @pytest.fixture
 def private(tmp_path: Path) -> Iterator[Host]:
-    """A host that wants a token."""
+    """A host that requires a token."""
     with serve(tmp_path / "private", token="sesame") as host:
         yield host
 

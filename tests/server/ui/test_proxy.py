@@ -48,7 +48,7 @@ async def echo(request: web.Request) -> web.StreamResponse:
 
 @pytest.fixture
 async def url() -> AsyncIterator[str]:
-    """The proxy before a server that answers with what it saw."""
+    """The proxy in front of a server that echoes requests."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", echo)
     upstream, upstream_url = await listen(app)
@@ -376,7 +376,7 @@ async def test_comfyui_and_its_manager_run_behind_the_proxy(
 async def until_answered(
     session: aiohttp.ClientSession, url: str, headers: dict[str, str], status: int
 ) -> None:
-    """Ask until ComfyUI, or what stands for it, is up or has ended."""
+    """Send requests until ComfyUI, or its stand-in, is up or has exited."""
     async with asyncio.timeout(120):
         while True:
             with suppress(aiohttp.ClientConnectionError):  # the proxy itself is starting

@@ -1,4 +1,4 @@
-"""``comfysnap demo``: generates an image with a server and a typed client of its own."""
+"""``comfysnap demo``: generates an image with a temporary server and a typed client."""
 
 import re
 import signal
@@ -50,7 +50,7 @@ def demo(
         typer.Option(help="Engine that runs the graph. simulated needs no model or GPU."),
     ] = EngineChoice.SIMULATED,
 ) -> None:
-    """Generate an image with a server and a typed client of its own. Ctrl-C cancels.
+    """Generate an image with a temporary server and a typed client. Ctrl-C cancels.
 
     Example: comfysnap demo "a fox in the snow" --out images
     """
