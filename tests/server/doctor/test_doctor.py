@@ -340,3 +340,12 @@ def test_json_has_level_and_code(write: WriteProject) -> None:
 def test_the_example_deployment_has_no_errors_or_warnings() -> None:
     issues, _ = examine(ROOT / "comfysnap.toml")
     assert [issue for issue in issues if issue.level is not Level.NOTE] == []
+
+
+def test_an_unknown_default_is_an_error_beside_notes_on_a_workflow(
+    write: WriteProject, workflow: Callable[..., None], snapshot: Callable[..., None]
+) -> None:
+    workflow(catalogue=False)
+    snapshot()
+    issues = found(write(f'default = "nope"\n{GOOD}'))
+    assert issues >= {("note", "not_judged"), ("error", "unknown_workflow")}

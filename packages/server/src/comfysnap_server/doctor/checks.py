@@ -55,9 +55,8 @@ def _examine(deployment: Deployment, probe: Probe | None) -> Iterator[Issue]:
     except SchemaError as error:
         yield _issue("settings", error)
     try:
-        gateway_settings(
-            deployment, {KEYS_VARIABLE: "{}"}
-        )  # the keys in the secret are not readable here
+        # the keys in the secret are not readable here
+        gateway_settings(deployment, {KEYS_VARIABLE: "{}"})
     except SchemaError as error:
         yield _issue("settings", error)
     yield from check_settings(deployment, workflows, nodes)
@@ -80,7 +79,7 @@ def _load_workflows(deployment: Deployment) -> tuple[list[Workflow], list[Issue]
                 issues += _check_graph(workflow)
         except SchemaError as error:
             issues.append(_issue("workflows", error))
-    if not issues:
+    if all(issue.level is Level.NOTE for issue in issues):
         try:
             _ = deployment.workflows
         except SchemaError as error:
