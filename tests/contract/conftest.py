@@ -1,4 +1,4 @@
-"""The real thing from end to end: uvicorn, the gateway, the local backend, the real client."""
+"""End to end: uvicorn, the gateway, the local backend, and the client."""
 
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Commands as a person starts them, and what is left of them."""
+"""Runs commands as processes, and finds processes they left behind."""
 
 import os
 import re
@@ -18,7 +18,7 @@ COMMAND = (sys.executable, "-c", "from comfysnap_schema.cli import main; main()"
 
 
 def environment(mark: str) -> dict[str, str]:
-    """One that every descendant inherits, so that those left behind are found."""
+    """Environment with a mark that every descendant inherits."""
     hidden = ("COMFYUI_PATH", "COMFYSNAP_URL", "COMFYSNAP_API_KEY")
     return {k: v for k, v in os.environ.items() if k not in hidden} | {MARK: mark}
 
@@ -28,7 +28,7 @@ def new_mark() -> str:
 
 
 def left_behind(mark: str, patience: float = 15) -> list[str]:
-    """Command lines of the processes with this mark that do not go away."""
+    """Command lines of the processes with this mark that do not exit."""
     limit = time.monotonic() + patience
     while (found := _marked(mark)) and time.monotonic() < limit:
         time.sleep(0.05)
@@ -48,7 +48,7 @@ def _marked(mark: str) -> list[str]:
 
 @contextmanager
 def serving(mark: str, data: Path, *options: str) -> Generator[tuple[subprocess.Popen[str], str]]:
-    """``comfysnap serve`` as a process, and its address."""
+    """``comfysnap serve`` as a process, and its URL."""
     process = subprocess.Popen(
         [*COMMAND, "serve", "--port=0", f"--data={data}", "--engine=simulated", *options],
         env=environment(mark), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -58,7 +58,7 @@ def serving(mark: str, data: Path, *options: str) -> Generator[tuple[subprocess.
     assert process.stdin is not None
     try:
         found = re.search(r"http://\S+", process.stdout.readline())
-        assert found, "it told no address"
+        assert found, "the server did not print its URL"
         yield process, found[0]
     finally:
         process.stdin.close()

@@ -40,7 +40,7 @@ async def test_every_workflow_of_the_project_runs(
     assert (record.status, record.error) == (JobStatus.SUCCEEDED, None)
 
 
-async def test_hello_is_computed_for_real(client: Client) -> None:
+async def test_hello_returns_the_computed_text(client: Client) -> None:
     output = await client.infer_sync(HelloInput(color=0xFF8000, width=64, height=32))
     with Image.open(io.BytesIO(await output.images[0].read())) as image:
         assert image.size == (64, 32)
@@ -48,7 +48,9 @@ async def test_hello_is_computed_for_real(client: Client) -> None:
 
 
 @pytest.mark.parametrize("kind", ["path", "bytes", "open file", "large path"])
-async def test_a_picture_travels_to_the_server(client: Client, tmp_path: Path, kind: str) -> None:
+async def test_an_image_is_uploaded_to_the_server(
+    client: Client, tmp_path: Path, kind: str
+) -> None:
     size = (64, 64) if kind != "large path" else (1024, 1024)
     path = tmp_path / "in.png"
     Image.effect_noise(size, 90).convert("RGB").save(path)
@@ -58,7 +60,7 @@ async def test_a_picture_travels_to_the_server(client: Client, tmp_path: Path, k
     assert output.image.size > 0
 
 
-async def test_a_job_can_be_taken_up_again_by_its_id(client: Client) -> None:
+async def test_a_job_can_be_resumed_by_its_id(client: Client) -> None:
     job = await client.infer_async(FluxInput(prompt="a fox", seed=7), labels={"team": "red"})
     again = client.job(job.id, FluxOutput)
     output = await again.result()
@@ -69,19 +71,19 @@ async def test_a_job_can_be_taken_up_again_by_its_id(client: Client) -> None:
     assert [entry.id async for entry in client.jobs(labels={"team": "red"})] == [job.id]
 
 
-async def test_a_random_seed_is_told_and_differs(client: Client) -> None:
+async def test_random_seeds_are_returned_and_differ(client: Client) -> None:
     jobs = [await client.infer_async(FluxInput(prompt="a fox")) for _ in range(2)]
     one, other = [(await job.wait()).inputs["seed"] for job in jobs]
     assert one != other
 
 
-async def test_one_key_runs_once(client: Client) -> None:
+async def test_an_idempotency_key_runs_once(client: Client) -> None:
     first = await client.infer_async(FluxInput(prompt="a fox", seed=1), idempotency_key="k")
     again = await client.infer_async(FluxInput(prompt="a fox", seed=1), idempotency_key="k")
     assert again.id == first.id
 
 
-async def test_inputs_that_only_the_server_can_judge_come_back_by_field(client: Client) -> None:
+async def test_inputs_that_only_the_server_rejects_are_errors_by_field(client: Client) -> None:
     inputs = FluxInput.model_construct(prompt="x" * 9000, steps=99)
     with pytest.raises(InvalidInput) as caught:
         await client.infer_async(inputs)
@@ -94,7 +96,7 @@ async def test_an_unknown_job_is_not_found(client: Client) -> None:
 
 
 @pytest.mark.parametrize("cursor", ["abc", "-1", "%00", "9" * 500, "0", "' OR 1=1"])
-async def test_a_senseless_cursor_is_no_failure_of_the_server(url: str, cursor: str) -> None:
+async def test_an_invalid_cursor_is_a_client_error(url: str, cursor: str) -> None:
     async with httpx.AsyncClient(base_url=url) as http:
         answer = await http.get("/jobs", params={"cursor": cursor})
     assert answer.status_code in (200, 422)
@@ -122,7 +124,7 @@ async def test_a_running_job_that_is_cancelled_stops_at_the_next_step(slow: Clie
     assert (await job.cancel()).status == JobStatus.CANCELLED
 
 
-async def test_progress_never_falls_and_ends_with_done(slow: Client) -> None:
+async def test_progress_never_decreases_and_ends_with_done(slow: Client) -> None:
     job = await slow.infer_async(FluxInput(prompt="a fox", steps=5), previews=True)
     events = [event async for event in job.events()]
     fractions = [event.progress.fraction for event in events if event.progress is not None]
@@ -132,7 +134,7 @@ async def test_progress_never_falls_and_ends_with_done(slow: Client) -> None:
     assert events[-1].type == "done"
 
 
-async def test_events_resume_with_the_state_that_is_newer(slow_url: str, slow: Client) -> None:
+async def test_resumed_events_start_with_the_newer_state(slow_url: str, slow: Client) -> None:
     job = await slow.infer_async(FluxInput(prompt="a fox", steps=3))
     final = await job.wait()
     async with httpx.AsyncClient(base_url=slow_url) as http:
@@ -142,7 +144,7 @@ async def test_events_resume_with_the_state_that_is_newer(slow_url: str, slow: C
     assert events == ["event: done"]
 
 
-async def test_a_broken_download_goes_on_where_it_stopped(client: Client, url: str) -> None:
+async def test_a_broken_download_is_resumed(client: Client, url: str) -> None:
     output = await client.infer_sync(FluxInput(prompt="a fox"))
     file = output.images[0]
     async with httpx.AsyncClient(base_url=url) as http:
@@ -175,7 +177,7 @@ def test_curl_reaches_the_default_workflow(url: str, form: list[str]) -> None:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_curl_gets_a_clear_answer_to_fifty_megabytes(url: str, tmp_path: Path) -> None:
+def test_curl_gets_a_clear_error_for_fifty_megabytes(url: str, tmp_path: Path) -> None:
     body = tmp_path / "body.json"
     body.write_bytes(b'{"prompt": "' + b"x" * 50 * 1024 * 1024 + b'"}')
     command = ["curl", "-sS", "--max-time", "60", f"{url}/infer_sync", "--data-binary", f"@{body}"]

@@ -18,7 +18,7 @@ HELLO = {"width": 32, "height": 32}
 
 
 def refused(*options: str) -> tuple[int, str]:
-    """Exit code and what was told; nothing listens."""
+    """Exit code and output of a server that does not start."""
     done = CliRunner().invoke(build_app(), ["serve", "--port=0", "--engine=simulated", *options])
     return done.exit_code, f"{done.output} {done.exception}"
 
@@ -26,7 +26,7 @@ def refused(*options: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM), (None, 0)]
 )
-def test_a_server_that_is_stopped_leaves_its_jobs_and_no_process(
+def test_a_stopped_server_keeps_its_jobs_and_leaves_no_process(
     tmp_path: Path, how: signal.Signals | None, code: int
 ) -> None:
     mark = new_mark()
@@ -49,7 +49,7 @@ def test_a_server_that_is_stopped_leaves_its_jobs_and_no_process(
         assert httpx.get(f"{url}/check_status/{left}").json()["status"] in ("queued", "running")
 
 
-def test_a_server_that_is_stopped_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
+def test_a_server_stopped_while_it_starts_leaves_no_process(tmp_path: Path) -> None:
     mark = new_mark()
     with serving(mark, tmp_path) as (process, _):
         process.send_signal(signal.SIGTERM)
@@ -57,13 +57,13 @@ def test_a_server_that_is_stopped_while_it_starts_leaves_nothing(tmp_path: Path)
     assert left_behind(mark) == []
 
 
-def test_others_are_let_in_only_by_key_or_by_word(tmp_path: Path) -> None:
-    code, told = refused("--host=0.0.0.0", f"--data={tmp_path}")
+def test_other_machines_need_a_key_or_explicit_auth_none(tmp_path: Path) -> None:
+    code, output = refused("--host=0.0.0.0", f"--data={tmp_path}")
     assert code == 2
-    assert "--auth none" in told
+    assert "--auth none" in output
 
 
-def test_a_data_folder_or_port_in_use_is_told(tmp_path: Path) -> None:
+def test_a_data_folder_or_port_in_use_is_an_error(tmp_path: Path) -> None:
     with serving(new_mark(), tmp_path) as (_, url):
         port = url.rpartition(":")[2]
         for options in ([f"--data={tmp_path}"], [f"--data={tmp_path / 'other'}", f"--port={port}"]):
@@ -84,52 +84,56 @@ def test_a_data_folder_or_port_in_use_is_told(tmp_path: Path) -> None:
      ("[serve.local]\nmax_queue = 1", "serve.local.max_queue"), ('auth = "keys"', "no key"),
      ('[serve.keys]\nme = "secret"', "serve.keys.me")],
 )  # fmt: skip
-def test_wrong_settings_are_named(tmp_path: Path, table: str, field: str) -> None:
+def test_an_invalid_setting_is_an_error_of_its_field(
+    tmp_path: Path, table: str, field: str
+) -> None:
     project = tmp_path / "comfysnap.toml"
     project.write_text(f'workflows = "{ROOT / "workflows"}"\ndefault = "flux"\n[serve]\n{table}\n')
-    code, told = refused(f"--project={project}", f"--data={tmp_path / 'data'}")
+    code, output = refused(f"--project={project}", f"--data={tmp_path / 'data'}")
     assert code != 0
-    assert field in told
+    assert field in output
 
 
 @pytest.mark.parametrize(
     ("table", "known"), [("nope = 1", "max_body_bytes"), ("[serve.local]\nnope = 1", "max_queued")]
 )
-def test_an_unknown_setting_is_told_the_known_ones(tmp_path: Path, table: str, known: str) -> None:
+def test_an_unknown_setting_is_an_error_with_the_known_ones(
+    tmp_path: Path, table: str, known: str
+) -> None:
     text = f'workflows = "{ROOT / "workflows"}"\ndefault = "flux"\n[serve]\n{table}\n'
     (tmp_path / "comfysnap.toml").write_text(text)
-    code, told = refused(f"--project={tmp_path}", f"--data={tmp_path / 'data'}")
+    code, output = refused(f"--project={tmp_path}", f"--data={tmp_path / 'data'}")
     assert code != 0
-    assert known in told
+    assert known in output
 
 
-def test_without_a_project_there_is_a_way_on(
+def test_without_a_project_the_error_suggests_the_demo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, told = refused()
+    code, output = refused()
     assert code != 0
-    assert "comfysnap demo" in told
+    assert "comfysnap demo" in output
 
 
-def test_a_gpu_that_is_asked_for_and_missing_stops_the_start(
+def test_a_missing_gpu_that_was_requested_is_an_error_at_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, told = refused("--devices=cuda", f"--data={tmp_path}")
-    assert (code, "--devices cuda" in told) == (2, True)
+    code, output = refused("--devices=cuda", f"--data={tmp_path}")
+    assert (code, "--devices cuda" in output) == (2, True)
     monkeypatch.setenv("COMFYUI_PATH", str(ROOT / "tests" / "comfyui_tree"))
     monkeypatch.setenv("COMFYUI_PYTHON", sys.executable)
-    code, told = refused("--engine=comfyui", "--devices=cuda", f"--data={tmp_path}")
-    assert (code, "no CUDA device: " in told) == (2, True)
+    code, output = refused("--engine=comfyui", "--devices=cuda", f"--data={tmp_path}")
+    assert (code, "no CUDA device: " in output) == (2, True)
 
 
-def test_an_engine_option_without_a_value_is_told(tmp_path: Path) -> None:
-    code, told = refused("--engine-option=step_seconds", f"--data={tmp_path}")
+def test_an_engine_option_without_a_value_is_an_error(tmp_path: Path) -> None:
+    code, output = refused("--engine-option=step_seconds", f"--data={tmp_path}")
     assert code == 2
-    assert "KEY=VALUE" in told
+    assert "KEY=VALUE" in output
 
 
-def test_a_key_opens_the_server_and_its_hash_is_all_that_is_kept(tmp_path: Path) -> None:
+def test_a_key_gives_access_and_only_its_hash_is_stored(tmp_path: Path) -> None:
     key = new_key()
     project = tmp_path / "comfysnap.toml"
     project.write_text(
@@ -142,7 +146,7 @@ def test_a_key_opens_the_server_and_its_hash_is_all_that_is_kept(tmp_path: Path)
         assert httpx.get(f"{url}/jobs", headers=headers).status_code == 200
 
 
-def test_key_prints_a_key_with_the_lines_that_let_it_in() -> None:
-    told = CliRunner().invoke(build_app(), ["key", "alice"]).output
-    key = told.splitlines()[0].rpartition(" ")[2]
-    assert f'"alice" = "{hash_key(key)}"' in told
+def test_key_prints_a_key_and_its_settings() -> None:
+    output = CliRunner().invoke(build_app(), ["key", "alice"]).output
+    key = output.splitlines()[0].rpartition(" ")[2]
+    assert f'"alice" = "{hash_key(key)}"' in output

@@ -1,4 +1,4 @@
-"""Modal's control plane on loopback: enough of it to deploy apps and run their containers."""
+"""Modal's control plane on loopback, to deploy apps and run their containers. See README.md."""
 
 from tests.control_plane.containers import Container
 from tests.control_plane.plane import ControlPlane

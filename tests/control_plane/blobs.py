@@ -1,4 +1,4 @@
-"""The object store: payloads too large for a message, over plain HTTP."""
+"""The object store for payloads too large for a message, over plain HTTP."""
 
 import hashlib
 
@@ -10,7 +10,7 @@ from tests.control_plane.state import State
 
 
 class BlobCalls:
-    """Hands out addresses; the HTTP routes below take and give the bytes."""
+    """Answers blob RPCs with URLs of the HTTP routes below."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -34,7 +34,7 @@ class BlobCalls:
         return api_pb2.BlobGetResponse(download_url=f"{self.base}/{request.blob_id}")
 
     def app(self) -> web.Application:
-        """The HTTP side."""
+        """The HTTP application that stores and returns blobs."""
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_put("/{blob}", self._put)
         app.router.add_get("/{blob}", self._get)

@@ -1,4 +1,4 @@
-"""Function calls: made and awaited by clients, run by containers."""
+"""Function calls, which clients make and await, and containers run."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,11 +12,11 @@ from tests.control_plane.scheduler import Scheduler
 from tests.control_plane.state import Call, Input, State
 
 HEARTBEAT_S = 12.0
-"""How long a heartbeat is held; a cancellation ends it early."""
+"""Seconds until a heartbeat is answered; a cancellation answers it early."""
 
 
 class FunctionCalls:
-    """Answers those who call functions."""
+    """Answers the RPCs of function calls."""
 
     def __init__(self, state: State, scheduler: Scheduler) -> None:
         self._state = state
@@ -121,7 +121,7 @@ class FunctionCalls:
 
 
 class ContainerCalls:
-    """Answers one container about itself."""
+    """Answers the RPCs of one container."""
 
     def __init__(self, scheduler: Scheduler, container: Container) -> None:
         self._scheduler = scheduler

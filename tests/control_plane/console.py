@@ -1,4 +1,4 @@
-"""What people ask from a terminal: logs, rollback, and the files of a volume."""
+"""RPCs of Modal's commands: logs, rollback, and the files of a volume."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ from tests.control_plane.volumes import Volumes
 
 
 class ConsoleCalls:
-    """Answers the commands ``modal app`` and ``modal volume``, and their API."""
+    """Answers ``modal app`` and ``modal volume``, and their API."""
 
     def __init__(self, state: State, volumes: Volumes, blobs: BlobCalls) -> None:
         self._state = state
@@ -26,7 +26,7 @@ class ConsoleCalls:
     async def AppGetLogs(
         self, request: api_pb2.AppGetLogsRequest
     ) -> AsyncIterator[api_pb2.TaskLogsBatch]:
-        """No lines; ends once the app's client is gone."""
+        """Send no lines; end once the app's client has disconnected."""
         for _ in range(int(request.timeout * 20)):
             if request.app_id in self._state.left:
                 break

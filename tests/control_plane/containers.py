@@ -22,14 +22,14 @@ from tests.control_plane.state import ENVIRONMENT, Function, Input, State
 from tests.control_plane.volumes import FOLDER_DESCRIPTOR, View, Volumes
 
 INHERITED = ("PATH", "HOME", "LANG", "PYTHONPATH", "VIRTUAL_ENV")
-"""What containers see of the machine's own environment, beside coverage's variables."""
+"""Variables of this machine that containers inherit, in addition to those of coverage."""
 
 Phase = Literal["starting", "checkpointed", "ready", "stopping", "dead"]
 
 
 @dataclass(eq=False)
 class Container:
-    """One process and what it is doing."""
+    """A container: a process and its state."""
 
     task_id: str
     function: Function
@@ -59,22 +59,22 @@ class Container:
 
     @property
     def pid(self) -> int:
-        """Of the process; 0 before it started."""
+        """Process id; 0 before it has started."""
         return self.process.pid if self.process else 0
 
     @property
     def alive(self) -> bool:
-        """Whether it may still take inputs."""
+        """Whether it can still take inputs."""
         return self.phase in ("starting", "checkpointed", "ready")
 
     @property
     def capacity(self) -> int:
-        """How many inputs it takes at once."""
+        """Maximum number of concurrent inputs."""
         return self.function.definition.max_concurrent_inputs or 1
 
     @property
     def log(self) -> str:
-        """What the process printed so far."""
+        """Output of the process so far."""
         return (self.folder / "log").read_text(errors="replace")
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
@@ -84,15 +84,15 @@ class Container:
                 self.process.send_signal(number)
 
     def freeze(self) -> None:
-        """Stop the clock of a checkpointed process."""
+        """Stop a checkpointed process with SIGSTOP."""
         self.kill(signal.SIGSTOP)
         self.frozen.set()
 
     def restore(self, *, result: str) -> None:
-        """Wake a checkpointed process, as after a restore.
+        """Resume a checkpointed process, as after a restore.
 
         Args:
-            result: What the runtime says of the GPU's memory: ``restore`` or ``error``.
+            result: The runtime's result for GPU memory, ``restore`` or ``error``.
         """
         (self.folder / "gvisor").write_text(result)
         self.restored_at = time.monotonic()
@@ -118,9 +118,9 @@ class Launcher:
         self._volumes = volumes
         self._serve = serve
         self.environment: dict[str, str] = {}
-        """Wins over the image's own variables."""
+        """Overrides the image's variables."""
         self.pythons: dict[str, str] = {}
-        """Function name to the interpreter of its containers; ours else."""
+        """Function name to the interpreter of its containers. Default: this one."""
 
     async def start(self, function: Function, *, snapshot: bool, wanted: bool) -> Container:
         """Start a process for the function's current definition."""
@@ -197,7 +197,7 @@ class Launcher:
 
 
 def image_environment(state: State, image_id: str) -> Mapping[str, str]:
-    """The variables that the image's ``ENV`` lines set, those of its bases first."""
+    """Variables of the ``ENV`` lines of an image and its bases."""
     image = state.images.get(image_id)
     if image is None:
         return {}

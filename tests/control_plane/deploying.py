@@ -14,7 +14,7 @@ IMAGE_BUILDER_VERSION = "2025.06"
 
 
 class DeployCalls:
-    """Answers clients that make, publish and look up apps."""
+    """Answers clients that create, publish and look up apps."""
 
     def __init__(
         self,

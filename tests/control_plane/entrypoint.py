@@ -1,4 +1,4 @@
-"""Starts Modal's container entrypoint, with the checkpoint file where the plane has it."""
+"""Starts Modal's container entrypoint with the plane's checkpoint file."""
 
 import ctypes
 import importlib

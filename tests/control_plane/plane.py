@@ -1,4 +1,4 @@
-"""The control plane as tests hold it: a thread with the servers, and levers to pull."""
+"""The control plane for tests: a thread with the servers, and controls."""
 
 import asyncio
 import os
@@ -32,11 +32,11 @@ from tests.control_plane.web import WebFront, listening_socket
 Result = TypeVar("Result")
 
 WAIT_S = 60.0
-"""Longest wait of any lever, in seconds."""
+"""Timeout of each control, in seconds."""
 
 
 class DeployFailed(Exception):
-    """``modal deploy`` exited with an error; the message is what it printed."""
+    """``modal deploy`` failed; the message is its output."""
 
 
 class ControlPlane:
@@ -46,7 +46,7 @@ class ControlPlane:
         # short, because the path of a unix socket has at most 107 bytes
         self.root = Path(tempfile.mkdtemp(prefix="cp-"))
         self.mounts = self.root / "mnt"
-        """Volumes whose mount path lies below it are mounted."""
+        """Only volumes with a mount path in this folder are mounted."""
         self.url = ""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="control-plane")
@@ -65,7 +65,7 @@ class ControlPlane:
         self._blobs = BlobCalls(self.state)
 
     def start(self) -> Self:
-        """Listen."""
+        """Start the servers."""
         self._build()
         self._thread.start()
         self.do(self._start())
@@ -141,19 +141,19 @@ class ControlPlane:
         }
 
     def add_container_environment(self, variables: Mapping[str, str]) -> None:
-        """Variables for every container started from now on; they win over the image's."""
+        """Set variables of containers started from now on; they override the image's."""
         self._launcher.environment.update(variables)
 
     def use_python(self, name: str, python: str) -> None:
-        """The interpreter of a function's containers."""
+        """Set the interpreter of a function's containers."""
         self._launcher.pythons[name] = python
 
     def secret(self, name: str, values: Mapping[str, str]) -> None:
-        """Make a named secret."""
+        """Create a named secret."""
         self.state.secrets[self.state.named_id("st", name)] = dict(values)
 
     def deploy(self, *target: str, environment: Mapping[str, str], cwd: Path | None = None) -> str:
-        """Run the real ``modal deploy`` and return what it printed.
+        """Run the real ``modal deploy`` and return its output.
 
         Raises:
             DeployFailed: It exited with an error.
@@ -167,10 +167,10 @@ class ControlPlane:
             raise DeployFailed(done.stdout + done.stderr)
         return done.stdout
 
-    # looking
+    # state
 
     def function(self, name: str) -> Function:
-        """The function of this name in the one app that has it."""
+        """The deployed function of this name."""
         (found,) = [f for f in self.state.functions.values() if f.name == name and f.version]
         return found
 
@@ -184,14 +184,14 @@ class ControlPlane:
         return [c for c in list(self.state.calls.values()) if c.function_id == function_id]
 
     def logs(self) -> str:
-        """What all containers printed."""
+        """Output of all containers."""
         paths = sorted((self.root / "c").glob("*/log"))
         return "\n".join(f"== {p.parent.name}\n{p.read_text(errors='replace')}" for p in paths)
 
-    # levers
+    # controls
 
     def freeze(self, name: str, count: int) -> list[Container]:
-        """Bring containers to their checkpoint and freeze them there."""
+        """Start containers and freeze them at their checkpoint."""
         pool = self.pool(name)
 
         async def work() -> list[Container]:
@@ -207,7 +207,7 @@ class ControlPlane:
         """Restore a frozen container.
 
         Returns:
-            Seconds until it asked for its first input.
+            Seconds until its first request for an input.
         """
 
         async def work() -> float:
@@ -220,13 +220,13 @@ class ControlPlane:
         return self.do(work())
 
     def hold(self, name: str, held: bool = True) -> None:
-        """Keep inputs of a function in its queue, or let them go."""
+        """Keep inputs of a function in its queue, or release them."""
         pool = self.pool(name)
         pool.hold = held
         self.do(self.scheduler.adjust(pool))
 
     def scale_to_zero(self, name: str) -> None:
-        """Stop all containers of a function, frozen ones too, and wait until they are gone."""
+        """Kill all containers of a function, frozen ones too, and wait until they have exited."""
         pool = self.pool(name)
 
         async def work() -> None:
@@ -240,7 +240,7 @@ class ControlPlane:
         self.do(work())
 
     def kill(self, container: Container) -> None:
-        """End a container's process at once and wait until the plane knows."""
+        """Kill a container and wait until it has exited."""
 
         async def work() -> None:
             container.kill()
@@ -250,11 +250,11 @@ class ControlPlane:
         self.do(work())
 
     def fail_restores(self, name: str, count: int = 1) -> None:
-        """Make the next restores of a function fail; what follows boots without a snapshot."""
+        """Make the next restores of a function fail; the starts after them use no snapshot."""
         self.pool(name).failing_restores = count
 
     def expire(self, call: Call) -> None:
-        """Drop the call's result, as seven days do."""
+        """Drop a call's result, as Modal does after seven days."""
         call.expired = True
 
     def run(self, name: str, arguments: bytes = b"") -> Call:

@@ -43,12 +43,12 @@ def streaming(method: Callable[[Self, Request], AsyncIterator[Response]]) -> Han
 
 
 def not_found(what: str) -> GRPCError:
-    """The error that the client raises as ``modal.exception.NotFoundError``."""
+    """Error that the client raises as ``modal.exception.NotFoundError``."""
     return GRPCError(Status.NOT_FOUND, what)
 
 
 def service(*parts: object) -> ModalClientBase:
-    """A server whose RPCs are those that ``parts`` answer; any other one fails by its name."""
+    """A service with the RPCs of ``parts``; any other RPC fails with its name."""
     names = ModalClientBase.__abstractmethods__
     handlers: dict[str, Any] = {}
     for name in names:

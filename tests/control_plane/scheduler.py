@@ -38,17 +38,17 @@ class Pool:
     failed_starts: int = 0
     start_failure: api_pb2.GenericResult | None = None
     without_snapshot: int = 0
-    """So many next starts are plain boots."""
+    """Number of next starts without a snapshot."""
     failing_restores: int = 0
-    """So many next restores fail."""
+    """Number of next restores that fail."""
     broken: bool = False
-    """Its containers do not start; none is started ahead of the next input or version."""
+    """Whether containers fail to start; then none is started before the next input or version."""
     hold: bool = False
-    """Keep inputs queued."""
+    """Whether to keep inputs queued."""
 
     @property
     def live(self) -> list[Container]:
-        """Containers of the current version that work or soon will; frozen ones are not."""
+        """Containers of the current version that take inputs, or will soon; without frozen ones."""
         return [
             c
             for c in self.containers
@@ -77,7 +77,7 @@ class Scheduler:
         self.closing = False
 
     def pool(self, function_id: str) -> Pool:
-        """The function's pool, made at first use."""
+        """The function's pool, created at first use."""
         if function_id not in self.pools:
             self.pools[function_id] = Pool(self._state.function(function_id))
         return self.pools[function_id]
@@ -90,7 +90,7 @@ class Scheduler:
         await self.adjust(pool)
 
     async def adjust(self, pool: Pool) -> None:
-        """Wake containers, and start as many as the queue needs."""
+        """Notify containers, and start as many as the queue needs."""
         async with pool.changed:
             pool.changed.notify_all()
         async with pool.scaling:
@@ -138,7 +138,7 @@ class Scheduler:
         task.add_done_callback(self._tasks.discard)
 
     async def checkpointed(self, container: Container) -> None:
-        """The container has asked for its memory to be saved."""
+        """Handle a container that reached its checkpoint."""
         self._spawn(self._after_checkpoint(container))
 
     async def _after_checkpoint(self, container: Container) -> None:
@@ -162,7 +162,7 @@ class Scheduler:
             container.kill()
 
     async def take(self, container: Container) -> Input | None:
-        """The container's next input; None tells it to stop."""
+        """The container's next input; None if it must stop."""
         pool = self.pool(container.function.id)
         if container.first_poll_at is None:
             container.first_poll_at = time.monotonic()
@@ -205,14 +205,14 @@ class Scheduler:
     async def put_output(
         self, container: Container | None, output: api_pb2.FunctionPutOutputsItem
     ) -> None:
-        """A container tells the result of an input."""
+        """Record the result of an input."""
         item = container.running.pop(output.input_id, None) if container else None
         if item is not None and container is not None:
             await item.call.finish(output.result, output.data_format, output.retry_count)
             await self.adjust(self.pool(container.function.id))
 
     async def cancel(self, call: Call, *, terminate: bool) -> None:
-        """Drop a queued input; ask, or make, the container of a running one to stop it."""
+        """Cancel an input: drop a queued one, notify the container of a running one, or kill it."""
         pool = self.pool(call.function_id)
         call.input.cancelled = True
         if call.input in pool.pending:
@@ -226,11 +226,11 @@ class Scheduler:
                     container.cancels.put_nowait(call.input.id)
 
     async def start_failed(self, container: Container, result: api_pb2.GenericResult) -> None:
-        """User code raised before the first input."""
+        """Record an error of user code before the first input."""
         self.pool(container.function.id).start_failure = result
 
     async def published(self, app: App) -> None:
-        """Old containers finish what they run and stop; frozen ones go at once."""
+        """Kill frozen containers of old versions; others finish their inputs and stop."""
         for function_id in app.functions.values():
             pool = self.pool(function_id)
             pool.broken = False
@@ -284,7 +284,7 @@ class Scheduler:
         pool.broken = True
 
     async def close(self) -> None:
-        """Kill every container and wait until all are gone."""
+        """Kill every container and wait until all have exited."""
         self.closing = True
         everyone = [c for pool in self.pools.values() for c in pool.containers]
         for container in everyone:

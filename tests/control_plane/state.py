@@ -1,4 +1,4 @@
-"""What the control plane remembers: apps, functions, calls and named objects."""
+"""State of the control plane: apps, functions, calls and named objects."""
 
 import asyncio
 import itertools
@@ -17,20 +17,20 @@ ENVIRONMENT = "main"
 
 @dataclass
 class Function:
-    """A function or a class's service function of one app; its id outlives redeploys."""
+    """A function, or the service function of a class; redeploys keep its id."""
 
     id: str
     app_id: str
     name: str
     staged: api_pb2.Function = field(default_factory=api_pb2.Function)
-    """As created; the app's next publish makes it current."""
+    """Created, but not current before the app's next publish."""
     definition: api_pb2.Function = field(default_factory=api_pb2.Function)
     definition_id: str = ""
     version: int = 0
     web_url: str = ""
 
     def handle(self) -> api_pb2.FunctionHandleMetadata:
-        """What clients learn of the function."""
+        """Metadata for clients."""
         source = self.staged
         meta = api_pb2.FunctionHandleMetadata(
             function_name=self.name,
@@ -62,7 +62,7 @@ class Function:
 
 @dataclass
 class App:
-    """A deployed app, or one on its way."""
+    """An app, deployed or being deployed."""
 
     id: str
     name: str = ""
@@ -73,7 +73,7 @@ class App:
 
 @dataclass
 class Input:
-    """One input of a call; a lost container sends it back to the queue."""
+    """The input of a call; queued again if its container is lost."""
 
     id: str
     call: "Call"
@@ -114,13 +114,13 @@ class Call:
             self.changed.notify_all()
 
     async def more(self, chunks: list[api_pb2.DataChunk], seen: int) -> None:
-        """Wait until ``chunks`` holds more than ``seen`` or nothing more comes."""
+        """Wait until ``chunks`` has more than ``seen`` items or the call is done."""
         async with self.changed:
             await self.changed.wait_for(lambda: len(chunks) > seen or self.done.is_set())
 
 
 class State:
-    """All of it, for one event loop."""
+    """The whole state, for one event loop."""
 
     def __init__(self) -> None:
         self._counters: defaultdict[str, Callable[[], int]] = defaultdict(
@@ -134,21 +134,21 @@ class State:
         self.named: dict[tuple[str, str], str] = {}
         """Kind and name, or kind and content, to id."""
         self.names: dict[str, str] = {}
-        """Id to name, of what has one."""
+        """Id to name of named objects."""
         self.images: dict[str, api_pb2.Image] = {}
         self.secrets: dict[str, dict[str, str]] = {}
         self.requests: defaultdict[str, list[Message]] = defaultdict(list)
-        """Every deploy request as it came, by its RPC."""
+        """RPC to its recorded requests."""
         self.left: set[str] = set()
-        """Apps whose client is gone."""
+        """Apps whose client has disconnected."""
         self.started = time.time()
 
     def new_id(self, prefix: str) -> str:
-        """An id as Modal's: a type prefix and a number."""
+        """A new id like Modal's: type prefix and number."""
         return f"{prefix}-{self._counters[prefix]():016d}"
 
     def named_id(self, prefix: str, name: str) -> str:
-        """The id under this name, made when there is none; an unnamed object is always new."""
+        """Id of a named object, created at first use; an object without a name is always new."""
         if not name:
             return self.new_id(prefix)
         key = (prefix, name)
@@ -177,7 +177,7 @@ class State:
         return self.calls[call_id]
 
     def layout(self, app: App) -> api_pb2.AppLayout:
-        """Everything a container may look up by id."""
+        """The objects that a container can look up by id."""
         layout = api_pb2.AppLayout(function_ids=app.functions, class_ids=app.classes)
         for function in self.functions.values():
             if function.app_id == app.id:

@@ -22,7 +22,7 @@ class Partition:
     items: list[tuple[int, bytes]] = field(default_factory=list[tuple[int, bytes]])
     last: int = 0
     ttl: int = 0
-    """Seconds, as the last put asked for."""
+    """Seconds, from the last put."""
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
 
@@ -158,7 +158,7 @@ class StoreCalls:
     def _must_exist(self, prefix: str, name: str, creation: int) -> None:
         unspecified = creation == api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED
         if unspecified and (prefix, name) not in self._state.named:
-            raise not_found(f"nothing is called {name!r}")
+            raise not_found(f"{name!r} not found")
 
 
 async def _wait(partition: Partition, ready: Callable[[], bool], timeout: float) -> None:

@@ -1,4 +1,4 @@
-"""Volumes: a folder each, and a view of it in every container that mounts it."""
+"""Volumes: a folder for each, and a view of it in each container that mounts it."""
 
 import shutil
 from dataclasses import dataclass, field
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 FOLDER_DESCRIPTOR = 200
-"""Under which each container's process holds its own folder open."""
+"""File descriptor of each container's own folder, in its process."""
 
 
 @dataclass
 class View:
-    """What one container sees of a volume: its own writes, and commits up to its last reload."""
+    """A volume in a container: its own writes, and others' commits as of its last reload."""
 
     folder: Path
     synced: set[str] = field(default_factory=set[str])
@@ -35,16 +35,16 @@ class Volumes:
     def __init__(self, root: Path, mounts: Path) -> None:
         self.root = root
         self.mounts = mounts
-        """Mount paths below this folder are made real; others stay unmounted."""
+        """Only mount paths in this folder are mounted."""
 
     def committed(self, volume_id: str) -> Path:
-        """The folder with what was committed."""
+        """Folder with the committed files."""
         folder = self.root / volume_id
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def mount(self, volume_id: str, mount_path: str, folder: Path) -> View | None:
-        """Make a container's view, reached by its mount path through a descriptor of its folder."""
+        """Create a container's view, with a link to it at the mount path."""
         path = Path(mount_path)
         if not path.is_relative_to(self.mounts):
             return None
@@ -57,7 +57,7 @@ class Volumes:
         return view
 
     def reload(self, volume_id: str, view: View) -> None:
-        """Show what others committed."""
+        """Update a view with the commits of others."""
         committed = self.committed(volume_id)
         present = _files(committed)
         for name in present:
@@ -67,7 +67,7 @@ class Volumes:
         view.synced = present
 
     def commit(self, volume_id: str, view: View) -> None:
-        """Make the container's writes the volume's."""
+        """Commit the writes in a view to the volume."""
         committed = self.committed(volume_id)
         present = _files(view.folder)
         for name in present:
@@ -78,7 +78,7 @@ class Volumes:
 
 
 class VolumeCalls:
-    """Answers ``modal.Volume``; commit and reload are those of the asking container."""
+    """Answers ``modal.Volume``; commit and reload are for the container that calls."""
 
     def __init__(self, state: State, volumes: Volumes, container: "Container | None") -> None:
         self._state = state
@@ -124,7 +124,7 @@ class VolumeCalls:
 
     def _view(self, volume_id: str) -> View | None:
         if self._container is None:
-            raise not_found("no container asks")
+            raise not_found("not called by a container")
         return self._container.views.get(volume_id)
 
 
@@ -140,7 +140,7 @@ def _link(source: Path, target: Path) -> None:
     if target.exists() and target.samefile(source):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    # a copy, as a container may go on writing to a file that it has committed
+    # a copy, because a container can write to a file after it committed it
     partial = target.with_name(f".{target.name}.partial")
     shutil.copy2(source, partial)
     if target.exists() and target.read_bytes() == partial.read_bytes():

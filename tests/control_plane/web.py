@@ -1,4 +1,4 @@
-"""The HTTP front of ASGI functions: proxy auth, streamed answers, and 303 for slow ones."""
+"""HTTP front end of ASGI functions: proxy auth, streamed responses, 303 for slow ones."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ PROXY_HEADERS = ("modal-key", "modal-secret")
 
 
 class WebFront:
-    """One loopback port for each web function."""
+    """Serves each web function on a loopback port."""
 
     def __init__(self, state: State, scheduler: Scheduler, calls: FunctionCalls) -> None:
         self._state = state
@@ -30,20 +30,20 @@ class WebFront:
         self._sockets: dict[str, socket.socket] = {}
         self._runners: dict[str, web.AppRunner] = {}
         self.redirect_after = 150.0
-        """Seconds without an answer after which the client is sent to a result address
+        """Seconds without a response until the client is redirected to the result
         (https://modal.com/docs/guide/webhook-timeouts)."""
         self.key = ("wk-test", "ws-test")
-        """The pair that functions with proxy auth ask for."""
+        """Key and secret for functions with proxy auth."""
 
     def url(self, function: Function) -> str:
-        """The address of a function, the same after redeploys."""
+        """URL of a function; redeploys keep it."""
         if function.id not in self._sockets:
             self._sockets[function.id] = listening_socket()
         host, port = self._sockets[function.id].getsockname()
         return f"http://{host}:{port}"
 
     async def serve(self) -> None:
-        """Answer at every address handed out so far."""
+        """Start serving every URL given out so far."""
         for function_id, listener in self._sockets.items():
             if function_id in self._runners:
                 continue
@@ -56,7 +56,7 @@ class WebFront:
             self._runners[function_id] = runner
 
     async def close(self) -> None:
-        """Stop answering."""
+        """Stop serving."""
         for runner in self._runners.values():
             await runner.cleanup()
         for listener in self._sockets.values():
@@ -81,7 +81,7 @@ class WebFront:
             return await self._stream(request, start.http_response_start, chunks)
         except ConnectionResetError:
             await self._put(call, api_pb2.Asgi(http_disconnect=api_pb2.Asgi.HttpDisconnect()))
-            return web.Response(status=499)  # nobody is there to read it
+            return web.Response(status=499)  # the client has disconnected
 
     def _is_known(self, request: web.Request) -> bool:
         return tuple(request.headers.get(name) for name in PROXY_HEADERS) == self.key

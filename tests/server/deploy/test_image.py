@@ -49,7 +49,7 @@ def test_the_commit_comes_from_the_settings_or_the_snapshot(
     assert comfyui_commit(deployment, read_nodes(deployment)) == expected
 
 
-def test_two_commits_that_differ_are_refused(write: Callable[[str], Path], tmp_path: Path) -> None:
+def test_two_different_commits_are_rejected(write: Callable[[str], Path], tmp_path: Path) -> None:
     (tmp_path / "snapshot.json").write_text(json.dumps({"comfyui": OTHER}))
     text = f'[deploy]\nnodes = "snapshot.json"\ncomfyui = "{ONE}"'
     with pytest.raises(ProjectError) as raised:
@@ -57,7 +57,7 @@ def test_two_commits_that_differ_are_refused(write: Callable[[str], Path], tmp_p
     assert (raised.value.code, raised.value.field) == ("comfyui_conflict", "deploy.comfyui")
 
 
-def test_a_wrong_snapshot_is_named_with_its_entry(
+def test_an_error_in_the_snapshot_names_its_entry(
     write: Callable[[str], Path], tmp_path: Path
 ) -> None:
     file = tmp_path / "snapshot.json"
@@ -68,13 +68,13 @@ def test_a_wrong_snapshot_is_named_with_its_entry(
     assert raised.value.file == str(file.resolve())
 
 
-def test_an_unknown_version_is_refused_with_the_newest_that_are_known(
+def test_an_unknown_version_is_rejected_with_the_newest_known_ones(
     write: Callable[[str], Path],
 ) -> None:
     with pytest.raises(SettingsError) as raised:
         read_deployment(write('[deploy]\ncomfyui = "0.99.0"'))
-    (finding,) = raised.value.findings
-    assert finding.message == (
+    (error,) = raised.value.errors
+    assert error.message == (
         "unknown ComfyUI version '0.99.0'; known versions: "
         f"{', '.join(list(pins.RELEASES)[:5])} and older, down to 0.3.48; "
         "for another one, give its commit (40 hex digits)"
@@ -112,7 +112,7 @@ def test_torchaudio_is_the_build_for_the_chosen_torch(torch: str, torchaudio: st
 def self_test(
     request: pytest.FixtureRequest, write: Callable[[str], Path], tmp_path: Path
 ) -> Callable[[str], "subprocess.CompletedProcess[str]"]:
-    """Runs the self-test as the image build does, for a ``[deploy]``."""
+    """Runs the self-test of the image build for a ``[deploy]``."""
     python, source = (sys.executable, TREE) if request.param == "tree" else real_comfyui()
     comfyui, build, models = tmp_path / "comfyui", tmp_path / "build", tmp_path / "models"
     shutil.copytree(source, comfyui, ignore=shutil.ignore_patterns(".git", "__pycache__"))
@@ -140,7 +140,7 @@ def self_test(
     return run
 
 
-def test_the_build_ends_with_a_graph_that_ran_and_leaves_nothing_behind(
+def test_the_build_ends_with_a_graph_and_leaves_no_files(
     self_test: Callable[[str], "subprocess.CompletedProcess[str]"], tmp_path: Path
 ) -> None:
     done = self_test(

@@ -1,4 +1,4 @@
-"""The commands against Modal's own client and the loopback control plane."""
+"""The commands with Modal's client and the loopback control plane."""
 
 import json
 import os
@@ -94,7 +94,7 @@ def environment(plane: ControlPlane, **variables: str) -> dict[str, str]:
 
 @pytest.fixture
 def prepared(plane: ControlPlane) -> ControlPlane:
-    """With the secrets and the volume that the settings name."""
+    """A plane with the secrets and the volume in the settings."""
     for name in ("run-time", "git-tokens", "pictures-keys"):
         plane.secret(name, {"NAME": "value"})
     if ("vo", "shared") not in plane.state.named:
@@ -116,15 +116,13 @@ def gpu_type(ranked: Any) -> str:
 
 
 def layers(plane: ControlPlane, image_id: str) -> list[tuple[str, api_pb2.Image]]:
-    """The image and those below it, the lowest first."""
+    """The image and its bases, the lowest first."""
     image = plane.state.images[image_id]
     below = layers(plane, image.base_images[0].image_id) if image.base_images else []
     return [*below, (image_id, image)]
 
 
-def test_a_missing_secret_stops_before_anything_is_built(
-    plane: ControlPlane, project: Path
-) -> None:
+def test_a_missing_secret_is_an_error_before_any_build(plane: ControlPlane, project: Path) -> None:
     done = run(plane, project, "deploy")
     assert done.returncode == 1, done.stderr
     assert all(
@@ -134,7 +132,7 @@ def test_a_missing_secret_stops_before_anything_is_built(
     assert not plane.state.images
 
 
-def test_deploy_registers_what_the_settings_say_and_editing_a_workflow_builds_nothing(
+def test_deploy_registers_the_settings_and_a_changed_workflow_needs_no_build(
     prepared: ControlPlane, project: Path
 ) -> None:
     done = run(prepared, project, "deploy", "--tag", "first")
@@ -271,7 +269,7 @@ def test_other_releases_get_their_requirements_as_of_their_commit(
         )  # fmt: skip
 
 
-def test_deploy_stops_on_what_the_doctor_calls_an_error(plane: ControlPlane, project: Path) -> None:
+def test_deploy_stops_on_errors_of_the_doctor(plane: ControlPlane, project: Path) -> None:
     file = project / "comfysnap.toml"
     file.write_text(SETTINGS.replace('snapshot = "cpu"', 'after_restore = ["three"]'))
     done = run(plane, project, "deploy")
@@ -297,7 +295,7 @@ def test_a_dry_run_needs_neither_account_nor_network(project: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [["deploy"], ["models", "list"], ["doctor", "--online"]])
-def test_modal_without_an_account_is_exit_3(project: Path, command: list[str]) -> None:
+def test_modal_without_an_account_exits_with_3(project: Path, command: list[str]) -> None:
     nobody = {"MODAL_CONFIG_PATH": "/nonexistent", "MODAL_TOKEN_ID": "", "MODAL_TOKEN_SECRET": ""}
     done = subprocess.run(
         [COMFYSNAP, *command], cwd=project, env=os.environ | nobody, capture_output=True, text=True
@@ -306,7 +304,7 @@ def test_modal_without_an_account_is_exit_3(project: Path, command: list[str]) -
     assert "Traceback" not in done.stderr
 
 
-def test_modal_deploy_takes_the_file_itself(prepared: ControlPlane, project: Path) -> None:
+def test_modal_deploy_accepts_the_app_module(prepared: ControlPlane, project: Path) -> None:
     file = ROOT / "packages/server/src/comfysnap_server/deploy/app.py"
     prepared.deploy(str(file), environment={"COMFYSNAP_PROJECT": str(project / "comfysnap.toml")})
     assert created(prepared, "Worker.*").autoscaler_settings.max_containers == 7
@@ -342,7 +340,7 @@ def test_models_sync_fills_the_volume_in_a_container(
     )
     done = run(plane, project, "models", "sync", **mounted)
     assert done.returncode == 0, done.stdout + done.stderr + plane.logs()
-    assert "brought  loras/a.safetensors" in done.stdout
+    assert "downloaded loras/a.safetensors" in done.stdout
     assert "sesame" not in done.stdout + done.stderr
     listed = run(plane, project, "models", "list", "--json")
     assert listed.returncode == 0, listed.stderr

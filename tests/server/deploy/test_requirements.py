@@ -44,7 +44,7 @@ def pins(text: str) -> list[str]:
 
 
 def locked() -> dict[str, list[Requirement]]:
-    """Package name to its pins in the lock of ComfyUI; markers tell several apart."""
+    """Package name to its pins in the lock of ComfyUI; markers distinguish several."""
     found: dict[str, list[Requirement]] = {}
     for pin in pins(comfyui.lock_file().read_text()):
         requirement = Requirement(pin.removesuffix(" \\"))
@@ -98,7 +98,7 @@ def test_the_default_release_is_the_newest_that_is_known_and_tested() -> None:
 
 
 def test_the_lock_names_the_extras_without_which_pip_refuses_it() -> None:
-    """pip wants each requirement pinned as it is asked for, extras included; uv does not."""
+    """pip requires pins with the extras of each requirement; uv does not."""
     assert locked()["pyjwt"][0].extras == {"crypto"}
     assert "cublas" in locked()["cuda-toolkit"][0].extras
 
@@ -113,7 +113,7 @@ def test_the_lock_has_one_version_of_each_package_for_every_python_of_the_settin
             assert name == "colorama" or valid, (name, environment)
 
 
-def test_one_environment_holds_comfyui_and_what_the_worker_needs() -> None:
+def test_comfyui_and_the_worker_fit_in_one_environment() -> None:
     for text in comfyui.WORKER:
         wanted = Requirement(text)
         (pin,) = locked()[wanted.name]
@@ -122,7 +122,7 @@ def test_one_environment_holds_comfyui_and_what_the_worker_needs() -> None:
 
 @pytest.mark.comfyui
 @pytest.mark.skipif(shutil.which("uv") is None, reason="needs uv")
-def test_the_lock_is_what_the_pinned_release_asks_for() -> None:
+def test_the_lock_satisfies_the_requirements_of_the_pinned_release() -> None:
     _, checkout = real_comfyui()
     if f'__version__ = "{comfyui.VERSION}"' not in (checkout / "comfyui_version.py").read_text():
         pytest.skip(f"the checkout is not ComfyUI {comfyui.VERSION}")
@@ -138,6 +138,6 @@ def test_the_lock_is_what_the_pinned_release_asks_for() -> None:
     assert (checkout / "manager_requirements.txt").read_text().strip() == comfyui.MANAGER
 
 
-def test_node_packs_are_held_to_what_the_worker_needs() -> None:
+def test_node_packs_cannot_break_requirements_of_the_worker() -> None:
     project = tomllib.loads((ROOT / "packages" / "server" / "pyproject.toml").read_text())
     assert set(OURS) == set(comfyui.WORKER) == set(project["dependency-groups"]["worker"])

@@ -4,8 +4,12 @@ from pathlib import Path
 import pytest
 
 from comfysnap_schema.wire.errors import ProjectError
-from comfysnap_server.deploy.deployment import Deployment, SettingsError, read_deployment
-from comfysnap_server.deploy.engine_options import engine_options
+from comfysnap_server.deploy.deployment import (
+    Deployment,
+    SettingsError,
+    engine_options,
+    read_deployment,
+)
 from comfysnap_server.deploy.gateway_settings import gateway_settings
 from comfysnap_server.deploy.settings import DeploySettings
 
@@ -17,10 +21,10 @@ def deployment(write: WriteProject, deploy: str) -> Deployment:
     return read_deployment(write(f'name = "pictures"\n[deploy]\n{deploy}'))
 
 
-def findings(write: WriteProject, deploy: str) -> list[tuple[str, str | None]]:
+def errors_of(write: WriteProject, deploy: str) -> list[tuple[str, str | None]]:
     with pytest.raises(SettingsError) as raised:
         deployment(write, deploy)
-    return [(finding.code, finding.field) for finding in raised.value.findings]
+    return [(error.code, error.field) for error in raised.value.errors]
 
 
 def test_an_empty_file_is_a_deployment_with_proxy_auth_and_a_cpu_snapshot(
@@ -128,33 +132,33 @@ def test_resources_are_a_request_or_a_request_and_a_limit(write: WriteProject) -
         ('volumes = {models = "v", files = "v"}', "mount_conflict", "deploy.volumes"),
     ],
 )
-def test_a_wrong_setting_is_named(
+def test_an_invalid_setting_is_an_error_of_its_field(
     write: WriteProject, deploy: str, code: str, field: str | None
 ) -> None:
-    found = findings(write, deploy)
+    found = errors_of(write, deploy)
     assert [found_code for found_code, _ in found] == [code]
     assert field is None or found[0][1] == field
 
 
-def test_all_findings_are_told_at_once(write: WriteProject) -> None:
-    found = findings(write, 'gpu = "RTX4090"\nscaledown_windw = 5\ntimeout = 1')
+def test_all_errors_are_reported_at_once(write: WriteProject) -> None:
+    found = errors_of(write, 'gpu = "RTX4090"\nscaledown_windw = 5\ntimeout = 1')
     assert {code for code, _ in found} == {"unknown_gpu", "unknown_key", "invalid_value"}
 
 
-def test_a_mistyped_key_is_told_its_right_spelling(write: WriteProject) -> None:
+def test_a_misspelled_key_is_an_error_with_a_suggestion(write: WriteProject) -> None:
     with pytest.raises(SettingsError) as raised:
         deployment(write, "min_container = 1")
     assert "min_containers" in raised.value.message
     assert str(raised.value).startswith(str(raised.value.file))
 
 
-def test_a_volume_named_like_the_default_of_another_is_refused(write: WriteProject) -> None:
-    assert findings(write, 'volumes = {files = "pictures-models"}') == [
+def test_a_volume_with_the_default_name_of_another_is_rejected(write: WriteProject) -> None:
+    assert errors_of(write, 'volumes = {files = "pictures-models"}') == [
         ("mount_conflict", "deploy.volumes")
     ]
 
 
-def test_the_file_is_found_from_the_variable_a_folder_or_above(
+def test_the_file_is_found_by_the_variable_or_in_this_folder_or_a_parent(
     write: WriteProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = write("")
@@ -186,7 +190,7 @@ def test_no_project_anywhere_is_an_error(tmp_path: Path, monkeypatch: pytest.Mon
         ('[deploy]\nwarm_up = "nope"', "deploy.warm_up"),
     ],
 )
-def test_a_workflow_that_does_not_exist_is_named(
+def test_an_unknown_workflow_is_an_error(
     write: WriteProject, write_workflow: WriteWorkflow, text: str, field: str
 ) -> None:
     write_workflow("sample")
@@ -208,7 +212,7 @@ def test_only_the_chosen_workflows_are_served(
     ("written", "there"),
     [("workflows", "/project/workflows"), ("../shared", "/shared"), ("/srv/flows", "/srv/flows")],
 )
-def test_a_folder_lies_where_the_file_names_it_in_a_container_too(
+def test_a_relative_workflows_folder_has_the_same_path_in_a_container(
     write: WriteProject, written: str, there: str
 ) -> None:
     read = read_deployment(write(f"workflows = {written!r}"))
@@ -216,7 +220,7 @@ def test_a_folder_lies_where_the_file_names_it_in_a_container_too(
     assert read.in_container(Path(read.file.name)) == "/project/comfysnap.toml"
 
 
-def test_what_is_set_for_this_machine_alone_stops_no_gateway(write: WriteProject) -> None:
+def test_local_settings_are_ignored_on_modal(write: WriteProject) -> None:
     read = read_deployment(write("[serve]\nmax_timeout = 90\n[serve.local]\nmax_unfinished = 3\n"))
     settings = gateway_settings(read, {})
     assert (settings.auth, settings.max_timeout, settings.default_timeout) == ("proxy", 90, 90)

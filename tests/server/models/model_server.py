@@ -1,4 +1,4 @@
-"""A loopback server of models: plain files, Hugging Face and Civitai, which can misbehave."""
+"""A loopback server of models (plain files, Hugging Face, Civitai) with faults to inject."""
 
 import hashlib
 import json
@@ -17,29 +17,29 @@ BLOCK = 64 * 1024
 
 @dataclass
 class Served:
-    """One file and how it is handed out."""
+    """A file and how it is served."""
 
     content: bytes
     token: str | None = None
     ranges: bool = True
     etag: str | None = None
     break_after: list[int] = field(default_factory=list[int])
-    """Bytes after which the connection of the first, second, ... request breaks."""
+    """Bytes after which the first, second, ... request loses its connection."""
     bodies: list[bytes] = field(default_factory=list[bytes])
     """Other content for the first, second, ... request."""
     statuses: list[int] = field(default_factory=list[int])
-    """Refusals of the first, second, ... request."""
+    """Error status of the first, second, ... request."""
     location: str | None = None
     content_type: str = "application/octet-stream"
     chunked: bool = False
-    """Whether the hub says that it is stored in Xet."""
+    """Whether it is stored in Xet."""
     pace: float = 0
     """Seconds between blocks of 64 kB."""
 
 
 @dataclass
 class Asked:
-    """One request that came."""
+    """A received request."""
 
     method: str
     path: str
@@ -48,7 +48,7 @@ class Asked:
 
 @dataclass
 class ModelServer:
-    """What the server has and what it was asked."""
+    """The files of the server, and the requests it received."""
 
     url: str = ""
     files: dict[str, Served] = field(default_factory=dict[str, Served])
@@ -60,7 +60,7 @@ class ModelServer:
     commit: str = COMMIT
     asked: list[Asked] = field(default_factory=list[Asked])
     sent_some: threading.Event = field(default_factory=threading.Event)
-    """Set once several blocks of a paced file went out."""
+    """Set once several blocks of a paced file were sent."""
 
     def downloads(self, path: str) -> list[Asked]:
         """The requests for the content of a path."""
@@ -68,7 +68,7 @@ class ModelServer:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers for one ``ModelServer``."""
+    """Serves one ``ModelServer``."""
 
     protocol_version = "HTTP/1.1"
     models: ModelServer

@@ -58,21 +58,21 @@ def models(server: ModelServer, *names: str) -> str:
     )
 
 
-def test_sync_tells_the_disk_need_brings_the_files_and_then_has_nothing_to_do(
+def test_sync_prints_the_size_downloads_and_then_has_nothing_to_do(
     write: WriteProject, server: ModelServer, tmp_path: Path
 ) -> None:
     server.files["/a.safetensors"] = Served(b"a" * 1500)
     file = write(models(server, "a.safetensors"))
     first = command("sync", "--project", file, "--to", tmp_path / "models")
     assert first.exit_code == 0, first.output
-    assert "1 files to bring, 1.5 kB" in first.output
+    assert "1 file to download, 1.5 kB" in first.output
     assert (tmp_path / "models" / "loras" / "a.safetensors").stat().st_size == 1500
     second = command("sync", "--project", file, "--to", tmp_path / "models")
     assert second.exit_code == 0
-    assert "0 files to bring" in second.output
+    assert "0 files to download" in second.output
 
 
-def test_a_sync_that_misses_a_file_exits_1_and_names_it(
+def test_a_sync_with_a_failed_download_exits_with_1_and_names_it(
     write: WriteProject, server: ModelServer, tmp_path: Path
 ) -> None:
     server.files["/a.safetensors"] = Served(b"a")
@@ -83,7 +83,7 @@ def test_a_sync_that_misses_a_file_exits_1_and_names_it(
     assert (tmp_path / "models" / "loras" / "a.safetensors").is_file()
 
 
-def test_names_with_brackets_are_shown_as_they_are(
+def test_names_with_brackets_are_printed_verbatim(
     write: WriteProject, workflow: Callable[[str], None], server: ModelServer, tmp_path: Path
 ) -> None:
     workflow("")
@@ -96,7 +96,7 @@ def test_names_with_brackets_are_shown_as_they_are(
     assert "[v2] [/b].bin" in command("list", "--project", file, "--to", tmp_path / "models").output
 
 
-def test_a_folder_that_is_a_file_is_named(
+def test_a_folder_that_is_a_file_is_an_error(
     write: WriteProject, server: ModelServer, tmp_path: Path
 ) -> None:
     file = write(models(server, "a.safetensors"))
@@ -106,19 +106,19 @@ def test_a_folder_that_is_a_file_is_named(
     assert str(file) in result.output
 
 
-def test_an_empty_list_is_nothing_to_do(write: WriteProject, tmp_path: Path) -> None:
+def test_an_empty_list_downloads_nothing(write: WriteProject, tmp_path: Path) -> None:
     result = command("sync", "--project", write(""), "--to", tmp_path / "models")
     assert result.exit_code == 0
     assert not (tmp_path / "models").exists()
 
 
-def test_a_wrong_list_is_bad_input(write: WriteProject) -> None:
+def test_an_invalid_list_is_bad_input(write: WriteProject) -> None:
     result = command("list", "--project", write('[[deploy.models]]\nrepo = "a/b"\nfile = "c"'))
     assert isinstance(result.exception, SchemaError)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_a_sync_that_was_ended_goes_on_where_it_stopped(
+def test_a_killed_sync_is_resumed(
     write: WriteProject, server: ModelServer, tmp_path: Path, how: signal.Signals
 ) -> None:
     content = os.urandom(40_000_000)
@@ -153,7 +153,7 @@ def put(root: Path, *paths: str) -> None:
         (root / path).write_bytes(b"x")
 
 
-def test_list_tells_what_is_missing_used_and_unused(
+def test_list_shows_missing_used_and_unused_files(
     write: WriteProject, workflow: Callable[[str], None], server: ModelServer, tmp_path: Path
 ) -> None:
     workflow("")
@@ -173,7 +173,7 @@ def test_list_tells_what_is_missing_used_and_unused(
     assert "unused" in table.output
 
 
-def test_rm_deletes_what_is_named_and_what_is_unused(
+def test_rm_deletes_given_files_and_unused_ones(
     write: WriteProject, workflow: Callable[[str], None], tmp_path: Path
 ) -> None:
     workflow("")
@@ -190,7 +190,9 @@ def test_rm_deletes_what_is_named_and_what_is_unused(
 
 
 @pytest.mark.parametrize("path", ["../outside", "/etc/hostname", ".comfysnap/record.json", ".."])
-def test_rm_cannot_leave_the_folder(write: WriteProject, tmp_path: Path, path: str) -> None:
+def test_rm_cannot_delete_outside_the_folder(
+    write: WriteProject, tmp_path: Path, path: str
+) -> None:
     put(tmp_path, "outside")
     result = command("rm", path, "--project", write(""), "--to", tmp_path / "models", "--yes")
     assert result.exit_code == 2
@@ -207,7 +209,7 @@ def test_rm_asks_first(
     assert (tmp_path / "models" / "vae" / "old.pt").exists()
 
 
-def test_every_place_that_names_a_model_is_found(
+def test_every_use_of_a_model_is_found(
     write: WriteProject, workflow: Callable[[str], None]
 ) -> None:
     workflow(
@@ -233,7 +235,7 @@ def test_every_place_that_names_a_model_is_found(
         ('[inputs.file]\npath = "3.inputs.file"', set[str]()),
     ],
 )
-def test_a_file_that_callers_may_choose_is_not_unused(
+def test_a_file_that_callers_can_choose_is_not_unused(
     write: WriteProject, workflow: Callable[[str], None], parameters: str, unused: set[str]
 ) -> None:
     workflow(parameters)

@@ -10,22 +10,22 @@ from typing import Any
 import httpx2
 import pytest
 
-from comfysnap_server.models.folder import ModelsFolder
-from comfysnap_server.models.listed import ModelEntry
+from comfysnap_server.models.download import RetryPolicy
+from comfysnap_server.models.entry import ModelEntry
 from comfysnap_server.models.sources import ModelError
+from comfysnap_server.models.storage import ModelsFolder
 from comfysnap_server.models.syncing import (
-    Brought,
+    Downloaded,
+    DownloadProgress,
     Failed,
-    Planned,
-    Progressed,
     SyncEvent,
     SyncOptions,
+    SyncPlan,
     sync,
 )
-from comfysnap_server.models.transfer import TransferPolicy
 from tests.server.models.model_server import ModelServer, Served, serve_models
 
-QUICK = TransferPolicy(attempts=3, wait_initial=0, wait_max=0)
+QUICK = RetryPolicy(attempts=3, wait_initial=0, wait_max=0)
 CONTENT = bytes(range(256)) * 2000
 
 
@@ -55,14 +55,14 @@ class Run:
         self.good = sync(
             self.entries,
             ModelsFolder.at(self.folder),
-            tell=self._tell,
+            on_event=self._record_event,
             options=self.options,
             commit=self._commit,
             stop=self.stop,
         )
         return self
 
-    def _tell(self, event: SyncEvent) -> None:
+    def _record_event(self, event: SyncEvent) -> None:
         self.events.append(event)
         self.on_event(event)
 
@@ -70,12 +70,12 @@ class Run:
         self.commits += 1
 
     @property
-    def plan(self) -> Planned:
-        return next(event for event in self.events if isinstance(event, Planned))
+    def plan(self) -> SyncPlan:
+        return next(event for event in self.events if isinstance(event, SyncPlan))
 
     @property
-    def brought(self) -> list[str]:
-        return sorted(event.path for event in self.events if isinstance(event, Brought))
+    def downloaded(self) -> list[str]:
+        return sorted(event.path for event in self.events if isinstance(event, Downloaded))
 
     @property
     def failed(self) -> dict[str, str]:
@@ -90,7 +90,7 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def test_every_source_lands_in_its_folder_and_is_committed(
+def test_files_of_every_source_are_downloaded_and_committed(
     server: ModelServer, tmp_path: Path
 ) -> None:
     server.files["/a.safetensors"] = Served(CONTENT)
@@ -125,23 +125,23 @@ def test_a_whole_repository_is_laid_out_like_the_models_folder(
         "vae/c.pt": Served(b"c"),
     }
     run = Run(tmp_path, ModelEntry(repo="owner/all", include=["*.safetensors"]))()
-    assert run.brought == ["checkpoints/a.safetensors", "loras/deep/b.safetensors"]
+    assert run.downloaded == ["checkpoints/a.safetensors", "loras/deep/b.safetensors"]
     assert (tmp_path / "loras" / "deep" / "b.safetensors").read_bytes() == b"b"
 
 
-def test_a_second_sync_brings_nothing(server: ModelServer, tmp_path: Path) -> None:
+def test_a_second_sync_downloads_nothing(server: ModelServer, tmp_path: Path) -> None:
     server.repositories["owner/one"] = {"a.safetensors": Served(CONTENT)}
     item = entry(repo="owner/one", file="a.safetensors")
-    assert Run(tmp_path, item)().brought
+    assert Run(tmp_path, item)().downloaded
     before = len(server.downloads(f"/owner/one/resolve/{server.commit}/a.safetensors"))
     again = Run(tmp_path, item)()
-    assert (again.good, again.brought, again.plan.need) == (True, [], 0)
+    assert (again.good, again.downloaded, again.plan.need) == (True, [], 0)
     after = len(server.downloads(f"/owner/one/resolve/{server.commit}/a.safetensors"))
     assert (before, after) == (1, 1)
 
 
 @pytest.mark.parametrize("damage", [b"short", b"x" * len(CONTENT)])
-def test_a_file_that_is_wrong_is_brought_again(
+def test_a_wrong_file_is_downloaded_again(
     server: ModelServer, tmp_path: Path, damage: bytes
 ) -> None:
     server.repositories["owner/one"] = {"a.safetensors": Served(CONTENT)}
@@ -149,11 +149,11 @@ def test_a_file_that_is_wrong_is_brought_again(
     Run(tmp_path, item)()
     file = tmp_path / "checkpoints" / "a.safetensors"
     file.write_bytes(damage)
-    assert Run(tmp_path, item, verify=True)().brought == ["checkpoints/a.safetensors"]
+    assert Run(tmp_path, item, verify=True)().downloaded == ["checkpoints/a.safetensors"]
     assert file.read_bytes() == CONTENT
 
 
-def test_a_newer_version_at_the_source_is_brought(server: ModelServer, tmp_path: Path) -> None:
+def test_a_newer_version_at_the_source_is_downloaded(server: ModelServer, tmp_path: Path) -> None:
     files = {"a.safetensors": Served(b"first!")}
     server.repositories["owner/one"] = files
     item = entry(repo="owner/one", file="a.safetensors")
@@ -161,14 +161,12 @@ def test_a_newer_version_at_the_source_is_brought(server: ModelServer, tmp_path:
     files["a.safetensors"] = Served(b"second")
     server.commit = "beef" * 10
     run = Run(tmp_path, item)()
-    assert run.brought == ["checkpoints/a.safetensors"]
+    assert run.downloaded == ["checkpoints/a.safetensors"]
     assert "version" in run.plan.reasons["checkpoints/a.safetensors"]
     assert (tmp_path / "checkpoints" / "a.safetensors").read_bytes() == b"second"
 
 
-def test_a_file_that_lay_there_before_is_checked_once_and_kept(
-    server: ModelServer, tmp_path: Path
-) -> None:
+def test_an_existing_file_is_checked_once_and_kept(server: ModelServer, tmp_path: Path) -> None:
     server.files["/a.bin"] = Served(CONTENT)
     file = tmp_path / "checkpoints" / "a.bin"
     file.parent.mkdir()
@@ -179,7 +177,7 @@ def test_a_file_that_lay_there_before_is_checked_once_and_kept(
     assert Run(tmp_path, unhashed)().plan.present == ("checkpoints/a.bin",)
 
 
-def test_a_broken_connection_is_resumed_where_it_broke(server: ModelServer, tmp_path: Path) -> None:
+def test_a_lost_connection_is_resumed(server: ModelServer, tmp_path: Path) -> None:
     server.files["/a.bin"] = Served(CONTENT, break_after=[0, 1000, 5000, 70_000])
     run = Run(tmp_path, entry(url=f"{server.url}/a.bin", sha256=sha256(CONTENT)))()
     assert run.good
@@ -188,15 +186,13 @@ def test_a_broken_connection_is_resumed_where_it_broke(server: ModelServer, tmp_
     assert (tmp_path / "checkpoints" / "a.bin").read_bytes() == CONTENT
 
 
-def test_a_later_run_goes_on_where_an_interrupted_one_stopped(
-    server: ModelServer, tmp_path: Path
-) -> None:
+def test_a_stopped_sync_is_resumed_by_the_next(server: ModelServer, tmp_path: Path) -> None:
     server.files["/a.bin"] = Served(CONTENT)
     item = entry(url=f"{server.url}/a.bin")
     first = Run(tmp_path, item)
 
     def stop(event: SyncEvent) -> None:
-        if isinstance(event, Progressed) and event.done:
+        if isinstance(event, DownloadProgress) and event.done:
             first.stop.set()
 
     first.on_event = stop
@@ -210,7 +206,7 @@ def test_a_later_run_goes_on_where_an_interrupted_one_stopped(
     assert list((tmp_path / ".comfysnap" / "parts").iterdir()) == []
 
 
-def test_a_part_of_an_older_version_is_thrown_away(server: ModelServer, tmp_path: Path) -> None:
+def test_a_partial_file_of_an_older_version_is_deleted(server: ModelServer, tmp_path: Path) -> None:
     old, new = b"old" * 100_000, b"new" * 100_000
     server.files["/a.bin"] = Served(old, break_after=[0, 1000, 0, 0])
     item = entry(url=f"{server.url}/a.bin")
@@ -221,7 +217,7 @@ def test_a_part_of_an_older_version_is_thrown_away(server: ModelServer, tmp_path
 
 
 @pytest.mark.parametrize("options", [{"ranges": False}, {"etag": 'W/"weak"'}])
-def test_a_server_that_cannot_resume_starts_anew(
+def test_a_server_that_cannot_resume_sends_the_whole_file(
     server: ModelServer, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     server.files["/a.bin"] = Served(CONTENT, break_after=[0, 2000], **options)
@@ -229,13 +225,13 @@ def test_a_server_that_cannot_resume_starts_anew(
     assert (tmp_path / "checkpoints" / "a.bin").read_bytes() == CONTENT
 
 
-def test_wrong_bytes_are_tried_once_more(server: ModelServer, tmp_path: Path) -> None:
+def test_a_hash_mismatch_is_retried_once(server: ModelServer, tmp_path: Path) -> None:
     wrong = b"!" * len(CONTENT)
     server.files["/a.bin"] = Served(CONTENT, bodies=[CONTENT, wrong])
     assert Run(tmp_path, entry(url=f"{server.url}/a.bin", sha256=sha256(CONTENT)))().good
 
 
-def test_bytes_that_stay_wrong_never_reach_the_models_folder(
+def test_a_file_with_the_wrong_hash_never_reaches_the_models_folder(
     server: ModelServer, tmp_path: Path
 ) -> None:
     server.files["/a.bin"] = Served(CONTENT)
@@ -244,7 +240,7 @@ def test_bytes_that_stay_wrong_never_reach_the_models_folder(
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_busy_server_is_asked_again(server: ModelServer, tmp_path: Path) -> None:
+def test_a_busy_server_is_retried(server: ModelServer, tmp_path: Path) -> None:
     server.files["/a.bin"] = Served(CONTENT, statuses=[503, 429])
     assert Run(tmp_path, entry(url=f"{server.url}/a.bin", sha256=sha256(CONTENT)))().good
 
@@ -258,7 +254,7 @@ def test_a_busy_server_is_asked_again(server: ModelServer, tmp_path: Path) -> No
         (Served(b"<html>", content_type="text/html; charset=utf-8"), "access_denied"),
     ],
 )
-def test_a_source_that_refuses_is_named_and_the_others_are_brought(
+def test_a_source_that_fails_is_reported_and_the_others_are_downloaded(
     server: ModelServer, tmp_path: Path, served: Served, code: str
 ) -> None:
     server.files["/bad.bin"] = served
@@ -267,10 +263,10 @@ def test_a_source_that_refuses_is_named_and_the_others_are_brought(
     run = Run(tmp_path, bad, entry(url=f"{server.url}/good.bin"))()
     assert not run.good
     assert run.plan.failed[str(bad)].startswith(code)
-    assert run.brought == ["checkpoints/good.bin"]
+    assert run.downloaded == ["checkpoints/good.bin"]
 
 
-def test_a_token_comes_from_its_variable_and_stays_with_its_host(
+def test_a_token_comes_from_its_variable_and_is_only_sent_to_its_host(
     server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CIVITAI_TOKEN", "sesame")
@@ -311,7 +307,7 @@ def test_a_private_repository_needs_its_token(
         {"repo": "owner/one", "include": ["*.pt"], "folder": None},
     ],
 )
-def test_what_the_hub_does_not_have_is_named(
+def test_a_missing_repository_or_file_is_reported(
     server: ModelServer, tmp_path: Path, keys: dict[str, Any]
 ) -> None:
     server.repositories["owner/one"] = {"a.safetensors": Served(b"a")}
@@ -321,7 +317,7 @@ def test_what_the_hub_does_not_have_is_named(
     assert set(run.plan.failed) == {str(item)}
 
 
-def test_what_the_hub_stores_in_chunks_goes_through_its_own_library(
+def test_a_file_in_xet_is_downloaded_with_the_hubs_library(
     server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
@@ -333,11 +329,13 @@ def test_what_the_hub_stores_in_chunks_goes_through_its_own_library(
     assert (tmp_path / "checkpoints" / "a.safetensors").read_bytes() == CONTENT
     asked = server.downloads(f"/owner/one/resolve/{server.commit}/sub/a.safetensors")
     assert all("hf_hub" in ask.headers["user-agent"] for ask in asked)
-    assert max(event.done for event in run.events if isinstance(event, Progressed)) == len(CONTENT)
+    assert max(event.done for event in run.events if isinstance(event, DownloadProgress)) == len(
+        CONTENT
+    )
     assert list((tmp_path / ".comfysnap" / "parts").iterdir()) == []
 
 
-def test_a_full_disk_is_told_before_anything_is_brought(
+def test_a_full_disk_is_an_error_before_any_download(
     server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
@@ -351,7 +349,7 @@ def test_a_full_disk_is_told_before_anything_is_brought(
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_disk_that_does_not_tell_its_size_is_taken_to_have_room(
+def test_a_disk_of_unknown_size_is_not_an_error(
     server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(total=0, free=0)
@@ -360,7 +358,7 @@ def test_a_disk_that_does_not_tell_its_size_is_taken_to_have_room(
     assert Run(tmp_path, entry(url=f"{server.url}/a.bin"))().good
 
 
-def test_several_files_are_brought_at_once(server: ModelServer, tmp_path: Path) -> None:
+def test_several_files_are_downloaded_at_once(server: ModelServer, tmp_path: Path) -> None:
     names = [f"/{index}.bin" for index in range(6)]
     for name in names:
         server.files[name] = Served(os.urandom(3_000_000))
@@ -370,10 +368,10 @@ def test_several_files_are_brought_at_once(server: ModelServer, tmp_path: Path) 
 
     def count(event: SyncEvent) -> None:
         nonlocal most
-        if isinstance(event, Progressed):
+        if isinstance(event, DownloadProgress):
             running.add(event.path)
             most = max(most, len(running))
-        elif isinstance(event, Brought):
+        elif isinstance(event, Downloaded):
             running.discard(event.path)
 
     run.on_event = count
@@ -381,10 +379,10 @@ def test_several_files_are_brought_at_once(server: ModelServer, tmp_path: Path) 
     assert most > 1
 
 
-def test_a_dry_run_brings_nothing(server: ModelServer, tmp_path: Path) -> None:
+def test_a_dry_run_downloads_nothing(server: ModelServer, tmp_path: Path) -> None:
     server.files["/a.bin"] = Served(CONTENT)
     run = Run(tmp_path, entry(url=f"{server.url}/a.bin"), dry_run=True)()
-    assert (run.good, run.brought, run.plan.need) == (True, [], len(CONTENT))
+    assert (run.good, run.downloaded, run.plan.need) == (True, [], len(CONTENT))
     assert not (tmp_path / "checkpoints").exists()
 
 
@@ -402,7 +400,7 @@ def test_the_record_says_where_each_file_came_from(server: ModelServer, tmp_path
     assert record["checkpoints/a.safetensors"]["source"].startswith("owner/one@c0ffee")
 
 
-def test_a_file_that_cannot_be_placed_is_named_and_the_others_are_brought(
+def test_a_file_that_cannot_be_written_is_reported_and_the_others_are_downloaded(
     server: ModelServer, tmp_path: Path
 ) -> None:
     server.files["/a.bin"] = Served(b"a")
@@ -414,11 +412,11 @@ def test_a_file_that_cannot_be_placed_is_named_and_the_others_are_brought(
     )()
     assert not run.good
     assert run.failed == {"vae/a.bin": "download_failed"}
-    assert run.brought == ["checkpoints/b.bin"]
+    assert run.downloaded == ["checkpoints/b.bin"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("CAS service"), httpx2.ReadError("broke")])
-def test_a_failure_inside_the_hubs_library_is_one_of_that_file(
+def test_an_error_of_the_hubs_library_only_fails_that_file(
     server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -430,10 +428,10 @@ def test_a_failure_inside_the_hubs_library_is_one_of_that_file(
     run = Run(tmp_path, entry(repo="owner/one", file="sub/a.bin"), entry(url=f"{server.url}/b.bin"))
     assert not run().good
     assert run.failed == {"checkpoints/a.bin": "download_failed"}
-    assert run.brought == ["checkpoints/b.bin"]
+    assert run.downloaded == ["checkpoints/b.bin"]
 
 
-def test_parts_of_what_is_not_wanted_any_more_are_deleted_once_all_is_there(
+def test_partial_files_of_removed_entries_are_deleted_when_all_files_are_there(
     server: ModelServer, tmp_path: Path
 ) -> None:
     server.files["/old.bin"] = Served(CONTENT, break_after=[100_000, *[1] * 9], ranges=False)

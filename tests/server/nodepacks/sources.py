@@ -1,4 +1,4 @@
-"""Real git repositories, a registry and wheels to install node packs from, on loopback."""
+"""Loopback sources of node packs: real git repositories, a registry, and wheels."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 BROKEN = 299
-"""Status of an answer that is a 200 and breaks off in the middle."""
+"""Pseudo status of a 200 response whose connection is lost in the middle."""
 
 GIT_ENVIRONMENT = {
     **os.environ,
@@ -42,20 +42,20 @@ def git(folder: Path, *arguments: str) -> str:
 
 @dataclass
 class Host:
-    """One web server with git repositories and registry answers."""
+    """A web server with git repositories and registry responses."""
 
     root: Path
     token: str | None = None
-    """Needed for every repository."""
+    """Token that every repository requires; None: no token."""
     url: str = ""
     authorizations: list[str] = field(default_factory=list[str])
-    """Every Authorization header that came."""
+    """Every Authorization header received."""
     sent: int = 0
-    """Bytes of all answers."""
+    """Bytes of all responses."""
     answers: dict[str, list[tuple[int, bytes]]] = field(
         default_factory=dict[str, list[tuple[int, bytes]]]
     )
-    """Path to the answers in turn; the last one stays."""
+    """Path to its responses in order; the last one repeats."""
 
     @property
     def netloc(self) -> str:
@@ -68,7 +68,7 @@ class Host:
         *,
         submodules: Mapping[str, tuple[str, str]] | None = None,
     ) -> tuple[str, str]:
-        """Make a repository; returns its address and its commit, as a submodule takes them."""
+        """Create a repository; returns its URL and its commit."""
         folder = self.root / f"{name}.git"
         folder.mkdir(parents=True)
         git(folder, "init", "-q", "-b", "main")
@@ -184,7 +184,7 @@ def serve(root: Path, token: str | None = None) -> Generator[Host]:
 
 
 def make_wheel(folder: Path, name: str, version: str, *requires: str) -> None:
-    """A wheel with one empty module."""
+    """Build a wheel with one empty module."""
     folder.mkdir(parents=True, exist_ok=True)
     info = f"{name}-{version}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"

@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 
 import comfysnap_server.nodepacks.install as nodes_install
 from comfysnap_schema.cli import build_app
+from comfysnap_server.deploy.image import INSTALLER_SOURCES
 from comfysnap_server.nodepacks.fetch import Sources, full_commit
-from comfysnap_server.nodepacks.manifest import GitPack, NodeSnapshot
+from comfysnap_server.nodepacks.manifest import GitPack, NodeManifest
 from tests.server.nodepacks.sources import BROKEN, Host, git, make_wheel, serve
 
 pytestmark = pytest.mark.skipif(shutil.which("uv") is None, reason="needs uv")
@@ -54,7 +55,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def python(tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An interpreter with the image's torch, which installs from our wheels alone."""
+    """An interpreter with the image's torch, which only installs from our wheels."""
     settings = tmp_path / "uv.toml"
     settings.write_text(f'no-index = true\nfind-links = ["{wheels}"]\n')
     for name in [name for name in os.environ if name.startswith("UV_")]:
@@ -72,7 +73,7 @@ def python(tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 def install(
     tmp_path: Path, python: Path, host: Host, capsys: pytest.CaptureFixture[str]
 ) -> Install:
-    """Installs a snapshot; gives the exit code, the report and the log."""
+    """Installs a snapshot; returns the exit code, the report and the log."""
 
     def install(snapshot: dict[str, Any], *options: str) -> tuple[int, dict[str, Any], str]:
         project, comfyui = tmp_path / "project", tmp_path / "comfyui"
@@ -144,7 +145,7 @@ def test_every_kind_of_pack_is_installed_with_its_packages_and_script(
     assert has(python, "beta==1.0")
 
 
-def test_a_required_pack_with_a_bad_hash_stops_and_is_named(
+def test_a_required_pack_with_an_unknown_commit_fails_the_installation(
     install: Install, host: Host, tmp_path: Path
 ) -> None:
     url, _ = host.repository("one", INIT)
@@ -191,17 +192,19 @@ def test_looking_up_a_short_commit_fetches_no_file(host: Host, tmp_path: Path) -
     assert 0 < host.sent < 100_000
 
 
-def test_an_unknown_short_commit_is_named_with_its_repository(install: Install, host: Host) -> None:
+def test_an_unknown_short_commit_is_reported_with_its_repository(
+    install: Install, host: Host
+) -> None:
     url, commit = host.repository("one", INIT)
     other = "0000000" if not commit.startswith("0000000") else "1111111"
     code, report, _ = install(git_nodes((url, other)))
     assert code == 1
     assert report["failed"]["one"] == (
-        f"commit_not_found: no branch or tag of {url} has a commit that begins with {other}"
+        f"commit_not_found: no commit on a branch or tag of {url} starts with {other}"
     )
 
 
-def test_an_ambiguous_short_commit_is_refused_with_the_commits_it_may_mean(
+def test_an_ambiguous_short_commit_is_rejected_with_its_candidates(
     install: Install, host: Host
 ) -> None:
     url, _ = host.repository("one", INIT)
@@ -224,7 +227,7 @@ def test_an_ambiguous_short_commit_is_refused_with_the_commits_it_may_mean(
 
 
 def colliding_commits(tree: str, *, digits: int) -> tuple[bytes, bytes]:
-    """Two commits whose hashes begin with the same digits."""
+    """Two commits whose hashes start with the same digits."""
     seen: dict[str, bytes] = {}
     for number in itertools.count():
         content = (
@@ -238,7 +241,7 @@ def colliding_commits(tree: str, *, digits: int) -> tuple[bytes, bytes]:
     raise AssertionError
 
 
-def test_an_installed_pack_is_moved_to_another_commit_and_keeps_untracked_files(
+def test_an_installed_pack_is_updated_and_keeps_untracked_files(
     install: Install, host: Host, tmp_path: Path
 ) -> None:
     url, old = host.repository("one", INIT)
@@ -256,7 +259,7 @@ def test_an_installed_pack_is_moved_to_another_commit_and_keeps_untracked_files(
     assert not (folder / "newer.py").exists()
 
 
-def test_a_pack_with_local_changes_is_refused_and_left_as_it_is(
+def test_a_pack_with_local_changes_is_not_updated(
     install: Install, host: Host, tmp_path: Path
 ) -> None:
     url, old = host.repository("one", INIT)
@@ -270,7 +273,7 @@ def test_a_pack_with_local_changes_is_refused_and_left_as_it_is(
     assert file.read_text() == "mine"
 
 
-def test_a_folder_that_did_not_come_from_the_same_source_is_refused_and_left_as_it_is(
+def test_a_folder_from_another_source_is_not_changed(
     install: Install, host: Host, tmp_path: Path
 ) -> None:
     url, commit = host.repository("one", INIT)
@@ -294,7 +297,7 @@ def test_a_folder_that_did_not_come_from_the_same_source_is_refused_and_left_as_
     assert [path.read_text() for path in kept] == ["mine"] * 3
 
 
-def test_a_registry_pack_is_replaced_by_another_version_and_keeps_other_files(
+def test_a_registry_pack_is_updated_and_keeps_other_files(
     install: Install, host: Host, tmp_path: Path
 ) -> None:
     host.version("pack", "1.0.0", INIT | {"old.py": "", "both.py": "1"})
@@ -312,15 +315,15 @@ def test_a_registry_pack_is_replaced_by_another_version_and_keeps_other_files(
 
 
 @pytest.mark.parametrize("program", ["git", "uv"])
-def test_a_missing_program_is_named(
+def test_a_missing_program_is_reported(
     tmp_path: Path, python: Path, monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
     folder = tmp_path / "path"
     folder.mkdir()
     (folder / ({"git": "uv", "uv": "git"}[program])).symlink_to("/bin/true")
     monkeypatch.setenv("PATH", str(folder))
-    with pytest.raises(nodes_install.InstallError) as raised:
-        nodes_install.install_snapshot(NodeSnapshot(), tmp_path, Sources(), str(python))
+    with pytest.raises(nodes_install.PackInstallError) as raised:
+        nodes_install.install_packs(NodeManifest(), tmp_path, Sources(), str(python))
     assert set(raised.value.report.failed) == {program}
 
 
@@ -328,7 +331,7 @@ def test_a_missing_program_is_named(
 def command(
     tmp_path: Path, python: Path, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Any]:
-    """Runs ``comfysnap comfyui nodes`` for a ComfyUI that COMFYUI_PATH names."""
+    """Runs ``comfysnap comfyui nodes`` with COMFYUI_PATH set."""
     comfyui = tmp_path / "comfyui"
     comfyui.mkdir()
     (comfyui / "nodes.py").touch()
@@ -359,7 +362,7 @@ def test_the_command_installs_a_snapshot_into_the_local_comfyui(
     assert written == git_nodes((url, commit))
 
 
-def test_the_command_installs_into_the_folder_that_path_names(
+def test_the_command_installs_into_the_folder_of_the_path_option(
     command: Callable[..., Any], host: Host, tmp_path: Path, python: Path
 ) -> None:
     other = tmp_path / "other"
@@ -372,7 +375,7 @@ def test_the_command_installs_into_the_folder_that_path_names(
     assert not (tmp_path / "comfyui" / "custom_nodes").exists()
 
 
-def test_the_command_exits_with_1_for_a_failed_pack_and_2_for_what_was_asked(
+def test_the_command_exits_with_1_for_a_failed_pack_and_2_for_bad_input(
     command: Callable[..., Any], host: Host, tmp_path: Path
 ) -> None:
     url, _ = host.repository("one", INIT)
@@ -385,10 +388,10 @@ def test_the_command_exits_with_1_for_a_failed_pack_and_2_for_what_was_asked(
     token = command({}, "--token=github.com")
     assert (token.exit_code, "HOST=VARIABLE" in token.stderr) == (2, True)
     broken = command({}, "--python=/bin/false")
-    assert (broken.exit_code, "/bin/false cannot be used" in broken.stderr) == (1, True)
+    assert (broken.exit_code, "cannot use /bin/false" in broken.stderr) == (1, True)
 
 
-def test_an_optional_pack_that_fails_is_left_out_and_reported(install: Install, host: Host) -> None:
+def test_an_optional_pack_that_fails_is_skipped_and_reported(install: Install, host: Host) -> None:
     url, _ = host.repository("one", INIT)
     good = host.repository("two", INIT)
     snapshot = git_nodes(good)
@@ -402,7 +405,7 @@ def test_an_optional_pack_that_fails_is_left_out_and_reported(install: Install, 
 
 @pytest.fixture
 def git_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
-    """Everything that git was started with."""
+    """Arguments of every git command."""
     log, folder = tmp_path / "git.log", tmp_path / "path"
     folder.mkdir()
     wrapper = folder / "git"
@@ -414,7 +417,7 @@ def git_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str
 
 @pytest.fixture
 def private(tmp_path: Path) -> Iterator[Host]:
-    """A host that wants a token."""
+    """A host that requires a token."""
     with serve(tmp_path / "private", token="sesame") as host:
         yield host
 
@@ -441,7 +444,7 @@ def test_a_wrong_token_is_an_access_error_that_does_not_show_it(
     assert "open-barley" not in log + json.dumps(report)
 
 
-def test_a_token_goes_to_its_host_alone_and_is_written_nowhere(
+def test_a_token_is_only_sent_to_its_host_and_never_written(
     install: Install,
     private: Host,
     host: Host,
@@ -470,7 +473,7 @@ def test_a_token_goes_to_its_host_alone_and_is_written_nowhere(
     assert all(b"sesame" not in path.read_bytes() for path in written)
 
 
-def test_a_host_that_asks_for_a_password_gets_no_token_of_another(
+def test_a_host_never_gets_the_token_of_another(
     install: Install,
     private: Host,
     monkeypatch: pytest.MonkeyPatch,
@@ -483,7 +486,7 @@ def test_a_host_that_asks_for_a_password_gets_no_token_of_another(
     assert private.authorizations == []
 
 
-def test_two_required_packs_that_clash_are_both_named_with_what_they_ask(
+def test_two_required_packs_with_a_conflict_fail_with_their_requirements(
     install: Install, host: Host
 ) -> None:
     one = host.repository("one", INIT | {"requirements.txt": "Alpha<2"})
@@ -492,12 +495,12 @@ def test_two_required_packs_that_clash_are_both_named_with_what_they_ask(
     assert code == 1
     assert set(report["failed"]) == {"one", "two"}
     assert len(report["conflicts"]) == 1
-    for said in ("one asks for Alpha<2", "two asks for alpha>=2"):
+    for said in ("one requires Alpha<2", "two requires alpha>=2"):
         assert said in report["conflicts"][0]
         assert said in log
 
 
-def test_the_optional_side_of_a_clash_is_left_out(
+def test_the_optional_pack_of_a_conflict_is_skipped(
     install: Install, host: Host, python: Path
 ) -> None:
     one = host.repository("one", INIT | {"requirements.txt": "alpha<2"})
@@ -511,7 +514,7 @@ def test_the_optional_side_of_a_clash_is_left_out(
     assert has(python, "alpha==1.0")
 
 
-def test_a_clash_that_only_the_packages_packages_show_names_the_pack(
+def test_a_conflict_of_indirect_requirements_names_the_pack(
     install: Install, host: Host, python: Path
 ) -> None:
     one = host.repository("one", INIT | {"requirements.txt": "beta"})
@@ -526,7 +529,7 @@ def test_a_clash_that_only_the_packages_packages_show_names_the_pack(
 
 
 @pytest.mark.parametrize("requirement", ["torch==2.9.0", "pydantic<2"])
-def test_a_pack_cannot_change_what_the_image_needs(
+def test_a_pack_cannot_change_pinned_packages(
     install: Install, host: Host, python: Path, requirement: str
 ) -> None:
     pack = host.repository("one", INIT | {"requirements.txt": requirement})
@@ -536,7 +539,7 @@ def test_a_pack_cannot_change_what_the_image_needs(
     assert has(python, "torch==2.8.0")
 
 
-def test_a_script_that_fails_takes_its_pack_down(
+def test_a_pack_whose_script_fails_is_not_installed(
     install: Install, host: Host, tmp_path: Path
 ) -> None:
     pack = host.repository("one", INIT | {"install.py": "raise SystemExit('no compiler')"})
@@ -546,7 +549,7 @@ def test_a_script_that_fails_takes_its_pack_down(
     assert not (tmp_path / "comfyui" / "custom_nodes" / "one").exists()
 
 
-def test_a_script_that_replaces_torch_is_undone_and_named(
+def test_a_script_that_replaces_torch_is_undone_and_reported(
     install: Install, host: Host, python: Path
 ) -> None:
     script = (
@@ -564,7 +567,7 @@ def test_a_script_that_replaces_torch_is_undone_and_named(
     assert has(python, "torch==2.8.0")
 
 
-def test_frozen_packages_are_installed_and_those_that_cannot_be_are_told(
+def test_packages_of_the_snapshot_are_installed_and_failures_reported(
     install: Install, python: Path
 ) -> None:
     code, report, _ = install(
@@ -576,7 +579,7 @@ def test_frozen_packages_are_installed_and_those_that_cannot_be_are_told(
     assert has(python, "torch==2.8.0")
 
 
-def test_a_registry_that_stumbles_is_asked_again(install: Install, host: Host) -> None:
+def test_a_failed_registry_request_is_retried(install: Install, host: Host) -> None:
     host.version("pack", "1.0.0", INIT)
     address = "/nodes/pack/install?version=1.0.0"
     host.answers[address] = [(503, b""), (200, b"{}"), *host.answers[address]]
@@ -595,7 +598,7 @@ def test_a_registry_that_stumbles_is_asked_again(install: Install, host: Host) -
         ((200, b'{"downloadUrl": "file:///etc/passwd"}'), "download_failed"),
     ],
 )
-def test_a_registry_answer_that_leads_nowhere_names_the_pack(
+def test_an_invalid_registry_response_names_the_pack(
     install: Install, host: Host, answer: tuple[int, bytes], code: str
 ) -> None:
     host.answers["/nodes/pack/install?version=1.0.0"] = [answer]
@@ -615,14 +618,14 @@ def test_an_archive_cannot_write_outside_its_folder(
     assert not list(tmp_path.rglob("evil.py"))
 
 
-def test_something_that_is_no_zip_is_refused(install: Install, host: Host) -> None:
+def test_an_archive_that_is_not_a_zip_is_rejected(install: Install, host: Host) -> None:
     host.version("pack", "1.0.0", INIT)
     host.answers["/zips/pack-1.0.0.zip"] = [(200, b"not a zip")]
     code, report, _ = install({"cnr_custom_nodes": {"pack": "1.0.0"}})
     assert (code, report["failed"]["pack"].split(":")[0]) == (1, "bad_archive")
 
 
-def test_a_damaged_archive_takes_down_its_pack_alone(install: Install, host: Host) -> None:
+def test_a_damaged_archive_fails_only_its_pack(install: Install, host: Host) -> None:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("__init__.py", "x = 1\n" * 1000)
@@ -637,7 +640,7 @@ def test_a_damaged_archive_takes_down_its_pack_alone(install: Install, host: Hos
     assert {why.split(":")[0] for why in report["left_out"].values()} == {"bad_archive"}
 
 
-def test_an_archive_that_broke_off_is_fetched_again(install: Install, host: Host) -> None:
+def test_an_incomplete_archive_is_fetched_again(install: Install, host: Host) -> None:
     host.version("pack", "1.0.0", INIT)
     whole = host.answers["/zips/pack-1.0.0.zip"][0]
     host.answers["/zips/pack-1.0.0.zip"] = [(BROKEN, whole[1]), whole]
@@ -645,7 +648,7 @@ def test_an_archive_that_broke_off_is_fetched_again(install: Install, host: Host
     assert (code, report["installed"]) == (0, ["pack"])
 
 
-def test_an_unreachable_host_is_tried_three_times_and_then_named(
+def test_an_unreachable_host_is_tried_three_times_then_reported(
     install: Install, git_log: Callable[[], str]
 ) -> None:
     code, report, _ = install(git_nodes(("http://127.0.0.1:9/a/one", "f" * 40)))
@@ -654,20 +657,18 @@ def test_an_unreachable_host_is_tried_three_times_and_then_named(
     assert git_log().count(" fetch ") == 3
 
 
-def test_a_wrong_snapshot_fails_before_anything_is_fetched(tmp_path: Path) -> None:
+def test_an_invalid_snapshot_fails_before_any_fetch(tmp_path: Path) -> None:
     (tmp_path / "snapshot.json").write_text("{")
     assert nodes_install.main([str(tmp_path / "snapshot.json"), str(tmp_path)]) == 1
 
 
-def test_the_installer_runs_with_its_own_modules_and_packaging_alone(tmp_path: Path) -> None:
-    """As in the image build, where nothing else of ours is there yet."""
-    source, target = (
-        Path(nodes_install.__file__).parent,
-        tmp_path / "comfysnap_server" / "nodepacks",
-    )
-    target.mkdir(parents=True)
-    for module in source.glob("*.py"):
-        shutil.copy(module, target)
+def test_the_installer_needs_only_its_own_modules_and_packaging(tmp_path: Path) -> None:
+    """As in the image build, before any other of our packages is installed."""
+    server = Path(nodes_install.__file__).parents[1]
+    for source in INSTALLER_SOURCES:
+        target = tmp_path / "comfysnap_server" / source
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(server / source, target)
     (tmp_path / "packaging").symlink_to(Path(packaging.__file__).parent)
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r}); "

@@ -7,11 +7,11 @@ import pytest
 from comfysnap_server.nodepacks.manifest import (
     FilePack,
     GitPack,
+    PackManifestError,
     RegistryPack,
-    SnapshotError,
     complete_commits,
-    parse_snapshot,
-    read_snapshot,
+    parse_manifest,
+    read_manifest,
 )
 from tests.paths import ROOT
 
@@ -19,7 +19,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def test_every_section_of_a_snapshot_is_read() -> None:
-    snapshot = parse_snapshot(
+    snapshot = parse_manifest(
         {
             "comfyui": COMMIT,
             "git_custom_nodes": {
@@ -58,8 +58,8 @@ def test_every_section_of_a_snapshot_is_read() -> None:
     assert snapshot.skipped_pips == ("-e .", "me @ file:///me")
 
 
-def test_what_manager_writes_without_git_or_pips_is_read() -> None:
-    snapshot = parse_snapshot({"comfyui": None, "git_custom_nodes": {}, "pips": None})
+def test_a_snapshot_without_git_or_pips_is_read() -> None:
+    snapshot = parse_manifest({"comfyui": None, "git_custom_nodes": {}, "pips": None})
     assert (snapshot.comfyui, snapshot.packs, snapshot.pips) == (None, (), ())
 
 
@@ -103,38 +103,38 @@ BAD: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("data", "code"), BAD)
-def test_an_entry_that_cannot_be_installed_is_refused(data: Any, code: str) -> None:
-    with pytest.raises(SnapshotError) as raised:
-        parse_snapshot(data)
+def test_an_entry_that_cannot_be_installed_is_rejected(data: Any, code: str) -> None:
+    with pytest.raises(PackManifestError) as raised:
+        parse_manifest(data)
     assert raised.value.code == code
 
 
-def test_a_token_in_an_address_is_not_repeated_in_the_error() -> None:
-    with pytest.raises(SnapshotError) as raised:
-        parse_snapshot(git("https://user:sesame@h/a/b"))
+def test_a_token_in_a_url_is_not_in_the_error() -> None:
+    with pytest.raises(PackManifestError) as raised:
+        parse_manifest(git("https://user:sesame@h/a/b"))
     assert "sesame" not in str(raised.value)
 
 
-def test_a_file_node_must_lie_beside_the_snapshot(tmp_path: Path) -> None:
+def test_a_single_file_pack_must_be_beside_the_snapshot(tmp_path: Path) -> None:
     file = tmp_path / "snapshot.json"
     file.write_text(json.dumps({"file_custom_nodes": [{"filename": "single.py"}]}))
-    with pytest.raises(SnapshotError) as raised:
-        read_snapshot(file)
+    with pytest.raises(PackManifestError) as raised:
+        read_manifest(file)
     assert raised.value.code == "missing_file"
     (tmp_path / "custom_nodes").mkdir()
     (tmp_path / "custom_nodes" / "single.py").write_text("NODE_CLASS_MAPPINGS = {}")
-    assert [pack.folder for pack in read_snapshot(file).packs] == ["single.py"]
+    assert [pack.folder for pack in read_manifest(file).packs] == ["single.py"]
 
 
-def test_a_file_that_comfyui_ships_need_not_lie_beside_the_snapshot(tmp_path: Path) -> None:
+def test_a_single_file_pack_of_comfyui_need_not_be_beside_the_snapshot(tmp_path: Path) -> None:
     file = tmp_path / "snapshot.json"
     file.write_text(json.dumps({"file_custom_nodes": [{"filename": "websocket_image_save.py"}]}))
-    assert read_snapshot(file).packs == ()
+    assert read_manifest(file).packs == ()
 
 
-def test_a_short_commit_is_read_and_known_as_short() -> None:
+def test_a_short_commit_is_read_and_marked_as_short() -> None:
     urls = {"https://h/a/one": "0123456", "https://h/a/two": COMMIT}
-    snapshot = parse_snapshot({"git_custom_nodes": {url: {"hash": h} for url, h in urls.items()}})
+    snapshot = parse_manifest({"git_custom_nodes": {url: {"hash": h} for url, h in urls.items()}})
     assert [pack.folder for pack in snapshot.short_commits] == ["one"]
 
 
@@ -162,25 +162,27 @@ def test_short_commits_are_completed_in_the_file_and_the_rest_stays(tmp_path: Pa
     ("content", "code"),
     [(b"{", "invalid_json"), (b"[" * 100_000, "invalid_json"), (None, "unreadable")],
 )
-def test_a_file_that_is_no_json_is_named(tmp_path: Path, content: bytes | None, code: str) -> None:
+def test_a_file_that_is_not_json_is_rejected(
+    tmp_path: Path, content: bytes | None, code: str
+) -> None:
     file = tmp_path / "snapshot.json"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(SnapshotError) as raised:
-        read_snapshot(file)
+    with pytest.raises(PackManifestError) as raised:
+        read_manifest(file)
     assert raised.value.code == code
 
 
-def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
+def test_a_huge_file_is_rejected_without_reading_it(tmp_path: Path) -> None:
     file = tmp_path / "snapshot.json"
     with file.open("wb") as stream:
         stream.truncate(5 * 1024 * 1024)
-    with pytest.raises(SnapshotError) as raised:
-        read_snapshot(file)
+    with pytest.raises(PackManifestError) as raised:
+        read_manifest(file)
     assert raised.value.code == "unreadable"
 
 
-def test_the_example_can_be_installed_as_it_stands() -> None:
-    snapshot = read_snapshot(ROOT / "examples" / "snapshot.json")
+def test_the_example_is_valid() -> None:
+    snapshot = read_manifest(ROOT / "examples" / "snapshot.json")
     assert [pack.required for pack in snapshot.packs] == [False, True]
     assert snapshot.disabled == ("websocket_image_save.py",)

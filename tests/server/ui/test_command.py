@@ -36,7 +36,7 @@ def values(argv: list[str], option: str) -> list[str]:
     return [argv[i + 1] for i, argument in enumerate(argv) if argument == option]
 
 
-def test_options_are_read_from_the_text_of_a_checkout_without_importing_it(tmp_path: Path) -> None:
+def test_options_of_a_checkout_are_read_without_importing_it(tmp_path: Path) -> None:
     assert read_options(write_checkout(tmp_path / "comfyui", NEW)) == frozenset(NEW)
 
 
@@ -47,20 +47,20 @@ def test_a_release_without_the_manager_option_is_started_without_it(tmp_path: Pa
     assert "--disable-assets" not in command.argv
 
 
-def test_manager_is_switched_on_where_the_package_is_installed(tmp_path: Path) -> None:
+def test_manager_is_on_if_the_package_is_installed(tmp_path: Path) -> None:
     command = command_for(write_checkout(tmp_path / "comfyui", NEW, manager=True))
     assert command.manager
     assert command.argv.count("--enable-manager") == 1
 
 
-def test_manager_stays_off_where_the_package_is_missing_or_an_empty_folder(tmp_path: Path) -> None:
+def test_manager_is_off_if_the_package_is_missing_or_an_empty_folder(tmp_path: Path) -> None:
     checkout = write_checkout(tmp_path / "comfyui", NEW)
     assert not command_for(checkout).manager
     (checkout / "comfyui_manager").mkdir()
     assert not command_for(checkout).manager
 
 
-def test_what_people_save_and_the_database_lie_apart(tmp_path: Path) -> None:
+def test_user_data_and_the_database_are_in_different_folders(tmp_path: Path) -> None:
     argv = command_for(write_checkout(tmp_path / "comfyui", NEW)).argv
     for kind in ("user", "input", "output"):
         assert values(argv, f"--{kind}-directory") == [str(tmp_path / "own" / kind)]
@@ -69,7 +69,7 @@ def test_what_people_save_and_the_database_lie_apart(tmp_path: Path) -> None:
     assert "--disable-assets" in argv
 
 
-def test_arguments_of_the_settings_cannot_open_another_address(tmp_path: Path) -> None:
+def test_arguments_cannot_change_the_address(tmp_path: Path) -> None:
     checkout = write_checkout(tmp_path / "comfyui", NEW)
     argv = command_for(checkout, arguments=["--fast", "--listen", "10.0.0.1", "--port", "1"]).argv
     assert argv[:3] == [sys.executable, str(checkout / "main.py"), "--fast"]
@@ -82,7 +82,7 @@ def test_a_folder_that_is_not_a_checkout_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["extra_model_paths.yaml", "extra_paths.yaml"])
-def test_the_app_takes_checkout_arguments_and_model_paths_from_the_settings(
+def test_checkout_arguments_and_model_paths_come_from_the_settings(
     write: WriteProject, tmp_path: Path, name: str
 ) -> None:
     (tmp_path / "workflows").mkdir()

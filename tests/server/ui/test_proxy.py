@@ -48,7 +48,7 @@ async def echo(request: web.Request) -> web.StreamResponse:
 
 @pytest.fixture
 async def url() -> AsyncIterator[str]:
-    """The proxy before a server that answers with what it saw."""
+    """The proxy in front of a server that echoes requests."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", echo)
     upstream, upstream_url = await listen(app)
@@ -66,7 +66,7 @@ async def stranger() -> AsyncIterator[aiohttp.ClientSession]:
 
 @pytest.mark.parametrize("path", ["/", "/prompt", "/?token=wrong", "/?token=", "/view?filename=a"])
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
-async def test_nothing_is_answered_without_the_token(
+async def test_requests_without_the_token_are_rejected(
     url: str, stranger: aiohttp.ClientSession, path: str, method: str
 ) -> None:
     async with stranger.request(method, url + path, allow_redirects=False) as response:
@@ -78,7 +78,7 @@ async def test_nothing_is_answered_without_the_token(
     "headers",
     [{"Cookie": "comfysnap_ui="}, {"Cookie": "comfysnap_ui=x"}, {"Authorization": "Bearer é"}],
 )
-async def test_a_wrong_cookie_or_bearer_is_refused(
+async def test_a_wrong_cookie_or_bearer_is_rejected(
     url: str, stranger: aiohttp.ClientSession, headers: dict[str, str]
 ) -> None:
     async with stranger.get(url, headers=headers) as response:
@@ -87,7 +87,7 @@ async def test_a_wrong_cookie_or_bearer_is_refused(
         await stranger.ws_connect(f"{url}/ws", headers=headers)
 
 
-async def test_a_bearer_that_is_no_text_is_refused(url: str) -> None:
+async def test_a_bearer_that_is_not_utf8_is_rejected(url: str) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
     writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\xfe\r\n\r\n")
     async with asyncio.timeout(5):
@@ -95,9 +95,7 @@ async def test_a_bearer_that_is_no_text_is_refused(url: str) -> None:
     writer.close()
 
 
-async def test_the_printed_address_opens_everything(
-    url: str, stranger: aiohttp.ClientSession
-) -> None:
+async def test_the_printed_url_gives_access(url: str, stranger: aiohttp.ClientSession) -> None:
     async with stranger.get(f"{url}/?token={TOKEN}&a=1", allow_redirects=False) as response:
         assert (response.status, response.headers["Location"]) == (303, "/?a=1")
         assert "HttpOnly" in response.headers["Set-Cookie"]
@@ -111,7 +109,7 @@ async def test_the_printed_address_opens_everything(
     assert "b=2" in seen["headers"]["Cookie"]
 
 
-async def test_a_bearer_works_for_programs_and_is_not_handed_on(
+async def test_a_bearer_gives_access_and_is_not_forwarded(
     url: str, stranger: aiohttp.ClientSession
 ) -> None:
     async with stranger.get(url, headers={"Authorization": f"Bearer {TOKEN}"}) as response:
@@ -127,7 +125,7 @@ async def test_messages_go_both_ways(url: str, stranger: aiohttp.ClientSession) 
         assert len(await connection.receive_bytes(timeout=5)) == 3_000_001
 
 
-async def test_the_cookie_is_for_https_alone_unless_plain_http_is_asked_for(
+async def test_the_cookie_is_secure_unless_plain_http_is_set(
     stranger: aiohttp.ClientSession,
 ) -> None:
     proxy, url = await listen(UiProxy(TOKEN, "http://127.0.0.1:9").app())
@@ -144,7 +142,7 @@ async def test_a_page_says_that_comfyui_is_starting(stranger: aiohttp.ClientSess
     await proxy.cleanup()
 
 
-async def test_a_link_on_another_site_opens_the_page_and_nothing_else(
+async def test_a_link_on_another_site_only_opens_the_page(
     url: str, stranger: aiohttp.ClientSession
 ) -> None:
     # ComfyUI answers 403 to whatever a browser marks as cross-site
@@ -156,7 +154,7 @@ async def test_a_link_on_another_site_opens_the_page_and_nothing_else(
             assert (await response.json())["headers"]["Sec-Fetch-Site"] == "cross-site"
 
 
-async def test_a_request_reaches_comfyui_without_headers_that_nobody_sent(
+async def test_a_request_is_forwarded_without_additional_headers(
     url: str, stranger: aiohttp.ClientSession
 ) -> None:
     own = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
@@ -166,7 +164,7 @@ async def test_a_request_reaches_comfyui_without_headers_that_nobody_sent(
     assert [name for name in own if name in seen] == []
 
 
-async def test_more_than_a_hundred_open_pages_leave_room_for_requests(
+async def test_requests_work_with_more_than_a_hundred_open_pages(
     url: str, stranger: aiohttp.ClientSession
 ) -> None:
     headers = {"Authorization": f"Bearer {TOKEN}"}
@@ -179,7 +177,7 @@ async def test_more_than_a_hundred_open_pages_leave_room_for_requests(
         assert not any(page.closed for page in opened)
 
 
-async def test_a_refused_websocket_keeps_the_status_it_was_refused_with(
+async def test_a_rejected_websocket_keeps_its_status(
     stranger: aiohttp.ClientSession,
 ) -> None:
     async def refuse(_: web.Request) -> web.Response:
@@ -196,7 +194,9 @@ async def test_a_refused_websocket_keeps_the_status_it_was_refused_with(
     await upstream.cleanup()
 
 
-async def test_a_page_that_answers_no_ping_is_let_go(stranger: aiohttp.ClientSession) -> None:
+async def test_a_page_that_does_not_answer_pings_is_disconnected(
+    stranger: aiohttp.ClientSession,
+) -> None:
     ended = asyncio.Event()
 
     async def wait(request: web.Request) -> web.StreamResponse:
@@ -217,7 +217,7 @@ async def test_a_page_that_answers_no_ping_is_let_go(stranger: aiohttp.ClientSes
     await upstream.cleanup()
 
 
-async def test_a_restart_under_a_request_shows_the_starting_page(
+async def test_a_restart_during_a_request_shows_the_starting_page(
     stranger: aiohttp.ClientSession,
 ) -> None:
     def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -237,7 +237,7 @@ async def test_a_restart_under_a_request_shows_the_starting_page(
     restarting.close()
 
 
-def test_no_token_opens_nothing() -> None:
+def test_an_empty_token_is_rejected() -> None:
     with pytest.raises(ValueError, match="COMFYSNAP_UI_TOKEN"):
         UiProxy("", "http://127.0.0.1:9")
 
@@ -258,7 +258,7 @@ async def start_proxy(port: int, upstream: int, *command: str) -> asyncio.subpro
 
 
 @pytest.mark.timeout(60)
-async def test_the_page_shows_that_comfyui_ended_and_asks_no_more(
+async def test_the_page_shows_that_comfyui_exited_and_does_not_reload(
     stranger: aiohttp.ClientSession,
 ) -> None:
     port, inner = free_port(), free_port()
@@ -293,7 +293,7 @@ web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
 
 
 @pytest.mark.timeout(60)
-async def test_an_open_page_does_not_hold_up_the_end(stranger: aiohttp.ClientSession) -> None:
+async def test_an_open_page_does_not_delay_the_shutdown(stranger: aiohttp.ClientSession) -> None:
     port, inner = free_port(), free_port()
     process = await start_proxy(port, inner, sys.executable, "-c", ECHO, str(inner))
     headers = {"Authorization": f"Bearer {TOKEN}"}
@@ -376,7 +376,7 @@ async def test_comfyui_and_its_manager_run_behind_the_proxy(
 async def until_answered(
     session: aiohttp.ClientSession, url: str, headers: dict[str, str], status: int
 ) -> None:
-    """Ask until ComfyUI, or what stands for it, is up or has ended."""
+    """Send requests until ComfyUI, or its stand-in, is up or has exited."""
     async with asyncio.timeout(120):
         while True:
             with suppress(aiohttp.ClientConnectionError):  # the proxy itself is starting

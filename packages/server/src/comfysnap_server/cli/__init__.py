@@ -1,4 +1,4 @@
-"""The commands of the server."""
+"""The server's commands. ``deploy``, ``doctor`` and ``models`` are entry points of their own."""
 
 import typer
 

@@ -1,4 +1,4 @@
-"""``comfysnap comfyui``: the ComfyUI that the local backend runs."""
+"""``comfysnap comfyui``: installs and shows the ComfyUI that ``comfysnap serve`` runs."""
 
 import subprocess
 import sys
@@ -12,7 +12,9 @@ from comfysnap_server.engine.comfyui import pins
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(no_args_is_help=True, help="The ComfyUI that 'serve' runs jobs on.")
+    group = typer.Typer(
+        no_args_is_help=True, help="Install and show the ComfyUI that `comfysnap serve` runs."
+    )
     group.command("install")(install)
     group.command("nodes")(nodes)
     group.command("show")(show)
@@ -28,7 +30,7 @@ def install(
     ] = None,
     version: Annotated[
         str | None,
-        typer.Option(help=f"Release of ComfyUI, for example {pins.VERSION} (the default)."),
+        typer.Option(help=f"Release of ComfyUI. Default: {pins.VERSION}."),
     ] = None,
     commit: Annotated[
         str | None,
@@ -45,11 +47,11 @@ def install(
         ),
     ] = "auto",
 ) -> None:
-    """Install ComfyUI and its requirements into a folder of its own; run it again to resume.
+    """Install ComfyUI and its requirements into a folder. Run the command again to resume.
 
-    The default release has a lock of its Python packages, checked by hash. With another build of
-    torch than cu130, torch and its CUDA packages are not checked by hash, and all others are. For
-    another release, its requirements are resolved as of the date of its commit.
+    The packages of the default release are locked and checked by hash, except torch and its CUDA
+    packages in a build other than cu130. The requirements of another release are resolved as of
+    the date of its commit.
 
     Example: comfysnap comfyui install --torch cpu
     """
@@ -80,7 +82,7 @@ def install(
 
 def _wanted(version: str | None, commit: str | None) -> str:
     if version is not None and commit is not None:
-        print("error: --version and --commit exclude each other", file=sys.stderr)
+        print("error: --version and --commit are mutually exclusive", file=sys.stderr)
         raise typer.Exit(2)
     if commit is not None and not pins.is_version(commit):
         return commit
@@ -95,9 +97,7 @@ def nodes(
     snapshot: Annotated[Path, typer.Argument(help="ComfyUI-Manager's snapshot.json.")],
     path: Annotated[
         Path | None,
-        typer.Option(
-            help="ComfyUI checkout. Default: the one that 'serve' uses (`comfysnap comfyui show`)."
-        ),
+        typer.Option(help="ComfyUI checkout. Default: that of `comfysnap comfyui show`."),
     ] = None,
     python: Annotated[
         str | None,
@@ -105,7 +105,7 @@ def nodes(
     ] = None,
     write_back: Annotated[
         bool,
-        typer.Option("--write-back", help="Write full commits into SNAPSHOT for short ones."),
+        typer.Option("--write-back", help="Replace short commits in SNAPSHOT with full ones."),
     ] = False,
     registry: Annotated[
         str, typer.Option(help="Registry of the versions in cnr_custom_nodes.")
@@ -119,23 +119,23 @@ def nodes(
         ),
     ] = None,
 ) -> None:
-    """Install the node packs of a snapshot into the local ComfyUI, as the image build does.
+    """Install the node packs of a snapshot into the local ComfyUI, like the image build.
 
-    Existing packs are moved to the version of the snapshot; one with local changes is left as it
-    is, which is an error unless the snapshot says "required": false. Exits 1 when a required pack
-    failed, 2 when the snapshot is not valid.
+    Existing packs are updated to the version in the snapshot. A pack with local changes is not
+    updated, which is an error unless it has "required": false in the snapshot. Exits with 1 if a
+    required pack fails, with 2 if the snapshot is not valid.
 
     Example: comfysnap comfyui nodes snapshot.json --write-back
     """
     from comfysnap_server.engine.comfyui.install import find_comfyui, python_of
     from comfysnap_server.nodepacks import (
-        InstallError,
-        SnapshotError,
+        PackInstallError,
+        PackManifestError,
         Sources,
         complete_commits,
-        install_snapshot,
+        install_packs,
         print_report,
-        read_snapshot,
+        read_manifest,
     )
 
     found = find_comfyui()
@@ -150,8 +150,8 @@ def nodes(
     same = found is not None and Path(found.path).resolve() == checkout.resolve()
     interpreter = python or (found.python if found and same else python_of(checkout))
     try:
-        wanted = read_snapshot(snapshot)
-    except SnapshotError as error:
+        wanted = read_manifest(snapshot)
+    except PackManifestError as error:
         print(f"error: {snapshot}: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
     sources = Sources(
@@ -160,18 +160,18 @@ def nodes(
     print(f"installing node packs into {checkout / 'custom_nodes'}", flush=True)
     failed = ""
     try:
-        report = install_snapshot(wanted, checkout, sources, interpreter)
-    except InstallError as error:
+        report = install_packs(wanted, checkout, sources, interpreter)
+    except PackInstallError as error:
         report, failed = error.report, str(error)
     except (OSError, subprocess.CalledProcessError) as error:
-        print(f"error: {interpreter} cannot be used: {error}", file=sys.stderr)
+        print(f"error: cannot use {interpreter}: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
     print_report(report)
     if write_back:
         for url in complete_commits(snapshot, report.commits):
             print(f"wrote the full commit of {url} to {snapshot}")
     elif any(pack.folder in report.commits for pack in wanted.short_commits):
-        print(f"{snapshot} has short commits; --write-back writes the full ones above")
+        print(f"{snapshot} has short commits; use --write-back to replace them")
     if failed:
         print(f"error: required node packs failed: {failed}", file=sys.stderr)
         raise typer.Exit(1)
@@ -188,7 +188,10 @@ def _tokens(pairs: list[str] | None) -> dict[str, str]:
 
 
 def show() -> None:
-    """Print which ComfyUI 'serve' uses."""
+    """Show which ComfyUI `comfysnap serve` runs.
+
+    Example: comfysnap comfyui show
+    """
     from comfysnap_server.engine.comfyui.install import default_folder, find_comfyui
     from comfysnap_server.engine.comfyui.release import (
         TESTED,
@@ -209,7 +212,7 @@ def show() -> None:
     except UnsupportedComfyError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
-    known = "tested" if is_tested(version) else f"tested are {TESTED[0]} to {TESTED[-1]}"
+    known = "tested" if is_tested(version) else f"not tested; tested: {TESTED[0]} to {TESTED[-1]}"
     print(f"ComfyUI: {found.path}\nversion: {version} ({known})")
     if found.commit:
         print(f"commit:  {found.commit}")

@@ -1,4 +1,4 @@
-"""``comfysnap demo``: a server and a typed client as processes, from nothing to a picture."""
+"""``comfysnap demo``: generates an image with a temporary server and a typed client."""
 
 import re
 import signal
@@ -15,14 +15,15 @@ from typing import IO, Annotated, Final, NoReturn
 import typer
 
 from comfysnap_server.cli.serve import EngineChoice
+from comfysnap_server.errors import CommandError
 
 _PROJECT: Final = Path(__file__).parents[1] / "demo" / "comfysnap.toml"
 _COMFYSNAP: Final = (sys.executable, "-c", "from comfysnap_schema.cli.command import main; main()")
 _CLIENT: Final = (sys.executable, "-m", "comfysnap_client.cli.demo")
 _STOP_S: Final = 10.0
 
-_SAME: Final = """\
-The same in Python, with `comfysnap serve` running (try it in `python -m asyncio`):
+_EXAMPLE: Final = """\
+In Python, with `comfysnap serve` running (for example in `python -m asyncio`):
 
 from comfysnap_client import Client
 from comfysnap_schema.workflows.flux import FluxInput
@@ -32,8 +33,8 @@ async with Client("http://127.0.0.1:8000") as client:
 """
 
 
-class DemoError(Exception):
-    """The demo cannot go on."""
+class DemoError(CommandError):
+    """The demo's server did not start. Code: ``not_started``."""
 
 
 def register(app: typer.Typer) -> None:
@@ -42,13 +43,17 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    prompt: Annotated[str, typer.Argument(help="What to draw.")] = "a fox in the snow",
-    out: Annotated[Path, typer.Option(help="Folder for the picture.")] = Path("comfysnap-out"),
+    prompt: Annotated[str, typer.Argument(help="Prompt of the image.")] = "a fox in the snow",
+    out: Annotated[Path, typer.Option(help="Folder for the image.")] = Path("comfysnap-out"),
     engine: Annotated[
-        EngineChoice, typer.Option(help="simulated needs no model and no GPU.")
+        EngineChoice,
+        typer.Option(help="Engine that runs the graph. simulated needs no model or GPU."),
     ] = EngineChoice.SIMULATED,
 ) -> None:
-    """Draw a picture through a server and a typed client of its own; Ctrl-C cancels."""
+    """Generate an image with a temporary server and a typed client. Ctrl-C cancels.
+
+    Example: comfysnap demo "a fox in the snow" --out images
+    """
     for name in ("SIGTERM", "SIGHUP"):
         if number := getattr(signal, name, None):
             signal.signal(number, _interrupt)
@@ -58,7 +63,7 @@ def demo(
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
     except KeyboardInterrupt:
-        print("interrupted; the job was cancelled and the server stopped", file=sys.stderr)
+        print("interrupted: cancelled the job and stopped the server", file=sys.stderr)
         raise typer.Exit(130) from None
     raise typer.Exit(code)
 
@@ -73,31 +78,35 @@ def _run(prompt: str, out: Path, engine: EngineChoice) -> int:
         code = _client(url, prompt, out)
     if code == 0:
         if engine_line.startswith("engine: simulated"):
-            print("No model ran: the engine was simulated, and the picture says so.")
-        print("\n" + _SAME.format(prompt=prompt), end="")
+            print("This image is a placeholder: the simulated engine does not run a model.")
+        print("\n" + _EXAMPLE.format(prompt=prompt), end="")
     return code
 
 
 @contextmanager
 def _server(data: Path, engine: EngineChoice) -> Generator[tuple[str, str]]:
-    """A server that lives as long as the block, or as this process."""
+    """Run a server for the block; it also stops when this process ends.
+
+    Yields:
+        Its URL and the line with its engine.
+    """
     process = subprocess.Popen(
         [*_COMFYSNAP, "serve", "--port=0", "--project", str(_PROJECT), "--engine", engine,
          "--data", str(data), "--auth=none", "--until-stdin-closes"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    assert process.stdin is not None  # noqa: S101 -- PIPE was asked for
+    assert process.stdin is not None  # noqa: S101 -- stdin=PIPE
     assert process.stdout is not None  # noqa: S101
     try:
-        yield _announced(process.stdout)
+        yield _read_address(process.stdout)
     finally:
         process.stdin.close()
         _end(process)
         process.stdout.close()
 
 
-def _announced(lines: IO[str]) -> tuple[str, str]:
-    """Address and engine, as the server tells them; the rest of its output is read away."""
+def _read_address(lines: IO[str]) -> tuple[str, str]:
+    """URL and engine line from the server's output; the rest of it is discarded."""
     url = engine = ""
     for line in lines:
         if found := re.search(r"http://\S+", line):
@@ -106,7 +115,7 @@ def _announced(lines: IO[str]) -> tuple[str, str]:
             engine = line.strip()
             threading.Thread(target=lines.read, daemon=True).start()
             return url, engine
-    raise DemoError("the server did not start")
+    raise DemoError("not_started", "the server did not start")
 
 
 def _client(url: str, prompt: str, out: Path) -> int:

@@ -1,4 +1,4 @@
-"""``comfysnap deploy``, ``rollback`` and ``ui``: what runs on Modal."""
+"""``comfysnap deploy``, ``rollback`` and ``ui``: the project on Modal."""
 
 # modal's stubs leave the type of a function partly unknown
 # pyright: reportUnknownVariableType=false
@@ -9,21 +9,15 @@ import secrets
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from comfysnap_server.cli.common import EnvironmentOption, ProjectOption, modal_session
+
 if TYPE_CHECKING:
     from comfysnap_server.deploy import Deployment
-    from comfysnap_server.doctor import Symptom
-
-ProjectOption = Annotated[
-    Path | None, typer.Option("--project", help="The comfysnap.toml, or its folder.")
-]
-EnvironmentOption = Annotated[
-    str | None, typer.Option("--env", "-e", envvar="MODAL_ENVIRONMENT", help="Modal environment.")
-]
+    from comfysnap_server.doctor import Issue
 
 
 def register(app: typer.Typer) -> None:
@@ -37,42 +31,48 @@ def deploy(
     project: ProjectOption = None,
     environment: EnvironmentOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be made; needs no account.")
+        bool,
+        typer.Option("--dry-run", help="Show what would be deployed, then exit. Needs no account."),
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Deploy although the doctor found errors.")
+        bool, typer.Option("--force", help="Deploy even if `comfysnap doctor` finds errors.")
     ] = False,
-    tag: Annotated[str, typer.Option(help="A note on this version, kept by Modal.")] = "",
+    tag: Annotated[
+        str, typer.Option(help="Note on this version, shown by `modal app history`.")
+    ] = "",
 ) -> None:
-    """Put the project on Modal: the gateway, and the GPU class with its image.
+    """Deploy the project to Modal: the gateway, and the GPU class with its image.
 
-    Runs the checks of `comfysnap doctor` first, and stops on errors with exit code 1; 2 when
-    comfysnap.toml is wrong, 3 when Modal cannot be reached or refuses.
+    Runs the checks of `comfysnap doctor` first and exits with 1 if they find errors. Exits with 2
+    if comfysnap.toml is not valid, with 3 if Modal cannot be reached or denies access.
+
+    Example: comfysnap deploy --dry-run
     """
-    from comfysnap_server.doctor import examine
+    from comfysnap_server.doctor import Level, examine
 
-    found = examine(project)
-    _show_problems(list(found.symptoms))
-    if found.deployment is None:
+    issues, deployment = examine(project)
+    _print_issues(issues)
+    if deployment is None:
         raise typer.Exit(2)
-    if found.errors and not (force or dry_run):
+    failed = any(issue.level is Level.ERROR for issue in issues)
+    if failed and not (force or dry_run):
         raise typer.Exit(1)
-    _show_plan(found.deployment)
+    _print_plan(deployment)
     if dry_run:
-        raise typer.Exit(1 if found.errors else 0)
-    _deploy(found.deployment, environment, tag)
+        raise typer.Exit(1 if failed else 0)
+    _deploy(deployment, environment, tag)
 
 
-def _show_problems(symptoms: "list[Symptom]") -> None:
+def _print_issues(issues: "list[Issue]") -> None:
     from comfysnap_server.doctor import Level
 
-    for symptom in symptoms:
-        if symptom.level is not Level.NOTE:
-            text = f"{symptom.level.value}: {symptom.where}: {symptom.message} ({symptom.code})"
+    for issue in issues:
+        if issue.level is not Level.NOTE:
+            text = f"{issue.level.value}: {issue.where}: {issue.message} ({issue.code})"
             print(text, file=sys.stderr)
 
 
-def _show_plan(deployment: "Deployment") -> None:
+def _print_plan(deployment: "Deployment") -> None:
     from comfysnap_server.deploy import plan_lines
 
     part = ""
@@ -82,15 +82,15 @@ def _show_plan(deployment: "Deployment") -> None:
 
 
 def _deploy(deployment: "Deployment", environment: str | None, tag: str) -> None:
-    from comfysnap_server.deploy import modal_session, notice, point_at
-    from comfysnap_server.doctor import check_needs, check_volume
+    from comfysnap_server.deploy import notice, select_project
+    from comfysnap_server.doctor import check_resources, check_volume
 
     if environment:
         os.environ["MODAL_ENVIRONMENT"] = environment
-    point_at(deployment)
+    select_project(deployment)
     with modal_session():
-        missing = list(check_needs(deployment))
-        _show_problems([*missing, *check_volume(deployment)])
+        missing = list(check_resources(deployment))
+        _print_issues([*missing, *check_volume(deployment)])
         if missing:
             raise typer.Exit(1)
         from comfysnap_server.deploy.app import app, gateway
@@ -98,12 +98,12 @@ def _deploy(deployment: "Deployment", environment: str | None, tag: str) -> None
         app.deploy(name=deployment.name, environment_name=environment, tag=tag)
         address = gateway.get_web_url()
     print(f"\n{deployment.name} is deployed at {address}")
-    print(f"try it:    {_try_it(deployment, str(address))}")
-    print(f"undo it:   comfysnap rollback --project {deployment.file}")
+    print(f"to try it:   {_example(deployment, str(address))}")
+    print(f"to undo it:  comfysnap rollback --project {deployment.file}")
     print(f"\n{notice()}")
 
 
-def _try_it(deployment: "Deployment", address: str) -> str:
+def _example(deployment: "Deployment", address: str) -> str:
     access = {
         "proxy": "MODAL_KEY=wk-... MODAL_SECRET=ws-... ",
         "keys": "COMFYSNAP_API_KEY=... ",
@@ -116,17 +116,22 @@ def _try_it(deployment: "Deployment", address: str) -> str:
 def rollback(
     version: Annotated[
         str | None,
-        typer.Argument(help="A version of `modal app history`, as v3; default: the one before."),
+        typer.Argument(
+            help="Version from `modal app history`, for example v3. Default: the previous one."
+        ),
     ] = None,
     project: ProjectOption = None,
     environment: EnvironmentOption = None,
 ) -> None:
-    """Go back to an earlier version of the deployment; jobs and models stay as they are."""
+    """Go back to an earlier version of the deployment. Jobs and models do not change.
+
+    Example: comfysnap rollback v3
+    """
     from comfysnap_server.deploy import read_deployment
 
     deployment = read_deployment(project)
     if version is not None and not re.fullmatch(r"v?[0-9]+", version):
-        print(f"error: {version!r} is no version; write one as v3", file=sys.stderr)
+        print(f"error: {version!r} is not a valid version (for example v3)", file=sys.stderr)
         raise typer.Exit(2)
     command = [sys.executable, "-m", "modal", "app", "rollback", deployment.name]
     command += [version] if version else []
@@ -135,34 +140,35 @@ def rollback(
 
 
 def ui(project: ProjectOption = None, environment: EnvironmentOption = None) -> None:
-    """Open ComfyUI's own interface on the deployment's image and models, until Ctrl-C.
+    """Run ComfyUI's own interface with the deployment's image and models, until Ctrl-C.
 
-    One container with the deployment's GPU runs and is paid for while this command does. The
-    address that is printed holds a token; whoever has it can use the interface and, with Manager,
-    install node packs and so run any code in the container.
+    A container with the deployment's GPU runs, and costs money, as long as this command does. The
+    printed URL has a token: anyone with it can use the interface and, with ComfyUI-Manager, run any
+    code in the container.
 
-    Saved workflows and pictures stay on the files volume, below ui/, and models that Manager
-    downloads on the models volume. Node packs that Manager installs are lost when the container
-    stops; to keep them, open /v2/snapshot/get_current at the printed address, save it as the file
-    that deploy.nodes names, and deploy.
+    Workflows and images are saved in ui/ on the files volume, models from Manager on the models
+    volume. Node packs from Manager are lost when the container stops; to keep them, open
+    /v2/snapshot/get_current at the printed URL, save it as the file in deploy.nodes, and deploy.
+
+    Example: comfysnap ui
     """
-    from comfysnap_server.deploy import modal_session, point_at, read_deployment
+    from comfysnap_server.deploy import read_deployment, select_project
 
     deployment = read_deployment(project)
     if deployment.settings.engine != "comfyui":
-        print("error: deploy.engine is not comfyui, so there is no interface", file=sys.stderr)
+        print("error: deploy.engine must be comfyui for `comfysnap ui`", file=sys.stderr)
         raise typer.Exit(2)
     from comfysnap_server.ui.proxy import ACCESS_VARIABLE
 
     token = secrets.token_urlsafe(32)
     os.environ[ACCESS_VARIABLE] = token
-    point_at(deployment)
+    select_project(deployment)
     with modal_session():
         from comfysnap_server.ui.app import app
         from comfysnap_server.ui.app import ui as server
 
         with app.run(environment_name=environment):
             print(f"\n{server.get_web_url()}/?token={token}\n")
-            print("The first page takes as long as ComfyUI takes to start. Ctrl-C ends it.")
+            print("The first page loads once ComfyUI has started. Press Ctrl-C to stop.")
             while True:
                 time.sleep(3600)

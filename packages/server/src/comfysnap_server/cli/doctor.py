@@ -1,4 +1,4 @@
-"""``comfysnap doctor``: what can be checked before a GPU is paid for."""
+"""``comfysnap doctor``: checks a project before it costs GPU time."""
 
 import json
 import os
@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from comfysnap_server.cli.common import JsonOption, ProjectOption, modal_session
+
 if TYPE_CHECKING:
-    from comfysnap_server.doctor import Probed, Symptom
+    from comfysnap_server.doctor import Issue
+    from comfysnap_server.nodepacks import Probe
 
 
 def register(app: typer.Typer) -> None:
@@ -18,66 +21,64 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
-    project: Annotated[
-        Path | None, typer.Option("--project", help="The comfysnap.toml, or its folder.")
-    ] = None,
+    project: ProjectOption = None,
     comfyui: Annotated[
         Path | None,
         typer.Option(
             "--comfyui",
             envvar="COMFYUI_PATH",
-            help="A ComfyUI checkout with the pinned packs; it is loaded to see what they do.",
+            help="ComfyUI checkout with the pinned packs, which are loaded and checked.",
         ),
     ] = None,
     python: Annotated[
         str | None,
         typer.Option(
-            "--python", envvar="COMFYUI_PYTHON", help="An interpreter with ComfyUI's packages."
+            "--python",
+            envvar="COMFYUI_PYTHON",
+            help="Interpreter with ComfyUI's packages. Default: this one.",
         ),
     ] = None,
     online: Annotated[
         bool,
-        typer.Option("--online", help="Ask Modal too: secrets, and models on the volume."),
+        typer.Option("--online", help="Check secrets, volumes and models on Modal too."),
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 on warnings too.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on warnings too.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Check workflows, nodes, models and settings without paying for a GPU.
+    """Check settings, workflows, node packs and models without a GPU.
 
-    Exits 1 when something would fail.
+    Exits with 1 if there are errors.
+
+    Example: comfysnap doctor --online --strict
     """
-    from comfysnap_server.doctor import Level, examine
+    from comfysnap_server.doctor import Level, check_modal, examine
 
-    found = examine(project, probed=_probe(comfyui, python))
-    symptoms = list(found.symptoms)
-    if online and found.deployment is not None:
-        from comfysnap_server.deploy import modal_session
-        from comfysnap_server.doctor import check_online
-
+    issues, deployment = examine(project, probe=_probe(comfyui, python))
+    if online and deployment is not None:
         with modal_session(quiet=True):
-            symptoms += check_online(found.deployment)
+            issues += check_modal(deployment)
     if as_json:
-        print(json.dumps([symptom.as_json() for symptom in symptoms], indent=1))
+        print(json.dumps([issue.as_json() for issue in issues], indent=1))
     else:
-        show(symptoms)
-    bad = {Level.ERROR, Level.WARNING} if strict else {Level.ERROR}
-    raise typer.Exit(1 if any(symptom.level in bad for symptom in symptoms) else 0)
+        show(issues)
+    failing = {Level.ERROR, Level.WARNING} if strict else {Level.ERROR}
+    raise typer.Exit(1 if any(issue.level in failing for issue in issues) else 0)
 
 
-def _probe(comfyui: Path | None, python: str | None) -> "Probed | None":
+def _probe(comfyui: Path | None, python: str | None) -> "Probe | None":
     if comfyui is None:
         return None
-    from comfysnap_server.doctor import ProbeError, probe
+    from comfysnap_server.nodepacks import ProbeError, run_probe
 
     try:
-        return probe(comfyui, python or sys.executable)
+        return run_probe(comfyui, python or sys.executable)
     except (ProbeError, OSError) as error:
-        print(f"error: ComfyUI in {comfyui} does not load:\n{error}", file=sys.stderr)
+        print(f"error: cannot load ComfyUI in {comfyui}:\n{error}", file=sys.stderr)
         raise typer.Exit(1) from error
 
 
-def show(symptoms: "list[Symptom]") -> None:
-    """Print a table and a count."""
+def show(issues: "list[Issue]") -> None:
+    """Print a table of the issues, and their number by level."""
     from rich.console import Console
     from rich.table import Table
 
@@ -85,18 +86,18 @@ def show(symptoms: "list[Symptom]") -> None:
 
     console = Console(highlight=False, width=None if os.isatty(1) else 160)
     order = list(Level)
-    if symptoms:
-        table = Table("level", "code", "where", "what", show_lines=True)
+    if issues:
+        table = Table("level", "code", "where", "message", show_lines=True)
         colors = {Level.ERROR: "red", Level.WARNING: "yellow", Level.NOTE: "dim"}
-        for symptom in sorted(symptoms, key=lambda s: order.index(s.level)):
+        for issue in sorted(issues, key=lambda s: order.index(s.level)):
             table.add_row(
-                symptom.level.value,
-                symptom.code,
-                symptom.where,
-                symptom.message,
-                style=colors[symptom.level],
+                issue.level.value,
+                issue.code,
+                issue.where,
+                issue.message,
+                style=colors[issue.level],
             )
         console.print(table, markup=False)
-    counts = [(level, sum(s.level is level for s in symptoms)) for level in order]
-    words = [f"{count} {level.value}{'' if count == 1 else 's'}" for level, count in counts]
-    console.print(", ".join(words))
+    counts = [(level, sum(s.level is level for s in issues)) for level in order]
+    totals = [f"{count} {level.value}{'' if count == 1 else 's'}" for level, count in counts]
+    console.print(", ".join(totals))

@@ -1,4 +1,4 @@
-"""Shows a sync and a list of models on a terminal."""
+"""Prints the events of a sync, and a table of models."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from comfysnap_server.deploy import Deployment
 from comfysnap_server.models import (
-    Brought,
+    Downloaded,
+    DownloadProgress,
     Failed,
-    ModelsPlace,
-    Planned,
-    Progressed,
+    ModelStorage,
     SyncEvent,
+    SyncPlan,
     model_references,
     unused_files,
 )
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def size_text(size: int | None) -> str:
-    """Bytes for people."""
+    """A size in bytes for people; ``?`` if unknown."""
     if size is None:
         return "?"
     amount = float(size)
@@ -34,7 +34,7 @@ def size_text(size: int | None) -> str:
 
 
 def show_events(events: Iterable[SyncEvent]) -> bool:
-    """Show a sync as it goes; returns whether everything is there."""
+    """Print events and progress bars; returns whether nothing failed."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -46,72 +46,76 @@ def show_events(events: Iterable[SyncEvent]) -> bool:
     )
 
     console = Console(highlight=False, markup=False)
-    good = True
+    complete = True
     with Progress(
         TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(),
         TransferSpeedColumn(), TimeRemainingColumn(), console=console,
     ) as bars:  # fmt: skip
         shown: dict[str, TaskID] = {}
         for event in events:
-            if isinstance(event, Planned):
+            if isinstance(event, SyncPlan):
                 _show_plan(event, bars)
-                good = good and not event.failed
-            elif isinstance(event, Progressed):
+                complete = complete and not event.failed
+            elif isinstance(event, DownloadProgress):
                 if event.path not in shown:
                     shown[event.path] = bars.add_task(event.path, total=event.total)
                 bars.update(shown[event.path], completed=event.done)
-            elif isinstance(event, Brought):
+            elif isinstance(event, Downloaded):
                 if event.path in shown:
                     bars.remove_task(shown.pop(event.path))
-                bars.console.print(f"brought  {event.path}  sha256 {event.sha256[:16]}")
+                bars.console.print(f"downloaded {event.path}  sha256 {event.sha256[:16]}")
             else:
-                good = False
+                complete = False
                 if event.path in shown:
                     bars.remove_task(shown.pop(event.path))
                 bars.console.print(_failure(event), style="red")
-    return good
+    return complete
 
 
 def _failure(event: Failed) -> str:
-    return f"FAILED   {event.path or 'sync'}: {event.code}: {event.reason}"
+    return f"FAILED     {event.path or 'sync'}: {event.code}: {event.reason}"
 
 
-def _show_plan(plan: Planned, bars: "Progress") -> None:
-    say = bars.console.print
+def _show_plan(plan: SyncPlan, bars: "Progress") -> None:
+    print_line = bars.console.print
     for path in plan.present:
-        say(f"present  {path}")
-    for file in plan.to_bring:
+        print_line(f"present    {path}")
+    for file in plan.pending:
         reason = plan.reasons[str(file.path)]
-        say(f"to bring {file.path}  {size_text(file.size)}  from {file.source}  ({reason})")
+        print_line(
+            f"pending    {file.path}  {size_text(file.size)}  from {file.source}  ({reason})"
+        )
     for entry, reason in plan.failed.items():
-        say(f"FAILED   {entry}: {reason}", style="red")
+        print_line(f"FAILED     {entry}: {reason}", style="red")
     unknown = f", and {plan.unknown_sizes} of unknown size" if plan.unknown_sizes else ""
     free = f"; {size_text(plan.free)} free" if plan.free is not None else ""
-    say(f"{len(plan.to_bring)} files to bring, {size_text(plan.need)}{unknown}{free}")
+    count = len(plan.pending)
+    files = f"{count} file{'' if count == 1 else 's'}"
+    print_line(f"{files} to download, {size_text(plan.need)}{unknown}{free}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRow:
-    """One line of ``models list``."""
+    """A row of ``comfysnap models list``."""
 
     path: PurePosixPath
     size: int | None
-    """None: not there."""
+    """Bytes; None: missing."""
     listed: bool
     source: str
     used_by: tuple[str, ...]
     is_unused: bool
-    """No workflow can reach it, and the list does not name it."""
+    """No workflow uses it, and it is not in ``deploy.models``."""
 
     @property
     def state(self) -> str:
-        """In a word or two."""
+        """``missing``, ``present`` or ``unused``."""
         if self.size is None:
             return "missing"
         return "unused" if self.is_unused else "present"
 
     def as_json(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """One element of ``comfysnap models list --json``."""
         return {
             "path": str(self.path),
             "state": self.state,
@@ -122,23 +126,23 @@ class ModelRow:
         }
 
 
-def model_rows(deployment: Deployment, place: ModelsPlace) -> list[ModelRow]:
-    """The files of the list and the files that are there, by path."""
+def model_rows(deployment: Deployment, storage: ModelStorage) -> list[ModelRow]:
+    """The files in ``deploy.models`` and all other files, sorted by path."""
     workflows = list(deployment.workflows.values())
-    there, records = place.files(), place.records()
+    existing, records = storage.files(), storage.records()
     listed = {entry.path: str(entry) for entry in deployment.settings.models if entry.path}
     wholes = [entry for entry in deployment.settings.models if entry.whole_repository]
-    unused = set(unused_files(there, workflows, deployment.settings.preload))
+    unused = set(unused_files(existing, workflows, deployment.settings.preload))
     references = [ref for workflow in workflows for ref in model_references(workflow)]
     rows: list[ModelRow] = []
-    for path in sorted({*listed, *there}):
+    for path in sorted({*listed, *existing}):
         source = listed.get(path) or (records[str(path)]["source"] if str(path) in records else "")
         in_list = path in listed or any(source.startswith(f"{e.repo}@") for e in wholes)
         users = dict.fromkeys(ref.workflow for ref in references if ref.is_at(path))
         rows.append(
             ModelRow(
                 path=path,
-                size=there.get(path),
+                size=existing.get(path),
                 listed=in_list,
                 source=source,
                 used_by=tuple(users),
@@ -157,9 +161,9 @@ def show_rows(rows: Iterable[ModelRow]) -> None:
     total = 0
     for row in rows:
         total += row.size or 0
-        source = row.source or "not in the list"
+        source = row.source or "not in deploy.models"
         users = ", ".join(row.used_by)
         table.add_row(str(row.path), size_text(row.size), row.state, source, users)
     console = Console(highlight=False, markup=False)
     console.print(table)
-    console.print(f"{size_text(total)} in all")
+    console.print(f"{size_text(total)} in total")

@@ -1,4 +1,4 @@
-"""``comfysnap models``: fill, list and clear the models volume or a local ``models/`` folder."""
+"""``comfysnap models``: downloads, lists and deletes models, on Modal or in a local folder."""
 
 import json
 import sys
@@ -9,23 +9,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from comfysnap_server.cli.common import JsonOption, ProjectOption, modal_session
+
 if TYPE_CHECKING:
     from comfysnap_server.deploy import Deployment
-    from comfysnap_server.models import ModelsPlace, SyncEvent, SyncOptions
+    from comfysnap_server.models import ModelStorage, SyncEvent, SyncOptions
 
-ProjectOption = Annotated[
-    Path | None,
-    typer.Option("--project", help="The comfysnap.toml, or its folder."),
-]
 FolderOption = Annotated[
     Path | None,
-    typer.Option("--to", help="A local models/ folder instead of the volume on Modal."),
+    typer.Option(
+        "--to", metavar="FOLDER", help="Local models/ folder. Default: the models volume on Modal."
+    ),
 ]
 
 
 def register(app: typer.Typer) -> None:
     """Add ``models``."""
-    models = typer.Typer(no_args_is_help=True, help="Fill, list and clear the models volume.")
+    models = typer.Typer(
+        no_args_is_help=True,
+        help="Download, list and delete models, on Modal or in a local folder.",
+    )
     models.command("sync")(sync)
     models.command("list")(list_models)
     models.command("rm")(remove)
@@ -35,19 +38,22 @@ def register(app: typer.Typer) -> None:
 def sync(
     project: ProjectOption = None,
     to: FolderOption = None,
-    workers: Annotated[int, typer.Option(min=1, max=32, help="Files brought at once.")] = 4,
+    workers: Annotated[int, typer.Option(min=1, max=32, help="Number of parallel downloads.")] = 4,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read every file again instead of trusting the record.")
+        bool, typer.Option("--verify", help="Hash every file again instead of trusting the record.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be brought, and stop.")
+        bool, typer.Option("--dry-run", help="Show what would be downloaded, then exit.")
     ] = False,
 ) -> None:
-    """Bring the models of the list (deploy.models) that are missing or wrong.
+    """Download the models in deploy.models that are missing or wrong.
 
-    Without --to a CPU container on Modal fills the volume; tokens come from deploy.model_secrets.
-    With --to this machine fills the folder; tokens come from the environment (HF_TOKEN,
-    CIVITAI_TOKEN). Interrupted downloads go on where they stopped. Exits 1 if a file is missing.
+    Without --to, a container on Modal downloads to the volume, with tokens from
+    deploy.model_secrets. With --to, this machine downloads to the folder, with tokens from the
+    environment (HF_TOKEN, CIVITAI_TOKEN). Run the command again to resume. Exits with 1 if a
+    download fails.
+
+    Example: comfysnap models sync --dry-run
     """
     from comfysnap_server.cli.model_tables import show_events
     from comfysnap_server.deploy import read_deployment
@@ -55,39 +61,39 @@ def sync(
 
     deployment = read_deployment(project)
     if not deployment.settings.models:
-        print("[[deploy.models]] names no model; nothing to do")
+        print("nothing to download: [[deploy.models]] is empty")
         return
     options = SyncOptions(workers=workers, verify=verify, dry_run=dry_run)
     events = (
         _events_on_modal(deployment, options)
         if to is None
-        else _events_here(deployment, to, options)
+        else _local_events(deployment, to, options)
     )
     try:
-        good = show_events(events)
+        complete = show_events(events)
     except (ModelError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
-    raise typer.Exit(0 if good else 1)
+    raise typer.Exit(0 if complete else 1)
 
 
 def _events_on_modal(deployment: "Deployment", options: "SyncOptions") -> Iterator["SyncEvent"]:
-    from comfysnap_server.deploy import modal_session, point_at
+    from comfysnap_server.deploy import select_project
 
-    point_at(deployment)
+    select_project(deployment)
     from comfysnap_server.deploy.model_sync import app, sync_models
 
     interrupted = False
     with modal_session(), app.run():
         try:
             yield from sync_models.remote_gen(options)
-        except KeyboardInterrupt:  # app.run would swallow it, and the sync would seem complete
+        except KeyboardInterrupt:  # app.run would hide it, and the sync would seem complete
             interrupted = True
     if interrupted:
         raise KeyboardInterrupt
 
 
-def _events_here(
+def _local_events(
     deployment: "Deployment", folder: Path, options: "SyncOptions"
 ) -> Iterator["SyncEvent"]:
     import queue
@@ -101,11 +107,11 @@ def _events_here(
 
     def work() -> None:
         try:
-            place = ModelsFolder.at(folder)
+            storage = ModelsFolder.at(folder)
             models = deployment.settings.models
-            sync_folder(models, place, tell=events.put, options=options, stop=stop)
+            sync_folder(models, storage, on_event=events.put, options=options, stop=stop)
             events.put(None)
-        except BaseException as error:  # raised again where the events are read
+        except BaseException as error:  # raised again by the consumer of the events
             events.put(error)
 
     thread = threading.Thread(target=work, name="sync")
@@ -123,15 +129,18 @@ def _events_here(
 def list_models(
     project: ProjectOption = None,
     to: FolderOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Show the models of the list and every other file, with what uses them."""
+    """List the models in deploy.models and all other files, with the workflows that use them.
+
+    Example: comfysnap models list --json
+    """
     from comfysnap_server.cli.model_tables import model_rows, show_rows
     from comfysnap_server.deploy import read_deployment
 
     deployment = read_deployment(project)
-    with _place(deployment, to) as place:
-        rows = model_rows(deployment, place)
+    with _storage(deployment, to) as storage:
+        rows = model_rows(deployment, storage)
     if as_json:
         print(json.dumps([row.as_json() for row in rows], indent=1))
     else:
@@ -140,60 +149,66 @@ def list_models(
 
 def remove(
     paths: Annotated[
-        list[str] | None, typer.Argument(help="Files below models/, as checkpoints/a.safetensors.")
+        list[str] | None,
+        typer.Argument(help="Files in models/, for example checkpoints/a.safetensors."),
     ] = None,
     project: ProjectOption = None,
     to: FolderOption = None,
     unused: Annotated[
-        bool, typer.Option("--unused", help="Every file that no workflow uses and no list names.")
+        bool,
+        typer.Option("--unused", help="All files that are neither used nor in deploy.models."),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Delete model files.
 
-    A file that containers had open when their snapshot was made must stay until the next deploy:
-    Modal cannot restore a snapshot whose open files are gone.
+    Do not delete a file that a snapshot has open (deploy.preload) before the next deploy: Modal
+    could not restore the snapshot.
+
+    Example: comfysnap models rm --unused
     """
     from comfysnap_server.cli.model_tables import model_rows
     from comfysnap_server.deploy import read_deployment
 
     deployment = read_deployment(project)
     chosen = [PurePosixPath(path) for path in paths or []]
-    with _place(deployment, to) as place:
+    with _storage(deployment, to) as storage:
         if unused:
-            chosen += [row.path for row in model_rows(deployment, place) if row.is_unused]
+            chosen += [row.path for row in model_rows(deployment, storage) if row.is_unused]
         if not chosen:
-            print("nothing to delete" if unused else "name files, or give --unused")
-            raise typer.Exit(0 if unused else 2)
+            if unused:
+                print("nothing to delete")
+                raise typer.Exit
+            print("error: expected PATHS or --unused", file=sys.stderr)
+            raise typer.Exit(2)
         for path in chosen:
             print(path)
         if not yes and not typer.confirm(f"Delete {len(chosen)} files?"):
             raise typer.Exit(1)
-        raise typer.Exit(0 if _remove(place, chosen) else 1)
+        raise typer.Exit(0 if _remove(storage, chosen) else 1)
 
 
-def _remove(place: "ModelsPlace", paths: Iterable[PurePosixPath]) -> bool:
-    good = True
+def _remove(storage: "ModelStorage", paths: Iterable[PurePosixPath]) -> bool:
+    found_all = True
     for path in paths:
         try:
-            found = place.remove(path)
+            found = storage.remove(path)
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(2) from error
         if not found:
-            print(f"error: there is no {path}", file=sys.stderr)
-            good = False
-    return good
+            print(f"error: {path} not found", file=sys.stderr)
+            found_all = False
+    return found_all
 
 
 @contextmanager
-def _place(deployment: "Deployment", folder: Path | None) -> Generator["ModelsPlace"]:
+def _storage(deployment: "Deployment", folder: Path | None) -> Generator["ModelStorage"]:
     if folder is not None:
         from comfysnap_server.models import ModelsFolder
 
         yield ModelsFolder.at(folder)
         return
-    from comfysnap_server.deploy import modal_session
     from comfysnap_server.models import ModelsVolume
 
     with modal_session(quiet=True):

@@ -1,4 +1,4 @@
-"""``comfysnap serve`` and ``comfysnap key``: the gateway on this machine."""
+"""``comfysnap serve`` and ``comfysnap key``: the server on this machine."""
 
 import ipaddress
 import json
@@ -25,6 +25,7 @@ from comfysnap_schema.workflow import (
     load_workflows,
     read_project,
 )
+from comfysnap_server.cli.common import ProjectOption
 
 if TYPE_CHECKING:
     from comfysnap_server.backends.local import LocalLimits
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 _LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
 _LOCAL: Final = "local"
-"""``[serve.local]``: limits of the local backend."""
+"""The table ``[serve.local]`` with the limits of the local backend."""
 
 
 class EngineChoice(StrEnum):
@@ -67,46 +68,44 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port. 0: any free port.")] = 8000,
     engine: Annotated[
         EngineChoice,
-        typer.Option(help="What runs the graphs; auto: ComfyUI where there is one."),
+        typer.Option(help="Engine that runs the graphs. auto: ComfyUI if it is installed."),
     ] = EngineChoice.AUTO,
     engine_option: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Option of the engine, as JSON; repeatable."),
+        typer.Option(metavar="KEY=VALUE", help="Engine option, VALUE as JSON. Repeatable."),
     ] = None,
     devices: Annotated[
         Devices,
         typer.Option(
-            help="What ComfyUI runs on. cuda: fail without a GPU; auto: a GPU where there is one."
+            help="Device for ComfyUI. auto: the GPU if there is one. cuda: fail without a GPU."
         ),
     ] = Devices.AUTO,
     data: Annotated[
-        Path, typer.Option(help="Folder of the jobs and their files; it outlives the server.")
+        Path, typer.Option(help="Folder for jobs and their files, kept when the server stops.")
     ] = Path(".comfysnap"),
-    project: Annotated[
-        Path | None,
-        typer.Option(
-            help=f"The {PROJECT_FILE}, or its folder; default: here or in a folder above."
-        ),
-    ] = None,
+    project: ProjectOption = None,
     auth: Annotated[
         AuthChoice | None,
-        typer.Option(help="Who may call; default: as the project says under serve, else none."),
+        typer.Option(help="Authentication. Default: serve.auth of the project, else none."),
     ] = None,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Log each request with its id.")
+        bool, typer.Option("--verbose", "-v", help="Log each request and its id.")
     ] = False,
     until_stdin_closes: Annotated[
         bool,
         typer.Option(
             "--until-stdin-closes",
-            help="Stop when standard input ends: for programs that start a server of their own.",
+            help="Stop when stdin closes, for programs that start the server.",
         ),
     ] = False,
 ) -> None:
-    """Serve the workflows of a project on this machine."""
+    """Serve the workflows of a project on this machine.
+
+    Example: comfysnap serve --port 8000
+    """
     from comfysnap_server.backends.protocol import BackendError
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -124,19 +123,26 @@ def serve(
     except BackendError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
-    except SystemExit:  # uvicorn could not take the port, and logged why
-        print(f"error: cannot listen on {host}:{port}; choose with --host, --port", file=sys.stderr)
+    except SystemExit:  # uvicorn has logged the reason
+        print(
+            f"error: cannot listen on {host}:{port}; use another --host or --port", file=sys.stderr
+        )
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
 
-def key(owner: Annotated[str, typer.Argument(help="Whose key: the owner of its jobs.")]) -> None:
-    """Make an API key; only its hash goes into comfysnap.toml."""
+def key(
+    owner: Annotated[str, typer.Argument(help="Name of the owner of the key and its jobs.")],
+) -> None:
+    """Create an API key. Only its hash is stored, in comfysnap.toml.
+
+    Example: comfysnap key alice
+    """
     from comfysnap_server.gateway import hash_key, new_key
 
     fresh = new_key()
-    print(f"key, shown only now:  {fresh}")
+    print(f"API key (not shown again):  {fresh}")
     print(f'\n[serve]\nauth = "keys"\n\n[serve.keys]\n{json.dumps(owner)} = "{hash_key(fresh)}"')
 
 
@@ -159,7 +165,7 @@ def _load(given: Path | None) -> _Loaded:
     if file is None:
         raise ProjectError(
             "unreadable",
-            "not here and in no folder above; name one with --project, or try 'comfysnap demo'",
+            "not found in this folder or a parent; use --project, or try `comfysnap demo`",
             file=PROJECT_FILE,
         )
     project = read_project(file)
@@ -167,7 +173,7 @@ def _load(given: Path | None) -> _Loaded:
     if project.default is not None and project.default not in workflows:
         raise ProjectError(
             "invalid_value",
-            f"no workflow {project.default!r}; there are {', '.join(workflows)}",
+            f"unknown workflow {project.default!r}; available: {', '.join(workflows)}",
             file=str(file),
             field="default",
         )
@@ -196,12 +202,14 @@ def _make_server(
 def _announce(
     url: str, engine: str, data: Path, workflows: Iterable[Workflow], default: str | None
 ) -> None:
-    note = " (no model runs: pictures are drawn)" if engine == "simulated" else ""
-    print(f"comfysnap is at {url}\nengine: {engine}{note}\njobs and files: {data.resolve()}")
+    note = " (placeholder images, no model runs)" if engine == "simulated" else ""
+    print(
+        f"comfysnap is running on {url}\nengine: {engine}{note}\njobs and files: {data.resolve()}"
+    )
     for workflow in workflows:
         mark = " (default)" if workflow.name == default else ""
         print(f"  POST {url}/infer_sync/{workflow.name}{mark}  {workflow.spec.title}".rstrip())
-    print("Ctrl-C stops it; jobs are kept.", flush=True)
+    print("Press Ctrl-C to stop. Jobs are kept.", flush=True)
 
 
 def _settings(
@@ -232,28 +240,30 @@ def _settings(
         raise ProjectError(
             "invalid_value", found["msg"], file=str(loaded.file), field=where
         ) from error
-    return _guarded(settings, host, auth), limits
+    return _restrict_hosts(settings, host, auth), limits
 
 
 def _unknown_key(loaded: _Loaded, at: Iterable[str | int], known: Iterable[str]) -> ProjectError:
     return ProjectError(
         "unknown_key",
-        f"unknown key; known are {', '.join(known)}",
+        f"unknown key; available: {', '.join(known)}",
         file=str(loaded.file),
         field=".".join(str(part) for part in ("serve", *at)),
     )
 
 
-def _guarded(settings: "GatewaySettings", host: str, auth: AuthChoice | None) -> "GatewaySettings":
-    """Without keys, only this machine may call, and only by its own name."""
+def _restrict_hosts(
+    settings: "GatewaySettings", host: str, auth: AuthChoice | None
+) -> "GatewaySettings":
+    """Without authentication, only allow requests from this machine, to its own host names."""
     if settings.auth != "none":
         return settings
     if _is_loopback(host):
         return settings.model_copy(update={"hosts": settings.hosts or (*_LOOPBACK_NAMES, host)})
     if auth is not AuthChoice.NONE:
         raise ValueError(
-            f'others can reach {host}, and no key is asked for: set auth = "keys" in [serve]'
-            " ('comfysnap key NAME' makes one), or write --auth none if that is meant"
+            f'{host} is reachable from other machines without authentication: set auth = "keys" in '
+            "[serve] (`comfysnap key NAME` creates a key), or use --auth none to allow it"
         )
     return settings
 
@@ -273,8 +283,8 @@ def _engine(choice: EngineChoice, options: dict[str, JsonValue]) -> _Engine:
         return _Engine("simulated", options)
     if found is None and "path" not in options:
         raise ValueError(
-            "no ComfyUI: run 'comfysnap comfyui install', or set COMFYUI_PATH to a checkout and "
-            "COMFYUI_PYTHON to its Python"
+            "no ComfyUI found: run `comfysnap comfyui install`, or set COMFYUI_PATH to a checkout "
+            "and COMFYUI_PYTHON to its interpreter"
         )
     python = found.python if found else os.environ.get("COMFYUI_PYTHON")
     return _Engine("comfyui", {**({"path": found.path} if found else {}), **options}, python)
@@ -293,7 +303,7 @@ def _on_devices(engine: _Engine, devices: Devices) -> _Engine:
 
 
 def _check_cuda(python: str) -> None:
-    """Fail before listening, not when the first job comes."""
+    """Fail at start rather than at the first job."""
     done = subprocess.run(
         [python, "-c", "import torch; torch.cuda.init()"],
         capture_output=True, text=True, check=False,
@@ -304,12 +314,12 @@ def _check_cuda(python: str) -> None:
 
 
 def _options(pairs: list[str]) -> dict[str, JsonValue]:
-    """``KEY=VALUE``; a value that is no JSON is a string."""
+    """Parse ``KEY=VALUE``; a value that is not valid JSON is a string."""
     options: dict[str, JsonValue] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
-            raise ValueError(f"an engine option is KEY=VALUE, not {pair!r}")
+            raise ValueError(f"--engine-option must be KEY=VALUE, got {pair!r}")
         try:
             options[name] = json.loads(value)
         except ValueError:
@@ -318,6 +328,6 @@ def _options(pairs: list[str]) -> dict[str, JsonValue]:
 
 
 def _stop_at_end_of_input(server: "GatewayServer") -> None:
-    while os.read(0, 4096):  # sys.stdin has a lock, which a thread must not hold at exit
+    while os.read(0, 4096):  # sys.stdin has a lock that a thread must not hold at exit
         pass
     server.stop()

@@ -1,4 +1,4 @@
-"""The deployment as ``modal deploy -m comfysnap_server.deploy.app`` takes it."""
+"""The Modal app of a deployment, for ``modal deploy -m comfysnap_server.deploy.app``."""
 
 # modal's stubs leave the type of a function partly unknown
 # pyright: reportUnknownVariableType=false

@@ -1,4 +1,4 @@
-"""The gateway's settings on Modal: ``[serve]``, bounded by ``[deploy]``, with keys of a secret."""
+"""The gateway's settings on Modal: ``[serve]``, limits of ``[deploy]``, and keys from a secret."""
 
 import json
 from collections.abc import Mapping
@@ -11,18 +11,22 @@ from comfysnap_server.deploy.deployment import Deployment
 from comfysnap_server.gateway import GatewaySettings
 
 KEYS_VARIABLE: Final = "COMFYSNAP_KEYS"
-"""Variable of the keys secret: JSON of owner to the SHA-256 of the owner's key, or to several."""
+"""Variable in the keys secret: JSON object of owner to one or more hashes of API keys."""
 
 
 def gateway_settings(deployment: Deployment, environment: Mapping[str, str]) -> GatewaySettings:
-    """What the gateway function allows.
+    """Settings of the gateway function.
+
+    Args:
+        deployment: The deployment.
+        environment: Environment with the variables of the keys secret.
 
     Raises:
         ProjectError: ``missing_keys``, ``invalid_keys``, or ``invalid_value`` in ``[serve]``.
     """
     ours = deployment.settings
     given: dict[str, Any] = dict(deployment.project.serve)
-    given.pop("local", None)  # what holds on this machine alone
+    given.pop("local", None)  # only for comfysnap serve
     given["auth"] = ours.auth
     if ours.auth == "keys":
         given["keys"] = _keys(deployment, environment)
@@ -49,7 +53,7 @@ def _keys(deployment: Deployment, environment: Mapping[str, str]) -> Any:
     if not text:
         raise ProjectError(
             "missing_keys",
-            f"the secret {deployment.keys_secret!r} has no variable {KEYS_VARIABLE}",
+            f"missing variable {KEYS_VARIABLE} in the secret {deployment.keys_secret!r}",
             file=str(deployment.file),
             field="deploy.keys_secret",
         )
@@ -58,7 +62,7 @@ def _keys(deployment: Deployment, environment: Mapping[str, str]) -> Any:
     except ValueError as error:
         raise ProjectError(
             "invalid_keys",
-            f"{KEYS_VARIABLE} is no JSON",
+            f"{KEYS_VARIABLE} is not valid JSON",
             file=str(deployment.file),
             field="deploy.keys_secret",
         ) from error

@@ -1,4 +1,4 @@
-"""The images: ComfyUI with its node packs for the GPU class, a small one for the gateway."""
+"""The two images: ComfyUI with its node packs for the GPU class, a small one for the gateway."""
 
 import json
 from collections.abc import Callable
@@ -9,54 +9,64 @@ from shlex import join, quote
 from typing import TYPE_CHECKING, Final
 
 from comfysnap_schema.wire import ProjectError
-from comfysnap_server.deploy.deployment import PROJECT_VARIABLE, Deployment
-from comfysnap_server.deploy.engine_options import engine_options
+from comfysnap_server.deploy.deployment import PROJECT_VARIABLE, Deployment, engine_options
 from comfysnap_server.deploy.settings import COMFYUI_DIR, MODELS_DIR, DeploySettings
 from comfysnap_server.engine.comfyui import pins
-from comfysnap_server.nodepacks import NodeSnapshot, SnapshotError, read_snapshot
+from comfysnap_server.nodepacks import NodeManifest, PackManifestError, read_manifest
 
 if TYPE_CHECKING:
     import modal
 
 BUILD_DIR: Final = "/build"
-"""Holds what only the image build reads."""
+"""Folder for files that only the image build uses."""
 TORCH_VERSIONS: Final = "/torch-versions.txt"
-"""Holds what was installed for the chosen CUDA, so that nothing after it changes torch."""
+"""Constraints file with the installed torch, so that no later step changes it."""
 UV_VERSION: Final = "0.13.9"
 APT_PACKAGES: Final = ("git", "ffmpeg", "libgl1", "libglib2.0-0")
-"""git for the node packs; the others are what OpenCV and video nodes load."""
+"""git fetches node packs; OpenCV and video nodes need the others."""
 PACKAGES: Final = ("comfysnap_schema", "comfysnap_server")
+INSTALLER_SOURCES: Final = (
+    "errors.py",
+    "nodepacks/__init__.py",
+    "nodepacks/credential.py",
+    "nodepacks/fetch.py",
+    "nodepacks/install.py",
+    "nodepacks/manifest.py",
+    "nodepacks/probe.py",
+    "nodepacks/requirements.py",
+)
+"""Files of ``comfysnap_server`` that the image build needs to install node packs."""
 
 
 def requirements(name: str) -> str:
-    """Path of a requirement file that was exported from ``uv.lock``: ``gateway`` or ``worker``."""
+    """Path of the requirements exported from ``uv.lock`` for ``gateway`` or ``worker``."""
     return str(files("comfysnap_server.deploy") / f"requirements-{name}.txt")
 
 
 def notice() -> str:
-    """What whoever runs or hands on the image has to know about ComfyUI's licence."""
+    """Text on ComfyUI's licence, for those who run or distribute the image."""
     return (files("comfysnap_server.deploy") / "NOTICE.txt").read_text(encoding="utf-8")
 
 
-def read_nodes(deployment: Deployment) -> NodeSnapshot | None:
-    """The node snapshot that the settings name.
+def read_nodes(deployment: Deployment) -> NodeManifest | None:
+    """The node snapshot in ``deploy.nodes``; None if it is not set.
 
     Raises:
-        ProjectError: It cannot be installed as it stands.
+        ProjectError: Any code of ``PackManifestError``.
     """
     if deployment.settings.nodes is None:
         return None
     path = deployment.path(deployment.settings.nodes)
     try:
-        return read_snapshot(path)
-    except SnapshotError as error:
+        return read_manifest(path)
+    except PackManifestError as error:
         raise ProjectError(
             error.code, error.message, file=str(path), field=error.entry or None
         ) from error
 
 
-def comfyui_commit(deployment: Deployment, nodes: NodeSnapshot | None) -> str:
-    """The commit of ComfyUI that settings and node snapshot agree on.
+def comfyui_commit(deployment: Deployment, nodes: NodeManifest | None) -> str:
+    """The commit of ComfyUI in the settings or the node snapshot, else the default.
 
     Raises:
         ProjectError: ``comfyui_conflict``.
@@ -75,21 +85,21 @@ def comfyui_commit(deployment: Deployment, nodes: NodeSnapshot | None) -> str:
 
 @dataclass(frozen=True)
 class Layer:
-    """One step of an image."""
+    """A step of an image build."""
 
     title: str
     detail: str
-    """What it holds, for ``comfysnap deploy --dry-run``."""
+    """What it contains, for ``comfysnap deploy --dry-run``."""
     add: Callable[["modal.Image"], "modal.Image"]
     built: bool = True
-    """False: added to containers as they start, so that a change builds nothing."""
+    """False: added when a container starts, so that a change needs no build."""
 
 
 def build_image(deployment: Deployment) -> "modal.Image":
-    """The image of the GPU class and of ``comfysnap ui``; see ``image_layers``.
+    """The image of the GPU class and of ``comfysnap ui``.
 
     Raises:
-        ProjectError: The node snapshot is wrong.
+        ProjectError: The node snapshot is not valid.
     """
     return _build(deployment, image_layers)
 
@@ -110,11 +120,10 @@ def _build(deployment: Deployment, layers: Callable[[Deployment], list[Layer]]) 
 
 
 def image_layers(deployment: Deployment) -> list[Layer]:
-    """What changes seldom comes first, models are not in it, and our packages, ``comfysnap.toml``
-    and the workflows are added to containers as they start.
+    """Layers of the GPU class, those that change least often first. Models are not in the image.
 
     Raises:
-        ProjectError: The node snapshot is wrong.
+        ProjectError: The node snapshot is not valid.
     """
     own = (
         _comfyui_layers(deployment)
@@ -125,7 +134,7 @@ def image_layers(deployment: Deployment) -> list[Layer]:
 
 
 def gateway_layers(deployment: Deployment) -> list[Layer]:
-    """The gateway's own packages, and the project."""
+    """Layers of the gateway."""
     own = _pins("gateway", Path(requirements("gateway")))
     return [own, _variables(deployment), *_project_layers(deployment)]
 
@@ -171,8 +180,8 @@ def _comfyui_layers(deployment: Deployment) -> list[Layer]:
             ]
         ),
         _commands(
-            "torch is kept",
-            f"{TORCH_VERSIONS} constrains what is installed from here on",
+            "torch constraint",
+            f"{TORCH_VERSIONS} constrains all later steps",
             f"uv pip freeze --system | grep -E '^torch(vision|audio)?==' > {TORCH_VERSIONS}",
         ),
     ]
@@ -194,10 +203,10 @@ def _comfyui_layers(deployment: Deployment) -> list[Layer]:
         *layers,
         _commands(
             "models folder and bytecode",
-            f"{COMFYUI_DIR}/models leads to the volume at {MODELS_DIR}",
-            # what a script of a pack put into models/ is dropped
+            f"{COMFYUI_DIR}/models links to the volume at {MODELS_DIR}",
+            # drops files that scripts of packs put into models/
             f"rm -rf {COMFYUI_DIR}/models && ln -s {MODELS_DIR} {COMFYUI_DIR}/models",
-            # without bytecode each cold start would compile ComfyUI and every pack again
+            # without bytecode each cold start compiles ComfyUI and every pack
             f"python -m compileall -q -j 0 {COMFYUI_DIR} || true",
         ),
         Layer(
@@ -210,14 +219,14 @@ def _comfyui_layers(deployment: Deployment) -> list[Layer]:
 
 
 def is_locked(settings: DeploySettings, commit: str) -> bool:
-    """Whether the lock of ComfyUI's packages is for this release, torch and CUDA."""
+    """Whether the lock of ComfyUI's packages is for this commit, torch and CUDA."""
     chosen = (commit, settings.torch, settings.cuda)
     return chosen == (pins.COMMIT, pins.TORCH, pins.CUDA)
 
 
 def _resolved_packages(settings: DeploySettings) -> list[Layer]:
-    """For a release or a torch without a lock: what ComfyUI's requirements meant when the commit
-    was made, then torch, whose builds for a CUDA carry no date."""
+    """Without a lock: ComfyUI's requirements as of the date of its commit, then torch, whose builds
+    for a CUDA have no date."""
     torch = pins.torch_packages(settings.torch)
     return [
         _commands(
@@ -240,13 +249,13 @@ def _resolved_packages(settings: DeploySettings) -> list[Layer]:
 
 
 def self_test_command(deployment: Deployment, *, build: str, comfyui: str, models: str) -> str:
-    """The shell command that runs a graph on the image's ComfyUI, and fails when that fails.
+    """Shell command that runs a graph on the image's ComfyUI, and fails if the graph fails.
 
     Args:
-        deployment: Its engine options are used, less what needs the volumes or a GPU.
-        build: Folder of our packages; deleted at the end.
-        comfyui: The checkout.
-        models: Where the volume of models will be mounted; empty during the test.
+        deployment: Its engine options are used, except those that need volumes or a GPU.
+        build: Folder with our packages; deleted at the end.
+        comfyui: Folder of the checkout.
+        models: Mount path of the models volume; empty during the test.
     """
     options = engine_options(deployment) | {"mask_cuda": True}
     for name in ("path", "preload", "extra_model_paths"):
@@ -272,10 +281,10 @@ def _self_test_layer(deployment: Deployment) -> Layer:
         )
         return image.run_commands(command)
 
-    return Layer("self-test", "runs a graph on the CPU; the build fails if that fails", add)
+    return Layer("self-test", "runs a graph on the CPU; the build fails if the graph fails", add)
 
 
-def _node_layers(deployment: Deployment, nodes: NodeSnapshot, snapshot: Path) -> list[Layer]:
+def _node_layers(deployment: Deployment, nodes: NodeManifest, snapshot: Path) -> list[Layer]:
     settings = deployment.settings
     install = ["python", "-m", "comfysnap_server.nodepacks.install"]
     install += [f"{BUILD_DIR}/snapshot.json", COMFYUI_DIR, "--registry", settings.registry]
@@ -283,12 +292,13 @@ def _node_layers(deployment: Deployment, nodes: NodeSnapshot, snapshot: Path) ->
         install += ["--token", f"{host}={variable}"]
 
     def add_files(image: "modal.Image") -> "modal.Image":
-        image = image.add_local_dir(
-            str(files("comfysnap_server.nodepacks")),
-            f"{BUILD_DIR}/comfysnap_server/nodepacks",
-            copy=True,
-            ignore=lambda path: path.suffix != ".py",
-        ).add_local_file(snapshot, f"{BUILD_DIR}/snapshot.json", copy=True)
+        for source in INSTALLER_SOURCES:
+            image = image.add_local_file(
+                str(files("comfysnap_server") / source),
+                f"{BUILD_DIR}/comfysnap_server/{source}",
+                copy=True,
+            )
+        image = image.add_local_file(snapshot, f"{BUILD_DIR}/snapshot.json", copy=True)
         own = snapshot.parent / "custom_nodes"
         return (
             image.add_local_dir(own, f"{BUILD_DIR}/custom_nodes", copy=True)
@@ -300,7 +310,7 @@ def _node_layers(deployment: Deployment, nodes: NodeSnapshot, snapshot: Path) ->
         import modal
 
         secrets = [modal.Secret.from_name(name) for name in settings.build_secrets]
-        # the variable also reaches the uv that a pack's install.py runs
+        # a variable, so that uv in a pack's install.py has it too
         command = f"UV_COMPILE_BYTECODE=1 PYTHONPATH={BUILD_DIR} {join(install)}"
         return image.run_commands(command, secrets=secrets)
 
@@ -316,7 +326,7 @@ def _node_layers(deployment: Deployment, nodes: NodeSnapshot, snapshot: Path) ->
 def _variables(deployment: Deployment) -> Layer:
     variables = {PROJECT_VARIABLE: deployment.in_container(Path(deployment.file.name))}
     if deployment.settings.snapshot == "gpu":
-        # compile workers are processes, and a GPU snapshot cannot hold those
+        # compile workers are processes, which a GPU snapshot cannot contain
         variables["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     shown = ", ".join(f"{name}={value}" for name, value in variables.items())
     return Layer("variables", shown, lambda image: image.env(variables))

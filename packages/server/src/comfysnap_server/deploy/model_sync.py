@@ -1,4 +1,4 @@
-"""The Modal app that fills the models volume: one CPU container, for as long as a sync takes."""
+"""The Modal app that fills the models volume, in one CPU container."""
 
 # modal's stubs leave the types of its decorators partly unknown
 # pyright: reportUnknownMemberType=false, reportUntypedFunctionDecorator=false
@@ -18,24 +18,24 @@ from comfysnap_server.deploy.deployment import read_deployment
 from comfysnap_server.deploy.image import build_gateway_image
 from comfysnap_server.deploy.settings import MAX_TIMEOUT, MODELS_DIR
 from comfysnap_server.models import (
+    DownloadProgress,
     Failed,
     ModelError,
     ModelsFolder,
-    Planned,
-    Progressed,
     SyncEvent,
     SyncOptions,
+    SyncPlan,
     sync,
 )
 
-PACE_S: Final = 0.5
-"""Least time between two reports on one file."""
+PROGRESS_INTERVAL_S: Final = 0.5
+"""Minimum time between two progress events of one file."""
 
 deployment: Final = read_deployment()
 settings: Final = deployment.settings
 app: Final = modal.App(f"{deployment.name}-models")
 models_dir: Final = os.environ.get("COMFYSNAP_MODELS_DIR", MODELS_DIR)
-"""Mount point of the models volume; the variable is for containers with another layout."""
+"""Mount path of the models volume. Tests set the variable."""
 volume: Final = modal.Volume.from_name(deployment.models_volume, create_if_missing=True)
 
 
@@ -50,7 +50,7 @@ volume: Final = modal.Volume.from_name(deployment.models_volume, create_if_missi
     max_containers=1,
 )
 def sync_models(options: SyncOptions) -> Generator[SyncEvent]:
-    """Fill the volume; yields what happens."""
+    """Download missing and wrong models into the volume; yields events."""
     volume.reload()
     events: queue.SimpleQueue[SyncEvent | None] = queue.SimpleQueue()
     stop = threading.Event()
@@ -60,14 +60,14 @@ def sync_models(options: SyncOptions) -> Generator[SyncEvent]:
             sync(
                 settings.models,
                 ModelsFolder.at(Path(models_dir)),
-                tell=events.put,
+                on_event=events.put,
                 options=options,
                 commit=volume.commit,
                 stop=stop,
             )
         except ModelError as error:
             events.put(Failed("", error.code, str(error)))
-        except Exception as error:  # told to the caller, who cannot see this thread
+        except Exception as error:  # the caller cannot see this thread
             events.put(Failed("", "internal", f"{type(error).__name__}: {error}"))
         finally:
             events.put(None)
@@ -75,22 +75,22 @@ def sync_models(options: SyncOptions) -> Generator[SyncEvent]:
     thread = threading.Thread(target=work, name="sync")
     thread.start()
     try:
-        yield from paced(events)
+        yield from throttled(events)
     finally:
         stop.set()
         thread.join()
 
 
-def paced(events: "queue.SimpleQueue[SyncEvent | None]") -> Generator[SyncEvent]:
-    """Events up to None, with those on the progress of one file thinned out, and without tokens."""
-    told: dict[str, float] = {}
+def throttled(events: "queue.SimpleQueue[SyncEvent | None]") -> Generator[SyncEvent]:
+    """Events until None, with fewer progress events and without tokens."""
+    sent_at: dict[str, float] = {}
     while (event := events.get()) is not None:
-        if isinstance(event, Progressed):
+        if isinstance(event, DownloadProgress):
             now = time.monotonic()
-            if now - told.get(event.path, 0.0) < PACE_S:
+            if now - sent_at.get(event.path, 0.0) < PROGRESS_INTERVAL_S:
                 continue
-            told[event.path] = now
-        elif isinstance(event, Planned):
-            bare = tuple(replace(file, token=None) for file in event.to_bring)
-            event = replace(event, to_bring=bare)
+            sent_at[event.path] = now
+        elif isinstance(event, SyncPlan):
+            bare = tuple(replace(file, token=None) for file in event.pending)
+            event = replace(event, pending=bare)
         yield event

@@ -1,4 +1,4 @@
-"""What ``comfysnap deploy`` makes on Modal, as text: for ``--dry-run``, without an account."""
+"""Describes what ``comfysnap deploy`` creates on Modal; needs no account."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from comfysnap_server.deploy.settings import FILES_DIR, MODELS_DIR
 
 @dataclass(frozen=True)
 class PlanLine:
-    """One line: a heading's name, what it is about, and what holds."""
+    """A line of the plan: kind of object, its name, and its description."""
 
     part: str
     name: str
@@ -18,10 +18,10 @@ class PlanLine:
 
 
 def plan_lines(deployment: Deployment) -> list[PlanLine]:
-    """The app, its functions, images, volumes, secrets and what they cost while idle.
+    """The app, its functions, images, volumes and secrets, and what runs while idle.
 
     Raises:
-        SchemaError: The project cannot be deployed as it stands.
+        SchemaError: The project is not valid.
     """
     return list(_lines(deployment))
 
@@ -43,11 +43,13 @@ def _lines(deployment: Deployment) -> Iterator[PlanLine]:
         for number, layer in enumerate(layers, 1):
             yield PlanLine("image", f"{name} {number}", _layer(layer))
     yield PlanLine("volume", deployment.models_volume, f"at {MODELS_DIR}: models")
-    kept = f"kept for {settings.retention_hours} hours"
-    yield PlanLine("volume", deployment.files_volume, f"at {FILES_DIR}: inputs and outputs, {kept}")
+    retention = f"kept for {settings.retention_hours} hours"
+    yield PlanLine(
+        "volume", deployment.files_volume, f"at {FILES_DIR}: inputs and outputs, {retention}"
+    )
     for mount in settings.mounts:
         mode = "read only" if mount.read_only else "writable"
-        yield PlanLine("volume", mount.volume, f"at {mount.path}: yours, {mode}")
+        yield PlanLine("volume", mount.volume, f"at {mount.path}: {mode}")
     for name in ("jobs", "index"):
         yield PlanLine("dict", f"{deployment.name}-{name}", "job records; expire after 7 idle days")
     yield PlanLine("queue", f"{deployment.name}-progress", "progress of running jobs")
@@ -63,8 +65,8 @@ def _worker(deployment: Deployment) -> str:
         f"{settings.engine} on {gpu}",
         f"cpu {_amount(settings.cpu)}, memory {_amount(settings.memory)} MiB",
         f"{settings.min_containers} to {settings.max_containers} containers"
-        + (f", {settings.buffer_containers} ahead" if settings.buffer_containers else ""),
-        f"stays {settings.scaledown_window} s without work",
+        + (f", {settings.buffer_containers} in reserve" if settings.buffer_containers else ""),
+        f"stops after {settings.scaledown_window} s idle",
         f"jobs up to {settings.timeout} s, start up to {settings.startup_timeout} s",
         f"snapshot {settings.snapshot}",
     ]
@@ -83,8 +85,8 @@ def _gateway(deployment: Deployment) -> str:
     gateway = deployment.settings.gateway
     access = {
         "proxy": "Modal's proxy auth (Modal-Key, Modal-Secret)",
-        "keys": f"bearer keys of the secret {deployment.keys_secret}",
-        "none": "NO AUTH: open to all",
+        "keys": f"API keys from the secret {deployment.keys_secret}",
+        "none": "NO AUTH: anyone can run jobs",
     }[deployment.settings.auth]
     return (
         f"HTTP API, {access}; cpu {_amount(gateway.cpu)}, memory {_amount(gateway.memory)} MiB; "
@@ -94,7 +96,7 @@ def _gateway(deployment: Deployment) -> str:
 
 
 def _layer(layer: Layer) -> str:
-    when = "" if layer.built else " (added at start, builds nothing)"
+    when = "" if layer.built else " (added at container start)"
     return f"{layer.title}: {layer.detail}{when}"
 
 
@@ -103,7 +105,7 @@ def _secrets(deployment: Deployment) -> Iterator[PlanLine]:
     for name in settings.secrets:
         yield PlanLine("secret", name, "environment of the GPU containers")
     if settings.api_key_secret:
-        yield PlanLine("secret", settings.api_key_secret, "pays for ComfyUI's API nodes")
+        yield PlanLine("secret", settings.api_key_secret, "key for ComfyUI's paid API nodes")
     for name in settings.build_secrets:
         yield PlanLine("secret", name, "environment of the image build")
     for name in settings.model_secrets:
@@ -115,13 +117,13 @@ def _secrets(deployment: Deployment) -> Iterator[PlanLine]:
 def _idle(count: int, deployment: Deployment) -> str:
     gpus = deployment.settings.gpus
     if not count:
-        return "nothing: scales to zero"
+        return "none: scales to zero"
     return f"{count} x {' or '.join(gpus) if gpus else 'CPU'} around the clock"
 
 
 def _idle_gateway(deployment: Deployment) -> str:
     count = deployment.settings.gateway.min_containers
-    return f"{count} x CPU around the clock" if count else "nothing: scales to zero"
+    return f"{count} x CPU around the clock" if count else "none: scales to zero"
 
 
 def _amount(value: float | tuple[float, float] | tuple[int, int]) -> str:

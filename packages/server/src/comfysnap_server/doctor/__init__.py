@@ -1,18 +1,13 @@
-"""What ``comfysnap doctor`` finds."""
+"""Checks of ``comfysnap doctor``: settings, workflows, node packs, models, secrets."""
 
-from comfysnap_server.doctor.diagnosis import examine
-from comfysnap_server.doctor.nodes import Probed, ProbeError, probe
-from comfysnap_server.doctor.online import check_needs, check_online, check_volume
-from comfysnap_server.doctor.symptoms import Level, Symptom
+from comfysnap_server.doctor.checks import check_modal, check_resources, check_volume, examine
+from comfysnap_server.doctor.issue import Issue, Level
 
 __all__ = [
+    "Issue",
     "Level",
-    "ProbeError",
-    "Probed",
-    "Symptom",
-    "check_needs",
-    "check_online",
+    "check_modal",
+    "check_resources",
     "check_volume",
     "examine",
-    "probe",
 ]

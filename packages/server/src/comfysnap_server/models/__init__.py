@@ -1,36 +1,35 @@
-"""Model files: the list, where they come from, how they are brought, who uses them."""
+"""Model files: the list, their sources, downloads, and which workflows use them."""
 
-from comfysnap_server.models.folder import ModelsFolder
-from comfysnap_server.models.listed import ModelEntry, is_safe_path, wrong
+from comfysnap_server.models.entry import ModelEntry, is_safe_path, setting_error
 from comfysnap_server.models.sources import ModelError
+from comfysnap_server.models.storage import ModelsFolder, ModelStorage, ModelsVolume
 from comfysnap_server.models.syncing import (
-    Brought,
+    Downloaded,
+    DownloadProgress,
     Failed,
-    Planned,
-    Progressed,
     SyncEvent,
     SyncOptions,
+    SyncPlan,
     sync,
 )
 from comfysnap_server.models.usage import ModelReference, model_references, unused_files
-from comfysnap_server.models.volume import ModelsPlace, ModelsVolume
 
 __all__ = [
-    "Brought",
+    "DownloadProgress",
+    "Downloaded",
     "Failed",
     "ModelEntry",
     "ModelError",
     "ModelReference",
+    "ModelStorage",
     "ModelsFolder",
-    "ModelsPlace",
     "ModelsVolume",
-    "Planned",
-    "Progressed",
     "SyncEvent",
     "SyncOptions",
+    "SyncPlan",
     "is_safe_path",
     "model_references",
+    "setting_error",
     "sync",
     "unused_files",
-    "wrong",
 ]

@@ -1,4 +1,4 @@
-"""Asks where models come from what they are: address, size and hash of each file."""
+"""Looks up the URL, size and hash of each model file at its source."""
 
 import os
 from collections.abc import Iterator
@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from comfysnap_server.models.listed import ModelEntry, is_safe_path
+from comfysnap_server.errors import CommandError
+from comfysnap_server.models.entry import ModelEntry, is_safe_path
 
 if TYPE_CHECKING:
     import httpx
@@ -14,55 +15,54 @@ if TYPE_CHECKING:
 
 CIVITAI: Final = "https://civitai.com"
 CIVITAI_VARIABLE: Final = "CIVITAI_ENDPOINT"
-"""Environment variable that names another Civitai, as ``HF_ENDPOINT`` does for Hugging Face."""
+"""Environment variable with the base URL of a mirror, like ``HF_ENDPOINT`` for Hugging Face."""
 TIMEOUT: Final = 60.0
 USER_AGENT: Final = "comfysnap"
 
 
-class ModelError(Exception):
-    """A model cannot be had.
+class ModelError(CommandError):
+    """A model file cannot be downloaded.
 
     Codes: ``access_denied``, ``not_found``, ``hash_mismatch``, ``wrong_content``,
-    ``download_failed``, ``disk_full``.
+    ``download_failed``, ``disk_full``, ``stopped``.
     """
 
-    def __init__(self, code: str, message: str, *, passing: bool = False) -> None:
-        self.code = code
-        self.passing = passing
-        """Whether trying again may help."""
-        super().__init__(message)
+    def __init__(self, code: str, message: str, *, retryable: bool = False) -> None:
+        super().__init__(code, message)
+        self.retryable = retryable
+        """Whether the same request may succeed later."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HubFile:
-    """Where a file lies on Hugging Face."""
+    """Location of a file on Hugging Face."""
 
     repo: str
     name: str
     commit: str
     chunked: bool
-    """Stored in Xet, which huggingface_hub transfers many times faster than plain HTTP."""
+    """Whether it is stored in Xet, which huggingface_hub downloads faster than plain HTTP."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFile:
-    """One file to have, as its source tells of it now."""
+    """A file to download, as its source describes it now."""
 
     path: PurePosixPath
-    """Below ``models/``."""
+    """Inside ``models/``."""
     source: str
-    """For people; holds no token."""
+    """For people; without tokens."""
     url: str
     size: int | None = None
     sha256: str | None = None
     etag: str | None = None
-    """Set where it names the content: on Hugging Face."""
+    """Set only where it identifies the content: on Hugging Face."""
     token: str | None = field(default=None, repr=False)
     hub: HubFile | None = None
 
 
 def resolve(entry: ModelEntry, client: "httpx.Client") -> list[ModelFile]:
-    """The files an entry stands for.
+    """Look up the files of an entry.
 
     Raises:
         ModelError: ``access_denied``, ``not_found``, ``download_failed``.
@@ -76,7 +76,7 @@ def resolve(entry: ModelEntry, client: "httpx.Client") -> list[ModelFile]:
 
 
 def hub_endpoint() -> str | None:
-    """Another Hugging Face than the public one; read at each call."""
+    """``HF_ENDPOINT``, read at each call; None: the public Hugging Face."""
     return os.environ.get("HF_ENDPOINT") or None
 
 
@@ -108,11 +108,11 @@ def _hub_files(entry: ModelEntry, token: str | None) -> Iterator[ModelFile]:
     except HfHubHTTPError as error:
         raise _hub_error(entry, error) from error
     except (httpx2.HTTPError, OSError) as error:
-        raise ModelError("download_failed", f"{entry}: {error}", passing=True) from error
+        raise ModelError("download_failed", f"{entry}: {error}", retryable=True) from error
 
 
 def _hub_names(entry: ModelEntry, api: "HfApi") -> list[str]:
-    """Files of a whole repository; those outside a folder (README, settings) are no models."""
+    """Files of a whole repository, except those outside a folder (README, settings)."""
     from huggingface_hub.hf_api import RepoFile
     from huggingface_hub.utils import filter_repo_objects
 
@@ -124,10 +124,10 @@ def _hub_names(entry: ModelEntry, api: "HfApi") -> list[str]:
     ]
     chosen = list(filter_repo_objects(names, allow_patterns=entry.include or None))
     if not chosen:
-        raise ModelError("not_found", f"{entry} has no such file in a folder")
+        raise ModelError("not_found", f"{entry}: no file in a folder matches")
     unsafe = [name for name in chosen if not is_safe_path(name)]
     if unsafe:
-        raise ModelError("wrong_content", f"{entry} names {unsafe[0]!r}")
+        raise ModelError("wrong_content", f"{entry}: unsafe path {unsafe[0]!r}")
     return chosen
 
 
@@ -143,17 +143,17 @@ def _hub_error(entry: ModelEntry, error: Exception) -> ModelError:
     if isinstance(error, GatedRepoError):
         return ModelError(
             "access_denied",
-            f"{entry} is gated: accept its licence on its page, and set {variable} to a token of "
+            f"{entry} is gated: accept its licence on its page, then set {variable} to a token of "
             "that account",
         )
     if isinstance(error, (EntryNotFoundError, RevisionNotFoundError)):
-        return ModelError("not_found", f"{entry} has no such file or revision")
+        return ModelError("not_found", f"{entry}: file or revision not found")
     if isinstance(error, RepositoryNotFoundError):
-        return ModelError("access_denied", f"{entry} does not exist, or is private: set {variable}")
+        return ModelError("access_denied", f"{entry} was not found or is private; set {variable}")
     status: object = getattr(getattr(error, "response", None), "status_code", None)
     if status in {401, 403}:
-        return ModelError("access_denied", f"{entry} was refused ({status}): set {variable}")
-    return ModelError("download_failed", f"{entry}: the hub answered {status}", passing=True)
+        return ModelError("access_denied", f"{entry}: access denied ({status}); set {variable}")
+    return ModelError("download_failed", f"{entry}: Hugging Face returned {status}", retryable=True)
 
 
 def _civitai_file(
@@ -161,11 +161,11 @@ def _civitai_file(
 ) -> ModelFile:
     base = os.environ.get(CIVITAI_VARIABLE, CIVITAI).rstrip("/")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    response = ask(client, f"{base}/api/v1/model-versions/{number}", headers, entry)
+    response = get(client, f"{base}/api/v1/model-versions/{number}", headers, entry)
     try:
         answer: Any = response.json()
     except ValueError as error:
-        raise ModelError("download_failed", f"{entry}: no JSON from Civitai") from error
+        raise ModelError("download_failed", f"{entry}: Civitai returned invalid JSON") from error
     version = cast("dict[str, Any]", answer) if isinstance(answer, dict) else {}
     files = cast("list[dict[str, Any]]", version.get("files") or [])
     chosen = next((file for file in files if file.get("primary")), files[0] if files else {})
@@ -183,7 +183,7 @@ def _civitai_file(
 def _plain_file(entry: ModelEntry, token: str | None, client: "httpx.Client") -> ModelFile:
     url = str(entry.url)
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    response = ask(client, url, headers, entry)
+    response = get(client, url, headers, entry)
     length = response.headers.get("Content-Length", "")
     return ModelFile(
         path=PurePosixPath(entry.folder or "", entry.file_name),
@@ -195,44 +195,47 @@ def _plain_file(entry: ModelEntry, token: str | None, client: "httpx.Client") ->
     )
 
 
-def ask(
+def get(
     client: "httpx.Client", url: str, headers: dict[str, str], entry: ModelEntry
 ) -> "httpx.Response":
-    """The answer to a GET; only a small one (JSON) is read.
+    """Send a GET; the body is read only if it is JSON.
 
     Raises:
-        ModelError: See ``refusal``.
+        ModelError: See ``response_error``.
     """
     import httpx
 
     try:
         with client.stream("GET", url, headers={**headers, **IDENTITY}) as response:
-            if reason := refusal(response, entry):
-                raise reason
+            if failure := response_error(response, entry):
+                raise failure
             if "json" in response.headers.get("Content-Type", ""):
                 response.read()
             return response
     except httpx.HTTPError as error:
-        raise ModelError("download_failed", f"{entry}: {error}", passing=True) from error
+        raise ModelError("download_failed", f"{entry}: {error}", retryable=True) from error
 
 
 IDENTITY: Final = {"Accept-Encoding": "identity", "User-Agent": USER_AGENT}
-"""Asks for the bytes as they are stored, so that sizes and ranges hold."""
+"""Headers that request the file without compression, so that sizes and ranges are exact."""
 
 
-def refusal(response: "httpx.Response", entry: object) -> ModelError | None:
-    """What a response that brings no file means."""
+def response_error(response: "httpx.Response", entry: object) -> ModelError | None:
+    """The error that a response stands for; None if it has the file."""
     status = response.status_code
     if status in {401, 403}:
-        hint = f": set {entry.token_variable}" if isinstance(entry, ModelEntry) else ""
-        return ModelError("access_denied", f"{entry} was refused ({status}){hint}")
+        hint = f"; set {entry.token_variable}" if isinstance(entry, ModelEntry) else ""
+        return ModelError("access_denied", f"{entry}: access denied ({status}){hint}")
     if status in {404, 410}:
-        return ModelError("not_found", f"{entry} was not found ({status})")
+        return ModelError("not_found", f"{entry}: not found ({status})")
     if status >= 400:
-        passing = status in {408, 425, 429} or status >= 500
-        return ModelError("download_failed", f"{entry}: answered {status}", passing=passing)
+        retryable = status in {408, 425, 429} or status >= 500
+        return ModelError(
+            "download_failed", f"{entry}: server returned {status}", retryable=retryable
+        )
     if response.headers.get("Content-Type", "").startswith("text/html"):
         return ModelError(
-            "access_denied", f"{entry} led to a web page, perhaps a login: set a token"
+            "access_denied",
+            f"{entry}: got a web page instead of a file, probably a login; set a token",
         )
     return None

@@ -1,4 +1,4 @@
-"""Fills a ``models/`` folder: plans what is missing or wrong, then brings it, several at once."""
+"""Downloads the missing and wrong files of a ``models/`` folder, several at once."""
 
 import shutil
 import time
@@ -9,44 +9,45 @@ from pathlib import Path, PurePosixPath
 from threading import Event
 from typing import TYPE_CHECKING, Final
 
-from comfysnap_server.models.folder import ModelsFolder, State
-from comfysnap_server.models.listed import ModelEntry
-from comfysnap_server.models.sources import ModelError, ModelFile, resolve
-from comfysnap_server.models.transfer import (
-    Stopped,
-    TransferPolicy,
-    transfer,
-    transfer_from_hub,
+from comfysnap_server.models.download import (
+    RetryPolicy,
+    download,
+    download_from_hub,
+    stopped,
 )
+from comfysnap_server.models.entry import ModelEntry
+from comfysnap_server.models.sources import ModelError, ModelFile, resolve
+from comfysnap_server.models.storage import FileState, ModelsFolder
 
 if TYPE_CHECKING:
     import httpx
 
 RESERVE_BYTES: Final = 256 * 1024 * 1024
-"""Disk space that a sync leaves free."""
+"""Disk space that a sync keeps free."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
-    """What stands before a sync."""
+class SyncPlan:
+    """What a sync will download."""
 
-    to_bring: tuple[ModelFile, ...]
+    pending: tuple[ModelFile, ...]
     reasons: dict[str, str]
-    """Path to why it is brought."""
+    """Path to the reason for its download."""
     present: tuple[str, ...]
+    """Paths of the files that are there and right."""
     failed: dict[str, str]
-    """Entry to why its source could not be asked."""
+    """Entry to the error of its source."""
     need: int
-    """Bytes to bring, as far as the sources tell sizes."""
+    """Bytes to download, without the files of unknown size."""
     unknown_sizes: int
-    """Files of which the source told no size."""
+    """Number of files whose source does not say their size."""
     free: int | None
-    """Bytes free on the disk; None: it does not say."""
+    """Bytes free on the disk; None: unknown."""
 
 
 @dataclass(frozen=True)
-class Progressed:
-    """Bytes of one file that are there now."""
+class DownloadProgress:
+    """Bytes of one file downloaded so far."""
 
     path: str
     done: int
@@ -54,8 +55,8 @@ class Progressed:
 
 
 @dataclass(frozen=True)
-class Brought:
-    """One file is in place."""
+class Downloaded:
+    """A file was downloaded and checked."""
 
     path: str
     sha256: str
@@ -63,30 +64,31 @@ class Brought:
 
 @dataclass(frozen=True)
 class Failed:
-    """One file could not be brought."""
+    """A file could not be downloaded."""
 
     path: str
     code: str
     reason: str
 
 
-SyncEvent = Planned | Progressed | Brought | Failed
+SyncEvent = SyncPlan | DownloadProgress | Downloaded | Failed
 
 
 @dataclass(frozen=True, kw_only=True)
 class SyncOptions:
-    """How to sync."""
+    """Options of a sync."""
 
     workers: int = 4
-    """Files brought at once."""
+    """Number of parallel downloads."""
     verify: bool = False
-    """Read every file again instead of trusting the record."""
+    """Whether to hash every file again instead of trusting the record."""
     dry_run: bool = False
-    policy: TransferPolicy = field(default_factory=TransferPolicy)
+    """Whether to stop after the plan."""
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
 
 
 def make_client() -> "httpx.Client":
-    """The HTTP client of a sync: follows redirects, and drops the token towards other hosts."""
+    """HTTP client that follows redirects, and drops the token on one to another host."""
     import httpx
 
     return httpx.Client(follow_redirects=True, timeout=httpx.Timeout(60.0, connect=15.0))
@@ -97,41 +99,43 @@ def plan(
     folder: ModelsFolder,
     client: "httpx.Client",
     options: SyncOptions,
-) -> Planned:
-    """Ask every source, and compare with what is there."""
+) -> SyncPlan:
+    """Look up every entry at its source, and compare with the folder."""
 
-    def ask(entry: ModelEntry) -> list[ModelFile] | ModelError:
+    def look_up(entry: ModelEntry) -> list[ModelFile] | ModelError:
         failures = 0
         while True:
             try:
                 return resolve(entry, client)
             except ModelError as error:
                 failures += 1
-                if not error.passing or failures >= options.policy.attempts:
+                if not error.retryable or failures >= options.policy.attempts:
                     return error
             time.sleep(options.policy.pause(failures))
 
     failed: dict[str, str] = {}
     wanted: dict[PurePosixPath, ModelFile] = {}
     with ThreadPoolExecutor(options.workers) as pool:
-        for entry, found in zip(entries, pool.map(ask, entries), strict=True):
+        for entry, found in zip(entries, pool.map(look_up, entries), strict=True):
             if isinstance(found, ModelError):
                 failed[str(entry)] = f"{found.code}: {found}"
                 continue
-            # an entry for one file stands above a whole repository that has the same path
+            # an entry for one file takes precedence over a whole repository with the same path
             for file in found:
                 if file.path not in wanted or not entry.whole_repository:
                     wanted[file.path] = file
     states = {path: folder.check(file, verify=options.verify) for path, file in wanted.items()}
-    to_bring = [file for path, file in wanted.items() if states[path][0] is not State.PRESENT]
-    have = sum(folder.part(file).size() for file in to_bring)
-    return Planned(
-        to_bring=tuple(to_bring),
-        reasons={str(file.path): states[file.path][1] for file in to_bring},
-        present=tuple(str(path) for path, (state, _) in states.items() if state is State.PRESENT),
+    pending = [file for path, file in wanted.items() if states[path][0] is not FileState.PRESENT]
+    have = sum(folder.part(file).size() for file in pending)
+    return SyncPlan(
+        pending=tuple(pending),
+        reasons={str(file.path): states[file.path][1] for file in pending},
+        present=tuple(
+            str(path) for path, (state, _) in states.items() if state is FileState.PRESENT
+        ),
         failed=failed,
-        need=max(0, sum(file.size or 0 for file in to_bring) - have),
-        unknown_sizes=sum(file.size is None for file in to_bring),
+        need=max(0, sum(file.size or 0 for file in pending) - have),
+        unknown_sizes=sum(file.size is None for file in pending),
         free=_free(folder.root),
     )
 
@@ -145,76 +149,75 @@ def sync(
     entries: Sequence[ModelEntry],
     folder: ModelsFolder,
     *,
-    tell: Callable[[SyncEvent], None],
+    on_event: Callable[[SyncEvent], None],
     options: SyncOptions | None = None,
     commit: Callable[[], None] = lambda: None,
     stop: Event | None = None,
 ) -> bool:
-    """Fill the folder; returns whether every file is there and right.
+    """Download what is missing or wrong; returns whether every file is there and right.
 
     Args:
-        entries: What should be there.
-        folder: Where.
-        tell: Told the plan first, then what happens; called from several threads.
-        options: How.
-        commit: Called after each file that is in place, and at the end.
-        stop: Set it to end the sync soon; parts are kept for the next one.
+        entries: The files that should be there.
+        folder: Folder to fill.
+        on_event: Called with the plan first, then with each event, from several threads.
+        options: Options.
+        commit: Called after each downloaded file and at the end.
+        stop: Set it to end the sync soon; the next sync resumes partial downloads.
 
     Raises:
-        ModelError: ``disk_full``, before anything is brought.
-        TimeoutError: Another sync works in the folder.
+        ModelError: ``disk_full``, before any download.
+        TimeoutError: Another sync is using the folder.
     """
     options = options or SyncOptions()
     stop = stop or Event()
     with folder.locked(), make_client() as client:
-        planned = plan(entries, folder, client, options)
-        tell(planned)
-        if planned.free is not None and planned.need > max(0, planned.free - RESERVE_BYTES):
+        sync_plan = plan(entries, folder, client, options)
+        on_event(sync_plan)
+        if sync_plan.free is not None and sync_plan.need > max(0, sync_plan.free - RESERVE_BYTES):
             raise ModelError(
                 "disk_full",
-                f"{planned.need:,} bytes are needed and {planned.free:,} are free in {folder.root}",
+                f"not enough disk space in {folder.root}: {sync_plan.need:,} bytes are needed, "
+                f"{sync_plan.free:,} are free",
             )
         if options.dry_run:
-            return not planned.failed
+            return not sync_plan.failed
         try:
-            done = _bring_all(planned.to_bring, folder, client, options, tell, commit, stop)
+            done = _download_all(sync_plan.pending, folder, client, options, on_event, commit, stop)
         finally:
             commit()
-    if done and not planned.failed:
-        if folder.forget_parts():
+    if done and not sync_plan.failed:
+        if folder.delete_parts():
             commit()
         return True
     return False
 
 
-def _bring_all(
+def _download_all(
     files: Iterable[ModelFile],
     folder: ModelsFolder,
     client: "httpx.Client",
     options: SyncOptions,
-    tell: Callable[[SyncEvent], None],
+    on_event: Callable[[SyncEvent], None],
     commit: Callable[[], None],
     stop: Event,
 ) -> bool:
-    def bring(file: ModelFile) -> Brought | Failed:
+    def outcome_of(file: ModelFile) -> Downloaded | Failed:
         try:
-            digest = _bring(file, folder, client, options, tell, stop)
+            digest = _download(file, folder, client, options, on_event, stop)
         except ModelError as error:
             return Failed(str(file.path), error.code, str(error))
         except OSError as error:
-            return Failed(str(file.path), "download_failed", f"cannot be put there: {error}")
-        except Stopped:
-            return Failed(str(file.path), "stopped", "stopped; the next sync goes on from here")
-        return Brought(str(file.path), digest)
+            return Failed(str(file.path), "download_failed", f"cannot write the file: {error}")
+        return Downloaded(str(file.path), digest)
 
     good = True
     with ThreadPoolExecutor(options.workers) as pool:
-        futures = [pool.submit(bring, file) for file in files]
+        futures = [pool.submit(outcome_of, file) for file in files]
         try:
             for future in as_completed(futures):
                 outcome = future.result()
-                tell(outcome)
-                if isinstance(outcome, Brought):
+                on_event(outcome)
+                if isinstance(outcome, Downloaded):
                     commit()
                 else:
                     good = False
@@ -224,28 +227,28 @@ def _bring_all(
     return good
 
 
-def _bring(
+def _download(
     file: ModelFile,
     folder: ModelsFolder,
     client: "httpx.Client",
     options: SyncOptions,
-    tell: Callable[[SyncEvent], None],
+    on_event: Callable[[SyncEvent], None],
     stop: Event,
 ) -> str:
     if stop.is_set():
-        raise Stopped
+        raise stopped()
 
     def progress(done: int) -> None:
-        tell(Progressed(str(file.path), done, file.size))
+        on_event(DownloadProgress(str(file.path), done, file.size))
 
     if file.hub is not None and file.hub.chunked:
         staging = folder.staging(file)
-        path, digest = transfer_from_hub(file, file.hub, staging, progress=progress, stop=stop)
+        path, digest = download_from_hub(file, file.hub, staging, progress=progress, stop=stop)
         folder.place(file, path, digest)
         shutil.rmtree(staging, ignore_errors=True)
         return digest
     part = folder.part(file)
-    digest = transfer(file, part, client, options.policy, progress=progress, stop=stop)
+    digest = download(file, part, client, options.policy, progress=progress, stop=stop)
     folder.place(file, part.path, digest)
-    part.drop()
+    part.delete()
     return digest

@@ -1,4 +1,4 @@
-"""Which model files the workflows name, and which files no workflow can reach."""
+"""Finds the model files that workflows use, and the files that none can use."""
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -25,35 +25,35 @@ FOLDERS: Final[dict[str, tuple[str, ...]]] = {
     "photomaker_model_name": ("photomaker",),
     "audio_encoder_name": ("audio_encoders",),
 }
-"""Folders that an input of ComfyUI's own loaders reads (``nodes.py``, ``comfy_extras``)."""
+"""Input of ComfyUI's own loaders to the folders it reads (``nodes.py``, ``comfy_extras``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelReference:
-    """One place that names a model file."""
+    """A use of a model file in a workflow."""
 
     workflow: str
     place: str
     """``node.inputs.name`` or ``inputs.parameter.choices``."""
     class_type: str
     name: str
-    """As written, with forward slashes; may hold folders."""
+    """As written, but with forward slashes; may contain folders."""
     folders: tuple[str, ...]
-    """Folders of ``models/`` it is looked for in; empty: not known."""
+    """Folders of ``models/`` that the node searches. Empty: unknown."""
 
     def is_at(self, path: PurePosixPath) -> bool:
-        """Whether a file below ``models/`` is the one that is meant."""
+        """Whether ``path``, inside ``models/``, is this file."""
         if self.folders:
             return any(path == PurePosixPath(folder, self.name) for folder in self.folders)
         return path.parts[-len(PurePosixPath(self.name).parts) :] == PurePosixPath(self.name).parts
 
     def has_name_of(self, path: PurePosixPath) -> bool:
-        """Whether a file has the name, in whatever folder."""
+        """Whether ``path`` has this file name, in any folder."""
         return path.name == PurePosixPath(self.name).name
 
 
 def model_references(workflow: Workflow) -> list[ModelReference]:
-    """The model files that a workflow's graph and its parameters' choices name."""
+    """Model files named in a workflow's graph, and in choices and defaults of its parameters."""
     return list(_references(workflow))
 
 
@@ -83,9 +83,9 @@ def _reference(workflow: Workflow, place: str, path: InputPath, value: str) -> M
     )
 
 
-def open_folders(workflows: Iterable[Workflow]) -> set[str] | None:
-    """Folders from which callers may choose any file; None: from every folder, because a parameter
-    feeds a loader whose folder is not known."""
+def selectable_folders(workflows: Iterable[Workflow]) -> set[str] | None:
+    """Folders from which callers may choose any file. None: any folder, because a parameter feeds
+    a loader whose folder is unknown."""
     found: set[str] = set()
     for workflow in workflows:
         for parameter in workflow.parameters.values():
@@ -103,17 +103,17 @@ def open_folders(workflows: Iterable[Workflow]) -> set[str] | None:
 def unused_files(
     paths: Iterable[PurePosixPath], workflows: Collection[Workflow], preload: Iterable[str]
 ) -> list[PurePosixPath]:
-    """Files that no workflow names, no caller may choose, and no setting preloads."""
-    opened = open_folders(workflows)
-    if opened is None:
+    """Files that no workflow uses, no caller can choose and ``preload`` does not list."""
+    selectable = selectable_folders(workflows)
+    if selectable is None:
         return []
     references = [ref for workflow in workflows for ref in model_references(workflow)]
-    kept = {PurePosixPath(name) for name in preload}
+    preloaded = {PurePosixPath(name) for name in preload}
     return [
         path
         for path in paths
-        if path not in kept
-        and path.parts[0] not in opened
+        if path not in preloaded
+        and path.parts[0] not in selectable
         and is_model_name(path.name)
         and not any(reference.is_at(path) for reference in references)
     ]

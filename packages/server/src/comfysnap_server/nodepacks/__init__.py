@@ -1,21 +1,25 @@
 """Node packs of a ComfyUI-Manager snapshot. Needs only the standard library and packaging."""
 
 from comfysnap_server.nodepacks.fetch import Sources
-from comfysnap_server.nodepacks.install import InstallError, install_snapshot, print_report
+from comfysnap_server.nodepacks.install import PackInstallError, install_packs, print_report
 from comfysnap_server.nodepacks.manifest import (
-    NodeSnapshot,
-    SnapshotError,
+    NodeManifest,
+    PackManifestError,
     complete_commits,
-    read_snapshot,
+    read_manifest,
 )
+from comfysnap_server.nodepacks.probe import Probe, ProbeError, run_probe
 
 __all__ = [
-    "InstallError",
-    "NodeSnapshot",
-    "SnapshotError",
+    "NodeManifest",
+    "PackInstallError",
+    "PackManifestError",
+    "Probe",
+    "ProbeError",
     "Sources",
     "complete_commits",
-    "install_snapshot",
+    "install_packs",
     "print_report",
-    "read_snapshot",
+    "read_manifest",
+    "run_probe",
 ]

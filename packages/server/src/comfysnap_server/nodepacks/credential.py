@@ -1,5 +1,7 @@
-"""A git credential helper that hands a host's token from the environment to git, and to that host
-alone: no token is ever an argument, part of an address, or written to a file."""
+"""Git credential helper: gives git the token of a host from the environment.
+
+A token is only sent to its own host, and is never an argument, part of a URL, or written to a file.
+"""
 
 import os
 import sys
@@ -8,20 +10,20 @@ from ipaddress import ip_address
 from typing import Final
 
 TOKENS_VARIABLE: Final = "COMFYSNAP_GIT_TOKENS"
-"""Lines ``host=VARIABLE``; the variable holds the token."""
+"""Lines ``host=VARIABLE``, with the name of the variable that contains the token."""
 
 
-def credential(asked: Iterable[str], environment: Mapping[str, str]) -> str | None:
-    """The answer to git's question (``gitcredentials(7)``), or None to stay silent."""
-    question = dict(line.rstrip("\n").split("=", 1) for line in asked if "=" in line)
-    host = question.get("host", "")
+def credential(request: Iterable[str], environment: Mapping[str, str]) -> str | None:
+    """The output for git's request (``gitcredentials(7)``); None: no credential."""
+    attributes = dict(line.rstrip("\n").split("=", 1) for line in request if "=" in line)
+    host = attributes.get("host", "")
     variables = dict(
         line.split("=", 1)
         for line in environment.get(TOKENS_VARIABLE, "").splitlines()
         if "=" in line
     )
     token = environment.get(variables.get(host, ""), "")
-    protected = question.get("protocol") == "https" or _is_loopback(host)
+    protected = attributes.get("protocol") == "https" or _is_loopback(host)
     if not token or not protected or "\n" in token:
         return None
     return f"username=x-access-token\npassword={token}\n"
@@ -35,7 +37,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def main() -> None:
-    """Answer ``get``; ``store`` and ``erase`` have nothing to do."""
+    """Answer ``get``; ``store`` and ``erase`` do nothing."""
     if sys.argv[1:] == ["get"] and (answer := credential(sys.stdin, os.environ)):
         sys.stdout.write(answer)
 

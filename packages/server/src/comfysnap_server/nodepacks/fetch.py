@@ -1,4 +1,4 @@
-"""Fetches node packs into ``custom_nodes``: git at a commit, registry versions, single files."""
+"""Fetches node packs into ``custom_nodes``: git commits, registry versions, single files."""
 
 import io
 import json
@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeVar, cast
 from urllib.parse import quote, urlsplit
 
+from comfysnap_server.errors import CommandError
 from comfysnap_server.nodepacks.credential import TOKENS_VARIABLE
 from comfysnap_server.nodepacks.manifest import FilePack, GitPack, Pack, RegistryPack
 
@@ -29,7 +30,7 @@ GIT_TIMEOUT: Final = 900.0
 HTTP_TIMEOUT: Final = 60.0
 ATTEMPTS: Final = 3
 TRACKING: Final = ".tracking"
-"""Manager's list of the files of a registry pack, in its folder."""
+"""File in a registry pack's folder with the list of its files, as Manager writes it."""
 MAX_ANSWER_BYTES: Final = 1024 * 1024
 MAX_ARCHIVE_BYTES: Final = 512 * 1024**2
 MAX_UNPACKED_BYTES: Final = 4 * 1024**3
@@ -48,7 +49,7 @@ _RETRYABLE: Final = re.compile(
 T = TypeVar("T")
 
 
-class FetchError(Exception):
+class PackFetchError(CommandError):
     """A pack could not be fetched.
 
     Codes: ``access_denied``, ``commit_not_found``, ``ambiguous_commit``, ``git_failed``,
@@ -57,33 +58,33 @@ class FetchError(Exception):
     """
 
     def __init__(self, code: str, message: str, *, retryable: bool = False) -> None:
-        self.code = code
+        super().__init__(code, message)
         self.retryable = retryable
-        """Whether trying again may help."""
-        super().__init__(message)
+        """Whether the same request may succeed later."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """Where packs come from, and with which tokens."""
+    """Where packs are fetched from, and with which tokens."""
 
     registry: str = "https://api.comfy.org"
+    """Base URL of the Comfy registry."""
     files: Path = Path()
-    """Folder of the single-file packs."""
+    """Folder with the single-file packs."""
     tokens: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Git host to the environment variable that holds its token."""
+    """Git host to the environment variable with its token."""
     pause: float = 2.0
     """Seconds before the second attempt; doubled for each further one."""
 
     def redact(self, text: str) -> str:
-        """``text`` without the value of any token."""
+        """``text`` with the value of each token replaced."""
         for variable in self.tokens.values():
             if token := os.environ.get(variable):
                 text = text.replace(token, "***")
         return text
 
     def without_tokens(self) -> dict[str, str]:
-        """The environment for other people's code."""
+        """This process's environment without tokens, for the code of packs."""
         hidden = set(self.tokens.values())
         return {key: value for key, value in os.environ.items() if key not in hidden}
 
@@ -91,15 +92,15 @@ class Sources:
 def fetch_pack(pack: Pack, custom_nodes: Path, sources: Sources) -> str | None:
     """Fetch one pack into its folder.
 
-    An existing folder is moved to the pack's version if it came from the same kind of source and
-    has no local changes; files that are not part of the pack stay. When fetching fails, a new
-    folder is removed.
+    An existing folder is updated to the pack's version if it came from the same kind of source
+    and has no local changes; files that are not part of the pack stay. If it fails, a new folder
+    is removed.
 
     Returns:
         The full commit of a git pack, else None.
 
     Raises:
-        FetchError: See there.
+        PackFetchError: Any of its codes.
     """
     target = custom_nodes / pack.folder
     existed = target.exists()
@@ -118,7 +119,7 @@ def fetch_pack(pack: Pack, custom_nodes: Path, sources: Sources) -> str | None:
 
 
 def remove(target: Path) -> None:
-    """Delete a pack's folder or file, if there is one."""
+    """Delete a pack's folder or file, if it exists."""
     if target.is_dir():
         shutil.rmtree(target, ignore_errors=True)
     else:
@@ -129,14 +130,16 @@ def _copy_file(pack: FilePack, target: Path, sources: Sources) -> None:
     source = sources.files / pack.folder
     try:
         if target.exists() and target.read_bytes() != source.read_bytes():
-            raise FetchError("already_exists", f"{target} has another content; move it away")
+            raise PackFetchError(
+                "already_exists", f"{target} already exists with other content; move it away"
+            )
         shutil.copyfile(source, target)
     except OSError as error:
-        raise FetchError("download_failed", str(error)) from error
+        raise PackFetchError("download_failed", str(error)) from error
 
 
 class _Git:
-    """git in one folder, with the tokens of the sources."""
+    """git in a folder, with the tokens of ``sources``."""
 
     def __init__(self, folder: Path, url: str, sources: Sources) -> None:
         self.folder, self.url, self.sources = folder, url, sources
@@ -153,7 +156,7 @@ class _Git:
             )
         except subprocess.TimeoutExpired as error:
             message = f"git {arguments[0]} timed out after {GIT_TIMEOUT:.0f} s"
-            raise FetchError("git_failed", message) from error
+            raise PackFetchError("git_failed", message) from error
         if done.returncode != 0:
             stderr = self.sources.redact(done.stderr)
             raise _git_error(arguments[0], stderr, urlsplit(self.url).netloc)
@@ -162,9 +165,9 @@ class _Git:
     def check_out(self, commit: str) -> None:
         try:
             self("checkout", "-q", "--detach", commit)
-        except FetchError as error:
-            message = f"{self.url} has no commit {commit}"
-            raise FetchError("commit_not_found", message) from error
+        except PackFetchError as error:
+            message = f"commit {commit} not found in {self.url}"
+            raise PackFetchError("commit_not_found", message) from error
         self("submodule", "update", "-q", "--init", "--recursive", "--depth", "1")
 
 
@@ -174,8 +177,8 @@ _BRANCHES: Final = "+refs/heads/*:refs/remotes/origin/*"
 def _fetch_git(pack: GitPack, target: Path, sources: Sources) -> str:
     git = _Git(target, pack.url, sources)
     if target.exists():
-        return _again(lambda: _update_checkout(git, pack, sources), sources.pause)
-    commit = _again(lambda: full_commit(pack, sources), sources.pause)
+        return _retry(lambda: _update_checkout(git, pack, sources), sources.pause)
+    commit = _retry(lambda: full_commit(pack, sources), sources.pause)
 
     def clone() -> str:
         shutil.rmtree(target, ignore_errors=True)
@@ -184,68 +187,70 @@ def _fetch_git(pack: GitPack, target: Path, sources: Sources) -> str:
         git("remote", "add", "origin", pack.url)
         try:
             git("fetch", "-q", "--depth", "1", "origin", commit)
-        except FetchError as error:
+        except PackFetchError as error:
             if error.retryable or error.code == "access_denied":
                 raise
-            # some servers send tips only, so the commit is looked for in all branches
+            # some servers only serve the tips of branches
             git("fetch", "-q", "--tags", "origin", _BRANCHES)
         git.check_out(commit)
         return commit
 
-    return _again(clone, sources.pause)
+    return _retry(clone, sources.pause)
 
 
 def _update_checkout(git: _Git, pack: GitPack, sources: Sources) -> str:
-    """Move an existing checkout to the pack's commit."""
+    """Update an existing checkout to the pack's commit."""
     if not (git.folder / ".git").exists():
-        message = f"{git.folder} exists and is not a git checkout; move it away"
-        raise FetchError("already_exists", message)
+        message = f"{git.folder} already exists and is not a git checkout; move it away"
+        raise PackFetchError("already_exists", message)
     head = git("rev-parse", "HEAD").strip()
     if head.startswith(pack.commit):
         return head
     if git("status", "--porcelain", "--untracked-files=no").strip():
         message = f"{git.folder} has local changes; undo them or move the folder away"
-        raise FetchError("local_changes", message)
+        raise PackFetchError("local_changes", message)
     commit = full_commit(pack, sources)
     git("fetch", "-q", "--tags", pack.url, _BRANCHES)
     try:
         git("cat-file", "-e", f"{commit}^{{commit}}")
-    except FetchError:
-        with suppress(FetchError):  # the checkout says what is missing
+    except PackFetchError:
+        with suppress(PackFetchError):  # check_out reports a missing commit
             git("fetch", "-q", pack.url, commit)
     git.check_out(commit)
     return commit
 
 
 def full_commit(pack: GitPack, sources: Sources) -> str:
-    """All 40 digits of the pack's commit; a short one is looked up among the commits of all
-    branches and tags, without fetching any file.
+    """The pack's commit in full, 40 hex digits.
+
+    A short one is looked up among the commits of all branches and tags, without fetching files.
 
     Raises:
-        FetchError: ``commit_not_found``, ``ambiguous_commit``, and those of git.
+        PackFetchError: ``commit_not_found``, ``ambiguous_commit``, ``access_denied``,
+            ``git_failed``.
     """
     if not pack.has_short_commit:
         return pack.commit
     with tempfile.TemporaryDirectory() as folder:
         git = _Git(Path(folder), pack.url, sources)
         git("init", "-q", "--bare")
-        # --tags alone would leave out the tags of other branches' commits
+        # --tags leaves out tags of commits that are on no branch
         refs = (_BRANCHES, "+refs/tags/*:refs/tags/*")
         git("fetch", "-q", "--no-tags", "--filter=tree:0", pack.url, *refs)
         found = [c for c in git("rev-list", "--all").split() if c.startswith(pack.commit)]
     if not found:
-        message = f"no branch or tag of {pack.url} has a commit that begins with {pack.commit}"
-        raise FetchError("commit_not_found", message)
+        message = f"no commit on a branch or tag of {pack.url} starts with {pack.commit}"
+        raise PackFetchError("commit_not_found", message)
     if len(found) > 1:
         message = f"{pack.commit} is ambiguous in {pack.url}: {', '.join(sorted(found))}"
-        raise FetchError("ambiguous_commit", message)
+        raise PackFetchError("ambiguous_commit", message)
     return found[0]
 
 
 def _git_environment(sources: Sources) -> dict[str, str]:
     helper = f"!{shlex.quote(sys.executable)} -m comfysnap_server.nodepacks.credential"
     settings = [
-        ("credential.helper", ""),  # forgets every helper that was set before
+        ("credential.helper", ""),  # clears the helpers set before
         ("credential.helper", helper),
         ("protocol.ext.allow", "never"),
         ("protocol.file.allow", "never"),
@@ -271,14 +276,14 @@ def _git_environment(sources: Sources) -> dict[str, str]:
     return environment
 
 
-def _git_error(verb: str, stderr: str, host: str) -> FetchError:
+def _git_error(verb: str, stderr: str, host: str) -> PackFetchError:
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    said = "; ".join(lines[-3:]) or "no message"
+    output = "; ".join(lines[-3:]) or "no output"
     if _REFUSED.search(stderr):
-        advice = f"if it is private, name its token: deploy.git_tokens for {host}, in a secret"
-        return FetchError("access_denied", f"{said}; {advice} of deploy.build_secrets")
-    return FetchError(
-        "git_failed", f"git {verb}: {said}", retryable=bool(_RETRYABLE.search(stderr))
+        advice = f"if it is private, set deploy.git_tokens for {host} and deploy.build_secrets"
+        return PackFetchError("access_denied", f"{output}; {advice}")
+    return PackFetchError(
+        "git_failed", f"git {verb}: {output}", retryable=bool(_RETRYABLE.search(stderr))
     )
 
 
@@ -290,22 +295,24 @@ def _fetch_version(pack: RegistryPack, target: Path, sources: Sources) -> None:
         try:
             answer: Any = json.loads(_get(address, MAX_ANSWER_BYTES))
         except ValueError as error:
-            raise FetchError("download_failed", f"{base} did not answer with JSON") from error
+            raise PackFetchError("download_failed", f"{base} returned invalid JSON") from error
         found = cast("dict[str, Any]", answer) if isinstance(answer, dict) else {}
         download = found.get("downloadUrl")
         if not isinstance(download, str) or not download:
-            message = f"the registry has no {pack.folder} {pack.version}"
-            raise FetchError("version_not_found", message)
+            message = f"{pack.folder} {pack.version} not found in the registry"
+            raise PackFetchError("version_not_found", message)
         if urlsplit(download).scheme not in {"https", urlsplit(base).scheme}:
-            raise FetchError("download_failed", "the registry sent an address without https")
+            raise PackFetchError(
+                "download_failed", "the registry returned a download URL without https"
+            )
         return download
 
-    download = _again(look_up, sources.pause)
-    archive = _again(lambda: _get(download, MAX_ARCHIVE_BYTES), sources.pause)
+    download = _retry(look_up, sources.pause)
+    archive = _retry(lambda: _get(download, MAX_ARCHIVE_BYTES), sources.pause)
     if target.exists() and not (target / TRACKING).is_file():
-        message = f"{target} exists and did not come from the registry; move it away"
-        raise FetchError("already_exists", message)
-    # beside custom_nodes, where ComfyUI does not take it for a pack
+        message = f"{target} already exists and is not from the registry; move it away"
+        raise PackFetchError("already_exists", message)
+    # not in custom_nodes, where ComfyUI would load it as a pack
     with tempfile.TemporaryDirectory(dir=target.parents[1]) as folder:
         unpacked = Path(folder, target.name)
         _unpack(io.BytesIO(archive), unpacked)
@@ -313,52 +320,54 @@ def _fetch_version(pack: RegistryPack, target: Path, sources: Sources) -> None:
 
 
 def _get(address: str, limit: int) -> bytes:
-    """The body of an http(s) address; ``urlopen`` would take a file address too."""
+    """The body of an http(s) URL; ``urlopen`` alone would also open file URLs."""
     if urlsplit(address).scheme not in {"http", "https"}:
-        message = f"the address must start with https://, not {urlsplit(address).scheme}:"
-        raise FetchError("download_failed", message)
+        message = f"the download URL must start with https://, got {urlsplit(address).scheme}:"
+        raise PackFetchError("download_failed", message)
     try:
         with urllib.request.urlopen(address, timeout=HTTP_TIMEOUT) as response:  # noqa: S310 scheme checked above
             body: bytes = response.read(limit + 1)
             length = response.headers.get("Content-Length", "")
     except urllib.error.HTTPError as error:
         code = "version_not_found" if error.code == 404 else "download_failed"
-        message = f"{urlsplit(address).netloc} answered {error.code}"
-        raise FetchError(code, message, retryable=error.code >= 500) from error
+        message = f"{urlsplit(address).netloc} returned {error.code}"
+        raise PackFetchError(code, message, retryable=error.code >= 500) from error
     except (OSError, HTTPException) as error:
         message = f"{urlsplit(address).netloc}: {error!r}"
-        raise FetchError("download_failed", message, retryable=True) from error
+        raise PackFetchError("download_failed", message, retryable=True) from error
     if len(body) > limit:
-        raise FetchError("download_failed", f"larger than {limit} bytes")
+        raise PackFetchError("download_failed", f"larger than {limit} bytes")
     if length.isdigit() and len(body) < int(length):
-        message = (
-            f"{urlsplit(address).netloc}: the connection broke at {len(body)} of {length} bytes"
-        )
-        raise FetchError("download_failed", message, retryable=True)
+        message = f"{urlsplit(address).netloc}: connection lost at {len(body)} of {length} bytes"
+        raise PackFetchError("download_failed", message, retryable=True)
     return body
 
 
 def _unpack(stream: io.BytesIO, target: Path) -> None:
-    """Unpack a zip of the registry, with the list of files that Manager keeps in it."""
+    """Unpack a zip of the registry, and write the list of its files as Manager does."""
     try:
         with zipfile.ZipFile(stream) as archive:
             members = archive.infolist()
             if sum(member.file_size for member in members) > MAX_UNPACKED_BYTES:
-                raise FetchError("bad_archive", f"unpacks to over {MAX_UNPACKED_BYTES} bytes")
+                raise PackFetchError(
+                    "bad_archive", f"larger than {MAX_UNPACKED_BYTES} bytes when unpacked"
+                )
             for member in members:
                 path = PurePosixPath(member.filename)
                 if path.is_absolute() or ".." in path.parts or "\\" in member.filename:
-                    raise FetchError("bad_archive", f"{member.filename!r} leaves the folder")
+                    raise PackFetchError(
+                        "bad_archive", f"{member.filename!r} is outside the folder"
+                    )
             target.mkdir(parents=True)
             archive.extractall(target)
             names = [member.filename for member in members if not member.is_dir()]
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OSError) as error:
-        raise FetchError("bad_archive", f"not a readable zip: {error}") from error
+        raise PackFetchError("bad_archive", f"not a readable zip: {error}") from error
     (target / TRACKING).write_text("\n".join(sorted(names)) + "\n", encoding="utf-8")
 
 
 def _replace_tracked(new: Path, target: Path) -> None:
-    """Put an unpacked version in the place of the one before; files of the user stay."""
+    """Replace an older version with an unpacked one; files that are not part of it stay."""
     if not target.exists():
         new.rename(target)
         return
@@ -370,11 +379,11 @@ def _replace_tracked(new: Path, target: Path) -> None:
     shutil.copytree(new, target, dirs_exist_ok=True)
 
 
-def _again(work: Callable[[], T], pause: float) -> T:
+def _retry(work: Callable[[], T], pause: float) -> T:
     for attempt in range(1, ATTEMPTS):
         try:
             return work()
-        except FetchError as error:
+        except PackFetchError as error:
             if not error.retryable:
                 raise
         time.sleep(pause * 2 ** (attempt - 1))

@@ -1,7 +1,7 @@
-"""Installs a ``snapshot.json`` into a ComfyUI folder: packs, their packages, their scripts.
+"""Installs the packs of a ``snapshot.json`` into ComfyUI, with their packages and scripts.
 
 The image build runs it as ``python -m comfysnap_server.nodepacks.install``, and ``comfysnap
-comfyui nodes`` calls ``install_snapshot``. It prints what it did and writes it to
+comfyui nodes`` calls ``install_packs``. It prints a report and writes it to
 ``comfysnap-nodes.json`` beside ``custom_nodes``.
 """
 
@@ -21,12 +21,13 @@ from typing import Final
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from comfysnap_server.nodepacks.fetch import FetchError, Sources, fetch_pack, remove
+from comfysnap_server.errors import CommandError
+from comfysnap_server.nodepacks.fetch import PackFetchError, Sources, fetch_pack, remove
 from comfysnap_server.nodepacks.manifest import (
-    NodeSnapshot,
+    NodeManifest,
     Pack,
-    SnapshotError,
-    read_snapshot,
+    PackManifestError,
+    read_manifest,
 )
 from comfysnap_server.nodepacks.requirements import (
     PackRequirement,
@@ -37,39 +38,43 @@ from comfysnap_server.nodepacks.requirements import (
 
 REPORT_FILE: Final = "comfysnap-nodes.json"
 PINNED: Final = ("torch", "torchvision", "torchaudio", "triton")
-"""Packages that stay at the image's version: built for its CUDA, and for each other."""
+"""Packages that keep the image's version: they are built for its CUDA and for each other."""
 OURS: Final = ("pydantic>=2.12", "pillow>=11", "packaging>=26.1")
-"""What the worker beside ComfyUI needs; the dependency group ``worker``."""
+"""Packages that the worker process needs; the same as the dependency group ``worker``."""
 SCRIPT_TIMEOUT: Final = 1800.0
+"""Seconds, for each command."""
 
 
 @dataclass
 class Report:
-    """What became of every pack."""
+    """Result of an installation, by pack."""
 
     installed: list[str] = field(default_factory=list[str])
     commits: dict[str, str] = field(default_factory=dict[str, str])
-    """Full commits of the git packs that were fetched."""
+    """Git pack to its full commit."""
     disabled: list[str] = field(default_factory=list[str])
     failed: dict[str, str] = field(default_factory=dict[str, str])
-    """Required packs, with the reason."""
+    """Required pack to the reason."""
     left_out: dict[str, str] = field(default_factory=dict[str, str])
-    """Optional packs, with the reason."""
+    """Optional pack to the reason."""
     conflicts: list[str] = field(default_factory=list[str])
     pips_left_out: dict[str, str] = field(default_factory=dict[str, str])
 
 
-class InstallError(Exception):
-    """Required packs could not be installed; ``report`` names each with its reason."""
+class PackInstallError(CommandError):
+    """Required packs could not be installed; ``report.failed`` has the reasons.
+
+    Code: ``packs_failed``.
+    """
 
     def __init__(self, report: Report) -> None:
         self.report = report
-        super().__init__(", ".join(report.failed))
+        super().__init__("packs_failed", ", ".join(report.failed))
 
 
 @dataclass(frozen=True)
 class Python:
-    """The interpreter that ComfyUI runs in."""
+    """The Python interpreter that ComfyUI runs in."""
 
     executable: str
     path: tuple[str, ...]
@@ -78,13 +83,18 @@ class Python:
 
     @classmethod
     def at(cls, executable: str, environment: Mapping[str, str]) -> "Python":
-        """PackRequirement an interpreter for its path."""
+        """Start an interpreter to read its ``sys.path``.
+
+        Raises:
+            OSError: It cannot be started.
+            subprocess.CalledProcessError: It fails.
+        """
         code = "import json, sys; print(json.dumps([p for p in sys.path if p]))"
         done = subprocess.run([executable, "-I", "-c", code], capture_output=True, check=True)
         return cls(executable, tuple(json.loads(done.stdout)), environment)
 
     def run(self, command: list[str], *, folder: Path | None = None) -> tuple[bool, str]:
-        """Whether a command went well, and what it said."""
+        """Run a command; returns whether it succeeded, and its output."""
         try:
             done = subprocess.run(
                 command,
@@ -101,65 +111,66 @@ class Python:
         return done.returncode == 0, done.stdout
 
     def install(
-        self, arguments: list[str], *, kept: Mapping[str, str] | None = None, dry: bool = False
+        self, arguments: list[str], *, pins: Mapping[str, str] | None = None, dry: bool = False
     ) -> tuple[bool, str]:
-        """Install packages with uv, held to the versions in ``kept`` (default: as installed)."""
+        """Install packages with uv, without changing the versions in ``pins`` (default: those
+        installed now); returns whether it succeeded, and the output."""
         with tempfile.TemporaryDirectory() as folder:
             constraints = Path(folder) / "constraints.txt"
-            held = exact(self.kept() if kept is None else kept)
-            constraints.write_text("\n".join([*held, *OURS]) + "\n", encoding="utf-8")
+            pinned = exact(self.pinned() if pins is None else pins)
+            constraints.write_text("\n".join([*pinned, *OURS]) + "\n", encoding="utf-8")
             command = ["uv", "pip", "install", "--python", self.executable]
             command += ["--constraints", str(constraints), *(["--dry-run"] if dry else [])]
             return self.run([*command, *arguments])
 
-    def kept(self) -> dict[str, str]:
-        """Installed versions of ``PINNED``."""
+    def pinned(self) -> dict[str, str]:
+        """Installed versions of the packages in ``PINNED``."""
         return installed_versions(PINNED, self.path)
 
 
 class Installer:
-    """One installation; its steps run in the order of ``run``."""
+    """An installation; ``run`` runs its steps in order."""
 
     def __init__(
-        self, snapshot: NodeSnapshot, comfyui: Path, sources: Sources, python: Python
+        self, manifest: NodeManifest, comfyui: Path, sources: Sources, python: Python
     ) -> None:
-        self.snapshot = snapshot
+        self.manifest = manifest
         self.custom_nodes = comfyui / "custom_nodes"
         self.comfyui = comfyui
         self.sources = sources
         self.python = python
-        self.report = Report(disabled=list(snapshot.disabled))
-        self.packs: list[Pack] = list(snapshot.packs)
+        self.report = Report(disabled=list(manifest.disabled))
+        self.packs: list[Pack] = list(manifest.packs)
         self.existing = {
-            pack.folder for pack in snapshot.packs if (self.custom_nodes / pack.folder).exists()
+            pack.folder for pack in manifest.packs if (self.custom_nodes / pack.folder).exists()
         }
-        """Folders that were there before; they are not removed when their pack fails."""
+        """Folders that existed before; they are not removed if their pack fails."""
 
     def run(self) -> Report:
         """Install everything.
 
         Raises:
-            InstallError: A required pack failed.
+            PackInstallError: A required pack could not be installed.
         """
         try:
-            for step in (self.fetch, self.settle_conflicts, self.install_pips,
+            for step in (self.fetch, self.resolve_conflicts, self.install_pips,
                          self.install_requirements, self.run_scripts):  # fmt: skip
                 step()
                 if self.report.failed:
-                    raise InstallError(self.report)
+                    raise PackInstallError(self.report)
             self.report.installed = [pack.folder for pack in self.packs]
         finally:
             (self.comfyui / REPORT_FILE).write_text(json.dumps(asdict(self.report), indent=2))
         return self.report
 
     def fetch(self) -> None:
-        """Fetch all packs, several at once."""
+        """Fetch all packs, up to 8 at once."""
         self.custom_nodes.mkdir(parents=True, exist_ok=True)
 
         def fetch(pack: Pack) -> str | None:
             try:
                 commit = fetch_pack(pack, self.custom_nodes, self.sources)
-            except FetchError as error:
+            except PackFetchError as error:
                 return f"{error.code}: {error}"
             if commit:
                 self.report.commits[pack.folder] = commit
@@ -169,159 +180,161 @@ class Installer:
         with ThreadPoolExecutor(8) as pool:
             for pack, reason in zip(packs, pool.map(fetch, packs), strict=True):
                 if reason:
-                    self.give_up(pack, reason)
+                    self.drop(pack, reason)
 
-    def settle_conflicts(self) -> None:
-        """Leave out the optional packs that take part in a conflict; the others fail."""
-        while conflicts := find_conflicts(self.asks(), self.python.kept()):
-            named = {ask.pack for conflict in conflicts for ask in conflict.asks}
+    def resolve_conflicts(self) -> None:
+        """Drop packs with conflicting requirements: optional ones first, one at a time."""
+        while conflicts := find_conflicts(self.requirements(), self.python.pinned()):
+            named = {each.pack for conflict in conflicts for each in conflict.requirements}
             concerned = [pack for pack in self.packs if pack.folder in named]
             optional = [pack for pack in concerned if not pack.required]
             for pack in optional[-1:] or concerned:
-                said = [str(c) for c in conflicts if any(a.pack == pack.folder for a in c.asks)]
-                self.report.conflicts += [
-                    text for text in said if text not in self.report.conflicts
+                own = [
+                    str(conflict)
+                    for conflict in conflicts
+                    if any(each.pack == pack.folder for each in conflict.requirements)
                 ]
-                self.give_up(pack, f"conflict: {'; '.join(said)}")
+                self.report.conflicts += [text for text in own if text not in self.report.conflicts]
+                self.drop(pack, f"conflict: {'; '.join(own)}")
 
-    def asks(self) -> list[PackRequirement]:
-        """What the packs that are still in ask for."""
+    def requirements(self) -> list[PackRequirement]:
+        """Requirements of the packs that were not dropped."""
         return [
-            ask
+            requirement
             for pack in self.packs
-            for ask in read_requirements(pack.folder, self.requirements_file(pack))
+            for requirement in read_requirements(pack.folder, self.requirements_file(pack))
         ]
 
     def install_pips(self) -> None:
-        """Install the frozen packages: together, or one by one when some cannot be had here."""
+        """Install the packages of the snapshot: together, or one by one if that fails."""
         wanted: list[str] = []
-        for text in self.snapshot.pips:
+        for text in self.manifest.pips:
             try:
                 name = canonicalize_name(Requirement(text).name)
             except InvalidRequirement:
-                self.report.pips_left_out[text] = "cannot be read"
+                self.report.pips_left_out[text] = "not a valid requirement"
                 continue
             if name in PINNED or name.startswith("nvidia-"):
-                self.report.pips_left_out[text] = "the image has its own"
+                self.report.pips_left_out[text] = "the version of the image is kept"
             elif name != "comfysnap" and not name.startswith("comfysnap-"):
                 wanted.append(text)
         if not wanted or self.python.install(wanted)[0]:
             return
         for text in wanted:
-            done, said = self.python.install([text])
+            done, output = self.python.install([text])
             if not done:
-                self.report.pips_left_out[text] = last_lines(self.sources.redact(said))
+                self.report.pips_left_out[text] = last_lines(self.sources.redact(output))
 
     def install_requirements(self) -> None:
-        """Install what the packs ask for, in one resolution."""
+        """Install the requirements of all packs in one resolution."""
         self.drop_unresolvable()
         files = self.requirement_files(self.packs)
         if files and not self.report.failed:
-            done, said = self.python.install(files)
-            say(self.sources.redact(said))
+            done, output = self.python.install(files)
+            print_line(self.sources.redact(output))
             if not done:
-                self.fail_all("packages", said)
+                self.fail_all("packages", output)
 
     def drop_unresolvable(self) -> None:
-        """Find the packs whose packages cannot be had beside those of the ones before."""
+        """Drop the packs whose requirements cannot be installed with those of the packs before."""
         together = self.requirement_files(self.packs)
         if not together or self.python.install(together, dry=True)[0]:
             return
-        standing: list[Pack] = []
+        installable: list[Pack] = []
         for pack in sorted(self.packs, key=lambda pack: not pack.required):
-            files = self.requirement_files([*standing, pack])
-            done, said = self.python.install(files, dry=True) if files else (True, "")
+            files = self.requirement_files([*installable, pack])
+            done, output = self.python.install(files, dry=True) if files else (True, "")
             if done:
-                standing.append(pack)
+                installable.append(pack)
             else:
-                self.give_up(pack, f"packages: {last_lines(self.sources.redact(said))}")
+                self.drop(pack, f"packages: {last_lines(self.sources.redact(output))}")
 
     def run_scripts(self) -> None:
-        """Run each pack's ``install.py``, and see that none changed what must stay."""
-        kept = self.python.kept()
+        """Run each pack's ``install.py``; undo changes to ``PINNED`` and drop the pack."""
+        pins = self.python.pinned()
         for pack in tuple(self.packs):
             folder = self.custom_nodes / pack.folder
             if not (folder / "install.py").is_file():
                 continue
-            done, said = self.python.run([self.python.executable, "install.py"], folder=folder)
-            say(self.sources.redact(said))
+            done, output = self.python.run([self.python.executable, "install.py"], folder=folder)
+            print_line(self.sources.redact(output))
             if not done:
-                self.give_up(pack, f"install.py: {last_lines(self.sources.redact(said))}")
-            elif (now := self.python.kept()) != kept:
-                changed = ", ".join(set(exact(now)) ^ set(exact(kept)))
-                self.give_up(pack, f"install.py changed {changed}")
-                done, said = self.python.install(exact(kept), kept=kept)
+                self.drop(pack, f"install.py: {last_lines(self.sources.redact(output))}")
+            elif (now := self.python.pinned()) != pins:
+                changed = ", ".join(set(exact(now)) ^ set(exact(pins)))
+                self.drop(pack, f"install.py changed {changed}")
+                done, output = self.python.install(exact(pins), pins=pins)
                 if not done:
-                    self.fail_all(f"putting back what {pack.folder} changed", said)
+                    self.fail_all(f"restoring what {pack.folder} changed", output)
 
-    def give_up(self, pack: Pack, reason: str) -> None:
-        """Take a pack out; a required one makes the installation fail."""
+    def drop(self, pack: Pack, reason: str) -> None:
+        """Do not install a pack; if it is required, the installation fails."""
         self.packs.remove(pack)
         outcome = self.report.failed if pack.required else self.report.left_out
         outcome[pack.folder] = reason
         if pack.folder not in self.existing:
             remove(self.custom_nodes / pack.folder)
 
-    def fail_all(self, what: str, said: str) -> None:
-        """Fail without a single pack to blame."""
-        self.report.failed[what] = last_lines(self.sources.redact(said))
+    def fail_all(self, step: str, output: str) -> None:
+        """Make the installation fail when no single pack is the cause."""
+        self.report.failed[step] = last_lines(self.sources.redact(output))
 
     def requirements_file(self, pack: Pack) -> Path:
-        """Where a pack lists its packages."""
+        """Path of a pack's requirements.txt."""
         return self.custom_nodes / pack.folder / "requirements.txt"
 
     def requirement_files(self, packs: Iterable[Pack]) -> list[str]:
-        """Options that name the requirement files there are."""
+        """Options for uv: the requirements.txt of each pack that has one."""
         files = [self.requirements_file(pack) for pack in packs]
         return [part for file in files if file.is_file() for part in ("-r", str(file))]
 
 
 def exact(versions: Mapping[str, str]) -> list[str]:
-    """Requirements for these versions."""
+    """Requirements for exactly these versions."""
     return [f"{name}=={version}" for name, version in versions.items()]
 
 
 def last_lines(text: str, count: int = 12) -> str:
-    """The end of a log."""
+    """The last ``count`` lines of a log."""
     return "\n".join(text.strip().splitlines()[-count:])
 
 
-def say(text: str) -> None:
-    """A line of the build's log."""
+def print_line(text: str) -> None:
+    """Print to the build's log."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
 def print_report(report: Report) -> None:
-    """The report for people."""
+    """Print a report for people."""
     for pack in report.installed:
         commit = report.commits.get(pack)
-        say(f"  installed  {pack}" + (f" at {commit}" if commit else ""))
+        print_line(f"  installed  {pack}" + (f" at {commit}" if commit else ""))
     for pack in report.disabled:
-        say(f"  disabled   {pack}")
+        print_line(f"  disabled   {pack}")
     for pack, reason in report.left_out.items():
-        say(f"  LEFT OUT   {pack} (optional): {reason}")
+        print_line(f"  SKIPPED    {pack} (optional): {reason}")
     for pip, reason in report.pips_left_out.items():
-        say(f"  not taken  {pip}: {reason}")
+        print_line(f"  skipped    {pip}: {reason}")
     for pack, reason in report.failed.items():
-        say(f"  FAILED     {pack}: {reason}")
+        print_line(f"  FAILED     {pack}: {reason}")
 
 
-def install_snapshot(
-    snapshot: NodeSnapshot, comfyui: Path, sources: Sources, python: str = sys.executable
+def install_packs(
+    manifest: NodeManifest, comfyui: Path, sources: Sources, python: str = sys.executable
 ) -> Report:
     """Install node packs into a ComfyUI checkout.
 
     Args:
-        snapshot: What to install.
-        comfyui: The checkout.
-        sources: Where packs come from.
-        python: The interpreter that ComfyUI runs in; its folder is searched for uv first.
+        manifest: The packs and packages.
+        comfyui: Folder of the checkout.
+        sources: Where packs are fetched from.
+        python: Interpreter that ComfyUI runs in; uv is looked up in its folder, then in PATH.
 
     Raises:
-        InstallError: A required pack failed, or git or uv is missing.
+        PackInstallError: A required pack could not be installed, or git or uv is missing.
         OSError: The interpreter cannot be started.
-        subprocess.CalledProcessError: The interpreter does not work.
+        subprocess.CalledProcessError: The interpreter fails.
     """
     comfyui = comfyui.resolve()
     path = os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", os.defpath)])
@@ -331,9 +344,9 @@ def install_snapshot(
         if shutil.which(name, path=path) is None
     }
     if missing:
-        raise InstallError(Report(failed=missing))
+        raise PackInstallError(Report(failed=missing))
     environment = sources.without_tokens() | {"COMFYUI_PATH": os.fspath(comfyui), "PATH": path}
-    return Installer(snapshot, comfyui, sources, Python.at(python, environment)).run()
+    return Installer(manifest, comfyui, sources, Python.at(python, environment)).run()
 
 
 class Arguments(argparse.Namespace):
@@ -348,14 +361,16 @@ class Arguments(argparse.Namespace):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; 1 when a required pack failed."""
+    """Run the command; returns the exit code, 1 if a required pack could not be installed."""
     parser = argparse.ArgumentParser(prog="nodepacks.install", description=__doc__)
     parser.add_argument("snapshot", type=Path)
     parser.add_argument("comfyui", type=Path)
     parser.add_argument("--registry", default=Sources.registry)
     parser.add_argument("--token", action="append", default=[], metavar="HOST=VARIABLE")
     parser.add_argument("--python", default=sys.executable)
-    parser.add_argument("--pause", type=float, default=Sources.pause, help="between attempts, in s")
+    parser.add_argument(
+        "--pause", type=float, default=Sources.pause, help="seconds before the second attempt"
+    )
     given = parser.parse_args(arguments, namespace=Arguments())
     sources = Sources(
         registry=given.registry,
@@ -364,15 +379,15 @@ def main(arguments: list[str] | None = None) -> int:
         pause=given.pause,
     )
     try:
-        snapshot = read_snapshot(given.snapshot)
-    except SnapshotError as error:
-        say(f"{given.snapshot}: {error}")
+        manifest = read_manifest(given.snapshot)
+    except PackManifestError as error:
+        print_line(f"{given.snapshot}: {error}")
         return 1
     try:
-        print_report(install_snapshot(snapshot, given.comfyui, sources, given.python))
-    except InstallError as error:
+        print_report(install_packs(manifest, given.comfyui, sources, given.python))
+    except PackInstallError as error:
         print_report(error.report)
-        say(f"required node packs failed: {error}")
+        print_line(f"required node packs could not be installed: {error}")
         return 1
     return 0
 

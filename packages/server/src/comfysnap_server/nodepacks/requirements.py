@@ -1,4 +1,4 @@
-"""What node packs ask of Python packages, and where two of them cannot be had together."""
+"""Requirements of node packs, and conflicts between them."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -13,36 +13,35 @@ from packaging.utils import canonicalize_name
 
 @dataclass(frozen=True, kw_only=True)
 class PackRequirement:
-    """One requirement of one pack."""
+    """A line of a pack's ``requirements.txt``."""
 
     pack: str
     requirement: Requirement
 
     def __str__(self) -> str:
-        """``Pack asks for numpy<2``."""
-        return f"{self.pack} asks for {self.requirement}"
+        """``Pack requires numpy<2``."""
+        return f"{self.pack} requires {self.requirement}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conflict:
-    """Requirements on one package that no version fulfils."""
+    """Requirements on one package that no version satisfies."""
 
     package: str
-    asks: tuple[PackRequirement, ...]
-    kept: str | None = None
-    """The version that the image holds to, when that is what they clash with."""
+    requirements: tuple[PackRequirement, ...]
+    pinned: str | None = None
+    """Version pinned in the image, if that is what they conflict with."""
 
     def __str__(self) -> str:
-        """Who asks for what."""
-        asks = ", ".join(str(ask) for ask in self.asks)
-        return f"{self.package}: {asks}" + (
-            f", but the image keeps {self.kept}" if self.kept else ""
-        )
+        """The package, its requirements and the pinned version."""
+        texts = ", ".join(str(each) for each in self.requirements)
+        pinned = f", but the image has {self.pinned}" if self.pinned else ""
+        return f"{self.package}: {texts}{pinned}"
 
 
 def read_requirements(pack: str, file: Path) -> list[PackRequirement]:
-    """The named requirements of a ``requirements.txt`` that hold on this machine; addresses,
-    options and lines that cannot be read are left to the installer."""
+    """The requirements in a ``requirements.txt`` whose markers match this machine. URLs, options
+    and invalid lines are skipped: uv handles them."""
     if not file.is_file():
         return []
     found: list[PackRequirement] = []
@@ -59,62 +58,64 @@ def read_requirements(pack: str, file: Path) -> list[PackRequirement]:
     return found
 
 
-def find_conflicts(asks: Iterable[PackRequirement], kept: Mapping[str, str]) -> list[Conflict]:
-    """Packages that cannot fulfil everyone who asks, or not at the version the image keeps.
+def find_conflicts(
+    requirements: Iterable[PackRequirement], pins: Mapping[str, str]
+) -> list[Conflict]:
+    """Find packages without a version that satisfies every pack and the pinned version.
 
     Args:
-        asks: The requirements of all packs.
-        kept: Package name to the version that must stay.
+        requirements: The requirements of all packs.
+        pins: Package name to the version that must not change.
     """
     by_package: dict[str, list[PackRequirement]] = defaultdict(list)
-    for ask in asks:
-        by_package[canonicalize_name(ask.requirement.name)].append(ask)
+    for each in requirements:
+        by_package[canonicalize_name(each.requirement.name)].append(each)
     conflicts: list[Conflict] = []
     for package, group in sorted(by_package.items()):
-        version = kept.get(package)
-        refusing = tuple(
-            ask
-            for ask in group
+        version = pins.get(package)
+        excluding = tuple(
+            each
+            for each in group
             if version is not None
-            and not ask.requirement.specifier.contains(version, prereleases=True)
+            and not each.requirement.specifier.contains(version, prereleases=True)
         )
-        if refusing:
-            conflicts.append(Conflict(package=package, asks=refusing, kept=version))
-        elif clashing := _clashing(group):
-            conflicts.append(Conflict(package=package, asks=clashing))
+        if excluding:
+            conflicts.append(Conflict(package=package, requirements=excluding, pinned=version))
+        elif conflicting := _conflicting(group):
+            conflicts.append(Conflict(package=package, requirements=conflicting))
     return conflicts
 
 
-def _clashing(group: list[PackRequirement]) -> tuple[PackRequirement, ...]:
-    """The asks that clash with some other, or all when only together they do."""
-    clashing = [
-        ask
-        for ask in group
+def _conflicting(group: list[PackRequirement]) -> tuple[PackRequirement, ...]:
+    """Requirements that conflict with one other, or all of them if they only conflict together."""
+    conflicting = [
+        each
+        for each in group
         if any(
-            _unsatisfiable([ask, other]) or _other_address(ask, other)
+            _unsatisfiable([each, other]) or _have_different_urls(each, other)
             for other in group
-            if other is not ask
+            if other is not each
         )
     ]
-    if clashing:
-        return tuple(clashing)
+    if conflicting:
+        return tuple(conflicting)
     return tuple(group) if _unsatisfiable(group) else ()
 
 
-def _unsatisfiable(asks: list[PackRequirement]) -> bool:
+def _unsatisfiable(requirements: list[PackRequirement]) -> bool:
     together = SpecifierSet()
-    for ask in asks:
-        together &= ask.requirement.specifier
+    for each in requirements:
+        together &= each.requirement.specifier
     return together.is_unsatisfiable()
 
 
-def _other_address(one: PackRequirement, other: PackRequirement) -> bool:
+def _have_different_urls(one: PackRequirement, other: PackRequirement) -> bool:
     first, second = one.requirement.url, other.requirement.url
     return first is not None and second is not None and first != second
 
 
 def installed_versions(packages: Iterable[str], path: Iterable[str]) -> dict[str, str]:
-    """Versions of the named packages among the distributions on ``path``."""
+    """Package to its version, for those of ``packages`` that are installed on ``path``."""
     wanted = {canonicalize_name(name) for name in packages}
     found: dict[str, str] = {}
     for distribution in Distribution.discover(path=list(path)):

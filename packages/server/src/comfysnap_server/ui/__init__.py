@@ -1,1 +1,1 @@
-"""ComfyUI's own interface: its command, and the proxy before it."""
+"""ComfyUI's own interface, for ``comfysnap ui``."""

@@ -1,5 +1,4 @@
-"""The Modal app of ``comfysnap ui``: ComfyUI's own interface on the deployment's image and models,
-in one container, behind a token that is new each time."""
+"""The Modal app of ``comfysnap ui``: ComfyUI's interface in one container, behind a new token."""
 
 # modal's stubs leave the types of its decorators partly unknown
 # pyright: reportUnknownMemberType=false, reportUntypedFunctionDecorator=false
@@ -29,12 +28,12 @@ PORT: Final = 8188
 UPSTREAM_PORT: Final = 8189
 MANAGER_ON: Final = (
     "Node packs installed in Manager are lost when this container stops. To keep them, open "
-    "/v2/snapshot/get_current at this address, save it as the file that deploy.nodes names, and "
+    "/v2/snapshot/get_current at this address, save it as the file in deploy.nodes, and "
     "run `comfysnap deploy`."
 )
 MANAGER_OFF: Final = (
-    "ComfyUI-Manager's package is not used: this ComfyUI release has no --enable-manager, or the "
-    "image has no comfyui_manager."
+    "ComfyUI-Manager is off: this release of ComfyUI does not support --enable-manager, or "
+    "comfyui_manager is not installed in the image."
 )
 
 deployment: Final = read_deployment()
@@ -42,7 +41,7 @@ settings: Final = deployment.settings
 app: Final = modal.App(f"{deployment.name}-ui")
 files_dir: Final = os.environ.get("COMFYSNAP_FILES_DIR", FILES_DIR)
 models_dir: Final = os.environ.get("COMFYSNAP_MODELS_DIR", MODELS_DIR)
-"""Mount points; the variables are for containers with another layout."""
+"""Mount paths. Tests set the variables."""
 
 
 def _volumes() -> dict[str | Any, Any]:
@@ -60,7 +59,7 @@ def _volumes() -> dict[str | Any, Any]:
 
 
 def comfyui() -> UiCommand:
-    """How ComfyUI is started; what people save lies on the files volume, below ``ui/``."""
+    """The command that starts ComfyUI. User data is in ``ui/`` on the files volume."""
     options = ComfyOptions.model_validate(engine_options(deployment))
     return comfyui_command(
         options.checkout,
@@ -94,7 +93,7 @@ def comfyui() -> UiCommand:
 @modal.concurrent(max_inputs=200)
 @modal.web_server(PORT, startup_timeout=60)
 def ui() -> None:
-    """Starts ComfyUI and the proxy before it."""
+    """Starts the proxy, which starts ComfyUI."""
     command = comfyui()
     sys.stderr.write((MANAGER_ON if command.manager else MANAGER_OFF) + "\n")
     proxy = ["-m", "comfysnap_server.ui.proxy"]

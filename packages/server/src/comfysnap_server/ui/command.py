@@ -1,4 +1,4 @@
-"""The command that starts ComfyUI's own interface, fitted to the release of the checkout."""
+"""The command that starts ComfyUI's interface, for the release of the checkout."""
 
 import ast
 import subprocess
@@ -11,10 +11,10 @@ MANAGER_PACKAGE: Final = "comfyui_manager"
 
 
 def read_options(checkout: Path) -> frozenset[str]:
-    """The options that ``main.py`` of a checkout takes, read without importing anything.
+    """The options of a checkout's ``main.py``, read without importing it.
 
     Raises:
-        OSError: There is no ``comfy/cli_args.py``.
+        OSError: ``comfy/cli_args.py`` cannot be read.
     """
     tree = ast.parse((checkout / "comfy" / "cli_args.py").read_bytes())
     return frozenset(
@@ -29,12 +29,12 @@ def read_options(checkout: Path) -> frozenset[str]:
 
 
 def has_manager(checkout: Path, python: str) -> bool:
-    """Whether ``main.py``, run by that interpreter, would find the package of ComfyUI-Manager.
+    """Whether ``main.py``, run by that interpreter, can import ComfyUI-Manager.
 
     Raises:
         OSError: The interpreter cannot be started.
     """
-    # a folder of that name without __init__.py is not the package; main.py looks for the same
+    # main.py does not accept a namespace package either
     look = (
         f"import importlib.util, sys; spec = importlib.util.find_spec({MANAGER_PACKAGE!r}); "
         "sys.exit(0 if spec and spec.origin else 1)"
@@ -44,11 +44,11 @@ def has_manager(checkout: Path, python: str) -> bool:
 
 @dataclass(frozen=True)
 class UiCommand:
-    """How ``main.py`` is started."""
+    """Command line of ComfyUI."""
 
     argv: list[str]
     manager: bool
-    """Whether ComfyUI-Manager's package is switched on."""
+    """Whether ComfyUI-Manager is on."""
 
 
 def comfyui_command(
@@ -61,20 +61,20 @@ def comfyui_command(
     arguments: Sequence[str] = (),
     extra_model_paths: Sequence[str] = (),
 ) -> UiCommand:
-    """Fit the command to what the checkout's release and the interpreter have.
+    """Build the command with the options that the checkout's release supports.
 
     Args:
         checkout: Folder of ComfyUI.
-        python: The interpreter that runs it.
-        port: Where it listens, on loopback alone.
-        own: Keeps what people save, in ``user``, ``input`` and ``output``; they are created.
-        database: File of ComfyUI's asset database, in an existing folder on a local disk: SQLite's
-            locks do not hold on a network volume, where newer releases would put it.
-        arguments: More arguments for ``main.py``; they cannot override the address.
-        extra_model_paths: Files like ``extra_model_paths.yaml``, under any name.
+        python: Interpreter that runs it.
+        port: Port on loopback.
+        own: Folder for user data: ``user``, ``input`` and ``output`` are created in it.
+        database: Path of ComfyUI's asset database, in an existing folder on a local disk, because
+            SQLite's locks do not work on a network volume.
+        arguments: Additional arguments for ``main.py``; they cannot change the address.
+        extra_model_paths: Files in the format of ``extra_model_paths.yaml``.
 
     Raises:
-        OSError: There is no such checkout or interpreter.
+        OSError: The checkout or the interpreter does not exist.
     """
     known = read_options(checkout)
     manager = "--enable-manager" in known and has_manager(checkout, python)
@@ -86,7 +86,7 @@ def comfyui_command(
     if "--database-url" in known:
         argv += ["--database-url", f"sqlite:///{database}"]
     if "--disable-assets" in known:
-        # where assets are on by default, each start would scan the models volume again
+        # assets are on by default in some releases, and scan the models volume at each start
         argv.append("--disable-assets")
     for file in extra_model_paths:
         argv += ["--extra-model-paths-config", file]

@@ -1,5 +1,6 @@
-"""Stands before ComfyUI's own interface and lets in who has the token; nothing else listens to the
-outside, so a node pack that fails or misbehaves cannot open a way around it."""
+"""Reverse proxy in front of ComfyUI's interface that requires a token.
+
+Only this process listens on an outside address, so a node pack cannot bypass it."""
 
 import argparse
 import asyncio
@@ -26,27 +27,30 @@ _HOP_BY_HOP: Final = frozenset(
 _OURS: Final = frozenset({"authorization", "cookie", "content-length"})
 STARTING: Final = (
     '<!doctype html><meta http-equiv="refresh" content="2"><title>ComfyUI</title>'
-    "<p>ComfyUI is starting. This page looks again by itself."
+    "<p>ComfyUI is starting. This page reloads automatically."
 )
 ENDED: Final = (
     "<!doctype html><title>ComfyUI</title>"
-    "<p>ComfyUI ended with exit code {code}. Its last lines are in the terminal of "
-    "<code>comfysnap ui</code>; end that command and run it again."
+    "<p>ComfyUI exited with code {code}. Its output is in the terminal of "
+    "<code>comfysnap ui</code>; stop that command and run it again."
 )
-"""Does not look again: requests would keep the container up, and paid for."""
+"""Does not reload: requests would keep the container running."""
 _SHUTDOWN_S: Final = 2.0
 
 
 class UiProxy:
-    """One ComfyUI behind one token.
+    """Proxy for one ComfyUI with one token.
 
     Args:
-        token: What opens it.
-        upstream: ComfyUI's address, ``http://127.0.0.1:PORT``.
-        secure: Whether the cookie is for https alone.
-        heartbeat: Seconds between pings to a page; one that does not answer is let go, so that a
-            laptop that went to sleep does not keep the container up.
-        exit_code: ComfyUI's exit code; None while it runs.
+        token: Access token, at least 16 characters.
+        upstream: ComfyUI's URL, ``http://127.0.0.1:PORT``.
+        secure: Whether the cookie is only sent over https.
+        heartbeat: Seconds between pings to a page. A page that does not respond is disconnected, so
+            that a sleeping laptop does not keep the container running.
+        exit_code: Returns ComfyUI's exit code, None while it runs.
+
+    Raises:
+        ValueError: The token is too short.
     """
 
     def __init__(
@@ -59,7 +63,7 @@ class UiProxy:
         exit_code: Callable[[], int | None] = lambda: None,
     ) -> None:
         if len(token) < 16:
-            raise ValueError(f"{ACCESS_VARIABLE} needs at least 16 characters")
+            raise ValueError(f"{ACCESS_VARIABLE} must have at least 16 characters")
         self._token = token
         self._session_value = hmac.new(token.encode(), b"cookie", sha256).hexdigest()
         self._upstream = upstream
@@ -80,7 +84,7 @@ class UiProxy:
 
     async def _open(self, _app: web.Application) -> None:
         self._client = aiohttp.ClientSession(
-            # each open page holds a connection
+            # each open page uses a connection
             connector=aiohttp.TCPConnector(limit=0),
             skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent", "Content-Type"),
             auto_decompress=False,
@@ -88,7 +92,7 @@ class UiProxy:
         )
 
     async def _close_pages(self, _app: web.Application) -> None:
-        # the server would wait for them
+        # else the server waits for them
         for page in list(self._pages):
             await page.close(code=aiohttp.WSCloseCode.GOING_AWAY)
 
@@ -97,25 +101,25 @@ class UiProxy:
             await self._client.close()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        given = request.query.get("token")
-        if given is not None and request.method == "GET" and _same(given, self._token):
-            return self._let_in(request)
-        if not self._is_known(request):
-            return web.Response(status=401, text="Open the address that `comfysnap ui` printed.\n")
+        token = request.query.get("token")
+        if token is not None and request.method == "GET" and _equal(token, self._token):
+            return self._log_in(request)
+        if not self._is_authorized(request):
+            return web.Response(status=401, text="Open the URL that `comfysnap ui` printed.\n")
         if self._client is None:
             raise RuntimeError("the proxy was not started")
         if request.headers.get("Upgrade", "").lower() == "websocket":
             return await self._relay(request, self._client)
         return await self._forward(request, self._client)
 
-    def _absent(self) -> web.Response:
-        """While nothing answers: ComfyUI starts, or restarts as Manager asks it to, or ended."""
+    def _unavailable(self) -> web.Response:
+        """The response while ComfyUI starts, restarts (Manager does that), or after it exited."""
         code = self._exit_code()
         if code is not None:
             return web.Response(status=502, text=ENDED.format(code=code), content_type="text/html")
         return web.Response(status=503, text=STARTING, content_type="text/html")
 
-    def _let_in(self, request: web.Request) -> web.Response:
+    def _log_in(self, request: web.Request) -> web.Response:
         query = request.rel_url.query.copy()
         query.popall("token")
         response = web.Response(
@@ -126,17 +130,17 @@ class UiProxy:
         )
         return response
 
-    def _is_known(self, request: web.Request) -> bool:
+    def _is_authorized(self, request: web.Request) -> bool:
         scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and _same(bearer, self._token):
+        if scheme.lower() == "bearer" and _equal(bearer, self._token):
             return True
-        return _same(request.cookies.get(COOKIE, ""), self._session_value)
+        return _equal(request.cookies.get(COOKIE, ""), self._session_value)
 
     def _headers(self, request: web.Request) -> list[tuple[str, str]]:
-        """What goes on; Host stays, or ComfyUI would take its Origin check for a loopback host."""
+        """Headers for ComfyUI. Host stays, because ComfyUI compares it with Origin."""
         dropped = _HOP_BY_HOP | _OURS
         if request.method == "GET" and request.path == "/":
-            # ComfyUI refuses what comes from another site, even a click on the printed address
+            # ComfyUI refuses requests from other sites, even a click on the printed URL
             dropped |= {"sec-fetch-site"}
         kept = [(k, v) for k, v in request.headers.items() if k.lower() not in dropped]
         others = {k: v for k, v in request.cookies.items() if k != COOKIE}
@@ -156,7 +160,7 @@ class UiProxy:
                 allow_redirects=False,
             )
         except aiohttp.ClientConnectionError:
-            return self._absent()
+            return self._unavailable()
         async with answer:
             response = web.StreamResponse(status=answer.status, reason=answer.reason)
             for key, value in answer.headers.items():
@@ -180,22 +184,22 @@ class UiProxy:
         except aiohttp.WSServerHandshakeError as error:
             return web.Response(status=error.status)
         except aiohttp.ClientConnectionError:
-            return self._absent()
+            return self._unavailable()
         async with inner:
             outer = web.WebSocketResponse(max_msg_size=0, heartbeat=self._heartbeat)
             await outer.prepare(request)
             self._pages.add(outer)
-            ways = {
+            directions = {
                 asyncio.create_task(_pump(outer, inner)),
                 asyncio.create_task(_pump(inner, outer)),
             }
             try:
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 self._pages.discard(outer)
-                for way in ways:
-                    way.cancel()
-                await asyncio.gather(*ways, return_exceptions=True)
+                for direction in directions:
+                    direction.cancel()
+                await asyncio.gather(*directions, return_exceptions=True)
                 await outer.close()
             return outer
 
@@ -212,18 +216,18 @@ async def _pump(source: WebSocket, target: WebSocket) -> None:
                 await target.send_bytes(message.data)
 
 
-def _same(given: str, expected: str) -> bool:
-    # headers may hold bytes that are no text; aiohttp hands them on as surrogates
-    return hmac.compare_digest(given.encode(errors="surrogateescape"), expected.encode())
+def _equal(actual: str, expected: str) -> bool:
+    # aiohttp decodes headers that are not valid UTF-8 to surrogates
+    return hmac.compare_digest(actual.encode(errors="surrogateescape"), expected.encode())
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
-    """Start ComfyUI (the command after the options) and stand before it until it ends."""
+    """Start ComfyUI (the command after the options) and proxy it until it exits."""
     parser = argparse.ArgumentParser(prog="ui.proxy", description=__doc__)
     parser.add_argument("--host", default="0.0.0.0")  # noqa: S104 Modal forwards to this port
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--upstream", type=int, required=True)
-    parser.add_argument("--plain-http", action="store_true", help="for a browser without https")
+    parser.add_argument("--plain-http", action="store_true", help="send the cookie over http too")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     given = parser.parse_args(None if arguments is None else list(arguments))
     token = os.environ.pop(ACCESS_VARIABLE, "")

@@ -1,1 +1,1 @@
-"""The functions of the Modal app: importing one of these modules makes it."""
+"""The functions of the Modal app, which these modules create when they are imported."""

@@ -1,4 +1,4 @@
-"""The gateway function and the sweep: CPU containers without ComfyUI."""
+"""The gateway and the sweep: functions on CPU, without ComfyUI."""
 
 # modal's stubs leave the types of its decorators partly unknown
 # pyright: reportUnknownMemberType=false, reportUntypedFunctionDecorator=false
@@ -30,7 +30,7 @@ from comfysnap_server.deploy.image import build_gateway_image
 log = logging.getLogger(__name__)
 
 TIMEOUT_S: Final = 3600
-"""Longest event stream; longer ones are picked up again by the client."""
+"""Seconds; limit of an event stream, after which the client reconnects."""
 SWEEP_PERIOD: Final = modal.Period(minutes=30)
 
 image: Final = build_gateway_image(deployment)
@@ -39,7 +39,7 @@ volumes: Final[dict[str | Any, Any]] = {files_dir: files_volume}
 
 
 def make_backend() -> ModalBackend:
-    """The backend of one container."""
+    """The backend of this container."""
     return ModalBackend(
         make_platform(Worker().run),
         Path(tempfile.gettempdir()) / "comfysnap",
@@ -61,8 +61,7 @@ def make_api() -> Any:
 
 
 api: Final = None if modal.is_local() else make_api()
-"""Built where the module is imported, so that the snapshot holds it: FastAPI and the validators
-take longer to load than all that a restore does."""
+"""Built at import, so that it is in the snapshot: loading FastAPI takes longer than a restore."""
 
 
 @app.function(
@@ -93,7 +92,7 @@ def gateway() -> Any:
     image=image, volumes=volumes, timeout=TIMEOUT_S, schedule=SWEEP_PERIOD, max_containers=1
 )
 async def sweep() -> int:
-    """Bring forgotten jobs forward and delete files past retention."""
+    """Update jobs that nobody polls, and delete files past their retention."""
     backend = make_backend()
     try:
         deleted = await backend.sweep()
@@ -104,5 +103,5 @@ async def sweep() -> int:
 
 
 if not modal.is_local():
-    import_module("aiohttp")  # Modal's web wrapper would after the restore, for 0.3 s
+    import_module("aiohttp")  # else Modal's web wrapper imports it after the restore, for 0.3 s
     resolve_handles()

@@ -1,4 +1,4 @@
-"""The Modal app and the objects that its functions share."""
+"""The Modal app, and the objects that its functions share."""
 
 # modal's stubs leave the types of hydrate partly unknown
 # pyright: reportUnknownMemberType=false
@@ -24,7 +24,7 @@ settings: Final = deployment.settings
 app: Final = modal.App(deployment.name)
 
 files_dir: Final = os.environ.get("COMFYSNAP_FILES_DIR", FILES_DIR)
-"""Mount point of the files volume; the variable is for containers with another layout."""
+"""Mount path of the files volume. Tests set the variable."""
 files_volume: Final = modal.Volume.from_name(deployment.files_volume, create_if_missing=True)
 models_volume: Final = modal.Volume.from_name(deployment.models_volume, create_if_missing=True)
 
@@ -34,16 +34,16 @@ _progress: Final = modal.Queue.from_name(f"{deployment.name}-progress", create_i
 
 
 def resolve_handles() -> None:
-    """Look the shared objects up now, before a snapshot, rather than at the first job after it."""
+    """Look up the shared objects before the snapshot, so that the first job need not."""
     for handle in (_jobs, _index, _progress, files_volume):
         handle.hydrate()
 
 
 def make_platform(method: Any = None) -> Platform:
-    """The objects as the backend and the worker use them.
+    """The shared objects, for the backend and the worker.
 
     Args:
-        method: The GPU class's method that runs a job; a worker needs none.
+        method: Method of the GPU class that runs a job. None in the worker.
     """
     return Platform(
         records=DictRecords(_jobs),

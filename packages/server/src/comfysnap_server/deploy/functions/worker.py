@@ -1,4 +1,4 @@
-"""The GPU class: loads before the snapshot, attaches after it, runs one job at a time."""
+"""The GPU class: loads before the snapshot, takes the GPU after it, runs one job at a time."""
 
 # modal's stubs leave the types of its decorators partly unknown
 # pyright: reportUnknownMemberType=false, reportUntypedFunctionDecorator=false
@@ -6,13 +6,16 @@
 
 import logging
 import os
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final, cast
 
 import modal
 
+from comfysnap_schema.wire import JobStatus, Progress
 from comfysnap_server.backends.modal import JobRunner
-from comfysnap_server.deploy.engine_options import engine_options
+from comfysnap_server.deploy.deployment import engine_options
 from comfysnap_server.deploy.functions.platform import (
     app,
     deployment,
@@ -25,15 +28,16 @@ from comfysnap_server.deploy.functions.platform import (
 )
 from comfysnap_server.deploy.image import build_image
 from comfysnap_server.deploy.settings import MODELS_DIR
-from comfysnap_server.deploy.warm_up import warm_up
+from comfysnap_server.engine.protocol import Engine, EngineJob, PreviewFrame
 from comfysnap_server.engine.registry import make_engine
+from comfysnap_server.jobs import execute
 
 log = logging.getLogger(__name__)
 
 SNAPSHOT: Final = settings.snapshot != "off"
 GPU_SNAPSHOT: Final = settings.snapshot == "gpu" and settings.gpus is not None
 STOP_MARGIN_S: Final = 120
-"""How much later than the longest job Modal's own timeout ends a container that hangs."""
+"""Seconds that Modal's timeout is longer than a job's, to end containers that hang."""
 
 
 def _before_snapshot(method: Callable[[Any], None]) -> Any:
@@ -53,6 +57,33 @@ def _volumes() -> dict[str | Any, Any]:
         for mount in settings.mounts
     }
     return {files_dir: files_volume, MODELS_DIR: models_volume, **extra}
+
+
+def _warm_up(engine: Engine) -> None:
+    """Run the workflow ``warm_up`` with its defaults, so that the first job finds models loaded
+    and kernels compiled. A failure is only logged."""
+    name = settings.warm_up
+    if name is None:
+        return
+    workflow = deployment.workflows[name]
+    with tempfile.TemporaryDirectory(prefix="comfysnap-") as folder:
+        inputs, outputs = Path(folder, "input"), Path(folder, "output")
+        inputs.mkdir()
+        outputs.mkdir()
+        job = EngineJob(
+            job_id="warm-up",
+            graph=workflow.apply(workflow.complete({})),
+            outputs=dict(workflow.outputs),
+            input_dir=inputs,
+            output_dir=outputs,
+        )
+        outcome = execute(engine, job, _ignore)
+    if outcome.status is not JobStatus.SUCCEEDED:
+        log.warning("the warm-up workflow %r failed: %s", name, outcome.error)
+
+
+def _ignore(_: Progress | PreviewFrame) -> None:
+    return
 
 
 @app.cls(
@@ -75,29 +106,29 @@ def _volumes() -> dict[str | Any, Any]:
     experimental_options={"enable_gpu_snapshot": True} if GPU_SNAPSHOT else None,
 )
 class Worker:
-    """Runs jobs. The hooks are right with a snapshot, and when Modal boots without one."""
+    """Runs jobs. The hooks work with a snapshot and without one."""
 
     @_before_snapshot
     def load(self) -> None:
-        """All that a snapshot may hold."""
+        """Everything that the snapshot can contain."""
         engine = make_engine(settings.engine, engine_options(deployment))
         self._worker = JobRunner(engine, make_platform())
         self._worker.load()
         if GPU_SNAPSHOT:
             engine.attach()
-            warm_up(deployment, engine)
+            _warm_up(engine)
         resolve_handles()
 
     @modal.enter(snap=False)
     def attach(self) -> None:
-        """After a restore, or right after ``load``."""
+        """Runs after a restore, or after ``load`` without one."""
         if not SNAPSHOT:
             self.load()
         restored = os.environ.get("MODAL_ENABLE_SNAP_RESTORE") == "1"
         engine = self._worker.engine
         self._worker.attach(
             restored=restored,
-            warm_up=lambda: None if GPU_SNAPSHOT else warm_up(deployment, engine),
+            warm_up=lambda: None if GPU_SNAPSHOT else _warm_up(engine),
         )
 
     @modal.method()

@@ -1,4 +1,4 @@
-"""``[[deploy.models]]``: which model files a deployment needs, and where each comes from."""
+"""``[[deploy.models]]``: the model files of a deployment and their sources."""
 
 import os
 from pathlib import PurePosixPath
@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 MAX_NAME_BYTES: Final = 255
-"""Longest name of a file or folder on the file systems in use."""
+"""Maximum length of a file or folder name on common file systems."""
 
 Source = Literal["huggingface", "civitai", "https"]
 
@@ -18,42 +18,42 @@ DEFAULT_TOKENS: dict[Source, str | None] = {
     "civitai": "CIVITAI_TOKEN",
     "https": None,
 }
-"""Environment variable that holds the token of a source, when an entry names none."""
+"""Source to the environment variable with its token, for entries without ``token``."""
 
 
-def wrong(code: LiteralString, message: str) -> PydanticCustomError:
-    """An error for a validator of ``[deploy]`` to raise; ``code`` becomes that of the
-    ``SettingsError``."""
+def setting_error(code: LiteralString, message: str) -> PydanticCustomError:
+    """Error for a validator of ``[deploy]`` to raise; the ``SettingsError`` has the same code."""
     return PydanticCustomError(code, "{message}", {"message": message})
 
 
 class ModelEntry(BaseModel, frozen=True, extra="forbid"):
     """One model file, or a whole Hugging Face repository laid out like ``models/``.
 
-    Exactly one of ``repo``, ``civitai`` and ``url`` says where it comes from.
+    Exactly one of ``repo``, ``civitai`` and ``url`` is set.
     """
 
     folder: str | None = None
-    """Folder of ``models/`` (``checkpoints``, ``loras/sdxl``); only a whole repository may leave it
-    out."""
+    """Folder of ``models/`` (``checkpoints``, ``loras/sdxl``). Optional only for a whole
+    repository."""
     name: str | None = None
-    """File name in the folder; default: the name it has at its source."""
+    """File name in the folder. Default: its name at the source."""
     repo: str | None = None
     """Hugging Face repository, ``owner/name``."""
     file: str | None = None
-    """Path in the repository; None: the whole repository, laid out like ``models/``."""
+    """Path in the repository. None: the whole repository, laid out like ``models/``."""
     revision: str | None = None
-    """Commit, tag or branch; None: what the repository's main branch holds at each sync."""
+    """Commit, tag or branch. None: the main branch at the time of each sync."""
     include: list[str] = Field(default_factory=list)
-    """Patterns of the files to take of a whole repository; empty: all."""
+    """Glob patterns of the files to download from a whole repository. Empty: all files."""
     civitai: Annotated[int, Field(gt=0)] | None = None
-    """Civitai's number of a model version (``modelVersionId`` in its pages' addresses)."""
+    """Civitai model version id (``modelVersionId`` in the page's URL)."""
     url: Annotated[str, Field(max_length=4096)] | None = None
-    """A plain https address."""
+    """URL of the file. http:// is allowed with ``sha256`` or for loopback."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
-    """Expected content of one file."""
+    """Expected SHA-256 of the file, in hex."""
     token: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
-    """Environment variable that holds the token; default ``HF_TOKEN``, ``CIVITAI_TOKEN``, none."""
+    """Environment variable with the token. Default: ``HF_TOKEN`` for ``repo``, ``CIVITAI_TOKEN``
+    for ``civitai``, none for ``url``."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -64,65 +64,72 @@ class ModelEntry(BaseModel, frozen=True, extra="forbid"):
     def _check_source(self) -> None:
         given = [key for key in ("repo", "civitai", "url") if getattr(self, key) is not None]
         if len(given) != 1:
-            raise wrong(
-                "model_source", "say where it comes from by exactly one of repo, civitai and url"
-            )
+            raise setting_error("model_source", "set exactly one of repo, civitai and url")
         if self.repo is not None and self.repo.count("/") != 1:
-            raise wrong("model_source", "a Hugging Face repository is owner/name")
+            raise setting_error("model_source", f"repo must be owner/name, got {self.repo!r}")
         if self.url is not None:
             self._check_url(urlsplit(self.url))
         for key in ("file", "revision", "include"):
             if getattr(self, key) and self.repo is None:
-                raise wrong("model_source", f"{key} goes with repo only")
+                raise setting_error("model_source", f"{key} is only allowed with repo")
         if self.include and self.file is not None:
-            raise wrong("model_source", "include goes with a whole repository only")
+            raise setting_error(
+                "model_source", "include is only allowed for a whole repository, without file"
+            )
 
     def _check_url(self, url: SplitResult) -> None:
         if url.scheme not in {"http", "https"} or not url.hostname:
-            raise wrong("model_source", "url must start with https://")
+            raise setting_error("model_source", "url must start with https://")
         if url.username or url.password:
-            raise wrong("model_source", "name a variable in token instead of writing it into url")
+            raise setting_error(
+                "model_source",
+                "url must not contain credentials; set token to the name of a variable",
+            )
         loopback = url.hostname in {"127.0.0.1", "localhost", "::1"}
         if url.scheme == "http" and not (self.sha256 or loopback):
-            raise wrong("model_source", "http:// protects nothing; use https://, or give sha256")
+            raise setting_error("model_source", "url must start with https://, or set sha256")
 
     def _check_place(self) -> None:
         whole = self.whole_repository
         if self.folder is None and not whole:
-            raise wrong(
+            raise setting_error(
                 "model_without_folder",
-                'say which folder of models/ it goes to, as folder = "checkpoints"',
+                'missing folder of models/, for example folder = "checkpoints"',
             )
         for key in ("folder", "name"):
             value: str | None = getattr(self, key)
             if value is not None and not is_safe_path(value):
-                raise wrong("unsafe_path", f"{key} must be a relative path inside models/")
+                raise setting_error("unsafe_path", f"{key} must be a relative path inside models/")
         if not whole and self.file_name and not is_safe_path(self.file_name):
-            raise wrong("unsafe_path", f"{self.file_name!r} names no file; give name")
-        if whole and (self.name or self.sha256):
-            raise wrong("model_source", "name and sha256 go with one file only")
-        if self.civitai is not None and self.name is None:
-            raise wrong(
-                "model_without_name", "give name: Civitai tells the file name only at the download"
+            raise setting_error(
+                "unsafe_path", f"{self.file_name!r} is not a valid file name; set name"
             )
+        if whole and (self.name or self.sha256):
+            raise setting_error(
+                "model_source", "name and sha256 are only allowed for a single file"
+            )
+        if self.civitai is not None and self.name is None:
+            raise setting_error("model_without_name", "missing name: it is required with civitai")
         if not whole and not self.file_name:
-            raise wrong("model_without_name", "give name: the address ends without a file name")
+            raise setting_error(
+                "model_without_name", "missing name: url does not end with a file name"
+            )
 
     @property
     def whole_repository(self) -> bool:
-        """Whether the entry stands for every file of a repository."""
+        """Whether the entry is a whole repository."""
         return self.repo is not None and self.file is None
 
     @property
     def source(self) -> Source:
-        """Which kind of server holds it."""
+        """Kind of source."""
         if self.repo is not None:
             return "huggingface"
         return "https" if self.civitai is None else "civitai"
 
     @property
     def token_variable(self) -> str | None:
-        """Environment variable that may hold the token."""
+        """Environment variable with the token; None if the source needs none."""
         return self.token or DEFAULT_TOKENS[self.source]
 
     @property
@@ -135,7 +142,7 @@ class ModelEntry(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def path(self) -> PurePosixPath | None:
-        """Where the file lies below ``models/``; None for a whole repository."""
+        """Path inside ``models/``; None for a whole repository."""
         return None if self.whole_repository else PurePosixPath(self.folder or "", self.file_name)
 
     def __str__(self) -> str:
@@ -149,7 +156,7 @@ class ModelEntry(BaseModel, frozen=True, extra="forbid"):
 
 
 def is_safe_path(text: str) -> bool:
-    """Whether ``text`` is a relative path that stays in its folder."""
+    """Whether ``text`` is a relative path without ``..`` and with valid names."""
     path = PurePosixPath(text)
     return bool(text) and not (
         path.is_absolute()

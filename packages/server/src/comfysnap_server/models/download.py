@@ -1,4 +1,4 @@
-"""Downloads one model file: resumed after a break, also that of an earlier run, and checked."""
+"""Downloads one model file; resumes partial downloads, also of an earlier run."""
 
 import hashlib
 import json
@@ -14,103 +14,99 @@ from comfysnap_server.models.sources import (
     ModelError,
     ModelFile,
     hub_endpoint,
-    refusal,
+    response_error,
 )
 
 if TYPE_CHECKING:
     import httpx
 
 
-class Stopped(Exception):
-    """The transfer was asked to stop; what is there stays for the next run."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class TransferPolicy:
-    """How hard to try."""
+class RetryPolicy:
+    """Retries of a download."""
 
     attempts: int = 6
-    """In a row without a single new byte."""
+    """Maximum number of attempts in a row without a new byte."""
     wait_initial: float = 1.0
-    """Seconds, doubled each time."""
+    """Seconds before the second attempt; doubled for each further one."""
     wait_max: float = 30.0
+    """Seconds; upper bound of each pause."""
 
     def pause(self, failures: int) -> float:
-        """Seconds to wait after so many failures in a row."""
+        """Seconds to wait after ``failures`` failures in a row (at least 1)."""
         return min(self.wait_max, self.wait_initial * 2 ** (failures - 1))
 
 
 @dataclass(frozen=True)
-class Part:
-    """An unfinished file, and which version of the remote one it is a part of."""
+class PartialFile:
+    """A partial download, with the validator of the remote version it belongs to."""
 
     path: Path
 
     @property
     def note(self) -> Path:
-        """Holds the validator."""
+        """Path of the file with the validator."""
         return self.path.with_suffix(".json")
 
     def size(self) -> int:
-        """Bytes so far."""
+        """Bytes downloaded so far."""
         return self.path.stat().st_size if self.path.exists() else 0
 
     def validator(self) -> str | None:
-        """What the server called the version, when that can be relied on."""
+        """Strong ETag or date of the remote version; None if the server sent none."""
         try:
             note: Any = json.loads(self.note.read_text())
         except (OSError, ValueError):
             return None
         return note if isinstance(note, str) else None
 
-    def drop(self) -> None:
-        """Forget it."""
+    def delete(self) -> None:
+        """Delete the file and its validator."""
         self.path.unlink(missing_ok=True)
         self.note.unlink(missing_ok=True)
 
 
-def transfer(
+def download(
     file: ModelFile,
-    part: Part,
+    part: PartialFile,
     client: "httpx.Client",
-    policy: TransferPolicy,
+    policy: RetryPolicy,
     *,
     progress: Callable[[int], None],
     stop: Event,
 ) -> str:
-    """Bring the file to ``part.path`` and return its SHA-256.
+    """Download a file to ``part.path``; returns its SHA-256 in hex.
 
     Args:
-        file: What to bring.
-        part: Where to; a part that is there is continued if it is one of the same version.
-        client: Follows redirects, and drops the token when one leads to another host.
-        policy: How hard to try.
-        progress: Told how many bytes are there.
-        stop: Ends the transfer soon.
+        file: The file, as its source describes it.
+        part: An existing partial download is resumed if it is of the same version.
+        client: Must follow redirects and drop the token on a redirect to another host.
+        policy: Retries.
+        progress: Called with the number of bytes downloaded so far.
+        stop: Set it to end the download soon; the partial file stays.
 
     Raises:
         ModelError: ``access_denied``, ``not_found``, ``download_failed``, ``hash_mismatch``,
-            ``wrong_content``.
-        Stopped: ``stop`` was set.
+            ``disk_full``, ``stopped``.
     """
     for last_try in (False, True):
-        _bring(file, part, client, policy, progress, stop)
+        _retry(file, part, client, policy, progress, stop)
         digest = sha256_of(part.path)
         if file.sha256 in {None, digest}:
             return digest
-        part.drop()
+        part.delete()
         if last_try:
             raise ModelError(
-                "hash_mismatch", f"{file.source} has SHA-256 {digest}, not {file.sha256}"
+                "hash_mismatch", f"{file.source}: expected SHA-256 {file.sha256}, got {digest}"
             )
     raise AssertionError("the second try returns or raises")
 
 
-def _bring(
+def _retry(
     file: ModelFile,
-    part: Part,
+    part: PartialFile,
     client: "httpx.Client",
-    policy: TransferPolicy,
+    policy: RetryPolicy,
     progress: Callable[[int], None],
     stop: Event,
 ) -> None:
@@ -121,20 +117,25 @@ def _bring(
             return _stream(file, part, client, progress, stop)
         except ModelError as error:
             failures = 1 if part.size() > before else failures + 1
-            if not error.passing or failures >= policy.attempts:
+            if not error.retryable or failures >= policy.attempts:
                 raise
         if stop.wait(policy.pause(failures)):
-            raise Stopped
+            raise stopped()
+
+
+def stopped() -> ModelError:
+    """The error of a download that was stopped."""
+    return ModelError("stopped", "stopped; the next sync resumes the download")
 
 
 def _stream(
     file: ModelFile,
-    part: Part,
+    part: PartialFile,
     client: "httpx.Client",
     progress: Callable[[int], None],
     stop: Event,
 ) -> None:
-    """One request: what is missing if the version is still the same, else everything."""
+    """Send one request: for the missing bytes if the version is the same, else for the file."""
     import httpx
 
     have, validator = part.size(), part.validator()
@@ -146,14 +147,16 @@ def _stream(
     try:
         with client.stream("GET", file.url, headers=headers) as response:
             if response.status_code == 416:
-                part.drop()
-                raise ModelError("download_failed", f"{file.source} has changed", passing=True)
-            if reason := refusal(response, file.source):
-                raise reason
+                part.delete()
+                raise ModelError(
+                    "download_failed", f"{file.source} changed during the download", retryable=True
+                )
+            if failure := response_error(response, file.source):
+                raise failure
             _save(response, file, part, have, progress, stop)
     except httpx.HTTPError as error:
-        message = f"{file.source}: the connection broke: {type(error).__name__}"
-        raise ModelError("download_failed", message, passing=True) from error
+        message = f"{file.source}: connection lost ({type(error).__name__})"
+        raise ModelError("download_failed", message, retryable=True) from error
     except OSError as error:
         raise ModelError("disk_full", f"{part.path}: {error.strerror or error}") from error
 
@@ -161,15 +164,15 @@ def _stream(
 def _save(
     response: "httpx.Response",
     file: ModelFile,
-    part: Part,
+    part: PartialFile,
     have: int,
     progress: Callable[[int], None],
     stop: Event,
 ) -> None:
-    """Append what comes; a server that did not resume starts the part anew."""
+    """Append the body; starts again if the server did not resume."""
     if not (response.status_code == 206 and _starts_at(response, have)):
         have = 0
-        part.drop()
+        part.delete()
         part.path.parent.mkdir(parents=True, exist_ok=True)
         if (name := _validator(response)) is not None:
             part.note.write_text(json.dumps(name))
@@ -177,15 +180,17 @@ def _save(
     total = have + int(length) if length.isdigit() else file.size
     with part.path.open("ab") as stream:
         progress(have)
-        # a set chunk size would hold bytes back, and lose them when the connection breaks
+        # a fixed chunk size would buffer bytes, and lose them when the connection breaks
         for chunk in response.iter_raw():
             stream.write(chunk)
             have += len(chunk)
             progress(have)
             if stop.is_set():
-                raise Stopped
+                raise stopped()
     if total is not None and have != total:
-        raise ModelError("download_failed", f"{file.source}: {have} of {total} bytes", passing=True)
+        raise ModelError(
+            "download_failed", f"{file.source}: got {have} of {total} bytes", retryable=True
+        )
 
 
 def _starts_at(response: "httpx.Response", have: int) -> bool:
@@ -193,14 +198,14 @@ def _starts_at(response: "httpx.Response", have: int) -> bool:
 
 
 def _validator(response: "httpx.Response") -> str | None:
-    """What If-Range may name (RFC 9110, 13.1.5): a strong ETag, or else a date."""
+    """Value for If-Range (RFC 9110, 13.1.5): a strong ETag, else a date."""
     etag: str | None = response.headers.get("ETag")
     if etag is not None:
         return None if etag.startswith("W/") else etag
     return response.headers.get("Last-Modified")
 
 
-def transfer_from_hub(
+def download_from_hub(
     file: ModelFile,
     hub: HubFile,
     folder: Path,
@@ -208,11 +213,10 @@ def transfer_from_hub(
     progress: Callable[[int], None],
     stop: Event,
 ) -> tuple[Path, str]:
-    """Bring a file that Hugging Face stores in chunks; returns where it lies and its SHA-256.
+    """Download a file that Hugging Face stores in Xet; returns its path and its SHA-256.
 
     Raises:
-        ModelError: ``download_failed``, ``access_denied``, ``hash_mismatch``.
-        Stopped: ``stop`` was set.
+        ModelError: ``download_failed``, ``hash_mismatch``, ``stopped``.
     """
     import httpx2
     from huggingface_hub import HfApi
@@ -222,14 +226,14 @@ def transfer_from_hub(
     counted = 0
 
     class Bar(tqdm):  # pyright: ignore[reportMissingTypeArgument] generic in its stubs alone
-        """Hands on what huggingface_hub counts."""
+        """Reports the bytes that huggingface_hub counts."""
 
         def update(self, n: float | None = 1) -> None:
             nonlocal counted
             counted += int(n or 0)
             progress(counted)
             if stop.is_set():
-                raise Stopped
+                raise stopped()
 
     try:
         api = HfApi(endpoint=hub_endpoint(), token=file.token)
@@ -241,14 +245,14 @@ def transfer_from_hub(
             tqdm_class=Bar,
         )
     except HfHubHTTPError as error:
-        raise ModelError("download_failed", f"{file.source}: {error}", passing=True) from error
+        raise ModelError("download_failed", f"{file.source}: {error}", retryable=True) from error
     except (httpx2.HTTPError, OSError, RuntimeError) as error:  # hf_xet raises RuntimeError
         raise ModelError("download_failed", f"{file.source}: {error}") from error
     path = Path(str(name))
     digest = sha256_of(path)
     if file.sha256 not in {None, digest}:
         path.unlink()
-        message = f"{file.source} has SHA-256 {digest}, not {file.sha256}"
+        message = f"{file.source}: expected SHA-256 {file.sha256}, got {digest}"
         raise ModelError("hash_mismatch", message)
     return path, digest
 

@@ -1,0 +1,32 @@
+"""An issue that ``comfysnap doctor`` found. Every check imports this module."""
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+
+class Level(StrEnum):
+    """Severity of an issue."""
+
+    ERROR = "error"
+    """The deployment or some of its jobs would fail."""
+    WARNING = "warning"
+    """It wastes money or time, or is unsafe."""
+    NOTE = "note"
+    """Good to know."""
+
+
+@dataclass(frozen=True)
+class Issue:
+    """Something that is wrong or deserves attention."""
+
+    level: Level
+    code: str
+    """Stable, for programs: ``model_not_listed``, ``class_not_pinned``, ..."""
+    where: str
+    """File and key, workflow and node, or setting."""
+    message: str
+    """What is wrong, then what to do."""
+
+    def as_json(self) -> dict[str, str]:
+        """One element of ``comfysnap doctor --json``."""
+        return asdict(self)
