@@ -1,25 +1,18 @@
 """What the commands read and show."""
 
 import asyncio
-import base64
-import io
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from comfysnap_client import Client, ConnectionFailed, DeadlineExceeded
 from comfysnap_client.cli import run
-from comfysnap_client.cli.inputs import WrongInputs, parse_inputs
+from comfysnap_client.cli.inputs import InvalidArguments, parse_inputs
 from comfysnap_client.cli.show import (
-    LiveJob,
     describe,
     job_lines,
-    preview_protocol,
-    preview_text,
     problem_lines,
 )
 from comfysnap_client.errors import (
@@ -34,7 +27,7 @@ from comfysnap_client.errors import (
 from comfysnap_client.testing import MockServer
 from comfysnap_schema.wire.errors import FieldProblem, Problem
 from comfysnap_schema.wire.files import FileByUrl
-from comfysnap_schema.wire.jobs import JobEvent, JobRecord, Preview, Progress
+from comfysnap_schema.wire.jobs import JobRecord, Progress
 from tests.client.fakes import CONTRACT, DrawInput, DrawOutput, names
 
 SCHEMA: dict[str, Any] = CONTRACT["input_schema"]
@@ -86,14 +79,14 @@ def test_values_are_read_by_their_type(word: str, value: object) -> None:
     ],
 )
 def test_each_mistake_is_told_on_its_field(word: str, field: str) -> None:
-    with pytest.raises(WrongInputs) as caught:
+    with pytest.raises(InvalidArguments) as caught:
         parse_inputs(["prompt=x", word], SCHEMA)
     assert [found.field for found in caught.value.fields] == [field]
 
 
 def test_a_workflow_without_inputs_takes_none() -> None:
     assert parse_inputs([], {}) == {}
-    with pytest.raises(WrongInputs):
+    with pytest.raises(InvalidArguments):
         parse_inputs(["a=1"], {})
 
 
@@ -101,47 +94,6 @@ def test_a_file_is_taken_by_its_path(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.touch()
     assert parse_inputs(["prompt=x", f"image=@{path}"], SCHEMA)["image"] == path
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.mark.parametrize(
-    ("environ", "protocol"),
-    [
-        ({"TERM_PROGRAM": "iTerm.app"}, "iterm2"),
-        ({"TERM_PROGRAM": "WezTerm"}, "iterm2"),
-        ({"TERM": "xterm-kitty"}, "kitty"),
-        ({"TERM_PROGRAM": "ghostty"}, "kitty"),
-        ({"TERM": "xterm-256color"}, None),
-        ({"TERM": "xterm-kitty", "TMUX": "1"}, None),
-    ],
-)
-def test_previews_are_for_terminals_that_can_show_them(
-    environ: dict[str, str], protocol: str | None
-) -> None:
-    assert preview_protocol(environ, Terminal()) == protocol
-    assert preview_protocol(environ, io.StringIO()) is None
-
-
-def picture(kind: str, size: int = 8) -> Preview:
-    made = io.BytesIO()
-    Image.effect_noise((size, size), 90).convert("RGB").save(made, kind)
-    data = base64.b64encode(made.getvalue()).decode()
-    return Preview(content_type=f"image/{kind.lower()}", data=data)
-
-
-def test_a_frame_becomes_what_the_terminal_takes() -> None:
-    assert preview_text(picture("JPEG"), "iterm2").startswith("\x1b]1337;File=inline=1")
-    for kind in ("JPEG", "PNG"):
-        text = preview_text(picture(kind, 128), "kitty")
-        first, *middle, last = text.rstrip("\n").removesuffix("\x1b\\").split("\x1b\\")
-        assert first.startswith("\x1b_Ga=T,f=100,")
-        assert all(part.startswith("\x1b_Gm=1;") for part in middle)
-        data = "".join(part.partition(";")[2] for part in (first, *middle, last))
-        assert base64.b64decode(data).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
@@ -194,7 +146,7 @@ FAILED = JobRecord.model_validate(
         (UnexpectedResponse("a router"), 3),
         (Unauthorized(Problem(title="no", code="unauthorized"), status=401), 3),
         (with_job(OSError(28, "No space left", "fox.png"), "job_1"), 2),
-        (WrongInputs([FieldProblem(field="steps", message="few")]), 2),
+        (InvalidArguments([FieldProblem(field="steps", message="few")]), 2),
         (ValueError("no such label"), 2),
         (PermissionError("the folder cannot be written"), 2),
         (PermissionError(13, "Permission denied", "out"), 2),
@@ -210,6 +162,19 @@ def test_each_way_to_end_has_its_exit_code(
 
     assert run.run("http://127.0.0.1:1", 1, work) == code
     assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("cancels", "line"), [(True, "cancelled job_1"), (False, "comfysnap result job_1")]
+)
+def test_an_interrupted_command_says_what_became_of_its_job(
+    capsys: pytest.CaptureFixture[str], cancels: bool, line: str
+) -> None:
+    async def work(_client: Client) -> None:
+        raise with_job(asyncio.CancelledError(), "job_1")
+
+    assert run.run("http://127.0.0.1:1", 1, work, cancels=cancels) == 130
+    assert line in capsys.readouterr().err
 
 
 def test_a_wait_that_a_lost_server_ended_says_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -233,10 +198,10 @@ async def test_the_result_of_a_job_is_saved_and_its_paths_printed(
 ) -> None:
     done = DrawOutput(images=(comfysnap_server.image(),), text="a fox")
     comfysnap_server.on(DrawInput).succeeds(done)
-    shown = run.Shown(out=tmp_path, previews=None, json=False)
+    options = run.OutputOptions(out=tmp_path, json=False)
     async with comfysnap_server.client() as client:
         job = await client.infer_async(DrawInput(prompt="a fox"))
-        await run.result(client, job.id, shown, 10)
+        await run.result(client, job.id, options, 10)
     (saved,) = (tmp_path / name for name in names(tmp_path))
     assert capsys.readouterr().out == f"{saved}\ntext: a fox\n"
 
@@ -250,45 +215,10 @@ async def test_a_folder_that_nobody_may_write_to_is_named_with_the_job(
     monkeypatch.setattr(os, "access", access)
     done = DrawOutput(images=(comfysnap_server.image(),), text="a fox")
     comfysnap_server.on(DrawInput).succeeds(done)
-    shown = run.Shown(out=tmp_path, previews=None, json=False)
+    options = run.OutputOptions(out=tmp_path, json=False)
     async with comfysnap_server.client() as client:
         job = await client.infer_async(DrawInput(prompt="a fox"))
         with pytest.raises(PermissionError) as caught:
-            await run.result(client, job.id, shown, 10)
+            await run.result(client, job.id, options, 10)
     assert caught.value.filename == str(tmp_path)
     assert job_id_of(caught.value) == job.id
-
-
-def test_frames_reach_the_terminal_at_most_every_two_seconds(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setenv("TERM", "xterm-kitty")
-    monkeypatch.delenv("TMUX", raising=False)
-    frame = JobEvent(type="preview", preview=picture("PNG"))
-    with LiveJob(previews=None) as live:
-        assert live.previews
-        live.event(frame)
-        live.event(frame)
-    assert terminal.getvalue().count("\x1b_Ga=T") == 1
-
-
-def test_a_terminal_that_shows_no_frames_is_told_so_when_they_were_asked_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setenv("TERM", "dumb")
-    with LiveJob(previews=True) as live:
-        assert not live.previews
-        live.event(JobEvent(type="preview", preview=picture("PNG")))
-    assert "kitty" in terminal.getvalue()
-    assert "\x1b_G" not in terminal.getvalue()
-
-
-def test_without_pillow_kitty_leaves_out_what_is_no_png(monkeypatch: pytest.MonkeyPatch) -> None:
-    jpeg, png = picture("JPEG"), picture("PNG")
-    monkeypatch.setitem(sys.modules, "PIL", None)
-    assert preview_text(jpeg, "kitty") == ""
-    assert preview_text(png, "kitty")
