@@ -69,7 +69,7 @@ async def test_what_was_asked_is_recorded_without_credentials(
 
 async def test_each_look_without_waiting_is_a_step(comfysnap_server: MockServer) -> None:
     half = Progress(fraction=0.5, node="3")
-    comfysnap_server.on(DrawInput).succeeds(DrawOutput(text="x"), after=[half])
+    comfysnap_server.on(DrawInput).succeeds(DrawOutput(text="x"), progress=[half])
     async with comfysnap_server.client() as client:
         job = await client.infer_async(FOX)
         seen = [await job.status() for _ in range(3)]
@@ -85,7 +85,7 @@ async def test_a_job_takes_the_time_it_is_told_and_hears_of_a_cancel(
     comfysnap_server: MockServer,
 ) -> None:
     comfysnap_server.on(DrawInput).succeeds(DrawOutput(), seconds=0.1).hangs(
-        after=[Progress(fraction=0.1)]
+        progress=[Progress(fraction=0.1)]
     )
     async with comfysnap_server.client() as client:
         started = asyncio.get_running_loop().time()
@@ -94,7 +94,7 @@ async def test_a_job_takes_the_time_it_is_told_and_hears_of_a_cancel(
 
         job = await client.infer_async(FOX)
         following = asyncio.create_task(_types(job.events()))
-        await eventually(lambda: any("/events/" in one for one in comfysnap_server.requests))
+        await eventually(lambda: sum("/events/" in r for r in comfysnap_server.requests) == 2)
         record = await client.cancel(job.id)
         assert record.status == JobStatus.CANCELLED
         assert record.error is not None
@@ -118,7 +118,9 @@ async def test_a_job_fails_in_any_way(comfysnap_server: MockServer) -> None:
 
 
 async def test_submits_are_slow_dropped_or_refused(comfysnap_server: MockServer) -> None:
-    comfysnap_server.on(DrawInput).is_slow(0.05).answers(503, retry_after=None).drops_connections()
+    comfysnap_server.on(DrawInput).with_delay(0.05).answers(
+        503, retry_after=None
+    ).drops_connections()
     comfysnap_server.on(DrawInput).succeeds(DrawOutput())
     async with comfysnap_server.client() as client:
         started = asyncio.get_running_loop().time()
@@ -182,3 +184,12 @@ async def test_a_delivered_submit_that_broke_off_makes_one_job(
         await client.infer_sync(FOX)
     assert comfysnap_server.inputs_of(DrawInput) == [FOX]
     assert len(comfysnap_server.calls) == 1
+
+
+async def test_the_former_names_still_work(comfysnap_server: MockServer) -> None:
+    half = Progress(fraction=0.5)
+    scenario = comfysnap_server.on(DrawInput)
+    scenario.is_slow(0).succeeds(DrawOutput(), after=[half]).fails(after=[half]).hangs(after=[half])
+    async with comfysnap_server.client() as client:
+        jobs = [await client.infer_async(FOX) for _ in range(3)]
+        assert [(await job.status()).progress for job in jobs] == [half] * 3

@@ -15,7 +15,7 @@ from comfysnap_schema.workflows.flux import FluxInput, FluxOutput
 async def test_a_postcard_is_saved(comfysnap_server: MockServer, tmp_path: Path) -> None:
     picture = comfysnap_server.image(width=768, height=512)
     comfysnap_server.on(FluxInput).succeeds(
-        FluxOutput(images=[picture]), after=[Progress(fraction=0.5, node_class="KSampler")]
+        FluxOutput(images=[picture]), progress=[Progress(fraction=0.5, node_class="KSampler")]
     )
     bar: list[float] = []
     async with Client.from_env() as client:
