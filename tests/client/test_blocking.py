@@ -36,7 +36,7 @@ def test_the_options_are_those_of_the_constructor() -> None:
 
 def test_everything_works_without_a_loop(comfysnap_server: MockServer, tmp_path: Path) -> None:
     done = DrawOutput(images=(comfysnap_server.image(),), text="a fox")
-    comfysnap_server.on(DrawInput).succeeds(done, after=[Progress(fraction=0.5)])
+    comfysnap_server.on(DrawInput).succeeds(done, progress=[Progress(fraction=0.5)])
     seen: list[float] = []
     with blocking.Client.from_env() as client:
         assert client.base_url == comfysnap_server.url
@@ -125,7 +125,7 @@ def test_closing_ends_the_thread_and_forbids_more(comfysnap_server: MockServer) 
 
 
 def test_a_callback_cannot_call_back(comfysnap_server: MockServer) -> None:
-    comfysnap_server.on(DrawInput).succeeds(DrawOutput(), after=[Progress(fraction=0.5)])
+    comfysnap_server.on(DrawInput).succeeds(DrawOutput(), progress=[Progress(fraction=0.5)])
     raised: list[BaseException] = []
     with blocking.Client.from_env() as client:
 

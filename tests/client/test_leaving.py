@@ -133,7 +133,7 @@ async def test_cancelled_while_polling(client: Client, server: FakeServer) -> No
 async def test_cancelled_while_progress_is_followed(client: Client, server: FakeServer) -> None:
     server.outputs = None
     work = client.infer_sync(FOX, on_progress=lambda progress: progress)
-    await leave(client, work, server.until(lambda: bool(server.asked("/events"))), server)
+    await leave(client, work, server.until(lambda: bool(server.asked("/check_status"))), server)
 
     assert statuses(server) == ["cancelled"]
 

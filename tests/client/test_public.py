@@ -163,7 +163,7 @@ async def test_no_secret_in_any_log_repr_or_exception(
 @pytest.mark.parametrize("job_id", ["", "../x", "a/b", "a?b", "jöb", "a b"])
 async def test_an_id_that_is_none_is_never_sent(server: FakeServer, job_id: str) -> None:
     async with Client(server.url) as client:
-        with pytest.raises(ValueError, match="job id"):
+        with pytest.raises(ValueError, match="job ID"):
             await client.check_status(job_id)
     assert not server.requests
 

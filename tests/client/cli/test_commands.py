@@ -253,7 +253,7 @@ async def test_the_demo_tells_each_node_once_and_saves_the_picture(
         for step in range(1, 4)
     ]
     done = FluxOutput(images=[comfysnap_server.image()])
-    comfysnap_server.on(FluxInput).succeeds(done, after=steps)
+    comfysnap_server.on(FluxInput).succeeds(done, progress=steps)
     async with comfysnap_server.client() as client:
         saved = await demo.draw(client, "a fox", tmp_path)
         assert await demo.draw(client, "a fox", tmp_path) != saved
