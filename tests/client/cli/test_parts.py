@@ -1,4 +1,4 @@
-"""What the commands read and show."""
+"""Parsing of arguments, and output."""
 
 import asyncio
 import os
@@ -54,7 +54,7 @@ NOW = "2026-01-01T00:00:00Z"
         ("extra=plain", "plain"),
     ],
 )
-def test_values_are_read_by_their_type(word: str, value: object) -> None:
+def test_values_are_parsed_by_their_type(word: str, value: object) -> None:
     inputs = parse_inputs(["prompt=x", word] if not word.startswith("prompt") else [word], SCHEMA)
     assert inputs[word.split("=")[0]] == value
 
@@ -78,19 +78,19 @@ def test_values_are_read_by_their_type(word: str, value: object) -> None:
         ("=value", "=value"),
     ],
 )
-def test_each_mistake_is_told_on_its_field(word: str, field: str) -> None:
+def test_each_invalid_argument_is_reported_for_its_field(word: str, field: str) -> None:
     with pytest.raises(InvalidArguments) as caught:
         parse_inputs(["prompt=x", word], SCHEMA)
     assert [found.field for found in caught.value.fields] == [field]
 
 
-def test_a_workflow_without_inputs_takes_none() -> None:
+def test_a_workflow_without_inputs_accepts_none() -> None:
     assert parse_inputs([], {}) == {}
     with pytest.raises(InvalidArguments):
         parse_inputs(["a=1"], {})
 
 
-def test_a_file_is_taken_by_its_path(tmp_path: Path) -> None:
+def test_a_file_argument_becomes_a_path(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.touch()
     assert parse_inputs(["prompt=x", f"image=@{path}"], SCHEMA)["image"] == path
@@ -106,11 +106,11 @@ def test_a_file_is_taken_by_its_path(tmp_path: Path) -> None:
         (Progress(node_class="KSampler", node_title="Draw"), "running", "Draw"),
     ],
 )
-def test_progress_in_a_few_words(progress: Progress, status: str, text: str) -> None:
+def test_progress_is_described_in_a_few_words(progress: Progress, status: str, text: str) -> None:
     assert describe(progress, status) == text
 
 
-def test_a_job_in_a_few_lines() -> None:
+def test_a_job_is_described_in_a_few_lines() -> None:
     base: dict[str, Any] = {"id": "job_1", "workflow": "draw", "version": 1, "created_at": NOW}
     running = JobRecord.model_validate(
         {**base, "status": "running", "cancel_requested_at": NOW, "progress": {"fraction": 0.5}}
@@ -123,7 +123,7 @@ def test_a_job_in_a_few_lines() -> None:
     assert job_lines(failed)[1:] == ["  ran 1.2 s", "  node_failed: no", "    3: bad"]
 
 
-def test_what_the_detail_tells_is_not_told_again() -> None:
+def test_a_field_mentioned_in_the_detail_is_not_repeated() -> None:
     fields = (FieldProblem(field="steps", message="few"), FieldProblem(field="seed", message="x"))
     problem = Problem(title="no", detail="steps: few", code="invalid_input", fields=fields)
     assert problem_lines(problem) == ["invalid_input: steps: few", "  seed: x"]
@@ -154,7 +154,7 @@ FAILED = JobRecord.model_validate(
         (with_job(asyncio.CancelledError(), "job_1"), 130),
     ],
 )
-def test_each_way_to_end_has_its_exit_code(
+def test_each_error_has_its_exit_code(
     error: BaseException, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def work(_client: Client) -> None:
@@ -167,7 +167,7 @@ def test_each_way_to_end_has_its_exit_code(
 @pytest.mark.parametrize(
     ("cancels", "line"), [(True, "cancelled job_1"), (False, "comfysnap result job_1")]
 )
-def test_an_interrupted_command_says_what_became_of_its_job(
+def test_an_interrupted_command_reports_its_job(
     capsys: pytest.CaptureFixture[str], cancels: bool, line: str
 ) -> None:
     async def work(_client: Client) -> None:
@@ -177,7 +177,7 @@ def test_an_interrupted_command_says_what_became_of_its_job(
     assert line in capsys.readouterr().err
 
 
-def test_a_wait_that_a_lost_server_ended_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_timeout_prints_the_last_failure(capsys: pytest.CaptureFixture[str]) -> None:
     async def work(_client: Client) -> None:
         raise DeadlineExceeded("late", job_id="job_1") from ConnectionFailed("cannot connect")
 
@@ -185,7 +185,7 @@ def test_a_wait_that_a_lost_server_ended_says_so(capsys: pytest.CaptureFixture[s
     assert "cannot connect" in capsys.readouterr().err
 
 
-def test_a_command_that_ends_well_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_successful_command_prints_no_error(capsys: pytest.CaptureFixture[str]) -> None:
     async def work(client: Client) -> None:
         assert client.base_url == "http://127.0.0.1:1"
 
@@ -206,7 +206,7 @@ async def test_the_result_of_a_job_is_saved_and_its_paths_printed(
     assert capsys.readouterr().out == f"{saved}\ntext: a fox\n"
 
 
-async def test_a_folder_that_nobody_may_write_to_is_named_with_the_job(
+async def test_an_unwritable_folder_is_reported_with_the_job(
     comfysnap_server: MockServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def access(_path: Path, _mode: int) -> bool:

@@ -73,9 +73,9 @@ class Client:
         cancel_on_timeout: Whether a job is cancelled when ``timeout`` passes or the waiting task
             is cancelled. Calls may override it.
         transport: Replaces the network, for tests: an ``httpx.AsyncBaseTransport``.
-        event_hooks: Passed to httpx: ``{"request": [...], "response": [...]}``. For example, a
-            request hook that calls ``opentelemetry.propagate.inject(request.headers)`` makes
-            the server part of your traces.
+        event_hooks: Passed to httpx: ``{"request": [...], "response": [...]}``. For example, an
+            async request hook that calls ``opentelemetry.propagate.inject(request.headers)``
+            propagates the trace context.
 
     Raises:
         ValueError: An argument is not valid.

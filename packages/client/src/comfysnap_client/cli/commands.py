@@ -62,7 +62,7 @@ def infer(
 
     Example: comfysnap infer flux prompt="a fox" --out pictures
 
-    Exit codes: 0 success, 1 the job failed, 2 invalid input, 3 no connection or access denied,
+    Exit codes: 0 success, 1 job failed, 2 invalid input, 3 unreachable or denied,
     4 timed out, 130 interrupted.
     """
     from comfysnap_client.cli import run
