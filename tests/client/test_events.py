@@ -303,3 +303,20 @@ async def test_a_follower_without_the_current_state_gets_it_at_once(
         assert (await anext(events)).type == "status"
     await server.finish(job.id, outputs={})
     assert (await waiting).status == "succeeded"
+
+
+async def test_polls_for_fast_progress_are_spaced() -> None:
+    policy = PollPolicy(initial=0.5)
+    record = {"id": "job_1", "workflow": "draw", "created_at": "2026-01-01T00:00:00Z"}
+    versions = iter(range(1, 5))
+
+    async def busy(job_id: str, *, hold: float, after: int | None) -> Polled:
+        version = next(versions)
+        status = "succeeded" if version == 4 else "running"
+        return JobRecord.model_validate({**record, "version": version, "status": status}), None
+
+    started = asyncio.get_running_loop().time()
+    polls = LongPolls(busy, policy, slots=1)
+    seen = [changed.version async for changed in polls.follow("job_1")]
+    assert seen == [1, 2, 3, 4]
+    assert asyncio.get_running_loop().time() - started >= 0.14

@@ -30,7 +30,7 @@ class PollPolicy:
 
     Attributes:
         hold: Seconds that the server may hold a status request, 0 to 25. 0 disables long polls.
-        initial: Seconds of the first pause.
+        initial: Seconds of the first pause. Polls for progress are at least a tenth of it apart.
         factor: Factor by which each pause is longer than the one before.
         maximum: Maximum pause in seconds, unless the server's ``Retry-After`` asks for more.
         jitter: Fraction of a pause, 0 to 1, that is randomly added or subtracted.
@@ -201,12 +201,15 @@ class LongPolls:
                     job.update(record)
                     if record.is_final:
                         return
-                    await asyncio.sleep(0)  # followers see each record, even with an instant server
             streak = 0 if productive else streak + 1
             if hint is not None or streak or not self._policy.hold:
                 await asyncio.sleep(
                     self._policy.pause(max(streak, 1), hint=hint, rand=random.random())  # noqa: S311 -- spreads load, not security
                 )
+            else:
+                # Fast progress must not become a storm of polls; 0 lets followers see the record.
+                gap = self._policy.initial / 10 if job.change_followers else 0.0
+                await asyncio.sleep(max(0.0, started + gap - time.monotonic()))
 
 
 class _PolledJob:
