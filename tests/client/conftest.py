@@ -1,4 +1,4 @@
-"""A fake server on a real socket, and a client of it."""
+"""A fake server on a real socket, and a client for it."""
 
 import asyncio
 import socket
@@ -15,7 +15,7 @@ from tests.client.fakes import QUICK, QUICK_POLLS, FakeServer
 
 @pytest.fixture
 async def server() -> AsyncIterator[FakeServer]:
-    """The fake, listening on a free port."""
+    """The fake server, listening on a free port."""
     fake = FakeServer()
     app = Starlette(routes=[
         Route("/{path:path}", fake.handle, methods=["GET", "HEAD", "POST", "PUT"])
@@ -34,7 +34,7 @@ async def server() -> AsyncIterator[FakeServer]:
 
 @pytest.fixture
 async def client(server: FakeServer) -> AsyncIterator[Client]:
-    """A client of the fake with short pauses."""
+    """A client of the fake server, with short pauses."""
     async with Client(
         server.url, api_key="sesame", retry=QUICK, polling=QUICK_POLLS, timeout=20
     ) as made:

@@ -1,4 +1,4 @@
-"""A small server that behaves as a test tells it, and a workflow for it."""
+"""A small server scripted by the tests, and a workflow for it."""
 
 import asyncio
 import hashlib
@@ -20,14 +20,14 @@ QUICK_POLLS = PollPolicy(initial=0.01, maximum=0.05)
 
 
 class DrawOutput(WorkflowOutput):
-    """What the test workflow hands back."""
+    """Outputs of the test workflow."""
 
     images: tuple[ImageFile, ...] = ()
     text: str = ""
 
 
 class DrawInput(WorkflowInput[DrawOutput]):
-    """What the test workflow takes."""
+    """Inputs of the test workflow."""
 
     __workflow__ = "draw"
     __contract__ = "c0ffee"
@@ -63,7 +63,7 @@ Answer = Callable[[Request], Awaitable[Response | None]]
 
 
 class FakeServer:
-    """Jobs in memory; ``on`` puts answers before its own, ``finish`` ends a job."""
+    """A server with jobs in memory; ``on`` overrides its responses, ``finish`` ends a job."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -78,7 +78,7 @@ class FakeServer:
         self.connections: set[Any] = set()
 
     def on(self, path: str, *answers: Answer) -> None:
-        """Each answer is used once for a request whose path starts so; None lets it through."""
+        """Use each handler once, for a path that starts with ``path``; None falls through."""
         self.answers.extend((path, answer) for answer in answers)
 
     async def handle(self, request: Request) -> Response:
@@ -107,7 +107,7 @@ class FakeServer:
         return await self.accept(request, workflow)
 
     async def accept(self, request: Request, workflow: str) -> Response:
-        """Make the job of a submit, or find the one of its key."""
+        """Create the job of a submit, or return that of its idempotency key."""
         key = request.headers["idempotency-key"]
         body = json.loads(await request.body())
         job_id = self.keys.setdefault(key, f"job_{len(self.keys):026d}")
@@ -162,9 +162,9 @@ class FakeServer:
         return Response(content[first:], status, headers={"ETag": '"1"'})
 
     async def _events(self, request: Request, job_id: str) -> Response:
-        return StreamingResponse(self._told(job_id), media_type="text/event-stream")
+        return StreamingResponse(self._sse(job_id), media_type="text/event-stream")
 
-    async def _told(self, job_id: str) -> AsyncIterator[str]:
+    async def _sse(self, job_id: str) -> AsyncIterator[str]:
         version = -1
         while True:
             async with self.seen:
@@ -182,7 +182,7 @@ class FakeServer:
                 return
 
     def stored(self, name: str, content: bytes) -> dict[str, Any]:
-        """An output file of any job, as the wire tells it."""
+        """Store an output file and return its entry in a job's outputs."""
         self.files[name] = content
         return {
             "name": name, "kind": "image", "content_type": "image/png", "size": len(content),
@@ -199,36 +199,36 @@ class FakeServer:
         return Response(status_code=201)
 
     async def finish(self, job_id: str, status: str = "succeeded", **changes: Any) -> None:
-        """Change a job; whoever waits for it hears of it."""
+        """Change a job and notify those who wait for it."""
         async with self.seen:
             job = self.jobs[job_id]
             self.jobs[job_id] = {**job, "status": status, "version": job["version"] + 1, **changes}
             self.seen.notify_all()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until ``condition`` holds; asked whenever something happens."""
+        """Wait until ``condition`` holds; it is checked at each request and job change."""
         async with asyncio.timeout(10), self.seen:
             await self.seen.wait_for(condition)
 
-    def asked(self, path: str) -> list[Request]:
-        """The requests whose path starts so."""
+    def requests_to(self, path: str) -> list[Request]:
+        """The requests whose path starts with ``path``."""
         return [request for request in self.requests if request.url.path.startswith(path)]
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for something that nothing announces."""
+    """Wait for a condition without notification."""
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 -- files and sockets announce nothing
+        while not condition():  # noqa: ASYNC110 -- files and sockets have no event
             await asyncio.sleep(0.01)
 
 
 def names(folder: Path) -> list[str]:
-    """What lies in a folder."""
+    """The names of the files in a folder."""
     return sorted(path.name for path in folder.iterdir())
 
 
 def answering(response: Response) -> Answer:
-    """An answer that is always this one."""
+    """Return a fixed response."""
 
     async def answer(_request: Request) -> Response:
         return response
@@ -237,7 +237,7 @@ def answering(response: Response) -> Answer:
 
 
 def holding(until: asyncio.Event) -> Answer:
-    """Hold the request, then let it through."""
+    """Hold the request until the event, then fall through."""
 
     async def answer(_request: Request) -> None:
         await until.wait()
@@ -246,12 +246,12 @@ def holding(until: asyncio.Event) -> Answer:
 
 
 def refused(status: int, code: str, **headers: str) -> Answer:
-    """Refuse once."""
+    """Return a problem."""
     return answering(problem(status, code, **headers))
 
 
 def problem(status: int, code: str, **headers: str) -> Response:
-    """A problem+json answer."""
+    """A problem+json response."""
     return JSONResponse(
         {"title": code, "code": code, "status": status}, status,
         {name.replace("_", "-"): value for name, value in headers.items()},

@@ -17,7 +17,7 @@ FOX = DrawInput(prompt="a fox")
 
 
 @pytest.mark.parametrize("kind", ["Client", "Job"])
-def test_the_surface_is_that_of_the_async_client(kind: str) -> None:
+def test_the_blocking_client_has_the_same_methods(kind: str) -> None:
     twin, original = getattr(blocking, kind), getattr(comfysnap_client, kind)
     for name, method in inspect.getmembers(original, inspect.isfunction):
         if name.startswith("_") or name == "aclose":
@@ -27,7 +27,7 @@ def test_the_surface_is_that_of_the_async_client(kind: str) -> None:
         ), name
 
 
-def test_the_options_are_those_of_the_constructor() -> None:
+def test_the_options_match_the_constructor() -> None:
     from comfysnap_client.client import ClientOptions
 
     named = list(inspect.signature(comfysnap_client.Client.__init__).parameters)[2:]
@@ -36,7 +36,7 @@ def test_the_options_are_those_of_the_constructor() -> None:
 
 def test_everything_works_without_a_loop(comfysnap_server: MockServer, tmp_path: Path) -> None:
     done = DrawOutput(images=(comfysnap_server.image(),), text="a fox")
-    comfysnap_server.on(DrawInput).succeeds(done, after=[Progress(fraction=0.5)])
+    comfysnap_server.on(DrawInput).succeeds(done, progress=[Progress(fraction=0.5)])
     seen: list[float] = []
     with blocking.Client.from_env() as client:
         assert client.base_url == comfysnap_server.url
@@ -66,13 +66,13 @@ def test_everything_works_without_a_loop(comfysnap_server: MockServer, tmp_path:
     assert 0.5 in seen
 
 
-async def test_it_works_where_a_loop_runs_already(comfysnap_server: MockServer) -> None:
+async def test_it_works_inside_a_running_event_loop(comfysnap_server: MockServer) -> None:
     comfysnap_server.on(DrawInput).succeeds(DrawOutput(text="x"))
     with blocking.Client.from_env() as client:
         assert client.infer_sync(FOX).text == "x"
 
 
-def test_leaving_an_iteration_early_ends_it(comfysnap_server: MockServer) -> None:
+def test_leaving_an_iteration_early_closes_it(comfysnap_server: MockServer) -> None:
     comfysnap_server.on(DrawInput).succeeds(DrawOutput())
     with blocking.Client.from_env() as client:
         for result in client.map([FOX] * 5, concurrency=1):
@@ -84,7 +84,7 @@ def test_leaving_an_iteration_early_ends_it(comfysnap_server: MockServer) -> Non
         results.close()
 
 
-def test_errors_come_through(comfysnap_server: MockServer) -> None:
+def test_errors_are_raised_to_the_caller(comfysnap_server: MockServer) -> None:
     comfysnap_server.on(DrawInput).fails().hangs()
     with blocking.Client.from_env() as client:
         with pytest.raises(JobFailed):
@@ -112,7 +112,7 @@ def test_ctrl_c_cancels_the_job(
         assert comfysnap_server.requests[-1].startswith("POST /cancel/")
 
 
-def test_closing_ends_the_thread_and_forbids_more(comfysnap_server: MockServer) -> None:
+def test_closing_stops_the_thread_and_rejects_further_calls(comfysnap_server: MockServer) -> None:
     comfysnap_server.on(DrawInput).hangs()
     before = threading.active_count()
     client = blocking.Client(comfysnap_server.url)
@@ -124,8 +124,8 @@ def test_closing_ends_the_thread_and_forbids_more(comfysnap_server: MockServer) 
         client.infer_sync(FOX)
 
 
-def test_a_callback_cannot_call_back(comfysnap_server: MockServer) -> None:
-    comfysnap_server.on(DrawInput).succeeds(DrawOutput(), after=[Progress(fraction=0.5)])
+def test_the_client_cannot_be_used_in_a_callback(comfysnap_server: MockServer) -> None:
+    comfysnap_server.on(DrawInput).succeeds(DrawOutput(), progress=[Progress(fraction=0.5)])
     raised: list[BaseException] = []
     with blocking.Client.from_env() as client:
 

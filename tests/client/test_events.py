@@ -19,25 +19,19 @@ from comfysnap_client import (
     Progress,
     sse,
 )
-from comfysnap_client.deadline import Deadline
-from comfysnap_client.watch import Polled, Watches
+from comfysnap_client.polling import LongPolls, Polled
+from comfysnap_client.retry import Deadline
 from tests.client.fakes import DrawInput, DrawOutput, FakeServer, answering, problem, refused
 
 FOX = DrawInput(prompt="a fox")
 
 
-def told(events: list[JobEvent]) -> list[str]:
+def types(events: list[JobEvent]) -> list[str]:
     return [str(event.type) for event in events]
 
 
 def half_done(fraction: float) -> dict[str, object]:
     return {"fraction": fraction, "node": "3", "node_class": "KSampler"}
-
-
-async def lead(server: FakeServer, job_id: str) -> None:
-    """Take a job to its end, one change for each request that waits for one."""
-    await server.finish(job_id, status="running", progress=half_done(0.5))
-    await server.finish(job_id, outputs={"text": "done"})
 
 
 async def test_events_come_until_done(client: Client, server: FakeServer) -> None:
@@ -52,12 +46,12 @@ async def test_events_come_until_done(client: Client, server: FakeServer) -> Non
                 await server.finish(job.id, status="running", progress=half_done(0.5))
             elif job_now == "running":
                 await server.finish(job.id, outputs={})
-    assert told(events) == ["status", "progress", "status", "progress", "done"]
+    assert types(events) == ["status", "progress", "status", "progress", "done"]
     assert job.record is not None
     assert job.record.is_final
 
 
-async def test_a_broken_stream_is_taken_up_where_it_broke(
+async def test_an_interrupted_stream_resumes_after_the_last_event(
     client: Client, server: FakeServer
 ) -> None:
     server.outputs = None
@@ -73,15 +67,15 @@ async def test_a_broken_stream_is_taken_up_where_it_broke(
 
     server.on("/events", cut, refused(503, "unavailable"))
     events = [event async for event in job.events()]
-    assert told(events) == ["status", "done"]
-    assert server.asked("/events")[-1].headers["last-event-id"] == "1"
+    assert types(events) == ["status", "done"]
+    assert server.requests_to("/events")[-1].headers["last-event-id"] == "1"
 
 
 @pytest.mark.parametrize(
     "answer",
     [problem(404, "not_found"), problem(405, "method_not_allowed"), PlainTextResponse("no stream")],
 )
-async def test_without_a_stream_polls_tell_the_same(
+async def test_without_a_stream_polls_report_the_same_events(
     client: Client, server: FakeServer, answer: Response
 ) -> None:
     server.outputs = None
@@ -95,29 +89,27 @@ async def test_without_a_stream_polls_tell_the_same(
             await server.finish(job.id, status="running", progress=half_done(0.5))
         elif event.type == "progress":
             await server.finish(job.id, outputs={})
-    assert told(events) == ["status", "status", "progress", "done"]
-    assert [r.query_params.get("after") for r in server.asked("/check_status")][-1] == "2"
+    assert types(events) == ["status", "status", "progress", "done"]
+    assert [r.query_params.get("after") for r in server.requests_to("/check_status")][-1] == "2"
 
 
-async def test_streams_that_bring_nothing_give_way_to_polls(
-    client: Client, server: FakeServer
-) -> None:
+async def test_empty_streams_fall_back_to_polls(client: Client, server: FakeServer) -> None:
     empty = StreamingResponse(iter(()), media_type="text/event-stream")
     server.on("/events", answering(empty), answering(empty))
     job = await client.infer_async(FOX)
-    assert told([event async for event in job.events()]) == ["done"]
-    assert len(server.asked("/events")) == 2
+    assert types([event async for event in job.events()]) == ["done"]
+    assert len(server.requests_to("/events")) == 2
 
 
-async def test_a_stream_with_an_event_out_of_all_bounds_gives_way_to_polls(
+async def test_an_oversized_event_falls_back_to_polls(
     client: Client, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 1000)
     lines = iter([b"data: " + b"x" * 300 + b"\n"] * 5)
     server.on("/events", answering(StreamingResponse(lines, media_type="text/event-stream")))
     job = await client.infer_async(FOX)
-    assert told([event async for event in job.events()]) == ["done"]
-    assert len(server.asked("/events")) == 1
+    assert types([event async for event in job.events()]) == ["done"]
+    assert len(server.requests_to("/events")) == 1
 
 
 async def test_an_unknown_job_has_no_events(client: Client, server: FakeServer) -> None:
@@ -140,7 +132,7 @@ async def test_leaving_the_events_early_closes_the_stream(
         assert server.open_requests == 0  # the stream runs outside of its handler
 
 
-async def test_progress_reaches_the_callback_and_a_broken_one_ends_nothing(
+async def test_progress_reaches_the_callback_and_a_failing_callback_does_not_end_the_wait(
     client: Client, server: FakeServer
 ) -> None:
     server.outputs = None
@@ -150,14 +142,15 @@ async def test_progress_reaches_the_callback_and_a_broken_one_ends_nothing(
         seen.append(progress.fraction)
 
     waiting = asyncio.create_task(client.infer_sync(FOX, on_progress=show))
-    await server.until(lambda: bool(server.asked("/events")))
+    await server.until(lambda: bool(server.requests_to("/check_status")))
     job_id = next(iter(server.jobs))
     await server.finish(job_id, status="running", progress=half_done(0.5))
     async with asyncio.timeout(5):
-        while 0.5 not in seen:  # noqa: ASYNC110 -- the callback announces nothing
+        while 0.5 not in seen:  # noqa: ASYNC110 -- the callback has no event
             await asyncio.sleep(0.01)
     await server.finish(job_id, outputs={"text": "done"})
     assert (await waiting).text == "done"
+    assert server.requests_to("/events") == []
 
     def fail(_progress: Progress) -> None:
         raise ZeroDivisionError
@@ -168,7 +161,7 @@ async def test_progress_reaches_the_callback_and_a_broken_one_ends_nothing(
     assert (await client.job(job.id, DrawOutput).result(on_progress=fail)).text == "again"
 
 
-async def test_a_job_that_came_back_finished_still_tells_its_progress(
+async def test_a_finished_job_still_reports_its_progress(
     client: Client, server: FakeServer
 ) -> None:
     server.outputs = {"text": "done"}
@@ -180,7 +173,7 @@ async def test_a_job_that_came_back_finished_still_tells_its_progress(
     assert seen == [job.record.progress]
 
 
-async def test_what_was_told_already_is_not_told_again(client: Client, server: FakeServer) -> None:
+async def test_events_already_reported_are_not_repeated(client: Client, server: FakeServer) -> None:
     server.outputs = None
     job = await client.infer_async(FOX)
     queued = {"type": "status", "job": server.jobs[job.id]}
@@ -196,10 +189,10 @@ async def test_what_was_told_already_is_not_told_again(client: Client, server: F
         return StreamingResponse(body(), media_type="text/event-stream")
 
     server.on("/events", twice)
-    assert told([event async for event in job.events()]) == ["status", "progress", "done"]
+    assert types([event async for event in job.events()]) == ["status", "progress", "done"]
 
 
-async def test_polls_tell_of_progress_within_one_status(client: Client, server: FakeServer) -> None:
+async def test_polls_report_progress_within_one_status(client: Client, server: FakeServer) -> None:
     server.outputs = None
     server.on("/events", refused(404, "not_found"))
     job = await client.infer_async(FOX)
@@ -215,8 +208,8 @@ async def test_polls_tell_of_progress_within_one_status(client: Client, server: 
     assert seen == [0.25, 0.5]
 
 
-async def test_a_poll_that_the_server_held_is_followed_by_the_next_at_once() -> None:
-    pauses_that_would_time_out = PollPolicy(hold=0.02, initial=60)
+async def test_a_held_poll_is_followed_by_the_next_without_a_pause() -> None:
+    policy_with_long_pauses = PollPolicy(hold=0.02, initial=60)
     record = {"id": "job_1", "workflow": "draw", "version": 1, "created_at": "2026-01-01T00:00:00Z"}
     answers = iter(["queued", "queued", "succeeded"])
 
@@ -224,16 +217,106 @@ async def test_a_poll_that_the_server_held_is_followed_by_the_next_at_once() -> 
         await asyncio.sleep(hold)
         return JobRecord.model_validate({**record, "status": next(answers)}), None
 
-    watches = Watches(held, pauses_that_would_time_out, slots=1)
-    final = await watches.final("job_1", Deadline.after(5), lambda _: None)
+    polls = LongPolls(held, policy_with_long_pauses, slots=1)
+    final = await polls.wait("job_1", Deadline.after(5), lambda _: None)
     assert final.status == "succeeded"
 
 
-async def test_a_timeout_within_a_poll_is_not_taken_for_the_deadline() -> None:
+async def test_a_timeout_error_within_a_poll_is_not_a_deadline() -> None:
     async def failing(job_id: str, *, hold: float, after: int | None) -> Polled:
         raise TimeoutError("mine")
 
-    watches = Watches(failing, PollPolicy(), slots=1)
+    polls = LongPolls(failing, PollPolicy(), slots=1)
     with pytest.raises(TimeoutError) as caught:
-        await watches.final("job_1", Deadline.after(5), lambda _: None)
+        await polls.wait("job_1", Deadline.after(5), lambda _: None)
     assert not isinstance(caught.value, DeadlineExceeded)
+
+
+async def test_a_follower_replaces_a_poll_that_would_not_report_changes(
+    client: Client, server: FakeServer
+) -> None:
+    server.outputs = None
+    server.on("/events", refused(404, "not_found"))
+    job = await client.infer_async(FOX)
+    waiting = [asyncio.create_task(job.wait()) for _ in range(2)]
+    await server.until(lambda: len(server.requests_to("/check_status")) == 1)
+    assert "after" not in server.requests_to("/check_status")[0].query_params
+    seen: list[str] = []
+    async for event in job.events():
+        seen.append(str(event.type))
+        if event.type == "status" and event.job is not None and event.job.status == "queued":
+            await server.finish(job.id, status="running")
+        elif event.type == "status":
+            await server.finish(job.id, outputs={})
+    assert seen == ["status", "status", "done"]
+    assert [record.status for record in await asyncio.gather(*waiting)] == ["succeeded"] * 2
+
+
+async def test_events_do_not_keep_an_abandoned_job_alive(
+    client: Client, server: FakeServer
+) -> None:
+    server.outputs = None
+    server.on("/events", refused(404, "not_found"))
+    job = await client.infer_async(FOX)
+
+    async def follow() -> list[JobEvent]:
+        return [event async for event in job.events()]
+
+    following = asyncio.create_task(follow())
+    await server.until(lambda: bool(server.requests_to("/check_status")))
+    with pytest.raises(DeadlineExceeded):
+        await job.wait(timeout=0.1)
+    assert types(await following)[-1] == "done"
+    assert server.jobs[job.id]["status"] == "cancelled"
+
+
+async def test_a_poll_that_fails_for_good_ends_every_wait(
+    client: Client, server: FakeServer
+) -> None:
+    server.outputs = None
+    job = await client.infer_async(FOX)
+    go_on = asyncio.Event()
+
+    async def refuse(_request: Request) -> Response:
+        await go_on.wait()
+        return problem(404, "unknown_job")
+
+    server.on("/check_status", refuse)
+    waiting = [asyncio.create_task(job.wait()) for _ in range(3)]
+    await server.until(lambda: bool(server.requests_to("/check_status")))
+    go_on.set()
+    errors = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(error) for error in errors] == [NotFound] * 3
+    assert len(server.requests_to("/check_status")) == 1
+
+
+async def test_a_follower_without_the_current_state_gets_it_at_once(
+    client: Client, server: FakeServer
+) -> None:
+    server.outputs = None
+    server.on("/events", refused(404, "not_found"))
+    job = await client.infer_async(FOX)
+    waiting = asyncio.create_task(job.wait(on_progress=lambda progress: progress))
+    await server.until(lambda: len(server.requests_to("/check_status")) == 1)
+    assert server.requests_to("/check_status")[0].query_params["after"] == "1"
+    async with asyncio.timeout(5), aclosing(job.events()) as events:
+        assert (await anext(events)).type == "status"
+    await server.finish(job.id, outputs={})
+    assert (await waiting).status == "succeeded"
+
+
+async def test_polls_for_fast_progress_are_spaced() -> None:
+    policy = PollPolicy(initial=0.5)
+    record = {"id": "job_1", "workflow": "draw", "created_at": "2026-01-01T00:00:00Z"}
+    versions = iter(range(1, 5))
+
+    async def busy(job_id: str, *, hold: float, after: int | None) -> Polled:
+        version = next(versions)
+        status = "succeeded" if version == 4 else "running"
+        return JobRecord.model_validate({**record, "version": version, "status": status}), None
+
+    started = asyncio.get_running_loop().time()
+    polls = LongPolls(busy, policy, slots=1)
+    seen = [changed.version async for changed in polls.follow("job_1")]
+    assert seen == [1, 2, 3, 4]
+    assert asyncio.get_running_loop().time() - started >= 0.14

@@ -1,4 +1,4 @@
-"""Many inputs at once."""
+"""``Client.map``."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -19,7 +19,7 @@ def inputs(count: int) -> Iterator[DrawInput]:
 
 
 def echoing(server: FakeServer) -> None:
-    """Each job hands back its prompt."""
+    """Make each job return its prompt."""
 
     async def answer(request: Request) -> Response:
         server.on("/infer_async", answer)
@@ -55,7 +55,7 @@ async def test_inputs_may_come_from_an_async_iterator(client: Client) -> None:
     assert len(await collect(client.map(drawn()))) == 3
 
 
-async def test_a_failed_input_is_told_in_its_place(
+async def test_a_failed_input_is_reported_in_its_position(
     client: Client, server: FakeServer, tmp_path: Path
 ) -> None:
     async def refuse(request: Request) -> Response | None:
@@ -72,7 +72,7 @@ async def test_a_failed_input_is_told_in_its_place(
     assert results[0].output.text == "done"
 
 
-async def test_inputs_are_drawn_only_as_results_are_taken(
+async def test_inputs_are_read_only_as_results_are_consumed(
     client: Client, server: FakeServer
 ) -> None:
     drawn = 0
@@ -89,25 +89,25 @@ async def test_inputs_are_drawn_only_as_results_are_taken(
         assert drawn <= 5 + 2 * 3
 
 
-async def test_a_slow_first_one_does_not_stop_the_others(
+async def test_a_slow_first_input_does_not_block_the_others(
     client: Client, server: FakeServer
 ) -> None:
     go_on = asyncio.Event()
     server.on("/infer_async", holding(go_on))
     results = client.map(inputs(20), concurrency=2)
     first = asyncio.create_task(anext(results))
-    await server.until(lambda: len(server.asked("/infer_async")) == 4)
+    await server.until(lambda: len(server.requests_to("/infer_async")) == 4)
     assert not first.done()
     go_on.set()
     assert (await first).index == 0
     assert len(await collect(results)) == 19
 
 
-async def test_leaving_early_cancels_what_runs(client: Client, server: FakeServer) -> None:
+async def test_leaving_early_cancels_running_jobs(client: Client, server: FakeServer) -> None:
     server.outputs = None
     results = client.map(inputs(10), concurrency=3)
     first = asyncio.create_task(anext(results))
-    await server.until(lambda: len(server.asked("/check_status")) == 3)
+    await server.until(lambda: len(server.requests_to("/check_status")) == 3)
     await server.finish(next(iter(server.jobs)), outputs={})
     await first
     await results.aclose()
@@ -117,7 +117,7 @@ async def test_leaving_early_cancels_what_runs(client: Client, server: FakeServe
     )
 
 
-async def test_a_source_that_fails_ends_the_map_and_its_jobs(
+async def test_a_failing_input_iterator_ends_the_map_and_cancels_its_jobs(
     client: Client, server: FakeServer
 ) -> None:
     server.outputs = None
@@ -131,7 +131,7 @@ async def test_a_source_that_fails_ends_the_map_and_its_jobs(
     assert all(job["status"] == "cancelled" for job in server.jobs.values())
 
 
-async def test_no_input_no_result_and_no_concurrency_is_wrong(client: Client) -> None:
+async def test_no_inputs_give_no_results_and_concurrency_must_be_positive(client: Client) -> None:
     assert await collect(client.map(())) == []
     with pytest.raises(ValueError, match="concurrency"):
         await collect(client.map((), concurrency=0))
@@ -142,7 +142,7 @@ async def test_a_thousand_waits_share_the_connections(server: FakeServer) -> Non
     async with Client(server.url, max_connections=10) as client:
         jobs = [await client.infer_async(one) for one in inputs(60)]
         waiting = [asyncio.create_task(job.result()) for job in jobs]
-        await server.until(lambda: bool(server.asked("/check_status")))
+        await server.until(lambda: bool(server.requests_to("/check_status")))
         for job in jobs:
             await server.finish(job.id, outputs={"text": "done"})
         assert len(await asyncio.gather(*waiting)) == 60

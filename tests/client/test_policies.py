@@ -10,52 +10,51 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comfysnap_client import NO_RETRY, PollPolicy, RetryPolicy
-from comfysnap_client.deadline import NEVER, Deadline
-from comfysnap_client.retry import retry_after
+from comfysnap_client.retry import NEVER, Deadline, retry_after
 from comfysnap_client.sse import MAX_EVENT_BYTES, ServerSentEvent, SseParser
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
-def test_statuses_that_ask_for_another_try_are_retried(status: int) -> None:
+def test_temporary_statuses_are_retried(status: int) -> None:
     assert RetryPolicy().retries(status)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 410, 413, 422])
-def test_refusals_are_not_retried(status: int) -> None:
+def test_rejected_requests_are_not_retried(status: int) -> None:
     assert not RetryPolicy().retries(status)
 
 
 def test_pauses_double_up_to_the_maximum() -> None:
     policy = RetryPolicy(attempts=9)
-    pauses = [policy.pause(attempt, 0, draw=0) for attempt in range(1, 9)]
+    pauses = [policy.pause(attempt, 0, rand=0) for attempt in range(1, 9)]
     assert pauses == [0.5, 1, 2, 4, 8, 8, 8, 8]
-    assert RetryPolicy(attempts=5000).pause(4000, 0, draw=0) == 8
+    assert RetryPolicy(attempts=5000).pause(4000, 0, rand=0) == 8
 
 
-@given(draw=st.floats(0, 1), attempt=st.integers(1, 8))
-def test_jitter_takes_off_at_most_a_quarter(draw: float, attempt: int) -> None:
-    plain = RetryPolicy().pause(attempt, 0, draw=0)
-    drawn = RetryPolicy().pause(attempt, 0, draw=draw)
+@given(rand=st.floats(0, 1), attempt=st.integers(1, 8))
+def test_jitter_subtracts_at_most_a_quarter(rand: float, attempt: int) -> None:
+    plain = RetryPolicy().pause(attempt, 0, rand=0)
+    randn = RetryPolicy().pause(attempt, 0, rand=rand)
     assert plain is not None
-    assert drawn is not None
-    assert plain * 0.75 <= drawn <= plain
+    assert randn is not None
+    assert plain * 0.75 <= randn <= plain
 
 
 def test_giving_up_after_the_last_attempt_or_past_the_budget() -> None:
-    assert NO_RETRY.pause(1, 0, draw=0) is None
-    assert RetryPolicy(attempts=3).pause(3, 0, draw=0) is None
-    assert RetryPolicy(budget=10).pause(1, 9.6, draw=0) is None
+    assert NO_RETRY.pause(1, 0, rand=0) is None
+    assert RetryPolicy(attempts=3).pause(3, 0, rand=0) is None
+    assert RetryPolicy(budget=10).pause(1, 9.6, rand=0) is None
 
 
-@given(hint=st.floats(0, 120), draw=st.floats(0, 1))
-def test_a_hint_of_the_server_is_never_undercut(hint: float, draw: float) -> None:
-    pause = RetryPolicy(budget=1000).pause(1, 0, retry_after=hint, draw=draw)
+@given(hint=st.floats(0, 120), rand=st.floats(0, 1))
+def test_a_pause_is_never_shorter_than_retry_after(hint: float, rand: float) -> None:
+    pause = RetryPolicy(budget=1000).pause(1, 0, retry_after=hint, rand=rand)
     assert pause is not None
     assert pause >= hint
 
 
-def test_a_hint_beyond_the_limit_ends_the_call() -> None:
-    assert RetryPolicy(budget=1000).pause(1, 0, retry_after=121, draw=0) is None
+def test_a_retry_after_over_the_limit_gives_up() -> None:
+    assert RetryPolicy(budget=1000).pause(1, 0, retry_after=121, rand=0) is None
 
 
 @pytest.mark.parametrize(
@@ -88,19 +87,19 @@ def test_retry_after_in_seconds_or_as_a_date(headers: dict[str, str], seconds: f
     assert retry_after(headers) == seconds
 
 
-def test_a_date_without_a_server_clock_is_measured_by_ours() -> None:
+def test_a_retry_after_date_without_a_date_header_uses_the_local_clock() -> None:
     assert retry_after({"retry-after": format_datetime(datetime.now(UTC))}) == 0
 
 
-def test_polls_back_off_with_jitter_and_a_hint_wins() -> None:
+def test_polls_back_off_with_jitter_and_retry_after_takes_precedence() -> None:
     policy = PollPolicy()
-    assert [policy.pause(streak, draw=0.5) for streak in (1, 2, 3)] == [0.5, 0.75, 1.125]
-    assert policy.pause(100_000, draw=1) == 6.25
-    assert policy.pause(1, draw=0) == 0.375
-    assert policy.pause(1, hint=9, draw=0) == 9
+    assert [policy.pause(streak, rand=0.5) for streak in (1, 2, 3)] == [0.5, 0.75, 1.125]
+    assert policy.pause(100_000, rand=1) == 6.25
+    assert policy.pause(1, rand=0) == 0.375
+    assert policy.pause(1, hint=9, rand=0) == 9
 
 
-def test_many_waits_share_the_connections_within_the_longest_pause() -> None:
+def test_many_jobs_share_the_connections_within_the_maximum_pause() -> None:
     policy = PollPolicy()
     assert policy.hold_among(80, 80) == 25
     assert policy.hold_among(800, 80) == 0.5
@@ -110,10 +109,8 @@ def test_many_waits_share_the_connections_within_the_longest_pause() -> None:
 def test_deadlines() -> None:
     assert Deadline.after(math.inf) == NEVER
     assert NEVER.remaining() is None
-    assert NEVER.remaining_or_inf() == math.inf
     assert NEVER.allows(1e9)
     assert Deadline.after(0).remaining() == 0
-    assert Deadline.after(0).remaining_or_inf() == 0
     assert not Deadline.after(1).allows(2)
     for wrong in (-1, math.nan):
         with pytest.raises(ValueError, match="timeout"):
@@ -133,7 +130,7 @@ EVENTS = [
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12))
-def test_events_are_the_same_however_the_bytes_are_cut(cuts: list[int]) -> None:
+def test_events_do_not_depend_on_chunk_boundaries(cuts: list[int]) -> None:
     places = [0, *sorted(cuts), len(STREAM)]
     parser = SseParser()
     found = [
@@ -150,6 +147,6 @@ def test_a_carriage_return_ends_a_line_too() -> None:
     assert parser.feed(b"\r\n") == [ServerSentEvent("message", "2", "", None)]
 
 
-def test_an_endless_event_is_refused() -> None:
+def test_an_oversized_event_is_rejected() -> None:
     with pytest.raises(ValueError, match="large"):
         SseParser().feed(b"data: " + b"x" * MAX_EVENT_BYTES)

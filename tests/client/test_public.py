@@ -1,4 +1,4 @@
-"""What the package promises."""
+"""The public API."""
 
 import importlib
 import inspect
@@ -46,7 +46,7 @@ def described() -> list[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize(("name", "thing"), described(), ids=[name for name, _ in described()])
-def test_every_public_name_and_method_says_what_it_is(name: str, thing: Any) -> None:
+def test_every_public_name_has_a_docstring(name: str, thing: Any) -> None:
     assert name == "OnProgress" or (thing.__doc__ or "").strip()
     if not inspect.isclass(thing) or not thing.__module__.startswith("comfysnap_client"):
         return
@@ -59,7 +59,7 @@ def subclasses(kind: type[Any]) -> list[type[Any]]:
     return [one for sub in kind.__subclasses__() for one in (sub, *subclasses(sub))]
 
 
-def test_the_error_tree_in_the_docstring_is_the_real_one() -> None:
+def test_the_error_tree_in_the_docstring_is_complete() -> None:
     drawn = importlib.import_module("comfysnap_client.errors").__doc__ or ""
     for error in subclasses(ComfysnapError):
         assert f"─ {error.__name__}" in drawn
@@ -106,7 +106,7 @@ def test_importing_the_plug_ins_loads_no_http_library() -> None:
         lambda: Client.from_env(),
     ],
 )
-def test_wrong_arguments_are_refused_when_the_client_is_made(
+def test_invalid_arguments_are_rejected_by_the_constructor(
     make: Callable[[], Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("COMFYSNAP_URL", raising=False)
@@ -153,30 +153,32 @@ async def test_no_secret_in_any_log_repr_or_exception(
         server.on("/check_status", refused(401, "unauthorized"))
         with pytest.raises(ComfysnapError) as caught:
             await client.check_status(job.id)
-        told = [caplog.text, repr(client), repr(job), repr(caught.value), str(caught.value)]
-    told += [repr(vars(record)) for record in caplog.records]
+        output = [caplog.text, repr(client), repr(job), repr(caught.value), str(caught.value)]
+    output += [repr(vars(record)) for record in caplog.records]
     assert any(getattr(record, "job_id", None) == job.id for record in caplog.records)
     for secret in secrets.values():
-        assert not any(secret in text for text in told)
+        assert not any(secret in text for text in output)
 
 
 @pytest.mark.parametrize("job_id", ["", "../x", "a/b", "a?b", "jöb", "a b"])
-async def test_an_id_that_is_none_is_never_sent(server: FakeServer, job_id: str) -> None:
+async def test_an_invalid_job_id_is_never_sent(server: FakeServer, job_id: str) -> None:
     async with Client(server.url) as client:
-        with pytest.raises(ValueError, match="job id"):
+        with pytest.raises(ValueError, match="job ID"):
             await client.check_status(job_id)
     assert not server.requests
 
 
-async def test_event_hooks_are_those_of_httpx(server: FakeServer) -> None:
+async def test_event_hooks_are_passed_to_httpx(server: FakeServer) -> None:
     seen: list[str] = []
 
     async def hook(request: httpx.Request) -> None:
         seen.append(request.method)
+        request.headers["traceparent"] = "00-1-2-01"
 
     async with Client(server.url, event_hooks={"request": [hook]}) as client:
         await client.infer_async(DrawInput(prompt="x"))
     assert seen == ["POST"]
+    assert server.requests[0].headers["traceparent"] == "00-1-2-01"
 
 
 async def test_jobs_come_page_by_page_and_workflows_as_listed(server: FakeServer) -> None:

@@ -42,7 +42,7 @@ FOX = DrawInput(prompt="a fox")
 
 
 def keys(server: FakeServer) -> set[str]:
-    return {request.headers["idempotency-key"] for request in server.asked("/infer_async")}
+    return {request.headers["idempotency-key"] for request in server.requests_to("/infer_async")}
 
 
 async def test_one_key_for_every_attempt_of_a_submit_and_one_job(
@@ -55,12 +55,12 @@ async def test_one_key_for_every_attempt_of_a_submit_and_one_job(
     server.on("/infer_async", refused(503, "unavailable", retry_after="0"), lose, refused(429, "x"))
     await client.infer_sync(FOX)
 
-    assert len(server.asked("/infer_async")) == 4
+    assert len(server.requests_to("/infer_async")) == 4
     assert len(keys(server)) == 1
     assert len(server.jobs) == 1
 
 
-async def test_two_submits_have_two_keys_unless_the_caller_says_so(
+async def test_each_submit_has_its_own_key_unless_the_caller_sets_one(
     client: Client, server: FakeServer
 ) -> None:
     await client.infer_async(FOX)
@@ -71,7 +71,7 @@ async def test_two_submits_have_two_keys_unless_the_caller_says_so(
     assert (await client.infer_async(FOX, idempotency_key="mine")).id == first.id
 
 
-async def test_the_final_failure_tells_everything(server: FakeServer) -> None:
+async def test_the_final_failure_carries_all_details(server: FakeServer) -> None:
     async with Client(server.url, retry=RetryPolicy(attempts=3, initial=0.01)) as client:
         server.on("/infer_async", *[refused(503, "unavailable")] * 3)
         with pytest.raises(ServerError) as caught:
@@ -84,7 +84,7 @@ async def test_the_final_failure_tells_everything(server: FakeServer) -> None:
     assert "attempts 3" in str(error)
 
 
-async def test_a_refused_connection_keeps_the_cause() -> None:
+async def test_a_refused_connection_has_the_network_error_as_its_cause() -> None:
     async with Client("http://127.0.0.1:1", retry=RetryPolicy(attempts=2, initial=0.01)) as client:
         with pytest.raises(ConnectionFailed) as caught:
             await client.check_status("job_x")
@@ -104,7 +104,7 @@ async def test_a_refused_connection_keeps_the_cause() -> None:
         httpx.ProxyError("proxy"),
     ],
 )
-async def test_every_network_error_is_retried_and_none_leaks(error: Exception) -> None:
+async def test_every_network_error_is_retried_and_wrapped(error: Exception) -> None:
     class Broken(httpx.AsyncBaseTransport):
         sent = 0
 
@@ -121,7 +121,7 @@ async def test_every_network_error_is_retried_and_none_leaks(error: Exception) -
 
 
 @pytest.mark.parametrize("error", [httpx.UnsupportedProtocol("x"), httpx.LocalProtocolError("x")])
-async def test_what_cannot_work_is_not_tried_again(error: Exception) -> None:
+async def test_permanent_errors_are_not_retried(error: Exception) -> None:
     def refuse(_request: httpx.Request) -> httpx.Response:
         raise error
 
@@ -131,7 +131,7 @@ async def test_what_cannot_work_is_not_tried_again(error: Exception) -> None:
     assert caught.value.attempts == 1
 
 
-async def test_a_bad_certificate_is_not_tried_again() -> None:
+async def test_an_invalid_certificate_is_not_retried() -> None:
     def refuse(_request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("tls") from ssl.SSLCertVerificationError("self-signed")
 
@@ -141,7 +141,9 @@ async def test_a_bad_certificate_is_not_tried_again() -> None:
     assert caught.value.attempts == 1
 
 
-async def test_a_pause_past_the_deadline_is_not_slept(client: Client, server: FakeServer) -> None:
+async def test_a_pause_that_exceeds_the_deadline_fails_at_once(
+    client: Client, server: FakeServer
+) -> None:
     server.on("/check_status", refused(429, "rate_limited", retry_after="60"))
     async with asyncio.timeout(5):
         with pytest.raises(DeadlineExceeded) as caught:
@@ -151,7 +153,7 @@ async def test_a_pause_past_the_deadline_is_not_slept(client: Client, server: Fa
     assert isinstance(caught.value.__cause__, RateLimited)
 
 
-async def test_a_hint_too_far_away_ends_the_call(client: Client, server: FakeServer) -> None:
+async def test_a_too_long_retry_after_ends_the_call(client: Client, server: FakeServer) -> None:
     server.on("/check_status", refused(503, "unavailable", retry_after="3600"))
     with pytest.raises(ServerError) as caught:
         await client.check_status("job_x")
@@ -175,7 +177,7 @@ async def test_a_hint_too_far_away_ends_the_call(client: Client, server: FakeSer
         (400, "invalid_request", APIError),
     ],
 )
-async def test_the_code_decides_the_class_and_a_new_one_stays_an_api_error(
+async def test_the_code_selects_the_class_and_an_unknown_code_is_an_api_error(
     server: FakeServer, status: int, code: str, kind: type[APIError]
 ) -> None:
     server.on("/check_status", refused(status, code))
@@ -187,7 +189,7 @@ async def test_the_code_decides_the_class_and_a_new_one_stays_an_api_error(
     assert caught.value.job_id == "job_x"
 
 
-async def test_fields_of_a_refusal(client: Client, server: FakeServer) -> None:
+async def test_invalid_inputs_are_reported_by_field(client: Client, server: FakeServer) -> None:
     body = {
         "title": "no",
         "code": "invalid_input",
@@ -211,7 +213,7 @@ async def test_fields_of_a_refusal(client: Client, server: FakeServer) -> None:
         RedirectResponse("https://elsewhere.test/x?secret=1", 308),
     ],
 )
-async def test_a_stranger_who_answers_is_told_apart(
+async def test_a_foreign_response_is_an_unexpected_response(
     client: Client, server: FakeServer, response: Response
 ) -> None:
     server.on("/check_status", answering(response))
@@ -236,7 +238,7 @@ async def test_a_303_is_followed_by_get_on_the_same_origin(
     assert "content-length" not in server.requests[-1].headers
 
 
-async def test_a_303_to_another_origin_or_without_end_is_refused(
+async def test_a_303_to_another_origin_or_in_a_loop_is_rejected(
     client: Client, server: FakeServer
 ) -> None:
     for place in ("http://127.0.0.2:1/x", ""):
@@ -259,7 +261,7 @@ async def test_a_dropped_poll_never_ends_a_wait(client: Client, server: FakeServ
     server.on("/check_status", answering(JSONResponse(server.jobs[job.id])))
     server.on("/check_status", answering(PlainTextResponse("a proxy's page", 404)))
     waiting = asyncio.create_task(job.result())
-    await server.until(lambda: len(server.asked("/check_status")) == 18)
+    await server.until(lambda: len(server.requests_to("/check_status")) == 18)
     await server.finish(job.id, outputs={"text": "done"})
 
     assert (await waiting).text == "done"
@@ -271,7 +273,7 @@ async def test_a_wait_for_an_unknown_job_ends_at_once(client: Client, server: Fa
     assert caught.value.job_id == "job_nowhere"
 
 
-async def test_a_strangers_page_ends_a_wait_that_never_saw_its_job(
+async def test_a_foreign_response_ends_a_wait_that_never_saw_its_job(
     client: Client, server: FakeServer
 ) -> None:
     server.on("/check_status", answering(PlainTextResponse("shop", 404)))
@@ -279,7 +281,7 @@ async def test_a_strangers_page_ends_a_wait_that_never_saw_its_job(
         await client.job("job_x").result()
 
 
-async def test_against_a_server_that_does_not_hold_polls_back_off(server: FakeServer) -> None:
+async def test_polls_that_are_not_held_back_off(server: FakeServer) -> None:
     server.outputs = None
 
     async def at_once(request: Request) -> Response:
@@ -289,12 +291,12 @@ async def test_against_a_server_that_does_not_hold_polls_back_off(server: FakeSe
     async with Client(server.url, polling=QUICK_POLLS) as client:
         job = await client.infer_async(FOX)
         waiting = asyncio.create_task(job.result())
-        await server.until(lambda: len(server.asked("/check_status")) == 7)
+        await server.until(lambda: len(server.requests_to("/check_status")) == 7)
         await server.finish(job.id, outputs={})
         await waiting
 
 
-async def test_a_failed_job_tells_why(client: Client, server: FakeServer) -> None:
+async def test_a_failed_job_carries_the_reason(client: Client, server: FakeServer) -> None:
     server.outputs = None
     job = await client.infer_async(FOX)
     error = {
@@ -310,16 +312,16 @@ async def test_a_failed_job_tells_why(client: Client, server: FakeServer) -> Non
     assert caught.value.record == await job.wait()
 
 
-async def test_outputs_that_do_not_fit_the_model(client: Client, server: FakeServer) -> None:
+async def test_outputs_that_are_not_valid_for_the_model_are_unexpected(
+    client: Client, server: FakeServer
+) -> None:
     server.outputs = {"images": 3}
     with pytest.raises(UnexpectedResponse) as caught:
         await client.infer_sync(FOX)
     assert caught.value.record is not None
 
 
-async def test_a_final_state_newer_than_this_client_is_waited_out(
-    client: Client, server: FakeServer
-) -> None:
+async def test_an_unknown_final_status_ends_the_wait(client: Client, server: FakeServer) -> None:
     server.outputs = None
     job = await client.infer_async(FOX)
     await server.finish(job.id, status="paused_by_moon")
@@ -327,7 +329,7 @@ async def test_a_final_state_newer_than_this_client_is_waited_out(
         await job.result(timeout=0.2)
 
 
-async def test_a_timeout_of_the_callers_hook_is_not_taken_for_the_deadline(
+async def test_a_timeout_error_of_an_event_hook_is_not_a_deadline(
     server: FakeServer,
 ) -> None:
     async def hook(_request: httpx.Request) -> None:

@@ -36,7 +36,7 @@ async def sent(client: Client, server: FakeServer, **files: object) -> dict[str,
     return next(reversed(server.jobs.values()))["inputs"]
 
 
-async def test_a_small_file_travels_inline(
+async def test_a_small_file_is_sent_inline(
     client: Client, server: FakeServer, tmp_path: Path
 ) -> None:
     path = tmp_path / "fox.png"
@@ -50,7 +50,7 @@ async def test_a_small_file_travels_inline(
     assert inputs["mask"] == {
         "data": base64.b64encode(b"mask").decode(), "content_type": "application/octet-stream",
     }  # fmt: skip
-    assert not server.asked("/files")
+    assert not server.requests_to("/files")
 
 
 async def test_a_large_file_is_sent_once(
@@ -61,11 +61,11 @@ async def test_a_large_file_is_sent_once(
     assert (await sent(client, server, image=path))["image"] == {"sha256": SHA}
     assert server.files[SHA] == BIG
     assert (await sent(client, server, image=BIG))["image"] == {"sha256": SHA}
-    assert [r.method for r in server.asked("/files")] == ["HEAD", "PUT", "HEAD"]
-    assert server.asked("/files")[1].headers["content-length"] == str(len(BIG))
+    assert [r.method for r in server.requests_to("/files")] == ["HEAD", "PUT", "HEAD"]
+    assert server.requests_to("/files")[1].headers["content-length"] == str(len(BIG))
 
 
-async def test_an_open_file_is_read_from_where_it_stands_and_left_open(
+async def test_an_open_file_is_read_from_its_position_and_left_open(
     client: Client, server: FakeServer
 ) -> None:
     file = io.BytesIO(b"header" + BIG)
@@ -89,16 +89,16 @@ async def test_a_pipe_is_uploaded(client: Client, server: FakeServer) -> None:
     thread.join()
 
 
-async def test_urls_and_known_files_are_passed_on(client: Client, server: FakeServer) -> None:
+async def test_urls_and_hashes_are_sent_unchanged(client: Client, server: FakeServer) -> None:
     inputs = await sent(
         client, server, image="https://example.com/fox.png", mask=FileBySha256(sha256=SHA)
     )
     assert inputs["image"] == {"url": "https://example.com/fox.png"}
     assert inputs["mask"] == {"sha256": SHA}
-    assert not server.asked("/files")
+    assert not server.requests_to("/files")
 
 
-async def test_a_broken_upload_is_sent_again_from_the_start(
+async def test_an_interrupted_upload_restarts_from_the_beginning(
     client: Client, server: FakeServer
 ) -> None:
     server.on("/files", refused(404, "unknown_file"), refused(503, "unavailable"))
@@ -106,7 +106,7 @@ async def test_a_broken_upload_is_sent_again_from_the_start(
     assert server.files[SHA] == BIG
 
 
-async def test_two_files_are_uploaded_at_once_and_one_that_fails_stops_the_submit(
+async def test_a_failed_upload_stops_the_concurrent_one_and_the_submit(
     client: Client, server: FakeServer
 ) -> None:
     both = asyncio.Barrier(2)
@@ -125,7 +125,7 @@ async def test_two_files_are_uploaded_at_once_and_one_that_fails_stops_the_submi
     assert len(server.jobs) == 1
 
 
-async def test_inline_files_have_a_limit_together(client: Client, server: FakeServer) -> None:
+async def test_inline_files_share_one_limit(client: Client, server: FakeServer) -> None:
     piece = 200 * 1024
     pieces = {f"part{n}": os.urandom(piece) for n in range(7)}
     await client.infer_async(untyped("draw", pieces))
@@ -134,7 +134,7 @@ async def test_inline_files_have_a_limit_together(client: Client, server: FakeSe
     assert len(server.files) == 2
 
 
-async def test_a_missing_file_is_the_callers_own_error(client: Client, tmp_path: Path) -> None:
+async def test_a_missing_input_file_raises_file_not_found(client: Client, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         await client.infer_async(DrawInput(prompt="x", image=tmp_path / "none.png"))
 
@@ -145,7 +145,7 @@ async def made(client: Client, server: FakeServer, content: bytes, **changes: ob
 
 
 def breaking(server: FakeServer, after: int, *, ranges: bool = True) -> object:
-    """Send ``after`` bytes of what was asked for, then break off."""
+    """Send ``after`` bytes of the response, then drop the connection."""
 
     async def answer(request: Request) -> Response:
         first = int(request.headers.get("range", "bytes=0-")[6:-1]) if ranges else 0
@@ -163,7 +163,7 @@ def breaking(server: FakeServer, after: int, *, ranges: bool = True) -> object:
 
 
 @pytest.mark.filterwarnings("ignore")  # the server complains of answers that are cut short
-async def test_a_download_broken_ten_times_ends_whole(
+async def test_a_download_interrupted_ten_times_is_complete(
     client: Client, server: FakeServer, tmp_path: Path
 ) -> None:
     file = await made(client, server, BIG)
@@ -172,14 +172,14 @@ async def test_a_download_broken_ten_times_ends_whole(
 
     assert saved == tmp_path / "fox.png"
     assert saved.read_bytes() == BIG
-    asked = server.asked("/outputs")
+    asked = server.requests_to("/outputs")
     assert [r.headers.get("range") for r in asked[:2]] == [None, "bytes=100000-"]
     assert asked[1].headers["if-range"] == '"1"'
     assert len(asked) == 11
     assert names(tmp_path) == ["fox.png"]
 
 
-async def test_a_server_without_ranges_is_read_again_from_the_start(
+async def test_a_server_without_ranges_restarts_the_download(
     client: Client, server: FakeServer
 ) -> None:
     file = await made(client, server, BIG)
@@ -209,7 +209,7 @@ async def test_an_empty_file(client: Client, server: FakeServer, tmp_path: Path)
 
 
 @pytest.mark.parametrize("changes", [{"sha256": "0" * 64}, {"size": 4}, {"size": 2}])
-async def test_a_wrong_file_is_refused_and_leaves_nothing(
+async def test_a_corrupt_download_fails_and_leaves_no_file(
     client: Client, server: FakeServer, tmp_path: Path, changes: dict[str, object]
 ) -> None:
     file = await made(client, server, b"fox", **changes)
@@ -218,27 +218,25 @@ async def test_a_wrong_file_is_refused_and_leaves_nothing(
     assert names(tmp_path) == []
 
 
-async def test_an_expired_file_is_told(client: Client, server: FakeServer) -> None:
+async def test_an_expired_file_raises_output_expired(client: Client, server: FakeServer) -> None:
     file = await made(client, server, b"fox")
     server.on("/outputs", refused(410, "output_expired"))
     with pytest.raises(OutputExpired):
         await file.read()
 
 
-async def test_credentials_do_not_follow_a_signed_address(
-    client: Client, server: FakeServer
-) -> None:
+async def test_credentials_are_not_sent_to_a_signed_url(client: Client, server: FakeServer) -> None:
     elsewhere = server.url.replace("127.0.0.1", "localhost")
     file = await made(client, server, b"fox", url=f"{elsewhere}/outputs/job/fox.png?sig=1")
     assert await file.read() == b"fox"
 
-    asked = server.asked("/outputs")[0]
+    asked = server.requests_to("/outputs")[0]
     assert "authorization" not in asked.headers
     assert asked.query_params["sig"] == "1"
 
 
 @pytest.mark.parametrize(
-    ("told", "kept"),
+    ("name", "safe"),
     [
         ("fox.png", "fox.png"),
         ("../../etc/passwd", "passwd"),
@@ -250,11 +248,11 @@ async def test_credentials_do_not_follow_a_signed_address(
         (".hidden", "hidden"),
     ],
 )
-def test_a_name_of_the_server_never_leaves_the_folder(told: str, kept: str) -> None:
-    assert safe_name(told) == kept
+def test_a_file_name_from_the_server_stays_in_the_folder(name: str, safe: str) -> None:
+    assert safe_name(name) == safe
 
 
-async def test_a_connection_that_breaks_after_the_last_byte_loses_nothing(
+async def test_a_connection_lost_after_the_last_byte_does_not_fail_the_download(
     client: Client, server: FakeServer
 ) -> None:
     async def whole_then_cut(_request: Request) -> Response:
@@ -268,4 +266,4 @@ async def test_a_connection_that_breaks_after_the_last_byte_loses_nothing(
     output = await client.infer_sync(DrawInput(prompt="x"))
     server.on("/outputs", whole_then_cut)
     assert await output.images[0].read() == BIG
-    assert len(server.asked("/outputs")) == 1
+    assert len(server.requests_to("/outputs")) == 1

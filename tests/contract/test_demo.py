@@ -41,7 +41,7 @@ def test_ctrl_c_in_a_terminal_cancels_the_job_and_leaves_no_process(tmp_path: Pa
     mark = new_mark()
     code, shown = in_terminal(tmp_path, mark, lambda terminal, _: os.write(terminal, b"\x03"))
     assert code == 130
-    assert re.search(r"interrupted, job job_\w+", shown)
+    assert re.search(r"cancelled job_\w+", shown)
     assert left_behind(mark) == []
     assert not list(tmp_path.glob("*/*.png"))
 

@@ -22,7 +22,7 @@ COMMAND = Path(sys.executable).parent / "comfysnap"
 
 @dataclass
 class Ran:
-    """How a command ended."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -65,7 +65,7 @@ async def test_infer_saves_the_files_and_prints_their_paths(
     assert server.requests[0].headers["authorization"] == "Bearer sesame"
 
 
-async def test_a_second_result_does_not_write_over_the_first(
+async def test_a_second_result_does_not_overwrite_the_first(
     server: FakeServer, tmp_path: Path
 ) -> None:
     server.outputs = {"image": server.stored("fox.png", b"new")}
@@ -76,7 +76,7 @@ async def test_a_second_result_does_not_write_over_the_first(
     assert (tmp_path / "fox.png").read_bytes() == b"old"
 
 
-async def test_a_folder_that_cannot_be_made_is_told_before_a_job_is(
+async def test_a_folder_that_cannot_be_created_fails_before_a_job_is_submitted(
     server: FakeServer, tmp_path: Path
 ) -> None:
     (tmp_path / "taken").write_text("a file")
@@ -87,10 +87,10 @@ async def test_a_folder_that_cannot_be_made_is_told_before_a_job_is(
     assert server.jobs == {}
 
 
-async def test_what_cannot_be_saved_is_told_with_its_job(
+async def test_outputs_that_cannot_be_saved_are_reported_with_their_job(
     server: FakeServer, tmp_path: Path
 ) -> None:
-    """The job ran and cost its money: its id is the way back to what it made."""
+    """The job has been paid for: its ID is needed to get its outputs."""
     server.outputs = {"image": server.stored("fox.png", b"new")}
     job_id = (await run(server, "infer", "draw", "prompt=x", "--no-wait")).out.strip()
     (tmp_path / "taken").write_text("a file")
@@ -100,7 +100,9 @@ async def test_what_cannot_be_saved_is_told_with_its_job(
     assert f"comfysnap result {job_id}" in ran.err
 
 
-async def test_wrong_inputs_are_told_by_field_and_nothing_is_submitted(server: FakeServer) -> None:
+async def test_invalid_inputs_are_reported_by_field_and_nothing_is_submitted(
+    server: FakeServer,
+) -> None:
     ran = await run(server, "infer", "draw", "promt=x", "steps=many", "image=fox.png")
 
     assert ran.code == 2
@@ -125,7 +127,7 @@ async def test_a_file_is_uploaded_from_disk_and_from_stdin(
 async def test_ctrl_c_cancels_the_job(server: FakeServer) -> None:
     server.outputs = None
     process = await start(server.url, "infer", "draw", "prompt=x")
-    await server.until(lambda: bool(server.asked("/check_status")))
+    await server.until(lambda: bool(server.requests_to("/check_status")))
     process.send_signal(signal.SIGINT)
     _, err = await process.communicate()
 
@@ -134,11 +136,13 @@ async def test_ctrl_c_cancels_the_job(server: FakeServer) -> None:
     assert job["id"] in err.decode()
 
 
-async def test_ctrl_c_while_waiting_for_a_result_leaves_the_job(server: FakeServer) -> None:
+async def test_ctrl_c_while_waiting_for_a_result_does_not_cancel_the_job(
+    server: FakeServer,
+) -> None:
     server.outputs = None
     submitted = await run(server, "infer", "draw", "prompt=x", "--no-wait")
     process = await start(server.url, "result", submitted.out.strip())
-    await server.until(lambda: len(server.asked("/check_status")) >= 2)
+    await server.until(lambda: len(server.requests_to("/check_status")) >= 2)
     process.send_signal(signal.SIGINT)
     await process.communicate()
 
@@ -172,7 +176,7 @@ async def test_exit_codes_of_jobs_that_did_not_succeed(
     assert (await run(server, "result", job_id)).code == code
 
 
-async def test_exit_codes_of_refusals(server: FakeServer) -> None:
+async def test_exit_codes_of_rejected_requests(server: FakeServer) -> None:
     async def refuse(_request: object) -> Response:
         return problem(401, "unauthorized")
 
@@ -191,7 +195,9 @@ async def test_exit_codes_of_refusals(server: FakeServer) -> None:
     assert "comfysnap result job_1" in (await run(server, "status", "job_1")).err
 
 
-async def test_a_job_that_takes_too_long_is_cancelled_with_exit_code_4(server: FakeServer) -> None:
+async def test_a_job_that_exceeds_the_timeout_is_cancelled_with_exit_code_4(
+    server: FakeServer,
+) -> None:
     server.outputs = None
     ran = await run(server, "infer", "draw", "prompt=x", "--timeout", "1")
 
@@ -199,7 +205,7 @@ async def test_a_job_that_takes_too_long_is_cancelled_with_exit_code_4(server: F
     assert next(iter(server.jobs.values()))["status"] == "cancelled"
 
 
-async def test_without_a_name_the_default_workflow_runs_and_labels_travel(
+async def test_without_a_name_the_default_workflow_runs_and_labels_are_sent(
     server: FakeServer,
 ) -> None:
     refused = await run(server, "infer", "prompt=x")
@@ -210,10 +216,10 @@ async def test_without_a_name_the_default_workflow_runs_and_labels_travel(
 
     assert (refused.code, ran.code, wrong.code, listed.code) == (2, 0, 2, 0)
     assert json.loads(ran.out)["id"] in listed.out
-    assert server.asked("/infer_async")[0].query_params["label"] == "team:a"
+    assert server.requests_to("/infer_async")[0].query_params["label"] == "team:a"
 
 
-async def test_a_failed_job_and_json_outputs_are_told(server: FakeServer) -> None:
+async def test_a_failed_job_and_json_outputs_are_printed(server: FakeServer) -> None:
     server.outputs = {"text": "x", "scores": [1, 2]}
     ran = await run(server, "infer", "draw", "prompt=x")
     assert ran.out == "text: x\nscores: [1, 2]\n"
@@ -237,7 +243,7 @@ async def test_the_demo_that_loses_its_parent_cancels_the_job(
         sys.executable, "-m", "comfysnap_client.cli.demo", server.url, "a fox", tmp_path,
         stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    await server.until(lambda: bool(server.asked("/check_status")))
+    await server.until(lambda: bool(server.requests_to("/check_status")))
     _, err = await process.communicate(b"typed")  # then closes its standard input
 
     job = next(iter(server.jobs.values()))
@@ -245,7 +251,7 @@ async def test_the_demo_that_loses_its_parent_cancels_the_job(
     assert job["id"] in err.decode()
 
 
-async def test_the_demo_tells_each_node_once_and_saves_the_picture(
+async def test_the_demo_prints_each_node_once_and_saves_the_image(
     comfysnap_server: MockServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     steps = [
@@ -253,7 +259,7 @@ async def test_the_demo_tells_each_node_once_and_saves_the_picture(
         for step in range(1, 4)
     ]
     done = FluxOutput(images=[comfysnap_server.image()])
-    comfysnap_server.on(FluxInput).succeeds(done, after=steps)
+    comfysnap_server.on(FluxInput).succeeds(done, progress=steps)
     async with comfysnap_server.client() as client:
         saved = await demo.draw(client, "a fox", tmp_path)
         assert await demo.draw(client, "a fox", tmp_path) != saved

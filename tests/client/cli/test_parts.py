@@ -1,25 +1,18 @@
-"""What the commands read and show."""
+"""Parsing of arguments, and output."""
 
 import asyncio
-import base64
-import io
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from comfysnap_client import Client, ConnectionFailed, DeadlineExceeded
 from comfysnap_client.cli import run
-from comfysnap_client.cli.inputs import WrongInputs, parse_inputs
+from comfysnap_client.cli.inputs import InvalidArguments, parse_inputs
 from comfysnap_client.cli.show import (
-    LiveJob,
     describe,
     job_lines,
-    preview_protocol,
-    preview_text,
     problem_lines,
 )
 from comfysnap_client.errors import (
@@ -34,7 +27,7 @@ from comfysnap_client.errors import (
 from comfysnap_client.testing import MockServer
 from comfysnap_schema.wire.errors import FieldProblem, Problem
 from comfysnap_schema.wire.files import FileByUrl
-from comfysnap_schema.wire.jobs import JobEvent, JobRecord, Preview, Progress
+from comfysnap_schema.wire.jobs import JobRecord, Progress
 from tests.client.fakes import CONTRACT, DrawInput, DrawOutput, names
 
 SCHEMA: dict[str, Any] = CONTRACT["input_schema"]
@@ -61,7 +54,7 @@ NOW = "2026-01-01T00:00:00Z"
         ("extra=plain", "plain"),
     ],
 )
-def test_values_are_read_by_their_type(word: str, value: object) -> None:
+def test_values_are_parsed_by_their_type(word: str, value: object) -> None:
     inputs = parse_inputs(["prompt=x", word] if not word.startswith("prompt") else [word], SCHEMA)
     assert inputs[word.split("=")[0]] == value
 
@@ -85,63 +78,22 @@ def test_values_are_read_by_their_type(word: str, value: object) -> None:
         ("=value", "=value"),
     ],
 )
-def test_each_mistake_is_told_on_its_field(word: str, field: str) -> None:
-    with pytest.raises(WrongInputs) as caught:
+def test_each_invalid_argument_is_reported_for_its_field(word: str, field: str) -> None:
+    with pytest.raises(InvalidArguments) as caught:
         parse_inputs(["prompt=x", word], SCHEMA)
     assert [found.field for found in caught.value.fields] == [field]
 
 
-def test_a_workflow_without_inputs_takes_none() -> None:
+def test_a_workflow_without_inputs_accepts_none() -> None:
     assert parse_inputs([], {}) == {}
-    with pytest.raises(WrongInputs):
+    with pytest.raises(InvalidArguments):
         parse_inputs(["a=1"], {})
 
 
-def test_a_file_is_taken_by_its_path(tmp_path: Path) -> None:
+def test_a_file_argument_becomes_a_path(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.touch()
     assert parse_inputs(["prompt=x", f"image=@{path}"], SCHEMA)["image"] == path
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.mark.parametrize(
-    ("environ", "protocol"),
-    [
-        ({"TERM_PROGRAM": "iTerm.app"}, "iterm2"),
-        ({"TERM_PROGRAM": "WezTerm"}, "iterm2"),
-        ({"TERM": "xterm-kitty"}, "kitty"),
-        ({"TERM_PROGRAM": "ghostty"}, "kitty"),
-        ({"TERM": "xterm-256color"}, None),
-        ({"TERM": "xterm-kitty", "TMUX": "1"}, None),
-    ],
-)
-def test_previews_are_for_terminals_that_can_show_them(
-    environ: dict[str, str], protocol: str | None
-) -> None:
-    assert preview_protocol(environ, Terminal()) == protocol
-    assert preview_protocol(environ, io.StringIO()) is None
-
-
-def picture(kind: str, size: int = 8) -> Preview:
-    made = io.BytesIO()
-    Image.effect_noise((size, size), 90).convert("RGB").save(made, kind)
-    data = base64.b64encode(made.getvalue()).decode()
-    return Preview(content_type=f"image/{kind.lower()}", data=data)
-
-
-def test_a_frame_becomes_what_the_terminal_takes() -> None:
-    assert preview_text(picture("JPEG"), "iterm2").startswith("\x1b]1337;File=inline=1")
-    for kind in ("JPEG", "PNG"):
-        text = preview_text(picture(kind, 128), "kitty")
-        first, *middle, last = text.rstrip("\n").removesuffix("\x1b\\").split("\x1b\\")
-        assert first.startswith("\x1b_Ga=T,f=100,")
-        assert all(part.startswith("\x1b_Gm=1;") for part in middle)
-        data = "".join(part.partition(";")[2] for part in (first, *middle, last))
-        assert base64.b64decode(data).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
@@ -154,11 +106,11 @@ def test_a_frame_becomes_what_the_terminal_takes() -> None:
         (Progress(node_class="KSampler", node_title="Draw"), "running", "Draw"),
     ],
 )
-def test_progress_in_a_few_words(progress: Progress, status: str, text: str) -> None:
+def test_progress_is_described_in_a_few_words(progress: Progress, status: str, text: str) -> None:
     assert describe(progress, status) == text
 
 
-def test_a_job_in_a_few_lines() -> None:
+def test_a_job_is_described_in_a_few_lines() -> None:
     base: dict[str, Any] = {"id": "job_1", "workflow": "draw", "version": 1, "created_at": NOW}
     running = JobRecord.model_validate(
         {**base, "status": "running", "cancel_requested_at": NOW, "progress": {"fraction": 0.5}}
@@ -171,7 +123,7 @@ def test_a_job_in_a_few_lines() -> None:
     assert job_lines(failed)[1:] == ["  ran 1.2 s", "  node_failed: no", "    3: bad"]
 
 
-def test_what_the_detail_tells_is_not_told_again() -> None:
+def test_a_field_mentioned_in_the_detail_is_not_repeated() -> None:
     fields = (FieldProblem(field="steps", message="few"), FieldProblem(field="seed", message="x"))
     problem = Problem(title="no", detail="steps: few", code="invalid_input", fields=fields)
     assert problem_lines(problem) == ["invalid_input: steps: few", "  seed: x"]
@@ -194,7 +146,7 @@ FAILED = JobRecord.model_validate(
         (UnexpectedResponse("a router"), 3),
         (Unauthorized(Problem(title="no", code="unauthorized"), status=401), 3),
         (with_job(OSError(28, "No space left", "fox.png"), "job_1"), 2),
-        (WrongInputs([FieldProblem(field="steps", message="few")]), 2),
+        (InvalidArguments([FieldProblem(field="steps", message="few")]), 2),
         (ValueError("no such label"), 2),
         (PermissionError("the folder cannot be written"), 2),
         (PermissionError(13, "Permission denied", "out"), 2),
@@ -202,7 +154,7 @@ FAILED = JobRecord.model_validate(
         (with_job(asyncio.CancelledError(), "job_1"), 130),
     ],
 )
-def test_each_way_to_end_has_its_exit_code(
+def test_each_error_has_its_exit_code(
     error: BaseException, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def work(_client: Client) -> None:
@@ -212,7 +164,20 @@ def test_each_way_to_end_has_its_exit_code(
     assert capsys.readouterr().err.startswith("error: ")
 
 
-def test_a_wait_that_a_lost_server_ended_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("cancels", "line"), [(True, "cancelled job_1"), (False, "comfysnap result job_1")]
+)
+def test_an_interrupted_command_reports_its_job(
+    capsys: pytest.CaptureFixture[str], cancels: bool, line: str
+) -> None:
+    async def work(_client: Client) -> None:
+        raise with_job(asyncio.CancelledError(), "job_1")
+
+    assert run.run("http://127.0.0.1:1", 1, work, cancels=cancels) == 130
+    assert line in capsys.readouterr().err
+
+
+def test_a_timeout_prints_the_last_failure(capsys: pytest.CaptureFixture[str]) -> None:
     async def work(_client: Client) -> None:
         raise DeadlineExceeded("late", job_id="job_1") from ConnectionFailed("cannot connect")
 
@@ -220,7 +185,7 @@ def test_a_wait_that_a_lost_server_ended_says_so(capsys: pytest.CaptureFixture[s
     assert "cannot connect" in capsys.readouterr().err
 
 
-def test_a_command_that_ends_well_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_successful_command_prints_no_error(capsys: pytest.CaptureFixture[str]) -> None:
     async def work(client: Client) -> None:
         assert client.base_url == "http://127.0.0.1:1"
 
@@ -233,15 +198,15 @@ async def test_the_result_of_a_job_is_saved_and_its_paths_printed(
 ) -> None:
     done = DrawOutput(images=(comfysnap_server.image(),), text="a fox")
     comfysnap_server.on(DrawInput).succeeds(done)
-    shown = run.Shown(out=tmp_path, previews=None, json=False)
+    options = run.OutputOptions(out=tmp_path, json=False)
     async with comfysnap_server.client() as client:
         job = await client.infer_async(DrawInput(prompt="a fox"))
-        await run.result(client, job.id, shown, 10)
+        await run.result(client, job.id, options, 10)
     (saved,) = (tmp_path / name for name in names(tmp_path))
     assert capsys.readouterr().out == f"{saved}\ntext: a fox\n"
 
 
-async def test_a_folder_that_nobody_may_write_to_is_named_with_the_job(
+async def test_an_unwritable_folder_is_reported_with_the_job(
     comfysnap_server: MockServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def access(_path: Path, _mode: int) -> bool:
@@ -250,45 +215,10 @@ async def test_a_folder_that_nobody_may_write_to_is_named_with_the_job(
     monkeypatch.setattr(os, "access", access)
     done = DrawOutput(images=(comfysnap_server.image(),), text="a fox")
     comfysnap_server.on(DrawInput).succeeds(done)
-    shown = run.Shown(out=tmp_path, previews=None, json=False)
+    options = run.OutputOptions(out=tmp_path, json=False)
     async with comfysnap_server.client() as client:
         job = await client.infer_async(DrawInput(prompt="a fox"))
         with pytest.raises(PermissionError) as caught:
-            await run.result(client, job.id, shown, 10)
+            await run.result(client, job.id, options, 10)
     assert caught.value.filename == str(tmp_path)
     assert job_id_of(caught.value) == job.id
-
-
-def test_frames_reach_the_terminal_at_most_every_two_seconds(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setenv("TERM", "xterm-kitty")
-    monkeypatch.delenv("TMUX", raising=False)
-    frame = JobEvent(type="preview", preview=picture("PNG"))
-    with LiveJob(previews=None) as live:
-        assert live.previews
-        live.event(frame)
-        live.event(frame)
-    assert terminal.getvalue().count("\x1b_Ga=T") == 1
-
-
-def test_a_terminal_that_shows_no_frames_is_told_so_when_they_were_asked_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setenv("TERM", "dumb")
-    with LiveJob(previews=True) as live:
-        assert not live.previews
-        live.event(JobEvent(type="preview", preview=picture("PNG")))
-    assert "kitty" in terminal.getvalue()
-    assert "\x1b_G" not in terminal.getvalue()
-
-
-def test_without_pillow_kitty_leaves_out_what_is_no_png(monkeypatch: pytest.MonkeyPatch) -> None:
-    jpeg, png = picture("JPEG"), picture("PNG")
-    monkeypatch.setitem(sys.modules, "PIL", None)
-    assert preview_text(jpeg, "kitty") == ""
-    assert preview_text(png, "kitty")

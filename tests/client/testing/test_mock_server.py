@@ -30,12 +30,12 @@ BIG = b"x" * 300_000
 
 
 class Other(DrawInput):
-    """The same workflow, generated from another contract."""
+    """The same workflow, generated from a different contract."""
 
     __contract__ = "01d"
 
 
-async def test_requests_are_checked_against_the_model(comfysnap_server: MockServer) -> None:
+async def test_requests_are_validated_against_the_model(comfysnap_server: MockServer) -> None:
     comfysnap_server.on(DrawInput).succeeds(DrawOutput())
     async with comfysnap_server.client() as client:
         with pytest.raises(InvalidInput) as caught:
@@ -48,7 +48,7 @@ async def test_requests_are_checked_against_the_model(comfysnap_server: MockServ
     assert comfysnap_server.calls == []
 
 
-async def test_what_was_asked_is_recorded_without_credentials(
+async def test_requests_are_recorded_without_credentials(
     comfysnap_server: MockServer,
 ) -> None:
     comfysnap_server.on(DrawInput).succeeds(DrawOutput())
@@ -67,9 +67,11 @@ async def test_what_was_asked_is_recorded_without_credentials(
     ]  # fmt: skip
 
 
-async def test_each_look_without_waiting_is_a_step(comfysnap_server: MockServer) -> None:
+async def test_each_status_request_without_wait_advances_one_step(
+    comfysnap_server: MockServer,
+) -> None:
     half = Progress(fraction=0.5, node="3")
-    comfysnap_server.on(DrawInput).succeeds(DrawOutput(text="x"), after=[half])
+    comfysnap_server.on(DrawInput).succeeds(DrawOutput(text="x"), progress=[half])
     async with comfysnap_server.client() as client:
         job = await client.infer_async(FOX)
         seen = [await job.status() for _ in range(3)]
@@ -81,11 +83,11 @@ async def test_each_look_without_waiting_is_a_step(comfysnap_server: MockServer)
         assert (await job.cancel()).status == JobStatus.SUCCEEDED
 
 
-async def test_a_job_takes_the_time_it_is_told_and_hears_of_a_cancel(
+async def test_a_job_takes_its_scripted_time_and_can_be_cancelled(
     comfysnap_server: MockServer,
 ) -> None:
     comfysnap_server.on(DrawInput).succeeds(DrawOutput(), seconds=0.1).hangs(
-        after=[Progress(fraction=0.1)]
+        progress=[Progress(fraction=0.1)]
     )
     async with comfysnap_server.client() as client:
         started = asyncio.get_running_loop().time()
@@ -94,7 +96,7 @@ async def test_a_job_takes_the_time_it_is_told_and_hears_of_a_cancel(
 
         job = await client.infer_async(FOX)
         following = asyncio.create_task(_types(job.events()))
-        await eventually(lambda: any("/events/" in one for one in comfysnap_server.requests))
+        await eventually(lambda: sum("/events/" in r for r in comfysnap_server.requests) == 2)
         record = await client.cancel(job.id)
         assert record.status == JobStatus.CANCELLED
         assert record.error is not None
@@ -106,7 +108,7 @@ async def _types(events: AsyncIterator[JobEvent]) -> list[str]:
     return [str(event.type) async for event in events]
 
 
-async def test_a_job_fails_in_any_way(comfysnap_server: MockServer) -> None:
+async def test_a_job_can_fail_with_any_status(comfysnap_server: MockServer) -> None:
     few = FieldProblem(field="steps", message="too few")
     comfysnap_server.on(DrawInput).fails(
         ErrorCode.JOB_EXPIRED, status=JobStatus.EXPIRED, fields=[few]
@@ -117,8 +119,10 @@ async def test_a_job_fails_in_any_way(comfysnap_server: MockServer) -> None:
     assert caught.value.fields == (few,)
 
 
-async def test_submits_are_slow_dropped_or_refused(comfysnap_server: MockServer) -> None:
-    comfysnap_server.on(DrawInput).is_slow(0.05).answers(503, retry_after=None).drops_connections()
+async def test_submits_can_be_delayed_dropped_or_rejected(comfysnap_server: MockServer) -> None:
+    comfysnap_server.on(DrawInput).with_delay(0.05).answers(
+        503, retry_after=None
+    ).drops_connections()
     comfysnap_server.on(DrawInput).succeeds(DrawOutput())
     async with comfysnap_server.client() as client:
         started = asyncio.get_running_loop().time()
@@ -153,7 +157,7 @@ async def test_unknown_jobs_are_unknown_everywhere(comfysnap_server: MockServer)
             await anext(job.events())
 
 
-async def test_a_test_that_told_nothing_is_told_so() -> None:
+async def test_a_submit_without_a_scripted_outcome_fails_the_test() -> None:
     with mock_server("http://other.test/prefix") as server:
         server.on(DrawInput)
         async with server.client() as client:
@@ -172,7 +176,7 @@ async def test_any_http_client_is_answered(comfysnap_server: MockServer) -> None
     assert news.json()["status"] == "queued"
 
 
-async def test_a_delivered_submit_that_broke_off_makes_one_job(
+async def test_a_delivered_submit_whose_response_is_lost_creates_one_job(
     comfysnap_server: MockServer,
 ) -> None:
     comfysnap_server.on(DrawInput).drops_connections(delivered=True).answers(
@@ -182,3 +186,12 @@ async def test_a_delivered_submit_that_broke_off_makes_one_job(
         await client.infer_sync(FOX)
     assert comfysnap_server.inputs_of(DrawInput) == [FOX]
     assert len(comfysnap_server.calls) == 1
+
+
+async def test_the_former_names_still_work(comfysnap_server: MockServer) -> None:
+    half = Progress(fraction=0.5)
+    scenario = comfysnap_server.on(DrawInput)
+    scenario.is_slow(0).succeeds(DrawOutput(), after=[half]).fails(after=[half]).hangs(after=[half])
+    async with comfysnap_server.client() as client:
+        jobs = [await client.infer_async(FOX) for _ in range(3)]
+        assert [(await job.status()).progress for job in jobs] == [half] * 3

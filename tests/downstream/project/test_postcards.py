@@ -15,7 +15,7 @@ from comfysnap_schema.workflows.flux import FluxInput, FluxOutput
 async def test_a_postcard_is_saved(comfysnap_server: MockServer, tmp_path: Path) -> None:
     picture = comfysnap_server.image(width=768, height=512)
     comfysnap_server.on(FluxInput).succeeds(
-        FluxOutput(images=[picture]), after=[Progress(fraction=0.5, node_class="KSampler")]
+        FluxOutput(images=[picture]), progress=[Progress(fraction=0.5, node_class="KSampler")]
     )
     bar: list[float] = []
     async with Client.from_env() as client:
@@ -33,7 +33,7 @@ async def test_out_of_memory_is_busy(comfysnap_server: MockServer, tmp_path: Pat
             await draw(client, "Lisbon", tmp_path)
 
 
-async def test_a_lost_answer_makes_no_second_job(
+async def test_a_lost_response_creates_no_second_job(
     comfysnap_server: MockServer, tmp_path: Path
 ) -> None:
     comfysnap_server.on(FluxInput).drops_connections(2, delivered=True).answers(429).succeeds(
@@ -45,7 +45,7 @@ async def test_a_lost_answer_makes_no_second_job(
     assert len(comfysnap_server.calls) == 1
 
 
-async def test_giving_up_is_told(comfysnap_server: MockServer) -> None:
+async def test_giving_up_raises_rate_limited(comfysnap_server: MockServer) -> None:
     comfysnap_server.on(FluxInput).answers(429, ErrorCode.QUOTA_EXCEEDED, times=2)
     async with Client(comfysnap_server.url, retry=RetryPolicy(attempts=2)) as client:
         with pytest.raises(RateLimited) as caught:
@@ -54,7 +54,7 @@ async def test_giving_up_is_told(comfysnap_server: MockServer) -> None:
     assert (caught.value.attempts, caught.value.code) == (2, ErrorCode.QUOTA_EXCEEDED)
 
 
-async def test_a_caller_who_leaves_cancels_the_job(
+async def test_a_cancelled_caller_cancels_the_job(
     comfysnap_server: MockServer, tmp_path: Path
 ) -> None:
     comfysnap_server.on(FluxInput).hangs()
@@ -70,9 +70,9 @@ async def test_one_of_many_may_fail(comfysnap_server: MockServer) -> None:
     done = FluxOutput(images=[comfysnap_server.image()])
     comfysnap_server.on(FluxInput).succeeds(done).fails(ErrorCode.NODE_FAILED, "no").succeeds(done)
     async with comfysnap_server.client() as client:
-        told = await draw_all(client, ["Lisbon", "Porto", "Faro"])
+        states = await draw_all(client, ["Lisbon", "Porto", "Faro"])
 
-    assert [key for key, value in told.items() if value == "drawn"] == ["Lisbon", "Faro"]
+    assert [key for key, value in states.items() if value == "drawn"] == ["Lisbon", "Faro"]
 
 
 def test_a_script_needs_no_event_loop(comfysnap_server: MockServer, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """A typed async client for ComfyUI workflows served by comfysnap.
 
-Names load when they are first used, so that the command line's help and pytest's start, which
-only look for plug-ins, do not pay for the HTTP library.
+Names are imported on first use: ``--help`` and pytest's plug-in discovery must not pay for the
+import of the HTTP library.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -32,10 +32,11 @@ if TYPE_CHECKING:
         UnexpectedResponse,
         job_id_of,
     )
-    from comfysnap_client.job import Job, OnProgress
+    from comfysnap_client.job import Job
     from comfysnap_client.mapping import MapResult
     from comfysnap_client.polling import PollPolicy
     from comfysnap_client.retry import NO_RETRY, RetryPolicy
+    from comfysnap_client.session import OnProgress
     from comfysnap_schema.wire import ErrorCode, JobEvent, JobRecord, JobStatus, Progress
 
 __all__ = [
@@ -76,10 +77,10 @@ __all__ = [
     "untyped",
 ]
 
-_ELSEWHERE = {
+_MODULES = {
     "Client": "comfysnap_client.client",
     "Job": "comfysnap_client.job",
-    "OnProgress": "comfysnap_client.job",
+    "OnProgress": "comfysnap_client.session",
     "MapResult": "comfysnap_client.mapping",
     "PollPolicy": "comfysnap_client.polling",
     "NO_RETRY": "comfysnap_client.retry",
@@ -93,14 +94,14 @@ _ELSEWHERE = {
     "Progress": "comfysnap_schema.wire.jobs",
 }
 
-if not TYPE_CHECKING:  # a type checker would take any name for existing
+if not TYPE_CHECKING:  # otherwise a type checker accepts any name
 
     def __getattr__(name: str) -> Any:
-        """Load a public name; what is not elsewhere is an error class."""
+        """Import a public name; those missing from ``_MODULES`` are error classes."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
-        home = import_module(_ELSEWHERE.get(name, "comfysnap_client.errors"))
-        value = globals()[name] = getattr(home, name)
+        module = import_module(_MODULES.get(name, "comfysnap_client.errors"))
+        value = globals()[name] = getattr(module, name)
         return value

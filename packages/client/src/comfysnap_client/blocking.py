@@ -1,6 +1,6 @@
-"""The client for code without an event loop: scripts, notebooks, threads.
+"""The blocking client, for scripts, notebooks and threads.
 
-The same client runs on a thread of its own; nothing is implemented twice.
+It runs the async client in a background thread.
 """
 
 from collections.abc import AsyncIterable, Generator, Iterable, Mapping
@@ -12,9 +12,9 @@ from comfysnap_client import client as asynchronous
 from comfysnap_client.client import ClientOptions
 from comfysnap_client.dynamic import UntypedOutput
 from comfysnap_client.job import Job as AsyncJob
-from comfysnap_client.job import OnProgress
 from comfysnap_client.mapping import MapResult
 from comfysnap_client.portal import Portal
+from comfysnap_client.session import OnProgress
 from comfysnap_schema.base import WorkflowInput, WorkflowOutput
 from comfysnap_schema.wire import (
     ImageFile,
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Client", "Job"]
 
-O = TypeVar("O", bound=WorkflowOutput)  # noqa: E741 -- the output, as in every signature here
-O_co = TypeVar("O_co", bound=WorkflowOutput, covariant=True)
+OutputT = TypeVar("OutputT", bound=WorkflowOutput)
+OutputT_co = TypeVar("OutputT_co", bound=WorkflowOutput, covariant=True)
 
 
-class Job(Generic[O_co]):
-    """As ``comfysnap_client.Job``, blocking.
+class Job(Generic[OutputT_co]):
+    """Blocking version of ``comfysnap_client.Job``.
 
     Attributes:
-        id: The job's id.
+        id: The job's ID.
     """
 
-    def __init__(self, portal: Portal, job: AsyncJob[O_co]) -> None:
+    def __init__(self, portal: Portal, job: AsyncJob[OutputT_co]) -> None:
         self.id: str = job.id
         self._portal = portal
         self._job = job
@@ -53,11 +53,11 @@ class Job(Generic[O_co]):
 
     @property
     def record(self) -> JobRecord | None:
-        """The job as this handle last saw it; None before the first answer."""
+        """The last known state of the job, or None before the first response."""
         return self._job.record
 
     def status(self, *, timeout: float | None = None) -> JobRecord:
-        """As ``comfysnap_client.Job.status``."""
+        """Like ``comfysnap_client.Job.status``."""
         return self._portal.run(self._job.status(timeout=timeout))
 
     def wait(
@@ -67,7 +67,7 @@ class Job(Generic[O_co]):
         cancel_on_timeout: bool | None = None,
         on_progress: OnProgress | None = None,
     ) -> JobRecord:
-        """As ``comfysnap_client.Job.wait``; Ctrl-C counts as a cancelled task."""
+        """Like ``comfysnap_client.Job.wait``; Ctrl-C is treated like a cancelled task."""
         return self._portal.run(
             self._job.wait(
                 timeout=timeout, cancel_on_timeout=cancel_on_timeout, on_progress=on_progress
@@ -80,8 +80,8 @@ class Job(Generic[O_co]):
         timeout: float | None = None,
         cancel_on_timeout: bool | None = None,
         on_progress: OnProgress | None = None,
-    ) -> O_co:
-        """As ``comfysnap_client.Job.result``; Ctrl-C counts as a cancelled task."""
+    ) -> OutputT_co:
+        """Like ``comfysnap_client.Job.result``; Ctrl-C is treated like a cancelled task."""
         return self._portal.run(
             self._job.result(
                 timeout=timeout, cancel_on_timeout=cancel_on_timeout, on_progress=on_progress
@@ -89,26 +89,32 @@ class Job(Generic[O_co]):
         )
 
     def cancel(self, *, timeout: float | None = None) -> JobRecord:
-        """As ``comfysnap_client.Job.cancel``."""
+        """Like ``comfysnap_client.Job.cancel``."""
         return self._portal.run(self._job.cancel(timeout=timeout))
 
     def events(self) -> Generator[JobEvent]:
-        """As ``comfysnap_client.Job.events``."""
+        """Like ``comfysnap_client.Job.events``."""
         return self._portal.iterate(self._job.events())
 
 
 class Client:
-    """As ``comfysnap_client.Client``, blocking; use it as a context manager, or ``close`` it.
+    """Blocking version of ``comfysnap_client.Client``.
 
-    It may be shared by threads, and used where an event loop runs already, as in a notebook.
-    ``on_progress`` is called on the client's own thread.
+    Use it as a context manager, or call ``close``::
+
+        with Client("http://127.0.0.1:8000") as client:
+            output = client.infer_sync(FluxInput(prompt="a fox"))
+            client.save(output.images[0], "fox.png")
+
+    It can be shared by threads, and used while an event loop is running, as in a notebook.
+    ``on_progress`` is called in the client's background thread.
 
     Args:
-        base_url: Address of the server, with its path prefix if it has one.
-        options: As for ``comfysnap_client.Client``.
+        base_url: URL of the server, including its path prefix if it has one.
+        options: Like those of ``comfysnap_client.Client``.
 
     Raises:
-        ValueError: An argument is wrong.
+        ValueError: An argument is not valid.
     """
 
     def __init__(self, base_url: str, **options: Unpack[ClientOptions]) -> None:
@@ -116,21 +122,21 @@ class Client:
 
     @classmethod
     def from_env(cls, *, base_url: str | None = None, **options: Unpack[ClientOptions]) -> Self:
-        """As ``comfysnap_client.Client.from_env``."""
-        made = cls.__new__(cls)
-        made._start(asynchronous.Client.from_env(base_url=base_url, **options))
-        return made
+        """Like ``comfysnap_client.Client.from_env``."""
+        client = cls.__new__(cls)
+        client._start(asynchronous.Client.from_env(base_url=base_url, **options))
+        return client
 
     def _start(self, client: asynchronous.Client) -> None:
         self._client = client
         self._portal = Portal()
 
     def __repr__(self) -> str:
-        """The address; never a key."""
+        """The base URL, without keys."""
         return repr(self._client)
 
     def __enter__(self) -> Self:
-        """Nothing is sent before the first call."""
+        """Return the client; connections are opened by the first call."""
         return self
 
     def __exit__(
@@ -143,7 +149,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close all connections and end the client's thread; closing again changes nothing."""
+        """Close all connections and stop the background thread. Idempotent."""
         if not self._portal.closed:
             try:
                 self._portal.run(self._client.aclose())
@@ -152,12 +158,12 @@ class Client:
 
     @property
     def base_url(self) -> str:
-        """Address of the server."""
+        """URL of the server."""
         return self._client.base_url
 
     def infer_sync(
         self,
-        inputs: WorkflowInput[O],
+        inputs: WorkflowInput[OutputT],
         *,
         timeout: float | None = None,
         job_timeout: float | None = None,
@@ -166,8 +172,8 @@ class Client:
         idempotency_key: str | None = None,
         cancel_on_timeout: bool | None = None,
         on_progress: OnProgress | None = None,
-    ) -> O:
-        """As ``comfysnap_client.Client.infer_sync``; Ctrl-C counts as a cancelled task."""
+    ) -> OutputT:
+        """Like ``comfysnap_client.Client.infer_sync``; Ctrl-C is treated like a cancelled task."""
         return self._portal.run(
             self._client.infer_sync(
                 inputs, timeout=timeout, job_timeout=job_timeout, labels=labels, webhook=webhook,
@@ -178,7 +184,7 @@ class Client:
 
     def infer_async(
         self,
-        inputs: WorkflowInput[O],
+        inputs: WorkflowInput[OutputT],
         *,
         timeout: float | None = None,
         job_timeout: float | None = None,
@@ -187,8 +193,8 @@ class Client:
         previews: bool = False,
         idempotency_key: str | None = None,
         cancel_on_timeout: bool | None = None,
-    ) -> Job[O]:
-        """As ``comfysnap_client.Client.infer_async``."""
+    ) -> Job[OutputT]:
+        """Like ``comfysnap_client.Client.infer_async``."""
         job = self._portal.run(
             self._client.infer_async(
                 inputs, timeout=timeout, job_timeout=job_timeout, labels=labels, webhook=webhook,
@@ -199,19 +205,19 @@ class Client:
         return Job(self._portal, job)
 
     def check_status(self, job_id: str, *, timeout: float | None = None) -> JobRecord:
-        """As ``comfysnap_client.Client.check_status``."""
+        """Like ``comfysnap_client.Client.check_status``."""
         return self._portal.run(self._client.check_status(job_id, timeout=timeout))
 
     def cancel(self, job_id: str, *, timeout: float | None = None) -> JobRecord:
-        """As ``comfysnap_client.Client.cancel``."""
+        """Like ``comfysnap_client.Client.cancel``."""
         return self._portal.run(self._client.cancel(job_id, timeout=timeout))
 
     @overload
     def job(self, job_id: str) -> Job[UntypedOutput]: ...
     @overload
-    def job(self, job_id: str, output: type[O]) -> Job[O]: ...
+    def job(self, job_id: str, output: type[OutputT]) -> Job[OutputT]: ...
     def job(self, job_id: str, output: type[WorkflowOutput] = UntypedOutput) -> Job[WorkflowOutput]:
-        """As ``comfysnap_client.Client.job``."""
+        """Like ``comfysnap_client.Client.job``."""
         return Job(self._portal, self._client.job(job_id, output))
 
     def jobs(
@@ -222,29 +228,29 @@ class Client:
         labels: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> Generator[JobRecord]:
-        """As ``comfysnap_client.Client.jobs``."""
+        """Like ``comfysnap_client.Client.jobs``."""
         return self._portal.iterate(
             self._client.jobs(status=status, workflow=workflow, labels=labels, timeout=timeout)
         )
 
     def workflow(self, name: str, *, timeout: float | None = None) -> WorkflowDetail:
-        """As ``comfysnap_client.Client.workflow``."""
+        """Like ``comfysnap_client.Client.workflow``."""
         return self._portal.run(self._client.workflow(name, timeout=timeout))
 
     def workflows(self, *, timeout: float | None = None) -> list[WorkflowSummary]:
-        """As ``comfysnap_client.Client.workflows``."""
+        """Like ``comfysnap_client.Client.workflows``."""
         return self._portal.run(self._client.workflows(timeout=timeout))
 
     def map(
         self,
-        inputs: Iterable[WorkflowInput[O]] | AsyncIterable[WorkflowInput[O]],
+        inputs: Iterable[WorkflowInput[OutputT]] | AsyncIterable[WorkflowInput[OutputT]],
         *,
         concurrency: int = 8,
         ordered: bool = True,
         timeout: float | None = None,
         labels: Mapping[str, str] | None = None,
-    ) -> Generator[MapResult[O]]:
-        """As ``comfysnap_client.Client.map``; ``inputs`` is read on the client's thread."""
+    ) -> Generator[MapResult[OutputT]]:
+        """Like ``comfysnap_client.Client.map``; ``inputs`` is read in the background thread."""
         return self._portal.iterate(
             self._client.map(
                 inputs, concurrency=concurrency, ordered=ordered, timeout=timeout, labels=labels
@@ -252,17 +258,17 @@ class Client:
         )
 
     def read(self, file: OutputFile) -> bytes:
-        """As ``OutputFile.read``: the whole content, checked."""
+        """Like ``OutputFile.read``: return the content, verified."""
         return self._portal.run(file.read())
 
     def image(self, file: ImageFile) -> "Image.Image":
-        """As ``ImageFile.image``: a Pillow image; needs Pillow."""
+        """Like ``ImageFile.image``: return a Pillow image; requires Pillow."""
         return self._portal.run(file.image())
 
     def save(self, file: OutputFile, path: str | Path) -> Path:
-        """As ``OutputFile.save``: atomic, resumed when the connection breaks, checked."""
+        """Like ``OutputFile.save``: atomic, resumed after a lost connection, verified."""
         return self._portal.run(file.save(path))
 
     def stream(self, file: OutputFile) -> Generator[bytes]:
-        """As ``OutputFile.stream``: the content in chunks."""
+        """Like ``OutputFile.stream``: yield the content in chunks."""
         return self._portal.iterate(file.stream())

@@ -1,4 +1,4 @@
-"""The client."""
+"""``Client``: the public async API."""
 
 import math
 import os
@@ -8,19 +8,14 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overloa
 
 import httpx
 
-from comfysnap_client import tracing
-from comfysnap_client.address import checked_url, credentials
-from comfysnap_client.deadline import Deadline
-from comfysnap_client.job import Job, OnProgress
+from comfysnap_client.credentials import checked_url, credentials
+from comfysnap_client.job import Job
 from comfysnap_client.polling import PollPolicy
-from comfysnap_client.retry import RetryPolicy
-from comfysnap_client.session import Session, SubmitOptions
-from comfysnap_client.transport import Http, Request
+from comfysnap_client.retry import Deadline, RetryPolicy
+from comfysnap_client.session import OnProgress, Session, SubmitOptions
+from comfysnap_client.transport import Transport
 from comfysnap_schema.base import WorkflowInput, WorkflowOutput, output_type
 from comfysnap_schema.wire import (
-    JOBS,
-    WORKFLOWS,
-    JobPage,
     JobRecord,
     JobStatus,
     WorkflowDetail,
@@ -31,13 +26,13 @@ if TYPE_CHECKING:
     from comfysnap_client.dynamic import UntypedOutput
     from comfysnap_client.mapping import MapResult
 
-O = TypeVar("O", bound=WorkflowOutput)  # noqa: E741 -- the output, as in every signature here
+OutputT = TypeVar("OutputT", bound=WorkflowOutput)
 
 DEFAULT_TIMEOUT_S = 600.0
 
 
 class ClientOptions(TypedDict, total=False):
-    """The keyword arguments of ``Client``, which tells their meaning."""
+    """The keyword arguments of ``Client``, where they are documented."""
 
     api_key: str | None
     modal_key: str | None
@@ -54,28 +49,36 @@ class ClientOptions(TypedDict, total=False):
 
 
 class Client:
-    """A connection to one comfysnap server; use it as an async context manager, or ``aclose`` it.
+    """An async client for one comfysnap server.
+
+    Use it as a context manager, or call ``aclose``::
+
+        async with Client("http://127.0.0.1:8000") as client:
+            output = await client.infer_sync(FluxInput(prompt="a fox"))
 
     Args:
-        base_url: Address of the server, with its path prefix if it has one.
+        base_url: URL of the server, including its path prefix if it has one.
         api_key: Sent as ``Authorization: Bearer``, to this server only.
-        modal_key: Id of a Modal proxy token, with ``modal_secret``.
+        modal_key: ID of a Modal proxy token; requires ``modal_secret``.
         modal_secret: Secret of that token.
-        timeout: Seconds for a call that names none, over everything it does; ``math.inf``: no
-            limit. A call that waits for a job also waits no longer than this.
-        connect_timeout: Seconds for making one connection.
-        read_timeout: Seconds of silence after which a connection counts as broken, on top of the
-            time for which a request is held.
-        max_connections: Most connections at a time; many more jobs can be waited for.
-        retry: When and how often requests are retried.
-        polling: How jobs are waited for.
-        cancel_on_timeout: Whether a job is cancelled when its ``timeout`` passes or the task that
-            waits for it is cancelled; calls may override it.
+        timeout: Default for calls that do not set their own: seconds for the whole call, including
+            retries and waiting for a job. ``math.inf`` means no limit.
+        connect_timeout: Seconds for establishing one connection.
+        read_timeout: Seconds without data before a connection counts as broken, in addition to
+            the time that the server may hold a request.
+        max_connections: Maximum number of concurrent connections, at least 2. Waiting for more
+            jobs than that is fine.
+        retry: When and how often requests are retried. None uses ``RetryPolicy()``.
+        polling: How to wait for jobs. None uses ``PollPolicy()``.
+        cancel_on_timeout: Whether a job is cancelled when ``timeout`` passes or the waiting task
+            is cancelled. Calls may override it.
         transport: Replaces the network, for tests: an ``httpx.AsyncBaseTransport``.
-        event_hooks: Passed to httpx: ``{"request": [...], "response": [...]}``.
+        event_hooks: Passed to httpx: ``{"request": [...], "response": [...]}``. For example, an
+            async request hook that calls ``opentelemetry.propagate.inject(request.headers)``
+            propagates the trace context.
 
     Raises:
-        ValueError: An argument is wrong.
+        ValueError: An argument is not valid.
     """
 
     def __init__(
@@ -99,8 +102,8 @@ class Client:
         self.timeout = timeout
         Deadline.after(timeout)
         if max_connections < MIN_CONNECTIONS:
-            raise ValueError(f"max_connections is at least {MIN_CONNECTIONS}")
-        http = Http(
+            raise ValueError(f"max_connections must be at least {MIN_CONNECTIONS}")
+        connection = Transport(
             self.base_url,
             credentials=credentials(api_key, modal_key, modal_secret),
             connect_timeout=connect_timeout,
@@ -110,9 +113,9 @@ class Client:
             transport=transport,
             event_hooks=event_hooks,
         )
-        # Some connections stay free of polls, for submits, cancels and files.
+        # Polls must not use up the connections that submits, cancels and files need.
         self._session = Session(
-            http,
+            connection,
             polling=polling or PollPolicy(),
             poll_slots=max(1, max_connections * 4 // 5),
             cancel_on_timeout=cancel_on_timeout,
@@ -120,29 +123,33 @@ class Client:
 
     @classmethod
     def from_env(cls, *, base_url: str | None = None, **options: Unpack[ClientOptions]) -> Self:
-        """A client from ``COMFYSNAP_URL``, ``COMFYSNAP_API_KEY``, ``MODAL_KEY``, ``MODAL_SECRET``.
+        """Create a client from environment variables.
+
+        Reads ``COMFYSNAP_URL``, ``COMFYSNAP_API_KEY``, ``MODAL_KEY`` and ``MODAL_SECRET``::
+
+            async with Client.from_env(timeout=60) as client: ...
 
         Args:
-            base_url: Wins over ``COMFYSNAP_URL``.
-            options: Further arguments of ``Client``; they win over the environment.
+            base_url: Takes precedence over ``COMFYSNAP_URL``.
+            options: Other arguments of ``Client``; they take precedence over the environment.
 
         Raises:
-            ValueError: ``COMFYSNAP_URL`` is not set, or wrong.
+            ValueError: ``COMFYSNAP_URL`` is not set, or a value is not valid.
         """
         base_url = base_url or os.environ.get("COMFYSNAP_URL")
         if not base_url:
-            raise ValueError("COMFYSNAP_URL is not set; it is as http://127.0.0.1:8000")
+            raise ValueError("COMFYSNAP_URL is not set (for example http://127.0.0.1:8000)")
         options.setdefault("api_key", os.environ.get("COMFYSNAP_API_KEY") or None)
         options.setdefault("modal_key", os.environ.get("MODAL_KEY") or None)
         options.setdefault("modal_secret", os.environ.get("MODAL_SECRET") or None)
         return cls(base_url, **options)
 
     def __repr__(self) -> str:
-        """The address; never a key."""
+        """The base URL, without keys."""
         return f"<Client {self.base_url}>"
 
     async def __aenter__(self) -> Self:
-        """Nothing is sent before the first call."""
+        """Return the client; connections are opened by the first call."""
         return self
 
     async def __aexit__(
@@ -155,12 +162,12 @@ class Client:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close all connections, after cancellations under way (5 s at most) have been sent."""
+        """Close all connections, after at most 5 s for cancellations in progress."""
         await self._session.aclose()
 
     async def infer_sync(
         self,
-        inputs: WorkflowInput[O],
+        inputs: WorkflowInput[OutputT],
         *,
         timeout: float | None = None,
         job_timeout: float | None = None,
@@ -169,53 +176,55 @@ class Client:
         idempotency_key: str | None = None,
         cancel_on_timeout: bool | None = None,
         on_progress: OnProgress | None = None,
-    ) -> O:
+    ) -> OutputT:
         """Run a workflow and return its outputs: submit, then wait.
 
         Args:
             inputs: A generated input model.
-            timeout: Seconds for everything: uploads, connecting, retries, queue, run; None: the
-                client's; ``math.inf``: no limit.
-            job_timeout: Longest run on the server in seconds; None: what ``timeout`` leaves, or
-                the server's own when the job is not cancelled on timeout.
-            labels: Kept with the job, for finding it with ``jobs``.
-            webhook: Address that the server calls when the job is final.
-            idempotency_key: For a submit that must not double across restarts of this program.
+            timeout: Seconds for the whole call: uploads, retries, time in the queue and the run.
+                None uses the client's; ``math.inf`` means no limit.
+            job_timeout: Maximum run time on the server, in seconds. None uses ``timeout``, or the
+                server's default if the job is not cancelled on timeout.
+            labels: Stored with the job; ``jobs`` can filter by them.
+            webhook: URL that the server calls when the job is final.
+            idempotency_key: Prevents a second job if this program submits again after a restart.
             cancel_on_timeout: Whether the job is cancelled when ``timeout`` passes or the calling
-                task is cancelled; None: the client's.
-            on_progress: Called with each change of the progress.
+                task is cancelled. None uses the client's.
+            on_progress: Called whenever the progress changes.
 
         Raises:
-            InvalidInput: The server refused the inputs; ``fields`` names each.
+            InvalidInput: The server rejected the inputs; see ``fields``.
             JobError: The job failed, was cancelled, timed out or expired.
-            DeadlineExceeded: ``timeout`` passed; it carries the job's id.
-            ComfysnapError: The server could not be reached or refused.
+            DeadlineExceeded: ``timeout`` passed; the error carries the job's ID.
+            ComfysnapError: The server is unreachable or rejected the request.
             OSError: An input file cannot be read.
+
+        Example::
+
+            output = await client.infer_sync(FluxInput(prompt="a fox"), timeout=120)
+            await output.images[0].save("fox.png")
         """
-        cancel = self._session.cancel_on_timeout if cancel_on_timeout is None else cancel_on_timeout
+        if cancel_on_timeout is None:
+            cancel_on_timeout = self._session.cancel_on_timeout
         seconds = self.timeout if timeout is None else timeout
         deadline = Deadline.after(seconds)
-        if job_timeout is None and cancel and math.isfinite(seconds):
+        if job_timeout is None and cancel_on_timeout and math.isfinite(seconds):
             job_timeout = seconds
-        with tracing.span("infer_sync", workflow=inputs.__workflow__):
-            job = await self._submit(
-                inputs,
-                SubmitOptions(
-                    job_timeout=job_timeout, labels=labels,
-                    webhook=webhook, idempotency_key=idempotency_key,
-                ),
-                deadline,
-                cancel=cancel,
-            )  # fmt: skip
-            return await job.result(
-                timeout=deadline.remaining_or_inf(),
-                cancel_on_timeout=cancel,
-                on_progress=on_progress,
-            )
+        options = SubmitOptions(
+            job_timeout=job_timeout, labels=labels, webhook=webhook, idempotency_key=idempotency_key
+        )
+        record = await self._session.submit(
+            inputs, options, deadline, cancel_on_timeout=cancel_on_timeout
+        )
+        record = await self._session.wait(
+            record.id, deadline, known=record,
+            cancel_on_timeout=cancel_on_timeout, on_progress=on_progress,
+        )  # fmt: skip
+        return self._session.outcome(record, output_type(type(inputs)))
 
     async def infer_async(
         self,
-        inputs: WorkflowInput[O],
+        inputs: WorkflowInput[OutputT],
         *,
         timeout: float | None = None,
         job_timeout: float | None = None,
@@ -224,74 +233,81 @@ class Client:
         previews: bool = False,
         idempotency_key: str | None = None,
         cancel_on_timeout: bool | None = None,
-    ) -> Job[O]:
+    ) -> Job[OutputT]:
         """Submit a job and return its handle.
 
         Args:
             inputs: A generated input model.
-            timeout: Seconds for the submit, uploads and retries included; None: the client's.
-            job_timeout: Longest run on the server in seconds; None: the server's.
-            labels: Kept with the job, for finding it with ``jobs``.
-            webhook: Address that the server calls when the job is final.
-            previews: Whether the job's events hold preview frames.
-            idempotency_key: For a submit that must not double across restarts of this program.
-            cancel_on_timeout: Whether a job that was made is cancelled when this call is left
-                before its id came back; None: the client's.
+            timeout: Seconds for the submit, including uploads and retries. None uses the client's.
+            job_timeout: Maximum run time on the server, in seconds. None uses the server's.
+            labels: Stored with the job; ``jobs`` can filter by them.
+            webhook: URL that the server calls when the job is final.
+            previews: Whether the job's events include preview frames.
+            idempotency_key: Prevents a second job if this program submits again after a restart.
+            cancel_on_timeout: Whether to cancel a job that was already created when this call is
+                cancelled or times out before the job's ID arrives. None uses the client's.
 
         Raises:
-            InvalidInput: The server refused the inputs; ``fields`` names each.
+            InvalidInput: The server rejected the inputs; see ``fields``.
             DeadlineExceeded: ``timeout`` passed.
-            ComfysnapError: The server could not be reached or refused.
+            ComfysnapError: The server is unreachable or rejected the request.
             OSError: An input file cannot be read.
+
+        Example::
+
+            job = await client.infer_async(FluxInput(prompt="a fox"))
+            output = await job.result()
         """
-        cancel = self._session.cancel_on_timeout if cancel_on_timeout is None else cancel_on_timeout
-        with tracing.span("infer_async", workflow=inputs.__workflow__):
-            return await self._submit(
-                inputs,
-                SubmitOptions(
-                    job_timeout=job_timeout, labels=labels,
-                    webhook=webhook, previews=previews, idempotency_key=idempotency_key,
-                ),
-                self._deadline(timeout),
-                cancel=cancel,
-            )  # fmt: skip
+        options = SubmitOptions(
+            job_timeout=job_timeout, labels=labels, webhook=webhook, previews=previews,
+            idempotency_key=idempotency_key,
+        )  # fmt: skip
+        record = await self._session.submit(
+            inputs, options, self._deadline(timeout), cancel_on_timeout=cancel_on_timeout
+        )
+        output = output_type(type(inputs))
+        return Job(self._session, record.id, output, timeout=self.timeout, record=record)
 
     async def check_status(self, job_id: str, *, timeout: float | None = None) -> JobRecord:
-        """The job as it is now.
+        """Return the current state of a job.
 
         Args:
-            job_id: As in ``Job.id``.
-            timeout: Seconds for the call, retries included; None: the client's.
+            job_id: The ID from ``Job.id``.
+            timeout: Seconds for the call, including retries. None uses the client's.
 
         Raises:
-            NotFound: The server knows no such job for this key.
-            ComfysnapError: No answer in time, or a refusal.
+            NotFound: Unknown job, or one of another API key.
+            ComfysnapError: The request failed or timed out.
         """
         return await self._session.status(job_id, self._deadline(timeout))
 
     async def cancel(self, job_id: str, *, timeout: float | None = None) -> JobRecord:
-        """Ask for a job to stop; asking again, or of a finished job, changes nothing.
+        """Request cancellation of a job; has no effect on a job that is final.
 
         Args:
-            job_id: As in ``Job.id``.
-            timeout: Seconds for the call, retries included; None: the client's.
+            job_id: The ID from ``Job.id``.
+            timeout: Seconds for the call, including retries. None uses the client's.
 
         Raises:
-            NotFound: The server knows no such job for this key.
-            ComfysnapError: No answer in time, or a refusal.
+            NotFound: Unknown job, or one of another API key.
+            ComfysnapError: The request failed or timed out.
         """
         return await self._session.cancel(job_id, self._deadline(timeout))
 
     @overload
     def job(self, job_id: str) -> "Job[UntypedOutput]": ...
     @overload
-    def job(self, job_id: str, output: type[O]) -> Job[O]: ...
+    def job(self, job_id: str, output: type[OutputT]) -> Job[OutputT]: ...
     def job(self, job_id: str, output: type[WorkflowOutput] | None = None) -> Job[Any]:
-        """The handle of a job that exists, for instance after a restart; asks nothing.
+        """Return a handle for an existing job, for example after a restart. Sends no request.
 
         Args:
-            job_id: As in ``Job.id``.
-            output: The generated output model; left out: outputs as they come.
+            job_id: The ID from ``Job.id``.
+            output: The generated output model. Default: untyped outputs.
+
+        Example::
+
+            output = await client.job(saved_id, FluxOutput).result()
         """
         if output is None:
             from comfysnap_client.dynamic import UntypedOutput
@@ -307,28 +323,25 @@ class Client:
         labels: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> AsyncGenerator[JobRecord]:
-        """The jobs of this key, newest first, page by page as they are read.
+        """Iterate over the jobs of this API key, newest first; pages are fetched as needed.
 
         Args:
-            status: Only these.
-            workflow: Only of this workflow.
-            labels: Only with all of these.
-            timeout: Seconds for each page, retries included; None: the client's.
+            status: Only jobs with this status.
+            workflow: Only jobs of this workflow.
+            labels: Only jobs with all of these labels.
+            timeout: Seconds for each page, including retries. None uses the client's.
 
         Raises:
-            ComfysnapError: No answer in time, or a refusal.
+            ComfysnapError: The request failed or timed out.
         """
-        wanted = [("label", f"{key}:{value}") for key, value in (labels or {}).items()]
+        filters = [("label", f"{key}:{value}") for key, value in (labels or {}).items()]
         if status is not None:
-            wanted.append(("status", status.value))
+            filters.append(("status", status.value))
         if workflow is not None:
-            wanted.append(("workflow", workflow))
+            filters.append(("workflow", workflow))
         cursor: str | None = None
         while True:
-            params = (*wanted, ("cursor", cursor)) if cursor else (*wanted,)
-            request = Request(method="GET", url=JOBS[1:], params=params)
-            answer = await self._session.http.send(request, deadline=self._deadline(timeout))
-            page = answer.parse(JobPage)
+            page = await self._session.jobs(tuple(filters), cursor, self._deadline(timeout))
             for record in page.jobs:
                 yield record
             cursor = page.cursor
@@ -336,75 +349,69 @@ class Client:
                 return
 
     async def workflow(self, name: str, *, timeout: float | None = None) -> WorkflowDetail:
-        """Titles and contract of a workflow that the server has.
+        """Return the title, contract and schemas of a workflow.
 
         Args:
-            name: As in the routes.
-            timeout: Seconds for the call, retries included; None: the client's.
+            name: Name of the workflow.
+            timeout: Seconds for the call, including retries. None uses the client's.
 
         Raises:
-            NotFound: The server has no such workflow.
-            ComfysnapError: No answer in time, or a refusal.
+            NotFound: Unknown workflow.
+            ComfysnapError: The request failed or timed out.
         """
-        request = Request(method="GET", url=f"{WORKFLOWS[1:]}/{name}")
-        answer = await self._session.http.send(request, deadline=self._deadline(timeout))
-        return answer.parse(WorkflowDetail)
+        return await self._session.workflow(name, self._deadline(timeout))
 
     async def workflows(self, *, timeout: float | None = None) -> list[WorkflowSummary]:
-        """The workflows that the server has.
+        """List the workflows of the server.
 
         Args:
-            timeout: Seconds for the call, retries included; None: the client's.
+            timeout: Seconds for the call, including retries. None uses the client's.
 
         Raises:
-            ComfysnapError: No answer in time, or a refusal.
+            ComfysnapError: The request failed or timed out.
         """
-        request = Request(method="GET", url=WORKFLOWS[1:])
-        answer = await self._session.http.send(request, deadline=self._deadline(timeout))
-        return answer.parse_list(WorkflowSummary)
+        return await self._session.workflows(self._deadline(timeout))
 
     def map(
         self,
-        inputs: Iterable[WorkflowInput[O]] | AsyncIterable[WorkflowInput[O]],
+        inputs: Iterable[WorkflowInput[OutputT]] | AsyncIterable[WorkflowInput[OutputT]],
         *,
         concurrency: int = 8,
         ordered: bool = True,
         timeout: float | None = None,
         labels: Mapping[str, str] | None = None,
-    ) -> "AsyncGenerator[MapResult[O]]":
-        """Run many inputs, some at a time; a failed one is told in its place and ends nothing.
+    ) -> "AsyncGenerator[MapResult[OutputT]]":
+        """Run many inputs concurrently; a failure is reported in its result and stops nothing.
 
-        Inputs are drawn as results are consumed: at most ``2 * concurrency`` are ahead of the
-        caller. Leaving the iteration early (use ``contextlib.aclosing``) cancels what runs.
+        Inputs are read as results are consumed, at most ``2 * concurrency`` ahead of the caller.
+        Leaving the iteration early cancels the running jobs, at once with
+        ``contextlib.aclosing``::
+
+            async with aclosing(client.map(inputs, concurrency=4)) as results:
+                async for result in results:
+                    print(result.index, result.error or result.output)
 
         Args:
-            inputs: Generated input models, from any iterable, async ones included.
-            concurrency: Most jobs under way at a time.
-            ordered: Results in the order of the inputs; else as they come.
-            timeout: Seconds for each input; None: the client's.
-            labels: Kept with each job.
+            inputs: Generated input models, from an iterable or async iterable.
+            concurrency: Maximum number of jobs in progress.
+            ordered: Whether results come in the order of the inputs or as they finish.
+            timeout: Seconds for each input. None uses the client's.
+            labels: Stored with each job.
 
         Raises:
-            ValueError: ``concurrency`` is below 1.
+            ValueError: ``concurrency`` is less than 1.
         """
 
-        from comfysnap_client.mapping import run_map  # not everyone maps
+        from comfysnap_client.mapping import run_map  # keeps the import of Client fast
 
-        async def run(one: WorkflowInput[O]) -> O:
+        async def run(one: WorkflowInput[OutputT]) -> OutputT:
             return await self.infer_sync(one, timeout=timeout, labels=labels)
 
         return run_map(run, inputs, concurrency=concurrency, ordered=ordered)
-
-    async def _submit(
-        self, inputs: WorkflowInput[O], options: SubmitOptions, deadline: Deadline, *, cancel: bool
-    ) -> Job[O]:
-        record = await self._session.submit(inputs, options, deadline, cancel=cancel)
-        output = output_type(type(inputs))
-        return Job(self._session, record.id, output, timeout=self.timeout, record=record)
 
     def _deadline(self, timeout: float | None) -> Deadline:
         return Deadline.after(self.timeout if timeout is None else timeout)
 
 
 MIN_CONNECTIONS = 2
-"""One for polls, one for everything else."""
+"""One for polls, one for all other requests."""

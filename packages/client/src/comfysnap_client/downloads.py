@@ -1,4 +1,4 @@
-"""Output files on their way down: streamed, resumed when the connection breaks, checked by hash."""
+"""Downloads of output files: streamed, resumed after a lost connection, verified by hash."""
 
 import asyncio
 import hashlib
@@ -12,7 +12,7 @@ from contextlib import aclosing
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from comfysnap_client.errors import ComfysnapError, DownloadFailed
-from comfysnap_client.transport import Http, Request, is_transient
+from comfysnap_client.transport import Request, Transport, is_transient
 from comfysnap_schema.wire import OutputFile
 
 logger: logging.Logger = logging.getLogger("comfysnap_client")
@@ -21,29 +21,29 @@ CHUNK = 1024 * 1024
 
 
 class Downloads:
-    """Reads output files of one server; bound to every file that the client hands out."""
+    """Reads the output files of one server; every ``OutputFile`` of the client refers to it."""
 
-    def __init__(self, http: Http) -> None:
-        self._http = http
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
 
     async def read(self, file: OutputFile) -> bytes:
-        """The whole content, checked.
+        """Return the content, verified.
 
         Raises:
-            DownloadFailed: Wrong length or hash.
-            OutputExpired: Past retention.
-            ComfysnapError: The server or the network failed.
+            DownloadFailed: The length or hash does not match.
+            OutputExpired: The file has expired.
+            ComfysnapError: The request failed.
         """
         return b"".join([chunk async for chunk in self.stream(file)])
 
     async def save(self, file: OutputFile, path: Path) -> Path:
-        """Write to ``path``, or into it if it is a folder; nothing is there before all is.
+        """Write to ``path``, or into it if it is a folder, atomically.
 
         Raises:
-            OSError: The folder cannot be written.
-            DownloadFailed: Wrong length or hash.
-            OutputExpired: Past retention.
-            ComfysnapError: The server or the network failed.
+            OSError: The file cannot be written.
+            DownloadFailed: The length or hash does not match.
+            OutputExpired: The file has expired.
+            ComfysnapError: The request failed.
         """
         target = path / safe_name(file.name) if await asyncio.to_thread(path.is_dir) else path
         part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
@@ -57,75 +57,75 @@ class Downloads:
         return target
 
     async def stream(self, file: OutputFile) -> AsyncGenerator[bytes]:
-        """The content in chunks; the hash is known, and checked, after the last one.
+        """Yield the content in chunks; it is verified after the last one.
 
         Raises:
-            DownloadFailed: Wrong length or hash.
-            OutputExpired: Past retention.
-            ComfysnapError: The server or the network failed.
+            DownloadFailed: The length or hash does not match.
+            OutputExpired: The file has expired.
+            ComfysnapError: The request failed.
         """
-        got = _Got()
+        progress = _Progress()
         failures = 0
         failing_since = 0.0
         while True:
-            before = got.size
+            before = progress.size
             try:
-                async with aclosing(self._rest(file, got)) as chunks:
+                async with aclosing(self._attempt(file, progress)) as chunks:
                     async for chunk in chunks:
                         yield chunk
                 break
             except ComfysnapError as error:
-                if got.size >= file.size:
+                if progress.size >= file.size:
                     break
                 if not is_transient(error):
                     raise
-                if got.size > before or failures == 0:
+                if progress.size > before or failures == 0:
                     failures, failing_since = 0, time.monotonic()
                 failures += 1
-                pause = self._http.retry.pause(
+                pause = self._transport.retry.pause(
                     failures,
                     time.monotonic() - failing_since,
                     retry_after=error.retry_after,
-                    draw=random.random(),  # noqa: S311 -- spreads load, guards nothing
+                    rand=random.random(),  # noqa: S311 -- spreads load, not security
                 )
                 if pause is None:
                     error.attempts = failures
                     raise
                 logger.warning(
-                    "%s: broken at %d of %d bytes, resumed in %.1f s: %s",
-                    file.name, got.size, file.size, pause, error,
+                    "%s: interrupted at %d of %d bytes, resuming in %.1f s: %s",
+                    file.name, progress.size, file.size, pause, error,
                     extra={"request_id": error.request_id},
                 )  # fmt: skip
                 await asyncio.sleep(pause)
-        if got.size != file.size or got.digest.hexdigest() != file.sha256:
+        if progress.size != file.size or progress.digest.hexdigest() != file.sha256:
             raise DownloadFailed(
-                f"{file.name}: {got.size} of {file.size} bytes with SHA-256 "
-                f"{got.digest.hexdigest()}, the job told {file.sha256}"
+                f"{file.name}: {progress.size} of {file.size} bytes with SHA-256 "
+                f"{progress.digest.hexdigest()}, expected {file.sha256}"
             )
 
-    async def _rest(self, file: OutputFile, got: "_Got") -> AsyncGenerator[bytes]:
-        """One attempt, from where the last one broke."""
+    async def _attempt(self, file: OutputFile, progress: "_Progress") -> AsyncGenerator[bytes]:
+        """Yield the rest of the content, in a single attempt."""
         headers = {"Accept-Encoding": "identity"}
-        if got.size:
-            headers["Range"] = f"bytes={got.size}-"
-        if got.size and got.etag:
-            headers["If-Range"] = got.etag
+        if progress.size:
+            headers["Range"] = f"bytes={progress.size}-"
+        if progress.size and progress.etag:
+            headers["If-Range"] = progress.etag
         request = Request(method="GET", url=file.url.lstrip("/"), headers=headers)
-        async with self._http.stream(request) as response:
-            got.etag = response.headers.get("etag")
-            skip = 0 if response.status_code == 206 else got.size
-            async for whole in response.aiter_raw():
-                chunk, skip = whole[skip:], max(0, skip - len(whole))
-                got.size += len(chunk)
-                if got.size > file.size:
+        async with self._transport.stream(request) as response:
+            progress.etag = response.headers.get("etag")
+            skip = 0 if response.status_code == 206 else progress.size
+            async for data in response.aiter_raw():
+                chunk, skip = data[skip:], max(0, skip - len(data))
+                progress.size += len(chunk)
+                if progress.size > file.size:
                     return
-                got.digest.update(chunk)
+                progress.digest.update(chunk)
                 if chunk:
                     yield chunk
 
 
-class _Got:
-    """What has come of a file."""
+class _Progress:
+    """The part of a file received so far."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -134,22 +134,22 @@ class _Got:
 
 
 def safe_name(name: str) -> str:
-    """The last part of a name that a server told, fit for a folder of the caller's."""
+    """The last part of a name from the server, without characters unsafe in file names."""
     last = PurePosixPath(PureWindowsPath(name).name).name
-    kept = "".join(char for char in last if char.isprintable() and char not in '<>:"|?*')
-    return kept.strip(". ") or "output"
+    safe = "".join(char for char in last if char.isprintable() and char not in '<>:"|?*')
+    return safe.strip(". ") or "output"
 
 
 async def _write(chunks: AsyncIterator[bytes], path: Path) -> None:
-    """Write on a thread, a megabyte at a time."""
+    """Write in a thread, a megabyte at a time."""
     handle = await asyncio.to_thread(path.open, "xb", CHUNK)
     try:
-        waiting: list[bytes] = []
+        buffer: list[bytes] = []
         async for chunk in chunks:
-            waiting.append(chunk)
-            if sum(map(len, waiting)) >= CHUNK:
-                await asyncio.to_thread(handle.writelines, waiting)
-                waiting = []
-        await asyncio.to_thread(handle.writelines, waiting)
+            buffer.append(chunk)
+            if sum(map(len, buffer)) >= CHUNK:
+                await asyncio.to_thread(handle.writelines, buffer)
+                buffer = []
+        await asyncio.to_thread(handle.writelines, buffer)
     finally:
         await asyncio.to_thread(handle.close)

@@ -1,4 +1,4 @@
-"""Workflows without generated models: inputs by name, outputs as they come."""
+"""Workflows without generated models: inputs by name, untyped outputs."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
@@ -26,7 +26,7 @@ _BY_KIND: dict[str, type[OutputFile]] = {
 
 
 class UntypedOutput(WorkflowOutput, extra="allow"):
-    """Outputs of a workflow that has no generated model; ``values`` holds them by name."""
+    """Outputs of a workflow without a generated model; ``values`` has them by name."""
 
     @model_validator(mode="before")
     @classmethod
@@ -35,11 +35,11 @@ class UntypedOutput(WorkflowOutput, extra="allow"):
 
     @property
     def values(self) -> dict[str, Any]:
-        """By output name: an ``OutputFile``, a list of them, a text or JSON."""
+        """The outputs by name: an ``OutputFile``, a list of them, text or JSON."""
         return dict(self.model_extra or {})
 
     def files(self) -> Iterator[OutputFile]:
-        """Every file, in the order of the outputs."""
+        """Iterate over all files, in the order of the outputs."""
         for value in self.values.values():
             for one in cast("list[Any]", value) if isinstance(value, list) else [value]:
                 if isinstance(one, OutputFile):
@@ -47,15 +47,21 @@ class UntypedOutput(WorkflowOutput, extra="allow"):
 
 
 def untyped(workflow: str, inputs: Mapping[str, Any]) -> WorkflowInput[UntypedOutput]:
-    """Inputs for any workflow by name, unchecked here: the server checks them.
+    """Return inputs for any workflow, to be validated by the server.
 
     Args:
         workflow: Name of the workflow.
-        inputs: By API name; files as ``Path``, bytes or open files.
+        inputs: Values by input name; files as ``Path``, bytes or open binary files.
+
+    Example::
+
+        output = await client.infer_sync(untyped("flux", {"prompt": "a fox"}))
+        for file in output.files():
+            await file.save(".")
     """
     fields: dict[str, Any] = {
-        f"input_{place}": (Any, Field(default=None, alias=name))
-        for place, name in enumerate(inputs)
+        f"input_{index}": (Any, Field(default=None, alias=name))
+        for index, name in enumerate(inputs)
     }
     model = create_model("UntypedInput", __base__=WorkflowInput[UntypedOutput], **fields)
     model.__workflow__ = workflow

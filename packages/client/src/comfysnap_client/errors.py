@@ -1,29 +1,29 @@
-"""What the client raises; no exception of the HTTP library ever leaks.
+"""The exceptions of the client; those of the HTTP library never leak.
 
 Exception tree::
 
     ComfysnapError
-    ├── ConnectionFailed        no answer: refused, broken or silent, after every attempt
-    ├── UnexpectedResponse      an answer that is not of this API: a proxy's page, a redirect
+    ├── ConnectionFailed        no response after all attempts: refused, broken or timed out
+    ├── UnexpectedResponse      not a response of this API: a proxy's error page, a redirect
     ├── DeadlineExceeded        the call's ``timeout`` passed (also a TimeoutError)
-    ├── DownloadFailed          an output file came broken: wrong hash or length
-    ├── APIError                the server refused; ``code`` tells why, unknown codes stay here
-    │   ├── InvalidInput        the inputs do not fit the workflow; ``fields`` names each
-    │   ├── Unauthorized        no key, a wrong one, or one without access
-    │   ├── NotFound            no such workflow, job, output or file
+    ├── DownloadFailed          an output file has the wrong length or hash
+    ├── APIError                the server rejected the request; see ``code``
+    │   ├── InvalidInput        the inputs are not valid; see ``fields``
+    │   ├── Unauthorized        the key is missing, wrong or lacks access
+    │   ├── NotFound            unknown workflow, job, output or file
     │   ├── ContractMismatch    the workflow changed: run ``comfysnap generate`` again
     │   ├── IdempotencyMismatch the key was used for another submit
-    │   ├── OutputExpired       the job is known, its files are past retention
-    │   ├── TooLarge            body or file is over the server's limit
-    │   ├── RateLimited         too many requests or jobs, after every attempt
-    │   └── ServerError         5xx, after every attempt
-    └── JobError                the job ended without a result; ``record`` is the final job
+    │   ├── OutputExpired       the job still exists, its files have expired
+    │   ├── TooLarge            the body or a file exceeds the server's limit
+    │   ├── RateLimited         too many requests or jobs, after all attempts
+    │   └── ServerError         5xx, after all attempts
+    └── JobError                the job did not succeed; ``record`` is the final job
         ├── JobFailed
         ├── JobCancelled
         ├── JobTimedOut
         └── JobExpired
 
-A cancelled task gets its own ``asyncio.CancelledError``; ``job_id_of`` finds the job in it.
+A cancelled task raises ``asyncio.CancelledError`` as usual; ``job_id_of`` finds its job.
 """
 
 from collections.abc import Iterator
@@ -33,16 +33,17 @@ from comfysnap_schema.wire import ErrorCode, FieldProblem, JobRecord, JobStatus,
 
 
 class ComfysnapError(Exception):
-    """Base of everything the client raises for a server, a network or a job.
+    """Base class of the client's errors.
 
     Attributes:
-        job_id: The job concerned, if its id is known; ``client.job(job_id, ...)`` resumes it.
-        record: The job as last seen, or None.
+        job_id: ID of the job, if known; ``client.job(job_id, ...)`` returns its handle.
+        record: The last known state of the job, or None.
         request_id: ``X-Request-Id`` of the last request, as in the server's log.
-        attempts: Requests sent for the call that failed.
-        status: HTTP status of the last answer; None when there was none.
-        retry_after: Seconds the server asked to wait, or None.
-        idempotency_key: Key of the submit that failed; passing it again cannot make a second job.
+        attempts: Number of requests sent for the failed call.
+        status: HTTP status of the last response, or None.
+        retry_after: Seconds that the server asked to wait, or None.
+        idempotency_key: Key of the failed submit; submitting with it again cannot create a
+            second job.
     """
 
     def __init__(
@@ -68,41 +69,41 @@ class ComfysnapError(Exception):
         super().__init__(message)
 
     def __str__(self) -> str:
-        """The message, then what is known of job, request and attempts."""
+        """The message, followed by the job, request, status and attempts if known."""
         known = (
             ("job", self.job_id),
             ("request", self.request_id),
             ("status", self.status),
             ("attempts", self.attempts if self.attempts > 1 else None),
         )
-        told = ", ".join(f"{name} {value}" for name, value in known if value is not None)
-        return f"{self.message} ({told})" if told else self.message
+        details = ", ".join(f"{name} {value}" for name, value in known if value is not None)
+        return f"{self.message} ({details})" if details else self.message
 
 
 class ConnectionFailed(ComfysnapError):
-    """No answer came after every attempt; the network's own error is the ``__cause__``."""
+    """No response after all attempts; the network error is the ``__cause__``."""
 
 
 class UnexpectedResponse(ComfysnapError):
-    """Something that does not speak this API answered: check the address and what is before it."""
+    """The response is not one of this API: check the URL, and any proxy in front of the server."""
 
 
 class DeadlineExceeded(ComfysnapError, TimeoutError):
-    """The ``timeout`` of the call passed; the ``__cause__`` is the last failure, if there was one.
+    """The ``timeout`` of the call passed; the ``__cause__`` is the last failure, if any.
 
-    The job was cancelled unless ``cancel_on_timeout=False``; ``record`` is the job as last seen.
+    The job was cancelled unless ``cancel_on_timeout=False``; ``record`` is its last known state.
     """
 
 
 class DownloadFailed(ComfysnapError):
-    """A downloaded file does not have the length or the SHA-256 that the job told."""
+    """The length or SHA-256 of a downloaded file does not match the job's record."""
 
 
 class APIError(ComfysnapError):
-    """The server refused the request; branch on ``code``, never on the message.
+    """The server rejected the request; branch on ``code``, never on the message.
 
     Attributes:
-        problem: The whole problem+json body.
+        problem: The complete problem+json body.
     """
 
     def __init__(
@@ -132,40 +133,40 @@ class APIError(ComfysnapError):
 
     @property
     def fields(self) -> tuple[FieldProblem, ...]:
-        """Findings by input field."""
+        """The problems of single input fields."""
         return self.problem.fields
 
 
 class InvalidInput(APIError):
-    """The inputs do not fit the workflow; ``fields`` names each."""
+    """The inputs are not valid for the workflow; ``fields`` lists each problem."""
 
 
 class Unauthorized(APIError):
-    """The key is missing or wrong, or has no access."""
+    """The key is missing, wrong or lacks access."""
 
 
 class NotFound(APIError):
-    """No such workflow, job, output or file for this key."""
+    """Unknown workflow, job, output or file, or one of another API key."""
 
 
 class ContractMismatch(APIError):
-    """The models were generated from a workflow that has changed since."""
+    """The workflow has changed since the models were generated."""
 
 
 class IdempotencyMismatch(APIError):
-    """The idempotency key was already used with other inputs or options."""
+    """The idempotency key was already used with different inputs or options."""
 
 
 class OutputExpired(APIError):
-    """The file is past retention; the job itself is still known."""
+    """The file has expired; the job's record still exists."""
 
 
 class TooLarge(APIError):
-    """The body or a file is over the server's limit."""
+    """The body or a file exceeds the server's limit."""
 
 
 class RateLimited(APIError):
-    """Too many requests, queued jobs or a quota; ``retry_after`` holds the server's hint."""
+    """Too many requests or jobs, or a quota is used up; see ``retry_after``."""
 
 
 class ServerError(APIError):
@@ -173,11 +174,11 @@ class ServerError(APIError):
 
 
 class JobError(ComfysnapError):
-    """A job ended without a result.
+    """The job did not succeed.
 
     Attributes:
-        record: The final job.
-        problem: Why, as the server tells it.
+        record: The final state of the job.
+        problem: The reason, as reported by the server.
     """
 
     record: JobRecord
@@ -193,12 +194,12 @@ class JobError(ComfysnapError):
 
     @property
     def fields(self) -> tuple[FieldProblem, ...]:
-        """Findings by input field, where the engine could name them."""
+        """The problems of single input fields, if the engine reported any."""
         return self.problem.fields
 
 
 class JobFailed(JobError):
-    """The job failed; ``code`` tells why (``node_failed``, ``out_of_memory``, ...)."""
+    """The job failed; ``code`` is the reason (``node_failed``, ``out_of_memory``, ...)."""
 
 
 class JobCancelled(JobError):
@@ -206,11 +207,11 @@ class JobCancelled(JobError):
 
 
 class JobTimedOut(JobError):
-    """The job ran longer than its timeout on the server."""
+    """The job exceeded its timeout on the server."""
 
 
 class JobExpired(JobError):
-    """The job did not start in time."""
+    """The job waited in the queue for too long."""
 
 
 _BY_CODE: dict[ErrorCode, type[APIError]] = {
@@ -247,7 +248,7 @@ _BY_JOB_STATUS: dict[JobStatus, type[JobError]] = {
 
 
 def api_error_type(problem: Problem, status: int) -> type[APIError]:
-    """The class for a problem: by code, else by status when the code is no known one."""
+    """The error class for a problem, by its code, or by HTTP status if the code is unknown."""
     if isinstance(problem.code, ErrorCode) and problem.code in _BY_CODE:
         return _BY_CODE[problem.code]
     if status >= 500:
@@ -256,7 +257,7 @@ def api_error_type(problem: Problem, status: int) -> type[APIError]:
 
 
 def job_error(record: JobRecord) -> JobError:
-    """The error of a final job that did not succeed."""
+    """The error for a final job that did not succeed."""
     status = record.status if isinstance(record.status, JobStatus) else JobStatus.FAILED
     return _BY_JOB_STATUS.get(status, JobFailed)(record)
 
@@ -266,7 +267,7 @@ _NOTE = "comfysnap job: "
 
 
 def with_job(error: _E, job_id: str, record: JobRecord | None = None) -> _E:
-    """Write the job onto an exception that leaves a wait; a cancellation gets it as a note."""
+    """Attach the job to an exception: as attributes, or as a note on foreign exceptions."""
     if isinstance(error, ComfysnapError):
         error.job_id = error.job_id or job_id
         error.record = error.record or record
@@ -276,10 +277,13 @@ def with_job(error: _E, job_id: str, record: JobRecord | None = None) -> _E:
 
 
 def job_id_of(error: BaseException) -> str | None:
-    """The id of the job that a call was about when ``error`` ended it, or None.
+    """The ID of the job that ``error`` belongs to, or None.
 
-    Looks through causes and contexts, so it also finds the job behind the ``TimeoutError`` of an
-    ``asyncio.timeout`` and the ``CancelledError`` of a cancelled task.
+    Searches causes and contexts too, so it finds the job behind the ``TimeoutError`` of
+    ``asyncio.timeout`` and the ``CancelledError`` of a cancelled task::
+
+        except TimeoutError as error:
+            save_for_later(job_id_of(error))
     """
     for one in chain(error):
         if isinstance(one, ComfysnapError) and one.job_id:
@@ -291,7 +295,7 @@ def job_id_of(error: BaseException) -> str | None:
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The exception and what led to it; chains can be circular."""
+    """The exception, then its causes and contexts; such chains can be circular."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -300,11 +304,11 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _sentence(problem: Problem) -> str:
-    """One line: what happened, and each field at fault."""
+    """One line: the problem, then the fields not yet mentioned in it."""
     text = problem.detail or problem.title
-    found = "; ".join(
+    fields = "; ".join(
         f"{f.field}: {f.message}" if f.field else f.message
         for f in problem.fields
         if f.message not in text
     )
-    return f"{text}: {found}" if found else text
+    return f"{text}: {fields}" if fields else text

@@ -1,4 +1,4 @@
-"""The events of a job as they come: over server-sent events, else by polling."""
+"""The events of a job: server-sent events, or long polls where those are not available."""
 
 import asyncio
 import logging
@@ -9,71 +9,71 @@ from contextlib import aclosing
 from pydantic import ValidationError
 
 from comfysnap_client.errors import APIError, ComfysnapError, UnexpectedResponse
-from comfysnap_client.polling import PollPolicy
+from comfysnap_client.polling import LongPolls, PollPolicy
 from comfysnap_client.sse import ServerSentEvent, SseParser
-from comfysnap_client.transport import Http, Request, is_transient, job_url
-from comfysnap_client.watch import Poll
+from comfysnap_client.transport import Request, Transport, is_transient, job_url
 from comfysnap_schema.wire import EVENTS, ErrorCode, JobEvent, JobRecord, Progress
 
 logger: logging.Logger = logging.getLogger("comfysnap_client")
 
 KEEP_ALIVE_S = 45.0
-"""Silence after which a stream counts as broken, on top of the read timeout's reach: servers send
-a comment more often than that."""
-FRUITLESS_STREAMS = 2
-"""Streams in a row without one event, after which polling takes over for good."""
+"""Seconds without data, in addition to the read timeout, before a stream counts as broken; servers
+send comments more often than that."""
+MAX_EMPTY_STREAMS = 2
+"""Number of consecutive streams without an event before falling back to polls."""
 
 
 async def follow(
-    http: Http, poll: Poll, polling: PollPolicy, job_id: str
+    transport: Transport, polls: LongPolls, polling: PollPolicy, job_id: str
 ) -> AsyncGenerator[JobEvent]:
-    """Every event of a job until ``done``, across reconnects; the poll is the truth.
+    """Yield the events of a job until ``done``, across reconnects.
 
     Raises:
-        APIError: The server refused to tell of the job.
+        APIError: The server rejected the request.
     """
-    state = _Followed()
-    while state.fruitless < FRUITLESS_STREAMS:
+    state = _State()
+    while state.empty_streams < MAX_EMPTY_STREAMS:
         try:
-            async with aclosing(_stream(http, job_id, state)) as events:
+            async with aclosing(_stream(transport, job_id, state)) as events:
                 async for event in events:
-                    if state.news(event):
+                    if state.is_news(event):
                         yield event
                     if event.type == "done":
                         return
         except ComfysnapError as error:
-            if _no_stream_here(error):
+            if _is_unsupported(error):
                 break
             if not is_transient(error):
                 raise
-            logger.info("job %s: the event stream broke: %s", job_id, error,
+            logger.info("job %s: the event stream failed: %s", job_id, error,
                         extra={"job_id": job_id, "request_id": error.request_id})  # fmt: skip
-        state.fruitless += 1
+        state.empty_streams += 1
         await asyncio.sleep(
             state.pause
             if state.pause is not None
-            else polling.pause(state.fruitless, draw=random.random())  # noqa: S311 -- spreads load, guards nothing
+            else polling.pause(state.empty_streams, rand=random.random())  # noqa: S311 -- spreads load, not security
         )
-    async with aclosing(_poll(poll, polling, job_id, state)) as events:
-        async for event in events:
-            yield event
+    async with aclosing(polls.follow(job_id, after=state.version)) as records:
+        async for record in records:
+            for event in state.events_of(record):
+                yield event
 
 
-class _Followed:
-    """What was told so far."""
+class _State:
+    """What the caller has been given so far."""
 
     def __init__(self) -> None:
         self.last_id = ""
-        self.version = -1
+        self.version: int | None = None
         self.status: str | None = None
         self.progress: Progress | None = None
-        self.fruitless = 0
+        self.empty_streams = 0
         self.pause: float | None = None
 
-    def news(self, event: JobEvent) -> bool:
-        """Whether the event tells more than what was told; remembers it."""
+    def is_news(self, event: JobEvent) -> bool:
+        """Whether the event is new to the caller; updates the state."""
         if event.job is not None:
-            if event.job.version <= self.version and event.type != "done":
+            if not self._is_newer(event.job) and event.type != "done":
                 return False
             self.version = event.job.version
             self.status = str(event.job.status)
@@ -83,9 +83,26 @@ class _Followed:
             self.progress = event.progress
         return True
 
+    def events_of(self, record: JobRecord) -> list[JobEvent]:
+        """The events for the news in a polled record; updates the state."""
+        if record.is_final:
+            return [JobEvent(type="done", job=record)]
+        events: list[JobEvent] = []
+        if str(record.status) != self.status:
+            events.append(JobEvent(type="status", job=record))
+        if record.progress != (self.progress or Progress()):
+            events.append(JobEvent(type="progress", progress=record.progress))
+        self.version = record.version
+        self.status = str(record.status)
+        self.progress = record.progress
+        return events
 
-async def _stream(http: Http, job_id: str, state: _Followed) -> AsyncGenerator[JobEvent]:
-    """One connection to the event stream."""
+    def _is_newer(self, record: JobRecord) -> bool:
+        return self.version is None or record.version > self.version
+
+
+async def _stream(transport: Transport, job_id: str, state: _State) -> AsyncGenerator[JobEvent]:
+    """Yield the events of one connection."""
     headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
     if state.last_id:
         headers["Last-Event-ID"] = state.last_id
@@ -93,16 +110,18 @@ async def _stream(http: Http, job_id: str, state: _Followed) -> AsyncGenerator[J
     request = Request(
         method="GET", url=job_url(EVENTS, job_id), headers=headers, hold=KEEP_ALIVE_S, job_id=job_id
     )
-    async with http.stream(request) as response:
+    async with transport.stream(request) as response:
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
-            raise UnexpectedResponse("no event stream", job_id=job_id, status=response.status_code)
+            raise UnexpectedResponse(
+                "not an event stream", job_id=job_id, status=response.status_code
+            )
         async for chunk in response.aiter_bytes():
             for sent in _sent(parser, chunk, job_id):
                 state.last_id = sent.id
                 state.pause = None if sent.retry is None else sent.retry / 1000
                 event = _event(sent)
                 if event is not None:
-                    state.fruitless = 0
+                    state.empty_streams = 0
                     yield event
 
 
@@ -114,59 +133,16 @@ def _sent(parser: SseParser, chunk: bytes, job_id: str) -> list[ServerSentEvent]
 
 
 def _event(sent: ServerSentEvent) -> JobEvent | None:
-    """The event; None for what this client cannot read."""
+    """The event, or None if it is not valid for this version of the client."""
     try:
         return JobEvent.model_validate_json(sent.data)
     except ValidationError:
-        logger.warning("an event of type %r is not understood", sent.event)
+        logger.warning("ignored an invalid event of type %r", sent.event)
         return None
 
 
-async def _poll(
-    poll: Poll, polling: PollPolicy, job_id: str, state: _Followed
-) -> AsyncGenerator[JobEvent]:
-    """The same events from long-polls."""
-    streak = 0
-    while True:
-        hint: float | None = None
-        try:
-            after = state.version if state.version >= 0 else None
-            hold = polling.hold if after is not None else 0
-            record, hint = await poll(job_id, hold=hold, after=after)
-        except ComfysnapError as error:
-            if not is_transient(error):
-                raise
-            hint = error.retry_after
-            streak += 1
-        else:
-            streak = 0 if record.version > state.version else streak + 1
-            for event in _told_by(record, state):
-                yield event
-            if record.is_final:
-                return
-        if streak or hint is not None or not polling.hold:
-            await asyncio.sleep(
-                polling.pause(max(streak, 1), hint=hint, draw=random.random())  # noqa: S311 -- spreads load, guards nothing
-            )
-
-
-def _told_by(record: JobRecord, state: _Followed) -> list[JobEvent]:
-    """What a polled record tells that was not told yet."""
-    if record.is_final:
-        return [JobEvent(type="done", job=record)]
-    events: list[JobEvent] = []
-    if record.version > state.version and str(record.status) != state.status:
-        events.append(JobEvent(type="status", job=record))
-    if record.progress != (state.progress or Progress()):
-        events.append(JobEvent(type="progress", progress=record.progress))
-    state.version = max(state.version, record.version)
-    state.status = str(record.status)
-    state.progress = record.progress
-    return events
-
-
-def _no_stream_here(error: ComfysnapError) -> bool:
-    """Whether the server, or what stands before it, has no event stream."""
+def _is_unsupported(error: ComfysnapError) -> bool:
+    """Whether the server, or a proxy in front of it, does not support event streams."""
     if isinstance(error, APIError):
         missing = (ErrorCode.NOT_FOUND, ErrorCode.METHOD_NOT_ALLOWED)
         return error.code in missing or error.status in (405, 406, 501)

@@ -1,35 +1,30 @@
 """The handle of a job."""
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Generic, TypeVar
 
-from comfysnap_client import tracing
-from comfysnap_client.deadline import Deadline
-from comfysnap_client.session import Session
+from comfysnap_client.retry import Deadline
+from comfysnap_client.session import OnProgress, Session
 from comfysnap_schema.base import WorkflowOutput
-from comfysnap_schema.wire import JobEvent, JobRecord, Progress
+from comfysnap_schema.wire import JobEvent, JobRecord
 
-O_co = TypeVar("O_co", bound=WorkflowOutput, covariant=True)
-
-OnProgress = Callable[[Progress], object]
-"""Called with each change of a job's progress; returns at once. What it raises is logged."""
+OutputT_co = TypeVar("OutputT_co", bound=WorkflowOutput, covariant=True)
 
 
-class Job(Generic[O_co]):
-    """A job on the server, made by ``Client.infer_async`` or ``Client.job``.
+class Job(Generic[OutputT_co]):
+    """A job on the server, returned by ``Client.infer_async`` and ``Client.job``.
 
     Attributes:
-        id: The job's id; ``client.job(id, OutputType)`` makes the handle again after a restart.
-        record: The job as this handle last saw it; None before the first answer.
+        id: The job's ID; ``client.job(id, OutputType)`` returns a handle again after a restart.
+        record: The last known state of the job, or None before the first response.
     """
 
     def __init__(
         self,
         session: Session,
         job_id: str,
-        output: type[O_co],
+        output: type[OutputT_co],
         *,
         timeout: float,
         record: JobRecord | None = None,
@@ -42,21 +37,21 @@ class Job(Generic[O_co]):
 
     def __repr__(self) -> str:
         """``<Job job_... running>``."""
-        return f"<Job {self.id} {self.record.status if self.record else 'not asked yet'}>"
+        return f"<Job {self.id} {self.record.status if self.record else 'not requested yet'}>"
 
     async def status(self, *, timeout: float | None = None) -> JobRecord:
-        """Ask for the job as it is now.
+        """Return the current state of the job.
 
         Args:
-            timeout: Seconds for the call, retries included; None: the client's.
+            timeout: Seconds for the call, including retries. None uses the client's.
 
         Raises:
-            NotFound: The server knows no such job for this key.
-            ComfysnapError: No answer in time, or a refusal.
+            NotFound: Unknown job, or one of another API key.
+            ComfysnapError: The request failed or timed out.
         """
-        self._see(await self._session.status(self.id, self._deadline(timeout)))
-        assert self.record is not None  # noqa: S101 -- _see has just set it
-        return self.record
+        record = await self._session.status(self.id, self._deadline(timeout))
+        self._update(record)
+        return self.record or record
 
     async def wait(
         self,
@@ -65,33 +60,22 @@ class Job(Generic[O_co]):
         cancel_on_timeout: bool | None = None,
         on_progress: OnProgress | None = None,
     ) -> JobRecord:
-        """Wait for the final record, whatever it is; ``result`` raises when it is no success.
+        """Wait for the final record, without raising if the job did not succeed.
 
-        Args: as for ``result``.
+        Args:
+            timeout: Seconds to wait. None uses the client's; ``math.inf`` means no limit.
+            cancel_on_timeout: As for ``result``.
+            on_progress: As for ``result``.
 
         Raises:
             DeadlineExceeded: ``timeout`` passed.
-            NotFound: The server knows no such job for this key.
-            ComfysnapError: The server refused to tell.
+            NotFound: Unknown job, or one of another API key.
+            ComfysnapError: The request failed.
         """
-        if self.record is not None and self.record.is_final:
-            if on_progress is not None:  # called by the loop, which logs what it raises
-                asyncio.get_running_loop().call_soon(on_progress, self.record.progress)
-                await asyncio.sleep(0)
-            return self.record
-        cancel = self._session.cancel_on_timeout if cancel_on_timeout is None else cancel_on_timeout
-        deadline = self._deadline(timeout)
-        pump = asyncio.create_task(self._pump(on_progress)) if on_progress else None
-        try:
-            with tracing.span("wait", job_id=self.id):
-                record = await self._session.wait(self.id, deadline, cancel=cancel, seen=self._see)
-            if pump is not None:
-                await asyncio.wait({pump}, timeout=PUMP_GRACE_S)
-        finally:
-            if pump is not None:
-                pump.cancel()
-                await asyncio.wait({pump})
-        return record
+        return await self._session.wait(
+            self.id, self._deadline(timeout), known=self.record,
+            cancel_on_timeout=cancel_on_timeout, on_record=self._update, on_progress=on_progress,
+        )  # fmt: skip
 
     async def result(
         self,
@@ -99,19 +83,25 @@ class Job(Generic[O_co]):
         timeout: float | None = None,
         cancel_on_timeout: bool | None = None,
         on_progress: OnProgress | None = None,
-    ) -> O_co:
-        """Wait for the job and return its outputs; many tasks may wait, the server is polled once.
+    ) -> OutputT_co:
+        """Wait for the job and return its outputs.
+
+        Any number of tasks may wait for a job; they share one poll.
 
         Args:
-            timeout: Seconds to wait; None: the client's; ``math.inf``: no limit.
+            timeout: Seconds to wait. None uses the client's; ``math.inf`` means no limit.
             cancel_on_timeout: Whether the job is cancelled when ``timeout`` passes or the calling
-                task is cancelled, unless others still wait for it; None: the client's.
-            on_progress: Called with each change of the progress.
+                task is cancelled, unless other tasks still wait for it. None uses the client's.
+            on_progress: Called whenever the progress changes.
 
         Raises:
             JobError: The job failed, was cancelled, timed out or expired.
-            DeadlineExceeded: ``timeout`` passed; it carries the id and the last record.
-            ComfysnapError: The server refused to tell.
+            DeadlineExceeded: ``timeout`` passed; the error carries the last known state.
+            ComfysnapError: The request failed.
+
+        Example::
+
+            output = await job.result(on_progress=lambda p: print(f"{p.fraction:.0%}"))
         """
         record = await self.wait(
             timeout=timeout, cancel_on_timeout=cancel_on_timeout, on_progress=on_progress
@@ -119,49 +109,44 @@ class Job(Generic[O_co]):
         return self._session.outcome(record, self._output)
 
     async def cancel(self, *, timeout: float | None = None) -> JobRecord:
-        """Ask for the job to stop: a request, not a guarantee; finishing first may win.
+        """Request cancellation of the job; it may still finish first.
 
         Args:
-            timeout: Seconds for the call, retries included; None: the client's.
+            timeout: Seconds for the call, including retries. None uses the client's.
 
         Raises:
-            NotFound: The server knows no such job for this key.
-            ComfysnapError: No answer in time, or a refusal.
+            NotFound: Unknown job, or one of another API key.
+            ComfysnapError: The request failed or timed out.
         """
         record = await self._session.cancel(self.id, self._deadline(timeout))
-        self._see(record)
+        self._update(record)
         return record
 
     async def events(self) -> AsyncGenerator[JobEvent]:
-        """The job's events until ``done``: status, progress, previews; reconnects by itself.
+        """Iterate over the job's events until ``done``, reconnecting as needed.
 
-        Previews come when the job was submitted with ``previews=True``. States, not history: what
-        passed between two connections is told by the present state.
+        The events are status changes, progress, and previews if the job was submitted with
+        ``previews=True``. What changed while disconnected is summed up by the current state.
 
         Raises:
-            NotFound: The server knows no such job for this key.
-            ComfysnapError: The server refused to tell.
+            NotFound: Unknown job, or one of another API key.
+            ComfysnapError: The request failed.
+
+        Example::
+
+            async for event in job.events():
+                if event.progress is not None:
+                    print(f"{event.progress.fraction:.0%}")
         """
         async with aclosing(self._session.events(self.id)) as events:
             async for event in events:
                 if event.job is not None:
-                    self._see(event.job)
+                    self._update(event.job)
                 yield event
 
-    async def _pump(self, on_progress: OnProgress) -> None:
-        """Feed the callback; the wait itself does not depend on it."""
-        async with aclosing(self.events()) as events:
-            async for event in events:
-                if event.progress is not None:
-                    on_progress(event.progress)
-
-    def _see(self, record: JobRecord) -> None:
+    def _update(self, record: JobRecord) -> None:
         if self.record is None or record.version >= self.record.version:
             self.record = record
 
     def _deadline(self, timeout: float | None) -> Deadline:
         return Deadline.after(self._timeout if timeout is None else timeout)
-
-
-PUMP_GRACE_S = 1.0
-"""Seconds that a finished wait leaves the event stream to tell its last progress."""

@@ -1,4 +1,4 @@
-"""Many inputs at once, with backpressure."""
+"""``Client.map``: many inputs concurrently, with backpressure."""
 
 import asyncio
 from collections.abc import (
@@ -15,102 +15,106 @@ from typing import Any, Generic, TypeVar
 from comfysnap_client.errors import ComfysnapError
 from comfysnap_schema.base import WorkflowInput, WorkflowOutput
 
-O = TypeVar("O", bound=WorkflowOutput)  # noqa: E741 -- the output, as in every signature here
-O_co = TypeVar("O_co", bound=WorkflowOutput, covariant=True)
+OutputT = TypeVar("OutputT", bound=WorkflowOutput)
+OutputT_co = TypeVar("OutputT_co", bound=WorkflowOutput, covariant=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MapResult(Generic[O_co]):
-    """What became of one input of ``Client.map``.
+class MapResult(Generic[OutputT_co]):
+    """The result of one input of ``Client.map``.
 
     Attributes:
-        index: Place of the input, from 0.
-        inputs: The input itself.
-        error: Why there is no output, or None.
+        index: Position of the input, from 0.
+        inputs: The input.
+        error: The failure, or None.
     """
 
     index: int
-    inputs: WorkflowInput[O_co]
+    inputs: WorkflowInput[OutputT_co]
     error: ComfysnapError | OSError | None
-    _output: O_co | None
+    _output: OutputT_co | None
 
     @property
-    def output(self) -> O_co:
+    def output(self) -> OutputT_co:
         """The output.
 
         Raises:
-            ComfysnapError: The input failed; the same as ``error``.
+            ComfysnapError: The job failed; same as ``error``.
             OSError: A file of the input cannot be read.
         """
         if self.error is not None:
             raise self.error
-        assert self._output is not None  # noqa: S101 -- one of the two is always set
+        assert self._output is not None  # noqa: S101 -- set if there is no error
         return self._output
 
 
 async def run_map(
-    run: Callable[[WorkflowInput[O]], Awaitable[O]],
-    inputs: Iterable[WorkflowInput[O]] | AsyncIterable[WorkflowInput[O]],
+    run: Callable[[WorkflowInput[OutputT]], Awaitable[OutputT]],
+    inputs: Iterable[WorkflowInput[OutputT]] | AsyncIterable[WorkflowInput[OutputT]],
     *,
     concurrency: int,
     ordered: bool,
-) -> AsyncGenerator[MapResult[O]]:
-    """Results of ``run`` over ``inputs``; closing the generator cancels what is under way."""
+) -> AsyncGenerator[MapResult[OutputT]]:
+    """Yield the results of ``run`` for ``inputs``; closing the generator cancels running ones."""
     if concurrency < 1:
-        raise ValueError("concurrency is at least 1")
-    source = aiter(inputs) if isinstance(inputs, AsyncIterable) else _steps(inputs)
-    running: set[asyncio.Task[MapResult[O]]] = set()
-    ready: dict[int, MapResult[O]] = {}
-    draw: asyncio.Task[WorkflowInput[O] | None] | None = None
-    drawn = told = 0
+        raise ValueError("concurrency must be at least 1")
+    source = aiter(inputs) if isinstance(inputs, AsyncIterable) else _as_async(inputs)
+    running: set[asyncio.Task[MapResult[OutputT]]] = set()
+    ready: dict[int, MapResult[OutputT]] = {}
+    reading: asyncio.Task[WorkflowInput[OutputT] | None] | None = None
+    started = yielded = 0
     exhausted = False
     try:
         while True:
             ahead = len(running) + len(ready)
-            if draw is None and not exhausted and _room(len(running), ahead, concurrency):
-                draw = asyncio.create_task(_next(source))
-            waits = {*running, draw} if draw else running
-            if not waits:
+            if reading is None and not exhausted and _may_start(len(running), ahead, concurrency):
+                reading = asyncio.create_task(_next(source))
+            tasks = {*running, reading} if reading else running
+            if not tasks:
                 return
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            if draw is not None and draw.done():
-                one, draw = draw.result(), None
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if reading is not None and reading.done():
+                one, reading = reading.result(), None
                 if one is None:
                     exhausted = True
                 else:
-                    running.add(asyncio.create_task(_one(run, drawn, one)))
-                    drawn += 1
+                    running.add(asyncio.create_task(_one(run, started, one)))
+                    started += 1
             ended = {task for task in running if task.done()}
             running -= ended
             ready.update({task.result().index: task.result() for task in ended})
-            while ready and (place := told if ordered else min(ready)) in ready:
-                told += 1
-                yield ready.pop(place)
+            while ready and (index := yielded if ordered else min(ready)) in ready:
+                yielded += 1
+                yield ready.pop(index)
     finally:
-        left: set[asyncio.Task[Any]] = {*running, draw} if draw else {*running}
+        left: set[asyncio.Task[Any]] = {*running, reading} if reading else {*running}
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
 
 
-def _room(running: int, ahead: int, concurrency: int) -> bool:
-    """Whether another input may start; a slow head of the line must not stop the others."""
+def _may_start(running: int, ahead: int, concurrency: int) -> bool:
+    """Whether another input may start: a slow first one must not block the others."""
     return running < concurrency and ahead < 2 * concurrency
 
 
 async def _one(
-    run: Callable[[WorkflowInput[O]], Awaitable[O]], index: int, inputs: WorkflowInput[O]
-) -> MapResult[O]:
+    run: Callable[[WorkflowInput[OutputT]], Awaitable[OutputT]],
+    index: int,
+    inputs: WorkflowInput[OutputT],
+) -> MapResult[OutputT]:
     try:
         return MapResult(index=index, inputs=inputs, error=None, _output=await run(inputs))
     except (ComfysnapError, OSError) as error:
         return MapResult(index=index, inputs=inputs, error=error, _output=None)
 
 
-async def _next(source: AsyncIterator[WorkflowInput[O]]) -> WorkflowInput[O] | None:
+async def _next(source: AsyncIterator[WorkflowInput[OutputT]]) -> WorkflowInput[OutputT] | None:
     return await anext(source, None)
 
 
-async def _steps(inputs: Iterable[WorkflowInput[O]]) -> AsyncGenerator[WorkflowInput[O]]:
+async def _as_async(
+    inputs: Iterable[WorkflowInput[OutputT]],
+) -> AsyncGenerator[WorkflowInput[OutputT]]:
     for one in inputs:
         yield one

@@ -1,4 +1,4 @@
-"""An event loop on a thread of its own, for callers without one."""
+"""An event loop in a background thread, for callers without one."""
 
 import asyncio
 import threading
@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-LEAVE_S = 6.0
-"""Longest time that an interrupted call is given to cancel its job, in seconds."""
+INTERRUPT_S = 6.0
+"""Maximum seconds that an interrupted call may take to cancel its job."""
 
 
 class Portal:
-    """Runs coroutines of one loop for any thread."""
+    """Runs coroutines in one event loop on behalf of any thread."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -27,14 +27,16 @@ class Portal:
         return self._loop.is_closed()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """The result of a coroutine; an interrupt (Ctrl-C) cancels it and sees it ended.
+        """Return the result of a coroutine; Ctrl-C cancels it and waits for its end.
 
         Raises:
-            RuntimeError: The portal is closed, or this is its own thread.
+            RuntimeError: The portal is closed, or the call comes from its own thread.
         """
         if self.closed or threading.current_thread() is self._thread:
             coroutine.close()
-            reason = "the client is closed" if self.closed else "a callback cannot call the client"
+            reason = (
+                "the client is closed" if self.closed else "the client cannot be used in a callback"
+            )
             raise RuntimeError(reason)
         ended = threading.Event()
 
@@ -50,27 +52,27 @@ class Portal:
         except BaseException:
             if not ended.is_set():
                 future.cancel()
-                ended.wait(LEAVE_S)
+                ended.wait(INTERRUPT_S)
             raise
 
     def iterate(self, source: AsyncGenerator[T]) -> Generator[T]:
-        """The items of an async iterator, drawn as they are asked for."""
+        """Yield the items of an async generator as they are requested."""
         end = object()
 
-        async def draw() -> T | object:
+        async def next_item() -> T | object:
             return await anext(source, end)
 
         try:
-            while (item := self.run(draw())) is not end:
-                yield item  # pyright: ignore[reportReturnType] -- only the end is no T
+            while (item := self.run(next_item())) is not end:
+                yield item  # pyright: ignore[reportReturnType] -- never the sentinel
         finally:
             if not self.closed:
                 self.run(source.aclose())
 
     def close(self) -> None:
-        """Cancel what still runs and end the thread."""
+        """Cancel all tasks and stop the thread."""
 
-        async def clear() -> None:
+        async def cancel_all() -> None:
             others = asyncio.all_tasks() - {asyncio.current_task()}
             for task in others:
                 task.cancel()
@@ -78,7 +80,7 @@ class Portal:
             await self._loop.shutdown_asyncgens()
             await self._loop.shutdown_default_executor()
 
-        self.run(clear())
+        self.run(cancel_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

@@ -1,4 +1,4 @@
-"""The pytest fixture ``comfysnap_server``; imports nothing of weight until it is used."""
+"""The pytest fixture ``comfysnap_server``; pytest loads this in every run, so imports are lazy."""
 
 from collections.abc import Generator
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def comfysnap_server(monkeypatch: pytest.MonkeyPatch) -> "Generator[MockServer]":
-    """A mock server, which ``Client.from_env()`` finds."""
+    """A mock server, with ``COMFYSNAP_URL`` set so that ``Client.from_env()`` uses it."""
     from comfysnap_client.testing import mock_server
 
     with mock_server() as server:

@@ -1,29 +1,35 @@
-"""When a request is sent again, and after how long; pure, it neither sleeps nor sends."""
+"""Retries and deadlines: pure decisions, without sleeping or sending."""
 
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Self
 
 RETRIED_STATUSES = frozenset({408, 425, 429})
-"""Besides every 5xx: the server asks for another try."""
+"""Retried in addition to every 5xx."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """How often and how long a request is retried, within the call's own ``timeout``.
+    """When and how often a request is retried, within the call's ``timeout``.
 
-    Every request of the client may be retried: reads by nature, submits because all attempts
-    carry one idempotency key, uploads because files are named by their content.
+    All requests of the client are safe to retry: reads by nature, submits because all attempts
+    share one idempotency key, uploads because files are addressed by their content.
+
+    Example::
+
+        Client(url, retry=RetryPolicy(attempts=3, budget=10))
 
     Attributes:
-        attempts: Most requests for one call, the first included; at least 1.
-        budget: Seconds after the first attempt's start in which a further one may start.
-        initial: Seconds before the second attempt.
-        factor: Growth of the pause from attempt to attempt.
-        maximum: Longest pause in seconds, unless the server asks for more.
-        jitter: Share of a pause, 0 to 1, that chance may take off it.
-        longest_retry_after: A ``Retry-After`` above this many seconds ends the call instead.
+        attempts: Maximum number of requests for one call, at least 1.
+        budget: Seconds from the start of the first attempt within which others may start.
+        initial: Seconds of the first pause.
+        factor: Factor by which each pause is longer than the one before.
+        maximum: Maximum pause in seconds, unless the server asks for more.
+        jitter: Fraction of a pause, 0 to 1, that is randomly subtracted.
+        longest_retry_after: Maximum ``Retry-After`` in seconds; a longer one ends the call.
     """
 
     attempts: int = 10
@@ -35,39 +41,70 @@ class RetryPolicy:
     longest_retry_after: float = 120.0
 
     def retries(self, status: int) -> bool:
-        """Whether an answer with this HTTP status is worth another attempt."""
+        """Whether to retry after a response with this HTTP status."""
         return status in RETRIED_STATUSES or status >= 500
 
     def pause(
-        self, attempt: int, elapsed: float, *, retry_after: float | None = None, draw: float
+        self, attempt: int, elapsed: float, *, retry_after: float | None = None, rand: float
     ) -> float | None:
-        """Seconds to wait after a failed attempt, or None to give up.
+        """Return the seconds to wait after a failed attempt, or None to give up.
 
         Args:
-            attempt: Number of the attempt that failed, from 1.
+            attempt: Number of the failed attempt, from 1.
             elapsed: Seconds since the first attempt started.
-            retry_after: The server's hint in seconds; never undercut.
-            draw: A random number from 0 to 1.
+            retry_after: The server's ``Retry-After`` in seconds; the pause is at least as long.
+            rand: A random number from 0 to 1.
         """
         if attempt >= self.attempts:
             return None
-        # The exponent is bounded: a policy of many attempts must not overflow a float.
+        # Bound the exponent: many attempts must not overflow a float.
         pause = min(self.initial * self.factor ** min(attempt - 1, 64), self.maximum)
         if retry_after is not None:
             if retry_after > self.longest_retry_after:
                 return None
-            pause = retry_after + min(pause, retry_after) * self.jitter * draw
+            pause = retry_after + min(pause, retry_after) * self.jitter * rand
         else:
-            pause *= 1 - self.jitter * draw
+            pause *= 1 - self.jitter * rand
         return pause if elapsed + pause <= self.budget else None
 
 
 NO_RETRY = RetryPolicy(attempts=1)
-"""One attempt."""
+"""A single attempt."""
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """The time by which a call must end; ``at`` is monotonic time, None means never."""
+
+    at: float | None = None
+
+    @classmethod
+    def after(cls, seconds: float) -> Self:
+        """The deadline ``seconds`` from now; ``math.inf`` means never.
+
+        Raises:
+            ValueError: ``seconds`` is negative or NaN.
+        """
+        if not seconds >= 0:
+            raise ValueError("timeout must be 0 or more seconds, or math.inf for no limit")
+        return cls() if math.isinf(seconds) else cls(time.monotonic() + seconds)
+
+    def remaining(self) -> float | None:
+        """The seconds left, at least 0, or None for no limit."""
+        return None if self.at is None else max(0.0, self.at - time.monotonic())
+
+    def allows(self, pause: float) -> bool:
+        """Whether a pause of this many seconds ends before the deadline."""
+        left = self.remaining()
+        return left is None or pause < left
+
+
+NEVER = Deadline()
+"""No limit."""
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that ``Retry-After`` asks for: a number, or a date measured against ``Date``."""
+    """The seconds of ``Retry-After``, which may be a date relative to ``Date``, or None."""
     value = headers.get("retry-after", "").strip()
     if not value:
         return None
@@ -83,7 +120,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _http_date(value: str) -> datetime | None:
-    from email.utils import parsedate_to_datetime  # dates are rare, the import is not cheap
+    from email.utils import parsedate_to_datetime  # slow to import, rarely needed
 
     try:
         parsed = parsedate_to_datetime(value)

@@ -1,4 +1,4 @@
-"""What a client and its job handles share: connections, policies, and the calls of the wire."""
+"""The calls of the API, shared by a client and its job handles."""
 
 import asyncio
 import logging
@@ -10,8 +10,6 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import to_json
 
-from comfysnap_client import tracing
-from comfysnap_client.deadline import Deadline
 from comfysnap_client.downloads import Downloads
 from comfysnap_client.errors import (
     ComfysnapError,
@@ -21,11 +19,10 @@ from comfysnap_client.errors import (
     job_id_of,
     with_job,
 )
-from comfysnap_client.polling import PollPolicy
-from comfysnap_client.retry import RetryPolicy
-from comfysnap_client.transport import Http, Request, job_url
+from comfysnap_client.polling import LongPolls, Polled, PollPolicy
+from comfysnap_client.retry import Deadline, RetryPolicy
+from comfysnap_client.transport import Request, Transport, job_url
 from comfysnap_client.uploads import Uploads
-from comfysnap_client.watch import Polled, Watches
 from comfysnap_schema.base import WorkflowInput, WorkflowOutput, wire_inputs
 from comfysnap_schema.wire import (
     CANCEL,
@@ -33,24 +30,33 @@ from comfysnap_schema.wire import (
     CONTRACT,
     IDEMPOTENCY_KEY,
     INFER_ASYNC,
+    JOBS,
     READER_CONTEXT,
+    WORKFLOWS,
     JobEvent,
+    JobPage,
     JobRecord,
     JobStatus,
+    Progress,
+    WorkflowDetail,
+    WorkflowSummary,
 )
 
 logger: logging.Logger = logging.getLogger("comfysnap_client")
 
-O = TypeVar("O", bound=WorkflowOutput)  # noqa: E741 -- the output, as in every signature here
+OutputT = TypeVar("OutputT", bound=WorkflowOutput)
 
-RESCUE_S = 5.0
-"""Longest time that leaving a call spends on cancelling its job, in seconds."""
-_RESCUE_RETRY = RetryPolicy(attempts=50, budget=RESCUE_S, initial=0.1, maximum=0.5)
+OnProgress = Callable[[Progress], object]
+"""Called whenever a job's progress changes; must not block. Its exceptions are logged."""
+
+CLEANUP_S = 5.0
+"""Maximum seconds for cancelling the job of a call that ends early."""
+_CLEANUP_RETRY = RetryPolicy(attempts=50, budget=CLEANUP_S, initial=0.1, maximum=0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitOptions:
-    """Options of a job, which travel as query parameters."""
+    """Options of a job, sent as query parameters."""
 
     job_timeout: float | None = None
     labels: Mapping[str, str] | None = None
@@ -59,65 +65,73 @@ class SubmitOptions:
     idempotency_key: str | None = None
 
     def params(self) -> tuple[tuple[str, str], ...]:
-        """As the gateway reads them."""
-        given: list[tuple[str, str]] = []
+        """The query parameters."""
+        params: list[tuple[str, str]] = []
         if self.job_timeout is not None:
-            given.append(("timeout", f"{self.job_timeout:.3f}"))
+            params.append(("timeout", f"{self.job_timeout:.3f}"))
         if self.webhook is not None:
-            given.append(("webhook", self.webhook))
+            params.append(("webhook", self.webhook))
         if self.previews:
-            given.append(("previews", "true"))
-        given.extend(("label", f"{key}:{value}") for key, value in (self.labels or {}).items())
-        return tuple(given)
+            params.append(("previews", "true"))
+        params.extend(("label", f"{key}:{value}") for key, value in (self.labels or {}).items())
+        return tuple(params)
 
 
 class Session:
-    """The calls of the wire, with what makes them safe to use."""
+    """The calls of the API, and the cleanup of those that end early."""
 
     def __init__(
-        self, http: Http, *, polling: PollPolicy, poll_slots: int, cancel_on_timeout: bool
+        self,
+        transport: Transport,
+        *,
+        polling: PollPolicy,
+        poll_slots: int,
+        cancel_on_timeout: bool,
     ) -> None:
-        self.http = http
-        self.polling = polling
         self.cancel_on_timeout = cancel_on_timeout
-        self.downloads: Downloads = Downloads(http)
-        self._uploads = Uploads(http)
-        self._watches = Watches(self.poll, polling, slots=poll_slots)
-        self._rescues: set[asyncio.Task[str | None]] = set()
+        self.downloads: Downloads = Downloads(transport)
+        self._transport = transport
+        self._polling = polling
+        self._uploads = Uploads(transport)
+        self._polls = LongPolls(self._poll, polling, slots=poll_slots)
+        self._cleanups: set[asyncio.Task[str | None]] = set()
 
     async def aclose(self) -> None:
-        """Let rescues under way end (they are bounded), then close the connections."""
-        if self._rescues:
-            await asyncio.wait(self._rescues)
-        await self.http.aclose()
+        """Wait for cleanups in progress, which are bounded, then close the connections."""
+        if self._cleanups:
+            await asyncio.wait(self._cleanups)
+        await self._transport.aclose()
 
     async def status(self, job_id: str, deadline: Deadline) -> JobRecord:
-        """The job as it is now."""
+        """Return the current state of a job."""
         request = Request(method="GET", url=job_url(CHECK_STATUS, job_id), job_id=job_id)
-        return (await self.http.send(request, deadline=deadline)).parse(JobRecord)
+        return (await self._transport.send(request, deadline=deadline)).parse(JobRecord)
 
-    async def poll(self, job_id: str, *, hold: float, after: int | None) -> Polled:
-        """One status request that the server may hold; the caller handles its losses."""
-        params: tuple[tuple[str, str], ...] = ()
-        if hold:
-            params = (("wait", f"{hold:.3f}"),)
-            if after is not None:
-                params += (("after", str(after)),)
-        request = Request(
-            method="GET", url=job_url(CHECK_STATUS, job_id), params=params, hold=hold, job_id=job_id
-        )
-        answer = await self.http.once(request)
-        return answer.parse(JobRecord), answer.pace
-
-    async def cancel(self, job_id: str, deadline: Deadline) -> JobRecord:
-        """Ask for the job to stop."""
-        return await self._cancel(job_id, deadline, None)
-
-    async def _cancel(
-        self, job_id: str, deadline: Deadline, retry: RetryPolicy | None
+    async def cancel(
+        self, job_id: str, deadline: Deadline, *, retry: RetryPolicy | None = None
     ) -> JobRecord:
+        """Request cancellation of a job."""
         request = Request(method="POST", url=job_url(CANCEL, job_id), job_id=job_id)
-        return (await self.http.send(request, deadline=deadline, retry=retry)).parse(JobRecord)
+        response = await self._transport.send(request, deadline=deadline, retry=retry)
+        return response.parse(JobRecord)
+
+    async def jobs(
+        self, filters: tuple[tuple[str, str], ...], cursor: str | None, deadline: Deadline
+    ) -> JobPage:
+        """Return one page of jobs."""
+        params = (*filters, ("cursor", cursor)) if cursor else filters
+        request = Request(method="GET", url=JOBS[1:], params=params)
+        return (await self._transport.send(request, deadline=deadline)).parse(JobPage)
+
+    async def workflow(self, name: str, deadline: Deadline) -> WorkflowDetail:
+        """Return one workflow."""
+        request = Request(method="GET", url=f"{WORKFLOWS[1:]}/{name}")
+        return (await self._transport.send(request, deadline=deadline)).parse(WorkflowDetail)
+
+    async def workflows(self, deadline: Deadline) -> list[WorkflowSummary]:
+        """List the workflows."""
+        request = Request(method="GET", url=WORKFLOWS[1:])
+        return (await self._transport.send(request, deadline=deadline)).parse_list(WorkflowSummary)
 
     async def submit(
         self,
@@ -125,12 +139,12 @@ class Session:
         options: SubmitOptions,
         deadline: Deadline,
         *,
-        cancel: bool,
+        cancel_on_timeout: bool | None,
     ) -> JobRecord:
-        """Submit under one idempotency key for all attempts.
+        """Submit a job, with one idempotency key for all attempts.
 
-        When the caller leaves before the answer came, the submit is replayed with its key to learn
-        the job's id, and that job is cancelled, unless ``cancel`` is off.
+        If the call ends before the response arrives, the submit is repeated with the same key to
+        learn the job's ID, and that job is cancelled unless ``cancel_on_timeout`` is False.
         """
         key = options.idempotency_key or uuid.uuid4().hex
         workflow = inputs.__workflow__
@@ -138,25 +152,23 @@ class Session:
         headers = {IDEMPOTENCY_KEY: key, "Content-Type": "application/json"}
         if contract := getattr(inputs, "__contract__", ""):
             headers[CONTRACT] = contract
-        tracing.propagate(headers)
         request = Request(
             method="POST", url=f"{INFER_ASYNC[1:]}/{workflow}", params=options.params(),
             headers=headers, content=to_json(body),
         )  # fmt: skip
         try:
-            record = (await self.http.send(request, deadline=deadline)).parse(JobRecord)
+            record = (await self._transport.send(request, deadline=deadline)).parse(JobRecord)
         except (DeadlineExceeded, asyncio.CancelledError) as error:
             if isinstance(error, ComfysnapError):
                 error.idempotency_key = key
-            if cancel and request.sent:
-                job_id = await self._rescue(lambda limit: self._undo(request, limit))
+            if self._cancels(cancel_on_timeout) and request.sent:
+                job_id = await self._clean_up(lambda limit: self._undo(request, limit))
                 if job_id is not None:
                     with_job(error, job_id)
             raise
         except ComfysnapError as error:
             error.idempotency_key = key
             raise
-        tracing.annotate(job_id=record.id)
         logger.debug("job %s: %s of %s", record.id, record.status, workflow,
                      extra={"job_id": record.id})  # fmt: skip
         return record
@@ -166,45 +178,64 @@ class Session:
         job_id: str,
         deadline: Deadline,
         *,
-        cancel: bool,
-        seen: Callable[[JobRecord], None],
+        known: JobRecord | None,
+        cancel_on_timeout: bool | None,
+        on_record: Callable[[JobRecord], None] | None = None,
+        on_progress: OnProgress | None = None,
     ) -> JobRecord:
-        """Wait for the final record; the last waiter that leaves early cancels the job."""
-        last: JobRecord | None = None
+        """Wait for the final record; the last waiter that ends early cancels the job.
 
-        def keep(record: JobRecord) -> None:
-            nonlocal last
+        Args:
+            job_id: ID of the job.
+            deadline: When to stop waiting.
+            known: The last known state of the job.
+            cancel_on_timeout: Whether to cancel the job. None uses the client's default.
+            on_record: Called with each new record.
+            on_progress: Called whenever the progress changes.
+        """
+        last = known
+        shown: Progress | None = None
+
+        def report(record: JobRecord) -> None:
+            nonlocal last, shown
             last = record
-            seen(record)
+            if on_record is not None:
+                on_record(record)
+            if on_progress is not None and record.progress != shown:
+                shown = record.progress
+                try:
+                    on_progress(record.progress)
+                except Exception:  # a broken callback must not end the wait
+                    logger.exception("job %s: on_progress failed", job_id,
+                                     extra={"job_id": job_id})  # fmt: skip
 
+        if known is not None:
+            report(known)
+            if known.is_final:
+                return known
         try:
-            return await self._watches.final(job_id, deadline, keep)
+            return await self._polls.wait(
+                job_id, deadline, report,
+                after=known.version if known else None, changes=on_progress is not None,
+            )  # fmt: skip
         except (DeadlineExceeded, asyncio.CancelledError) as error:
             with_job(error, job_id, last)
-            if cancel and not self._watches.watched(job_id):
-                await self.abandon(job_id)
+            if self._cancels(cancel_on_timeout) and not self._polls.is_awaited(job_id):
+                await self._abandon(job_id)
             raise
-
-    async def abandon(self, job_id: str) -> None:
-        """Cancel a job that nobody waits for any more: shielded, bounded, never raising."""
-
-        async def stop(limit: Deadline) -> str:
-            return (await self._cancel(job_id, limit, _RESCUE_RETRY)).id
-
-        await self._rescue(stop)
 
     def events(self, job_id: str) -> AsyncGenerator[JobEvent]:
         """The job's events until ``done``."""
-        from comfysnap_client.events import follow  # not everyone follows
+        from comfysnap_client.events import follow  # keeps the import of Client fast
 
-        return follow(self.http, self.poll, self.polling, job_id)
+        return follow(self._transport, self._polls, self._polling, job_id)
 
-    def outcome(self, record: JobRecord, output: type[O]) -> O:
-        """The typed outputs of a final job.
+    def outcome(self, record: JobRecord, output: type[OutputT]) -> OutputT:
+        """Return the typed outputs of a final job.
 
         Raises:
-            JobError: It did not succeed.
-            UnexpectedResponse: The outputs are not those of ``output``.
+            JobError: The job did not succeed.
+            UnexpectedResponse: The outputs are not valid for ``output``.
         """
         if record.status != JobStatus.SUCCEEDED:
             raise job_error(record)
@@ -214,32 +245,59 @@ class Session:
             )
         except ValidationError as error:
             raise UnexpectedResponse(
-                f"the outputs do not fit {output.__name__}: generate the models again",
+                f"the outputs are not valid for {output.__name__}; "
+                "run `comfysnap generate` to update the models",
                 record=record,
             ) from error
 
+    async def _poll(self, job_id: str, *, hold: float, after: int | None) -> Polled:
+        """Send one status request, which the server may hold; the caller handles its failures."""
+        params: tuple[tuple[str, str], ...] = ()
+        if hold:
+            params = (("wait", f"{hold:.3f}"),)
+            if after is not None:
+                params += (("after", str(after)),)
+        request = Request(
+            method="GET", url=job_url(CHECK_STATUS, job_id), params=params, hold=hold, job_id=job_id
+        )
+        response = await self._transport.once(request)
+        return response.parse(JobRecord), response.retry_after
+
+    def _cancels(self, cancel_on_timeout: bool | None) -> bool:
+        return self.cancel_on_timeout if cancel_on_timeout is None else cancel_on_timeout
+
+    async def _abandon(self, job_id: str) -> None:
+        """Cancel a job that nobody waits for: shielded, bounded, and without raising."""
+
+        async def stop(limit: Deadline) -> str:
+            return (await self.cancel(job_id, limit, retry=_CLEANUP_RETRY)).id
+
+        await self._clean_up(stop)
+
     async def _undo(self, submit: Request, limit: Deadline) -> str:
-        """Learn the id of a submit whose answer was lost, and cancel that job."""
-        answer = await self.http.send(submit, deadline=limit, retry=_RESCUE_RETRY)
-        record = answer.parse(JobRecord)
+        """Learn the ID of a job whose submit had no response, and cancel the job."""
+        response = await self._transport.send(submit, deadline=limit, retry=_CLEANUP_RETRY)
+        record = response.parse(JobRecord)
         if not record.is_final:
-            await self._cancel(record.id, limit, _RESCUE_RETRY)
+            await self.cancel(record.id, limit, retry=_CLEANUP_RETRY)
         return record.id
 
-    async def _rescue(self, work: Callable[[Deadline], Awaitable[str]]) -> str | None:
-        """Finish ``work`` although the calling task is being cancelled; it goes on in the
-        background, within its own bound, when the caller is cancelled again."""
+    async def _clean_up(self, work: Callable[[Deadline], Awaitable[str]]) -> str | None:
+        """Finish ``work`` although the calling task is being cancelled.
+
+        If the caller is cancelled again, the work continues in the background, within its limit.
+        """
 
         async def bounded() -> str | None:
             try:
-                return await work(Deadline.after(RESCUE_S))
-            except Exception as error:  # the reason why the caller leaves must come through
+                return await work(Deadline.after(CLEANUP_S))
+            except Exception as error:  # must not hide the error that ended the call
                 job_id = job_id_of(error)
-                logger.warning("job %s was given up, cancelling it failed: %s", job_id, error,
+                logger.warning("job %s: cancelling the abandoned job failed: %s", job_id, error,
                                extra={"job_id": job_id})  # fmt: skip
                 return job_id
 
-        task = asyncio.create_task(bounded(), name="comfysnap rescue")
-        self._rescues.add(task)
-        task.add_done_callback(self._rescues.discard)
+        task = asyncio.create_task(bounded(), name="comfysnap cleanup")
+        self._cleanups.add(task)
+        task.add_done_callback(self._cleanups.discard)
         return await asyncio.shield(task)

@@ -1,17 +1,17 @@
-"""Server-sent events out of bytes, as the HTML standard parses them; pure."""
+"""Parsing of server-sent events, as defined by the HTML standard; no I/O."""
 
 import re
 from dataclasses import dataclass
 
 MAX_EVENT_BYTES = 32 * 1024 * 1024
-"""An event larger than this is a fault of the server."""
+"""Maximum size of one event."""
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 @dataclass(frozen=True)
 class ServerSentEvent:
-    """One event; ``id`` is the last one seen on the stream, ``retry`` in milliseconds."""
+    """One event; ``id`` is the last one of the stream so far, ``retry`` is in milliseconds."""
 
     event: str
     data: str
@@ -20,7 +20,7 @@ class ServerSentEvent:
 
 
 class SseParser:
-    """Feed it chunks in order; it hands out the events that are complete."""
+    """An incremental parser."""
 
     def __init__(self) -> None:
         self._rest = b""
@@ -32,16 +32,16 @@ class SseParser:
         self._started = False
 
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
-        """The events that ``chunk`` completes.
+        """Return the events completed by ``chunk``.
 
         Raises:
-            ValueError: One event is larger than ``MAX_EVENT_BYTES``.
+            ValueError: An event is larger than ``MAX_EVENT_BYTES``.
         """
         text = self._rest + chunk
         if not self._started and text:
             text = text.removeprefix(b"\xef\xbb\xbf")
             self._started = True
-        # A CR at the end may be half of a CRLF.
+        # A trailing CR may be half of a CRLF.
         held = b"\r" if text.endswith(b"\r") else b""
         *lines, rest = _LINE_END.split(text.removesuffix(held))
         if held:
@@ -71,7 +71,7 @@ class SseParser:
 
     def _limit(self, more: int) -> None:
         if self._size + more > MAX_EVENT_BYTES:
-            raise ValueError("an event is too large")
+            raise ValueError("the event is too large")
 
     def _dispatch(self) -> ServerSentEvent | None:
         data, event = self._data, self._event

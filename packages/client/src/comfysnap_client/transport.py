@@ -1,4 +1,4 @@
-"""The one place that sends requests and sees errors of the HTTP library."""
+"""Sends requests: the only module that uses the HTTP library and sees its errors."""
 
 import asyncio
 import logging
@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from comfysnap_client.deadline import NEVER, Deadline
 from comfysnap_client.errors import (
     APIError,
     ComfysnapError,
@@ -25,68 +24,68 @@ from comfysnap_client.errors import (
     api_error_type,
     chain,
 )
-from comfysnap_client.retry import RetryPolicy, retry_after
+from comfysnap_client.retry import NEVER, Deadline, RetryPolicy, retry_after
 from comfysnap_schema.wire import PROBLEM_JSON, REQUEST_ID, Problem
 
 logger: logging.Logger = logging.getLogger("comfysnap_client")
 logger.addHandler(logging.NullHandler())  # silent unless the application sets up logging
 
-M = TypeVar("M", bound=BaseModel)
+ModelT = TypeVar("ModelT", bound=BaseModel)
 T = TypeVar("T")
 
 MAX_REDIRECTS = 20
-"""303 answers followed in one attempt; Modal sends one for each 150 s that an answer takes."""
+"""Maximum number of 303 responses followed in one attempt; Modal sends one every 150 s."""
 
-_Facts = dict[str, Any]
-"""What every error of an attempt carries."""
+_RequestInfo = dict[str, Any]
+"""The arguments common to all errors of an attempt."""
 
 Content = bytes | Callable[[], AsyncIterator[bytes]]
-"""A body; a callable makes a fresh stream for each attempt."""
+"""A request body; a callable returns a new stream for each attempt."""
 
 
 @dataclass(kw_only=True)
 class Request:
-    """One call, whatever number of attempts it takes."""
+    """One call, which may take several attempts."""
 
     method: str
     url: str
-    """Relative to the base address, or absolute."""
+    """Relative to the base URL, or absolute."""
     params: tuple[tuple[str, str], ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     content: Content | None = None
     hold: float = 0.0
-    """Seconds the server may hold its answer."""
+    """Seconds that the server may hold the response."""
     job_id: str | None = None
     sent: bool = False
-    """Whether bytes of an attempt may have left; False again while it only connects."""
+    """Whether the server may have received any part of it; False while only connecting."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """A response that is no error, read whole."""
+class ApiResponse:
+    """A successful response, with its body read."""
 
     response: httpx.Response
     request_id: str
     attempts: int
 
     @property
-    def pace(self) -> float | None:
+    def retry_after(self) -> float | None:
         """The server's ``Retry-After`` in seconds."""
         return retry_after(self.response.headers)
 
-    def parse(self, model: type[M]) -> M:
-        """The body as a model.
+    def parse(self, model: type[ModelT]) -> ModelT:
+        """Parse the body as a model.
 
         Raises:
-            UnexpectedResponse: It is none.
+            UnexpectedResponse: The body is not valid.
         """
         return self._checked(model, lambda: model.model_validate_json(self.response.content))
 
-    def parse_list(self, model: type[M]) -> list[M]:
-        """The body as a list of models.
+    def parse_list(self, model: type[ModelT]) -> list[ModelT]:
+        """Parse the body as a list of models.
 
         Raises:
-            UnexpectedResponse: It is none.
+            UnexpectedResponse: The body is not valid.
         """
         return self._checked(
             model, lambda: [model.model_validate(one) for one in self.response.json()]
@@ -97,16 +96,16 @@ class Answer:
             return parse()
         except (ValueError, TypeError) as error:
             raise UnexpectedResponse(
-                f"the answer to {self.response.request.method} {self.response.request.url.path} "
-                f"is no {model.__name__}",
+                f"{self.response.request.method} {self.response.request.url.path} "
+                f"returned an invalid {model.__name__}",
                 request_id=self.request_id,
                 attempts=self.attempts,
                 status=self.response.status_code,
             ) from error
 
 
-class Http:
-    """Sends requests to one server: retries, deadlines, 303 by hand, errors of this package."""
+class Transport:
+    """Sends requests to one server, with retries, deadlines, 303 redirects and its own errors."""
 
     def __init__(
         self,
@@ -126,7 +125,7 @@ class Http:
         self._credentials = credentials
         self._connect_timeout = connect_timeout
         self._read_timeout = read_timeout
-        # Below the 5 s for which common servers keep an idle connection: none is used as it dies.
+        # Common servers close idle connections after 5 s: stay below, or requests hit closed ones.
         limits = httpx.Limits(
             max_connections=max_connections,
             max_keepalive_connections=max_connections,
@@ -145,13 +144,13 @@ class Http:
 
     async def send(
         self, request: Request, *, deadline: Deadline = NEVER, retry: RetryPolicy | None = None
-    ) -> Answer:
-        """Send until an answer comes that is worth no retry.
+    ) -> ApiResponse:
+        """Send a request, with retries, and read the response.
 
         Raises:
-            APIError: The server refused.
-            ConnectionFailed: No answer after every attempt.
-            UnexpectedResponse: Something else answered.
+            APIError: The server rejected the request.
+            ConnectionFailed: No response after all attempts.
+            UnexpectedResponse: The response is not one of this API.
             DeadlineExceeded: The deadline passed.
         """
         policy = retry or self.retry
@@ -165,11 +164,11 @@ class Http:
             try:
                 async with limit, self._once(request, request_id) as response:
                     await response.aread()
-                return Answer(response=response, request_id=request_id, attempts=attempt)
+                return ApiResponse(response=response, request_id=request_id, attempts=attempt)
             except TimeoutError as error:
                 if not limit.expired():
                     raise
-                raise self._late(request, request_id, attempt, failure) from failure or error
+                raise self._timed_out(request, request_id, attempt, failure) from failure or error
             except _Retryable as retryable:
                 failure = retryable.error
             failure.attempts = attempt
@@ -177,42 +176,42 @@ class Http:
                 attempt,
                 time.monotonic() - started,
                 retry_after=failure.retry_after,
-                draw=random.random(),  # noqa: S311 -- spreads load, guards nothing
+                rand=random.random(),  # noqa: S311 -- spreads load, not security
             )
             if pause is None:
                 raise failure
             if not deadline.allows(pause):
-                raise self._late(request, request_id, attempt, failure) from failure
+                raise self._timed_out(request, request_id, attempt, failure) from failure
             logger.warning(
-                "%s %s: %s; attempt %d follows in %.1f s",
+                "%s %s: %s; attempt %d in %.1f s",
                 request.method, _path(request.url), failure.message, attempt + 1, pause,
                 extra={"job_id": request.job_id, "request_id": request_id},
             )  # fmt: skip
             await asyncio.sleep(pause)
 
-    async def once(self, request: Request) -> Answer:
-        """One attempt, read whole.
+    async def once(self, request: Request) -> ApiResponse:
+        """Send a request in a single attempt and read the response.
 
         Raises:
-            APIError: The server refused.
-            ConnectionFailed: The connection failed or broke.
-            UnexpectedResponse: Something else answered.
+            APIError: The server rejected the request.
+            ConnectionFailed: The connection failed.
+            UnexpectedResponse: The response is not one of this API.
         """
         request_id = uuid.uuid4().hex
         async with self.stream(request, request_id=request_id) as response:
             await response.aread()
-        return Answer(response=response, request_id=request_id, attempts=1)
+        return ApiResponse(response=response, request_id=request_id, attempts=1)
 
     @asynccontextmanager
     async def stream(
         self, request: Request, *, request_id: str | None = None
     ) -> AsyncGenerator[httpx.Response]:
-        """One attempt whose body the caller reads; errors of the body come out as ours too.
+        """Send a request in a single attempt; the caller reads the body.
 
         Raises:
-            APIError: The server refused.
-            ConnectionFailed: The connection failed or broke.
-            UnexpectedResponse: Something else answered.
+            APIError: The server rejected the request.
+            ConnectionFailed: The connection failed, also while the body is read.
+            UnexpectedResponse: The response is not one of this API.
         """
         try:
             async with self._once(request, request_id or uuid.uuid4().hex) as response:
@@ -222,27 +221,27 @@ class Http:
 
     @asynccontextmanager
     async def _once(self, request: Request, request_id: str) -> AsyncGenerator[httpx.Response]:
-        """One attempt, redirects included; the body is not read yet."""
-        facts: _Facts = {"request_id": request_id, "job_id": request.job_id, "attempts": 1}
+        """Make one attempt, following redirects; the body is not read yet."""
+        info: _RequestInfo = {"request_id": request_id, "job_id": request.job_id, "attempts": 1}
         try:
-            response = await self._follow(request, facts)
+            response = await self._follow(request, info)
             try:
                 if response.status_code >= 300:
                     await response.aread()
-                    raise self._refused(response, facts)
+                    raise self._error(response, info)
                 yield response
             finally:
                 await response.aclose()
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
-            failed = ConnectionFailed(_network_sentence(error), **facts)
+            failed = ConnectionFailed(_network_sentence(error), **info)
             failed.__cause__ = error
             if _is_permanent(error):
                 raise failed from error
             raise _Retryable(failed) from error
 
-    async def _follow(self, request: Request, facts: _Facts) -> httpx.Response:
+    async def _follow(self, request: Request, info: _RequestInfo) -> httpx.Response:
         response = await self._client.send(
-            self._build(request, facts["request_id"]), stream=True, follow_redirects=False
+            self._build(request, info["request_id"]), stream=True, follow_redirects=False
         )
         for _ in range(MAX_REDIRECTS):
             if response.status_code != 303:
@@ -251,20 +250,20 @@ class Http:
             target = response.url.join(response.headers.get("location", ""))
             if _origin(target) != _origin(response.url) or "location" not in response.headers:
                 raise UnexpectedResponse(
-                    f"a 303 leads away from {response.url.host}: not followed",
-                    status=303, **facts,
+                    f"refusing to follow a redirect away from {response.url.host}",
+                    status=303, **info,
                 )  # fmt: skip
             follow = Request(method="GET", url=str(target), hold=request.hold)
             response = await self._client.send(
-                self._build(follow, facts["request_id"]), stream=True, follow_redirects=False
+                self._build(follow, info["request_id"]), stream=True, follow_redirects=False
             )
         await response.aclose()
-        raise UnexpectedResponse(f"more than {MAX_REDIRECTS} redirects", status=303, **facts)
+        raise UnexpectedResponse(f"more than {MAX_REDIRECTS} redirects", status=303, **info)
 
     def _build(self, request: Request, request_id: str) -> httpx.Request:
-        url, own = self._resolve(request.url)
+        url, is_own = self._resolve(request.url)
         headers = {REQUEST_ID: request_id, **request.headers}
-        if own:
+        if is_own:
             headers.update(self._credentials)
         content = request.content() if callable(request.content) else request.content
         timeout = httpx.Timeout(
@@ -277,7 +276,7 @@ class Http:
         )  # fmt: skip
         before, request.sent = request.sent, True
         if request.method == "GET":
-            return built  # read again at will: nobody asks whether it was sent
+            return built  # repeating a GET is harmless: ``sent`` is not needed
 
         async def trace(name: str, _info: dict[str, Any]) -> None:
             if name == "connection.connect_tcp.started":
@@ -289,40 +288,40 @@ class Http:
         return built
 
     def _resolve(self, url: str) -> tuple[httpx.URL, bool]:
-        """The whole address, and whether it is on this server and may see the credentials."""
+        """The absolute URL, and whether it is on this server, which may see the credentials."""
         if url[:1].isalnum() and ":" not in url:
             return httpx.URL(f"{self._base_text}{url}"), True
-        whole = self.base.join(url)
-        return whole, _origin(whole) == _origin(self.base)
+        absolute = self.base.join(url)
+        return absolute, _origin(absolute) == _origin(self.base)
 
-    def _refused(self, response: httpx.Response, facts: _Facts) -> Exception:
-        """The error of an answer that is no success."""
+    def _error(self, response: httpx.Response, info: _RequestInfo) -> Exception:
+        """The exception for an error response."""
         status = response.status_code
-        known = {**facts, "request_id": response.headers.get(REQUEST_ID) or facts["request_id"]}
-        hint = retry_after(response.headers)
+        details = {**info, "request_id": response.headers.get(REQUEST_ID) or info["request_id"]}
+        seconds = retry_after(response.headers)
         problem = _problem(response)
         error: ComfysnapError
         if problem is not None:
             error = api_error_type(problem, status)(
-                problem, status=status, retry_after=hint, **known
+                problem, status=status, retry_after=seconds, **details
             )
         elif self.retry.retries(status) or response.request.method == "HEAD":
-            title = f"the server answered {status} {response.reason_phrase}".rstrip()
+            title = f"the server returned {status} {response.reason_phrase}".rstrip()
             unnamed = Problem(title=title, status=status, code=f"http_{status}")
             error = api_error_type(unnamed, status)(
-                unnamed, status=status, retry_after=hint, **known
+                unnamed, status=status, retry_after=seconds, **details
             )
         else:
             error = UnexpectedResponse(
-                _unexpected_sentence(response), status=status, retry_after=hint, **known
+                _unexpected_sentence(response), status=status, retry_after=seconds, **details
             )
         return _Retryable(error) if self.retry.retries(status) else error
 
-    def _late(
+    def _timed_out(
         self, request: Request, request_id: str, attempts: int, failure: ComfysnapError | None
     ) -> DeadlineExceeded:
         return DeadlineExceeded(
-            f"no result of {request.method} {_path(request.url)} in time",
+            f"{request.method} {_path(request.url)} timed out",
             job_id=request.job_id,
             request_id=request_id,
             attempts=attempts,
@@ -331,7 +330,7 @@ class Http:
 
 
 class _Retryable(Exception):
-    """Carries an error that another attempt may cure."""
+    """Wraps an error that may not occur on another attempt."""
 
     def __init__(self, error: ComfysnapError) -> None:
         self.error = error
@@ -339,18 +338,18 @@ class _Retryable(Exception):
 
 
 def is_transient(error: ComfysnapError) -> bool:
-    """Whether the same request may well succeed later."""
+    """Whether the same request may succeed later."""
     if isinstance(error, APIError):
         return isinstance(error, ServerError) or error.status in (408, 425, 429)
     return isinstance(error, ConnectionFailed) and not _is_permanent(error.__cause__)
 
 
 def job_url(route: str, job_id: str) -> str:
-    """The relative address of a job's route."""
+    """The relative URL of a job's route."""
     if not job_id or not all(
         char.isascii() and (char.isalnum() or char in "_-") for char in job_id
     ):
-        raise ValueError(f"{job_id!r} is no job id")
+        raise ValueError(f"{job_id!r} is not a valid job ID")
     return f"{route[1:]}/{job_id}"
 
 
@@ -369,12 +368,12 @@ def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
 
 
 def _path(url: str) -> str:
-    """Without the query, which may hold a signature."""
+    """The path alone: a query may contain a signature."""
     return httpx.URL(url).path
 
 
 def _is_permanent(error: BaseException | None) -> bool:
-    """Whether trying again is of no use: a bad address, a bad certificate."""
+    """Whether retrying is pointless: an invalid URL or certificate."""
     if isinstance(error, (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
         return True
     return any(isinstance(one, ssl.SSLCertVerificationError) for one in chain(error))
@@ -382,9 +381,9 @@ def _is_permanent(error: BaseException | None) -> bool:
 
 def _network_sentence(error: Exception) -> str:
     kinds: dict[type[Exception], str] = {
-        httpx.ConnectTimeout: "no connection in time",
-        httpx.ReadTimeout: "the server fell silent",
-        httpx.WriteTimeout: "the server stopped reading",
+        httpx.ConnectTimeout: "timed out connecting",
+        httpx.ReadTimeout: "timed out waiting for data from the server",
+        httpx.WriteTimeout: "timed out sending data to the server",
         httpx.ConnectError: "cannot connect",
     }
     kind = kinds.get(type(error), "the connection failed")
@@ -394,8 +393,8 @@ def _network_sentence(error: Exception) -> str:
 
 
 def _unexpected_sentence(response: httpx.Response) -> str:
-    text = f"the server answered {response.status_code} without a problem description"
+    text = f"unexpected response with status {response.status_code}, not a problem+json document"
     if response.is_redirect:
         target = response.url.join(response.headers["location"]).copy_with(query=None)
-        text = f"the server redirects ({response.status_code}) to {target}: use that address"
+        text = f"the server redirects ({response.status_code}) to {target}; use that URL instead"
     return text

@@ -1,4 +1,4 @@
-"""Input files on their way up: small ones inline, others hashed, asked for, and sent once."""
+"""Uploads of input files: small ones inline, others once, addressed by their hash."""
 
 import asyncio
 import base64
@@ -14,29 +14,29 @@ from typing import Any, BinaryIO, cast
 
 from pydantic_core import to_jsonable_python
 
-from comfysnap_client.deadline import Deadline
 from comfysnap_client.errors import NotFound
-from comfysnap_client.transport import Http, Request
+from comfysnap_client.retry import Deadline
+from comfysnap_client.transport import Request, Transport
 from comfysnap_schema.wire import FILES, MAX_INLINE_FILE_BYTES, FileBySha256, FileInline
 
 CHUNK = 1024 * 1024
 MAX_INLINE_TOTAL = 1024 * 1024
-"""Bytes of all inline files of one submit, before base64; the rest is uploaded."""
-AT_ONCE = 4
-"""Uploads of one client under way at a time."""
+"""Maximum bytes of all inline files of one submit, before base64; others are uploaded."""
+MAX_CONCURRENT = 4
+"""Maximum number of concurrent uploads of one client."""
 
 _SPOOL_BYTES = 8 * CHUNK
 
 
 class Uploads:
-    """Turns the files among a job's inputs into what the wire takes."""
+    """Replaces the files among a job's inputs by their form in the request body."""
 
-    def __init__(self, http: Http) -> None:
-        self._http = http
-        self._turn = asyncio.Semaphore(AT_ONCE)
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._turn = asyncio.Semaphore(MAX_CONCURRENT)
 
     async def wire(self, inputs: Mapping[str, Any], deadline: Deadline) -> dict[str, Any]:
-        """The inputs as JSON values; files are uploaded where the server lacks them.
+        """Return the inputs as JSON values, after uploading the files that the server lacks.
 
         Raises:
             OSError: A file cannot be read.
@@ -53,7 +53,7 @@ class Uploads:
                     continue
                 await asyncio.to_thread(source.open)
                 stack.push_async_callback(asyncio.to_thread, source.close)
-                small = await asyncio.to_thread(source.small, min(room, MAX_INLINE_FILE_BYTES))
+                small = await asyncio.to_thread(source.read_small, min(room, MAX_INLINE_FILE_BYTES))
                 if small is not None:
                     room -= len(small)
                     inline = FileInline(
@@ -61,27 +61,27 @@ class Uploads:
                     )
                     ready[name] = inline.model_dump()
                 else:
-                    ready[name] = None  # keeps the order of the inputs
+                    ready[name] = None  # a placeholder, to keep the order of the inputs
                     tasks[name] = asyncio.create_task(self._upload(source, deadline))
                     stack.push_async_callback(_stop, tasks[name])
             if tasks:
                 await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_EXCEPTION)
                 for task in sorted(tasks.values(), key=lambda task: not task.done()):
-                    task.result()  # a failure first, before the others are stopped
+                    task.result()  # raises the first failure, then the others are stopped
                 ready.update({name: task.result().model_dump() for name, task in tasks.items()})
         return ready
 
     async def _upload(self, source: "_Source", deadline: Deadline) -> FileBySha256:
         async with self._turn:
             await asyncio.to_thread(source.measure)
-            if not await self._known(source.sha256, deadline):
+            if not await self._exists(source.sha256, deadline):
                 await self._put(source, deadline)
         return FileBySha256(sha256=source.sha256)
 
-    async def _known(self, sha256: str, deadline: Deadline) -> bool:
+    async def _exists(self, sha256: str, deadline: Deadline) -> bool:
         request = Request(method="HEAD", url=f"{FILES[1:]}/{sha256}")
         try:
-            await self._http.send(request, deadline=deadline)
+            await self._transport.send(request, deadline=deadline)
         except NotFound:
             return False
         return True
@@ -92,7 +92,7 @@ class Uploads:
             while chunk := await asyncio.to_thread(source.file.read, CHUNK):
                 yield chunk
 
-        await self._http.send(
+        await self._transport.send(
             Request(
                 method="PUT", url=f"{FILES[1:]}/{source.sha256}", content=chunks,
                 headers={
@@ -104,7 +104,7 @@ class Uploads:
 
 
 class _Source:
-    """A file as the caller gave it; its methods block."""
+    """A file passed by the caller; its methods block."""
 
     file: BinaryIO
     start = 0
@@ -117,7 +117,7 @@ class _Source:
         self.content_type = mimetypes.guess_type(str(name))[0] or "application/octet-stream"
 
     def open(self) -> None:
-        """Make ``file`` readable and seekable; a pipe is kept, to be hashed and sent again."""
+        """Open ``file`` as seekable; a pipe is copied, so that it can be hashed and re-sent."""
         if isinstance(self._given, Path):
             self.file = self._given.open("rb")
         elif isinstance(self._given, bytes):
@@ -131,22 +131,22 @@ class _Source:
         self.start = self.file.tell()
 
     def close(self) -> None:
-        """Close what ``open`` opened."""
+        """Close the file, unless the caller opened it."""
         if self.file is not self._given:
             self.file.close()
 
     def rewind(self) -> None:
-        """Back to where the file was given."""
+        """Seek to the position that the file had when it was passed."""
         self.file.seek(self.start)
 
-    def small(self, most: int) -> bytes | None:
-        """The content if it has at most ``most`` bytes."""
-        content = self.file.read(most + 1)
+    def read_small(self, limit: int) -> bytes | None:
+        """Return the content, or None if it is larger than ``limit`` bytes."""
+        content = self.file.read(limit + 1)
         self.rewind()
-        return content if len(content) <= most else None
+        return content if len(content) <= limit else None
 
     def measure(self) -> None:
-        """Learn size and hash."""
+        """Compute size and hash."""
         digest = hashlib.sha256()
         while chunk := self.file.read(CHUNK):
             digest.update(chunk)

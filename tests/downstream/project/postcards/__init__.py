@@ -9,7 +9,7 @@ from comfysnap_schema.workflows.flux import FluxInput
 
 
 class Busy(Exception):
-    """The machine cannot draw this now."""
+    """The GPU is out of memory."""
 
 
 async def draw(client: Client, place: str, folder: Path, *, bar: list[float] | None = None) -> Path:
@@ -33,11 +33,11 @@ async def draw(client: Client, place: str, folder: Path, *, bar: list[float] | N
 
 
 async def draw_all(client: Client, places: Sequence[str]) -> dict[str, str]:
-    """Draw many at once; tells what became of each."""
-    told: dict[str, str] = {}
+    """Draw many concurrently and return the state of each."""
+    states: dict[str, str] = {}
     inputs = [FluxInput(prompt=f"a postcard of {place}") for place in places]
     async with aclosing(client.map(inputs, concurrency=4)) as results:
         async for result in results:
             place = places[result.index]
-            told[place] = "drawn" if result.error is None else str(result.error)
-    return told
+            states[place] = "drawn" if result.error is None else str(result.error)
+    return states

@@ -1,4 +1,4 @@
-"""The commands of the client: infer, status, result, cancel, jobs."""
+"""The commands infer, status, result, cancel and jobs."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -15,59 +15,54 @@ Url = Annotated[
     str,
     typer.Option(
         "--url", envvar="COMFYSNAP_URL", show_default=False,
-        help="Address of the server. Keys come from COMFYSNAP_API_KEY, MODAL_KEY, MODAL_SECRET.",
+        help="URL of the server. Keys are read from COMFYSNAP_API_KEY, MODAL_KEY, MODAL_SECRET.",
     ),
 ]  # fmt: skip
-Out = Annotated[
-    Path, typer.Option("--out", "-o", help="Folder for the files; made when it is not there.")
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the files, created if needed.")]
+Timeout = Annotated[
+    float, typer.Option("--timeout", min=0.001, help="Seconds for the whole command.")
 ]
-Timeout = Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds for everything.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-Previews = Annotated[
-    bool | None,
-    typer.Option(
-        "--previews/--no-previews",
-        help="Show preview frames; by default where the terminal can (kitty, iTerm2).",
-    ),
-]
-JobId = Annotated[str, typer.Argument(help="As `infer` printed it.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+JobId = Annotated[str, typer.Argument(help="ID of the job: job_...", show_default=False)]
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands of this package."""
+    """Add the commands to the app."""
     for command in (infer, status, result, cancel, jobs):
         app.command()(command)
 
 
 def infer(
     workflow: Annotated[
-        str, typer.Argument(help="Its name; left out: the server's default.", show_default=False)
+        str, typer.Argument(help="Name. Default: that of the server.", show_default=False)
     ] = "",
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="KEY=VALUE...",
             show_default=False,
-            help="As the workflow takes them; KEY=@FILE uploads a file, KEY=@- reads stdin.",
+            help="Inputs. KEY=@FILE uploads a file, KEY=@- reads stdin.",
         ),
     ] = None,
     url: Url = DEFAULT_URL,
     out: Out = Path(),
     timeout: Timeout = 600.0,
     wait: Annotated[
-        bool, typer.Option("--wait/--no-wait", help="Print the job's id and leave it running.")
+        bool,
+        typer.Option("--wait/--no-wait", help="Wait, or print the job's ID at once."),
     ] = True,
     label: Annotated[
-        list[str] | None, typer.Option(help="KEY:VALUE, kept with the job; repeatable.")
+        list[str] | None, typer.Option(help="KEY:VALUE, stored with the job. Repeatable.")
     ] = None,
-    previews: Previews = None,
     json: AsJson = False,
 ) -> None:
-    """Run a workflow and save what it makes; Ctrl-C cancels the job.
+    """Run a workflow and save its outputs. Ctrl-C cancels the job.
 
-    Exit codes: 0 done, 1 the job failed, 2 wrong input, 3 no connection or no permission,
+    Example: comfysnap infer flux prompt="a fox" --out pictures
+
+    Exit codes: 0 success, 1 job failed, 2 invalid input, 3 unreachable or denied,
     4 timed out, 130 interrupted.
     """
     from comfysnap_client.cli import run
@@ -78,13 +73,16 @@ def infer(
         workflow = ""
     options = run.InferOptions(
         workflow=workflow, pairs=pairs, out=out, timeout=timeout, wait=wait,
-        labels=label or [], previews=previews, json=json,
+        labels=label or [], json=json,
     )  # fmt: skip
-    _run(url, timeout, lambda client: run.infer(client, options))
+    _run(url, timeout, lambda client: run.infer(client, options), cancels=True)
 
 
 def status(job_id: JobId, url: Url = DEFAULT_URL, json: AsJson = False) -> None:
-    """Tell how a job is doing."""
+    """Show the state of a job.
+
+    Example: comfysnap status job_...
+    """
     from comfysnap_client.cli import run
 
     _run(url, REQUEST_S, lambda client: run.status(client, job_id, json=json))
@@ -95,18 +93,23 @@ def result(
     url: Url = DEFAULT_URL,
     out: Out = Path(),
     timeout: Timeout = 600.0,
-    previews: Previews = None,
     json: AsJson = False,
 ) -> None:
-    """Wait for a job and save what it made; Ctrl-C stops waiting, the job goes on."""
+    """Wait for a job and save its outputs. Ctrl-C stops waiting, the job continues.
+
+    Example: comfysnap result job_... --out pictures
+    """
     from comfysnap_client.cli import run
 
-    shown = run.Shown(out=out, previews=previews, json=json)
-    _run(url, timeout, lambda client: run.result(client, job_id, shown, timeout))
+    options = run.OutputOptions(out=out, json=json)
+    _run(url, timeout, lambda client: run.result(client, job_id, options, timeout))
 
 
 def cancel(job_id: JobId, url: Url = DEFAULT_URL, json: AsJson = False) -> None:
-    """Ask for a job to stop."""
+    """Request cancellation of a job.
+
+    Example: comfysnap cancel job_...
+    """
     from comfysnap_client.cli import run
 
     _run(url, REQUEST_S, lambda client: run.cancel(client, job_id, json=json))
@@ -114,25 +117,34 @@ def cancel(job_id: JobId, url: Url = DEFAULT_URL, json: AsJson = False) -> None:
 
 def jobs(
     url: Url = DEFAULT_URL,
-    status: Annotated[JobStatus | None, typer.Option(help="Only these.")] = None,
-    workflow: Annotated[str | None, typer.Option(help="Only of this workflow.")] = None,
-    label: Annotated[list[str] | None, typer.Option(help="KEY:VALUE; repeatable.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    status: Annotated[JobStatus | None, typer.Option(help="Only jobs with this status.")] = None,
+    workflow: Annotated[str | None, typer.Option(help="Only jobs of this workflow.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="KEY:VALUE. Repeatable.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number to list.")] = 20,
     json: AsJson = False,
 ) -> None:
-    """List your jobs, newest first."""
+    """List your jobs, newest first.
+
+    Example: comfysnap jobs --status failed --limit 5
+    """
     from comfysnap_client.cli import run
 
-    wanted = run.JobFilter(status=status, workflow=workflow, labels=label or [], limit=limit)
-    _run(url, REQUEST_S, lambda client: run.jobs(client, wanted, json=json))
+    filters = run.JobFilter(status=status, workflow=workflow, labels=label or [], limit=limit)
+    _run(url, REQUEST_S, lambda client: run.jobs(client, filters, json=json))
 
 
 REQUEST_S = 60.0
-"""Seconds for a command that asks one thing."""
+"""Timeout in seconds of a command that sends a single request."""
 
 
-def _run(url: str, timeout: float, work: "Callable[[Client], Awaitable[None]]") -> None:
-    """Run a command against the server; its errors become a few lines and an exit code."""
+def _run(
+    url: str,
+    timeout: float,
+    work: "Callable[[Client], Awaitable[None]]",
+    *,
+    cancels: bool = False,
+) -> None:
+    """Run a command, and exit with its code."""
     from comfysnap_client.cli import run
 
-    raise typer.Exit(run.run(url, timeout, work))
+    raise typer.Exit(run.run(url, timeout, work, cancels=cancels))

@@ -1,4 +1,4 @@
-"""``KEY=VALUE`` words into inputs, by the JSON Schema that the server tells; pure but for stdin."""
+"""Parsing of ``KEY=VALUE`` arguments, by the JSON Schema of the workflow."""
 
 import difflib
 import json
@@ -13,8 +13,8 @@ from comfysnap_schema.wire import FieldProblem, FileByUrl
 Schema = Mapping[str, Any]
 
 
-class WrongInputs(Exception):
-    """The words do not fit the workflow; ``fields`` names each."""
+class InvalidArguments(Exception):
+    """The arguments are not valid inputs; ``fields`` lists each problem."""
 
     def __init__(self, fields: Sequence[FieldProblem]) -> None:
         self.fields: tuple[FieldProblem, ...] = tuple(fields)
@@ -22,35 +22,35 @@ class WrongInputs(Exception):
 
 
 def parse_inputs(words: Sequence[str], schema: Schema) -> dict[str, Any]:
-    """The inputs that the words tell; ranges are left to the server.
+    """Return the inputs; the server checks their ranges.
 
     Raises:
-        WrongInputs: Something is no input of the workflow, missing, or not of its type.
+        InvalidArguments: An input is unknown, missing, given twice or not of its type.
     """
     known = cast("Mapping[str, Schema]", schema.get("properties", {}))
-    found: list[FieldProblem] = []
+    problems: list[FieldProblem] = []
     inputs: dict[str, Any] = {}
     for word in words:
         name, equals, text = word.partition("=")
         if not equals or not name:
-            found.append(FieldProblem(field=word, message="write it as KEY=VALUE"))
+            problems.append(FieldProblem(field=word, message="expected KEY=VALUE"))
         elif name not in known:
-            found.append(FieldProblem(field=name, message=_unknown(name, list(known))))
+            problems.append(FieldProblem(field=name, message=_unknown(name, list(known))))
         elif name in inputs:
-            found.append(FieldProblem(field=name, message="is given twice"))
+            problems.append(FieldProblem(field=name, message="given more than once"))
         else:
             try:
                 inputs[name] = _value(text, known[name])
             except ValueError as error:
-                found.append(FieldProblem(field=name, message=str(error)))
-    told = {problem.field for problem in found}
-    found += [
-        FieldProblem(field=name, message=f"is missing{_hint(known[name])}")
+                problems.append(FieldProblem(field=name, message=str(error)))
+    reported = {problem.field for problem in problems}
+    problems += [
+        FieldProblem(field=name, message=f"missing input{_hint(known[name])}")
         for name in cast("Sequence[str]", schema.get("required", ()))
-        if name not in inputs and name not in told
+        if name not in inputs and name not in reported
     ]
-    if found:
-        raise WrongInputs(found)
+    if problems:
+        raise InvalidArguments(problems)
     return inputs
 
 
@@ -59,15 +59,15 @@ def _value(text: str, schema: Schema) -> Any:
         return _file(text)
     if "enum" in schema:
         return _choice(text, cast("Sequence[Any]", schema["enum"]))
-    told = schema.get("type")
-    types = cast("list[str]", told if isinstance(told, list) else [told])
+    declared = schema.get("type")
+    types = cast("list[str]", declared if isinstance(declared, list) else [declared])
     if text == "null" and "null" in types and "string" not in types:
         return None
-    match types[0]:  # the plain form stands first: before digits as a string, before null
+    match types[0]:  # the first type is the usual one, before a string of digits or null
         case "string":
             return text
         case "integer":
-            return _number(text, int, "a whole number")
+            return _number(text, int, "an integer")
         case "number":
             return _number(text, float, "a number")
         case "boolean":
@@ -82,10 +82,10 @@ def _file(text: str) -> Any:
     if text == "@-":
         return sys.stdin.buffer.read()
     if not text.startswith("@"):
-        raise ValueError(f"is a file: write @{text or 'FILE'} or give a URL")
+        raise ValueError(f"expected a file: @{text or 'FILE'} or a URL")
     path = Path(text[1:]).expanduser()
     if not path.is_file():
-        raise ValueError(f"there is no file {str(path)!r}")
+        raise ValueError(f"file not found: {path}")
     return path
 
 
@@ -96,16 +96,16 @@ def _choice(text: str, choices: Sequence[Any]) -> Any:
     near = difflib.get_close_matches(text, [str(choice) for choice in choices], 1, 0.5)
     shown = ", ".join(str(choice) for choice in choices[:12]) + (", ..." if choices[12:] else "")
     guess = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{text!r} is none of {shown}{guess}")
+    raise ValueError(f"{text!r} is not one of {shown}{guess}")
 
 
-def _number(text: str, kind: type[int] | type[float], called: str) -> int | float:
+def _number(text: str, kind: type[int] | type[float], description: str) -> int | float:
     try:
         number = kind(text)
     except ValueError:
-        raise ValueError(f"{text!r} is not {called}") from None
+        raise ValueError(f"{text!r} is not {description}") from None
     if not math.isfinite(number):
-        raise ValueError(f"{text!r} is not {called}")
+        raise ValueError(f"{text!r} is not {description}")
     return number
 
 
@@ -113,7 +113,7 @@ def _boolean(text: str) -> bool:
     words = {"true": True, "yes": True, "on": True, "1": True,
              "false": False, "no": False, "off": False, "0": False}  # fmt: skip
     if text.lower() not in words:
-        raise ValueError(f"{text!r} is neither true nor false")
+        raise ValueError(f"{text!r} is not a boolean (true or false)")
     return words[text.lower()]
 
 
@@ -127,8 +127,8 @@ def _json(text: str) -> Any:
 def _unknown(name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, known, 1, 0.5)
     if near:
-        return f"is no input; did you mean {near[0]!r}?"
-    return f"is no input; there are {', '.join(known)}" if known else "is no input; there are none"
+        return f"unknown input; did you mean {near[0]!r}?"
+    return f"unknown input; available: {', '.join(known) or 'none'}"
 
 
 def _hint(schema: Schema) -> str:

@@ -1,4 +1,4 @@
-"""What the commands do once their arguments are read."""
+"""The implementation of the commands."""
 
 import asyncio
 import errno
@@ -6,14 +6,14 @@ import json as jsonlib
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from comfysnap_client.cli.inputs import WrongInputs, parse_inputs
-from comfysnap_client.cli.show import LiveJob, job_lines, problem_lines
+from comfysnap_client.cli.inputs import InvalidArguments, parse_inputs
+from comfysnap_client.cli.show import ProgressBar, job_lines, problem_lines
 from comfysnap_client.client import Client
 from comfysnap_client.downloads import safe_name
 from comfysnap_client.dynamic import UntypedOutput, untyped
@@ -35,26 +35,25 @@ from comfysnap_client.errors import (
 )
 from comfysnap_client.job import Job
 from comfysnap_client.retry import RetryPolicy
-from comfysnap_schema.wire import JobRecord, JobStatus
+from comfysnap_schema.wire import JobRecord, JobStatus, Progress
 
 FAILED, USAGE, UNREACHABLE, TIMED_OUT, INTERRUPTED = 1, 2, 3, 4, 130
 
 _RETRY = RetryPolicy(attempts=4, budget=20.0)
-"""Someone watches: say soon that the server cannot be reached."""
+"""Shorter than the default: a person is waiting for the error."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
-    """Where results go."""
+class OutputOptions:
+    """Options of the commands that save outputs."""
 
     out: Path
-    previews: bool | None
     json: bool
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferOptions(Shown):
-    """What ``infer`` was asked."""
+class InferOptions(OutputOptions):
+    """Options of ``infer``."""
 
     workflow: str
     pairs: Sequence[str]
@@ -65,7 +64,7 @@ class InferOptions(Shown):
 
 @dataclass(frozen=True, kw_only=True)
 class JobFilter:
-    """What ``jobs`` was asked."""
+    """Options of ``jobs``."""
 
     status: JobStatus | None
     workflow: str | None
@@ -73,13 +72,26 @@ class JobFilter:
     limit: int
 
 
-def run(url: str, timeout: float, work: Callable[[Client], Awaitable[None]]) -> int:
-    """Run a command; its errors become a few lines on stderr and the exit code."""
+def run(
+    url: str,
+    timeout: float,
+    work: Callable[[Client], Awaitable[None]],
+    *,
+    cancels: bool = False,
+) -> int:
+    """Run a command; print its errors to stderr and return the exit code.
+
+    Args:
+        url: URL of the server.
+        timeout: Seconds for each call of the client.
+        work: The command.
+        cancels: Whether interrupting the command cancels its job.
+    """
 
     async def main() -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 -- asyncio.run runs this in a task
-        with suppress(NotImplementedError):  # Windows has no signal handlers in its loop
+        with suppress(NotImplementedError):  # not supported by the event loop of Windows
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         async with Client.from_env(base_url=url, timeout=timeout, retry=_RETRY) as client:
             await work(client)
@@ -88,36 +100,38 @@ def run(url: str, timeout: float, work: Callable[[Client], Awaitable[None]]) -> 
         asyncio.run(main())
     except (KeyboardInterrupt, asyncio.CancelledError) as error:
         job_id = job_id_of(error)
-        return _tell(INTERRUPTED, f"interrupted, job {job_id}" if job_id else "interrupted")
-    except WrongInputs as error:
-        return _tell(USAGE, *(f"{found.field}: {found.message}" for found in error.fields))
+        if job_id and cancels:
+            return _print_error(INTERRUPTED, f"cancelled {job_id}")
+        return _print_error(INTERRUPTED, "interrupted", *([_resume_hint(job_id)] if job_id else []))
+    except InvalidArguments as error:
+        return _print_error(USAGE, *(f"{one.field}: {one.message}" for one in error.fields))
     except ComfysnapError as error:
-        return _tell_error(error)
+        return _report(error)
     except ValueError as error:
-        return _tell(USAGE, str(error))
+        return _print_error(USAGE, str(error))
     except OSError as error:
-        told = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         job_id = job_id_of(error)
-        return _tell(USAGE, told, *([_still_there(job_id)] if job_id else []))
+        return _print_error(USAGE, message, *([_resume_hint(job_id)] if job_id else []))
     return 0
 
 
 async def infer(client: Client, options: InferOptions) -> None:
-    """Submit, follow, save."""
-    with LiveJob(previews=options.previews) as live:
-        live.saying("reading the contract")
-        name = options.workflow or await _default(client)
+    """Submit, wait, save."""
+    with ProgressBar() as bar:
+        bar.status("fetching the workflow")
+        name = options.workflow or await _default_workflow(client)
         detail = await client.workflow(name)
         inputs = parse_inputs(options.pairs, detail.input_schema)
-        if options.wait:  # before a GPU is paid for
+        if options.wait:  # before paying for a GPU
             await asyncio.to_thread(_prepare_folder, options.out)
-        live.saying("sending")
+        bar.status("submitting")
         job = await client.infer_async(
             untyped(name, inputs), job_timeout=options.timeout if options.wait else None,
-            labels=_labels(options.labels), previews=live.previews and options.wait,
+            labels=_labels(options.labels),
         )  # fmt: skip
         files = (
-            await _follow(job, live, options, options.timeout, cancel=True) if options.wait else []
+            await _follow(job, bar, options, options.timeout, cancel=True) if options.wait else []
         )
     if options.wait:
         _print_result(await job.wait(), files, json=options.json)
@@ -125,35 +139,35 @@ async def infer(client: Client, options: InferOptions) -> None:
         print(job.record.model_dump_json() if options.json and job.record else job.id)
 
 
-async def result(client: Client, job_id: str, shown: Shown, timeout: float) -> None:
-    """Follow a job that exists, save."""
+async def result(client: Client, job_id: str, options: OutputOptions, timeout: float) -> None:
+    """Wait for an existing job, save."""
     job = client.job(job_id)
     await job.status()
-    with LiveJob(previews=shown.previews) as live:
-        files = await _follow(job, live, shown, timeout, cancel=False)
-    _print_result(await job.wait(), files, json=shown.json)
+    with ProgressBar() as bar:
+        files = await _follow(job, bar, options, timeout, cancel=False)
+    _print_result(await job.wait(), files, json=options.json)
 
 
 async def status(client: Client, job_id: str, *, json: bool) -> None:
-    """Tell how a job is doing."""
+    """Print the state of a job."""
     _print_job(await client.check_status(job_id), json=json)
 
 
 async def cancel(client: Client, job_id: str, *, json: bool) -> None:
-    """Ask for a job to stop."""
+    """Request cancellation of a job."""
     _print_job(await client.cancel(job_id), json=json)
 
 
-async def jobs(client: Client, wanted: JobFilter, *, json: bool) -> None:
-    """List jobs."""
+async def jobs(client: Client, filters: JobFilter, *, json: bool) -> None:
+    """Print a list of jobs."""
     found: list[JobRecord] = []
     listed = client.jobs(
-        status=wanted.status, workflow=wanted.workflow, labels=_labels(wanted.labels)
+        status=filters.status, workflow=filters.workflow, labels=_labels(filters.labels)
     )
     async with aclosing(listed) as records:
         async for record in records:
             found.append(record)
-            if len(found) == wanted.limit:
+            if len(found) == filters.limit:
                 break
     if json:
         print(jsonlib.dumps([record.model_dump(mode="json") for record in found]))
@@ -164,17 +178,25 @@ async def jobs(client: Client, wanted: JobFilter, *, json: bool) -> None:
 
 
 async def _follow(
-    job: Job[UntypedOutput], live: LiveJob, shown: Shown, timeout: float, *, cancel: bool
+    job: Job[UntypedOutput],
+    bar: ProgressBar,
+    options: OutputOptions,
+    timeout: float,
+    *,
+    cancel: bool,
 ) -> list[Path]:
-    """Wait with a live bar, then save the files."""
-    async with _shown_events(job, live):
-        output = await job.result(timeout=timeout, cancel_on_timeout=cancel)
-    live.saying("saving")
+    """Wait with a progress bar, then save the files."""
+
+    def show(progress: Progress) -> None:
+        bar.progress(progress, str(job.record.status) if job.record else "")
+
+    output = await job.result(timeout=timeout, cancel_on_timeout=cancel, on_progress=show)
+    bar.status("saving")
     files = list(output.files())
     try:
         if files:
-            await asyncio.to_thread(_prepare_folder, shown.out)
-        return [await file.save(free_path(shown.out, file.name)) for file in files]
+            await asyncio.to_thread(_prepare_folder, options.out)
+        return [await file.save(free_path(options.out, file.name)) for file in files]
     except OSError as error:
         with_job(error, job.id)
         raise
@@ -186,23 +208,8 @@ def _prepare_folder(folder: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
-@asynccontextmanager
-async def _shown_events(job: Job[UntypedOutput], live: LiveJob) -> AsyncGenerator[None]:
-    async def show() -> None:
-        async with aclosing(job.events()) as events:
-            async for event in events:
-                live.event(event)
-
-    task = asyncio.create_task(show())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
 def free_path(folder: Path, name: str) -> Path:
-    """A path that does not write over what another job left there."""
+    """Return a path in the folder that does not exist yet."""
     first = path = folder / safe_name(name)
     number = 0
     while path.exists():
@@ -211,19 +218,19 @@ def free_path(folder: Path, name: str) -> Path:
     return path
 
 
-async def _default(client: Client) -> str:
+async def _default_workflow(client: Client) -> str:
     known = await client.workflows()
     for workflow in known:
         if workflow.default:
             return workflow.name
     names = ", ".join(workflow.name for workflow in known)
-    raise ValueError(f"the server has no default workflow; name one of {names}")
+    raise ValueError(f"the server has no default workflow; choose one of: {names}")
 
 
 def _labels(words: Sequence[str]) -> dict[str, str]:
     split = [word.partition(":") for word in words]
     if wrong := [word for word, colon, _ in split if not colon]:
-        raise ValueError(f"a label is KEY:VALUE, not {wrong[0]!r}")
+        raise ValueError(f"a label must be KEY:VALUE, got {wrong[0]!r}")
     return {key: value for key, _, value in split}
 
 
@@ -233,8 +240,8 @@ def _print_job(record: JobRecord, *, json: bool) -> None:
 
 def _print_result(record: JobRecord, files: Sequence[Path], *, json: bool) -> None:
     if json:
-        told: dict[str, Any] = record.model_dump(mode="json")
-        print(jsonlib.dumps({**told, "files": [str(path) for path in files]}))
+        data: dict[str, Any] = record.model_dump(mode="json")
+        print(jsonlib.dumps({**data, "files": [str(path) for path in files]}))
         return
     for path in files:
         print(path)
@@ -249,26 +256,26 @@ def _is_file(value: object) -> bool:
     return any(isinstance(one, dict) and "sha256" in one for one in many)
 
 
-def _tell_error(error: ComfysnapError) -> int:
+def _report(error: ComfysnapError) -> int:
     problem = error.problem if isinstance(error, (APIError, JobError)) else None
     lines = problem_lines(problem) if problem else [error.message]
     if isinstance(error, DeadlineExceeded) and isinstance(error.__cause__, ComfysnapError):
-        lines.append(f"the last try: {error.__cause__.message}")
+        lines.append(f"last attempt: {error.__cause__.message}")
     if isinstance(error, Unauthorized):
-        lines.append("keys come from COMFYSNAP_API_KEY, or MODAL_KEY and MODAL_SECRET")
+        lines.append("set COMFYSNAP_API_KEY, or MODAL_KEY and MODAL_SECRET")
     if isinstance(error, (ConnectionFailed, UnexpectedResponse)):
-        lines.append("--url or COMFYSNAP_URL is the address; 'comfysnap serve' starts a server")
+        lines.append("set the server URL with --url or COMFYSNAP_URL, or run `comfysnap serve`")
     if error.job_id and isinstance(error, (JobError, DeadlineExceeded)):
         lines.append(f"job {error.job_id}")
     elif error.job_id and isinstance(error, (ConnectionFailed, DownloadFailed)):
-        lines.append(_still_there(error.job_id))
+        lines.append(_resume_hint(error.job_id))
     if error.request_id:
         lines.append(f"request {error.request_id}")
-    return _tell(_exit_code(error), *lines)
+    return _print_error(_exit_code(error), *lines)
 
 
-def _still_there(job_id: str) -> str:
-    return f"job {job_id}: 'comfysnap result {job_id}' asks again"
+def _resume_hint(job_id: str) -> str:
+    return f"to get the outputs of the job, run: comfysnap result {job_id}"
 
 
 def _exit_code(error: ComfysnapError) -> int:
@@ -281,7 +288,7 @@ def _exit_code(error: ComfysnapError) -> int:
     return UNREACHABLE
 
 
-def _tell(code: int, *lines: str) -> int:
+def _print_error(code: int, *lines: str) -> int:
     first, *rest = lines
     print(f"error: {first}", *rest, sep="\n", file=sys.stderr)
     return code

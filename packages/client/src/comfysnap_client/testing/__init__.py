@@ -1,6 +1,6 @@
-"""A comfysnap server inside the test process, for tests of code that uses the client.
+"""A comfysnap server in the test process, for tests of code that uses the client.
 
-Needs the extra ``testing`` (respx). With pytest, the fixture ``comfysnap_server`` is there::
+Requires the extra ``testing`` (respx). pytest gets the fixture ``comfysnap_server``::
 
     async def test_the_caption_is_kept(comfysnap_server: MockServer) -> None:
         comfysnap_server.on(FluxInput).succeeds(FluxOutput(images=[comfysnap_server.image()]))
@@ -19,10 +19,16 @@ __all__ = ["Call", "MockServer", "Scenario", "mock_server"]
 
 @contextmanager
 def mock_server(url: str = "https://comfysnap.test") -> Generator[MockServer]:
-    """Answer every request to ``url`` from memory; requests elsewhere are respx's to refuse.
+    """Answer all requests to ``url`` from memory; respx refuses requests to other URLs.
 
     Args:
-        url: The address that the code under test uses.
+        url: The base URL that the code under test uses.
+
+    Example::
+
+        with mock_server() as server:
+            server.on(FluxInput).fails(ErrorCode.OUT_OF_MEMORY)
+            async with server.client() as client: ...
     """
     server = MockServer(url)
     with server.router:

@@ -1,4 +1,4 @@
-"""Jobs of the mock server: what they will do, and how far they are."""
+"""Jobs of the mock server: their scripted outcomes and their state."""
 
 import time
 from collections.abc import Sequence
@@ -18,38 +18,40 @@ from comfysnap_schema.wire import (
     Progress,
 )
 
-O = TypeVar("O", bound=WorkflowOutput)  # noqa: E741 -- the output, as in every signature here
+OutputT = TypeVar("OutputT", bound=WorkflowOutput)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What one job will do."""
+    """The scripted outcome of one job."""
 
     status: JobStatus | None
-    """None: it never ends by itself."""
+    """None if the job runs until it is cancelled."""
     outputs: dict[str, Any] | None = None
     error: Problem | None = None
-    after: tuple[Progress, ...] = ()
+    progress: tuple[Progress, ...] = ()
     seconds: float = 0.0
 
 
 @dataclass(kw_only=True)
 class Fault:
-    """What happens to the next submits instead of an answer."""
+    """A failure of the next submits."""
 
     times: int
     status: int | None = None
-    """None: the connection breaks."""
+    """None if the connection is dropped."""
     code: ErrorCode | str = ErrorCode.UNAVAILABLE
     retry_after: float | None = None
     delivered: bool = False
-    """The job is made although the answer is lost."""
+    """Whether the job is created although the response is lost."""
 
 
-class Scenario(Generic[O]):
-    """What submits of one workflow meet: faults first, then one outcome a job.
+class Scenario(Generic[OutputT]):
+    """The scripted behavior of one workflow: faults first, then one outcome per job.
 
-    Outcomes are used in the order in which they were told; the last one stays.
+    Outcomes are used in the order in which they were added; the last one repeats::
+
+        server.on(FluxInput).answers(429).fails(ErrorCode.NODE_FAILED).succeeds(output)
     """
 
     def __init__(self) -> None:
@@ -57,18 +59,26 @@ class Scenario(Generic[O]):
         self.faults: list[Fault] = []
         self.delay: float = 0.0
 
-    def succeeds(self, output: O, *, after: Sequence[Progress] = (), seconds: float = 0.0) -> Self:
-        """The job ends with ``output``.
+    def succeeds(
+        self,
+        output: OutputT,
+        *,
+        progress: Sequence[Progress] = (),
+        seconds: float = 0.0,
+        after: Sequence[Progress] = (),
+    ) -> Self:
+        """The job succeeds with ``output``.
 
         Args:
-            output: What it hands back; make its files with ``MockServer.image`` or ``file``.
-            after: Progress told on the way.
-            seconds: How long the job takes.
+            output: The outputs; create files with ``MockServer.image`` or ``MockServer.file``.
+            progress: Progress reported before the end.
+            seconds: Duration of the job.
+            after: Deprecated alias of ``progress``.
         """
         return self._add(
             Outcome(
                 status=JobStatus.SUCCEEDED, outputs=output.model_dump(mode="json", by_alias=True),
-                after=tuple(after), seconds=seconds,
+                progress=(*progress, *after), seconds=seconds,
             )
         )  # fmt: skip
 
@@ -78,40 +88,47 @@ class Scenario(Generic[O]):
         detail: str = "a node failed",
         *,
         fields: Sequence[FieldProblem] = (),
-        after: Sequence[Progress] = (),
+        progress: Sequence[Progress] = (),
         status: JobStatus = JobStatus.FAILED,
+        after: Sequence[Progress] = (),
     ) -> Self:
-        """The job ends without a result.
+        """The job ends without outputs.
 
         Args:
-            code: What ``JobError.code`` will be.
-            detail: One sentence.
-            fields: Findings by input field.
-            after: Progress told on the way.
+            code: The value of ``JobError.code``.
+            detail: The message.
+            fields: Problems of single input fields.
+            progress: Progress reported before the end.
             status: ``failed``, ``cancelled``, ``timed_out`` or ``expired``.
+            after: Deprecated alias of ``progress``.
         """
         problem = Problem(title=detail, detail=detail, code=code, fields=tuple(fields))
-        return self._add(Outcome(status=status, error=problem, after=tuple(after)))
+        return self._add(Outcome(status=status, error=problem, progress=(*progress, *after)))
 
-    def hangs(self, *, after: Sequence[Progress] = ()) -> Self:
+    def hangs(self, *, progress: Sequence[Progress] = (), after: Sequence[Progress] = ()) -> Self:
         """The job runs until it is cancelled.
 
         Args:
-            after: Progress told before it hangs.
+            progress: Progress reported before it hangs.
+            after: Deprecated alias of ``progress``.
         """
-        return self._add(Outcome(status=None, after=tuple(after)))
+        return self._add(Outcome(status=None, progress=(*progress, *after)))
 
-    def is_slow(self, seconds: float) -> Self:
-        """Every submit is answered after ``seconds``."""
+    def with_delay(self, seconds: float) -> Self:
+        """Every submit takes ``seconds``."""
         self.delay = seconds
         return self
 
+    def is_slow(self, seconds: float) -> Self:
+        """Deprecated alias of ``with_delay``."""
+        return self.with_delay(seconds)
+
     def drops_connections(self, times: int = 1, *, delivered: bool = False) -> Self:
-        """The next submits break off.
+        """The connections of the next submits are dropped.
 
         Args:
-            times: How many attempts.
-            delivered: Whether they reached the server, which then made the job.
+            times: Number of attempts.
+            delivered: Whether the server received the submit and created the job.
         """
         self.faults.append(Fault(times=times, delivered=delivered))
         return self
@@ -124,13 +141,13 @@ class Scenario(Generic[O]):
         times: int = 1,
         retry_after: float | None = 0,
     ) -> Self:
-        """The next submits are refused with an HTTP status, 429 for instance.
+        """The next submits are rejected with an HTTP status, for example 429.
 
         Args:
             status: The HTTP status.
-            code: What ``APIError.code`` will be.
-            times: How many attempts.
-            retry_after: Seconds told in ``Retry-After``; None: no such header.
+            code: The value of ``APIError.code``.
+            times: Number of attempts.
+            retry_after: Value of ``Retry-After`` in seconds. None omits the header.
         """
         self.faults.append(Fault(times=times, status=status, code=code, retry_after=retry_after))
         return self
@@ -139,10 +156,10 @@ class Scenario(Generic[O]):
         """The outcome of the next job.
 
         Raises:
-            AssertionError: The test told none.
+            AssertionError: The test has not set one.
         """
         if not self._outcomes:
-            raise AssertionError("tell what jobs do first: server.on(...).succeeds(...)")
+            raise AssertionError("no outcome set; call server.on(...).succeeds(...) first")
         return self._outcomes.pop(0) if len(self._outcomes) > 1 else self._outcomes[0]
 
     def next_fault(self) -> Fault | None:
@@ -161,7 +178,7 @@ class Scenario(Generic[O]):
 
 @dataclass(kw_only=True)
 class MockJob:
-    """A job; time and looks move it on, one step a look."""
+    """A job, which advances by one step per status request once the time has come."""
 
     id: str
     workflow: str
@@ -169,23 +186,23 @@ class MockJob:
     outcome: Outcome
     labels: dict[str, str] = field(default_factory=dict[str, str])
     step: int = 0
-    """0 queued, then one for each progress, then final."""
+    """0 is queued, then one step per progress, then final."""
     cancelled: bool = False
     started: float = field(default_factory=time.monotonic)
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
     def last_step(self) -> int:
-        """The step that is final."""
-        return len(self.outcome.after) + 1
+        """The final step."""
+        return len(self.outcome.progress) + 1
 
     @property
     def is_final(self) -> bool:
-        """Whether the job ended."""
+        """Whether the job has ended."""
         return self.cancelled or (self.outcome.status is not None and self.step >= self.last_step)
 
     def advance(self) -> bool:
-        """Take the next step if there is one and its time has come."""
+        """Take the next step, if there is one and the time has come."""
         due = self.outcome.seconds * (self.step + 1) / self.last_step
         blocked = self.outcome.status is None and self.step + 1 >= self.last_step
         if self.is_final or blocked or time.monotonic() - self.started < due:
@@ -194,21 +211,21 @@ class MockJob:
         return True
 
     def record(self, step: int | None = None) -> JobRecord:
-        """The job as the wire tells it, now or as it was at an earlier step."""
+        """The job's record, now or at an earlier step."""
         at = self.step if step is None else step
         ended = at == self.step and self.is_final
         status = JobStatus.RUNNING if at else JobStatus.QUEUED
         if ended:
             status = (not self.cancelled and self.outcome.status) or JobStatus.CANCELLED
         outputs = self.outcome.outputs if status == JobStatus.SUCCEEDED else None
-        told = self.outcome.after[:at]
+        reported = self.outcome.progress[:at]
         done = Progress(fraction=1.0) if outputs is not None else Progress()
         return JobRecord(
             id=self.id, workflow=self.workflow, status=status,
             version=at + (self.last_step if self.cancelled and ended else 0) + 1,
-            attempt=min(at, 1), progress=told[-1] if told and not outputs else done,
+            attempt=min(at, 1), progress=reported[-1] if reported and not outputs else done,
             outputs=outputs, error=self._error() if ended else None,
-            inputs=_told(self.inputs), labels=self.labels, created_at=self.created_at,
+            inputs=_public(self.inputs), labels=self.labels, created_at=self.created_at,
             finished_at=datetime.now(UTC) if ended else None,
         )  # fmt: skip
 
@@ -218,8 +235,8 @@ class MockJob:
         return self.outcome.error
 
 
-def _told(inputs: WorkflowInput[Any]) -> dict[str, Any]:
-    """The inputs as a job tells them: never inline data."""
+def _public(inputs: WorkflowInput[Any]) -> dict[str, Any]:
+    """The inputs as shown in a job's record, without inline data."""
     wire = wire_inputs(inputs)
     for name, value in wire.items():
         if isinstance(value, (FileBySha256, FileByUrl)):

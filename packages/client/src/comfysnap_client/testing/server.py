@@ -35,12 +35,12 @@ from comfysnap_schema.wire import (
     Problem,
 )
 
-O = TypeVar("O", bound=WorkflowOutput)  # noqa: E741 -- the output, as in every signature here
-I = TypeVar("I", bound=WorkflowInput[Any])  # noqa: E741 -- the input
-F = TypeVar("F", bound=OutputFile)
+OutputT = TypeVar("OutputT", bound=WorkflowOutput)
+InputT = TypeVar("InputT", bound=WorkflowInput[Any])
+FileT = TypeVar("FileT", bound=OutputFile)
 
 TICK_S = 0.005
-"""How often a held request looks for news."""
+"""Interval in seconds at which a held request checks for changes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +48,11 @@ class Call:
     """One accepted submit.
 
     Attributes:
-        workflow: Its name.
-        inputs: As the model that ``on`` was given.
-        job_id: The job it made.
-        params: Options of the job: ``timeout``, ``webhook``, ``label``.
-        headers: Of the request, without credentials.
+        workflow: Name of the workflow.
+        inputs: The inputs, as the model passed to ``on``.
+        job_id: ID of the created job.
+        params: Options of the job: ``timeout``, ``webhook``, ``previews``, ``label``.
+        headers: Headers of the request, without credentials.
     """
 
     workflow: str
@@ -63,13 +63,13 @@ class Call:
 
 
 class MockServer:
-    """A server in memory, made by ``mock_server`` or the fixture ``comfysnap_server``.
+    """An in-memory server, created by ``mock_server`` or the fixture ``comfysnap_server``.
 
     Attributes:
-        url: Its address.
-        calls: Accepted submits in order; replays of one idempotency key count once.
-        requests: Every request, as ``"GET /check_status/job_..."``.
-        router: The respx router behind it.
+        url: The base URL.
+        calls: Accepted submits in order; submits with the same idempotency key count once.
+        requests: All requests, as ``"GET /check_status/job_..."``.
+        router: The underlying respx router.
     """
 
     def __init__(self, url: str) -> None:
@@ -84,19 +84,19 @@ class MockServer:
         self._outputs: dict[str, tuple[str, bytes]] = {}
         self._files: dict[str, bytes] = {}
 
-    def on(self, inputs: type[WorkflowInput[O]]) -> Scenario[O]:
-        """What submits of this input model meet; submits are checked against the model."""
+    def on(self, inputs: type[WorkflowInput[OutputT]]) -> Scenario[OutputT]:
+        """Return the scenario of a workflow, by its input model, which also validates submits."""
         known = self._scenarios.get(inputs.__workflow__)
         if known is None:
-            known = self._scenarios[inputs.__workflow__] = (inputs, Scenario[O]())
-        return cast("Scenario[O]", known[1])
+            known = self._scenarios[inputs.__workflow__] = (inputs, Scenario[OutputT]())
+        return cast("Scenario[OutputT]", known[1])
 
-    def inputs_of(self, model: type[I]) -> list[I]:
-        """The inputs that were submitted as ``model``, in order."""
+    def inputs_of(self, model: type[InputT]) -> list[InputT]:
+        """Return the submitted inputs of this model, in order."""
         return [call.inputs for call in self.calls if isinstance(call.inputs, model)]
 
     def client(self) -> Client:
-        """A client of this server with pauses short enough for tests."""
+        """Create a client of this server, with short pauses for tests."""
         return Client(
             self.url,
             retry=RetryPolicy(initial=0.001, maximum=0.01),
@@ -108,18 +108,18 @@ class MockServer:
         name: str,
         content: bytes,
         *,
-        model: type[F] = OutputFile,
+        model: type[FileT] = OutputFile,
         kind: Kind = Kind.FILE,
         content_type: str = "application/octet-stream",
-    ) -> F:
-        """An output file that can be downloaded.
+    ) -> FileT:
+        """Create an output file that can be downloaded.
 
         Args:
-            name: Its name within the job.
-            content: Its bytes.
-            model: The class that the output field takes: ``VideoFile``, ``AudioFile``, ...
-            kind: As the server tells it.
-            content_type: As the server tells it.
+            name: File name within the job.
+            content: Content of the file.
+            model: Type of the output field: ``VideoFile``, ``AudioFile``, ...
+            kind: Kind of the file.
+            content_type: MIME type of the file.
         """
         sha256 = hashlib.sha256(content).hexdigest()
         url = f"/outputs/{sha256[:16]}/{name}"
@@ -130,12 +130,12 @@ class MockServer:
         )  # fmt: skip
 
     def image(self, name: str = "image.png", *, width: int = 8, height: int = 8) -> ImageFile:
-        """A grey PNG picture.
+        """Create a gray PNG image.
 
         Args:
-            name: Its name within the job.
-            width: In pixels.
-            height: In pixels.
+            name: File name within the job.
+            width: Width in pixels.
+            height: Height in pixels.
         """
         content = _png(width, height)
         return self.file(name, content, model=ImageFile, kind=Kind.IMAGE, content_type="image/png")
@@ -151,37 +151,37 @@ class MockServer:
         }  # fmt: skip
         handler = handlers.get(route)
         if handler is None:
-            return _refusal(request, 404, ErrorCode.NOT_FOUND)
+            return _problem(request, 404, ErrorCode.NOT_FOUND)
         return await handler(request, name)
 
     async def _infer(self, request: httpx.Request, workflow: str) -> httpx.Response:
         if workflow not in self._scenarios:
-            return _refusal(request, 404, ErrorCode.UNKNOWN_WORKFLOW)
+            return _problem(request, 404, ErrorCode.UNKNOWN_WORKFLOW)
         model, scenario = self._scenarios[workflow]
         if scenario.delay:
             await asyncio.sleep(scenario.delay)
         fault = scenario.next_fault()
         if fault is not None and fault.status is not None:
-            return _refusal(request, fault.status, fault.code, retry_after=fault.retry_after)
+            return _problem(request, fault.status, fault.code, retry_after=fault.retry_after)
         if fault is not None and not fault.delivered:
             raise httpx.ReadError("the connection was dropped", request=request)
-        answer = self._accept(request, model, scenario)
+        response = self._accept(request, model, scenario)
         if fault is not None:
             raise httpx.ReadError("the connection was dropped", request=request)
-        return answer
+        return response
 
     def _accept(
         self, request: httpx.Request, model: type[WorkflowInput[Any]], scenario: Scenario[Any]
     ) -> httpx.Response:
         if request.headers.get(CONTRACT, model.__contract__) != model.__contract__:
-            return _refusal(request, 409, ErrorCode.CONTRACT_MISMATCH)
+            return _problem(request, 409, ErrorCode.CONTRACT_MISMATCH)
         key = request.headers.get(IDEMPOTENCY_KEY)
         if key in self._keys:
             return _json(request, self._jobs[self._keys[key]].record(), 202)
         try:
             inputs = model.model_validate_json(request.content)
         except ValidationError as error:
-            return _refusal(request, 422, ErrorCode.INVALID_INPUT, fields=_findings(error))
+            return _problem(request, 422, ErrorCode.INVALID_INPUT, fields=_field_problems(error))
         params = request.url.params.multi_items()
         job = MockJob(
             id=f"job_{len(self._jobs):026d}", workflow=model.__workflow__, inputs=inputs,
@@ -191,16 +191,18 @@ class MockServer:
         self._jobs[job.id] = job
         if key is not None:
             self._keys[key] = job.id
-        kept = {n: v for n, v in request.headers.items() if n not in _CREDENTIALS}
+        headers = {n: v for n, v in request.headers.items() if n not in _CREDENTIALS}
         self.calls.append(
-            Call(workflow=job.workflow, inputs=inputs, job_id=job.id, params=params, headers=kept)
+            Call(
+                workflow=job.workflow, inputs=inputs, job_id=job.id, params=params, headers=headers
+            )
         )
         return _json(request, job.record(), 202)
 
     async def _status(self, request: httpx.Request, job_id: str) -> httpx.Response:
         job = self._jobs.get(job_id)
         if job is None:
-            return _refusal(request, 404, ErrorCode.UNKNOWN_JOB)
+            return _problem(request, 404, ErrorCode.UNKNOWN_JOB)
         after = request.url.params.get("after")
         await _held(job, float(request.url.params.get("wait", 0)), after and int(after))
         return _json(request, job.record())
@@ -208,26 +210,26 @@ class MockServer:
     async def _events(self, request: httpx.Request, job_id: str) -> httpx.Response:
         job = self._jobs.get(job_id)
         if job is None:
-            return _refusal(request, 404, ErrorCode.UNKNOWN_JOB)
+            return _problem(request, 404, ErrorCode.UNKNOWN_JOB)
         step = int(request.headers.get("last-event-id") or 0)
-        told: list[str] = []
-        while not told:
+        events: list[str] = []
+        while not events:
             while job.advance():
                 pass
-            told = [text for at in range(step, job.step + 1) for text in _sent(job.record(at))]
-            if not told and job.is_final:  # a cancel is no step
-                told = _sent(job.record())
-            if not told:
+            events = [text for at in range(step, job.step + 1) for text in _sse(job.record(at))]
+            if not events and job.is_final:  # a cancellation is not a step
+                events = _sse(job.record())
+            if not events:
                 await asyncio.sleep(TICK_S)
         return httpx.Response(
-            200, request=request, text=f"retry: 1\n{''.join(told)}",
+            200, request=request, text=f"retry: 1\n{''.join(events)}",
             headers={"content-type": "text/event-stream"},
         )  # fmt: skip
 
     async def _cancel(self, request: httpx.Request, job_id: str) -> httpx.Response:
         job = self._jobs.get(job_id)
         if job is None:
-            return _refusal(request, 404, ErrorCode.UNKNOWN_JOB)
+            return _problem(request, 404, ErrorCode.UNKNOWN_JOB)
         job.cancelled = job.cancelled or not job.is_final
         return _json(request, job.record())
 
@@ -236,7 +238,7 @@ class MockServer:
 
     async def _output(self, request: httpx.Request, name: str) -> httpx.Response:
         if f"/outputs/{name}" not in self._outputs:
-            return _refusal(request, 404, ErrorCode.UNKNOWN_OUTPUT)
+            return _problem(request, 404, ErrorCode.UNKNOWN_OUTPUT)
         content_type, content = self._outputs[f"/outputs/{name}"]
         return httpx.Response(
             200, request=request, content=content, headers={"content-type": content_type}
@@ -253,7 +255,7 @@ _CREDENTIALS = frozenset({"authorization", "modal-key", "modal-secret"})
 
 
 async def _held(job: MockJob, wait: float, after: int | None) -> None:
-    """Hold a status request as the real server does; without ``wait`` each look is a step."""
+    """Hold a status request as a real server does; without ``wait``, take one step."""
     if not wait:
         job.advance()
         return
@@ -266,7 +268,7 @@ async def _held(job: MockJob, wait: float, after: int | None) -> None:
             await asyncio.sleep(TICK_S)
 
 
-def _sent(record: JobRecord) -> list[str]:
+def _sse(record: JobRecord) -> list[str]:
     """A record as server-sent events."""
     events = [JobEvent(type="done" if record.is_final else "status", job=record)]
     if not record.is_final:
@@ -284,7 +286,7 @@ def _json(request: httpx.Request, model: JobRecord | JobPage, status: int = 200)
     return httpx.Response(status, request=request, text=model.model_dump_json(), headers=headers)
 
 
-def _refusal(
+def _problem(
     request: httpx.Request,
     status: int,
     code: ErrorCode | str,
@@ -299,7 +301,7 @@ def _refusal(
     return httpx.Response(status, request=request, text=problem.model_dump_json(), headers=headers)
 
 
-def _findings(error: ValidationError) -> tuple[FieldProblem, ...]:
+def _field_problems(error: ValidationError) -> tuple[FieldProblem, ...]:
     return tuple(
         FieldProblem(field=str(found["loc"][0]) if found["loc"] else None, message=found["msg"])
         for found in json.loads(error.json())
@@ -307,7 +309,7 @@ def _findings(error: ValidationError) -> tuple[FieldProblem, ...]:
 
 
 def _png(width: int, height: int) -> bytes:
-    """A grey 8-bit PNG."""
+    """A gray 8-bit PNG."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         body = kind + data

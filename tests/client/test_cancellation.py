@@ -1,4 +1,4 @@
-"""A caller who leaves, by timeout or cancellation, leaves no job, task or connection behind."""
+"""A call that is cancelled or times out leaves no job, task or connection behind."""
 
 import asyncio
 import socket
@@ -27,10 +27,10 @@ from tests.client.fakes import (
 FOX = DrawInput(prompt="a fox")
 
 
-async def leave(
+async def cancel_during(
     client: Client, work: Coroutine[Any, Any, Any], when: Awaitable[None], server: FakeServer
 ) -> BaseException:
-    """Cancel ``work`` after ``when``; the exception, after everything was seen to be gone."""
+    """Cancel ``work`` after ``when`` and return the exception, once nothing is left running."""
     before = asyncio.all_tasks()
     task = asyncio.create_task(work)
     await when
@@ -40,7 +40,7 @@ async def leave(
         await task
     assert time.monotonic() - started < 5
     await client.aclose()
-    servers = ("uvicorn", "starlette")  # the fake's own, which hear of it a moment later
+    servers = ("uvicorn", "starlette")  # the fake's own, which end a moment later
 
     def left() -> list[asyncio.Task[Any]]:
         return [t for t in asyncio.all_tasks() - before if not any(s in repr(t) for s in servers)]
@@ -55,7 +55,7 @@ def statuses(server: FakeServer) -> list[str]:
     return [job["status"] for job in server.jobs.values()]
 
 
-async def test_cancelled_while_connecting_nothing_was_sent_and_nothing_is() -> None:
+async def test_a_call_cancelled_while_connecting_sends_nothing() -> None:
     with socket.socket() as full, socket.socket() as filler:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -72,27 +72,29 @@ async def test_cancelled_while_connecting_nothing_was_sent_and_nothing_is() -> N
         assert job_id_of(caught.value) is None
 
 
-async def test_cancelled_before_the_job_is_made_the_replay_makes_and_cancels_it(
+async def test_a_submit_cancelled_before_the_job_exists_is_replayed_and_cancelled(
     client: Client, server: FakeServer
 ) -> None:
     server.outputs = None
     go_on = asyncio.Event()
     server.on("/infer_async", holding(go_on))
-    error = await leave(
+    error = await cancel_during(
         client,
         client.infer_sync(FOX),
-        server.until(lambda: bool(server.asked("/infer_async"))),
+        server.until(lambda: bool(server.requests_to("/infer_async"))),
         server,
     )
     go_on.set()
 
     assert statuses(server) == ["cancelled"]
     assert job_id_of(error) == next(iter(server.jobs))
-    keys = {request.headers["idempotency-key"] for request in server.asked("/infer_async")}
+    keys = {request.headers["idempotency-key"] for request in server.requests_to("/infer_async")}
     assert len(keys) == 1
 
 
-async def test_cancelled_while_the_answer_is_on_its_way(client: Client, server: FakeServer) -> None:
+async def test_a_call_cancelled_while_receiving_the_response_cancels_the_job(
+    client: Client, server: FakeServer
+) -> None:
     server.outputs = None
     never = asyncio.Event()
 
@@ -108,7 +110,7 @@ async def test_cancelled_while_the_answer_is_on_its_way(client: Client, server: 
         return StreamingResponse(body(), 202)
 
     server.on("/infer_async", half)
-    error = await leave(
+    error = await cancel_during(
         client, client.infer_sync(FOX), server.until(lambda: bool(server.jobs)), server
     )
     never.set()
@@ -117,12 +119,14 @@ async def test_cancelled_while_the_answer_is_on_its_way(client: Client, server: 
     assert job_id_of(error) == next(iter(server.jobs))
 
 
-async def test_cancelled_while_polling(client: Client, server: FakeServer) -> None:
+async def test_a_call_cancelled_while_polling_cancels_the_job(
+    client: Client, server: FakeServer
+) -> None:
     server.outputs = None
-    error = await leave(
+    error = await cancel_during(
         client,
         client.infer_sync(FOX),
-        server.until(lambda: bool(server.asked("/check_status"))),
+        server.until(lambda: bool(server.requests_to("/check_status"))),
         server,
     )
 
@@ -130,15 +134,19 @@ async def test_cancelled_while_polling(client: Client, server: FakeServer) -> No
     assert job_id_of(error) == next(iter(server.jobs))
 
 
-async def test_cancelled_while_progress_is_followed(client: Client, server: FakeServer) -> None:
+async def test_a_call_cancelled_while_following_progress_cancels_the_job(
+    client: Client, server: FakeServer
+) -> None:
     server.outputs = None
     work = client.infer_sync(FOX, on_progress=lambda progress: progress)
-    await leave(client, work, server.until(lambda: bool(server.asked("/events"))), server)
+    await cancel_during(
+        client, work, server.until(lambda: bool(server.requests_to("/check_status"))), server
+    )
 
     assert statuses(server) == ["cancelled"]
 
 
-async def test_cancelled_while_downloading_no_part_is_left(
+async def test_a_cancelled_download_leaves_no_partial_file(
     client: Client, server: FakeServer, tmp_path: Path
 ) -> None:
     never = asyncio.Event()
@@ -154,7 +162,7 @@ async def test_cancelled_while_downloading_no_part_is_left(
     output = await client.infer_sync(FOX)
     server.on("/outputs", slow)
 
-    await leave(
+    await cancel_during(
         client,
         output.images[0].save(tmp_path),
         eventually(lambda: part_size(tmp_path) > 0),
@@ -182,7 +190,7 @@ async def test_a_timeout_cancels_the_job_and_carries_it(client: Client, server: 
     assert server.requests[0].query_params["timeout"] == "0.300"
 
 
-async def test_a_timeout_may_leave_the_job_and_another_wait_resumes_it(
+async def test_a_timeout_can_leave_the_job_running_for_a_later_wait(
     client: Client, server: FakeServer
 ) -> None:
     server.outputs = None
@@ -222,7 +230,7 @@ async def test_an_outer_timeout_carries_the_job(client: Client, server: FakeServ
     assert statuses(server) == ["cancelled"]
 
 
-async def test_the_job_goes_on_while_another_task_waits_for_it(
+async def test_the_job_continues_while_another_task_waits_for_it(
     client: Client, server: FakeServer
 ) -> None:
     server.outputs = None
@@ -236,7 +244,7 @@ async def test_the_job_goes_on_while_another_task_waits_for_it(
     assert (await patient).text == "done"
 
 
-async def test_a_server_that_cannot_cancel_does_not_hide_the_reason(
+async def test_a_failed_cancellation_does_not_hide_the_timeout(
     client: Client, server: FakeServer
 ) -> None:
     server.outputs = None
@@ -245,16 +253,16 @@ async def test_a_server_that_cannot_cancel_does_not_hide_the_reason(
         await client.infer_sync(FOX, timeout=0.2)
 
 
-async def test_cancelling_twice_leaves_at_once_and_still_cancels_the_job(
+async def test_cancelling_twice_returns_at_once_and_still_cancels_the_job(
     client: Client, server: FakeServer
 ) -> None:
     server.outputs = None
     go_on = asyncio.Event()
     server.on("/cancel", holding(go_on))
     task = asyncio.create_task(client.infer_sync(FOX))
-    await server.until(lambda: bool(server.asked("/check_status")))
+    await server.until(lambda: bool(server.requests_to("/check_status")))
     task.cancel()
-    await server.until(lambda: bool(server.asked("/cancel")))
+    await server.until(lambda: bool(server.requests_to("/cancel")))
     task.cancel()
     with pytest.raises(asyncio.CancelledError) as caught:
         await task
@@ -265,7 +273,7 @@ async def test_cancelling_twice_leaves_at_once_and_still_cancels_the_job(
     assert statuses(server) == ["cancelled"]
 
 
-async def test_a_deadline_holds_against_a_server_that_only_drips(server: FakeServer) -> None:
+async def test_a_slow_response_cannot_exceed_the_deadline(server: FakeServer) -> None:
     async def drip(_request: Request) -> Response:
         async def body() -> AsyncIterator[bytes]:
             while True:
@@ -282,7 +290,7 @@ async def test_a_deadline_holds_against_a_server_that_only_drips(server: FakeSer
         assert time.monotonic() - started < 2
 
 
-async def test_a_submit_that_cannot_be_replayed_does_not_hide_the_reason(
+async def test_a_failed_replay_does_not_hide_the_timeout(
     client: Client, server: FakeServer
 ) -> None:
     go_on = asyncio.Event()
@@ -301,7 +309,7 @@ def test_the_job_is_found_among_other_notes() -> None:
     assert job_id_of(error) == "job_1"
 
 
-async def test_a_lost_submit_whose_job_has_ended_is_not_cancelled(
+async def test_a_finished_job_of_a_lost_submit_is_not_cancelled(
     client: Client, server: FakeServer
 ) -> None:
     go_on = asyncio.Event()
@@ -312,4 +320,4 @@ async def test_a_lost_submit_whose_job_has_ended_is_not_cancelled(
 
     assert statuses(server) == ["succeeded"]
     assert caught.value.job_id == next(iter(server.jobs))
-    assert not server.asked("/cancel")
+    assert not server.requests_to("/cancel")
