@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from comfysnap_schema.cli import build_app
-from comfysnap_schema.codegen.drift import find_drift, package_of, write
+from comfysnap_schema.codegen.folder import find_outdated, package_of, write
 from comfysnap_schema.wire.errors import ProjectError, SchemaError
 
 MakeWorkflow = Callable[..., Path]
@@ -84,7 +84,7 @@ def test_a_file_that_a_person_wrote_is_left_alone(tmp_path: Path) -> None:
 
 def test_an_init_file_that_a_person_wrote_stays(tmp_path: Path) -> None:
     (tmp_path / "__init__.py").write_text("mine = 1\n")
-    assert find_drift(tmp_path, {"__init__.py": f'"""{HEADER}"""\n'}) == []
+    assert find_outdated(tmp_path, {"__init__.py": f'"""{HEADER}"""\n'}) == []
 
 
 def test_a_package_inside_another_is_named_in_full(tmp_path: Path) -> None:
@@ -98,13 +98,13 @@ def test_a_package_inside_another_is_named_in_full(tmp_path: Path) -> None:
 def test_a_file_that_only_quotes_the_header_is_not_stale(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(f'"""Mine."""\n\nTEXT = "{HEADER}"\n')
     (tmp_path / "latin.py").write_bytes(b"# caf\xe9\n")
-    assert find_drift(tmp_path, {}) == []
+    assert find_outdated(tmp_path, {}) == []
 
 
 def test_help_loses_no_word_to_markup() -> None:
     """Rich takes a word in brackets for a style, and shows nothing of it."""
     output = " ".join(generate("--help")[1].replace("│", " ").split())
-    assert "default: out under generate." in output
+    assert "Default: out under generate." in output
 
 
 def test_a_drifted_contract_history_is_named_and_mended(

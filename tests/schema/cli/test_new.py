@@ -147,7 +147,7 @@ def test_a_catalogue_that_knows_no_node_of_the_graph_is_not_kept(
     nodes = root / "workflows" / "hello" / CATALOGUE_FILE
     proposal = propose(read_graph(export), name="mine")
     folder = project / "workflows" / "mine"
-    outputs = (ProposedOutput(name="x", spec=OutputSpec(node="1"), on=True, reason="made up"),)
+    outputs = (ProposedOutput(name="x", spec=OutputSpec(node="1"), enabled=True, reason="made up"),)
     write_workflow(
         folder, read_graph(export), replace(proposal, outputs=outputs), Catalogue.read(nodes)
     )
@@ -156,7 +156,9 @@ def test_a_catalogue_that_knows_no_node_of_the_graph_is_not_kept(
 
 def test_a_proposal_that_cannot_be_mended_leaves_nothing_behind(project: Path, root: Path) -> None:
     graph = read_graph(root / "workflows" / "flux" / "graph.json")
-    outputs = (ProposedOutput(name="x", spec=OutputSpec(node="77"), on=True, reason="made up"),)
+    outputs = (
+        ProposedOutput(name="x", spec=OutputSpec(node="77"), enabled=True, reason="made up"),
+    )
     proposal = replace(propose(graph, name="mine"), outputs=outputs)
     with pytest.raises(SchemaError) as caught:
         write_workflow(project / "workflows" / "mine", graph, proposal, None)
@@ -188,7 +190,7 @@ def test_check_names_every_workflow_that_would_be_refused(
     assert output.splitlines()[0] == "small: ok"
     assert "unreadable: " in output
     assert "width" in output
-    assert output.splitlines()[-1] == "2 findings"
+    assert output.splitlines()[-1] == "2 issues"
 
 
 def test_check_finds_a_name_that_is_taken(make_workflow: MakeWorkflow) -> None:
@@ -213,7 +215,7 @@ def test_check_says_what_it_could_not_judge(make_workflow: MakeWorkflow, root: P
     nodes = json.loads((root / "workflows" / "hello" / CATALOGUE_FILE).read_text())
     del nodes["ImageScale"]
     result = check_workflow(Workflow.load(make_workflow(nodes__json=json.dumps(nodes))))
-    assert result.findings == ()
+    assert result.issues == ()
     assert "ImageScale" in result.notes[0]
 
 
@@ -256,12 +258,12 @@ node = "3"
         "    if inputs != want:\n        raise ValueError(inputs)\n    return graph\n"
     )
     workflow = Workflow.load(make_workflow(text, prepare__py=source))
-    assert check_workflow(workflow).findings == ()
+    assert check_workflow(workflow).issues == ()
 
 
 def test_check_tells_when_prepare_refuses_the_defaults(make_workflow: MakeWorkflow) -> None:
     source = "def prepare(graph, inputs):\n    raise ValueError('no')\n"
-    assert check_workflow(Workflow.load(make_workflow(prepare__py=source))).findings
+    assert check_workflow(Workflow.load(make_workflow(prepare__py=source))).issues
 
 
 @pytest.mark.shared
@@ -278,7 +280,7 @@ def test_every_real_export_goes_through_without_an_edit(
         proposal = propose(graph, catalogue, name=name)
         scaffold = write_workflow(project / "workflows" / name, graph, proposal, catalogue)
         assert scaffold.refused == {}
-        assert check_workflow(scaffold.workflow).findings == ()
+        assert check_workflow(scaffold.workflow).issues == ()
         assert scaffold.workflow.apply(without_seeds(scaffold.workflow)) == graph
     assert comfysnap("generate", "--out", project / "typed")[0] == 0
     assert len(load_workflows(project / "workflows")) == len(exports)

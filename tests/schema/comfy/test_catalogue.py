@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from comfysnap_schema.comfy.catalogue import Catalogue, InputDef
-from comfysnap_schema.comfy.reading import read_object_info
+from comfysnap_schema.comfy.catalogue import Catalogue, read_object_info
+from comfysnap_schema.comfy.definitions import InputDef
 from comfysnap_schema.wire.errors import CatalogueError
 from comfysnap_schema.wire.files import Kind
 

@@ -9,7 +9,7 @@ import pytest
 
 from comfysnap_schema.comfy.catalogue import Catalogue
 from comfysnap_schema.comfy.graph import Graph
-from comfysnap_schema.comfy.validation import Finding, judge_graph, validate_graph
+from comfysnap_schema.comfy.validation import Issue, judge_graph, validate_graph
 
 
 def entry(output: list[Any], output_node: bool = False, /, **required: Any) -> dict[str, Any]:
@@ -86,14 +86,14 @@ def plus(nodes: dict[str, Any], base: dict[str, Any] | None = None) -> dict[str,
     return (base or graph()) | nodes
 
 
-def only(found: list[Finding]) -> Finding:
+def only(found: list[Issue]) -> Issue:
     assert len(found) == 1, found
     return found[0]
 
 
 def test_a_good_graph_has_no_findings_and_its_output_runs() -> None:
     verdict = judge_graph(graph(), CATALOGUE)
-    assert verdict.findings == ()
+    assert verdict.issues == ()
     assert verdict.outputs == {"3": True}
     assert verdict.accepted
 
@@ -178,7 +178,7 @@ def test_a_missing_required_input_is_named_and_an_optional_one_may_be_missing() 
 def test_an_unknown_class_stops_every_output_and_is_found_in_unused_nodes_too() -> None:
     bad = plus({"9": node("Mask")})
     verdict = judge_graph(bad, CATALOGUE)
-    found = only(list(verdict.findings))
+    found = only(list(verdict.issues))
     assert (found.code, found.node, found.input) == ("missing_node_type", "9", None)
     assert "'Make'" in found.message or "'Masked'" in found.message
     assert verdict.outputs == {"3": False}
@@ -193,7 +193,7 @@ def test_a_graph_without_output_node_is_refused() -> None:
     bad = graph()
     del bad["3"]
     verdict = judge_graph(bad, CATALOGUE)
-    found = only(list(verdict.findings))
+    found = only(list(verdict.issues))
     assert (found.code, found.node) == ("prompt_no_outputs", None)
     assert str(found) == found.message
     assert not verdict.accepted
@@ -204,7 +204,7 @@ def test_a_cycle_is_named_once_and_its_outputs_fail() -> None:
     bad["2"]["inputs"]["mask"] = ["4", 0]
     bad["4"] = node("Masked", image=["2", 0])
     verdict = judge_graph(bad, CATALOGUE)
-    found = only(list(verdict.findings))
+    found = only(list(verdict.issues))
     assert (found.code, found.node, found.input) == ("dependency_cycle", "4", "image")
     assert "2 -> 4 -> 2" in found.message
     assert verdict.outputs == {"3": False}
@@ -219,14 +219,14 @@ def test_one_bad_output_leaves_the_other_valid_but_the_graph_is_refused() -> Non
     verdict = judge_graph(mixed, CATALOGUE)
     assert verdict.outputs == {"3": True, "4": False, "5": True}
     assert verdict.accepted
-    assert only(list(verdict.findings)).node == "4"
+    assert only(list(verdict.issues)).node == "4"
 
 
 def test_a_fault_behind_an_output_fails_it_and_counts_once() -> None:
     bad = plus({"5": node("Show", source=["2", 0])}, changed(steps=0))
     verdict = judge_graph(bad, CATALOGUE)
     assert verdict.outputs == {"3": False, "5": False}
-    assert only(list(verdict.findings)).node == "2"
+    assert only(list(verdict.issues)).node == "2"
 
 
 def test_an_output_node_that_another_needs_is_judged_once() -> None:
@@ -297,7 +297,7 @@ def test_long_lists_are_cut() -> None:
 DESCRIBED: list[tuple[list[Any], str]] = [
     (["INT", {"min": 1}], "at least 1"),
     (["INT", {"max": 1}], "at most 1"),
-    (["STRING"], "a text"),
+    (["STRING"], "a string"),
     (["BOOLEAN"], "true or false"),
     (["MODEL"], "MODEL"),
     ([["x.png"], {"image_upload": True}], "image"),

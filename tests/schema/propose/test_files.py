@@ -82,7 +82,7 @@ def test_model_files_are_offered_as_choices_and_off(
         "2": node("SaveImage", images=["1", 0]),
     }
     proposal = propose(graph, name="x")
-    assert paths(proposal, on=False) == {parameter: f"1.inputs.{name}"}
+    assert paths(proposal, enabled=False) == {parameter: f"1.inputs.{name}"}
     assert proposal.inputs[0].spec.choices == ["m.safetensors"]
 
 
@@ -121,8 +121,8 @@ def test_the_catalogue_tells_types_choices_files_and_outputs() -> None:
     entries = {entry.name: entry for entry in proposal.inputs}
     assert entries["image"].spec.kind is Kind.IMAGE
     assert entries["cfg"].spec.type is None
-    assert entries["script"].on is False
-    assert entries["scheduler"].on
+    assert entries["script"].enabled is False
+    assert entries["scheduler"].enabled
     assert entries["model_patch"].spec.choices is None
     assert "short" not in entries
     assert "text" not in entries
@@ -223,11 +223,11 @@ def test_a_video_combiner_that_writes_gifs_makes_an_animation() -> None:
 def test_previews_are_off_beside_what_is_saved_and_on_alone() -> None:
     graph = text_to_image(**{"20": node("PreviewImage", images=["8", 0])})
     outputs = {
-        entry.name: (entry.spec.node, entry.on) for entry in propose(graph, name="x").outputs
+        entry.name: (entry.spec.node, entry.enabled) for entry in propose(graph, name="x").outputs
     }
     assert outputs == {"images": ("9", True), "images_2": ("20", False)}
     alone: Graph = {"1": node("PreviewImage")}
-    assert propose(alone, name="x").outputs[0].on
+    assert propose(alone, name="x").outputs[0].enabled
 
 
 def test_outputs_of_a_kind_are_told_apart_by_title_or_file_name() -> None:

@@ -25,7 +25,7 @@ def test_a_plain_pipeline_gets_the_map_of_a_person() -> None:
         "sampler": "3.inputs.sampler_name",
         "scheduler": "3.inputs.scheduler",
     }
-    assert paths(proposal, on=False) == {
+    assert paths(proposal, enabled=False) == {
         "denoise": "3.inputs.denoise",
         "checkpoint": "4.inputs.ckpt_name",
     }
@@ -43,7 +43,7 @@ def test_two_inputs_of_one_node_are_numbered() -> None:
     graph = text_to_image(
         **{"4": node("DualCLIPLoader", "Both", clip_name1="a.safetensors", clip_name2="b.pt")}
     )
-    assert {"text_encoder", "text_encoder_2"} <= set(paths(propose(graph, name="x"), on=False))
+    assert {"text_encoder", "text_encoder_2"} <= set(paths(propose(graph, name="x"), enabled=False))
 
 
 def test_the_graph_is_not_changed() -> None:
@@ -81,13 +81,13 @@ def test_a_text_beside_a_sampled_prompt_is_offered_and_off() -> None:
     graph = text_to_image(
         **{"20": node("Speak", "Narrator", text="hello"), "21": node("SaveAudio", audio=["20", 0])}
     )
-    assert paths(propose(graph, name="x"), on=False)["narrator"] == "20.inputs.text"
+    assert paths(propose(graph, name="x"), enabled=False)["narrator"] == "20.inputs.text"
 
 
 def test_a_guidance_of_one_turns_negative_prompt_and_cfg_off() -> None:
     graph = text_to_image()
     graph["3"]["inputs"]["cfg"] = 1.0
-    off = paths(propose(graph, name="x"), on=False)
+    off = paths(propose(graph, name="x"), enabled=False)
     assert {"negative_prompt", "cfg"} <= set(off)
 
 
@@ -207,7 +207,7 @@ def test_two_stages_that_agree_are_one_parameter_and_a_dead_seed_is_off() -> Non
         }
     )  # fmt: skip
     proposal = propose(graph, name="x")
-    found, off = paths(proposal), paths(proposal, on=False)
+    found, off = paths(proposal), paths(proposal, enabled=False)
     assert found["steps"] == ["3.inputs.steps", "13.inputs.steps"]
     assert found["switch_step"] == ["3.inputs.end_at_step", "13.inputs.start_at_step"]
     assert found["seed"] == "3.inputs.noise_seed"
@@ -235,7 +235,7 @@ def test_sizes_that_must_agree_are_one_parameter_and_others_are_off() -> None:
         "6.inputs.width",
         "6.inputs.target_width",
     ]
-    assert paths(proposal, on=False)["resize_width"] == "20.inputs.width"
+    assert paths(proposal, enabled=False)["resize_width"] == "20.inputs.width"
 
 
 def test_a_size_that_another_node_hands_on_is_set_there() -> None:

@@ -196,13 +196,30 @@ def test_a_wrong_file_names_its_key(
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f'name = "MyFlow"\n{OUTPUT}', "invalid workflow name 'MyFlow'"),
+        (f'name = "small"\n[inputs.negativePrompt]\n{OUTPUT}',
+         "invalid input name 'negativePrompt'"),
+        ('name = "small"\n[outputs.theImages]\nnode = "3"', "invalid output name 'theImages'"),
+    ],
+)  # fmt: skip
+def test_an_invalid_name_is_quoted_with_what_it_names(
+    make_workflow: MakeWorkflow, text: str, message: str
+) -> None:
+    error = load_error(make_workflow(text))
+    assert error.message.startswith(message)
+    assert "snake_case" in error.message
+
+
+@pytest.mark.parametrize(
     ("text", "table"),
     [
         (f'name = "small"\n[[inputs.a]]\npath = "2.inputs.width"\n{OUTPUT}', "[inputs.a]"),
         (f'name = "small"\ninputs = 3\n{OUTPUT}', "[inputs]"),
     ],
 )
-def test_what_should_be_a_table_is_told_as_toml_writes_it(
+def test_a_missing_table_is_named_in_toml_syntax(
     make_workflow: MakeWorkflow, text: str, table: str
 ) -> None:
     error = load_error(make_workflow(text))

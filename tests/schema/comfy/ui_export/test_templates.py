@@ -92,7 +92,7 @@ def test_good_templates_become_workflows_that_pass_every_check(
         scaffold = write_workflow(tmp_path / "workflows" / name, graph, proposal, catalogue)
         assert scaffold.refused == {}, title
         assert scaffold.workflow.parameters, title
-        assert check_workflow(scaffold.workflow).findings == (), title
+        assert check_workflow(scaffold.workflow).issues == (), title
     workflows = load_workflows(tmp_path / "workflows")
     models = tmp_path / "models"
     codegen.write(models, codegen.generate(workflows, package="models"))

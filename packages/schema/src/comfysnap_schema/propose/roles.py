@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from comfysnap_schema.comfy import InputPath, is_model_name
 from comfysnap_schema.propose.view import GraphView
-from comfysnap_schema.wire import Kind
+from comfysnap_schema.wire import KINDS, Kind
 from comfysnap_schema.workflow import ParameterType
 
 
@@ -22,7 +22,7 @@ class Role:
     type: ParameterType = "string"
     rank: int
     """Place in the proposal; lower comes first."""
-    on: bool = True
+    enabled: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Candidate:
     """Replaces the role's name."""
     kind: Kind | None = None
     random: bool = False
-    on: bool = True
+    enabled: bool = True
     hints: tuple[str, ...] = field(default=())
     """Qualifiers that tell it from others of its role."""
     raw: str = ""
@@ -50,14 +50,11 @@ PROMPT: Final = Role(name="prompt", description="What to make.", rank=0)
 NEGATIVE: Final = Role(name="negative_prompt", description="What to avoid.", rank=1)
 TEXT: Final = Role(name="text", description="Text that the workflow reads.", rank=2)
 FILES: Final[Mapping[Kind, Role]] = {
-    Kind.IMAGE: Role(name="image", description="The input image.", type="file", rank=3),
-    Kind.MASK: Role(name="mask", description="Where to work.", type="file", rank=4),
-    Kind.VIDEO: Role(name="video", description="The input video.", type="file", rank=5),
-    Kind.AUDIO: Role(name="audio", description="The input audio.", type="file", rank=6),
-    Kind.FILE: Role(name="file", description="The input file.", type="file", rank=7),
+    kind: Role(name=nodes.name, description=nodes.description, type="file", rank=3 + index)
+    for index, (kind, nodes) in enumerate(
+        (kind, info.inputs) for kind, info in KINDS.items() if info.inputs is not None
+    )
 }
-LAST_FILE_RANK: Final = 7
-"""Texts and files have ranks up to here."""
 SEED: Final = Role(
     name="seed", description="The same seed gives the same result.", type="integer", rank=10
 )
@@ -85,7 +82,7 @@ _LORA: Final = Role(
     description="How strongly the LoRA counts.",
     type="number",
     rank=31,
-    on=False,
+    enabled=False,
 )
 
 
@@ -94,7 +91,7 @@ def _choice(name: str, description: str, rank: int) -> Role:
 
 
 def _model(name: str, what: str) -> Role:
-    return Role(name=name, description=f"Name of the {what}.", rank=30, on=False)
+    return Role(name=name, description=f"Name of the {what}.", rank=30, enabled=False)
 
 
 BY_NAME: Final[Mapping[str, Role]] = {
@@ -139,13 +136,6 @@ _MODEL: Final = _model("model_name", "model")
 _TEXT_ENCODER: Final = _model("text_encoder", "text encoder")
 _VAGUE: Final = frozenset({"model", "*"})
 _FRAME_NAMES: Final = frozenset({"length", "video_frames", "num_frames", "frames_number"})
-_FILE_NAMES: Final[tuple[tuple[str, str, Kind], ...]] = (
-    (r"load.*mask", "image", Kind.MASK),
-    (r"load.*image|image.*load", "image", Kind.IMAGE),
-    (r"load.*video|video.*load", "video|file", Kind.VIDEO),
-    (r"load.*audio|audio.*load", "audio|audio_file", Kind.AUDIO),
-    (r"load.*3d", "model_file", Kind.FILE),
-)
 _NO_FILE: Final = re.compile(r"url|folder|path|dir|base64|output", re.IGNORECASE)
 
 
@@ -204,9 +194,10 @@ def file_kind(view: GraphView, path: InputPath, value: JsonValue) -> Kind | None
         kind = next(
             (
                 kind
-                for class_words, name, kind in _FILE_NAMES
-                if re.search(class_words, view.class_of(path.node), re.IGNORECASE)
-                and re.fullmatch(name, path.name)
+                for kind, info in reversed(KINDS.items())
+                if info.inputs is not None
+                and re.search(info.inputs.class_pattern, view.class_of(path.node), re.IGNORECASE)
+                and re.fullmatch(info.inputs.input_pattern, path.name)
             ),
             None,
         )

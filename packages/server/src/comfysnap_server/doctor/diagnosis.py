@@ -111,7 +111,7 @@ def _load_all(deployment: Deployment) -> tuple[list[Workflow], list[Symptom]]:
 
 def _judge(workflow: Workflow) -> Iterator[Symptom]:
     check = check_workflow(workflow)
-    for finding in check.findings:
+    for finding in check.issues:
         yield Symptom(Level.ERROR, "graph_invalid", workflow.name, finding)
     for note in check.notes:
         yield Symptom(Level.NOTE, "not_judged", workflow.name, note)
