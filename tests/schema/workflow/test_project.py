@@ -26,7 +26,7 @@ def test_the_committed_project_is_read_with_absolute_folders(root: Path) -> None
         ("name = ", "invalid_toml", None),
     ],
 )
-def test_a_wrong_file_names_its_key(
+def test_an_invalid_file_is_reported_with_its_key(
     tmp_path: Path, text: str, code: str, field: str | None
 ) -> None:
     path = tmp_path / "comfysnap.toml"

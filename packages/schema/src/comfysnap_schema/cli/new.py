@@ -108,7 +108,7 @@ def _show(scaffold: "Scaffold", proposal: "Proposal") -> None:
     for name, spec in workflow.outputs.items():
         many = "list of " if spec.many else ""
         print(f"output {name}: {many}{spec.kind}, from node {spec.node}")
-    for name, reason in scaffold.refused.items():
+    for name, reason in scaffold.disabled.items():
         print(f"note: {name} is commented out: {reason}")
     for note in proposal.notes:
         print(f"note: {note}")

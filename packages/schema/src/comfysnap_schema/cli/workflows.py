@@ -31,7 +31,9 @@ def register(app: typer.Typer) -> None:
 def generate(
     out: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="Folder to write to. Default: out under generate."),
+        typer.Option(
+            metavar="PATH", help="Folder to write to. Default: generate.out in comfysnap.toml."
+        ),
     ] = None,
     project: ProjectOption = None,
     check: Annotated[

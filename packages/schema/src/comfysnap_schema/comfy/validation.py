@@ -116,11 +116,11 @@ def judge_graph(
     check_models: bool = False,
 ) -> Verdict:
     """As ``validate_graph``, but with the verdict on each output node."""
-    judge = _Judge(graph, catalogue, fields, check_models)
-    return judge.verdict(tuple(outputs))
+    validator = _Validator(graph, catalogue, fields, check_models)
+    return validator.verdict(tuple(outputs))
 
 
-class _Judge:
+class _Validator:
     def __init__(
         self, graph: Graph, catalogue: Catalogue, fields: Mapping[str, str], check_models: bool
     ) -> None:

@@ -59,11 +59,11 @@ def _side(view: GraphView, texts: list[FoundText], role: Role) -> Iterator[Candi
     """Of several texts, the one whose title has no distinctive word is the prompt; the others are
     named by theirs: ``system_prompt``."""
     several = len({str(view.value(text.path)) for text in texts}) > 1
-    says = {text.path: _distinctive(view, text.path.node) for text in texts}
-    main = next((text for text in texts if says[text.path] in _MAIN), None)
+    distinctive = {text.path: _distinctive(view, text.path.node) for text in texts}
+    main = next((text for text in texts if distinctive[text.path] in _MAIN), None)
     for text in sorted(texts, key=lambda text: text is not main):
-        special = several and main is not None and says[text.path] not in _MAIN
-        yield _prompt(view, text, role, f"{says[text.path]}_{role.name}" if special else "")
+        special = several and main is not None and distinctive[text.path] not in _MAIN
+        yield _prompt(view, text, role, f"{distinctive[text.path]}_{role.name}" if special else "")
 
 
 def _distinctive(view: GraphView, node: str) -> str:
@@ -126,16 +126,16 @@ def _direct_prompts(view: GraphView, traced: set[InputPath], prompted: bool) -> 
 
 
 def _direct(view: GraphView, path: InputPath, node: str, role: Role) -> Candidate:
-    says = _distinctive(view, node)
+    distinctive = _distinctive(view, node)
     return Candidate(
         role=role,
         path=path,
         value=view.value(path),
         node=node,
         reason=f"the text of {view.title(node)!r}",
-        name=says if role is TEXT else "",
+        name=distinctive if role is TEXT else "",
         enabled=role is not TEXT,
-        hints=(says,),
+        hints=(distinctive,),
     )
 
 
@@ -145,9 +145,9 @@ def _other_texts(view: GraphView, traced: set[InputPath]) -> Iterator[Candidate]
             known = view.input_def(path)
             if known is None or path in traced or known.type != "STRING" or not known.multiline:
                 continue
-            says = _distinctive(view, node)
+            distinctive = _distinctive(view, node)
             uses = [name for _, name, _ in view.consumers[node]]
-            names = [says, path.name, *uses]
+            names = [distinctive, path.name, *uses]
             yield Candidate(
                 role=TEXT, path=path, value=value, node=node, enabled=False,
                 reason=f"the text of {view.title(node)!r}",

@@ -19,7 +19,7 @@ class Scaffold:
     """A workflow folder that was written."""
 
     workflow: Workflow
-    refused: Mapping[str, str] = field(default_factory=dict[str, str])
+    disabled: Mapping[str, str] = field(default_factory=dict[str, str])
     """Proposed inputs that do not load, with the reason; they are commented out."""
 
 
@@ -52,45 +52,45 @@ def write_workflow(
             slim = catalogue.slim(node["class_type"] for node in graph.values())
             if len(slim):
                 slim.save(draft / CATALOGUE_FILE)
-        refused = _write_map(draft, proposal)
+        disabled = _write_map(draft, proposal)
         shutil.move(draft, folder)
-    return Scaffold(Workflow.load(folder), refused)
+    return Scaffold(Workflow.load(folder), disabled)
 
 
 def _write_map(folder: Path, proposal: Proposal) -> dict[str, str]:
     """Write ``workflow.toml``, disabling inputs that do not load (a graph may have a value that
     its own node rejects)."""
-    refused: dict[str, str] = {}
+    disabled: dict[str, str] = {}
     while True:
-        (folder / SPEC_FILE).write_text(map_text(proposal, refused), encoding="utf-8")
+        (folder / SPEC_FILE).write_text(map_text(proposal, disabled), encoding="utf-8")
         try:
             Workflow.load(folder)
         except WorkflowError as error:
             section, _, rest = (error.field or "").partition(".")
             name = rest.partition(".")[0]
-            if section != "inputs" or name in refused:
+            if section != "inputs" or name in disabled:
                 raise
-            refused[name] = error.message
+            disabled[name] = error.message
         else:
-            return refused
+            return disabled
 
 
-def map_text(proposal: Proposal, refused: Mapping[str, str]) -> str:
+def map_text(proposal: Proposal, disabled: Mapping[str, str]) -> str:
     """The text of a ``workflow.toml``: each entry with its reason, disabled ones as comments."""
     import tomlkit
 
     title = " ".join(part for part in proposal.name.split("_") if part).capitalize()
     head = {"name": proposal.name, "title": title}
     parts = [tomlkit.dumps(head)]
-    parts += [_input_text(entry, refused.get(entry.name)) for entry in proposal.inputs]
+    parts += [_input_text(entry, disabled.get(entry.name)) for entry in proposal.inputs]
     parts += [_output_text(entry) for entry in proposal.outputs]
     return "\n".join(parts)
 
 
-def _input_text(entry: ProposedInput, refused: str | None) -> str:
+def _input_text(entry: ProposedInput, disabled: str | None) -> str:
     spec = entry.spec.model_dump(mode="json", exclude_defaults=True)
-    reason = f"{entry.reason}; disabled: {refused}" if refused else entry.reason
-    return _table("inputs", entry.name, spec, reason, enabled=entry.enabled and refused is None)
+    reason = f"{entry.reason}; disabled: {disabled}" if disabled else entry.reason
+    return _table("inputs", entry.name, spec, reason, enabled=entry.enabled and disabled is None)
 
 
 def _output_text(entry: ProposedOutput) -> str:

@@ -1,4 +1,4 @@
-"""What an input of a node means to a caller, told from its name and its node."""
+"""The roles that inputs of nodes can have for a caller, found by their names and nodes."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -15,25 +15,25 @@ from comfysnap_schema.workflow import ParameterType
 
 @dataclass(frozen=True, kw_only=True)
 class Role:
-    """What one kind of parameter is called and says of itself."""
+    """The name, description and rank of one kind of parameter."""
 
     name: str
     description: str
     type: ParameterType = "string"
     rank: int
-    """Place in the proposal; lower comes first."""
+    """Position in the proposal; lower comes first."""
     enabled: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A place that may become a parameter, or a part of one."""
+    """An input of a node that may become a parameter, alone or together with others."""
 
     role: Role
     path: InputPath
     value: JsonValue
     node: str
-    """The node that gives it its meaning; the path may lead to a primitive behind it."""
+    """The node that uses the value; the path may be that of a primitive linked to it."""
     reason: str
     name: str = ""
     """Replaces the role's name."""
@@ -41,9 +41,9 @@ class Candidate:
     random: bool = False
     enabled: bool = True
     hints: tuple[str, ...] = field(default=())
-    """Qualifiers that tell it from others of its role."""
+    """Qualifiers that distinguish it from others of its role."""
     raw: str = ""
-    """What the node itself calls it."""
+    """The node's own name for the input."""
 
 
 PROMPT: Final = Role(name="prompt", description="What to make.", rank=0)
@@ -130,7 +130,7 @@ BY_NAME: Final[Mapping[str, Role]] = {
     "style_model_name": _model("style_model", "style model"),
     "upscale_model": _model("upscale_model", "upscale model"),
 }
-"""Roles that the input's own name tells."""
+"""Roles by the name of the input."""
 
 _MODEL: Final = _model("model_name", "model")
 _TEXT_ENCODER: Final = _model("text_encoder", "text encoder")
@@ -140,7 +140,7 @@ _NO_FILE: Final = re.compile(r"url|folder|path|dir|base64|output", re.IGNORECASE
 
 
 def simple_role(view: GraphView, path: InputPath, value: JsonValue) -> Role | None:
-    """The role of a value that its input's name tells, if its type fits."""
+    """The role of a value by the name of its input, if the value has the role's type."""
     name = path.name.rsplit(".", 1)[-1]
     role = BY_NAME.get(name)
     if name in _FRAME_NAMES and ("width" in view.inputs(path.node) or _is_latent(view, path.node)):
@@ -182,7 +182,7 @@ def _is_latent(view: GraphView, node: str) -> bool:
 
 
 def file_kind(view: GraphView, path: InputPath, value: JsonValue) -> Kind | None:
-    """What an input file is, or None when the value names no input file."""
+    """The kind of an input file, or None when the value does not name one."""
     if not isinstance(value, str):
         return None
     known = view.input_def(path)
@@ -207,7 +207,7 @@ def file_kind(view: GraphView, path: InputPath, value: JsonValue) -> Kind | None
 
 
 def _only_mask(view: GraphView, node: str) -> bool:
-    """A LoadImage of which only the mask is used, or a LoadImageMask."""
+    """Whether only the mask is used: a LoadImageMask, or a LoadImage with only that output."""
     if view.class_of(node) == "LoadImageMask":
         return True
     slots = {slot for _, _, slot in view.consumers[node]}
@@ -215,10 +215,10 @@ def _only_mask(view: GraphView, node: str) -> bool:
 
 
 def sizes(view: GraphView) -> Iterator[tuple[str, bool]]:
-    """Nodes that have a width and a height, and whether they are what sets the result's size."""
+    """Nodes that have a width and a height, and whether they determine the result's size."""
     found = [node for node in view.order if {"width", "height"} <= set(view.inputs(node))]
     makes = {node for node in found if _is_latent(view, node) or _is_service(view, node)}
-    # A size that comes out of another node with a size is that node's.
+    # A size that is linked to another node with a size is set there.
     links = [view.link(node, "width") for node in makes]
     makes |= {link[0] for link in links if link and link[0] in found}
     for node in found:

@@ -81,7 +81,7 @@ class Resolver:
         """The drawing and every instance of a subgraph that runs, outer ones first.
 
         Raises:
-            ConversionError: ``broken_link``, when subgraphs hold each other; ``too_large``.
+            ConversionError: ``broken_link``, when subgraphs contain each other; ``too_large``.
         """
         stack = [Scope(self.workflow.root)]
         count = 0
