@@ -71,8 +71,8 @@ def _check_name(name: str) -> None:
     if not re.fullmatch(WORKFLOW_NAME_PATTERN.strip("^$"), name) or keyword.iskeyword(name):
         raise WorkflowError(
             "invalid_name",
-            f"invalid workflow name {name!r}: use a-z, 0-9 and _, first a letter, and not a Python"
-            " keyword",
+            f"invalid workflow name {name!r}: use a-z, 0-9 and _, starting with a letter, and not a"
+            " Python keyword",
         )
 
 

@@ -79,7 +79,7 @@ class InputDef:
     control_after_generate: bool = False
     """ComfyUI's editor adds a second widget (fixed, increment, randomize) after this one."""
     widget_type: str | None = None
-    """The widget of an input that takes several types."""
+    """The widget type of an input that accepts several types."""
     dynamic: "DynamicInput | None" = None
 
     @property

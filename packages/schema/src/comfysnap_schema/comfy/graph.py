@@ -24,7 +24,7 @@ class Node(TypedDict):
 
 
 Graph = dict[str, Node]
-"""Node id to node, as ComfyUI's POST /prompt takes it."""
+"""Node id to node, as ComfyUI's POST /prompt accepts it."""
 
 
 @dataclass(frozen=True, order=True)

@@ -84,7 +84,7 @@ def _choices(old: JsonSchema, new: JsonSchema) -> Iterable[tuple[bool, bool, str
         return
     if before is None or after is None:
         listed = ", ".join(map(str, after or before or ()))
-        verb = "now accepts only" if after is not None else "no longer accepts only"
+        verb = "now accepts only" if after is not None else "is no longer limited to"
         # Where a list of choices was added or removed, ``_types`` reports those of the choices.
         yield after is not None, after is None, f"{verb} {listed}"
         return

@@ -9,7 +9,7 @@ from comfysnap_schema.comfy.catalogue import Catalogue
 from comfysnap_schema.comfy.definitions import VALUE_TYPES, NodeDef
 from comfysnap_schema.comfy.graph import HOW_TO_EXPORT, Graph, Node, parse_graph, read_json
 from comfysnap_schema.comfy.ui_export.model import UiNode, is_ui_format, parse_ui
-from comfysnap_schema.comfy.ui_export.resolve import VIRTUAL, Origin, Resolver, Scope, Value
+from comfysnap_schema.comfy.ui_export.resolve import VIRTUAL, LinkResolver, Origin, Scope, Value
 from comfysnap_schema.comfy.ui_export.widgets import ConversionError, widget_values
 from comfysnap_schema.wire import GraphError, UiFormatError
 
@@ -51,7 +51,7 @@ def import_ui(data: object, catalogue: Catalogue, *, file: str | None = None) ->
         UiFormatError: Some parts cannot be converted faithfully; ``refused`` lists them.
     """
     workflow = parse_ui(data, file=file)
-    resolver = Resolver(workflow, catalogue)
+    resolver = LinkResolver(workflow, catalogue)
     refused: list[tuple[str, str, str]] = []
     graph: Graph = {}
     try:
@@ -75,7 +75,7 @@ def import_ui(data: object, catalogue: Catalogue, *, file: str | None = None) ->
     return graph
 
 
-def _convert(resolver: Resolver, scope: Scope, node: UiNode) -> Node:
+def _convert(resolver: LinkResolver, scope: Scope, node: UiNode) -> Node:
     known = resolver.catalogue.get(node.type)
     if known is None:
         raise ConversionError(

@@ -57,7 +57,7 @@ class Scope:
 
 @dataclass(frozen=True)
 class Origin:
-    """An input is linked to a node that runs."""
+    """An output of a node that runs, linked to an input."""
 
     node: str
     slot: int
@@ -65,20 +65,20 @@ class Origin:
 
 @dataclass(frozen=True)
 class Value:
-    """An input gets its value from the editor: a primitive, or a widget of a subgraph."""
+    """A value that the editor sets on an input: from a primitive, or a widget of a subgraph."""
 
     value: JsonValue
 
 
 @dataclass(frozen=True)
-class Resolver:
-    """Resolves inputs; a link that leads nowhere gives None, as in the editor."""
+class LinkResolver:
+    """Resolves inputs; a link from nowhere gives None, as in the editor."""
 
     workflow: UiWorkflow
     catalogue: Catalogue
 
     def scopes(self) -> Iterator[Scope]:
-        """The drawing and every instance of a subgraph that runs, outer ones first.
+        """The top-level graph and every instance of a subgraph that runs, outer ones first.
 
         Raises:
             ConversionError: ``broken_link``, when subgraphs contain each other; ``too_large``.
@@ -108,8 +108,8 @@ class Resolver:
         return Scope(self.workflow.subgraphs[node.type], (*scope.path, node.id), scope, node)
 
     def slots(self, node: UiNode) -> tuple[UiSlot, ...]:
-        """A node's inputs in the editor's order: sockets, then those of widgets; or those of the
-        subgraph it is. The file may leave out widgets that are not linked."""
+        """A node's inputs in the editor's order: sockets, then widgets; for a subgraph, its own
+        inputs. The file may omit widgets that are not linked."""
         saved = {slot.name: slot for slot in node.inputs}
         subgraph = self.workflow.subgraphs.get(node.type)
         if subgraph is not None:
@@ -277,7 +277,7 @@ def _slot_at(graph: UiGraph, link: UiLink) -> UiSlot | None:
 
 
 def proxies(instance: UiNode) -> list[tuple[str, str]]:
-    """``(inner node, widget)`` pairs that an instance shows; ``-1`` stands for itself."""
+    """``(inner node, widget)`` pairs that an instance shows; ``-1`` is the instance itself."""
     pairs = as_list(instance.properties.get("proxyWidgets"))
     return [(str(pair[0]), str(pair[1])) for pair in map(as_list, pairs) if len(pair) >= 2]
 
