@@ -18,9 +18,8 @@ import pytest
 
 from comfysnap_schema.comfy.catalogue import Catalogue
 from comfysnap_schema.comfy.graph import Graph, parse_graph
-from comfysnap_schema.comfy.rules import fits
 from comfysnap_schema.comfy.ui_export.convert import import_ui, is_ui_format
-from comfysnap_schema.comfy.validation import Finding, Verdict, judge_graph
+from comfysnap_schema.comfy.validation import Issue, Verdict, fits, judge_graph
 from comfysnap_schema.wire.errors import GraphError
 from tests.paths import ROOT
 
@@ -135,7 +134,7 @@ def ours(graph: Graph, comfy: RealComfy) -> Verdict:
     return verdict
 
 
-def known_to(comfy: RealComfy, graph: Graph, found: Finding) -> bool:
+def known_to(comfy: RealComfy, graph: Graph, found: Issue) -> bool:
     """Whether this ComfyUI checks such a thing at all: any choice passes where a class wrote a
     tuple for a list, and with older ones where it uses the newer encoding."""
     if found.code != "value_not_in_list":
@@ -154,7 +153,7 @@ def difference(graph: Graph, comfy: RealComfy) -> str | None:
     """What the two do not agree on, or None."""
     verdict = ours(graph, comfy)
     theirs = comfy.validate(copy.deepcopy(graph))
-    found = [each for each in verdict.findings if known_to(comfy, graph, each)]
+    found = [each for each in verdict.issues if known_to(comfy, graph, each)]
     kind = theirs["error"]["type"] if theirs["error"] else None
     codes = {each.code for each in found}
     if kind in ("invalid_prompt", "missing_node_type", "prompt_no_outputs"):
@@ -164,7 +163,7 @@ def difference(graph: Graph, comfy: RealComfy) -> str | None:
         # They run into Python's recursion limit, which fails innocent nodes too and names none.
         run = {node for node, good in verdict.outputs.items() if good}
         return None if run >= set(theirs["outputs"]) else f"they accept a cycle: {found}"
-    if len(found) == len(verdict.findings):
+    if len(found) == len(verdict.issues):
         runs = sorted(node for node, good in verdict.outputs.items() if good)
         if runs != theirs["outputs"]:
             return f"they run {theirs['outputs']}, we {runs}: {found} / {theirs['node_errors']}"
@@ -189,7 +188,7 @@ def difference(graph: Graph, comfy: RealComfy) -> str | None:
 def test_real_graphs_get_the_same_verdict(graphs: dict[str, Graph], comfy: RealComfy) -> None:
     differing = {name: told for name, graph in graphs.items() if (told := difference(graph, comfy))}
     assert differing == {}
-    assert sum(not ours(graph, comfy).findings for graph in graphs.values()) >= 5
+    assert sum(not ours(graph, comfy).issues for graph in graphs.values()) >= 5
 
 
 @dataclass(frozen=True)
@@ -312,7 +311,7 @@ MUTATIONS: list[Callable[[Graph, RealComfy, random.Random], bool]] = [
 
 def test_broken_graphs_get_the_same_verdict(graphs: dict[str, Graph], comfy: RealComfy) -> None:
     chance = random.Random(20251012)
-    good = [name for name in sorted(graphs) if not ours(graphs[name], comfy).findings]
+    good = [name for name in sorted(graphs) if not ours(graphs[name], comfy).issues]
     differing: dict[str, str] = {}
     made: Counter[str] = Counter()
     for number in range(MUTATED):
@@ -326,7 +325,7 @@ def test_broken_graphs_get_the_same_verdict(graphs: dict[str, Graph], comfy: Rea
         else:
             pytest.fail(f"no graph to try {mutate.__name__} on")
         made[mutate.__name__] += 1
-        assert ours(graph, comfy).findings, (mutate.__name__, name)
+        assert ours(graph, comfy).issues, (mutate.__name__, name)
         told = difference(graph, comfy)
         if told:
             differing[f"{number} {mutate.__name__} {name}"] = told

@@ -29,8 +29,8 @@ def text_to_image(**changes: Any) -> Graph:
     return graph
 
 
-def paths(proposal: Proposal, *, on: bool = True) -> dict[str, Any]:
-    return {entry.name: entry.spec.path for entry in proposal.inputs if entry.on is on}
+def paths(proposal: Proposal, *, enabled: bool = True) -> dict[str, Any]:
+    return {entry.name: entry.spec.path for entry in proposal.inputs if entry.enabled is enabled}
 
 
 def catalogue(**classes: dict[str, Any]) -> Catalogue:

@@ -32,7 +32,7 @@ def test_aliases_are_the_names_that_travel() -> None:
 
 
 @pytest.mark.parametrize("file", [Path("a.png"), b"png", BytesIO(b"png")])
-def test_a_file_stays_what_the_caller_gave(file: Any) -> None:
+def test_a_file_stays_as_the_caller_passed_it(file: Any) -> None:
     assert wire_inputs(Img2imgInput(prompt="x", image=file))["image"] is file
 
 
@@ -42,14 +42,14 @@ def test_a_url_becomes_a_reference() -> None:
 
 
 @pytest.mark.parametrize("file", [3, "ftp://example.org/a.png", "a.png", {"path": "a"}, None])
-def test_what_is_no_file_is_refused_by_field(file: Any) -> None:
+def test_an_invalid_file_is_reported_by_field(file: Any) -> None:
     with pytest.raises(ValidationError) as caught:
         Img2imgInput(prompt="x", image=file)
     assert {error["loc"][0] for error in caught.value.errors()} == {"image"}
 
 
 @pytest.mark.parametrize("file", [3, "a.png"])
-def test_who_gives_no_file_is_told_what_one_is(file: Any) -> None:
+def test_an_invalid_file_is_reported_with_the_valid_types(file: Any) -> None:
     with pytest.raises(ValidationError) as caught:
         Img2imgInput(prompt="x", image=file)
     (error,) = caught.value.errors()
@@ -62,7 +62,7 @@ def test_the_repr_of_inputs_stays_short() -> None:
     assert "b'png'" in repr(Img2imgInput(prompt="x", image=b"png"))
 
 
-def test_a_model_named_like_a_test_is_none_to_pytest() -> None:
+def test_pytest_does_not_collect_a_model_named_like_a_test() -> None:
     """pytest collects what is called ``Test...`` unless ``__test__`` says no."""
 
     class TestItOutput(WorkflowOutput):
@@ -78,23 +78,23 @@ def test_a_model_names_its_output() -> None:
     assert output_type(FluxInput) is FluxOutput
 
 
-def test_a_model_without_an_output_is_a_mistake() -> None:
+def test_a_model_without_an_output_is_an_error() -> None:
     with pytest.raises(TypeError):
         output_type(WorkflowInput)
 
 
-def test_inputs_forbid_what_outputs_ignore() -> None:
+def test_inputs_forbid_unknown_fields_and_outputs_ignore_them() -> None:
     with pytest.raises(ValidationError):
         FluxInput.model_validate({"prompt": "x", "promt": "y"})
     assert FluxOutput.model_validate({"images": [], "masks": []}) == FluxOutput(images=[])
 
 
-def test_inputs_that_are_no_object_are_refused() -> None:
+def test_inputs_must_be_an_object() -> None:
     with pytest.raises(ValidationError):
         FluxInput.model_validate([1])
 
 
-async def test_a_file_that_no_client_handed_out_cannot_be_read(tmp_path: Path) -> None:
+async def test_a_file_that_no_client_returned_cannot_be_read(tmp_path: Path) -> None:
     record = {"name": "a.mp4", "kind": "video", "content_type": "video/mp4", "size": 1,
               "sha256": "0" * 64, "url": "/outputs/x/a.mp4"}  # fmt: skip
     video = VideoOutput.model_validate({"video": record}).video
@@ -105,7 +105,7 @@ async def test_a_file_that_no_client_handed_out_cannot_be_read(tmp_path: Path) -
         video.stream()
 
 
-async def test_a_file_is_read_through_the_client_that_handed_it_out(tmp_path: Path) -> None:
+async def test_a_file_is_read_through_the_client_that_returned_it(tmp_path: Path) -> None:
     from comfysnap_schema.wire.files import READER_CONTEXT
 
     class Reader:
@@ -126,7 +126,7 @@ async def test_a_file_is_read_through_the_client_that_handed_it_out(tmp_path: Pa
     assert list(out.images[0].stream()) == [b"a.png"]  # pyright: ignore -- the reader is a fake
 
 
-def test_true_is_no_choice_among_integers() -> None:
+def test_true_is_not_a_choice_among_integers() -> None:
     choice: TypeAdapter[int] = TypeAdapter(Annotated[Literal[1, 2], NoBool])
     assert choice.validate_python(1) == 1
     with pytest.raises(ValidationError) as caught:

@@ -49,7 +49,7 @@ def plugins(monkeypatch: pytest.MonkeyPatch, *values: str) -> None:
     monkeypatch.setattr(cli, "entry_points", entry_points)
 
 
-def test_the_version_is_told(
+def test_the_version_is_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plugins(monkeypatch, "comfysnap_schema.cli:register")
@@ -57,7 +57,9 @@ def test_the_version_is_told(
     assert capsys.readouterr().out.startswith("comfysnap 0.")
 
 
-def test_a_notebook_whose_output_is_no_file_can_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_runs_in_a_notebook_whose_output_is_not_a_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     plugins(monkeypatch, "comfysnap_schema.cli:register")
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     assert run(monkeypatch, "--version") == 0
@@ -68,7 +70,7 @@ def test_an_unknown_command_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) ->
     assert run(monkeypatch, "no-such-command") == 2
 
 
-def test_a_broken_plugin_is_named_and_the_others_still_work(
+def test_a_broken_plugin_is_reported_and_the_others_still_work(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plugins(monkeypatch, "no_such_module_anywhere:register", "comfysnap_schema.cli:register")
@@ -92,7 +94,7 @@ def test_a_broken_plugin_is_named_and_the_others_still_work(
         (ModuleNotFoundError("no", name="datamodel_code_generator.enums"), 2, None),
     ],
 )
-def test_what_a_user_can_mend_is_one_line(
+def test_an_error_that_the_user_can_fix_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     error: Exception,
@@ -107,7 +109,7 @@ def test_what_a_user_can_mend_is_one_line(
     assert line in (None, err)
 
 
-def test_ctrl_c_while_the_commands_load_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_while_the_commands_load_shows_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def build_app() -> typer.Typer:
         raise KeyboardInterrupt
 
@@ -115,7 +117,9 @@ def test_ctrl_c_while_the_commands_load_is_no_traceback(monkeypatch: pytest.Monk
     assert run(monkeypatch, "new") == 130
 
 
-def test_text_that_a_pipe_cannot_carry_does_not_end_the_command(root: Path, tmp_path: Path) -> None:
+def test_text_that_a_pipe_cannot_encode_does_not_end_the_command(
+    root: Path, tmp_path: Path
+) -> None:
     graph = json.loads((root / "workflows" / "flux" / "graph.json").read_text())
     graph["6"]["inputs"]["text"] = "色调艳丽"
     (tmp_path / "graph.json").write_text(json.dumps(graph))
@@ -129,7 +133,7 @@ def test_text_that_a_pipe_cannot_carry_does_not_end_the_command(root: Path, tmp_
     assert rb"\u8272" in done.stdout
 
 
-def test_a_module_that_no_extra_brings_is_a_bug_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_module_without_an_extra_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     fail_with(monkeypatch, ModuleNotFoundError("no", name="nothing_of_this_name"))
     monkeypatch.setattr(sys, "argv", ["comfysnap", "explode"])
     with pytest.raises(ModuleNotFoundError):

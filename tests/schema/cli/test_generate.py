@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from comfysnap_schema.cli import build_app
-from comfysnap_schema.codegen.drift import find_drift, package_of, write
+from comfysnap_schema.codegen.folder import find_outdated, package_of, write
 from comfysnap_schema.wire.errors import ProjectError, SchemaError
 
 MakeWorkflow = Callable[..., Path]
@@ -41,7 +41,7 @@ def test_a_project_gets_a_package_of_its_own(
     assert typed.SmallInput(width=32).width == 32
 
 
-def test_check_names_what_drifted_and_writes_nothing(
+def test_check_lists_outdated_files_and_writes_nothing(
     tmp_path: Path, make_workflow: MakeWorkflow
 ) -> None:
     folder = make_workflow()
@@ -64,7 +64,7 @@ def test_check_names_what_drifted_and_writes_nothing(
     assert generate(*project, "--check")[0] == 0
 
 
-def test_without_a_place_to_write_it_asks_for_one(
+def test_a_missing_output_folder_is_an_error(
     make_workflow: MakeWorkflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_workflow()
@@ -74,7 +74,7 @@ def test_without_a_place_to_write_it_asks_for_one(
     assert caught.value.code == "no_out"
 
 
-def test_a_file_that_a_person_wrote_is_left_alone(tmp_path: Path) -> None:
+def test_a_hand_written_file_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "flux.py").write_text("mine = 1\n")
     with pytest.raises(ProjectError) as caught:
         write(tmp_path, {"flux.py": f'"""{HEADER}"""\n'})
@@ -82,9 +82,9 @@ def test_a_file_that_a_person_wrote_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "flux.py").read_text() == "mine = 1\n"
 
 
-def test_an_init_file_that_a_person_wrote_stays(tmp_path: Path) -> None:
+def test_a_hand_written_init_file_is_kept(tmp_path: Path) -> None:
     (tmp_path / "__init__.py").write_text("mine = 1\n")
-    assert find_drift(tmp_path, {"__init__.py": f'"""{HEADER}"""\n'}) == []
+    assert find_outdated(tmp_path, {"__init__.py": f'"""{HEADER}"""\n'}) == []
 
 
 def test_a_package_inside_another_is_named_in_full(tmp_path: Path) -> None:
@@ -98,16 +98,16 @@ def test_a_package_inside_another_is_named_in_full(tmp_path: Path) -> None:
 def test_a_file_that_only_quotes_the_header_is_not_stale(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(f'"""Mine."""\n\nTEXT = "{HEADER}"\n')
     (tmp_path / "latin.py").write_bytes(b"# caf\xe9\n")
-    assert find_drift(tmp_path, {}) == []
+    assert find_outdated(tmp_path, {}) == []
 
 
-def test_help_loses_no_word_to_markup() -> None:
+def test_help_text_is_not_parsed_as_markup() -> None:
     """Rich takes a word in brackets for a style, and shows nothing of it."""
     output = " ".join(generate("--help")[1].replace("│", " ").split())
-    assert "default: out under generate." in output
+    assert "Default: generate.out in comfysnap.toml." in output
 
 
-def test_a_drifted_contract_history_is_named_and_mended(
+def test_an_outdated_contract_history_is_listed_and_rewritten(
     tmp_path: Path, make_workflow: MakeWorkflow
 ) -> None:
     folder = make_workflow()

@@ -69,7 +69,7 @@ def test_the_catalogue_is_kept_beside_the_graph(project: Path, root: Path) -> No
     assert comfysnap("check") == (0, "mine: ok\n")
 
 
-def test_a_value_that_its_own_node_refuses_is_commented_out(
+def test_a_value_that_its_own_node_rejects_is_commented_out(
     project: Path, root: Path, tmp_path: Path
 ) -> None:
     source = root / "workflows" / "sdxl"
@@ -88,7 +88,7 @@ def test_a_value_that_its_own_node_refuses_is_commented_out(
     assert "sampler_name" in output
 
 
-def test_an_existing_folder_is_left_alone(project: Path, root: Path) -> None:
+def test_an_existing_folder_is_not_overwritten(project: Path, root: Path) -> None:
     graph = root / "workflows" / "flux" / "graph.json"
     assert comfysnap("new", "mine", graph)[0] == 0
     before = (project / "workflows" / "mine" / "workflow.toml").read_bytes()
@@ -99,7 +99,7 @@ def test_an_existing_folder_is_left_alone(project: Path, root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["Flux", "class", "9lives", "../up", "", "a b", "a\n"])
-def test_a_name_that_cannot_be_a_module_is_refused(project: Path, root: Path, name: str) -> None:
+def test_a_name_that_cannot_be_a_module_is_rejected(project: Path, root: Path, name: str) -> None:
     with pytest.raises(SchemaError) as caught:
         comfysnap("new", name, root / "workflows" / "flux" / "graph.json")
     assert caught.value.code == "invalid_name"
@@ -116,7 +116,7 @@ def test_a_name_that_cannot_be_a_module_is_refused(project: Path, root: Path, na
          "inputs": {"x": ["1", 0]}}}, "no_outputs"),
     ],
 )  # fmt: skip
-def test_what_is_no_usable_graph_leaves_nothing_behind(
+def test_an_unusable_graph_leaves_no_files_behind(
     project: Path, tmp_path: Path, graph: Any, code: str
 ) -> None:
     path = tmp_path / "export.json"
@@ -127,7 +127,7 @@ def test_what_is_no_usable_graph_leaves_nothing_behind(
     assert list(project.iterdir()) == []
 
 
-def test_what_a_person_should_look_at_is_told(project: Path, tmp_path: Path, root: Path) -> None:
+def test_unknown_classes_are_noted_for_review(project: Path, tmp_path: Path, root: Path) -> None:
     graph = json.loads((root / "workflows" / "img2img" / "graph.json").read_text())
     graph["3"]["class_type"] = "Foreign Scale"
     (tmp_path / "graph.json").write_text(json.dumps(graph))
@@ -139,7 +139,7 @@ def test_what_a_person_should_look_at_is_told(project: Path, tmp_path: Path, roo
     assert [entry.kind for entry in found.values() if entry.type == "file"] == [Kind.IMAGE]
 
 
-def test_a_catalogue_that_knows_no_node_of_the_graph_is_not_kept(
+def test_a_catalogue_without_the_classes_of_the_graph_is_not_saved(
     project: Path, tmp_path: Path, root: Path
 ) -> None:
     export = tmp_path / "graph.json"
@@ -147,16 +147,18 @@ def test_a_catalogue_that_knows_no_node_of_the_graph_is_not_kept(
     nodes = root / "workflows" / "hello" / CATALOGUE_FILE
     proposal = propose(read_graph(export), name="mine")
     folder = project / "workflows" / "mine"
-    outputs = (ProposedOutput(name="x", spec=OutputSpec(node="1"), on=True, reason="made up"),)
+    outputs = (ProposedOutput(name="x", spec=OutputSpec(node="1"), enabled=True, reason="made up"),)
     write_workflow(
         folder, read_graph(export), replace(proposal, outputs=outputs), Catalogue.read(nodes)
     )
     assert not (folder / CATALOGUE_FILE).exists()
 
 
-def test_a_proposal_that_cannot_be_mended_leaves_nothing_behind(project: Path, root: Path) -> None:
+def test_a_proposal_that_cannot_load_leaves_no_files_behind(project: Path, root: Path) -> None:
     graph = read_graph(root / "workflows" / "flux" / "graph.json")
-    outputs = (ProposedOutput(name="x", spec=OutputSpec(node="77"), on=True, reason="made up"),)
+    outputs = (
+        ProposedOutput(name="x", spec=OutputSpec(node="77"), enabled=True, reason="made up"),
+    )
     proposal = replace(propose(graph, name="mine"), outputs=outputs)
     with pytest.raises(SchemaError) as caught:
         write_workflow(project / "workflows" / "mine", graph, proposal, None)
@@ -172,7 +174,7 @@ def test_a_project_can_be_named(project: Path, tmp_path: Path, root: Path) -> No
     assert list(project.iterdir()) == []
 
 
-def test_check_names_every_workflow_that_would_be_refused(
+def test_check_lists_every_workflow_that_would_be_rejected(
     tmp_path: Path, make_workflow: MakeWorkflow, root: Path
 ) -> None:
     (tmp_path / "comfysnap.toml").write_text("")
@@ -188,10 +190,10 @@ def test_check_names_every_workflow_that_would_be_refused(
     assert output.splitlines()[0] == "small: ok"
     assert "unreadable: " in output
     assert "width" in output
-    assert output.splitlines()[-1] == "2 findings"
+    assert output.splitlines()[-1] == "2 issues"
 
 
-def test_check_finds_a_name_that_is_taken(make_workflow: MakeWorkflow) -> None:
+def test_check_finds_duplicate_names(make_workflow: MakeWorkflow) -> None:
     project = make_workflow().parents[1]
     (project / "comfysnap.toml").write_text("")
     copy = make_workflow(folder="zz_copy")
@@ -200,24 +202,24 @@ def test_check_finds_a_name_that_is_taken(make_workflow: MakeWorkflow) -> None:
     assert f"zz_copy: {copy / 'workflow.toml'}: name:" in output
 
 
-def test_check_without_workflows_is_bad_input(tmp_path: Path) -> None:
+def test_check_without_workflows_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "comfysnap.toml").write_text("")
     with pytest.raises(SchemaError) as caught:
         comfysnap("check", "--project", tmp_path)
     assert caught.value.code == "no_workflows"
 
 
-def test_check_says_what_it_could_not_judge(make_workflow: MakeWorkflow, root: Path) -> None:
+def test_check_notes_what_it_could_not_check(make_workflow: MakeWorkflow, root: Path) -> None:
     workflow = Workflow.load(make_workflow())
     assert len(check_workflow(workflow).notes) == 1
     nodes = json.loads((root / "workflows" / "hello" / CATALOGUE_FILE).read_text())
     del nodes["ImageScale"]
     result = check_workflow(Workflow.load(make_workflow(nodes__json=json.dumps(nodes))))
-    assert result.findings == ()
+    assert result.issues == ()
     assert "ImageScale" in result.notes[0]
 
 
-def test_a_slim_catalogue_without_the_output_node_blames_nobody(
+def test_a_slim_catalogue_without_the_output_node_causes_no_issue(
     make_workflow: MakeWorkflow, root: Path
 ) -> None:
     nodes = json.loads((root / "workflows" / "hello" / CATALOGUE_FILE).read_text())
@@ -226,7 +228,7 @@ def test_a_slim_catalogue_without_the_output_node_blames_nobody(
     assert workflow.validate(workflow.graph) == []
 
 
-def test_check_gives_required_inputs_something_plain(make_workflow: MakeWorkflow) -> None:
+def test_check_fills_required_inputs_with_simple_values(make_workflow: MakeWorkflow) -> None:
     text = """
 name = "small"
 [inputs.text]
@@ -256,12 +258,12 @@ node = "3"
         "    if inputs != want:\n        raise ValueError(inputs)\n    return graph\n"
     )
     workflow = Workflow.load(make_workflow(text, prepare__py=source))
-    assert check_workflow(workflow).findings == ()
+    assert check_workflow(workflow).issues == ()
 
 
-def test_check_tells_when_prepare_refuses_the_defaults(make_workflow: MakeWorkflow) -> None:
+def test_check_reports_that_prepare_rejects_the_defaults(make_workflow: MakeWorkflow) -> None:
     source = "def prepare(graph, inputs):\n    raise ValueError('no')\n"
-    assert check_workflow(Workflow.load(make_workflow(prepare__py=source))).findings
+    assert check_workflow(Workflow.load(make_workflow(prepare__py=source))).issues
 
 
 @pytest.mark.shared
@@ -277,8 +279,8 @@ def test_every_real_export_goes_through_without_an_edit(
         graph = read_graph(export)
         proposal = propose(graph, catalogue, name=name)
         scaffold = write_workflow(project / "workflows" / name, graph, proposal, catalogue)
-        assert scaffold.refused == {}
-        assert check_workflow(scaffold.workflow).findings == ()
+        assert scaffold.disabled == {}
+        assert check_workflow(scaffold.workflow).issues == ()
         assert scaffold.workflow.apply(without_seeds(scaffold.workflow)) == graph
     assert comfysnap("generate", "--out", project / "typed")[0] == 0
     assert len(load_workflows(project / "workflows")) == len(exports)

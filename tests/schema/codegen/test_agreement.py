@@ -221,14 +221,14 @@ MANY = settings(
 
 @MANY
 @given(data=st.data())
-def test_one_field_of_any_value_is_judged_alike(judges: Judges, data: st.DataObject) -> None:
+def test_both_agree_on_one_field_of_any_value(judges: Judges, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from([*judges.workflow.parameters, "unknown"]))
     judges.agree({**valid_of(judges.workflow), name: data.draw(VALUES)})
 
 
 @MANY
 @given(data=st.data())
-def test_any_set_of_fields_is_judged_alike(judges: Judges, data: st.DataObject) -> None:
+def test_both_agree_on_any_set_of_fields(judges: Judges, data: st.DataObject) -> None:
     parameters = judges.workflow.parameters
     names = data.draw(st.sets(st.sampled_from([*parameters])))
     valid = valid_of(judges.workflow)

@@ -114,7 +114,7 @@ def test_names_that_clash_get_an_underscore_and_an_alias(make_workflow: MakeWork
     compile(source, "x.py", "exec")
 
 
-def test_the_docstring_of_a_field_tells_its_range(
+def test_the_docstring_of_a_field_has_its_range(
     make_workflow: MakeWorkflow,
 ) -> None:
     """An editor shows ``width: int`` and the docstring, never what ``Field`` holds."""
@@ -129,8 +129,8 @@ def test_the_docstring_of_a_field_tells_its_range(
         "shift": "choices = [0.5, 1.0]\ndefault = 0.5",
         "plain": 'default = "x"\ndescription = "No range, no full stop"',
     }
-    told = "".join(f"[inputs.{name}]\n{entry}\n" for name, entry in entries.items())
-    source = module(make_workflow, f'name = "x"\n{told}{OUTPUTS}')
+    text = "".join(f"[inputs.{name}]\n{entry}\n" for name, entry in entries.items())
+    source = module(make_workflow, f'name = "x"\n{text}{OUTPUTS}')
     body = next(
         node.body
         for node in ast.parse(source).body
@@ -153,7 +153,7 @@ def test_the_docstring_of_a_field_tells_its_range(
     }
 
 
-def test_prose_of_any_kind_stays_prose(make_workflow: MakeWorkflow) -> None:
+def test_any_description_is_only_text_in_the_module(make_workflow: MakeWorkflow) -> None:
     text = (
         'name = "x"\ntitle = "A \\"quoted\\" title"\n[inputs.a]\ndefault = "\\\\n \\"\\"\\""\n'
         "description = 'Ends in a \"quote\"'\n[inputs.b]\ndefault = 1\n"
@@ -179,13 +179,13 @@ def test_a_wrapped_string_is_the_same_string(text: str) -> None:
     assert ast.literal_eval(wrapped_string(text)) == text
 
 
-def test_a_module_cannot_be_named_like_a_word_of_python(make_workflow: MakeWorkflow) -> None:
+def test_a_module_cannot_be_named_like_a_python_keyword(make_workflow: MakeWorkflow) -> None:
     with pytest.raises(WorkflowError) as caught:
         module(make_workflow, f'name = "import"\n{OUTPUTS}')
     assert (caught.value.code, caught.value.field) == ("reserved_name", "name")
 
 
-def test_two_names_that_make_one_class_are_refused(make_workflow: MakeWorkflow) -> None:
+def test_two_names_that_give_one_class_are_rejected(make_workflow: MakeWorkflow) -> None:
     one = Workflow.load(make_workflow(f'name = "flux_2"\n{OUTPUTS}', folder="one"))
     two = Workflow.load(make_workflow(f'name = "flux2"\n{OUTPUTS}', folder="two"))
     with pytest.raises(WorkflowError) as caught:
@@ -221,7 +221,7 @@ def test_a_workflow_may_be_named_like_a_class_of_ours(
     assert run_module(source).__dict__[class_name].model_fields.keys() == {"image"}
 
 
-def test_names_of_choices_are_nobody_elses(make_workflow: MakeWorkflow) -> None:
+def test_names_of_choices_do_not_clash_with_other_names(make_workflow: MakeWorkflow) -> None:
     entries = "".join(
         f"[inputs.{name}]\nchoices = {[f'{name}{n}' for n in range(7)]}\n"
         for name in ("input", "output", "x1", "x_1", "int", "input_choice")
@@ -239,7 +239,7 @@ def test_names_of_choices_are_nobody_elses(make_workflow: MakeWorkflow) -> None:
     assert len(set(fields(source, "BigInput").values())) == 6
 
 
-def test_a_long_prompt_stands_in_several_lines() -> None:
+def test_a_long_prompt_is_wrapped_over_several_lines() -> None:
     prompt = "a fox in the snow, " * 20
     literal = wrapped_string(prompt)
     assert ast.literal_eval(literal) == prompt

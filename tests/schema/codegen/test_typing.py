@@ -38,7 +38,7 @@ def expectations() -> dict[int, str]:
     return found
 
 
-def test_every_expected_finding_is_made_and_no_other(
+def test_the_type_checker_reports_exactly_the_expected_errors(
     diagnostics: list[dict[str, Any]], expectations: dict[int, str]
 ) -> None:
     found: dict[int, set[str]] = {}

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from comfysnap_schema.comfy.catalogue import Catalogue, InputDef
-from comfysnap_schema.comfy.reading import read_object_info
+from comfysnap_schema.comfy.catalogue import Catalogue, read_object_info
+from comfysnap_schema.comfy.definitions import InputDef
 from comfysnap_schema.wire.errors import CatalogueError
 from comfysnap_schema.wire.files import Kind
 
@@ -61,7 +61,7 @@ def test_a_multiselect_combo_says_so() -> None:
         ("file_upload", Kind.FILE),
     ],
 )
-def test_an_upload_is_a_file_and_its_names_are_not_kept(flag: str, kind: Kind) -> None:
+def test_an_upload_is_a_file_and_its_choices_are_dropped(flag: str, kind: Kind) -> None:
     old = one([["mine.png"], {flag: True, "default": "mine.png"}])
     new = one(["COMBO", {"options": ["mine.png"], flag: True}])
     assert old.upload is new.upload is kind
@@ -85,14 +85,14 @@ def test_strings_are_multiline_when_declared_so() -> None:
     assert not one(["STRING"]).multiline
 
 
-def test_links_and_forced_sockets_are_no_widgets() -> None:
+def test_links_and_forced_sockets_are_not_widgets() -> None:
     assert not one(["MODEL"]).is_widget
     assert not one(["STRING", {"forceInput": True}]).is_widget
     assert one(["BOOLEAN", {"default": False}]).is_widget
     assert one(["FLOAT,INT", {"widgetType": "FLOAT"}]).is_widget
 
 
-def test_model_files_are_told_from_other_choices() -> None:
+def test_model_files_are_distinguished_from_other_choices() -> None:
     assert one([["a.safetensors", "none"]]).is_model_file
     assert one([[]]).is_model_file
     assert not one([["euler"]]).is_model_file
@@ -199,7 +199,7 @@ DYNAMIC = {
 }
 
 
-def test_dynamic_inputs_bring_dotted_ones() -> None:
+def test_dynamic_inputs_add_dotted_ones() -> None:
     node = Catalogue.parse(DYNAMIC)["Resize"]
     sized = node.expand({"resize_type": "size", "resize_type.crop": "on"})
     assert list(sized) == [
@@ -230,7 +230,7 @@ def test_an_autogrow_may_hold_its_bounds_beside_the_template() -> None:
     assert list(again["Node"].expand({})) == ["values.v_0", "values.v_1"]
 
 
-def test_an_autogrow_without_bounds_stays_bounded_and_one_without_template_brings_nothing() -> None:
+def test_an_autogrow_without_bounds_is_limited_and_one_without_template_adds_nothing() -> None:
     template = {"input": {"required": {"v": ["FLOAT"]}}, "prefix": "v"}
     raw = {
         "Grow": entry({"values": ["COMFY_AUTOGROW_V3", {"template": template}]}),
@@ -260,7 +260,7 @@ def test_an_empty_declaration_takes_anything() -> None:
     assert one([]).type == "*"
 
 
-def test_the_slim_form_has_no_prose_keeps_only_what_is_asked_for_and_is_stable(
+def test_the_slim_form_has_no_descriptions_and_only_the_given_classes_and_is_stable(
     tmp_path: Path,
 ) -> None:
     catalogue = Catalogue.parse({**DYNAMIC, "Other": entry({"a": [["x"], {"tooltip": "Prose."}]})})
@@ -284,20 +284,20 @@ def test_unknown_classes_are_none_or_a_key_error() -> None:
 
 
 @pytest.mark.parametrize("data", [[], {}, "x", {"Node": 1}, {"Node": {"input": {}}}])
-def test_what_is_no_catalogue_is_refused(data: Any) -> None:
+def test_an_invalid_catalogue_is_rejected(data: Any) -> None:
     with pytest.raises(CatalogueError) as caught:
         Catalogue.parse(data, file="f.json")
     assert caught.value.code == "not_a_catalogue"
     assert caught.value.file == "f.json"
 
 
-def test_a_bad_class_is_named() -> None:
+def test_an_invalid_class_is_reported_by_name() -> None:
     with pytest.raises(CatalogueError) as caught:
         Catalogue.parse({**DYNAMIC, "Bad": {"input": {"required": {}}}})
     assert caught.value.field == "Bad"
 
 
-def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+def test_unreadable_files_are_reported_by_name(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError) as missing:
         Catalogue.read(tmp_path / "none.json")
     assert missing.value.code == "unreadable"
@@ -337,24 +337,24 @@ def server() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", ["", "/", "/object_info", "/object_info/"])
-def test_a_running_server_is_asked(server: str, path: str) -> None:
+def test_a_catalogue_is_fetched_from_a_running_server(server: str, path: str) -> None:
     assert "Resize" in Catalogue.read(server + path)
 
 
 @pytest.mark.parametrize("path", ["/wrong", "/away"])
-def test_an_answer_that_is_an_error_or_a_redirect_is_refused(server: str, path: str) -> None:
+def test_an_error_or_a_redirect_is_rejected(server: str, path: str) -> None:
     with pytest.raises(CatalogueError) as caught:
         Catalogue.read(server + path)
     assert caught.value.code == "unreachable"
 
 
-def test_an_answer_over_the_limit_is_refused(server: str) -> None:
+def test_a_response_over_the_limit_is_rejected(server: str) -> None:
     with pytest.raises(CatalogueError) as caught:
         read_object_info(server, limit=10)
     assert caught.value.code == "too_large"
 
 
-def test_a_server_that_speaks_no_http_is_named() -> None:
+def test_a_server_without_http_is_reported_by_address() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer() -> None:
@@ -374,13 +374,13 @@ def test_a_server_that_speaks_no_http_is_named() -> None:
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.1:9", "http://", "http://[::1", "http://127.0.0.1:x", "http://a\tb c/"]
 )
-def test_an_address_without_a_server_is_named(url: str) -> None:
+def test_an_address_without_a_server_is_reported(url: str) -> None:
     with pytest.raises(CatalogueError) as caught:
         Catalogue.read(url)
     assert (caught.value.code, caught.value.file) == ("unreachable", url)
 
 
-def test_other_schemes_are_file_names(tmp_path: Path) -> None:
+def test_other_url_schemes_are_file_names(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError) as caught:
         Catalogue.read(f"file://{tmp_path}/x.json")
     assert caught.value.code == "unreadable"

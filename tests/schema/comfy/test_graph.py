@@ -34,7 +34,7 @@ NODE: dict[str, Any] = {"class_type": "SaveImage", "inputs": {"images": ["2", 0]
         ({"1": {"class_type": "X", "inputs": []}}, "invalid_node"),
     ],
 )
-def test_what_is_no_graph_is_told_by_code(data: Any, code: str) -> None:
+def test_invalid_graphs_have_an_error_code(data: Any, code: str) -> None:
     with pytest.raises(GraphError) as caught:
         parse_graph(data)
     assert caught.value.code == code
@@ -59,7 +59,7 @@ def test_a_node_called_prompt_is_a_node() -> None:
     ],
     ids=["cut off", "no text", "deep", "not a number", "large"],
 )
-def test_an_unreadable_file_is_told_by_code(tmp_path: Path, content: bytes, code: str) -> None:
+def test_an_unreadable_file_has_an_error_code(tmp_path: Path, content: bytes, code: str) -> None:
     path = tmp_path / "graph.json"
     path.write_bytes(content)
     with pytest.raises(GraphError) as caught:
@@ -67,7 +67,7 @@ def test_an_unreadable_file_is_told_by_code(tmp_path: Path, content: bytes, code
     assert (caught.value.code, caught.value.file) == (code, str(path))
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(GraphError) as caught:
         read_graph(tmp_path / "none.json")
     assert caught.value.code == "unreadable"
@@ -92,7 +92,7 @@ def test_a_path_splits_at_most_twice(text: str, node: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "6", "6.text", "6.inputs", "6.inputs.", ".inputs.x", "a.b.c"])
-def test_what_is_no_path_is_refused(text: str) -> None:
+def test_an_invalid_path_is_rejected(text: str) -> None:
     with pytest.raises(GraphError) as caught:
         InputPath.parse(text)
     assert caught.value.code == "invalid_path"
@@ -105,11 +105,11 @@ def test_what_is_no_path_is_refused(text: str) -> None:
         (["1"], False), ("1", False), (["1", 0, 0], False), (["a", "b"], False),
     ],
 )  # fmt: skip
-def test_a_link_is_what_comfyui_takes_for_one(value: object, link: bool) -> None:
+def test_links_are_recognized_as_in_comfyui(value: object, link: bool) -> None:
     assert is_link(value) is link
 
 
-def test_a_node_is_called_by_its_title_or_its_class() -> None:
+def test_a_node_is_named_by_its_title_or_its_class() -> None:
     graph: Graph = {
         "1": {"class_type": "A", "inputs": {}, "_meta": {"title": "Mine"}},
         "2": {"class_type": "B", "inputs": {}, "_meta": {"title": ""}},
@@ -119,7 +119,7 @@ def test_a_node_is_called_by_its_title_or_its_class() -> None:
     assert [title_of(graph, node) for node in graph] == ["Mine", "B", "C", "D"]
 
 
-def test_the_hash_is_of_what_runs() -> None:
+def test_the_hash_covers_classes_and_inputs_but_not_titles() -> None:
     titled = {"9": {**NODE, "_meta": {"title": "x"}}}
     assert graph_hash(parse_graph(titled)) == graph_hash(parse_graph({"9": NODE}))
     other = {"9": {**NODE, "inputs": {"images": ["3", 0]}}}

@@ -1,4 +1,4 @@
-"""Validation before running: the same verdict as ComfyUI, told by API field."""
+"""Validation before running: the same verdict as ComfyUI, reported by API field."""
 
 import copy
 import json
@@ -9,7 +9,7 @@ import pytest
 
 from comfysnap_schema.comfy.catalogue import Catalogue
 from comfysnap_schema.comfy.graph import Graph
-from comfysnap_schema.comfy.validation import Finding, judge_graph, validate_graph
+from comfysnap_schema.comfy.validation import Issue, judge_graph, validate_graph
 
 
 def entry(output: list[Any], output_node: bool = False, /, **required: Any) -> dict[str, Any]:
@@ -86,14 +86,14 @@ def plus(nodes: dict[str, Any], base: dict[str, Any] | None = None) -> dict[str,
     return (base or graph()) | nodes
 
 
-def only(found: list[Finding]) -> Finding:
+def only(found: list[Issue]) -> Issue:
     assert len(found) == 1, found
     return found[0]
 
 
-def test_a_good_graph_has_no_findings_and_its_output_runs() -> None:
+def test_a_valid_graph_has_no_issues_and_its_output_runs() -> None:
     verdict = judge_graph(graph(), CATALOGUE)
-    assert verdict.findings == ()
+    assert verdict.issues == ()
     assert verdict.outputs == {"3": True}
     assert verdict.accepted
 
@@ -130,7 +130,9 @@ def test_a_good_graph_has_no_findings_and_its_output_runs() -> None:
         ("color", ["1", 0], "return_type_mismatch"),
     ],
 )
-def test_a_bad_value_or_link_is_named(name: str, value: Any, code: str) -> None:
+def test_an_invalid_value_or_link_is_reported_with_its_place(
+    name: str, value: Any, code: str
+) -> None:
     fields = {f"2.inputs.{name}": "the_field"}
     found = only(validate_graph(changed(**{name: value}), CATALOGUE, fields))
     assert (found.code, found.node, found.input) == (code, "2", name)
@@ -162,11 +164,11 @@ def test_a_bad_value_or_link_is_named(name: str, value: Any, code: str) -> None:
         ("not_declared", object.__name__),
     ],
 )
-def test_what_comfyui_converts_or_does_not_know_passes(name: str, value: Any) -> None:
+def test_values_that_comfyui_converts_or_cannot_check_pass(name: str, value: Any) -> None:
     assert validate_graph(changed(**{name: value}), CATALOGUE) == []
 
 
-def test_a_missing_required_input_is_named_and_an_optional_one_may_be_missing() -> None:
+def test_a_missing_input_is_reported_only_when_required() -> None:
     bad = graph()
     del bad["2"]["inputs"]["steps"]
     found = only(validate_graph(bad, CATALOGUE))
@@ -175,36 +177,36 @@ def test_a_missing_required_input_is_named_and_an_optional_one_may_be_missing() 
     assert "1 to 10" in found.message
 
 
-def test_an_unknown_class_stops_every_output_and_is_found_in_unused_nodes_too() -> None:
+def test_an_unknown_class_blocks_every_output_even_in_unused_nodes() -> None:
     bad = plus({"9": node("Mask")})
     verdict = judge_graph(bad, CATALOGUE)
-    found = only(list(verdict.findings))
+    found = only(list(verdict.issues))
     assert (found.code, found.node, found.input) == ("missing_node_type", "9", None)
     assert "'Make'" in found.message or "'Masked'" in found.message
     assert verdict.outputs == {"3": False}
 
 
-def test_a_link_to_an_unknown_class_is_one_finding() -> None:
+def test_a_link_to_an_unknown_class_is_one_issue() -> None:
     bad = plus({"9": node("Zzz")}, changed(mask=["9", 0]))
     assert only(validate_graph(bad, CATALOGUE)).code == "missing_node_type"
 
 
-def test_a_graph_without_output_node_is_refused() -> None:
+def test_a_graph_without_output_node_is_rejected() -> None:
     bad = graph()
     del bad["3"]
     verdict = judge_graph(bad, CATALOGUE)
-    found = only(list(verdict.findings))
+    found = only(list(verdict.issues))
     assert (found.code, found.node) == ("prompt_no_outputs", None)
     assert str(found) == found.message
     assert not verdict.accepted
 
 
-def test_a_cycle_is_named_once_and_its_outputs_fail() -> None:
+def test_a_cycle_is_reported_once_and_its_outputs_fail() -> None:
     bad = graph()
     bad["2"]["inputs"]["mask"] = ["4", 0]
     bad["4"] = node("Masked", image=["2", 0])
     verdict = judge_graph(bad, CATALOGUE)
-    found = only(list(verdict.findings))
+    found = only(list(verdict.issues))
     assert (found.code, found.node, found.input) == ("dependency_cycle", "4", "image")
     assert "2 -> 4 -> 2" in found.message
     assert verdict.outputs == {"3": False}
@@ -214,22 +216,22 @@ def test_a_node_linked_to_itself_is_a_cycle() -> None:
     assert only(validate_graph(changed(mask=["2", 0]), CATALOGUE)).code == "dependency_cycle"
 
 
-def test_one_bad_output_leaves_the_other_valid_but_the_graph_is_refused() -> None:
+def test_one_invalid_output_leaves_the_other_valid_but_the_graph_is_rejected() -> None:
     mixed = plus({"4": node("Save"), "5": node("Show", source=["2", 0])})
     verdict = judge_graph(mixed, CATALOGUE)
     assert verdict.outputs == {"3": True, "4": False, "5": True}
     assert verdict.accepted
-    assert only(list(verdict.findings)).node == "4"
+    assert only(list(verdict.issues)).node == "4"
 
 
-def test_a_fault_behind_an_output_fails_it_and_counts_once() -> None:
+def test_an_issue_behind_an_output_fails_it_and_is_reported_once() -> None:
     bad = plus({"5": node("Show", source=["2", 0])}, changed(steps=0))
     verdict = judge_graph(bad, CATALOGUE)
     assert verdict.outputs == {"3": False, "5": False}
-    assert only(list(verdict.findings)).node == "2"
+    assert only(list(verdict.issues)).node == "2"
 
 
-def test_an_output_node_that_another_needs_is_judged_once() -> None:
+def test_an_output_node_that_another_needs_is_checked_once() -> None:
     catalogue = Catalogue.parse(
         {"First": entry(["IMAGE"], True), "Save": entry([], True, images=["IMAGE"])}
     )
@@ -242,7 +244,7 @@ def test_nodes_that_no_output_needs_are_not_checked() -> None:
     assert validate_graph(unused, CATALOGUE) == []
 
 
-def test_any_type_fits_and_types_in_common_fit() -> None:
+def test_the_any_type_and_a_common_type_are_accepted() -> None:
     good = graph()
     good["4"] = node("Show", source=["1", 0])
     good["5"] = node("Paint", color=["2", 1], mode=["2", 3])
@@ -251,7 +253,7 @@ def test_any_type_fits_and_types_in_common_fit() -> None:
     assert validate_graph(good, CATALOGUE) == []
 
 
-def test_both_combo_encodings_do_not_fit_each_other() -> None:
+def test_the_two_combo_encodings_do_not_match_each_other() -> None:
     bad = graph()
     bad["5"] = node("Paint", color=["2", 3], mode=["2", 1])
     bad["3"]["inputs"]["images"] = ["5", 0]
@@ -262,7 +264,7 @@ def test_both_combo_encodings_do_not_fit_each_other() -> None:
     ]
 
 
-def test_the_output_that_would_fit_is_told() -> None:
+def test_the_matching_outputs_are_suggested() -> None:
     bad = graph()
     bad["3"]["inputs"]["images"] = ["2", 3]
     assert "output 0 or 2" in only(validate_graph(bad, CATALOGUE)).message
@@ -277,7 +279,7 @@ def test_model_files_are_trusted_unless_asked_for_and_uploads_always() -> None:
     assert (found.code, found.input) == ("value_not_in_list", "folder")
 
 
-def test_a_near_choice_is_suggested() -> None:
+def test_a_similar_choice_is_suggested() -> None:
     assert "'green'" in only(validate_graph(changed(color="greem"), CATALOGUE)).message
 
 
@@ -286,7 +288,7 @@ def test_messages_stay_short(value: str) -> None:
     assert len(only(validate_graph(changed(color=value), CATALOGUE)).message) < 200
 
 
-def test_long_lists_are_cut() -> None:
+def test_long_lists_of_choices_are_truncated() -> None:
     many = Catalogue.parse(
         {"Save": entry([], True, kind=[[f"kind{index}" for index in range(30)], {}])}
     )
@@ -297,7 +299,7 @@ def test_long_lists_are_cut() -> None:
 DESCRIBED: list[tuple[list[Any], str]] = [
     (["INT", {"min": 1}], "at least 1"),
     (["INT", {"max": 1}], "at most 1"),
-    (["STRING"], "a text"),
+    (["STRING"], "a string"),
     (["BOOLEAN"], "true or false"),
     (["MODEL"], "MODEL"),
     ([["x.png"], {"image_upload": True}], "image"),
@@ -310,7 +312,7 @@ DESCRIBED: list[tuple[list[Any], str]] = [
     ("spec", "words"),
     DESCRIBED,
 )
-def test_a_missing_input_says_what_it_takes(spec: Any, words: str) -> None:
+def test_a_missing_input_is_reported_with_what_it_accepts(spec: Any, words: str) -> None:
     bad: Graph = {"1": node("Save")}
     catalogue = Catalogue.parse({"Save": entry([], True, value=spec)})
     assert words in only(validate_graph(bad, catalogue)).message
@@ -342,7 +344,7 @@ def test_dynamic_inputs_are_checked_by_their_dotted_names() -> None:
     assert only(validate_graph(wrong, catalogue)).code == "value_not_in_list"
 
 
-def test_a_deep_graph_needs_no_deep_stack() -> None:
+def test_a_deep_graph_does_not_exhaust_the_stack() -> None:
     deep: dict[str, Any] = {
         str(index): node("Masked", image=[str(index + 1), 0]) for index in range(1, 5000)
     }

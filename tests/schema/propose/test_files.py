@@ -32,7 +32,7 @@ MODELS = [
         ("Load3D", "model_file", "x.glb", Kind.FILE, "file"),
     ],
 )
-def test_input_files_are_known_by_their_loaders(
+def test_input_files_are_recognized_by_their_loaders(
     class_type: str, name: str, value: str, kind: Kind, parameter: str
 ) -> None:
     graph: Graph = {
@@ -45,7 +45,7 @@ def test_input_files_are_known_by_their_loaders(
 
 
 @pytest.mark.parametrize("class_type", ["LoadImageFromUrl", "LoadImagesFromFolder"])
-def test_names_of_other_places_are_no_input_files(class_type: str) -> None:
+def test_names_of_other_places_are_not_input_files(class_type: str) -> None:
     graph: Graph = {"1": node(class_type, image="x"), "2": node("SaveImage", images=["1", 0])}
     assert paths(propose(graph, name="x")) == {}
 
@@ -74,7 +74,7 @@ def test_several_images_are_named_by_title_or_use() -> None:
 
 
 @pytest.mark.parametrize(("class_type", "name", "parameter"), MODELS)
-def test_model_files_are_offered_as_choices_and_off(
+def test_model_files_are_proposed_as_choices_and_disabled(
     class_type: str, name: str, parameter: str
 ) -> None:
     graph: Graph = {
@@ -82,11 +82,11 @@ def test_model_files_are_offered_as_choices_and_off(
         "2": node("SaveImage", images=["1", 0]),
     }
     proposal = propose(graph, name="x")
-    assert paths(proposal, on=False) == {parameter: f"1.inputs.{name}"}
+    assert paths(proposal, enabled=False) == {parameter: f"1.inputs.{name}"}
     assert proposal.inputs[0].spec.choices == ["m.safetensors"]
 
 
-def test_the_catalogue_tells_types_choices_files_and_outputs() -> None:
+def test_the_catalogue_provides_types_choices_files_and_outputs() -> None:
     known = catalogue(
         Load={
             "inputs": {
@@ -121,8 +121,8 @@ def test_the_catalogue_tells_types_choices_files_and_outputs() -> None:
     entries = {entry.name: entry for entry in proposal.inputs}
     assert entries["image"].spec.kind is Kind.IMAGE
     assert entries["cfg"].spec.type is None
-    assert entries["script"].on is False
-    assert entries["scheduler"].on
+    assert entries["script"].enabled is False
+    assert entries["scheduler"].enabled
     assert entries["model_patch"].spec.choices is None
     assert "short" not in entries
     assert "text" not in entries
@@ -133,7 +133,7 @@ def test_the_catalogue_tells_types_choices_files_and_outputs() -> None:
     assert len(proposal.notes) == 2
 
 
-def test_the_catalogue_tells_which_side_an_output_is_and_which_texts_are_settings() -> None:
+def test_the_catalogue_distinguishes_sides_of_outputs_and_settings_from_texts() -> None:
     pair = {"positive": ["CONDITIONING"], "negative": ["CONDITIONING"], "tracks": ["STRING"]}
     entries: dict[str, Any] = {
         "Guide": {
@@ -209,7 +209,9 @@ def test_more_of_the_same_are_counted() -> None:
         ("SaveSVGNode", Kind.FILE, "svg"),
     ],
 )
-def test_outputs_are_known_by_what_saves_them(class_type: str, kind: Kind, name: str) -> None:
+def test_outputs_are_recognized_by_the_class_that_saves_them(
+    class_type: str, kind: Kind, name: str
+) -> None:
     graph: Graph = {"1": node(class_type)}
     outputs = propose(graph, name="x").spec.outputs
     assert {key: entry.kind for key, entry in outputs.items()} == {name: kind}
@@ -220,17 +222,17 @@ def test_a_video_combiner_that_writes_gifs_makes_an_animation() -> None:
     assert propose(graph, name="x").spec.outputs["animation"].kind is Kind.ANIMATION
 
 
-def test_previews_are_off_beside_what_is_saved_and_on_alone() -> None:
+def test_previews_are_enabled_only_when_nothing_is_saved() -> None:
     graph = text_to_image(**{"20": node("PreviewImage", images=["8", 0])})
     outputs = {
-        entry.name: (entry.spec.node, entry.on) for entry in propose(graph, name="x").outputs
+        entry.name: (entry.spec.node, entry.enabled) for entry in propose(graph, name="x").outputs
     }
     assert outputs == {"images": ("9", True), "images_2": ("20", False)}
     alone: Graph = {"1": node("PreviewImage")}
-    assert propose(alone, name="x").outputs[0].on
+    assert propose(alone, name="x").outputs[0].enabled
 
 
-def test_outputs_of_a_kind_are_told_apart_by_title_or_file_name() -> None:
+def test_outputs_of_a_kind_are_distinguished_by_title_or_file_name() -> None:
     graph: Graph = {
         "1": node("SaveImage"),
         "2": node("SaveImage", "Upscaled result", filename_prefix="ComfyUI"),
@@ -245,7 +247,7 @@ def test_outputs_of_a_kind_are_told_apart_by_title_or_file_name() -> None:
     ]
 
 
-def test_a_graph_without_output_says_so_and_still_has_inputs() -> None:
+def test_a_graph_without_output_is_noted_and_still_has_inputs() -> None:
     graph: Graph = {"1": node("EmptyLatentImage", width=8, height=8), "2": node("CheckpointSave")}
     proposal = propose(graph, name="x")
     assert proposal.outputs == ()

@@ -1,4 +1,4 @@
-"""The map that is proposed for a graph: what a person would have written."""
+"""The map that is proposed for a graph."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from comfysnap_schema.wire.files import Kind
 from tests.schema.graphs import node, paths, text_to_image
 
 
-def test_a_plain_pipeline_gets_the_map_of_a_person() -> None:
+def test_a_simple_pipeline_gets_the_map_one_would_write_by_hand() -> None:
     proposal = propose(text_to_image(), name="plain")
     assert paths(proposal) == {
         "prompt": "6.inputs.text",
@@ -25,7 +25,7 @@ def test_a_plain_pipeline_gets_the_map_of_a_person() -> None:
         "sampler": "3.inputs.sampler_name",
         "scheduler": "3.inputs.scheduler",
     }
-    assert paths(proposal, on=False) == {
+    assert paths(proposal, enabled=False) == {
         "denoise": "3.inputs.denoise",
         "checkpoint": "4.inputs.ckpt_name",
     }
@@ -43,7 +43,7 @@ def test_two_inputs_of_one_node_are_numbered() -> None:
     graph = text_to_image(
         **{"4": node("DualCLIPLoader", "Both", clip_name1="a.safetensors", clip_name2="b.pt")}
     )
-    assert {"text_encoder", "text_encoder_2"} <= set(paths(propose(graph, name="x"), on=False))
+    assert {"text_encoder", "text_encoder_2"} <= set(paths(propose(graph, name="x"), enabled=False))
 
 
 def test_the_graph_is_not_changed() -> None:
@@ -59,7 +59,7 @@ def test_a_graph_of_unknown_classes_is_still_proposed(catalogue: Catalogue | Non
     assert len(proposal.notes) == (0 if catalogue is None else 6)
 
 
-def test_without_a_sampler_a_texts_own_name_tells_what_it_is() -> None:
+def test_without_a_sampler_texts_are_recognized_by_their_names() -> None:
     graph: Graph = {
         "1": node("VideoService", prompt="waves", negative_prompt="text", seed=1, duration=5),
         "2": node("VideoService", "Closer look", prompt="shore", negative_prompt="text", seed=1),
@@ -77,17 +77,17 @@ def test_without_a_sampler_a_texts_own_name_tells_what_it_is() -> None:
     assert list(proposal.spec.outputs) == ["video", "video_2"]
 
 
-def test_a_text_beside_a_sampled_prompt_is_offered_and_off() -> None:
+def test_a_text_beside_a_sampled_prompt_is_proposed_and_disabled() -> None:
     graph = text_to_image(
         **{"20": node("Speak", "Narrator", text="hello"), "21": node("SaveAudio", audio=["20", 0])}
     )
-    assert paths(propose(graph, name="x"), on=False)["narrator"] == "20.inputs.text"
+    assert paths(propose(graph, name="x"), enabled=False)["narrator"] == "20.inputs.text"
 
 
-def test_a_guidance_of_one_turns_negative_prompt_and_cfg_off() -> None:
+def test_a_guidance_of_one_disables_negative_prompt_and_cfg() -> None:
     graph = text_to_image()
     graph["3"]["inputs"]["cfg"] = 1.0
-    off = paths(propose(graph, name="x"), on=False)
+    off = paths(propose(graph, name="x"), enabled=False)
     assert {"negative_prompt", "cfg"} <= set(off)
 
 
@@ -124,7 +124,7 @@ def test_prompts_are_found_behind_combiners_primitives_and_guiders() -> None:
     assert "width" not in found
 
 
-def test_a_zeroed_negative_is_no_prompt_and_one_text_for_both_sides_is_positive() -> None:
+def test_a_zeroed_negative_is_not_a_prompt_and_one_text_for_both_sides_is_positive() -> None:
     graph = text_to_image(**{"7": node("ConditioningZeroOut", conditioning=["6", 0])})
     assert "negative_prompt" not in paths(propose(graph, name="x"))
     graph = text_to_image()
@@ -156,7 +156,7 @@ def test_empty_prompts_count_only_when_there_is_no_other() -> None:
     assert paths(propose(graph, name="x"))["prompt"] == "6.inputs.text_g"
 
 
-def test_several_texts_of_one_encoder_are_told_apart() -> None:
+def test_several_texts_of_one_encoder_have_different_names() -> None:
     graph = text_to_image(
         **{"6": node("CLIPTextEncodeFlux", clip_l="fox", t5xxl="a red fox", guidance=3.5)}
     )
@@ -166,7 +166,7 @@ def test_several_texts_of_one_encoder_are_told_apart() -> None:
     assert found["guidance"] == "6.inputs.guidance"
 
 
-def test_the_prompt_is_the_text_whose_title_says_no_more() -> None:
+def test_the_prompt_is_the_text_without_distinctive_words() -> None:
     graph = text_to_image(
         **{
             "6": node("CLIPTextEncode", text=["20", 0]),
@@ -188,7 +188,7 @@ def test_tags_and_lyrics_keep_their_names() -> None:
     assert {"tags", "lyrics"} <= set(paths(propose(graph, name="x")))
 
 
-def test_two_stages_that_agree_are_one_parameter_and_a_dead_seed_is_off() -> None:
+def test_stages_with_equal_values_are_one_parameter_and_an_unused_seed_is_disabled() -> None:
     stage = {"steps": 25, "cfg": 8.0, "sampler_name": "euler", "scheduler": "normal"}
     graph = text_to_image(
         **{
@@ -207,7 +207,7 @@ def test_two_stages_that_agree_are_one_parameter_and_a_dead_seed_is_off() -> Non
         }
     )  # fmt: skip
     proposal = propose(graph, name="x")
-    found, off = paths(proposal), paths(proposal, on=False)
+    found, off = paths(proposal), paths(proposal, enabled=False)
     assert found["steps"] == ["3.inputs.steps", "13.inputs.steps"]
     assert found["switch_step"] == ["3.inputs.end_at_step", "13.inputs.start_at_step"]
     assert found["seed"] == "3.inputs.noise_seed"
@@ -218,7 +218,7 @@ def test_two_stages_that_agree_are_one_parameter_and_a_dead_seed_is_off() -> Non
     )
 
 
-def test_sizes_that_must_agree_are_one_parameter_and_others_are_off() -> None:
+def test_sizes_that_must_agree_are_one_parameter_and_others_are_disabled() -> None:
     graph = text_to_image(
         **{
             "6": node(
@@ -235,10 +235,10 @@ def test_sizes_that_must_agree_are_one_parameter_and_others_are_off() -> None:
         "6.inputs.width",
         "6.inputs.target_width",
     ]
-    assert paths(proposal, on=False)["resize_width"] == "20.inputs.width"
+    assert paths(proposal, enabled=False)["resize_width"] == "20.inputs.width"
 
 
-def test_a_size_that_another_node_hands_on_is_set_there() -> None:
+def test_a_size_that_is_linked_from_another_node_is_set_there() -> None:
     graph: Graph = {
         "1": node("CameraEmbedding", width=832, height=480, length=81),
         "2": node("WanCameraImageToVideo", width=["1", 1], height=["1", 2], length=["1", 3]),
@@ -252,7 +252,7 @@ def test_a_size_that_another_node_hands_on_is_set_there() -> None:
     }
 
 
-def test_a_boolean_or_computed_size_is_none() -> None:
+def test_a_boolean_or_computed_size_is_not_proposed() -> None:
     graph: Graph = {
         "1": node("EmptyLatentImage", width=True, height=["9", 0], batch_size=False),
         "2": node("Math", a=["1", 0], seed=True, steps="many"),
@@ -261,7 +261,7 @@ def test_a_boolean_or_computed_size_is_none() -> None:
     assert paths(propose(graph, name="x")) == {}
 
 
-def test_frames_and_rate_are_found_and_equal_rates_are_one() -> None:
+def test_frames_and_rate_are_found_and_equal_rates_are_one_parameter() -> None:
     graph: Graph = {
         "1": node("EmptyHunyuanLatentVideo", width=832, height=480, length=33, batch_size=1),
         "2": node("LTXVConditioning", frame_rate=25.0),
@@ -279,7 +279,7 @@ def test_frames_and_rate_are_found_and_equal_rates_are_one() -> None:
     assert set(both) == {"3.inputs.fps", "2.inputs.frame_rate"}
 
 
-def test_links_that_lead_nowhere_or_in_a_circle_do_no_harm() -> None:
+def test_dangling_and_circular_links_are_ignored() -> None:
     graph = text_to_image()
     graph["3"]["inputs"] |= {"seed": ["20", 0], "positive": ["99", 0], "steps": ["99", 0]}
     graph["20"] = node("PrimitiveInt", value=["21", 0])
@@ -290,7 +290,7 @@ def test_links_that_lead_nowhere_or_in_a_circle_do_no_harm() -> None:
     assert "steps" not in found
 
 
-def test_odd_links_and_titles_do_no_harm() -> None:
+def test_malformed_links_and_titles_are_ignored() -> None:
     graph: Any = text_to_image()
     graph["3"]["inputs"] |= {"steps": ["5", 1e400], "cfg": ["5", 0.5], "seed": [1], "model": {}}
     graph["6"]["_meta"] = None
@@ -298,7 +298,7 @@ def test_odd_links_and_titles_do_no_harm() -> None:
     assert {"prompt", "negative_prompt"} <= set(paths(propose(graph, name="x")))
 
 
-def test_long_and_odd_titles_still_make_good_names() -> None:
+def test_long_and_unusual_titles_give_valid_names() -> None:
     graph = text_to_image(
         **{
             "3": node("KSampler", "漢字 " + "Extraordinary" * 9, seed=1, model=["4", 0]),

@@ -56,7 +56,7 @@ def cases(draw: st.DrawFn) -> tuple[Workflow, dict[str, JsonValue]]:
 
 @settings(deadline=None)
 @given(case=cases())
-def test_every_value_goes_where_the_map_says_and_nothing_else_changes(
+def test_inputs_are_set_at_their_paths_and_nothing_else_changes(
     case: tuple[Workflow, dict[str, JsonValue]],
 ) -> None:
     workflow, inputs = case
@@ -102,7 +102,7 @@ def test_one_parameter_reaches_several_places(root: Path) -> None:
     assert graph["10"]["inputs"]["steps"] == graph["11"]["inputs"]["steps"] == 30
 
 
-def test_null_means_left_out_where_nothing_stands_in_its_place(make_workflow: MakeWorkflow) -> None:
+def test_null_means_left_out_where_there_is_no_default(make_workflow: MakeWorkflow) -> None:
     folder = make_workflow(
         'name = "small"\n[inputs.width]\npath = "2.inputs.width"\nrequired = false\n'
         '[inputs.seed]\npath = "2.inputs.height"\nrandom = true\nminimum = 10\nmaximum = 10\n'
@@ -161,12 +161,12 @@ def test_prepare_leaves_the_graph_alone_without_loras(root: Path) -> None:
     assert graph == workflow.graph
 
 
-def test_without_a_catalogue_nothing_is_judged(make_workflow: MakeWorkflow) -> None:
+def test_without_a_catalogue_nothing_is_checked(make_workflow: MakeWorkflow) -> None:
     workflow = Workflow.load(make_workflow())
     assert workflow.validate({}) == []
 
 
-def test_what_prepare_refuses_is_an_input_error(root: Path) -> None:
+def test_inputs_that_prepare_rejects_are_an_input_error(root: Path) -> None:
     workflow = lora_chain(root)
     with pytest.raises(InputError) as caught:
         workflow.build(workflow.complete({"prompt": "", "loras": [{"name": "../secrets"}]}))
@@ -183,7 +183,7 @@ def test_what_prepare_refuses_is_an_input_error(root: Path) -> None:
         ("def prepare(graph, inputs):\n    raise ValueError\n", "invalid_input"),
     ],
 )
-def test_a_prepare_that_fails_is_told_by_code(
+def test_a_failing_prepare_has_an_error_code(
     make_workflow: MakeWorkflow, source: str, code: str
 ) -> None:
     workflow = Workflow.load(make_workflow(prepare__py=source))
@@ -212,7 +212,7 @@ def test_a_prepare_that_cannot_be_used_is_found_at_load(
     assert caught.value.file == str(folder / "prepare.py")
 
 
-def test_the_line_that_failed_is_named(make_workflow: MakeWorkflow) -> None:
+def test_the_failing_line_is_reported(make_workflow: MakeWorkflow) -> None:
     folder = make_workflow(prepare__py="def prepare(graph, inputs):\n    return 1 / 0\n")
     with pytest.raises(WorkflowError) as caught:
         Workflow.load(folder).build({})

@@ -1,4 +1,4 @@
-"""Booleans that switch nodes off."""
+"""Booleans that bypass nodes."""
 
 import json
 from collections.abc import Callable
@@ -61,23 +61,23 @@ def workflow(make_workflow: MakeWorkflow) -> Workflow:
     return Workflow.load(make_workflow(MAP, GRAPH, nodes__json=NODES))
 
 
-def test_a_switch_is_a_boolean_that_is_on_unless_the_map_says_otherwise(workflow: Workflow) -> None:
+def test_a_bypass_is_a_boolean_that_is_true_by_default(workflow: Workflow) -> None:
     assert workflow.parameters["blur"].type == "boolean"
     assert workflow.complete({}) == {"blur": True, "again": False, "size": 5}
 
 
-def test_switched_on_nothing_changes(workflow: Workflow) -> None:
+def test_a_node_that_is_not_bypassed_is_unchanged(workflow: Workflow) -> None:
     assert workflow.apply({"blur": True, "again": True}) == GRAPH
 
 
-def test_switched_off_its_inputs_pass_through_by_type(workflow: Workflow) -> None:
+def test_inputs_of_a_bypassed_node_pass_through_by_type(workflow: Workflow) -> None:
     graph = workflow.apply({"blur": False, "size": 7})
     assert "blur" not in graph
     assert graph["again"]["inputs"] == {"mask": ["load", 1], "image": ["load", 0], "size": 7}
     assert workflow.graph == GRAPH
 
 
-def test_nodes_in_a_row_switched_off_together_pass_through_all(workflow: Workflow) -> None:
+def test_bypassed_nodes_in_a_row_are_all_passed_through(workflow: Workflow) -> None:
     graph = workflow.apply({"blur": False, "again": False, "size": 7})
     assert graph == {
         "load": GRAPH["load"],
@@ -104,7 +104,7 @@ def test_the_input_in_the_same_position_comes_before_the_others(
     ("link", "code"),
     [(["pair", 2], "cannot_bypass"), (["pair", 9], "cannot_bypass")],
 )
-def test_what_has_nothing_to_pass_through_is_found_at_load(
+def test_a_node_without_an_input_to_pass_through_is_rejected_at_load(
     make_workflow: MakeWorkflow, link: list[Any], code: str
 ) -> None:
     graph: dict[str, Any] = {
@@ -118,7 +118,7 @@ def test_what_has_nothing_to_pass_through_is_found_at_load(
     assert (caught.value.code, caught.value.field) == (code, "inputs.on.bypass")
 
 
-def test_a_node_whose_output_is_promised_cannot_be_switched_off(
+def test_an_output_node_cannot_be_bypassed(
     make_workflow: MakeWorkflow,
 ) -> None:
     text = MAP.replace('bypass = "blur"', 'bypass = "save"')
@@ -127,7 +127,7 @@ def test_a_node_whose_output_is_promised_cannot_be_switched_off(
     assert (caught.value.code, caught.value.field) == ("cannot_bypass", "inputs.blur.bypass")
 
 
-def test_a_class_that_the_catalogue_lacks_cannot_be_switched_off(
+def test_a_class_without_a_definition_cannot_be_bypassed(
     make_workflow: MakeWorkflow,
 ) -> None:
     graph = {**GRAPH, "blur": {**GRAPH["blur"], "class_type": "Foreign Blur"}}

@@ -83,7 +83,7 @@ def one(**rules: Any) -> Contract:
         (contract(a=OutputSpec(node="1")), contract(a=OutputSpec(node="1", description="A")), []),
     ],
 )  # fmt: skip
-def test_a_change_is_named_and_judged(
+def test_a_change_is_reported_as_breaking_or_not(
     old: Contract, new: Contract, expected: list[tuple[str, bool]]
 ) -> None:
     changes = compare(old, new)
@@ -117,7 +117,7 @@ def test_a_history_survives_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"hash": 1}', "hash", "input"])
-def test_a_damaged_history_is_told(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_history_is_reported(tmp_path: Path, damage: str) -> None:
     record = json.loads(History(one()).dumps())
     if damage == "hash":
         record["hash"] = "0" * 16
@@ -130,7 +130,7 @@ def test_a_damaged_history_is_told(tmp_path: Path, damage: str) -> None:
     assert caught.value.code == "invalid_contracts"
 
 
-def test_a_history_that_is_a_folder_is_told(tmp_path: Path) -> None:
+def test_a_history_that_is_a_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(WorkflowError) as caught:
         read_history(tmp_path)
     assert caught.value.code == "unreadable"
@@ -156,7 +156,7 @@ def diff(*paths: Path) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_diff_tells_ci_by_its_exit_code(make_workflow: MakeWorkflow) -> None:
+def test_the_exit_code_of_diff_is_1_for_breaking_changes(make_workflow: MakeWorkflow) -> None:
     old, new = make_workflow(folder="old"), make_workflow(folder="new")
     assert diff(old, new)[0] == 0
     spec = new / "workflow.toml"
@@ -171,7 +171,7 @@ def test_diff_tells_ci_by_its_exit_code(make_workflow: MakeWorkflow) -> None:
     assert diff(old / CONTRACTS_FILE, new)[0] == 0
 
 
-def test_diff_of_nothing_is_bad_input(tmp_path: Path) -> None:
+def test_diff_of_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(WorkflowError) as caught:
         diff(tmp_path / "none.json", tmp_path)
     assert caught.value.code == "unreadable"

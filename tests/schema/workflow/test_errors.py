@@ -1,4 +1,4 @@
-"""Every mistake in a workflow folder is told by code, file and key."""
+"""Every error in a workflow folder has a code, a file and a key."""
 
 import json
 from collections.abc import Callable
@@ -127,7 +127,7 @@ def load_error(folder: Path) -> SchemaError:
         ('type = "string"', "no_path", "path"),
     ],
 )
-def test_a_wrong_entry_names_its_key(
+def test_an_invalid_entry_is_reported_with_its_key(
     make_workflow: MakeWorkflow, entry: str, code: str, key: str
 ) -> None:
     folder = make_workflow(f'name = "small"\n[inputs.it]\n{entry}\n{OUTPUT}')
@@ -153,7 +153,7 @@ def test_a_wrong_entry_names_its_key(
         ('path = "2.inputs.keep"\nchoices = [true]', "not_applicable", "choices"),
     ],
 )  # fmt: skip
-def test_what_the_catalogue_knows_is_narrowed_never_widened(
+def test_the_map_may_narrow_the_catalogue_but_not_widen_it(
     make_workflow: MakeWorkflow, entry: str, code: str, key: str
 ) -> None:
     folder = make_workflow(f'name = "small"\n[inputs.it]\n{entry}\n{OUTPUT}', nodes__json=NODES)
@@ -188,11 +188,28 @@ def test_what_the_catalogue_knows_is_narrowed_never_widened(
         (f'name = "small"\n{OUTPUT}[inputs.a]\nbypass = "2"', "no_catalogue", "inputs.a.bypass"),
     ],
 )  # fmt: skip
-def test_a_wrong_file_names_its_key(
+def test_an_invalid_file_is_reported_with_its_key(
     make_workflow: MakeWorkflow, text: str, code: str, field: str | None
 ) -> None:
     error = load_error(make_workflow(text))
     assert (error.code, error.field) == (code, field)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f'name = "MyFlow"\n{OUTPUT}', "invalid workflow name 'MyFlow'"),
+        (f'name = "small"\n[inputs.negativePrompt]\n{OUTPUT}',
+         "invalid input name 'negativePrompt'"),
+        ('name = "small"\n[outputs.theImages]\nnode = "3"', "invalid output name 'theImages'"),
+    ],
+)  # fmt: skip
+def test_an_invalid_name_is_quoted_with_what_it_names(
+    make_workflow: MakeWorkflow, text: str, message: str
+) -> None:
+    error = load_error(make_workflow(text))
+    assert error.message.startswith(message)
+    assert "snake_case" in error.message
 
 
 @pytest.mark.parametrize(
@@ -202,7 +219,7 @@ def test_a_wrong_file_names_its_key(
         (f'name = "small"\ninputs = 3\n{OUTPUT}', "[inputs]"),
     ],
 )
-def test_what_should_be_a_table_is_told_as_toml_writes_it(
+def test_a_missing_table_is_named_in_toml_syntax(
     make_workflow: MakeWorkflow, text: str, table: str
 ) -> None:
     error = load_error(make_workflow(text))
@@ -211,7 +228,9 @@ def test_what_should_be_a_table_is_told_as_toml_writes_it(
 
 
 @pytest.mark.parametrize(("nodes", "code"), [("{", "invalid_json"), ("[]", "not_a_catalogue")])
-def test_a_broken_catalogue_is_told(make_workflow: MakeWorkflow, nodes: str, code: str) -> None:
+def test_an_invalid_catalogue_file_is_reported(
+    make_workflow: MakeWorkflow, nodes: str, code: str
+) -> None:
     assert load_error(make_workflow(nodes__json=nodes)).code == code
 
 
@@ -237,17 +256,17 @@ def test_a_ui_format_export_says_how_to_export(make_workflow: MakeWorkflow) -> N
     assert "Export (API)" in error.message
 
 
-def test_a_missing_map_is_told(tmp_path: Path) -> None:
+def test_a_missing_map_is_reported(tmp_path: Path) -> None:
     assert load_error(tmp_path).code == "unreadable"
 
 
-def test_a_map_that_is_no_text_is_told(make_workflow: MakeWorkflow) -> None:
+def test_a_map_that_is_not_text_is_reported(make_workflow: MakeWorkflow) -> None:
     folder = make_workflow()
     (folder / "workflow.toml").write_bytes(b"\xff\xfe")
     assert load_error(folder).code == "invalid_toml"
 
 
-def test_two_folders_of_one_name_are_refused(make_workflow: MakeWorkflow) -> None:
+def test_two_workflows_with_one_name_are_rejected(make_workflow: MakeWorkflow) -> None:
     make_workflow(folder="one")
     folder = make_workflow(folder="two")
     with pytest.raises(WorkflowError) as caught:
@@ -255,13 +274,13 @@ def test_two_folders_of_one_name_are_refused(make_workflow: MakeWorkflow) -> Non
     assert (caught.value.code, caught.value.field) == ("duplicate_name", "name")
 
 
-def test_no_workflow_at_all_is_told(tmp_path: Path) -> None:
+def test_a_project_without_workflows_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(WorkflowError) as caught:
         load_workflows(tmp_path)
     assert caught.value.code == "no_workflows"
 
 
-def test_the_catalogue_gives_what_the_map_leaves_out(make_workflow: MakeWorkflow) -> None:
+def test_the_catalogue_provides_what_the_map_omits(make_workflow: MakeWorkflow) -> None:
     entries = "".join(
         f'[inputs.{name}]\npath = "{path}"\n'
         for name, path in {
@@ -335,7 +354,7 @@ def test_a_whole_number_in_the_graph_may_be_meant_as_a_float(make_workflow: Make
 
 
 @pytest.mark.parametrize("value", ["wide", "nan", "inf", [1], {}])
-def test_a_value_that_comfyui_could_not_read_is_no_default(
+def test_a_value_that_comfyui_could_not_read_is_not_a_default(
     make_workflow: MakeWorkflow, value: object
 ) -> None:
     graph = json.loads(json.dumps(GRAPH))

@@ -22,10 +22,11 @@ def test_the_committed_project_is_read_with_absolute_folders(root: Path) -> None
         ("[generate]\nouts = 1", "unknown_key", "generate.outs"),
         ('name = "Not A Name"', "invalid_value", "name"),
         ('default = "../flux"', "invalid_value", "default"),
+        ("default = 3", "invalid_value", "default"),
         ("name = ", "invalid_toml", None),
     ],
 )
-def test_a_wrong_file_names_its_key(
+def test_an_invalid_file_is_reported_with_its_key(
     tmp_path: Path, text: str, code: str, field: str | None
 ) -> None:
     path = tmp_path / "comfysnap.toml"
@@ -35,15 +36,27 @@ def test_a_wrong_file_names_its_key(
     assert (caught.value.code, caught.value.field, caught.value.file) == (code, field, str(path))
 
 
+@pytest.mark.parametrize(
+    ("text", "rule"), [('name = "Not A Name"', "0-9 and -"), ('default = "MyFlux"', "snake_case")]
+)
+def test_an_invalid_name_is_shown_with_the_rule(tmp_path: Path, text: str, rule: str) -> None:
+    (tmp_path / "comfysnap.toml").write_text(text)
+    with pytest.raises(ProjectError) as caught:
+        open_project(tmp_path)
+    assert rule in caught.value.message
+
+
 @pytest.mark.parametrize(("text", "known"), [("nmae = 1", "name"), ("[generate]\nouts = 1", "out")])
-def test_an_unknown_key_is_told_the_known_ones(tmp_path: Path, text: str, known: str) -> None:
+def test_an_unknown_key_is_reported_with_the_valid_ones(
+    tmp_path: Path, text: str, known: str
+) -> None:
     (tmp_path / "comfysnap.toml").write_text(text)
     with pytest.raises(ProjectError) as caught:
         open_project(tmp_path)
     assert known in caught.value.message.replace(",", "").split()
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_unreadable(tmp_path: Path) -> None:
     with pytest.raises(ProjectError) as caught:
         open_project(tmp_path)
     assert caught.value.code == "unreadable"

@@ -1,13 +1,26 @@
-"""The bases of generated models."""
+"""The base classes and field types of generated models."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Generic, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Final, Generic, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, GetCoreSchemaHandler, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from comfysnap_schema.digits import from_digits
+DIGITS_ABOVE: Final = 2**53
+"""Integers up to this are exact in every JSON implementation."""
+
+_CANONICAL: Final = re.compile(r"(?:0|-?[1-9][0-9]{0,39})\Z")
+"""40 digits are far above 64 bits, and far below what makes ``int()`` slow."""
+
+
+def from_digits(value: Any) -> Any:
+    """Convert a string of digits without leading zeros to ``int``; return the rest unchanged."""
+    if isinstance(value, str) and _CANONICAL.match(value):
+        return int(value)
+    return value
+
 
 BigInt = Annotated[int, BeforeValidator(from_digits)]
 """An integer beyond 2^53: also read from a string of digits, which JavaScript can send exactly."""
@@ -20,12 +33,12 @@ def _refuse_bool(value: Any) -> Any:
 
 
 NoBool: BeforeValidator = BeforeValidator(_refuse_bool)
-"""For a ``Literal`` of integers: to Python ``True`` is 1, to JSON it is not."""
+"""For a ``Literal`` of integers: in Python ``True`` equals 1, in JSON it does not."""
 
 
 @dataclass(frozen=True)
 class OneOf:
-    """Allows only ``choices``, and None where the type does; ``Literal`` cannot name floats."""
+    """Allow only ``choices``, and None where the type does; ``Literal`` cannot hold floats."""
 
     choices: tuple[int | float, ...]
 
@@ -45,10 +58,10 @@ class OneOf:
 
 
 class WorkflowOutput(BaseModel, extra="ignore"):
-    """What a workflow hands back; unknown outputs are ignored, so old clients live on."""
+    """Outputs of a workflow; unknown ones are ignored, so that older clients keep working."""
 
     __test__: ClassVar[bool] = False
-    """No test case, though the model of ``test_it`` is called TestItOutput: for pytest."""
+    """Keeps pytest from collecting a model such as TestItOutput, of the workflow ``test_it``."""
 
 
 _REPR_BYTES = 64
@@ -66,9 +79,9 @@ class WorkflowInput(
     validate_by_name=True,
     validate_by_alias=True,
 ):
-    """What a workflow takes; the type parameter is its output model.
+    """Inputs of a workflow; the type parameter is its output model.
 
-    Types are strict, as on the wire: ``"5"`` and ``True`` are no integers.
+    Types are strict, as on the wire: ``"5"`` and ``True`` are not integers.
     """
 
     __workflow__: ClassVar[str]
@@ -76,10 +89,10 @@ class WorkflowInput(
     __contract__: ClassVar[str]
     """The contract hash that the module was generated from."""
     __test__: ClassVar[bool] = False
-    """No test case, though the model of ``test_it`` is called TestItInput: for pytest."""
+    """Keeps pytest from collecting a model such as TestItInput, of the workflow ``test_it``."""
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        """The fields; of long bytes the length, so that a log line stays one."""
+        """The fields, with long bytes shown as their length to keep log lines short."""
         for name, value in super().__repr_args__():
             long = isinstance(value, bytes) and len(value) > _REPR_BYTES
             yield name, f"<{len(value)} bytes>" if long else value
@@ -97,10 +110,10 @@ class WorkflowInput(
 
 
 def wire_inputs(inputs: WorkflowInput[Any]) -> dict[str, Any]:
-    """What ``POST /infer_*`` takes: only the fields that were set, under their API names.
+    """The JSON body of ``POST /infer_*``: only the fields that were set, under their API names.
 
-    Fields that were left out or are None stay out, so the server's defaults hold. File inputs are
-    left as the caller gave them (path, bytes, open file, URL model): uploading is the client's.
+    Fields that were left out or are None are omitted, so the server's defaults apply. File inputs
+    stay as the caller passed them (path, bytes, open file, URL model): the client uploads them.
     """
     fields = type(inputs).model_fields
     wire: dict[str, Any] = {}
@@ -115,7 +128,7 @@ def output_type(inputs: type[WorkflowInput[OutputT]]) -> type[OutputT]:
     """The output model that a generated input model names as its type parameter.
 
     Raises:
-        TypeError: The class is no subclass of ``WorkflowInput[SomeOutput]``.
+        TypeError: The class is not a subclass of ``WorkflowInput[SomeOutput]``.
     """
     for base in inputs.__mro__:
         metadata = cast(
@@ -123,4 +136,26 @@ def output_type(inputs: type[WorkflowInput[OutputT]]) -> type[OutputT]:
         )
         if metadata and metadata["origin"] is WorkflowInput and metadata["args"]:
             return cast("type[OutputT]", metadata["args"][0])
-    raise TypeError(f"{inputs.__name__} names no output model")
+    raise TypeError(f"{inputs.__name__} must be a subclass of WorkflowInput[SomeOutput]")
+
+
+def digits_pattern(lowest_magnitude: int, highest: int) -> str:
+    """A pattern for the canonical digits of every integer from ``-lowest_magnitude`` to
+    ``highest``, neither below 0."""
+    positive = _up_to(highest)
+    if not lowest_magnitude:
+        return f"^(?:0|{positive})$"
+    return f"^(?:0|{positive}|-(?:{_up_to(lowest_magnitude)}))$"
+
+
+def _up_to(highest: int) -> str:
+    """Alternatives for 1 to ``highest``: fewer digits, or equal digits and then a smaller one."""
+    digits = str(highest)
+    parts = [f"[1-9][0-9]{{0,{len(digits) - 2}}}"] if len(digits) > 1 else []
+    for index, digit in enumerate(digits):
+        lowest = 1 if index == 0 else 0
+        if int(digit) > lowest:
+            rest = len(digits) - index - 1
+            tail = f"[0-9]{{{rest}}}" if rest else ""
+            parts.append(f"{digits[:index]}[{lowest}-{int(digit) - 1}]{tail}")
+    return "|".join([*parts, digits])

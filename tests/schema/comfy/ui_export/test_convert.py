@@ -52,7 +52,7 @@ def test_a_plain_drawing_becomes_its_graph() -> None:
     assert parse_graph(graph) == graph
 
 
-def test_ui_exports_are_told_from_api_ones() -> None:
+def test_ui_exports_are_distinguished_from_api_ones() -> None:
     assert is_ui_format(pipeline())
     assert not is_ui_format({"1": {"class_type": "Save", "inputs": {}}})
     assert not is_ui_format([])
@@ -110,7 +110,7 @@ def test_reroutes_and_notes_leave_no_node() -> None:
     assert "images" not in inputs(graph, "10")
 
 
-def test_a_get_node_without_its_set_node_is_refused() -> None:
+def test_a_get_node_without_its_set_node_is_rejected() -> None:
     nodes = [
         node(1, "GetNode", outputs=["IMAGE"], values=["pic"]),
         node(2, "Save", [slot("images", "IMAGE", 1)]),
@@ -126,7 +126,7 @@ def test_a_muted_node_is_left_out_with_the_links_to_it() -> None:
     assert "positive" in inputs(graph, "4")
 
 
-def test_a_bypassed_node_hands_on_the_input_of_the_same_place_and_type() -> None:
+def test_a_bypassed_node_passes_on_the_input_of_the_same_position_and_type() -> None:
     graph = import_ui(scaled("Scale", [slot("image", "IMAGE", 1)], ["IMAGE"]), CATALOGUE)
     assert set(graph) == {"1", "3"}
     assert inputs(graph, "3")["images"] == ["1", 0]
@@ -150,7 +150,7 @@ def test_a_bypassed_node_prefers_the_exact_type_then_one_that_connects() -> None
     assert inputs(graph, "3")["images"] == ["1", 0]
 
 
-def test_a_bypassed_node_without_a_fitting_input_leaves_the_link_out() -> None:
+def test_a_bypassed_node_without_a_matching_input_removes_the_link() -> None:
     graph = import_ui(scaled("Decode", [slot("samples", "LATENT", 1)], ["IMAGE"]), CATALOGUE)
     assert "images" not in inputs(graph, "3")
     graph = import_ui(scaled("NotThere", [], [], slot_out=3), CATALOGUE)
@@ -158,7 +158,7 @@ def test_a_bypassed_node_without_a_fitting_input_leaves_the_link_out() -> None:
 
 
 @pytest.mark.parametrize(("from_slot", "link_of"), [(0, "first"), (1, "second"), (5, "first")])
-def test_a_bypassed_node_read_as_any_type_goes_by_place(from_slot: int, link_of: str) -> None:
+def test_a_bypassed_node_read_as_any_type_goes_by_position(from_slot: int, link_of: str) -> None:
     nodes = [
         node(1, "Load", outputs=["IMAGE", "MASK"], values=["x.png"]),
         node(2, "Any", [slot("first", "*", 1), slot("second", "*", 2)], ["*"], mode=4),
@@ -169,7 +169,7 @@ def test_a_bypassed_node_read_as_any_type_goes_by_place(from_slot: int, link_of:
     assert inputs(graph, "3")["first"] == ["1", 0 if link_of == "first" else 1]
 
 
-def test_unknown_classes_are_refused_by_name_all_at_once() -> None:
+def test_unknown_classes_are_reported_together_by_name() -> None:
     data = ui([node(1, "Nope"), node(2, "Other"), node(3, "Latent")], [])
     assert refusals(data) == [("unknown_node", "1"), ("unknown_node", "2")]
 
@@ -182,7 +182,7 @@ def test_unknown_classes_are_refused_by_name_all_at_once() -> None:
         [[1, 3, 0, 2, 0, "IMAGE"], [2, 4, 0, 3, 0, "IMAGE"], [3, 3, 0, 4, 0, "IMAGE"]],
     ],
 )
-def test_lines_that_lead_nowhere_or_in_a_circle_are_refused(links: list[list[Any]]) -> None:
+def test_dangling_and_circular_links_are_rejected(links: list[list[Any]]) -> None:
     nodes = [
         node(2, "Save", [slot("images", "IMAGE", 1)]),
         node(3, "Reroute", [slot("", "*", 2)], ["*"]),
@@ -191,12 +191,12 @@ def test_lines_that_lead_nowhere_or_in_a_circle_are_refused(links: list[list[Any
     assert refusals(ui(nodes, links)) == [("broken_link", "2")]
 
 
-def test_a_line_that_is_not_in_the_file_counts_as_not_linked() -> None:
+def test_a_link_that_is_not_in_the_file_counts_as_not_linked() -> None:
     graph = import_ui(ui([node(2, "Save", [slot("images", "IMAGE", 1)])], []), CATALOGUE)
     assert "images" not in inputs(graph, "2")
 
 
-def test_lines_through_very_many_nodes_are_refused() -> None:
+def test_links_through_too_many_nodes_are_rejected() -> None:
     far = 3000
     nodes = [node(n, "Reroute", [slot("", "*", n)], ["*"]) for n in range(1, far)]
     nodes += [node(0, "Load", outputs=["IMAGE"]), node(far, "Save", [slot("images", "I", far)])]
@@ -217,7 +217,7 @@ def test_lines_through_very_many_nodes_are_refused() -> None:
         ({"nodes": [{"id": n, "type": "N"} for n in range(20_001)], "links": []}, "too_large"),
     ],
 )
-def test_what_is_no_ui_export_is_refused(data: Any, code: str) -> None:
+def test_invalid_ui_exports_are_rejected(data: Any, code: str) -> None:
     with pytest.raises(GraphError) as caught:
         import_ui(data, CATALOGUE, file="f.json")
     assert (caught.value.code, caught.value.file) == (code, "f.json")
@@ -238,7 +238,7 @@ def test_a_file_of_either_format_is_read(tmp_path: Path) -> None:
     assert read_export(exported, None) == graph
 
 
-def test_a_ui_export_without_a_catalogue_says_what_is_needed(tmp_path: Path) -> None:
+def test_a_ui_export_without_a_catalogue_suggests_object_info(tmp_path: Path) -> None:
     file = tmp_path / "ui.json"
     file.write_text(json.dumps(pipeline()))
     with pytest.raises(GraphError) as caught:
@@ -247,7 +247,7 @@ def test_a_ui_export_without_a_catalogue_says_what_is_needed(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("mode", [0, 2, 4])
-def test_a_primitive_gives_its_value_even_when_it_is_off(mode: int) -> None:
+def test_a_disabled_primitive_still_sets_its_value(mode: int) -> None:
     nodes = [
         node(1, "PrimitiveNode", outputs=["INT"], values=[42], mode=mode),
         node(2, "Latent", [slot("width", "INT", 1, widget=True)], values=[1, 2]),
@@ -257,7 +257,7 @@ def test_a_primitive_gives_its_value_even_when_it_is_off(mode: int) -> None:
 
 
 @pytest.mark.parametrize("mode", [2, 4])
-def test_a_reroute_that_is_off_still_passes_on(mode: int) -> None:
+def test_a_disabled_reroute_still_passes_its_input_on(mode: int) -> None:
     nodes = [
         node(1, "Load", outputs=["IMAGE"], values=["x.png"]),
         node(2, "Reroute", [slot("", "*", 1)], ["*"], mode=mode),

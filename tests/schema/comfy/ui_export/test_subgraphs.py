@@ -121,7 +121,7 @@ def test_subgraphs_are_flattened_with_ids_of_both() -> None:
 
 
 @pytest.mark.parametrize("values", [["outer text", 99], {"text": "outer text", "size": 99}])
-def test_an_instance_keeps_the_values_of_the_widgets_it_shows(values: Any) -> None:
+def test_an_instance_stores_the_values_of_the_widgets_it_shows(values: Any) -> None:
     graph = import_ui(wrapped(values), CATALOGUE)
     assert inputs(graph, "2:10")["text"] == "outer text"
     assert inputs(graph, "2:11") == {"width": 99, "height": 2}
@@ -133,7 +133,7 @@ def test_a_link_into_an_instance_reaches_the_node_inside(link: int, text: Any) -
     assert inputs(graph, "2:10")["text"] == text
 
 
-def test_proxy_widgets_keep_their_values_in_the_inner_nodes_or_in_the_instance() -> None:
+def test_values_of_proxy_widgets_are_in_the_inner_nodes_or_in_the_instance() -> None:
     shown = [["-1", "text"], ["11", "height"], ["11", "$$preview"], ["broken"]]
     graph = import_ui(wrapped([], proxyWidgets=shown), CATALOGUE)
     assert inputs(graph, "2:11") == {"width": 1, "height": 2}
@@ -142,12 +142,12 @@ def test_proxy_widgets_keep_their_values_in_the_inner_nodes_or_in_the_instance()
     assert inputs(graph, "2:11") == {"width": 1, "height": 77}
 
 
-def test_values_of_an_instance_that_fit_no_list_of_widgets_are_refused() -> None:
+def test_instance_values_that_match_no_list_of_widgets_are_rejected() -> None:
     assert refusals(wrapped([1, 2, 3])) == [("widget_values", "2:10"), ("widget_values", "2:11")]
 
 
 @pytest.mark.parametrize("mode", [2, 4])
-def test_an_instance_that_is_off_brings_no_nodes(mode: int) -> None:
+def test_a_disabled_instance_adds_no_nodes(mode: int) -> None:
     data = wrapped([])
     data["nodes"][1]["mode"] = mode
     graph = import_ui(data, CATALOGUE)
@@ -199,7 +199,7 @@ def test_nested_subgraphs_are_flattened_and_values_pass_through_all_levels() -> 
     assert inputs(graph, "3")["images"] == ["2:2:1", 0]
 
 
-def test_a_subgraph_may_hand_its_input_straight_on_or_leave_an_output_open() -> None:
+def test_a_subgraph_may_pass_its_input_through_or_leave_an_output_open() -> None:
     through = subgraph(
         "sub",
         [],
@@ -222,20 +222,20 @@ def test_a_subgraph_may_hand_its_input_straight_on_or_leave_an_output_open() -> 
     assert "images" not in inputs(graph, "3")
 
 
-def test_a_line_from_an_input_that_the_subgraph_lacks_is_refused() -> None:
+def test_a_link_from_a_missing_subgraph_input_is_rejected() -> None:
     inner = subgraph(
         "sub", [node(1, "Save", [slot("images", "IMAGE", 1)])], [[1, -10, 4, 1, 0]], [], []
     )
     assert refusals(ui([node(7, "sub")], [], inner)) == [("broken_link", "7:1")]
 
 
-def test_subgraphs_that_hold_each_other_are_refused() -> None:
+def test_subgraphs_that_contain_each_other_are_rejected() -> None:
     one = subgraph("one", [node(1, "two")], [], [], [])
     two = subgraph("two", [node(1, "one")], [], [], [])
     assert refusals(ui([node(1, "one")], [], one, two)) == [("broken_link", "?")]
 
 
-def test_subgraphs_that_multiply_without_end_are_refused() -> None:
+def test_subgraphs_that_expand_to_too_many_nodes_are_rejected() -> None:
     levels = [
         subgraph(f"s{level}", [node(n, f"s{level + 1}") for n in range(10)], [], [], [])
         for level in range(12)
@@ -244,7 +244,7 @@ def test_subgraphs_that_multiply_without_end_are_refused() -> None:
     assert refusals(ui([node(1, "s0")], [], *levels, last)) == [("too_large", "?")]
 
 
-def test_an_inner_slot_that_is_not_there_makes_no_widget() -> None:
+def test_a_missing_inner_slot_makes_no_widget() -> None:
     inner = subgraph(
         "sub",
         [node(1, "Latent", [slot("width", "INT", 1, widget=True)], values=[5, 6])],

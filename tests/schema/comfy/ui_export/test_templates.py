@@ -73,7 +73,7 @@ def converted(templates: dict[str, Any], catalogue: Catalogue) -> Sorted:
     return result
 
 
-def test_every_template_is_converted_or_refused_by_name(converted: Sorted) -> None:
+def test_every_template_is_converted_or_rejected_by_name(converted: Sorted) -> None:
     assert len(converted.good) >= 100
     reasons = Counter(code for e in converted.refused.values() for code, _, _ in e.refused)
     assert set(reasons) <= {"unknown_node", "custom_widget"}
@@ -83,16 +83,16 @@ def test_every_template_is_converted_or_refused_by_name(converted: Sorted) -> No
     assert found <= {"value_not_in_list", "bad_linked_input"}
 
 
-def test_good_templates_become_workflows_that_pass_every_check(
+def test_converted_templates_become_workflows_that_pass_every_check(
     converted: Sorted, catalogue: Catalogue, tmp_path: Path
 ) -> None:
     for title, graph in converted.good.items():
         name = "t_" + re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")
         proposal = propose(graph, catalogue, name=name)
         scaffold = write_workflow(tmp_path / "workflows" / name, graph, proposal, catalogue)
-        assert scaffold.refused == {}, title
+        assert scaffold.disabled == {}, title
         assert scaffold.workflow.parameters, title
-        assert check_workflow(scaffold.workflow).findings == (), title
+        assert check_workflow(scaffold.workflow).issues == (), title
     workflows = load_workflows(tmp_path / "workflows")
     models = tmp_path / "models"
     codegen.write(models, codegen.generate(workflows, package="models"))

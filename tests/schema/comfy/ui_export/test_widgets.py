@@ -1,4 +1,4 @@
-"""Values of widgets: bare lists whose order only the class tells."""
+"""Widget values: bare lists whose order only the class defines."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def test_values_by_name_are_read_too() -> None:
     assert inputs(graph, "1") == {"combo_seed": "s"}
 
 
-def test_missing_values_are_what_the_editor_puts_into_a_new_widget() -> None:
+def test_missing_values_are_those_of_a_new_widget() -> None:
     nodes = [
         node(1, "Latent", values=[100]),
         node(2, "Old"),
@@ -37,14 +37,14 @@ def test_missing_values_are_what_the_editor_puts_into_a_new_widget() -> None:
     assert inputs(graph, "4") == {"seed": 5, "steps": 20}
 
 
-def test_values_of_inputs_that_became_sockets_are_dropped_when_the_count_fits() -> None:
+def test_values_of_inputs_that_became_sockets_are_dropped_when_the_count_matches() -> None:
     graph = import_ui(ui([node(1, "Old", values=[3, 8, "k2", True])], []), CATALOGUE)
     assert inputs(graph, "1") == {"size": 8, "kind": "k2", "flag": True}
     graph = import_ui(ui([node(1, "Old", values=[8, "k2", True])], []), CATALOGUE)
     assert inputs(graph, "1") == {"size": 8, "kind": "k2", "flag": True}
 
 
-def test_dynamic_combos_bring_their_widgets_with_them() -> None:
+def test_dynamic_combos_add_their_widgets() -> None:
     nodes = [
         node(1, "Resize", values=["size", 10, 20, True]),
         node(2, "Resize", values=["factor", 0.5, False]),
@@ -71,7 +71,7 @@ def test_prompts_are_sent_as_the_editor_sends_them(text: str, sent: str) -> None
     assert inputs(graph, "1")["text"] == sent
 
 
-def test_a_prompt_of_which_the_editor_draws_a_part_is_refused() -> None:
+def test_a_prompt_with_random_choices_is_rejected() -> None:
     assert refusals(ui([node(1, "Encode", values=["a {red|blue} fox"])], [])) == [
         ("dynamic_prompt", "1")
     ]
@@ -96,7 +96,7 @@ def test_sockets_that_the_file_left_out_still_count_for_bypassing() -> None:
     assert inputs(graph, "3") == {}
 
 
-def test_an_input_that_only_a_widget_of_the_editor_can_give_is_refused() -> None:
+def test_an_input_of_a_custom_editor_widget_is_rejected() -> None:
     assert refusals(ui([node(1, "Draw", values=["..."])], [])) == [("custom_widget", "1")]
     drawn = [slot("canvas", "DRAWING", widget=True)]
     assert refusals(ui([node(1, "Draw", drawn)], [])) == [("custom_widget", "1")]
@@ -107,7 +107,7 @@ def test_an_input_that_is_a_socket_and_not_linked_is_left_to_validation() -> Non
     assert inputs(graph, "1") == {}
 
 
-def test_more_values_than_a_pack_declares_are_widgets_of_its_own() -> None:
+def test_more_values_than_a_pack_declares_are_custom_widgets() -> None:
     assert refusals(ui([node(1, "Pack", values=[1, {"lora": "x"}])], [])) == [
         ("custom_widget", "1")
     ]
@@ -117,5 +117,5 @@ def test_more_values_than_a_pack_declares_are_widgets_of_its_own() -> None:
     assert inputs(graph, "1") == {"text": "a"}
 
 
-def test_a_value_where_the_seed_has_its_control_is_refused() -> None:
+def test_an_unexpected_control_value_of_a_seed_is_rejected() -> None:
     assert refusals(ui([node(1, "Sample", values=[7, 30])], [])) == [("widget_values", "1")]

@@ -13,7 +13,7 @@ except ModuleNotFoundError as _missing:
         "error: typer is not installed; pip install 'comfysnap-schema[cli]'"
     ) from _missing
 
-from comfysnap_schema.cli import check, diff, generate, new
+from comfysnap_schema.cli import new, workflows
 from comfysnap_schema.wire import SchemaError
 
 COMMANDS_GROUP = "comfysnap.commands"
@@ -29,15 +29,15 @@ _EXTRAS = {
 def main() -> None:
     """Run the command line.
 
-    Exit codes: 0 fine, 1 the thing asked for failed, 2 usage or bad input, 3 no connection or no
-    permission, 4 timed out, 130 interrupted.
+    Exit codes: 0 success, 1 failure, 2 usage error or invalid input, 3 no connection or no
+    permission, 4 timeout, 130 interrupted.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a pipe on Windows cannot carry every prompt
+        if isinstance(stream, io.TextIOWrapper):  # a pipe on Windows cannot encode every prompt
             stream.reconfigure(errors="backslashreplace")
     try:
         build_app()()
-    except KeyboardInterrupt:  # while the commands load; typer sees to the rest
+    except KeyboardInterrupt:  # while the commands load; later, typer handles it
         sys.exit(130)
     except SchemaError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -49,13 +49,13 @@ def main() -> None:
         print(f"error: {error.name} is not installed; pip install '{extra}'", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        told = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        print(f"error: {told}", file=sys.stderr)
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"error: {message}", file=sys.stderr)
         sys.exit(1)
 
 
 def build_app() -> typer.Typer:
-    """The command with every plug-in that loads; one that does not is named on stderr."""
+    """The command with every plug-in that loads; the others are reported on stderr."""
     app = typer.Typer(
         name="comfysnap",
         help="ComfyUI workflows as typed, cancellable, fast-starting APIs.",
@@ -70,17 +70,17 @@ def build_app() -> typer.Typer:
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this package."""
-    for module in (new, generate, check, diff):
+    for module in (new, workflows):
         module.register(app)
 
 
 def _load(plugin: EntryPoint, app: typer.Typer) -> None:
-    """Add the commands of one plug-in; a broken one must not take the others with it."""
+    """Add the commands of one plug-in; a broken one must not disable the others."""
     try:
         cast("Callable[[typer.Typer], None]", plugin.load())(app)
-    except Exception as error:  # whatever a plug-in does on import
+    except Exception as error:  # a plug-in may raise anything on import
         print(
-            f"warning: the commands of {plugin.value} are missing: {type(error).__name__}: {error}",
+            f"warning: cannot load the commands of {plugin.value}: {type(error).__name__}: {error}",
             file=sys.stderr,
         )
 

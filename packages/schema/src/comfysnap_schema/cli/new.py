@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from comfysnap_schema.cli.workflows import ProjectOption
 from comfysnap_schema.wire import WORKFLOW_NAME_PATTERN, WorkflowError
 from comfysnap_schema.workflow import PROJECT_FILE, find_project, open_project
 
@@ -19,7 +20,7 @@ name = "{name}"
 workflows = "workflows"
 
 [generate]
-out = "comfysnap_models"            # a Python package of typed models, made by: comfysnap generate
+out = "comfysnap_models"            # Python package of typed models, written by: comfysnap generate
 """
 
 
@@ -29,17 +30,26 @@ def register(app: typer.Typer) -> None:
 
 
 def new(
-    name: Annotated[str, typer.Argument(help="Name of the workflow, as in its routes.")],
-    graph: Annotated[Path, typer.Argument(help="What ComfyUI exported: API format, or a UI file.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of the workflow, as in its routes.")
+    ],
+    graph: Annotated[
+        Path,
+        typer.Argument(metavar="EXPORT", help="A file exported by ComfyUI: API or UI format."),
+    ],
     object_info: Annotated[
         str | None,
-        typer.Option(help="Node catalogue: a file, or the URL of a running ComfyUI."),
+        typer.Option(
+            metavar="PATH|URL",
+            help="Node catalogue: an object_info.json, or the URL of a running ComfyUI.",
+        ),
     ] = None,
-    project: Annotated[
-        Path | None, typer.Option(help="A comfysnap.toml, or the folder that holds one.")
-    ] = None,
+    project: ProjectOption = None,
 ) -> None:
-    """Make a workflow folder from a ComfyUI export, with a proposed input map."""
+    """Create a workflow folder from a ComfyUI export, with a proposed input map.
+
+    Example: comfysnap new flux flux_api.json --object-info http://127.0.0.1:8188
+    """
     from comfysnap_schema.comfy import Catalogue, read_export
     from comfysnap_schema.propose import propose, write_workflow
 
@@ -61,8 +71,8 @@ def _check_name(name: str) -> None:
     if not re.fullmatch(WORKFLOW_NAME_PATTERN.strip("^$"), name) or keyword.iskeyword(name):
         raise WorkflowError(
             "invalid_name",
-            f"{name!r} is no name for a workflow; use a to z, digits and _, starting with a letter,"
-            " and no word of Python",
+            f"invalid workflow name {name!r}: use a-z, 0-9 and _, starting with a letter, and not a"
+            " Python keyword",
         )
 
 
@@ -88,7 +98,7 @@ def _show(scaffold: "Scaffold", proposal: "Proposal") -> None:
     headings = ("parameter", "type", "range", "default", "node")
     console = Console(markup=False, highlight=False)
     widths = [max(len(row[column]) for row in (headings, *rows)) for column in range(3)]
-    # A narrow terminal cuts defaults and node titles, nothing else.
+    # On a narrow terminal, only defaults and node titles are cut.
     rest = max(8, (console.width - sum(widths) - 3 * len(headings) - 1) // 2)
     for heading, width in zip(headings, (*widths, rest, rest), strict=True):
         table.add_column(heading, no_wrap=True, overflow="ellipsis", max_width=width)
@@ -96,9 +106,9 @@ def _show(scaffold: "Scaffold", proposal: "Proposal") -> None:
         table.add_row(*row)
     console.print(table)
     for name, spec in workflow.outputs.items():
-        many = "many of " if spec.many else ""
+        many = "list of " if spec.many else ""
         print(f"output {name}: {many}{spec.kind}, from node {spec.node}")
-    for name, reason in scaffold.refused.items():
+    for name, reason in scaffold.disabled.items():
         print(f"note: {name} is commented out: {reason}")
     for note in proposal.notes:
         print(f"note: {note}")
@@ -134,5 +144,5 @@ def _range(parameter: "Parameter") -> str:
 
 def _default(parameter: "Parameter") -> str:
     if parameter.random:
-        return "drawn"
+        return "random"
     return "required" if parameter.required else _short(parameter.default)

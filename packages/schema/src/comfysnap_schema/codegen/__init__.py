@@ -1,17 +1,17 @@
 """Typed modules from workflows, through datamodel-code-generator."""
 
-from comfysnap_schema.codegen.drift import (
-    find_contract_drift,
-    find_drift,
+from comfysnap_schema.codegen.emit import generate
+from comfysnap_schema.codegen.folder import (
+    find_outdated,
+    find_outdated_contracts,
     package_of,
     write,
     write_contracts,
 )
-from comfysnap_schema.codegen.emit import generate
 
 __all__ = [
-    "find_contract_drift",
-    "find_drift",
+    "find_outdated",
+    "find_outdated_contracts",
     "generate",
     "package_of",
     "write",

@@ -19,7 +19,7 @@ _RUFF = (sys.executable, "-m", "ruff")
 _STYLE = ("--isolated", "--no-cache", "--quiet", "--line-length=100", "--target-version=py311")
 _TIDY = (
     ("check", "--fix", "--select=F401", *_STYLE),
-    # Apart from the step before: a list of imports that was too long stays in several lines.
+    # A separate step: otherwise an import list that was too long stays split over several lines.
     (
         "check",
         "--fix",
@@ -36,14 +36,14 @@ def generate(workflows: Mapping[str, Workflow], *, package: str = "") -> dict[st
 
     Args:
         workflows: By name.
-        package: Dotted name of the package that the files will be in; unknown when empty.
+        package: Dotted name of the package that the files will be in; empty when unknown.
 
     Returns:
-        File name to source; the same workflows always make the same bytes.
+        File name to source; the same workflows always give the same bytes.
 
     Raises:
-        WorkflowError: ``reserved_name``: a name that Python keeps for itself;
-            ``duplicate_class``: two names that make one class name.
+        WorkflowError: ``reserved_name``: a name that is a Python keyword; ``duplicate_class``: two
+            names that give the same class name.
     """
     modules = {name: module_schema(workflow) for name, workflow in sorted(workflows.items())}
     _check_class_names(modules, workflows)
@@ -61,7 +61,7 @@ def _check_class_names(
         if other != name:
             raise WorkflowError(
                 "duplicate_class",
-                f"{name!r} and {other!r} would both be {schema.input_name}; rename one",
+                f"{name!r} and {other!r} both generate the class {schema.input_name}; rename one",
                 file=str(workflows[name].folder / SPEC_FILE),
                 field="name",
             )
@@ -123,7 +123,7 @@ def _package(modules: Mapping[str, ModuleSchema], package: str) -> str:
 
 
 def _tidy(sources: Mapping[str, str]) -> dict[str, str]:
-    """Sort imports and format with ruff, apart from any configuration on this machine."""
+    """Sort imports and format with ruff, regardless of any configuration on this machine."""
     with tempfile.TemporaryDirectory(prefix="comfysnap-") as name:
         folder = Path(name)
         for file, source in sources.items():

@@ -1,6 +1,7 @@
 """ComfyUI's side of a workflow: graphs, node classes, validation, the import of UI exports."""
 
-from comfysnap_schema.comfy.catalogue import CATALOGUE_FILE, Catalogue, InputDef, NodeDef
+from comfysnap_schema.comfy.catalogue import CATALOGUE_FILE, Catalogue
+from comfysnap_schema.comfy.definitions import InputDef, NodeDef, is_model_name
 from comfysnap_schema.comfy.graph import (
     Graph,
     InputPath,
@@ -11,17 +12,16 @@ from comfysnap_schema.comfy.graph import (
     read_graph,
     title_of,
 )
-from comfysnap_schema.comfy.types import is_model_name
 from comfysnap_schema.comfy.ui_export import read_export
-from comfysnap_schema.comfy.validation import Finding, validate_graph
+from comfysnap_schema.comfy.validation import Issue, validate_graph
 
 __all__ = [
     "CATALOGUE_FILE",
     "Catalogue",
-    "Finding",
     "Graph",
     "InputDef",
     "InputPath",
+    "Issue",
     "NodeDef",
     "canonical_json",
     "graph_hash",

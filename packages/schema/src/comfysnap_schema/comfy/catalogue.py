@@ -1,32 +1,35 @@
-"""The node catalogue: what ComfyUI's ``/object_info`` says of each node class."""
+"""The node catalogue: node classes as ComfyUI's ``/object_info`` describes them."""
 
 import json
+import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Final, cast
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit, urlunsplit
 
-from comfysnap_schema.comfy.definitions import parse_node, slim_node
-from comfysnap_schema.comfy.reading import read_object_info
-from comfysnap_schema.comfy.types import InputDef, NodeDef, OutputDef
+from comfysnap_schema.comfy.definitions import NodeDef, parse_node, slim_node
 from comfysnap_schema.wire import CatalogueError
-
-__all__ = ["CATALOGUE_FILE", "Catalogue", "InputDef", "NodeDef", "OutputDef"]
 
 CATALOGUE_FILE: Final = "nodes.json"
 """Name of the slim catalogue in a workflow folder."""
+MAX_OBJECT_INFO_BYTES: Final = 128 * 1024 * 1024
+"""A plain installation returns 0.5 MB; one with hundreds of node packs some tens of MB."""
+FETCH_TIMEOUT_S: Final = 60.0
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Node classes by name; a class is parsed when it is first asked for.
+    """Node classes by name; a class is parsed on first use.
 
-    Read one with ``Catalogue.read``, or make one from parsed JSON with ``Catalogue.parse``.
+    Read one with ``Catalogue.read``, or build one from parsed JSON with ``Catalogue.parse``.
     """
 
     entries: Mapping[str, Mapping[str, Any]] = field(repr=False)
-    """Class name to its entry in the form of ``/object_info``, without prose."""
+    """Class name to its entry in the form of ``/object_info``, without descriptions."""
 
     @classmethod
     def read(cls, source: str | Path) -> "Catalogue":
@@ -53,14 +56,16 @@ class Catalogue:
 
     @classmethod
     def parse(cls, data: object, *, file: str | None = None) -> "Catalogue":
-        """Take what ``/object_info`` answered.
+        """Build a catalogue from a parsed ``/object_info`` response.
 
         Raises:
             CatalogueError: ``not_a_catalogue``.
         """
         if not isinstance(data, dict) or not data:
             raise CatalogueError(
-                "not_a_catalogue", "expected what ComfyUI's /object_info answers", file=file
+                "not_a_catalogue",
+                "not an /object_info response: expected a JSON object of node classes",
+                file=file,
             )
         entries: dict[str, Mapping[str, Any]] = {}
         for class_type, entry in cast("dict[str, Any]", data).items():
@@ -68,7 +73,7 @@ class Catalogue:
             if slim is None:
                 raise CatalogueError(
                     "not_a_catalogue",
-                    "a node class needs input and output, as in ComfyUI's /object_info",
+                    "not an /object_info response: a node class must have input and output",
                     file=file,
                     field=class_type,
                 )
@@ -103,12 +108,12 @@ class Catalogue:
         return self[class_type] if class_type in self.entries else None
 
     def slim(self, class_types: Iterable[str]) -> "Catalogue":
-        """Only the classes named; unknown ones are left out."""
+        """A catalogue of only the given classes; unknown ones are left out."""
         wanted = sorted(set(class_types) & set(self.entries))
         return Catalogue({class_type: self.entries[class_type] for class_type in wanted})
 
     def dumps(self) -> str:
-        """The text of a ``nodes.json``: the same catalogue, the same bytes."""
+        """The text of a ``nodes.json``; equal catalogues give equal bytes."""
         # Only the classes are sorted: the order of nested inputs has a meaning.
         return json.dumps(dict(sorted(self.entries.items())), indent=1) + "\n"
 
@@ -129,3 +134,64 @@ class Catalogue:
     @cached_property
     def _parsed(self) -> dict[str, NodeDef]:
         return {}
+
+
+def read_object_info(source: str, *, limit: int = MAX_OBJECT_INFO_BYTES) -> Any:
+    """Read JSON from a file, or from ``/object_info`` of the server at a URL.
+
+    Raises:
+        CatalogueError: ``unreadable``, ``unreachable``, ``too_large``, ``invalid_json``.
+    """
+    is_url = source.lower().startswith(("http://", "https://"))
+    data = _fetch(source, limit) if is_url else _read(Path(source), limit)
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise CatalogueError("invalid_json", f"not valid JSON: {error}", file=source) from error
+
+
+def _object_info_url(source: str) -> str:
+    parts = urlsplit(source)
+    path = parts.path.rstrip("/")
+    if not path.endswith("/object_info"):
+        path += "/object_info"
+    return urlunsplit(parts._replace(path=path, fragment=""))
+
+
+def _fetch(source: str, limit: int) -> bytes:
+    # Only these handlers: no file:, no ftp:, no redirects, no proxy.
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.HTTPDefaultErrorHandler(),
+    ):
+        opener.add_handler(handler)
+    try:
+        with opener.open(_object_info_url(source), timeout=FETCH_TIMEOUT_S) as response:
+            return _within(response.read(limit + 1), limit, source)
+    except HTTPError as error:
+        error.close()
+        raise CatalogueError(
+            "unreachable", f"/object_info returned HTTP {error.code}", file=source
+        ) from error
+    except (URLError, HTTPException, OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise CatalogueError(
+            "unreachable", f"cannot connect to ComfyUI: {reason}", file=source
+        ) from error
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return _within(file.read(limit + 1), limit, str(path))
+    except OSError as error:
+        raise CatalogueError("unreadable", error.strerror or str(error), file=str(path)) from error
+
+
+def _within(data: bytes, limit: int, source: str) -> bytes:
+    if len(data) > limit:
+        raise CatalogueError("too_large", f"larger than {limit} bytes", file=source)
+    return data

@@ -1,11 +1,25 @@
-"""Parses the entries of ``/object_info``, whatever a node pack put there."""
+"""Node classes: their inputs and outputs, parsed from ``/object_info``.
+
+Node packs may put anything into their entries, so parsing never raises.
+"""
 
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Final, Literal, cast
 
-from comfysnap_schema.comfy.types import DynamicInput, InputDef, NodeDef, OutputDef
-from comfysnap_schema.wire import Kind
+from pydantic import JsonValue
 
+from comfysnap_schema.wire import KINDS, Kind
+
+VALUE_TYPES: Final = frozenset({"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"})
+"""Types of inputs that accept a value, not only a link."""
+
+MODEL_EXTENSIONS: Final = (
+    ".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gguf", ".onnx",
+)  # fmt: skip
+"""Suffixes of model files: ``supported_pt_extensions`` of ComfyUI's folder_paths.py, and those
+that node packs add."""
 DYNAMIC_COMBO: Final = "COMFY_DYNAMICCOMBO_V3"
 AUTOGROW: Final = "COMFY_AUTOGROW_V3"
 DYNAMIC_SLOT: Final = "COMFY_DYNAMICSLOT_V3"
@@ -15,30 +29,164 @@ _ENTRY_KEYS: Final = (
     "output_name", "output_is_list", "output_matchtypes",
     "output_node", "api_node", "python_module",
 )  # fmt: skip
+_UPLOADS: Final[Mapping[str, Kind]] = {
+    option: kind
+    for kind, info in KINDS.items()
+    if info.inputs is not None
+    for option in info.inputs.options
+}
 _OPTION_KEYS: Final = frozenset(
     {
         "default", "min", "max", "step", "round", "options", "multiselect", "multi_select",
         "multiline", "dynamicPrompts", "forceInput", "control_after_generate", "widgetType",
-        "remote", "template", "slotType", "prefix", "names", "inputs", "image_upload",
-        "animated_image_upload", "audio_upload",
-        "video_upload", "file_upload", "image_folder",
+        "remote", "template", "slotType", "prefix", "names", "inputs", "image_folder", *_UPLOADS,
     }
 )  # fmt: skip
-_UPLOADS: Final[Mapping[str, Kind]] = {
-    "image_upload": Kind.IMAGE,
-    "animated_image_upload": Kind.IMAGE,
-    "audio_upload": Kind.AUDIO,
-    "video_upload": Kind.VIDEO,
-    "file_upload": Kind.FILE,
-}
 _DEPTH: Final = 8
-_MOST_GROWN: Final = 128
+_MAX_GROWN: Final = 128
 
 Json = dict[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class InputDef:
+    """One input of a node class, as ``/object_info`` declares it."""
+
+    name: str
+    """As in a graph's ``inputs``; a dynamic one is dotted (``resize_type.width``)."""
+    type: str
+    """``INT``, ``COMBO``, ``MODEL``, ``IMAGE,MASK`` (either), ``*`` (any)."""
+    required: bool = True
+    has_default: bool = False
+    default: JsonValue = None
+    minimum: int | float | None = None
+    maximum: int | float | None = None
+    step: int | float | None = None
+    round: float | None = None
+    """Values of a FLOAT are rounded to this by ComfyUI's editor."""
+    choices: tuple[JsonValue, ...] | None = None
+    """Of a COMBO; None when unknown (fetched from the server later, or an upload)."""
+    choices_in_type: bool = False
+    """The older encoding, where the list itself is the type."""
+    multiselect: bool = False
+    multiline: bool = False
+    dynamic_prompts: bool = False
+    """ComfyUI's editor picks one of ``{a|b}`` and strips comments before it sends the text."""
+    upload: Kind | None = None
+    """Set when the value names an uploaded input file."""
+    force_input: bool = False
+    """A value type that ComfyUI's editor shows as a socket only."""
+    control_after_generate: bool = False
+    """ComfyUI's editor adds a second widget (fixed, increment, randomize) after this one."""
+    widget_type: str | None = None
+    """The widget type of an input that accepts several types."""
+    dynamic: "DynamicInput | None" = None
+
+    @property
+    def is_widget(self) -> bool:
+        """Whether the input has a widget for a plain value in ComfyUI's editor."""
+        if self.dynamic is not None:
+            return self.dynamic.kind == "combo"
+        return (self.widget_type or self.type) in VALUE_TYPES and not self.force_input
+
+    @property
+    def is_model_file(self) -> bool:
+        """Whether the choices are the model files of one server, which may have none."""
+        if self.type != "COMBO" or self.upload is not None or self.choices is None:
+            return False
+        return not self.choices or any(is_model_name(choice) for choice in self.choices)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamicInput:
+    """How an input of the newer schema adds other inputs."""
+
+    kind: Literal["combo", "autogrow", "slot"]
+    options: Mapping[str, tuple[InputDef, ...]] = field(
+        default_factory=dict[str, tuple[InputDef, ...]]
+    )
+    """Of a combo: choice to the inputs it adds, by their short names."""
+    template: InputDef | None = None
+    """Of an autogrow: what each of its inputs is."""
+    names: tuple[str, ...] = ()
+    """Of an autogrow: the short names its inputs may have."""
+    least: int = 0
+    """Of an autogrow: how many of ``names`` are required."""
+    extra: tuple[InputDef, ...] = ()
+    """Of a slot: the inputs that are added once it is linked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputDef:
+    """One output of a node class."""
+
+    name: str
+    type: str
+    choices: tuple[JsonValue, ...] | None = None
+    """Set for the older encoding of COMBO outputs: a list as the type."""
+    is_list: bool = False
+    match: str | None = None
+    """The template whose linked input determines the type of this output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeDef:
+    """One node class."""
+
+    class_type: str
+    declared: tuple[InputDef, ...]
+    """Required inputs, then optional ones, in the order of ComfyUI's editor; ``expand`` returns
+    those that a given node has."""
+    outputs: tuple[OutputDef, ...] = ()
+    output_node: bool = False
+    api_node: bool = False
+    """Whether it calls a paid service of a third party."""
+    module: str = ""
+    """Where the class comes from: ``nodes``, ``comfy_extras.nodes_x``, ``custom_nodes.pack``."""
+
+    @cached_property
+    def inputs(self) -> Mapping[str, InputDef]:
+        """The declared inputs by name."""
+        return {entry.name: entry for entry in self.declared}
+
+    def expand(self, values: Mapping[str, object]) -> dict[str, InputDef]:
+        """The inputs of a node with these ``inputs``, including those that dynamic inputs add."""
+        found: dict[str, InputDef] = {}
+        for entry in self.declared:
+            _expand(entry, "", values, found)
+        return found
+
+
+def is_model_name(value: object) -> bool:
+    """Whether a value is the name of a model file."""
+    return isinstance(value, str) and value.lower().endswith(MODEL_EXTENSIONS)
+
+
+def _expand(
+    entry: InputDef, prefix: str, values: Mapping[str, object], found: dict[str, InputDef]
+) -> None:
+    name = prefix + entry.name
+    dynamic = entry.dynamic
+    if dynamic is None or dynamic.kind != "autogrow":
+        found[name] = replace(entry, name=name) if prefix else entry
+    if dynamic is None:
+        return
+    children: tuple[InputDef, ...] = ()
+    if dynamic.kind == "combo":
+        children = dynamic.options.get(str(values.get(name)), ())
+    elif dynamic.kind == "slot" and name in values:
+        children = dynamic.extra
+    elif dynamic.template is not None:
+        children = tuple(
+            replace(dynamic.template, name=short, required=entry.required and index < dynamic.least)
+            for index, short in enumerate(dynamic.names)
+        )
+    for child in children:
+        _expand(child, f"{name}.", values, found)
+
+
 def slim_node(entry: object) -> Json | None:
-    """An entry without prose and without the names of uploaded files; None if it is none."""
+    """An entry without descriptions and names of uploaded files; None when it is malformed."""
     if not isinstance(entry, dict):
         return None
     raw = cast("Json", entry)
@@ -87,7 +235,7 @@ def _slim_spec(spec: object, depth: int) -> list[Any]:
 
 
 def _slim_option(option: object, depth: int) -> Any:
-    """An option of a dynamic combo brings inputs of its own."""
+    """An option of a dynamic combo may have inputs of its own."""
     members = _object(option)
     if "inputs" not in members:
         return option
@@ -179,13 +327,13 @@ def _input(name: str, spec: object, required: bool, depth: int) -> InputDef:
 
 
 def _dynamic(type_name: str, options: Json, depth: int) -> DynamicInput | None:
-    """The newer schema's inputs that bring others (ComfyUI: comfy_api/latest/_io.py)."""
+    """Inputs of the newer schema that add other inputs (ComfyUI: comfy_api/latest/_io.py)."""
     if type_name == DYNAMIC_COMBO:
-        brought = {
+        branches = {
             str(_object(option).get("key")): _inputs(_object(option).get("inputs"), {}, depth + 1)
             for option in _list(options.get("options"))
         }
-        return DynamicInput(kind="combo", options=brought)
+        return DynamicInput(kind="combo", options=branches)
     if type_name == DYNAMIC_SLOT:
         return DynamicInput(kind="slot", extra=_inputs(options.get("inputs"), {}, depth + 1))
     if type_name == AUTOGROW:
@@ -200,7 +348,7 @@ def _autogrow(template: Json, depth: int) -> DynamicInput:
     names = tuple(str(name) for name in _list(template.get("names")))
     if not names:
         prefix = str(template.get("prefix", ""))
-        count = min(int(most) if most is not None else _MOST_GROWN, _MOST_GROWN)
+        count = min(int(most) if most is not None else _MAX_GROWN, _MAX_GROWN)
         names = tuple(f"{prefix}{index}" for index in range(count))
     return DynamicInput(
         kind="autogrow",
@@ -211,7 +359,7 @@ def _autogrow(template: Json, depth: int) -> DynamicInput:
 
 
 def _spec(spec: object) -> tuple[Any, Json]:
-    """``[type, options]`` of an input; a bare type stands for itself, prose for nothing."""
+    """Type and options of an input, declared as ``[type, options]`` or as a bare type."""
     if not isinstance(spec, (list, tuple)):
         return spec, {}
     items = cast("list[Any]", spec)

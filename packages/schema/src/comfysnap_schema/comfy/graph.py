@@ -11,7 +11,7 @@ from typing_extensions import TypedDict  # Pydantic needs this one before Python
 
 from comfysnap_schema.wire import GraphError
 
-HOW_TO_EXPORT = "in ComfyUI choose Workflow > Export (API)"
+HOW_TO_EXPORT = "in ComfyUI, choose Workflow > Export (API)"
 MAX_GRAPH_BYTES = 16 * 1024 * 1024
 
 
@@ -24,26 +24,29 @@ class Node(TypedDict):
 
 
 Graph = dict[str, Node]
-"""Node id to node, as ComfyUI's POST /prompt takes it."""
+"""Node id to node, as ComfyUI's POST /prompt accepts it."""
 
 
 @dataclass(frozen=True, order=True)
 class InputPath:
-    """The place of one input in a graph, written ``node.inputs.name``."""
+    """The path of one input in a graph, written ``NODE.inputs.NAME``."""
 
     node: str
     name: str
 
     @classmethod
     def parse(cls, text: str) -> "InputPath":
-        """Read ``node.inputs.name``: node ids may hold ``:``, names may hold ``.``.
+        """Parse ``NODE.inputs.NAME``; node ids may contain ``:``, names may contain ``.``.
 
         Raises:
             GraphError: ``invalid_path``.
         """
         parts = text.split(".", 2)
         if len(parts) != 3 or parts[1] != "inputs" or not parts[0] or not parts[2]:
-            raise GraphError("invalid_path", f"{text!r} is no path; write it node.inputs.name")
+            raise GraphError(
+                "invalid_path",
+                f"{text!r} is not a valid path: use NODE.inputs.NAME, for example 6.inputs.text",
+            )
         return cls(parts[0], parts[2])
 
     def __str__(self) -> str:
@@ -52,7 +55,7 @@ class InputPath:
 
 
 def is_link(value: object) -> bool:
-    """Whether an input value is ``[node_id, output_index]``, as ComfyUI decides it
+    """Whether an input value is ``[node_id, output_index]``, by ComfyUI's own rule
     (``comfy_execution/graph_utils.py``: is_link)."""
     if not isinstance(value, list):
         return False
@@ -66,7 +69,7 @@ def is_link(value: object) -> bool:
 
 
 def title_of(graph: Graph, node: str) -> str:
-    """The title a person gave the node, or its class."""
+    """The node's title in the editor, or its class."""
     entry = graph[node]
     meta: object = entry.get("_meta")
     title = cast("dict[str, object]", meta).get("title") if isinstance(meta, dict) else None
@@ -83,7 +86,7 @@ def read_graph(path: Path) -> Graph:
 
 
 def read_json(path: Path) -> Any:
-    """Read a file that may hold a graph, in whatever format.
+    """Read a file that may contain a graph, in either format.
 
     Raises:
         GraphError: ``unreadable``, ``too_large``, ``invalid_json``.
@@ -95,27 +98,27 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise GraphError("unreadable", error.strerror or str(error), file=str(path)) from error
     except (ValueError, RecursionError) as error:
-        raise GraphError("invalid_json", f"not JSON: {error}", file=str(path)) from error
+        raise GraphError("invalid_json", f"not valid JSON: {error}", file=str(path)) from error
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def parse_graph(data: Any, *, file: str | None = None) -> Graph:
-    """Check that ``data`` is an API-format graph and return it; a wrapper as sent to
-    ``POST /prompt`` (``{"prompt": {...}}``) is taken off.
+    """Check that ``data`` is an API-format graph and return it; the wrapper of a request body of
+    ``POST /prompt`` (``{"prompt": {...}}``) is removed.
 
     Raises:
         GraphError: ``ui_format``, ``not_a_graph``, ``empty_graph``, ``invalid_node``.
     """
     if not isinstance(data, dict):
-        raise GraphError("not_a_graph", "a graph is a JSON object of nodes", file=file)
+        raise GraphError("not_a_graph", "a graph must be a JSON object of nodes", file=file)
     graph = cast("dict[str, Any]", data)
     if isinstance(graph.get("nodes"), list) and "links" in graph:
         raise GraphError(
             "ui_format",
-            f"this is the UI format, which does not say what runs; {HOW_TO_EXPORT}",
+            f"this is a UI-format export, not an API-format graph: {HOW_TO_EXPORT}",
             file=file,
         )
     wrapped = graph.get("prompt")
@@ -127,7 +130,7 @@ def parse_graph(data: Any, *, file: str | None = None) -> Graph:
         if not _is_node(node):
             raise GraphError(
                 "invalid_node",
-                f"a node needs class_type and inputs; {HOW_TO_EXPORT}",
+                f"a node must have class_type and inputs: {HOW_TO_EXPORT}",
                 file=file,
                 field=node_id,
             )
@@ -142,7 +145,7 @@ def _is_node(node: Any) -> bool:
 
 
 def graph_hash(graph: Graph) -> str:
-    """SHA-256 of what runs: classes and inputs in canonical JSON, without titles."""
+    """SHA-256 of the classes and inputs in canonical JSON; titles do not count."""
     bare = {
         node_id: {"class_type": node["class_type"], "inputs": node["inputs"]}
         for node_id, node in graph.items()
@@ -151,7 +154,7 @@ def graph_hash(graph: Graph) -> str:
 
 
 def canonical_json(value: object) -> bytes:
-    """One byte string per JSON value: sorted keys, no spaces, UTF-8."""
+    """Canonical JSON: sorted keys, no spaces, UTF-8; equal values give equal bytes."""
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     ).encode()

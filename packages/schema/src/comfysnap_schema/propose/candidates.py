@@ -1,4 +1,4 @@
-"""Collects the places of a graph that a caller may want to set."""
+"""Collects the inputs of a graph that a caller may want to set."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -6,7 +6,7 @@ from typing import Final
 from pydantic import JsonValue
 
 from comfysnap_schema.comfy import InputPath
-from comfysnap_schema.propose.names import slug, telling
+from comfysnap_schema.propose.names import distinctive_words, slug
 from comfysnap_schema.propose.roles import (
     FILES,
     HEIGHT,
@@ -37,7 +37,7 @@ _PLAIN_TEXTS: Final = frozenset({"value", "text", "string", "prompt", "string_a"
 
 
 def candidates(view: GraphView) -> Iterator[Candidate]:
-    """Every candidate; earlier ones win a place that several roles want."""
+    """Every candidate; the first one for an input takes precedence."""
     yield from _prompts(view)
     yield from _files(view)
     yield from _seeds(view)
@@ -56,25 +56,25 @@ def _prompts(view: GraphView) -> Iterator[Candidate]:
 
 
 def _side(view: GraphView, texts: list[FoundText], role: Role) -> Iterator[Candidate]:
-    """Of several texts the one whose title says no more is the prompt; the others say what they
-    are: ``system_prompt``."""
+    """Of several texts, the one whose title has no distinctive word is the prompt; the others are
+    named by theirs: ``system_prompt``."""
     several = len({str(view.value(text.path)) for text in texts}) > 1
-    says = {text.path: _says(view, text.path.node) for text in texts}
-    main = next((text for text in texts if says[text.path] in _MAIN), None)
+    distinctive = {text.path: _distinctive(view, text.path.node) for text in texts}
+    main = next((text for text in texts if distinctive[text.path] in _MAIN), None)
     for text in sorted(texts, key=lambda text: text is not main):
-        special = several and main is not None and says[text.path] not in _MAIN
-        yield _prompt(view, text, role, f"{says[text.path]}_{role.name}" if special else "")
+        special = several and main is not None and distinctive[text.path] not in _MAIN
+        yield _prompt(view, text, role, f"{distinctive[text.path]}_{role.name}" if special else "")
 
 
-def _says(view: GraphView, node: str) -> str:
-    return telling(view.title(node), view.class_of(node))
+def _distinctive(view: GraphView, node: str) -> str:
+    return distinctive_words(view.title(node), view.class_of(node))
 
 
 def _prompt(view: GraphView, text: FoundText, role: Role, name: str) -> Candidate:
     own = text.path.name if text.path.name in _OWN_NAMES else ""
-    on = role is PROMPT or not _guidance_is_off(view, text.guide)
+    enabled = role is PROMPT or not _guidance_is_off(view, text.guide)
     reason = f"the text that reaches {text.side} of {view.title(text.guide)!r}"
-    if not on:
+    if not enabled:
         reason += "; its cfg of 1 ignores it"
     return Candidate(
         role=role,
@@ -83,13 +83,13 @@ def _prompt(view: GraphView, text: FoundText, role: Role, name: str) -> Candidat
         node=text.path.node,
         reason=reason,
         name=own or name or _prompt_name(view, text, role),
-        on=on,
-        hints=(_says(view, text.guide),),
+        enabled=enabled,
+        hints=(_distinctive(view, text.guide),),
     )
 
 
 def _prompt_name(view: GraphView, text: FoundText, role: Role) -> str:
-    """Encoders with several texts keep them apart when they differ: prompt_clip_l."""
+    """Texts of one encoder have separate names when they differ: ``prompt_clip_l``."""
     siblings = {
         str(value)
         for path, value in view.values(text.path.node)
@@ -110,7 +110,7 @@ def _guidance_is_off(view: GraphView, node: str) -> bool:
 
 
 def _direct_prompts(view: GraphView, traced: set[InputPath], prompted: bool) -> Iterator[Candidate]:
-    """Texts of nodes that need no sampler: services, speech, captions."""
+    """Texts of nodes that work without a sampler: services, speech, captions."""
     for node in view.order:
         for name in view.inputs(node):
             negative = name in _DIRECT_NEGATIVES
@@ -126,16 +126,16 @@ def _direct_prompts(view: GraphView, traced: set[InputPath], prompted: bool) -> 
 
 
 def _direct(view: GraphView, path: InputPath, node: str, role: Role) -> Candidate:
-    says = _says(view, node)
+    distinctive = _distinctive(view, node)
     return Candidate(
         role=role,
         path=path,
         value=view.value(path),
         node=node,
         reason=f"the text of {view.title(node)!r}",
-        name=says if role is TEXT else "",
-        on=role is not TEXT,
-        hints=(says,),
+        name=distinctive if role is TEXT else "",
+        enabled=role is not TEXT,
+        hints=(distinctive,),
     )
 
 
@@ -145,11 +145,11 @@ def _other_texts(view: GraphView, traced: set[InputPath]) -> Iterator[Candidate]
             known = view.input_def(path)
             if known is None or path in traced or known.type != "STRING" or not known.multiline:
                 continue
-            says = _says(view, node)
+            distinctive = _distinctive(view, node)
             uses = [name for _, name, _ in view.consumers[node]]
-            names = [says, path.name, *uses]
+            names = [distinctive, path.name, *uses]
             yield Candidate(
-                role=TEXT, path=path, value=value, node=node, on=False,
+                role=TEXT, path=path, value=value, node=node, enabled=False,
                 reason=f"the text of {view.title(node)!r}",
                 name=next((name for name in names if name and name not in _PLAIN_TEXTS), ""),
             )  # fmt: skip
@@ -165,7 +165,7 @@ def _files(view: GraphView) -> Iterator[Candidate]:
 
 def _file(view: GraphView, path: InputPath, value: JsonValue, kind: Kind) -> Candidate:
     role = FILES[kind]
-    title = _says(view, path.node)
+    title = _distinctive(view, path.node)
     uses = [slug(name) for _, name, _ in view.consumers[path.node]]
     special = [use for use in uses if use not in _PLAIN_USES]
     return Candidate(
@@ -186,7 +186,7 @@ _PLAIN_USES: Final = frozenset(
 
 
 def _file_name(title: str, uses: list[str], base: str) -> str:
-    """``Reference Image`` read as start_image: the title first, then the use."""
+    """Named by the title, else by the use: ``Reference Image`` is ``reference_image``."""
     if title:
         return title if title.endswith(base) else f"{title}_{base}"
     use = uses[0] if len(set(uses)) == 1 else ""
@@ -202,10 +202,10 @@ def _seeds(view: GraphView) -> Iterator[Candidate]:
                 continue
             off = view.inputs(node).get("add_noise") in ("disable", False)
             yield Candidate(
-                role=SEED, path=source, value=value, node=node, random=True, on=not off,
+                role=SEED, path=source, value=value, node=node, random=True, enabled=not off,
                 reason=f"the noise of {view.title(node)!r}"
-                + ("; it adds none, so the seed changes nothing" if off else ""),
-                hints=(_says(view, node),),
+                + ("; the node adds no noise, so the seed has no effect" if off else ""),
+                hints=(_distinctive(view, node),),
             )  # fmt: skip
 
 
@@ -227,15 +227,15 @@ def _sizes(view: GraphView) -> Iterator[Candidate]:
             agrees = (name, value) in main
             role = SIZE if square else (WIDTH if name == "width" else HEIGHT)
             yield Candidate(
-                role=role, path=source, value=value, node=node, on=makes or agrees,
+                role=role, path=source, value=value, node=node, enabled=makes or agrees,
                 reason=f"the size of {view.title(node)!r}",
-                hints=(_says(view, node), _purpose(view, node)),
+                hints=(_distinctive(view, node), _purpose(view, node)),
             )  # fmt: skip
     yield from _target_sizes(view, main)
 
 
 def _target_sizes(view: GraphView, main: set[tuple[str, object]]) -> Iterator[Candidate]:
-    """SDXL's encoders are told the size once more."""
+    """SDXL's encoders take the size as well."""
     for node in view.order:
         for name, role in (("target_width", WIDTH), ("target_height", HEIGHT)):
             source = view.source(node, name)
@@ -256,7 +256,7 @@ def _purpose(view: GraphView, node: str) -> str:
 
 
 def _switches(view: GraphView) -> Iterator[Candidate]:
-    """A sampler that starts where the one before it ended: both steps are one parameter."""
+    """A sampler that starts where the previous one ends: both steps are one parameter."""
     for node in view.order:
         link = view.link(node, "latent_image")
         start = view.source(node, "start_at_step")
@@ -280,18 +280,18 @@ def _simple(view: GraphView) -> Iterator[Candidate]:
             role = simple_role(view, InputPath(node, name), value)
             if role is None:
                 continue
-            on, why = _worth(view, node, role.name, value)
+            enabled, why = _worth(view, node, role.name, value)
             yield Candidate(
-                role=role, path=source, value=value, node=node, on=on,
+                role=role, path=source, value=value, node=node, enabled=enabled,
                 reason=f"{name} of {view.title(node)!r}{why}",
-                hints=(_says(view, node),), raw=slug(name),
+                hints=(_distinctive(view, node),), raw=slug(name),
             )  # fmt: skip
 
 
 def _worth(view: GraphView, node: str, role: str, value: JsonValue) -> tuple[bool, str]:
-    """Whether a caller gains from setting it, and why not."""
+    """Whether the input is useful to a caller, and if not, why."""
     if role == "cfg" and value == 1:
-        return False, "; 1 means no guidance, which distilled models want"
+        return False, "; 1 means no guidance, as distilled models expect"
     if role == "denoise" and value == 1:
         return False, "; below 1 is for an input image"
     return True, ""

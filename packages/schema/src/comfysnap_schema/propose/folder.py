@@ -16,11 +16,11 @@ from comfysnap_schema.workflow import GRAPH_FILE, SPEC_FILE, Workflow
 
 @dataclass(frozen=True)
 class Scaffold:
-    """A folder that was written."""
+    """A workflow folder that was written."""
 
     workflow: Workflow
-    refused: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Proposed parameters that do not fit the graph as it is, and why; they are commented out."""
+    disabled: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Proposed inputs that do not load, with the reason; they are commented out."""
 
 
 def write_workflow(
@@ -33,12 +33,12 @@ def write_workflow(
     """
     if folder.exists():
         raise WorkflowError(
-            "exists", "there is already something; choose another name", file=str(folder)
+            "exists", "the folder already exists; choose another name", file=str(folder)
         )
-    if not any(entry.on for entry in proposal.outputs):
+    if not any(entry.enabled for entry in proposal.outputs):
         raise WorkflowError(
             "no_outputs",
-            "no node of the graph is known to save or show a result, so there is nothing to return",
+            "the graph has no known output node; add one, for example SaveImage",
             file=str(folder),
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -52,59 +52,61 @@ def write_workflow(
             slim = catalogue.slim(node["class_type"] for node in graph.values())
             if len(slim):
                 slim.save(draft / CATALOGUE_FILE)
-        refused = _write_map(draft, proposal)
+        disabled = _write_map(draft, proposal)
         shutil.move(draft, folder)
-    return Scaffold(Workflow.load(folder), refused)
+    return Scaffold(Workflow.load(folder), disabled)
 
 
 def _write_map(folder: Path, proposal: Proposal) -> dict[str, str]:
-    """Write ``workflow.toml``, switching off what does not load (a graph may hold a value that
-    its own node refuses)."""
-    refused: dict[str, str] = {}
+    """Write ``workflow.toml``, disabling inputs that do not load (a graph may have a value that
+    its own node rejects)."""
+    disabled: dict[str, str] = {}
     while True:
-        (folder / SPEC_FILE).write_text(map_text(proposal, refused), encoding="utf-8")
+        (folder / SPEC_FILE).write_text(map_text(proposal, disabled), encoding="utf-8")
         try:
             Workflow.load(folder)
         except WorkflowError as error:
             section, _, rest = (error.field or "").partition(".")
             name = rest.partition(".")[0]
-            if section != "inputs" or name in refused:
+            if section != "inputs" or name in disabled:
                 raise
-            refused[name] = error.message
+            disabled[name] = error.message
         else:
-            return refused
+            return disabled
 
 
-def map_text(proposal: Proposal, refused: Mapping[str, str]) -> str:
-    """The text of a ``workflow.toml``: an entry and the reason for it, the others as comments."""
+def map_text(proposal: Proposal, disabled: Mapping[str, str]) -> str:
+    """The text of a ``workflow.toml``: each entry with its reason, disabled ones as comments."""
     import tomlkit
 
     title = " ".join(part for part in proposal.name.split("_") if part).capitalize()
     head = {"name": proposal.name, "title": title}
     parts = [tomlkit.dumps(head)]
-    parts += [_input_text(entry, refused.get(entry.name)) for entry in proposal.inputs]
+    parts += [_input_text(entry, disabled.get(entry.name)) for entry in proposal.inputs]
     parts += [_output_text(entry) for entry in proposal.outputs]
     return "\n".join(parts)
 
 
-def _input_text(entry: ProposedInput, refused: str | None) -> str:
+def _input_text(entry: ProposedInput, disabled: str | None) -> str:
     spec = entry.spec.model_dump(mode="json", exclude_defaults=True)
-    reason = f"{entry.reason}; off: {refused}" if refused else entry.reason
-    return _table("inputs", entry.name, spec, reason, on=entry.on and refused is None)
+    reason = f"{entry.reason}; disabled: {disabled}" if disabled else entry.reason
+    return _table("inputs", entry.name, spec, reason, enabled=entry.enabled and disabled is None)
 
 
 def _output_text(entry: ProposedOutput) -> str:
     spec = entry.spec.model_dump(mode="json", exclude_defaults=True) | {
         "kind": str(entry.spec.kind)
     }
-    return _table("outputs", entry.name, spec, entry.reason, on=entry.on)
+    return _table("outputs", entry.name, spec, entry.reason, enabled=entry.enabled)
 
 
-def _table(section: str, name: str, values: Mapping[str, Any], reason: str, *, on: bool) -> str:
+def _table(
+    section: str, name: str, values: Mapping[str, Any], reason: str, *, enabled: bool
+) -> str:
     import tomlkit
 
     text = tomlkit.dumps({section: {name: dict(values)}})
-    if not on:
+    if not enabled:
         text = "".join(f"# {line}\n" for line in text.splitlines())
     note = " ".join(reason.split())
     return f"# {note[:1].upper()}{note[1:]}.\n{text}"

@@ -1,12 +1,15 @@
-"""Clear, unique names: the role first, then what the title says, then a number."""
+"""What names say: which classes are outputs, which words of a title are distinctive."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
-from comfysnap_schema.propose.view import words
+from pydantic import JsonValue
 
-_SAYS_NOTHING: Final = frozenset(
+from comfysnap_schema.wire import KINDS, Kind
+
+GENERIC_WORDS: Final = frozenset(
     {
         "a", "add", "advanced", "all", "and", "any", "apply", "audio", "base64", "basic", "batch",
         "by", "change", "checkpoint", "choose", "clip", "color", "conditioning", "control",
@@ -23,28 +26,70 @@ _SAYS_NOTHING: Final = frozenset(
         "width", "with", "write", "your",
     }
 )  # fmt: skip
-"""Words of default titles: they do not tell one node from another."""
+"""Words of default titles, which do not distinguish nodes."""
 
 _LONGEST: Final = 40
 _LONGEST_QUALIFIED: Final = 60
 
 
-def telling(title: str, class_type: str) -> str:
-    """What a title says beyond the node's class, as a name: ``KSampler (Advanced) - REFINER`` says
-    ``refiner``. Empty when it says nothing."""
-    known = {*words(class_type), *_SAYS_NOTHING, class_type.lower()}
+@dataclass(frozen=True)
+class OutputRole:
+    """The output that a node class makes."""
+
+    name: str
+    kind: Kind
+    many: bool = False
+    preview: bool = False
+    """Whether it shows a result without saving it."""
+
+
+_SAVES_MODELS: Final = frozenset({"CheckpointSave", "CLIPSave", "VAESave", "ModelSave"})
+_ROLES: Final = tuple(
+    (nodes, OutputRole(nodes.name, kind, nodes.many, nodes.preview))
+    for kind, info in reversed(KINDS.items())
+    for nodes in info.outputs
+)
+_BY_CLASS: Final = {name: role for nodes, role in _ROLES for name in nodes.classes}
+_BY_PATTERN: Final = tuple(
+    (re.compile(nodes.pattern, re.IGNORECASE), role) for nodes, role in _ROLES if nodes.pattern
+)
+_ANIMATION: Final = next(role for _, role in _ROLES if role.kind is Kind.ANIMATION)
+
+
+def output_of(class_type: str, inputs: Mapping[str, JsonValue]) -> OutputRole | None:
+    """The output of a class, by its name; None when it does not look like an output node."""
+    known = _BY_CLASS.get(class_type)
+    if known is not None or class_type in _SAVES_MODELS:
+        return known
+    role = next((role for pattern, role in _BY_PATTERN if pattern.search(class_type)), None)
+    if role and role.kind is Kind.VIDEO and str(inputs.get("format", "")).startswith("image/"):
+        return _ANIMATION  # VideoHelperSuite: format "image/gif", "image/webp", "video/h264-mp4"
+    return role
+
+
+def words(text: str) -> list[str]:
+    """Lower-case ASCII words of a title or a class name: ``KSampler (Advanced) - REFINER`` is
+    ``ksampler advanced refiner``."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", " ", text)
+    return re.findall(r"[a-z0-9]+", spaced.lower())
+
+
+def distinctive_words(title: str, class_type: str) -> str:
+    """The words of a title that are neither generic nor from the node's class, as a name:
+    ``refiner`` for ``KSampler (Advanced) - REFINER``. Empty when there are none."""
+    known = {*words(class_type), *GENERIC_WORDS, class_type.lower()}
     found = [word for word in words(title) if word not in known and not word.isdigit()]
     return slug("_".join(found[:3]))
 
 
 def slug(text: str) -> str:
-    """A name of at most 40 characters that starts with a letter; empty when nothing is left."""
+    """A name of at most 40 characters that starts with a letter; may be empty."""
     name = re.sub(r"[^a-z0-9]+", "_", text.lower())
     return re.sub(r"^[^a-z]+", "", name)[:_LONGEST].strip("_")
 
 
 def unique(base: str, qualifiers: Iterable[str], taken: Iterable[str], *, raw: str = "") -> str:
-    """``base``, or with the first qualifier that makes it new, or ``raw``, or with a number."""
+    """The first unused name of: ``base``, ``base`` with a qualifier, ``raw``, a numbered one."""
     used = set(taken)
     qualified = [
         f"{each}_{base}"[:_LONGEST_QUALIFIED] for each in qualifiers if each and each != base

@@ -1,4 +1,4 @@
-"""What an input of a node means to a caller, told from its name and its node."""
+"""The roles that inputs of nodes can have for a caller, found by their names and nodes."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -9,55 +9,52 @@ from pydantic import JsonValue
 
 from comfysnap_schema.comfy import InputPath, is_model_name
 from comfysnap_schema.propose.view import GraphView
-from comfysnap_schema.wire import Kind
+from comfysnap_schema.wire import KINDS, Kind
 from comfysnap_schema.workflow import ParameterType
 
 
 @dataclass(frozen=True, kw_only=True)
 class Role:
-    """What one kind of parameter is called and says of itself."""
+    """The name, description and rank of one kind of parameter."""
 
     name: str
     description: str
     type: ParameterType = "string"
     rank: int
-    """Place in the proposal; lower comes first."""
-    on: bool = True
+    """Position in the proposal; lower comes first."""
+    enabled: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A place that may become a parameter, or a part of one."""
+    """An input of a node that may become a parameter, alone or together with others."""
 
     role: Role
     path: InputPath
     value: JsonValue
     node: str
-    """The node that gives it its meaning; the path may lead to a primitive behind it."""
+    """The node that uses the value; the path may be that of a primitive linked to it."""
     reason: str
     name: str = ""
     """Replaces the role's name."""
     kind: Kind | None = None
     random: bool = False
-    on: bool = True
+    enabled: bool = True
     hints: tuple[str, ...] = field(default=())
-    """Qualifiers that tell it from others of its role."""
+    """Qualifiers that distinguish it from others of its role."""
     raw: str = ""
-    """What the node itself calls it."""
+    """The node's own name for the input."""
 
 
 PROMPT: Final = Role(name="prompt", description="What to make.", rank=0)
 NEGATIVE: Final = Role(name="negative_prompt", description="What to avoid.", rank=1)
 TEXT: Final = Role(name="text", description="Text that the workflow reads.", rank=2)
 FILES: Final[Mapping[Kind, Role]] = {
-    Kind.IMAGE: Role(name="image", description="The input image.", type="file", rank=3),
-    Kind.MASK: Role(name="mask", description="Where to work.", type="file", rank=4),
-    Kind.VIDEO: Role(name="video", description="The input video.", type="file", rank=5),
-    Kind.AUDIO: Role(name="audio", description="The input audio.", type="file", rank=6),
-    Kind.FILE: Role(name="file", description="The input file.", type="file", rank=7),
+    kind: Role(name=nodes.name, description=nodes.description, type="file", rank=3 + index)
+    for index, (kind, nodes) in enumerate(
+        (kind, info.inputs) for kind, info in KINDS.items() if info.inputs is not None
+    )
 }
-LAST_FILE_RANK: Final = 7
-"""Texts and files have ranks up to here."""
 SEED: Final = Role(
     name="seed", description="The same seed gives the same result.", type="integer", rank=10
 )
@@ -85,7 +82,7 @@ _LORA: Final = Role(
     description="How strongly the LoRA counts.",
     type="number",
     rank=31,
-    on=False,
+    enabled=False,
 )
 
 
@@ -94,7 +91,7 @@ def _choice(name: str, description: str, rank: int) -> Role:
 
 
 def _model(name: str, what: str) -> Role:
-    return Role(name=name, description=f"Name of the {what}.", rank=30, on=False)
+    return Role(name=name, description=f"Name of the {what}.", rank=30, enabled=False)
 
 
 BY_NAME: Final[Mapping[str, Role]] = {
@@ -133,24 +130,17 @@ BY_NAME: Final[Mapping[str, Role]] = {
     "style_model_name": _model("style_model", "style model"),
     "upscale_model": _model("upscale_model", "upscale model"),
 }
-"""Roles that the input's own name tells."""
+"""Roles by the name of the input."""
 
 _MODEL: Final = _model("model_name", "model")
 _TEXT_ENCODER: Final = _model("text_encoder", "text encoder")
 _VAGUE: Final = frozenset({"model", "*"})
 _FRAME_NAMES: Final = frozenset({"length", "video_frames", "num_frames", "frames_number"})
-_FILE_NAMES: Final[tuple[tuple[str, str, Kind], ...]] = (
-    (r"load.*mask", "image", Kind.MASK),
-    (r"load.*image|image.*load", "image", Kind.IMAGE),
-    (r"load.*video|video.*load", "video|file", Kind.VIDEO),
-    (r"load.*audio|audio.*load", "audio|audio_file", Kind.AUDIO),
-    (r"load.*3d", "model_file", Kind.FILE),
-)
 _NO_FILE: Final = re.compile(r"url|folder|path|dir|base64|output", re.IGNORECASE)
 
 
 def simple_role(view: GraphView, path: InputPath, value: JsonValue) -> Role | None:
-    """The role of a value that its input's name tells, if its type fits."""
+    """The role of a value by the name of its input, if the value has the role's type."""
     name = path.name.rsplit(".", 1)[-1]
     role = BY_NAME.get(name)
     if name in _FRAME_NAMES and ("width" in view.inputs(path.node) or _is_latent(view, path.node)):
@@ -192,7 +182,7 @@ def _is_latent(view: GraphView, node: str) -> bool:
 
 
 def file_kind(view: GraphView, path: InputPath, value: JsonValue) -> Kind | None:
-    """What an input file is, or None when the value names no input file."""
+    """The kind of an input file, or None when the value does not name one."""
     if not isinstance(value, str):
         return None
     known = view.input_def(path)
@@ -204,9 +194,10 @@ def file_kind(view: GraphView, path: InputPath, value: JsonValue) -> Kind | None
         kind = next(
             (
                 kind
-                for class_words, name, kind in _FILE_NAMES
-                if re.search(class_words, view.class_of(path.node), re.IGNORECASE)
-                and re.fullmatch(name, path.name)
+                for kind, info in reversed(KINDS.items())
+                if info.inputs is not None
+                and re.search(info.inputs.class_pattern, view.class_of(path.node), re.IGNORECASE)
+                and re.fullmatch(info.inputs.input_pattern, path.name)
             ),
             None,
         )
@@ -216,7 +207,7 @@ def file_kind(view: GraphView, path: InputPath, value: JsonValue) -> Kind | None
 
 
 def _only_mask(view: GraphView, node: str) -> bool:
-    """A LoadImage of which only the mask is used, or a LoadImageMask."""
+    """Whether only the mask is used: a LoadImageMask, or a LoadImage with only that output."""
     if view.class_of(node) == "LoadImageMask":
         return True
     slots = {slot for _, _, slot in view.consumers[node]}
@@ -224,10 +215,10 @@ def _only_mask(view: GraphView, node: str) -> bool:
 
 
 def sizes(view: GraphView) -> Iterator[tuple[str, bool]]:
-    """Nodes that have a width and a height, and whether they are what sets the result's size."""
+    """Nodes that have a width and a height, and whether they determine the result's size."""
     found = [node for node in view.order if {"width", "height"} <= set(view.inputs(node))]
     makes = {node for node in found if _is_latent(view, node) or _is_service(view, node)}
-    # A size that comes out of another node with a size is that node's.
+    # A size that is linked to another node with a size is set there.
     links = [view.link(node, "width") for node in makes]
     makes |= {link[0] for link in links if link and link[0] in found}
     for node in found:

@@ -1,4 +1,4 @@
-"""Finds prompts: follows links from where sampling is guided back to the texts."""
+"""Finds prompts: follows links from the inputs that guide sampling back to the texts."""
 
 import re
 from collections.abc import Iterator
@@ -37,14 +37,14 @@ class FoundText:
     path: InputPath
     side: Side
     guide: str
-    """The node whose guidance it is."""
+    """The node that it guides."""
 
 
 def find_prompts(view: GraphView) -> list[FoundText]:
-    """Texts in the order of what runs.
+    """Texts in execution order.
 
-    One that guides both ways counts as positive, but for a second positive input: there, guiders
-    with two scales take the negative text once more.
+    One that is used on both sides counts as positive, except behind a second positive input, where
+    guiders with two scales repeat the negative text.
     """
     found: dict[InputPath, FoundText] = {}
     for pattern, side in _GUIDES:
@@ -73,7 +73,7 @@ def _samples(view: GraphView, node: str) -> bool:
 def texts_behind(
     view: GraphView, node: str, name: str, side: Side
 ) -> Iterator[tuple[InputPath, Side]]:
-    """Texts that an input is, or that feed it, with the side they last came through."""
+    """The texts in or behind an input, with the side that each came through last."""
     value = view.inputs(node)[name]
     if isinstance(value, str):
         yield InputPath(node, name), side
@@ -124,12 +124,12 @@ def _follows(view: GraphView, path: InputPath, side: Side) -> bool:
 
 
 def _has_sides(view: GraphView, node: str) -> bool:
-    """Such a node hands both out in the order in which it takes them: positive first."""
+    """Whether a node has both sides; its outputs then have the order of its inputs."""
     return any(name.startswith("negative") for name in view.inputs(node))
 
 
 def _joins_texts(view: GraphView, node: str, name: str) -> bool:
-    """Whether a text input is what its node is about, and not its settings (``tracks``)."""
+    """Whether a text input is content of its node, not a setting (``tracks``)."""
     known = view.node_def(node)
     makes_text = known is not None and any(output.type == "STRING" for output in known.outputs)
     return makes_text or name.lower() in _TEXT_NAMES

@@ -1,6 +1,5 @@
-"""A graph as the proposal sees it: what feeds what, and where a value can be set."""
+"""Queries on a graph for the proposal: links, values and where to set them, titles and names."""
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +8,7 @@ from typing import Final, cast
 from pydantic import JsonValue
 
 from comfysnap_schema.comfy import Catalogue, Graph, InputDef, InputPath, NodeDef, is_link, title_of
-from comfysnap_schema.propose.outputs import output_of
+from comfysnap_schema.propose.names import output_of
 
 VALUE_NAMES: Final = frozenset(
     {
@@ -25,20 +24,20 @@ VALUE_NAMES: Final = frozenset(
         "noise_seed",
     }
 )
-"""How nodes that hold one value call it (core's Primitive*, KJNodes' *Constant, rgthree's Seed)."""
+"""Input names of nodes with a single value (Primitive*, KJNodes' *Constant, rgthree's Seed)."""
 
 _MAIN_FLOW: Final = frozenset({"latent_image", "latent", "samples", "images", "image", "pixels"})
 
 
 @dataclass(frozen=True)
 class GraphView:
-    """A graph with what is known of its classes."""
+    """A graph with the definitions of its node classes."""
 
     graph: Graph
     catalogue: Catalogue | None = None
 
     def node_def(self, node: str) -> NodeDef | None:
-        """What is known of a node's class."""
+        """The definition of a node's class, if known."""
         return self.catalogue.get(self.class_of(node)) if self.catalogue else None
 
     def class_of(self, node: str) -> str:
@@ -46,7 +45,7 @@ class GraphView:
         return self.graph[node]["class_type"]
 
     def title(self, node: str) -> str:
-        """The title a person gave the node, or its class."""
+        """The node's title in the editor, or its class."""
         return title_of(self.graph, node)
 
     def inputs(self, node: str) -> Mapping[str, JsonValue]:
@@ -54,12 +53,12 @@ class GraphView:
         return self.graph[node]["inputs"]
 
     def input_def(self, path: InputPath) -> InputDef | None:
-        """What is known of an input."""
+        """The definition of an input, if known."""
         known = self.node_def(path.node)
         return known.expand(self.inputs(path.node)).get(path.name) if known else None
 
     def value(self, path: InputPath) -> JsonValue:
-        """What stands at a path."""
+        """The value at a path."""
         return self.inputs(path.node)[path.name]
 
     def link(self, node: str, name: str) -> tuple[str, int] | None:
@@ -84,8 +83,8 @@ class GraphView:
                 yield InputPath(node, name), value
 
     def source(self, node: str, name: str) -> InputPath | None:
-        """The place to set so that an input changes: itself, or the value of the node that holds
-        one for it. None when it is computed or not there."""
+        """The path to set to change an input: its own, or that of a value node linked to it. None
+        when the input is computed or missing."""
         seen: set[str] = set()
         while node not in seen:
             seen.add(node)
@@ -126,15 +125,15 @@ class GraphView:
 
     @cached_property
     def order(self) -> tuple[str, ...]:
-        """Nodes that an output needs, those that run first before the others; all of them when
-        there is no output node."""
+        """Nodes that an output depends on, in execution order; all nodes when no node is an
+        output."""
         done: dict[str, None] = {}
         for start in self.outputs or tuple(self.graph):
             self._visit(start, done)
         return tuple(done)
 
     def _origins(self, node: str) -> Iterator[str]:
-        """What a node reads; what it goes on with (a first sampler's latent) before the rest."""
+        """The nodes that a node reads, main data flow (a first sampler's latent) first."""
         yield from (origin for name, origin, _ in self.links(node) if name in _MAIN_FLOW)
         yield from (origin for name, origin, _ in self.links(node) if name not in _MAIN_FLOW)
 
@@ -150,10 +149,3 @@ class GraphView:
             elif origin not in entered:
                 entered.add(origin)
                 stack.append((origin, self._origins(origin)))
-
-
-def words(text: str) -> list[str]:
-    """Lower-case ASCII words of a title or a class name: ``KSampler (Advanced) - REFINER`` is
-    ``ksampler advanced refiner``."""
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", " ", text)
-    return re.findall(r"[a-z0-9]+", spaced.lower())

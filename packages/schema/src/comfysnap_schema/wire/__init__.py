@@ -13,7 +13,6 @@ from comfysnap_schema.wire.errors import (
     WorkflowError,
 )
 from comfysnap_schema.wire.files import (
-    FILE_KINDS,
     READER_CONTEXT,
     AnimationFile,
     AudioFile,
@@ -22,7 +21,6 @@ from comfysnap_schema.wire.files import (
     FileInline,
     FileInput,
     ImageFile,
-    Kind,
     Model3DFile,
     OutputFile,
     VideoFile,
@@ -37,6 +35,13 @@ from comfysnap_schema.wire.jobs import (
     Timings,
     WorkflowDetail,
     WorkflowSummary,
+)
+from comfysnap_schema.wire.kinds import (
+    FILE_KINDS,
+    KINDS,
+    Kind,
+    content_type_of,
+    kind_fits,
 )
 from comfysnap_schema.wire.routes import (
     CANCEL,
@@ -71,6 +76,7 @@ __all__ = [
     "IDEMPOTENCY_TTL_S",
     "INFER_ASYNC",
     "JOBS",
+    "KINDS",
     "MAX_FILE_BYTES",
     "MAX_INLINE_FILE_BYTES",
     "MAX_WAIT_S",
@@ -112,4 +118,6 @@ __all__ = [
     "WorkflowDetail",
     "WorkflowError",
     "WorkflowSummary",
+    "content_type_of",
+    "kind_fits",
 ]

@@ -3,11 +3,11 @@
 Exception tree::
 
     SchemaError
-    ├── GraphError       the graph file is no API-format graph
+    ├── GraphError       the graph file is not an API-format graph
     │   └── UiFormatError    a UI export cannot be converted faithfully
     ├── CatalogueError   /object_info or nodes.json cannot be read
     ├── WorkflowError    workflow.toml, contracts.json or prepare.py is wrong
-    ├── InputError       inputs do not fit a workflow (``fields`` names each)
+    ├── InputError       inputs are not valid for a workflow (``fields`` lists each problem)
     └── ProjectError     comfysnap.toml is wrong
 """
 
@@ -59,12 +59,12 @@ class ErrorCode(StrEnum):
 
 
 class FieldProblem(BaseModel, frozen=True, extra="ignore", defer_build=True):
-    """One finding about one API field or node."""
+    """One problem with an API field or a node."""
 
     field: str | None = None
-    """The API parameter at fault (``prompt``), or None when no parameter feeds the place."""
+    """The API parameter concerned (``prompt``), or None when the place has no parameter."""
     message: str
-    """What is wrong and what would be right, in one sentence."""
+    """What is wrong and what is valid, in one sentence."""
     node: str | None = None
     """The id of the node concerned, when there is one."""
 
@@ -83,12 +83,12 @@ class Problem(BaseModel, frozen=True, extra="ignore", defer_build=True):
 
 
 class SchemaError(Exception):
-    """Base of what this package raises.
+    """Base class of the errors that this package raises.
 
     Args:
         code: Stable, for programs and tests: ``unknown_key``, ``no_such_path``, ...
-        message: What is wrong and what would be right.
-        file: The file at fault, when there is one.
+        message: What is wrong and what is valid.
+        file: The file with the error, if any.
         field: The key in that file (``inputs.seed.path``) or the API field.
     """
 
@@ -111,13 +111,13 @@ class GraphError(SchemaError):
 
 
 class UiFormatError(GraphError):
-    """A UI export holds what only ComfyUI's editor can turn into a graph.
+    """A UI export has parts that only ComfyUI's own editor can convert to a graph.
 
     Args:
-        refused: Each thing in the way: ``(code, node, message)``; codes are ``unknown_node``,
-            ``custom_widget``, ``widget_values``, ``dynamic_prompt``, ``broken_link``,
-            ``too_large``.
-        file: The file at fault, when there is one.
+        refused: The parts that cannot be converted, as ``(code, node, message)``; codes are
+            ``unknown_node``, ``custom_widget``, ``widget_values``, ``dynamic_prompt``,
+            ``broken_link``, ``too_large``.
+        file: The file with the error, if any.
     """
 
     def __init__(
@@ -127,12 +127,14 @@ class UiFormatError(GraphError):
         nodes: dict[str, list[str]] = {}
         for _, node, message in refused:
             nodes.setdefault(message, []).append(node)
-        told = "; ".join(f"{message} (node {', '.join(at)})" for message, at in nodes.items())
-        super().__init__("not_convertible", f"only ComfyUI can export this: {told}", file=file)
+        details = "; ".join(f"{message} (node {', '.join(at)})" for message, at in nodes.items())
+        super().__init__(
+            "not_convertible", f"only ComfyUI itself can export this workflow: {details}", file=file
+        )
 
 
 class CatalogueError(SchemaError):
-    """The node catalogue cannot be fetched or is none."""
+    """The node catalogue cannot be read, or is not a valid one."""
 
 
 class WorkflowError(SchemaError):
@@ -144,7 +146,7 @@ class ProjectError(SchemaError):
 
 
 class InputError(SchemaError):
-    """Inputs do not fit a workflow; ``fields`` holds every finding."""
+    """Inputs are not valid for a workflow; ``fields`` lists every problem."""
 
     def __init__(self, fields: tuple[FieldProblem, ...]) -> None:
         self.fields = fields

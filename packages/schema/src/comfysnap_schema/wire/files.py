@@ -1,7 +1,6 @@
-"""Files on the wire: what a client may give as an input and what a job hands back."""
+"""Files on the wire: what a client may pass as an input and what a job returns."""
 
 from collections.abc import AsyncGenerator
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Protocol, Self, cast
 
@@ -16,38 +15,21 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, core_schema
 
+from comfysnap_schema.wire.kinds import Kind as Kind
 from comfysnap_schema.wire.routes import SHA256_PATTERN
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
-class Kind(StrEnum):
-    """What an input or an output is."""
-
-    IMAGE = "image"
-    MASK = "mask"
-    ANIMATION = "animation"
-    VIDEO = "video"
-    AUDIO = "audio"
-    MODEL_3D = "3d"
-    FILE = "file"
-    TEXT = "text"
-    JSON = "json"
-
-
-FILE_KINDS = frozenset(set(Kind) - {Kind.TEXT, Kind.JSON})
-"""Kinds that travel as files."""
-
-
 class FileBySha256(BaseModel, frozen=True, extra="forbid"):
-    """A file that was uploaded before, named by its content."""
+    """A file uploaded earlier, identified by the hash of its content."""
 
     sha256: Annotated[str, Field(pattern=SHA256_PATTERN)]
 
 
 class FileByUrl(BaseModel, frozen=True, extra="forbid"):
-    """A file that the server fetches from a public http(s) address."""
+    """A file that the server downloads from a public http(s) URL."""
 
     url: Annotated[str, Field(pattern=r"^https?://", max_length=4096)]
 
@@ -67,7 +49,7 @@ _FILE_REF: TypeAdapter[FileRef] = TypeAdapter(FileRef)
 
 
 def _file_input(value: Any) -> Any:
-    """Accept what a client may hold; uploading it is the client's work."""
+    """Accept every form that a caller may pass; the client uploads it."""
     if isinstance(value, (Path, bytes, FileBySha256, FileByUrl, FileInline)):
         return value
     if isinstance(value, str) and value.startswith(("http://", "https://")):
@@ -78,8 +60,8 @@ def _file_input(value: Any) -> Any:
         return _FILE_REF.validate_python(value)
     raise PydanticCustomError(
         "file_input",
-        "Input should be a pathlib.Path, bytes, an open binary file or an http(s):// address"
-        + ("; a path is given as Path(...)" if isinstance(value, str) else ""),
+        "Input should be a pathlib.Path, bytes, an open binary file or an http(s):// URL"
+        + ("; pass a path as Path(...)" if isinstance(value, str) else ""),
     )
 
 
@@ -93,11 +75,11 @@ FileInput = Annotated[
     Path | bytes | BinaryIO | str | FileBySha256 | FileByUrl | FileInline,
     GetPydanticSchema(_file_input_schema),
 ]
-"""A file as a caller gives it: a path, bytes, an open binary file, or a ``str`` with a URL."""
+"""A file as a caller passes it: a path, bytes, an open binary file, or a ``str`` with a URL."""
 
 
 class FileReader(Protocol):
-    """Reads output files; a client binds one to every file it hands out."""
+    """Reads output files; a client binds one to every file it returns."""
 
     async def read(self, file: "OutputFile") -> bytes:
         """The whole content."""
@@ -113,7 +95,7 @@ class FileReader(Protocol):
 
 
 class FileNotBoundError(Exception):
-    """The file was not made by a client, so there is nowhere to read it from."""
+    """The file was not returned by a client, so it cannot be downloaded."""
 
 
 READER_CONTEXT = "comfysnap_file_reader"
@@ -121,7 +103,7 @@ READER_CONTEXT = "comfysnap_file_reader"
 
 
 class OutputFile(BaseModel, extra="ignore"):
-    """A file that a job made. Nothing is downloaded before it is asked for."""
+    """A file that a job produced. Nothing is downloaded until ``read``, ``save`` or ``stream``."""
 
     name: str
     """Unique within the job."""
@@ -145,7 +127,9 @@ class OutputFile(BaseModel, extra="ignore"):
     @property
     def _bound(self) -> FileReader:
         if self._reader is None:
-            raise FileNotBoundError(f"{self.name} was not handed out by a client")
+            raise FileNotBoundError(
+                f"{self.name} was not returned by a client, so it cannot be downloaded"
+            )
         return self._reader
 
     async def read(self) -> bytes:

@@ -10,7 +10,7 @@ from comfysnap_schema.wire.errors import Problem
 
 
 class JobStatus(StrEnum):
-    """Where a job is; the last five are final and never change."""
+    """State of a job; the last five are final and never change."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -29,27 +29,27 @@ class JobStatus(StrEnum):
 
 
 class Progress(BaseModel, frozen=True, extra="ignore", defer_build=True):
-    """How far a job is; ``fraction`` never falls within one attempt."""
+    """Progress of a job; ``fraction`` never decreases within one attempt."""
 
     fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
     node: str | None = None
-    """Id of the node at work."""
+    """Id of the node that is running."""
     node_class: str | None = None
     node_title: str | None = None
     step: int | None = None
     """Step inside the node, from 0 to ``steps``."""
     steps: int | None = None
     queue_position: int | None = None
-    """Jobs ahead of this one; None when running or not known."""
+    """Jobs ahead of this one; None when running or unknown."""
 
 
 class Timings(BaseModel, frozen=True, extra="ignore", defer_build=True):
-    """Where the time of a job went, in seconds; None for what did not happen or is not known."""
+    """Durations of the stages of a job in seconds; None when not run or unknown."""
 
     queue: float | None = None
-    """From accepted to handed to a worker."""
+    """From acceptance until a worker took the job."""
     start: float | None = None
-    """Waiting for that worker to be ready (load and attach, or a restore)."""
+    """Until that worker was ready (load and attach, or a restore)."""
     start_kind: Literal["cold", "warm", "restored"] | None = None
     load: float | None = None
     """The engine's load in that worker, or in the process it was forked or restored from."""
@@ -57,13 +57,13 @@ class Timings(BaseModel, frozen=True, extra="ignore", defer_build=True):
     run: float | None = None
     """Running the graph."""
     device: str | None = None
-    """What the graph ran on: ``NVIDIA L40S``, ``cpu``. Not a time, but what explains the times."""
+    """What the graph ran on: ``NVIDIA L40S``, ``cpu``. Not a duration, but it explains them."""
     nodes: dict[str, float] = Field(default_factory=dict)
-    """Each node that ran, by id."""
+    """Duration of each node that ran, by id."""
 
 
 class JobRecord(BaseModel, frozen=True, extra="ignore", defer_build=True):
-    """A job as every route tells it."""
+    """A job as every route returns it."""
 
     id: str
     workflow: str
@@ -71,7 +71,7 @@ class JobRecord(BaseModel, frozen=True, extra="ignore", defer_build=True):
     version: int
     """Grows with each change; pass it as ``after`` to wait for the next."""
     attempt: int = 0
-    """How often a worker took the job: 0 while it never ran."""
+    """How many times a worker took the job: 0 if it never ran."""
     cancel_requested_at: datetime | None = None
     progress: Progress = Progress()
     outputs: dict[str, JsonValue] | None = None
@@ -113,8 +113,8 @@ class JobEvent(BaseModel, frozen=True, extra="ignore", defer_build=True):
     """One server-sent event of ``GET /events/{job_id}``.
 
     The SSE ``event`` field is ``type``, its ``id`` the job's version, its ``data`` this model.
-    Events tell states, not history: after a reconnect with ``Last-Event-ID`` the server sends the
-    present state if it is newer. ``done`` is last and carries the final job.
+    Events carry states, not history: after a reconnect with ``Last-Event-ID`` the server sends the
+    current state if it is newer. ``done`` comes last and carries the final job.
     """
 
     type: Annotated[

@@ -19,7 +19,7 @@ CONTRACT: Final = "Comfysnap-Contract"
 REQUEST_ID: Final = "X-Request-Id"
 RETRY_AFTER: Final = "Retry-After"
 REPLAYED: Final = "Idempotency-Replayed"
-"""Response header: ``true`` when an infer route answered with the job of an earlier submit."""
+"""Response header: ``true`` when an infer route returned the job of an earlier submit."""
 
 PROBLEM_JSON: Final = "application/problem+json"
 
@@ -27,7 +27,7 @@ MAX_WAIT_S: Final = 25.0
 """Longest ``wait`` of one ``/check_status`` request, in seconds."""
 
 MAX_SYNC_WAIT_S: Final = 140.0
-"""How long ``/infer_sync`` holds its answer, in seconds: below Modal's 150 s limit for a request
+"""How long ``/infer_sync`` waits for the job, in seconds: below Modal's 150 s limit for a request
 (https://modal.com/docs/guide/webhook-timeouts)."""
 
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024

@@ -5,6 +5,7 @@ from comfysnap_schema.workflow.apply import (
     SPEC_FILE,
     Workflow,
     add_workflow,
+    find_workflows,
     load_workflows,
 )
 from comfysnap_schema.workflow.check import check_workflow, examples
@@ -40,6 +41,7 @@ __all__ = [
     "compare",
     "examples",
     "find_project",
+    "find_workflows",
     "load_workflows",
     "open_project",
     "read_history",

@@ -9,19 +9,19 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
+from comfysnap_schema.base import from_digits
 from comfysnap_schema.comfy import (
     CATALOGUE_FILE,
     Catalogue,
-    Finding,
     Graph,
     InputPath,
+    Issue,
     is_link,
     read_graph,
     validate_graph,
 )
-from comfysnap_schema.digits import from_digits
 from comfysnap_schema.wire import WorkflowError
-from comfysnap_schema.workflow.bypass import Bypass, plan_bypass, switch_off
+from comfysnap_schema.workflow.bypass import Bypass, apply_bypasses, plan_bypass
 from comfysnap_schema.workflow.contract import Contract, contract_of, travels_as_digits
 from comfysnap_schema.workflow.history import CONTRACTS_FILE, History, read_history
 from comfysnap_schema.workflow.map import OutputSpec, WorkflowSpec, read_spec
@@ -42,22 +42,22 @@ class Workflow:
     folder: Path
     spec: WorkflowSpec
     graph: Graph
-    """As exported, with the map's constants in their places; never changed."""
+    """As exported, with the map's constants set; never changed."""
     parameters: Mapping[str, Parameter]
     catalogue: Catalogue | None = None
     """The slim node catalogue beside the graph, when there is one."""
     prepare: Prepare | None = field(default=None, compare=False)
-    """What ``prepare.py`` defines."""
+    """The function in ``prepare.py``, if there is one."""
     bypasses: Mapping[str, tuple[Bypass, ...]] = field(
         default_factory=dict[str, tuple[Bypass, ...]]
     )
-    """Parameter to the nodes that its ``false`` switches off."""
+    """Parameter name to the nodes that ``false`` bypasses."""
     earlier: History | None = None
-    """``contracts.json`` as it was read."""
+    """The content of ``contracts.json``, if there is one."""
 
     @property
     def name(self) -> str:
-        """As in the routes."""
+        """Name in the routes."""
         return self.spec.name
 
     @property
@@ -72,17 +72,17 @@ class Workflow:
 
     @cached_property
     def fields(self) -> Mapping[str, str]:
-        """``node.inputs.name`` to the API field that feeds it."""
+        """``NODE.inputs.NAME`` to the API field that sets it."""
         return {str(path): name for name, entry in self.parameters.items() for path in entry.paths}
 
     @property
     def compatible(self) -> frozenset[str]:
-        """Contract hashes that callers may name: the present one, and earlier ones that hold."""
+        """Contract hashes that callers may send: the current one and compatible earlier ones."""
         return self.history.accepted
 
     @cached_property
     def history(self) -> History:
-        """``contracts.json`` brought up to the present contract."""
+        """``contracts.json``, updated to the current contract."""
         if self.earlier is None:
             return History(self.contract)
         return self.earlier.advance(self.contract)
@@ -93,10 +93,10 @@ class Workflow:
         ``nodes.json``, ``contracts.json`` and ``prepare.py`` (which is imported).
 
         Raises:
-            GraphError: The graph is none.
-            CatalogueError: ``nodes.json`` is none.
-            WorkflowError: The map is wrong, alone or against the graph; ``file``, ``field`` and
-                ``code`` say what.
+            GraphError: ``graph.json`` is not a valid graph.
+            CatalogueError: ``nodes.json`` is not a valid catalogue.
+            WorkflowError: The map is wrong, by itself or for the graph; ``file``, ``field`` and
+                ``code`` say where and why.
         """
         spec = read_spec(folder / SPEC_FILE)
         exported = read_graph(folder / GRAPH_FILE)
@@ -123,10 +123,10 @@ class Workflow:
         return cls(folder, spec, graph, parameters, catalogue, prepare, bypasses, earlier)
 
     def complete(self, inputs: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-        """Valid wire inputs with defaults filled in, random seeds drawn, and digits as integers.
+        """Complete valid wire inputs: fill in defaults, draw random seeds, convert digit strings.
 
-        Optional inputs that are left out (or null) and have no default stay out: the graph's own
-        value holds.
+        Optional inputs that are left out (or null) and have no default stay out: the graph keeps
+        its own value.
         """
         result: dict[str, JsonValue] = {}
         for name, parameter in self.parameters.items():
@@ -135,21 +135,21 @@ class Workflow:
             if value is not None or is_json_null:
                 result[name] = _as_integer(parameter, value)
             elif parameter.random:
-                result[name] = _draw(parameter)
+                result[name] = _random_value(parameter)
             elif parameter.default is not None:
                 result[name] = parameter.default
         return result
 
     def apply(self, inputs: Mapping[str, JsonValue]) -> Graph:
-        """A copy of the graph with ``inputs`` in their places and bypassed nodes taken out.
+        """A copy of the graph with ``inputs`` set and bypassed nodes removed.
 
-        Nodes that nothing touches are shared with ``graph``; ``prepare.py`` is not called.
+        Unchanged nodes are shared with ``graph``; ``prepare.py`` is not called.
 
         Args:
-            inputs: Complete; files as names in ComfyUI's input folder.
+            inputs: From ``complete``, with files as names in ComfyUI's input folder.
 
         Raises:
-            KeyError: A name that is no parameter.
+            KeyError: Unknown parameter name.
         """
         graph: Graph = dict(self.graph)
         touched: set[str] = set()
@@ -162,17 +162,17 @@ class Workflow:
                 graph[path.node]["inputs"][path.name] = value
         if self.bypasses:
             off = (plans for name, plans in self.bypasses.items() if inputs.get(name) is False)
-            switch_off(graph, touched, [plan for plans in off for plan in plans])
+            apply_bypasses(graph, touched, [plan for plans in off for plan in plans])
         return graph
 
     def build(self, inputs: Mapping[str, JsonValue]) -> Graph:
         """The graph to run: ``apply``, then ``prepare.py`` when there is one.
 
         Args:
-            inputs: Complete; files as names in ComfyUI's input folder.
+            inputs: From ``complete``, with files as names in ComfyUI's input folder.
 
         Raises:
-            InputError: ``prepare.py`` refused the inputs.
+            InputError: ``prepare.py`` rejected the inputs.
             WorkflowError: ``prepare_failed`` or ``prepare_result``.
         """
         graph = self.apply(inputs)
@@ -180,26 +180,25 @@ class Workflow:
             return graph
         return run_prepare(self.prepare, graph, inputs, str(self.folder / PREPARE_FILE))
 
-    def validate(self, graph: Graph) -> list[Finding]:
-        """What ComfyUI would refuse in ``graph`` (from ``build``), by API field and node; empty
-        when it is valid, and when there is no node catalogue to tell.
+    def validate(self, graph: Graph) -> list[Issue]:
+        """What ComfyUI would reject in ``graph`` (from ``build``), by API field and node; empty
+        when it is valid, and when there is no node catalogue.
 
-        Classes that the slim catalogue lacks are not judged: it only knows those of ``new``.
+        Classes that the slim catalogue lacks are not checked: it has those of the exported graph.
         """
         if self.catalogue is None:
             return []
         complete = all(node["class_type"] in self.catalogue for node in graph.values())
         needed = [output.node for output in self.outputs.values()]
         return [
-            finding
-            for finding in validate_graph(graph, self.catalogue, self.fields, outputs=needed)
-            if finding.code != "missing_node_type"
-            and (complete or finding.code != "prompt_no_outputs")
+            issue
+            for issue in validate_graph(graph, self.catalogue, self.fields, outputs=needed)
+            if issue.code != "missing_node_type" and (complete or issue.code != "prompt_no_outputs")
         ]
 
 
 def add_workflow(found: dict[str, Workflow], workflow: Workflow) -> None:
-    """Put a workflow among those found before.
+    """Add a workflow to those already loaded.
 
     Raises:
         WorkflowError: ``duplicate_name``.
@@ -207,25 +206,36 @@ def add_workflow(found: dict[str, Workflow], workflow: Workflow) -> None:
     if workflow.name in found:
         raise WorkflowError(
             "duplicate_name",
-            f"{workflow.name!r} is also the name in {found[workflow.name].folder}",
+            f"duplicate workflow name {workflow.name!r}: also used in"
+            f" {found[workflow.name].folder}",
             file=str(workflow.folder / SPEC_FILE),
             field="name",
         )
     found[workflow.name] = workflow
 
 
+def find_workflows(folder: Path) -> list[Path]:
+    """The workflow folders in ``folder``, in the order of their names.
+
+    Raises:
+        WorkflowError: ``no_workflows``.
+    """
+    found = sorted(spec.parent for spec in folder.glob(f"*/{SPEC_FILE}"))
+    if not found:
+        message = "no workflows yet; run `comfysnap new NAME EXPORT.json`"
+        raise WorkflowError("no_workflows", message, file=str(folder))
+    return found
+
+
 def load_workflows(folder: Path) -> dict[str, Workflow]:
-    """Every workflow below ``folder``, by name.
+    """Load every workflow in ``folder``, by name.
 
     Raises:
         WorkflowError: ``no_workflows``, ``duplicate_name`` and those of ``Workflow.load``.
     """
     found: dict[str, Workflow] = {}
-    for spec in sorted(folder.glob(f"*/{SPEC_FILE}")):
-        workflow = Workflow.load(spec.parent)
-        add_workflow(found, workflow)
-    if not found:
-        raise WorkflowError("no_workflows", f"no */{SPEC_FILE} below it", file=str(folder))
+    for path in find_workflows(folder):
+        add_workflow(found, Workflow.load(path))
     return found
 
 
@@ -241,16 +251,16 @@ def _with_constants(resolver: Resolver, spec: WorkflowSpec) -> Graph:
 def _check_places(
     parameters: Mapping[str, Parameter], spec: WorkflowSpec, prepare: Prepare | None, file: str
 ) -> None:
-    """Every parameter goes somewhere, and no two to one place."""
+    """Check that every parameter has a place, and that no place has two parameters."""
     taken = {InputPath.parse(text): f"constants.{text}" for text in spec.constants}
     for name, parameter in parameters.items():
         field_name = f"inputs.{name}.path"
         if not parameter.paths and not parameter.bypass and prepare is None:
-            message = f"say where the value goes, or write a {PREPARE_FILE} that reads it"
+            message = f"missing path: set where the value goes, or add a {PREPARE_FILE}"
             raise WorkflowError("no_path", message, file=file, field=field_name)
         for path in parameter.paths:
             if path in taken:
-                message = f"{path} already belongs to {taken[path]}"
+                message = f"{path} is already set by {taken[path]}"
                 raise WorkflowError("duplicate_path", message, file=file, field=field_name)
             taken[path] = f"inputs.{name}"
 
@@ -267,19 +277,19 @@ def _check_outputs(
         if not _is_output(graph, output.node, catalogue):
             known = [node for node in graph if _is_output(graph, node, catalogue)]
             message = (
-                f"node {output.node} ({graph[output.node]['class_type']}) saves and shows nothing;"
-                f" nodes that may: {', '.join(known) or 'none'}"
+                f"node {output.node} ({graph[output.node]['class_type']}) is not an output node;"
+                f" available: {', '.join(known) or 'none'}"
             )
             raise WorkflowError("not_an_output", message, file=file, field=where)
         other = taken.setdefault((output.node, output.kind), name)
         if other != name:
-            message = f"the {output.kind} of node {output.node} is already outputs.{other}"
+            message = f"duplicate of outputs.{other}: the {output.kind} of node {output.node}"
             raise WorkflowError("duplicate_output", message, file=file, field=where)
 
 
 def _is_output(graph: Graph, node: str, catalogue: Catalogue | None) -> bool:
-    """Without a catalogue: a node that others read from, and is not named as one that saves or
-    shows, is none."""
+    """Whether a node can be an output. Without a catalogue, only a node that others read from is
+    ruled out, unless its class name suggests that it saves or shows something."""
     class_type = graph[node]["class_type"]
     definition = catalogue.get(class_type) if catalogue else None
     if definition is not None:
@@ -297,7 +307,7 @@ def _check_bypassed_outputs(
     for name, plans in bypasses.items():
         for plan in plans:
             if plan.node in outputs:
-                message = f"node {plan.node} makes outputs.{outputs[plan.node]}, so it has to run"
+                message = f"node {plan.node} is needed for outputs.{outputs[plan.node]}"
                 field_name = f"inputs.{name}.bypass"
                 raise WorkflowError("cannot_bypass", message, file=file, field=field_name)
 
@@ -311,7 +321,7 @@ def _as_integer(parameter: Parameter, value: JsonValue) -> JsonValue:
     return from_digits(value) if travels_as_digits(parameter) else value
 
 
-def _draw(parameter: Parameter) -> int:
+def _random_value(parameter: Parameter) -> int:
     lowest = max(int(parameter.minimum or 0), 0)
     highest = RANDOM_BELOW - 1 if parameter.maximum is None else int(parameter.maximum)
     step = int(parameter.multiple_of or 1)

@@ -1,4 +1,4 @@
-"""Switching nodes off: what went into a node goes on to where its output went."""
+"""Bypassing nodes: whatever read an output of the node reads one of its inputs instead."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ Slot = tuple[str, int]
 
 @dataclass(frozen=True)
 class Bypass:
-    """What changes when one node is switched off."""
+    """The changes that bypassing one node makes."""
 
     node: str
     rewired: tuple[tuple[str, str, int], ...]
-    """Consumers: node, input name, and the output slot it was linked to."""
+    """Consumers of the node: their id, input name, and the output slot that it is linked to."""
     sources: Mapping[int, list[JsonValue]]
-    """Output slot to the link that takes its place."""
+    """Output slot to the link that replaces it."""
 
 
 def plan_bypass(
     graph: Graph, catalogue: Catalogue | None, node: str, *, file: str, field: str
 ) -> Bypass:
-    """See what passes through a node: as in ComfyUI's editor, the input of an output's own type,
-    the one in the same position before the others.
+    """Find the input that replaces each output of a node: as in ComfyUI's editor, a linked one of
+    the output's type, preferably in the same position.
 
     Raises:
         WorkflowError: ``no_catalogue`` or ``cannot_bypass``.
@@ -36,8 +36,8 @@ def plan_bypass(
     if definition is None:
         raise WorkflowError(
             "no_catalogue",
-            f"which input of node {node} passes through is in the node catalogue, and there is none"
-            f" for {graph[node]['class_type']}; add nodes.json: comfysnap new --object-info",
+            f"bypassing node {node} requires a node catalogue that has {graph[node]['class_type']};"
+            " to get a nodes.json, run `comfysnap new` with --object-info",
             file=file,
             field=field,
         )
@@ -49,8 +49,8 @@ def plan_bypass(
             kind = definition.outputs[slot].type if slot < len(definition.outputs) else "?"
             raise WorkflowError(
                 "cannot_bypass",
-                f"node {node} ({definition.class_type}) has no linked input of type {kind} to pass"
-                f" on to {name} of node {consumer}",
+                f"node {node} ({definition.class_type}) has no linked input of type {kind} to"
+                f" connect to {name} of node {consumer}",
                 file=file,
                 field=field,
             )
@@ -58,8 +58,8 @@ def plan_bypass(
     return Bypass(node, consumers, sources)
 
 
-def switch_off(graph: Graph, touched: set[str], bypasses: Iterable[Bypass]) -> None:
-    """Take nodes out of ``graph`` in place; nodes not in ``touched`` are copied before a change."""
+def apply_bypasses(graph: Graph, touched: set[str], bypasses: Iterable[Bypass]) -> None:
+    """Remove nodes from ``graph`` in place; nodes not in ``touched`` are copied before a change."""
     plans = {plan.node: plan for plan in bypasses}
     for plan in plans.values():
         for consumer, name, slot in plan.rewired:
@@ -74,7 +74,7 @@ def switch_off(graph: Graph, touched: set[str], bypasses: Iterable[Bypass]) -> N
 
 
 def _through(plans: Mapping[str, Bypass], link: list[JsonValue]) -> list[JsonValue]:
-    """Follow a link through nodes that are switched off together."""
+    """Follow a link through nodes that are bypassed together."""
     while (plan := plans.get(str(link[0]))) is not None:
         link = plan.sources[_slot(link)]
     return link

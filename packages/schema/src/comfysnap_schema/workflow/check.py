@@ -1,4 +1,4 @@
-"""Judges a workflow as it would run with its defaults."""
+"""Checks a workflow as it would run with its defaults."""
 
 from dataclasses import dataclass
 
@@ -12,17 +12,17 @@ from comfysnap_schema.workflow.prepare import PREPARE_FILE
 
 
 @dataclass(frozen=True)
-class Check:
-    """The outcome for one workflow."""
+class CheckResult:
+    """The result of checking one workflow."""
 
-    findings: tuple[str, ...]
-    """What would be refused; empty when it would run."""
+    issues: tuple[str, ...]
+    """What would be rejected; empty when the workflow would run."""
     notes: tuple[str, ...]
-    """What could not be judged."""
+    """What could not be checked."""
 
 
-def check_workflow(workflow: Workflow) -> Check:
-    """Build the graph from defaults and validate it.
+def check_workflow(workflow: Workflow) -> CheckResult:
+    """Build the graph from its defaults and validate it.
 
     Raises:
         WorkflowError: ``prepare.py`` failed.
@@ -31,28 +31,28 @@ def check_workflow(workflow: Workflow) -> Check:
     try:
         graph = workflow.build(inputs)
     except InputError as error:
-        return Check((f"{PREPARE_FILE} refused the defaults: {error}",), ())
+        return CheckResult((f"{PREPARE_FILE} rejected the defaults: {error}",), ())
     if workflow.catalogue is None:
-        note = f"no {CATALOGUE_FILE}, so ranges, choices and links were not judged"
-        return Check((), (note,))
+        note = f"no {CATALOGUE_FILE}, so ranges, choices and links were not checked"
+        return CheckResult((), (note,))
     unknown = sorted({n["class_type"] for n in graph.values()} - set(workflow.catalogue))
-    notes = tuple(f"{name} is not in {CATALOGUE_FILE}, so it was not judged" for name in unknown)
-    return Check(tuple(map(str, workflow.validate(graph))), notes)
+    notes = tuple(f"{name} is not in {CATALOGUE_FILE}, so it was not checked" for name in unknown)
+    return CheckResult(tuple(map(str, workflow.validate(graph))), notes)
 
 
 def examples(workflow: Workflow) -> dict[str, JsonValue]:
-    """A value for each required parameter: what the graph holds, else the plainest one."""
+    """A value for each required parameter: the one in the graph, else the simplest valid one."""
     found: dict[str, JsonValue] = {}
     for name, parameter in workflow.parameters.items():
         if not parameter.required:
             continue
         places = [workflow.graph[p.node]["inputs"].get(p.name) for p in parameter.paths]
         present = next((value for value in places if value is not None), None)
-        found[name] = _plainest(parameter) if present is None else present
+        found[name] = _simplest(parameter) if present is None else present
     return found
 
 
-def _plainest(parameter: Parameter) -> JsonValue:
+def _simplest(parameter: Parameter) -> JsonValue:
     if parameter.choices:
         return parameter.choices[0]
     number = 0 if parameter.minimum is None else max(0, parameter.minimum)

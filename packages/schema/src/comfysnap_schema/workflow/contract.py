@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+from comfysnap_schema.base import DIGITS_ABOVE, digits_pattern
 from comfysnap_schema.comfy import canonical_json
-from comfysnap_schema.digits import DIGITS_ABOVE, digits_pattern
-from comfysnap_schema.wire import FILE_KINDS, SHA256_PATTERN, Kind
+from comfysnap_schema.wire import KINDS, SHA256_PATTERN, Kind
 from comfysnap_schema.workflow.map import OutputSpec
 from comfysnap_schema.workflow.parameters import Parameter
 
@@ -45,7 +45,7 @@ FILE_SCHEMA: Final[JsonSchema] = {
 
 @dataclass(frozen=True)
 class Contract:
-    """What a client generated from; two workflows with one hash take and give the same."""
+    """The interface that clients are generated for; equal hashes mean equal interfaces."""
 
     input_schema: JsonSchema
     output_schema: JsonSchema
@@ -55,7 +55,7 @@ class Contract:
 def contract_of(
     name: str, parameters: Mapping[str, Parameter], outputs: Mapping[str, OutputSpec]
 ) -> Contract:
-    """Build both schemas and hash what a caller depends on: no prose, no graph."""
+    """Build both schemas and their hash, which covers neither descriptions nor the graph."""
     input_schema: JsonSchema = {
         "type": "object",
         "title": name,
@@ -80,8 +80,8 @@ def hash_of(input_schema: JsonSchema, output_schema: JsonSchema) -> str:
 def parameter_schema(parameter: Parameter) -> JsonSchema:
     """The JSON Schema of one parameter.
 
-    It is flat (``minimum`` speaks of numbers and ``pattern`` of strings, whatever ``type`` allows),
-    so that a validator's error names the rule that was broken.
+    It is flat (``minimum`` applies to numbers and ``pattern`` to strings, whatever ``type``
+    allows), so that a validator's error names the violated rule.
     """
     schema = {**_type_schema(parameter), **_bounds(parameter)}
     if parameter.title:
@@ -98,7 +98,7 @@ def parameter_schema(parameter: Parameter) -> JsonSchema:
 
 
 def travels_as_digits(parameter: Parameter) -> bool:
-    """Whether values may be beyond 2^53, which JavaScript can only send as a string."""
+    """Whether values may exceed 2^53, which JavaScript can send exactly only as a string."""
     return (
         parameter.type == "integer"
         and parameter.choices is None
@@ -146,17 +146,16 @@ def _bounds(parameter: Parameter) -> JsonSchema:
 
 def _output_schema(spec: OutputSpec) -> JsonSchema:
     one: JsonSchema = {"x-kind": str(spec.kind)}
-    if spec.kind in FILE_KINDS:
-        one["type"] = "object"
-    elif spec.kind is Kind.TEXT:
-        one["type"] = "string"
+    json_type = KINDS[spec.kind].json_type
+    if json_type is not None:
+        one["type"] = json_type
     schema: JsonSchema = {"type": "array", "items": one} if spec.many else one
     return {**schema, "description": spec.description} if spec.description else schema
 
 
 def bare(schema: JsonSchema) -> JsonSchema:
-    """What a caller depends on, in one form for equal meanings: no prose, lists of alternatives
-    sorted, whole numbers as integers."""
+    """The part of a schema that callers depend on, normalized: no descriptions, sorted lists of
+    alternatives, whole numbers as integers."""
     return cast("JsonSchema", _bare(schema))
 
 

@@ -1,4 +1,4 @@
-"""What changed between two contracts, and whether callers of the old one break."""
+"""The changes between two contracts, and whether they break callers of the old one."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Change:
     """``inputs.steps`` or ``outputs.images``."""
     message: str
     breaking: bool
-    """Whether a caller that was right before can be wrong now."""
+    """Whether a call that was valid before can be invalid now."""
 
 
 def compare(old: Contract, new: Contract) -> list[Change]:
@@ -45,15 +45,15 @@ def _inputs(old: JsonSchema, new: JsonSchema) -> Iterable[Change]:
             yield Change("input_added", field, f"new, {kind}", breaking=required)
             continue
         if required and name not in was_required:
-            yield Change("now_required", field, "was optional, is required", breaking=True)
+            yield Change("now_required", field, "was optional, is now required", breaking=True)
         if not required and name in was_required:
-            yield Change("now_optional", field, "was required, is optional", breaking=False)
+            yield Change("now_optional", field, "was required, is now optional", breaking=False)
         yield from _values(field, before[name], after[name])
 
 
 def _values(field: str, old: JsonSchema, new: JsonSchema) -> Iterable[Change]:
     if old.get("x-kind") != new.get("x-kind"):
-        message = f"was {_kind(old)}, is {_kind(new)}"
+        message = f"was {_kind(old)}, is now {_kind(new)}"
         yield Change("kind_changed", field, message, breaking=True)
         return
     for narrows, widens, message in _rules(old, new):
@@ -64,17 +64,17 @@ def _values(field: str, old: JsonSchema, new: JsonSchema) -> Iterable[Change]:
 
 
 def _rules(old: JsonSchema, new: JsonSchema) -> Iterable[tuple[bool, bool, str]]:
-    """For each rule of a value: whether it narrows, whether it widens, and how to say it."""
+    """For each rule of a value: whether it narrows, whether it widens, and a message."""
     before, after = _types(old), _types(new)
     yield (
         not _covers(after, before),
         not _covers(before, after),
-        f"took {_or(before)}, takes {_or(after)}",
+        f"type was {_or(before)}, is now {_or(after)}",
     )
     yield from _choices(old, new)
     for key, name, tighter in _BOUNDS:
         one, other = old.get(key), new.get(key)
-        message = f"{name} was {_told(one)}, is {_told(other)}"
+        message = f"{name} was {_bound(one)}, is now {_bound(other)}"
         yield tighter(one, other), tighter(other, one), message
 
 
@@ -84,16 +84,16 @@ def _choices(old: JsonSchema, new: JsonSchema) -> Iterable[tuple[bool, bool, str
         return
     if before is None or after is None:
         listed = ", ".join(map(str, after or before or ()))
-        verb = "takes only" if after is not None else "took only"
-        # Where a choice list came or went, the types on both sides are those of the choices.
+        verb = "now accepts only" if after is not None else "is no longer limited to"
+        # Where a list of choices was added or removed, ``_types`` reports those of the choices.
         yield after is not None, after is None, f"{verb} {listed}"
         return
     gone = _missing(before, after)
     come = _missing(after, before)
     if gone:
-        yield True, False, f"no longer takes {', '.join(gone)}"
+        yield True, False, f"no longer accepts {', '.join(gone)}"
     if come:
-        yield False, True, f"takes {', '.join(come)} too"
+        yield False, True, f"now also accepts {', '.join(come)}"
 
 
 def _missing(values: list[Any], where: list[Any]) -> list[str]:
@@ -118,7 +118,7 @@ def _type_of(value: object) -> str:
 
 
 def _covers(types: frozenset[str], others: frozenset[str]) -> bool:
-    """A number may be an integer."""
+    """Whether ``types`` accept every value of ``others``; an integer is also a number."""
     covered = types | {"integer"} if "number" in types else types
     return others <= covered
 
@@ -152,13 +152,13 @@ def _outputs(old: JsonSchema, new: JsonSchema) -> Iterable[Change]:
         elif name not in before:
             yield Change("output_added", field, "new", breaking=False)
         elif before[name] != after[name]:
-            message = f"was {_kind(before[name])}, is {_kind(after[name])}"
+            message = f"was {_kind(before[name])}, is now {_kind(after[name])}"
             yield Change("kind_changed", field, message, breaking=True)
 
 
 def _kind(schema: Mapping[str, Any]) -> str:
     if "items" in schema:
-        return f"many of {_kind(schema['items'])}"
+        return f"list of {_kind(schema['items'])}"
     return str(schema.get("x-kind", "a plain value"))
 
 
@@ -166,7 +166,7 @@ def _properties(schema: JsonSchema) -> dict[str, JsonSchema]:
     return schema["properties"]
 
 
-def _told(value: object) -> str:
+def _bound(value: object) -> str:
     return "unbounded" if value is None else str(value)
 
 

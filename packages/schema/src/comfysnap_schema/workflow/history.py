@@ -1,4 +1,4 @@
-"""``contracts.json``: the contract as last generated, and the earlier ones that still hold."""
+"""``contracts.json``: the contract as last generated, and earlier ones that are compatible."""
 
 import json
 from dataclasses import dataclass
@@ -25,19 +25,19 @@ class _File(BaseModel, frozen=True, extra="forbid"):
 
 @dataclass(frozen=True)
 class History:
-    """One contract, and the hashes of earlier ones whose callers it does not break."""
+    """A contract, and the hashes of earlier ones whose callers it does not break."""
 
     contract: Contract
     compatible: tuple[str, ...] = ()
-    """Newest first, without the contract's own."""
+    """Newest first, without the hash of the contract itself."""
 
     @property
     def accepted(self) -> frozenset[str]:
-        """Every hash that a caller may name."""
+        """Every hash that a caller may send."""
         return frozenset((self.contract.hash, *self.compatible))
 
     def advance(self, contract: Contract) -> "History":
-        """The history once ``contract`` takes over; one that breaks callers starts anew."""
+        """The history with ``contract`` as the current one; a breaking change starts a new one."""
         if contract.hash == self.contract.hash:
             return History(contract, self.compatible)
         if any(change.breaking for change in compare(self.contract, contract)):
@@ -45,7 +45,7 @@ class History:
         return History(contract, (self.contract.hash, *self.compatible))
 
     def dumps(self) -> str:
-        """The text of a ``contracts.json``: equal histories, equal bytes."""
+        """The text of a ``contracts.json``; equal histories give equal bytes."""
         record = {
             "hash": self.contract.hash,
             "compatible": list(self.compatible),
@@ -56,10 +56,10 @@ class History:
 
 
 def read_history(path: Path) -> History | None:
-    """Read a ``contracts.json``; None when there is none.
+    """Read a ``contracts.json``; None when it does not exist.
 
     Raises:
-        WorkflowError: ``unreadable``, ``invalid_contracts`` (written by hand, or damaged).
+        WorkflowError: ``unreadable``, ``invalid_contracts`` (edited by hand, or damaged).
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -80,7 +80,7 @@ def read_history(path: Path) -> History | None:
 def _invalid(path: Path) -> WorkflowError:
     return WorkflowError(
         "invalid_contracts",
-        "it is not what comfysnap generate wrote; take it from version control, or delete it"
-        " (then callers of earlier contracts are refused)",
+        "not as `comfysnap generate` wrote it; restore it from version control, or delete it"
+        " (callers of earlier contracts are then rejected)",
         file=str(path),
     )

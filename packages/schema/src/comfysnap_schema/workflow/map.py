@@ -1,4 +1,4 @@
-"""``workflow.toml``: the input map of one workflow, as a person writes it."""
+"""``workflow.toml``: the input map of one workflow."""
 
 import re
 import tomllib
@@ -25,32 +25,32 @@ Choice = StrictStr | StrictBool | StrictInt | StrictFloat
 
 
 class InputSpec(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
-    """One API parameter; what is left out comes from the graph and the node catalogue."""
+    """One API parameter; omitted keys come from the graph and the node catalogue."""
 
     path: str | list[str] | None = None
-    """Where the value goes: ``node.inputs.name``, once or several times. None: only
-    ``prepare.py`` reads it."""
+    """Where the value goes: one or more ``NODE.inputs.NAME``. None: only ``prepare.py`` reads
+    it."""
     bypass: str | list[str] | None = None
-    """Node ids that a false value of this boolean switches off."""
+    """Node ids that are bypassed when this boolean is false."""
     title: str | None = None
     description: str = ""
     type: ParameterType | None = None
-    """Default: what the node catalogue says, else the type of the graph's value."""
+    """Default: the type in the node catalogue, else the type of the graph's value."""
     kind: Kind | None = None
-    """What a file input is; such an input travels as a file."""
+    """The kind of a file input; an input with a kind is a file."""
     required: bool | None = None
-    """Default: required when no default is known."""
+    """Default: required when there is no default value."""
     default: JsonValue = None
     minimum: int | float | None = None
     maximum: int | float | None = None
     multiple_of: Annotated[int, Field(ge=1)] | None = None
-    """Of integers."""
+    """Only for integers."""
     choices: Annotated[Sequence[Choice], Field(min_length=1)] | None = None
     multiline: bool | None = None
     max_length: Annotated[int, Field(ge=1)] | None = None
     random: bool = False
-    """Drawn for each job when left out, below 2^53 so that browsers keep it, and told in the
-    job's ``inputs``."""
+    """Drawn for each job when left out, below 2^53 so that browsers keep it exact, and reported in
+    the job's ``inputs``."""
 
 
 class OutputSpec(BaseModel, frozen=True, extra="forbid"):
@@ -71,15 +71,15 @@ class WorkflowSpec(BaseModel, frozen=True, extra="forbid"):
     inputs: dict[ParameterName, InputSpec] = Field(default_factory=dict)
     outputs: Annotated[dict[ParameterName, OutputSpec], Field(min_length=1)]
     constants: dict[str, JsonValue] = Field(default_factory=dict)
-    """Path to a value that the workflow pins, whatever the graph says."""
+    """Path to a fixed value, which replaces the one in the graph."""
 
 
 def read_spec(path: Path) -> WorkflowSpec:
     """Read a ``workflow.toml``.
 
     Raises:
-        WorkflowError: ``unreadable``, ``invalid_toml``, ``unknown_key`` or ``invalid_value``; it
-            names the file, the key and what would be right.
+        WorkflowError: ``unreadable``, ``invalid_toml``, ``unknown_key`` or ``invalid_value``, with
+            the file, the key and what is valid.
     """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -99,17 +99,25 @@ def _first_problem(error: ValidationError, path: Path) -> WorkflowError:
     if found["type"] != "extra_forbidden":
         message = re.sub(r"<Kind\.\w+: ('[^']+')>", r"\1", found["msg"])
         if found["type"] in ("model_type", "dict_type"):
-            message = f"it is a table: [{key}]"
+            message = f"must be a table: [{key}]"
+        elif found["type"] == "string_pattern_mismatch":
+            thing = {"inputs": "input", "outputs": "output"}.get(key.partition(".")[0], "workflow")
+            message = invalid_name(thing, found["input"])
         return WorkflowError("invalid_value", message, file=str(path), field=key)
     parent = cast("tuple[Any, ...]", found["loc"])[:-1]
     known = _MODELS[parent[0] if parent else ""].model_fields
     return WorkflowError(
-        "unknown_key", f"unknown key; known are {', '.join(known)}", file=str(path), field=key
+        "unknown_key", f"unknown key; valid keys: {', '.join(known)}", file=str(path), field=key
     )
 
 
+def invalid_name(thing: str, name: object) -> str:
+    """The message for an invalid name of an input, an output or a workflow."""
+    return f"invalid {thing} name {name!r}: use snake_case, for example negative_prompt"
+
+
 def key_of(location: tuple[int | str, ...]) -> str:
-    """The dotted key of a Pydantic error, without its names for branches of a union."""
+    """The dotted key of a Pydantic error, without its names for the branches of a union."""
     parts = [str(part) for part in location if part != "[key]"]
     while len(parts) > 1 and re.search(r"^(str|int|float|bool)$|\[", parts[-1]):
         parts.pop()

@@ -1,4 +1,4 @@
-"""``prepare.py``: plain Python of a workflow folder that changes a graph after its map."""
+"""``prepare.py``: Python code of a workflow folder that changes the graph after the input map."""
 
 import copy
 import importlib.util
@@ -21,11 +21,11 @@ Prepare = Callable[[Graph, dict[str, JsonValue]], Graph]
 
 
 def load_prepare(folder: Path) -> Prepare | None:
-    """The ``prepare`` of a folder, or None when it has no ``prepare.py``.
+    """Import ``prepare`` from a folder's ``prepare.py``; None when the file does not exist.
 
     Raises:
-        WorkflowError: ``prepare_failed`` (it cannot be imported), ``no_prepare`` (there is no
-            function ``prepare(graph, inputs)`` in it).
+        WorkflowError: ``prepare_failed`` (the import failed), ``no_prepare`` (no function
+            ``prepare(graph, inputs)``).
     """
     path = folder / PREPARE_FILE
     if not path.is_file():
@@ -33,7 +33,7 @@ def load_prepare(folder: Path) -> Prepare | None:
     function: Any = getattr(_import(path), "prepare", None)
     if not callable(function) or not _takes_two(function):
         raise WorkflowError(
-            "no_prepare", "it needs a function prepare(graph, inputs) -> graph", file=str(path)
+            "no_prepare", "missing function prepare(graph, inputs) -> graph", file=str(path)
         )
     return cast("Prepare", function)
 
@@ -41,34 +41,35 @@ def load_prepare(folder: Path) -> Prepare | None:
 def run_prepare(
     function: Prepare, graph: Graph, inputs: Mapping[str, JsonValue], file: str
 ) -> Graph:
-    """Call ``prepare`` with copies, and see that a graph comes back.
+    """Call ``prepare`` with copies, and check that it returns a graph.
 
     Raises:
-        InputError: ``prepare`` raised it, or ``ValueError``: what the caller gave does not do.
-        WorkflowError: ``prepare_failed`` (it raised something else), ``prepare_result`` (it handed
-            back no graph).
+        InputError: ``prepare`` raised it, or ``ValueError``: it rejected the inputs.
+        WorkflowError: ``prepare_failed`` (any other exception), ``prepare_result`` (it did not
+            return a graph).
     """
     try:
         result: Any = function(copy.deepcopy(graph), copy.deepcopy(dict(inputs)))
     except InputError:
         raise
     except ValueError as error:
-        raise InputError((FieldProblem(message=str(error) or "prepare.py refused it"),)) from error
-    except Exception as error:  # whatever a person's code does
+        message = str(error) or "prepare() rejected the inputs"
+        raise InputError((FieldProblem(message=message),)) from error
+    except Exception as error:  # the user's code may raise anything
         raise _failed(error, file) from error
     try:
         return parse_graph(result)
     except GraphError as error:
         where = f" (node {error.field})" if error.field else ""
         raise WorkflowError(
-            "prepare_result", f"prepare must return the graph: {error.message}{where}", file=file
+            "prepare_result", f"prepare() must return a graph: {error.message}{where}", file=file
         ) from error
 
 
 def _import(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"comfysnap_prepare_{path.parent.name}", path)
     if spec is None or spec.loader is None:  # pragma: no cover -- a .py file always has a loader
-        raise WorkflowError("prepare_failed", "it is no Python module", file=str(path))
+        raise WorkflowError("prepare_failed", "not a Python module", file=str(path))
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and Pydantic look their annotations up there
     try:

@@ -1,4 +1,4 @@
-"""``comfysnap.toml``: the one file that says which workflows a project has and how they run."""
+"""``comfysnap.toml``: which workflows a project has and how they run."""
 
 import tomllib
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError
 
 from comfysnap_schema.wire import WORKFLOW_NAME_PATTERN, ProjectError
+from comfysnap_schema.workflow.map import invalid_name
 
 PROJECT_FILE = "comfysnap.toml"
 
@@ -19,14 +20,14 @@ class GenerateSettings(BaseModel, frozen=True, extra="forbid"):
 
 
 class Project(BaseModel, frozen=True, extra="forbid"):
-    """The parts of ``comfysnap.toml`` that every package reads; the server validates the others."""
+    """The parts of ``comfysnap.toml`` that every package reads; the server validates the rest."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")] = "comfysnap"
     """Name of the deployment."""
     workflows: Path = Path("workflows")
     """Folder of the workflow folders, relative to the file."""
     default: Annotated[str, Field(pattern=WORKFLOW_NAME_PATTERN)] | None = None
-    """Workflow of bare ``/infer_sync`` and ``/infer_async``; None: the only one there is."""
+    """Workflow of ``/infer_sync`` and ``/infer_async`` without a name. None: the only workflow."""
     generate: GenerateSettings = GenerateSettings()
     serve: dict[str, Any] = Field(default_factory=dict)
     """``[serve]``: limits of the gateway."""
@@ -52,9 +53,14 @@ def read_project(path: Path) -> Project:
         found = error.errors()[0]
         key = ".".join(str(part) for part in found["loc"])
         if found["type"] != "extra_forbidden":
-            raise ProjectError("invalid_value", found["msg"], file=str(path), field=key) from error
+            message = found["msg"]
+            if found["type"] == "string_pattern_mismatch" and key == "name":
+                message = f"invalid project name {found['input']!r}: use a-z, 0-9 and -"
+            elif found["type"] == "string_pattern_mismatch":
+                message = invalid_name("workflow", found["input"])
+            raise ProjectError("invalid_value", message, file=str(path), field=key) from error
         known = (GenerateSettings if "." in key else Project).model_fields
-        message = f"unknown key; known are {', '.join(known)}"
+        message = f"unknown key; valid keys: {', '.join(known)}"
         raise ProjectError("unknown_key", message, file=str(path), field=key) from error
     root = path.resolve().parent
     out = project.generate.out
@@ -67,8 +73,8 @@ def read_project(path: Path) -> Project:
 
 
 def open_project(path: Path | None) -> Project:
-    """The project of ``path`` (a ``comfysnap.toml`` or its folder), else the one that the working
-    directory is in; where there is none, one with the defaults, rooted in the working directory.
+    """Open the project at ``path`` (a ``comfysnap.toml`` or its folder), by default that of the
+    working directory or a parent. Without one, the working directory is a project with defaults.
 
     Raises:
         ProjectError: Those of ``read_project``.

@@ -1,4 +1,4 @@
-"""From an entry of the input map to a parameter: the map narrows what graph and catalogue allow."""
+"""Turns entries of the input map into parameters: the map narrows what the places allow."""
 
 import math
 from dataclasses import dataclass, replace
@@ -8,9 +8,17 @@ from pydantic import JsonValue
 
 from comfysnap_schema.comfy import Catalogue, Graph, InputPath, is_link, title_of
 from comfysnap_schema.wire import FILE_KINDS, GraphError, WorkflowError
-from comfysnap_schema.workflow.facts import Choices, Facts, Number, facts_of, merge, type_of_value
 from comfysnap_schema.workflow.map import InputSpec
-from comfysnap_schema.workflow.parameters import Parameter, ParameterType
+from comfysnap_schema.workflow.parameters import (
+    Choices,
+    InputConstraints,
+    Number,
+    Parameter,
+    ParameterType,
+    constraints_of,
+    merge,
+    type_of_value,
+)
 
 _LARGEST_SEED: Final = 2**64 - 1
 
@@ -22,7 +30,7 @@ _INSIDE: dict[ParameterType, tuple[ParameterType, ...]] = {
     "file": ("file",),
     "json": ("json", "string", "integer", "number", "boolean"),
 }
-"""Type of a place to the types that a parameter for it may narrow to."""
+"""Type of a place to the types that a parameter may narrow it to."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +53,16 @@ class Resolver:
         """
         scope = _Scope(self.file, name)
         paths = tuple(self.path(text, scope.field("path")) for text in _listed(entry.path))
-        facts = self._facts(paths, entry, scope)
-        narrowed = _narrow(entry, facts, scope)
+        place = self._constraints(paths, entry, scope)
+        narrowed = _narrow(entry, place, scope)
         bypass = tuple(_listed(entry.bypass))
         for node in bypass:
             if node not in self.graph:
                 scope.fail("no_such_node", f"the graph has no node {node!r}", "bypass")
-        return _with_default(replace(narrowed, paths=paths, bypass=bypass), entry, facts, scope)
+        return _with_default(replace(narrowed, paths=paths, bypass=bypass), entry, place, scope)
 
     def path(self, text: str, field: str) -> InputPath:
-        """Parse a path and see that the graph has its place.
+        """Parse a path and check that it exists in the graph.
 
         Raises:
             WorkflowError: ``invalid_path``, ``no_such_path``, ``path_is_linked``.
@@ -70,7 +78,7 @@ class Resolver:
         value = node["inputs"].get(path.name)
         if isinstance(value, list) and is_link(value):
             source = title_of(self.graph, str(value[0])) if value[0] in self.graph else "?"
-            message = f"{text} is fed by node {value[0]} ({source}); name an input of that node"
+            message = f"{text} is linked to node {value[0]} ({source}); use an input of that node"
             raise WorkflowError("path_is_linked", message, file=self.file, field=field)
         names = dict.fromkeys(name for name, v in node["inputs"].items() if not is_link(v))
         definition = self.catalogue.get(node["class_type"]) if self.catalogue else None
@@ -79,32 +87,34 @@ class Resolver:
             names.update(dict.fromkeys(n for n, known in declared.items() if known.is_widget))
         if path.name not in names:
             message = (
-                f"node {path.node} ({node['class_type']}) has no input {path.name!r} that takes a"
-                f" value; it has {', '.join(names) or 'none'}"
+                f"node {path.node} ({node['class_type']}) has no value input {path.name!r};"
+                f" available: {', '.join(names) or 'none'}"
             )
             raise WorkflowError("no_such_path", message, file=self.file, field=field)
         return path
 
-    def _facts(self, paths: tuple[InputPath, ...], entry: InputSpec, scope: "_Scope") -> Facts:
+    def _constraints(
+        self, paths: tuple[InputPath, ...], entry: InputSpec, scope: "_Scope"
+    ) -> InputConstraints:
         if not paths:
-            return _facts_of_entry(entry, scope)
-        places = [facts_of(self.graph, path, self.catalogue) for path in paths]
+            return _constraints_of_entry(entry, scope)
+        places = [constraints_of(self.graph, path, self.catalogue) for path in paths]
         merged = merge(places)
         if merged is None:
             types = " and ".join(f"{p} ({f.type})" for p, f in zip(paths, places, strict=True))
-            scope.fail("types_differ", f"one value cannot fit {types}", "path")
+            scope.fail("types_differ", f"the types differ: {types}", "path")
         if merged.choices == ():
-            scope.fail("types_differ", "no choice is one of all these places", "path")
+            scope.fail("types_differ", "these inputs have no choice in common", "path")
         free = entry.random or entry.required or entry.kind or entry.default is not None
         if not free and any(place.value != merged.value for place in places):
             values = " and ".join(repr(place.value) for place in places)
-            scope.fail("values_differ", f"the graph has {values}; say which", "default")
+            scope.fail("values_differ", f"the graph has {values}; set a default", "default")
         return merged
 
 
 @dataclass(frozen=True)
 class _Scope:
-    """Where in ``workflow.toml`` we are."""
+    """The current table of ``workflow.toml``."""
 
     file: str
     name: str
@@ -120,33 +130,33 @@ def _listed(value: str | list[str] | None) -> list[str]:
     return [value] if isinstance(value, str) else list(value or ())
 
 
-def _facts_of_entry(entry: InputSpec, scope: _Scope) -> Facts:
-    """Of a parameter that no place takes: what the map says is all there is."""
+def _constraints_of_entry(entry: InputSpec, scope: _Scope) -> InputConstraints:
+    """The constraints of a parameter without a path, from the map alone."""
     if entry.bypass:
-        return Facts(type="boolean", value=True)
+        return InputConstraints(type="boolean", value=True)
     if entry.kind:
-        return Facts(type="file", kind=entry.kind)
+        return InputConstraints(type="file", kind=entry.kind)
     if entry.random:
-        return Facts(type="integer")
+        return InputConstraints(type="integer")
     example = entry.choices[0] if entry.choices else entry.default
     if entry.type is None and example is None:
-        scope.fail("unknown_type", "without a path, say its type (or give a default)", "type")
-    return Facts(type=entry.type or type_of_value(example))
+        scope.fail("unknown_type", "an input without a path must have a type or a default", "type")
+    return InputConstraints(type=entry.type or type_of_value(example))
 
 
-def _narrow(entry: InputSpec, facts: Facts, scope: _Scope) -> Parameter:
-    type_ = _type(entry, facts, scope)
+def _narrow(entry: InputSpec, place: InputConstraints, scope: _Scope) -> Parameter:
+    type_ = _type(entry, place, scope)
     numeric = type_ in ("integer", "number")
-    choices = _choices(entry, facts, scope) if type_ not in ("file", "boolean") else None
+    choices = _choices(entry, place, scope) if type_ not in ("file", "boolean") else None
     ranged = numeric and choices is None
     _refuse_inapplicable(entry, type_, ranged, scope)
-    minimum = _bound(entry.minimum, facts.minimum, facts, "minimum", scope) if ranged else None
-    maximum = _bound(entry.maximum, facts.maximum, facts, "maximum", scope) if ranged else None
-    if entry.random and not facts.known:  # what every sampler of ComfyUI takes
+    minimum = _bound(entry.minimum, place.minimum, place, "minimum", scope) if ranged else None
+    maximum = _bound(entry.maximum, place.maximum, place, "maximum", scope) if ranged else None
+    if entry.random and not place.known:  # what every sampler of ComfyUI takes
         minimum = 0 if minimum is None else minimum
         maximum = _LARGEST_SEED if maximum is None else maximum
     if minimum is not None and maximum is not None and minimum > maximum:
-        scope.fail("empty_range", f"{minimum} is above {maximum}", "minimum")
+        scope.fail("empty_range", f"minimum {minimum} is above maximum {maximum}", "minimum")
     return Parameter(
         name=scope.name,
         type=type_,
@@ -154,48 +164,49 @@ def _narrow(entry: InputSpec, facts: Facts, scope: _Scope) -> Parameter:
         description=entry.description,
         minimum=minimum,
         maximum=maximum,
-        multiple_of=(entry.multiple_of or facts.multiple_of) if ranged else None,
+        multiple_of=(entry.multiple_of or place.multiple_of) if ranged else None,
         choices=choices,
-        multiline=facts.multiline if entry.multiline is None else entry.multiline,
+        multiline=place.multiline if entry.multiline is None else entry.multiline,
         max_length=entry.max_length,
         random=entry.random,
-        kind=(entry.kind or facts.kind) if type_ == "file" else None,
+        kind=(entry.kind or place.kind) if type_ == "file" else None,
     )
 
 
-def _type(entry: InputSpec, facts: Facts, scope: _Scope) -> ParameterType:
+def _type(entry: InputSpec, place: InputConstraints, scope: _Scope) -> ParameterType:
     if entry.kind is not None and entry.kind not in FILE_KINDS:
         files = ", ".join(sorted(FILE_KINDS))
-        scope.fail("wrong_type", f"an input of a kind is a file: {files}", "kind")
+        scope.fail("wrong_type", f"{entry.kind!s} is not a file kind; expected {files}", "kind")
     if entry.kind is not None and entry.type not in (None, "file"):
-        scope.fail("wrong_type", f"an input of a kind is a file, not {entry.type}", "type")
-    wanted: ParameterType = "file" if entry.kind else (entry.type or facts.type)
+        scope.fail("wrong_type", f"with a kind, type must be file, got {entry.type}", "type")
+    wanted: ParameterType = "file" if entry.kind else (entry.type or place.type)
     # Without a catalogue a whole number in the graph may well be one value of a float.
-    guessed_integer = not facts.known and facts.type == "integer" and wanted == "number"
-    untold = not facts.known and (facts.value is None or facts.type == "json")
-    if wanted not in _INSIDE[facts.type] and not guessed_integer and not untold:
+    guessed_integer = not place.known and place.type == "integer" and wanted == "number"
+    unknown = not place.known and (place.value is None or place.type == "json")
+    if wanted not in _INSIDE[place.type] and not guessed_integer and not unknown:
         key = "kind" if entry.kind else "type"
-        scope.fail("wrong_type", f"the node takes {facts.type}, not {wanted}", key)
+        scope.fail("wrong_type", f"the node expects {place.type}, got {wanted}", key)
     if entry.bypass and wanted != "boolean":
-        scope.fail("wrong_type", "what switches a node off is a boolean", "type")
+        scope.fail("wrong_type", f"with bypass, type must be boolean, got {wanted}", "type")
     if entry.random and wanted != "integer":
-        scope.fail("wrong_type", f"only integers can be drawn at random, not {wanted}", "random")
+        scope.fail("wrong_type", f"with random, type must be integer, got {wanted}", "random")
     return wanted
 
 
-def _choices(entry: InputSpec, facts: Facts, scope: _Scope) -> Choices | None:
-    known = facts.choices
+def _choices(entry: InputSpec, place: InputConstraints, scope: _Scope) -> Choices | None:
+    known = place.choices
     if entry.choices is None:
-        usable = known is not None and (not facts.are_files or facts.value in known)
+        usable = known is not None and (not place.are_files or place.value in known)
         return known if usable else None
     if len(set(map(repr, entry.choices))) != len(entry.choices):
-        scope.fail("duplicate_choice", "each choice once", "choices")
+        scope.fail("duplicate_choice", "duplicate choice", "choices")
     kinds = {type(choice) for choice in entry.choices}
     if bool in kinds and kinds & {int, float}:
-        scope.fail("mixed_choices", "true is 1 to some callers; do not mix the two", "choices")
+        message = "must not mix booleans and numbers: some callers treat true as 1"
+        scope.fail("mixed_choices", message, "choices")
     for choice in entry.choices:
-        if known is not None and not facts.are_files and choice not in known:
-            message = f"the node does not take {choice!r}; it takes {_some(known)}"
+        if known is not None and not place.are_files and choice not in known:
+            message = f"{choice!r} is not a valid choice for the node; expected {_some(known)}"
             scope.fail("unknown_choice", message, "choices")
     return tuple(entry.choices)
 
@@ -203,7 +214,7 @@ def _choices(entry: InputSpec, facts: Facts, scope: _Scope) -> Choices | None:
 def _refuse_inapplicable(
     entry: InputSpec, type_: ParameterType, ranged: bool, scope: _Scope
 ) -> None:
-    """A key that would have no effect is a mistake of whoever wrote it."""
+    """Reject keys that would have no effect."""
     keys = {
         "minimum": ranged,
         "maximum": ranged,
@@ -215,36 +226,38 @@ def _refuse_inapplicable(
     for key, applies in keys.items():
         if getattr(entry, key) is not None and not applies:
             of = f"{type_} with choices" if entry.choices and type_ != "file" else type_
-            scope.fail("not_applicable", f"{key} has no meaning for type {of}", key)
+            scope.fail("not_applicable", f"{key} does not apply to type {of}", key)
 
 
 def _bound(
-    wanted: Number | None, known: Number | None, facts: Facts, key: str, scope: _Scope
+    wanted: Number | None, known: Number | None, place: InputConstraints, key: str, scope: _Scope
 ) -> Number | None:
     if wanted is None or known is None:
         return known if wanted is None else wanted
-    if facts.known and (wanted < known if key == "minimum" else wanted > known):
-        scope.fail("widens", f"the node's own {key} is {known}, not {wanted}", key)
+    if place.known and (wanted < known if key == "minimum" else wanted > known):
+        scope.fail("widens", f"must be within the node's own {key} {known}, got {wanted}", key)
     return wanted
 
 
-def _with_default(parameter: Parameter, entry: InputSpec, facts: Facts, scope: _Scope) -> Parameter:
+def _with_default(
+    parameter: Parameter, entry: InputSpec, place: InputConstraints, scope: _Scope
+) -> Parameter:
     if entry.required and entry.random:
-        scope.fail("not_applicable", "what is drawn when left out is not required", "required")
+        scope.fail("not_applicable", "an input with random cannot be required", "required")
     if entry.default is not None and (entry.required or entry.random):
-        how = "required" if entry.required else "drawn when left out"
-        scope.fail("not_applicable", f"what is {how} has no default", "default")
+        how = "a required input" if entry.required else "an input with random"
+        scope.fail("not_applicable", f"{how} cannot have a default", "default")
     if parameter.type == "file":
         if entry.default is not None:
             scope.fail(
                 "not_applicable",
-                "a file has no default; required = false keeps the graph's",
+                "a file cannot have a default; set required = false to keep the graph's file",
                 "default",
             )
         return replace(parameter, required=entry.required is not False)
     if parameter.random:
         return replace(parameter, required=False)
-    default = facts.value if entry.default is None else entry.default
+    default = place.value if entry.default is None else entry.default
     if entry.required or (default is None and entry.required is None):
         return replace(parameter, required=True)
     if default is None:
@@ -253,10 +266,10 @@ def _with_default(parameter: Parameter, entry: InputSpec, facts: Facts, scope: _
 
 
 def checked_default(parameter: Parameter, default: JsonValue, scope: _Scope) -> JsonValue:
-    """The default as the parameter's type has it, when the parameter's own rules allow it."""
+    """Check a default against the parameter's own rules, and convert it to the parameter's type."""
     if parameter.choices is not None:
         if not any(type(c) is type(default) and c == default for c in parameter.choices):
-            message = f"{default!r} is none of {_some(parameter.choices)}"
+            message = f"{default!r} is not a valid choice; expected {_some(parameter.choices)}"
             scope.fail("default_not_a_choice", message, "default")
         return default
     fits = {
@@ -268,9 +281,10 @@ def checked_default(parameter: Parameter, default: JsonValue, scope: _Scope) -> 
         and math.isfinite(default),
     }
     if not fits.get(parameter.type, True):
-        scope.fail("wrong_default_type", f"{default!r} is no {parameter.type}", "default")
+        message = f"{default!r} is not a valid {parameter.type}"
+        scope.fail("wrong_default_type", message, "default")
     if isinstance(default, str) and len(default) > (parameter.max_length or len(default)):
-        message = f"it is longer than max_length {parameter.max_length}"
+        message = f"longer than max_length {parameter.max_length}"
         scope.fail("default_out_of_range", message, "default")
     if isinstance(default, (int, float)) and not isinstance(default, bool):
         _check_range(parameter, default, scope)
@@ -285,7 +299,7 @@ def _check_range(parameter: Parameter, default: Number, scope: _Scope) -> None:
     if maximum is not None and default > maximum:
         scope.fail("default_out_of_range", f"{default} is above the maximum {maximum}", "default")
     if step and default % step:
-        scope.fail("default_out_of_range", f"{default} is no multiple of {step}", "default")
+        scope.fail("default_out_of_range", f"{default} is not a multiple of {step}", "default")
 
 
 def _some(choices: Choices) -> str:

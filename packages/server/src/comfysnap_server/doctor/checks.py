@@ -89,7 +89,7 @@ def _load_workflows(deployment: Deployment) -> tuple[list[Workflow], list[Issue]
 
 def _check_graph(workflow: Workflow) -> Iterator[Issue]:
     check = check_workflow(workflow)
-    for problem in check.findings:
+    for problem in check.issues:
         yield Issue(Level.ERROR, "graph_invalid", workflow.name, problem)
     for note in check.notes:
         yield Issue(Level.NOTE, "not_judged", workflow.name, note)

@@ -28,7 +28,7 @@ from comfysnap_schema.wire import (
 )
 from comfysnap_schema.workflow import Parameter, Workflow
 from comfysnap_server.backends.protocol import Backend, JobRequest, SubmitResult
-from comfysnap_server.gateway.inputs import MAX_FINDINGS, InputValidator
+from comfysnap_server.gateway.inputs import MAX_ISSUES, InputValidator
 from comfysnap_server.gateway.problems import ProblemError, invalid_input
 from comfysnap_server.gateway.settings import GatewaySettings
 
@@ -232,10 +232,10 @@ async def _build(workflow: Workflow, values: dict[str, JsonValue]) -> Graph:
             graph = await asyncio.to_thread(workflow.build, values)
     except InputError as error:
         raise invalid_input(*error.fields) from error
-    findings = workflow.validate(graph)
-    if findings:
-        problem = invalid_input(*(finding.problem() for finding in findings[:MAX_FINDINGS]))
-        if any(finding.field is None for finding in findings):
+    issues = workflow.validate(graph)
+    if issues:
+        problem = invalid_input(*(issue.problem() for issue in issues[:MAX_ISSUES]))
+        if any(issue.field is None for issue in issues):
             problem.code = ErrorCode.GRAPH_INVALID
         raise problem
     return graph

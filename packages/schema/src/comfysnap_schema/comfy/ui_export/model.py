@@ -1,4 +1,4 @@
-"""ComfyUI's UI export as it lies in the file: nodes, slots, links, subgraphs."""
+"""ComfyUI's UI export as parsed from the file: nodes, slots, links, subgraphs."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ BYPASSED: Final = 4
 SUBGRAPH_INPUT: Final = "-10"
 """Links inside a subgraph that come from its own inputs have this origin."""
 SUBGRAPH_OUTPUT: Final = "-20"
-MOST_NODES: Final = 20_000
+MAX_NODES: Final = 20_000
 
 Json = dict[str, Any]
 
@@ -24,12 +24,12 @@ class UiSlot:
     type: str
     link: str | None = None
     widget: bool = False
-    """The slot belongs to a widget: linked, the link replaces the widget's value."""
+    """Whether the slot belongs to a widget; a link replaces the widget's value."""
 
 
 @dataclass(frozen=True)
 class UiNode:
-    """A node as drawn."""
+    """A node of the editor."""
 
     id: str
     type: str
@@ -46,14 +46,14 @@ class UiNode:
         return self.mode in (MUTED, BYPASSED)
 
     def value(self, index: int) -> Any:
-        """A widget's value by its place, or None."""
+        """The value of a widget by its index, or None."""
         values = list(self.values.values()) if isinstance(self.values, dict) else self.values
         return values[index] if index < len(values) else None
 
 
 @dataclass(frozen=True)
 class UiLink:
-    """A line between two slots."""
+    """A link between two slots."""
 
     origin: str
     origin_slot: int
@@ -63,7 +63,7 @@ class UiLink:
 
 @dataclass(frozen=True)
 class UiGraph:
-    """The drawing, or the inside of a subgraph."""
+    """The top-level graph, or the content of a subgraph."""
 
     id: str
     name: str
@@ -112,19 +112,22 @@ def parse_ui(data: object, *, file: str | None = None) -> UiWorkflow:
         GraphError: ``not_a_graph``, ``empty_graph``, ``too_large``.
     """
     if not is_ui_format(data):
-        raise GraphError("not_a_graph", "this is no UI export: nodes and links expected", file=file)
+        raise GraphError(
+            "not_a_graph", "not a UI-format export: expected nodes and links", file=file
+        )
     raw = cast("Json", data)
     definitions = as_object(raw.get("definitions")).get("subgraphs")
     try:
         root = _graph(raw)
         subgraphs = [_graph(as_object(entry)) for entry in as_list(definitions)]
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise GraphError("not_a_graph", f"a broken UI export: {error!r}", file=file) from error
+        message = f"not a valid UI-format export: {error!r}"
+        raise GraphError("not_a_graph", message, file=file) from error
     if not root.nodes:
         raise GraphError("empty_graph", "the graph has no nodes", file=file)
     count = sum(len(graph.nodes) for graph in (root, *subgraphs))
-    if count > MOST_NODES:
-        raise GraphError("too_large", f"more than {MOST_NODES} nodes", file=file)
+    if count > MAX_NODES:
+        raise GraphError("too_large", f"too many nodes; at most {MAX_NODES}", file=file)
     return UiWorkflow(root, {graph.id: graph for graph in subgraphs})
 
 
@@ -167,7 +170,7 @@ def _slot(raw: Json) -> UiSlot:
 
 
 def _link(raw: Any) -> tuple[str, UiLink]:
-    """``[id, origin, slot, target, slot, type]``, or an object of the same inside subgraphs."""
+    """Parse ``[id, origin, slot, target, slot, type]``, or the object used inside subgraphs."""
     if isinstance(raw, dict):
         entry = cast("Json", raw)
         keys = ("id", "origin_id", "origin_slot", "target_id", "target_slot")

@@ -1,4 +1,4 @@
-"""Follows the lines of a UI export to the nodes that run, as ComfyUI's editor does.
+"""Follows the links of a UI export to the nodes that run, as ComfyUI's editor does.
 
 The rules are those of its graphToPrompt and ExecutableNodeDTO (comfyui-frontend-package 1.27).
 """
@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from comfysnap_schema.comfy.catalogue import Catalogue
 from comfysnap_schema.comfy.ui_export.model import (
     BYPASSED,
-    MOST_NODES,
+    MAX_NODES,
     MUTED,
     SUBGRAPH_INPUT,
     SUBGRAPH_OUTPUT,
@@ -23,7 +23,7 @@ from comfysnap_schema.comfy.ui_export.model import (
     UiWorkflow,
     as_list,
 )
-from comfysnap_schema.comfy.ui_export.widgets import Refused
+from comfysnap_schema.comfy.ui_export.widgets import ConversionError
 
 NOTES: Final = frozenset(
     {
@@ -31,7 +31,7 @@ NOTES: Final = frozenset(
         "Fast Groups Muter (rgthree)", "Fast Groups Bypasser (rgthree)",
     }
 )  # fmt: skip
-"""They do nothing but sit there."""
+"""Annotations and controls of the editor; they never run."""
 REROUTES: Final = frozenset({"Reroute", "Reroute (rgthree)"})
 SETTERS: Final = frozenset({"SetNode", "easy setNode"})
 GETTERS: Final = frozenset({"GetNode", "easy getNode"})
@@ -42,7 +42,7 @@ VIRTUAL: Final = NOTES | REROUTES | SETTERS | GETTERS | {PRIMITIVE}
 
 @dataclass(frozen=True)
 class Scope:
-    """The drawing, or one instance of a subgraph."""
+    """The top-level graph, or one instance of a subgraph."""
 
     graph: UiGraph
     path: tuple[str, ...] = ()
@@ -57,7 +57,7 @@ class Scope:
 
 @dataclass(frozen=True)
 class Origin:
-    """An input is linked to a node that runs."""
+    """An output of a node that runs, linked to an input."""
 
     node: str
     slot: int
@@ -65,31 +65,33 @@ class Origin:
 
 @dataclass(frozen=True)
 class Value:
-    """An input gets its value from the editor: a primitive, or a widget of a subgraph."""
+    """A value that the editor sets on an input: from a primitive, or a widget of a subgraph."""
 
     value: JsonValue
 
 
 @dataclass(frozen=True)
-class Resolver:
-    """Resolves inputs; a link that leads nowhere gives None, as in the editor."""
+class LinkResolver:
+    """Resolves inputs; a link from nowhere gives None, as in the editor."""
 
     workflow: UiWorkflow
     catalogue: Catalogue
 
     def scopes(self) -> Iterator[Scope]:
-        """The drawing and every instance of a subgraph that runs, outer ones first.
+        """The top-level graph and every instance of a subgraph that runs, outer ones first.
 
         Raises:
-            Refused: ``broken_link``, when subgraphs hold each other; ``too_large``.
+            ConversionError: ``broken_link``, when subgraphs contain each other; ``too_large``.
         """
         stack = [Scope(self.workflow.root)]
         count = 0
         while stack:
             scope = stack.pop()
             count += 1 + len(scope.graph.nodes)
-            if count > MOST_NODES:
-                raise Refused("too_large", f"its subgraphs make more than {MOST_NODES} nodes")
+            if count > MAX_NODES:
+                raise ConversionError(
+                    "too_large", f"its subgraphs expand to more than {MAX_NODES} nodes"
+                )
             yield scope
             inner = [self._enter(scope, node) for node in scope.graph.nodes.values()]
             stack.extend(reversed([found for found in inner if found is not None]))
@@ -99,15 +101,15 @@ class Resolver:
         if graph is None or node.off:
             return None
         if len(scope.path) > len(self.workflow.subgraphs):
-            raise Refused("broken_link", f"the subgraph {graph.name!r} holds itself")
+            raise ConversionError("broken_link", f"the subgraph {graph.name!r} contains itself")
         return self._inside(scope, node)
 
     def _inside(self, scope: Scope, node: UiNode) -> Scope:
         return Scope(self.workflow.subgraphs[node.type], (*scope.path, node.id), scope, node)
 
     def slots(self, node: UiNode) -> tuple[UiSlot, ...]:
-        """A node's inputs in the editor's order: sockets, then those of widgets; or those of the
-        subgraph it is. The file may leave out widgets that are not linked."""
+        """A node's inputs in the editor's order: sockets, then widgets; for a subgraph, its own
+        inputs. The file may omit widgets that are not linked."""
         saved = {slot.name: slot for slot in node.inputs}
         subgraph = self.workflow.subgraphs.get(node.type)
         if subgraph is not None:
@@ -120,10 +122,10 @@ class Resolver:
         return tuple({**declared, **saved}.values())
 
     def input(self, scope: Scope, node: UiNode, slot: UiSlot) -> Origin | Value | None:
-        """What feeds an input.
+        """The origin or value of an input; None when it has neither.
 
         Raises:
-            Refused: ``broken_link``, for lines that run in a circle or to nodes that are not there.
+            ConversionError: ``broken_link``, for a cycle or a missing node.
         """
         return self._input(scope, node, slot, slot.type, frozenset())
 
@@ -132,7 +134,7 @@ class Resolver:
     ) -> Origin | Value | None:
         here = (scope.path, node.id, slot.name)
         if here in seen:
-            raise Refused("broken_link", f"the lines into {slot.name} run in a circle")
+            raise ConversionError("broken_link", f"the links into {slot.name} form a cycle")
         seen |= {here}
         link = scope.graph.links.get(slot.link) if slot.link is not None else None
         if link is None:
@@ -145,10 +147,12 @@ class Resolver:
         self, scope: Scope, link: UiLink, kind: str, seen: frozenset[Any]
     ) -> Origin | Value | None:
         if scope.parent is None or scope.instance is None:
-            raise Refused("broken_link", "a line comes from a subgraph's input, but there is none")
+            raise ConversionError(
+                "broken_link", "a link outside subgraphs starts at a subgraph input"
+            )
         slots = self.slots(scope.instance)
         if link.origin_slot >= len(slots):
-            raise Refused("broken_link", f"the subgraph has no input {link.origin_slot}")
+            raise ConversionError("broken_link", f"the subgraph has no input {link.origin_slot}")
         slot = slots[link.origin_slot]
         if slot.link is None:
             return self._promoted(scope, scope.instance, slot)
@@ -159,8 +163,8 @@ class Resolver:
     ) -> Origin | Value | None:
         node = scope.graph.nodes.get(link.origin)
         if node is None:
-            raise Refused(
-                "broken_link", f"a line comes from node {link.origin}, which is not there"
+            raise ConversionError(
+                "broken_link", f"a link starts at node {link.origin}, which does not exist"
             )
         if node.type == PRIMITIVE:  # the editor copies its value even when it is off
             return Value(node.value(0))
@@ -195,7 +199,7 @@ class Resolver:
         return self._input(scope, node, slot, kind, seen) if slot else None
 
     def _setter(self, scope: Scope, node: UiNode) -> tuple[Scope, UiNode]:
-        """The SetNode of the same name, here or around."""
+        """The SetNode of the same name, in this scope or an outer one."""
         name = node.value(0)
         around: Scope | None = scope
         while around is not None:
@@ -203,10 +207,10 @@ class Resolver:
                 if other.type in SETTERS and other.value(0) == name:
                     return around, other
             around = around.parent
-        raise Refused("broken_link", f"no SetNode sets {name!r}")
+        raise ConversionError("broken_link", f"missing SetNode for {name!r}")
 
     def _bypass(self, node: UiNode, slot: int, kind: str) -> UiSlot | None:
-        """The input that stands in for an output of a bypassed node."""
+        """The input that replaces an output of a bypassed node."""
         slots = self.slots(node)
         if kind in ("*", ""):
             return slots[slot] if slot < len(slots) else next(iter(slots), None)
@@ -231,7 +235,7 @@ class Resolver:
         return Value(values[slot.name]) if slot.name in values else None
 
     def _instance_values(self, instance: UiNode, names: list[str]) -> dict[str, Any]:
-        """Values of an instance's own widgets; empty when the inner nodes keep them."""
+        """Values of an instance's own widgets; empty when the inner nodes store them."""
         if isinstance(instance.values, dict):
             return {name: instance.values[name] for name in names if name in instance.values}
         if not instance.values:
@@ -242,13 +246,13 @@ class Resolver:
             return dict(zip(order, instance.values, strict=True))
         if len(names) == len(instance.values):
             return dict(zip(names, instance.values, strict=True))
-        raise Refused(
+        raise ConversionError(
             "widget_values",
-            f"the subgraph shows {len(names)} widgets, the file has {len(instance.values)} values",
+            f"expected {len(names)} widget values for the subgraph, got {len(instance.values)}",
         )
 
     def proxied(self, scope: Scope, node: UiNode) -> dict[str, Any]:
-        """Values that the instance around a node keeps for the node's own widgets."""
+        """Values that the enclosing instance stores for the node's own widgets."""
         instance = scope.instance
         if instance is None or not isinstance(instance.values, list):
             return {}
@@ -273,7 +277,7 @@ def _slot_at(graph: UiGraph, link: UiLink) -> UiSlot | None:
 
 
 def proxies(instance: UiNode) -> list[tuple[str, str]]:
-    """``(inner node, widget)`` pairs that an instance shows; ``-1`` stands for itself."""
+    """``(inner node, widget)`` pairs that an instance shows; ``-1`` is the instance itself."""
     pairs = as_list(instance.properties.get("proxyWidgets"))
     return [(str(pair[0]), str(pair[1])) for pair in map(as_list, pairs) if len(pair) >= 2]
 

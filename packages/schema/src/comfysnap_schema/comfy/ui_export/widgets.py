@@ -1,4 +1,4 @@
-"""Widget values of a UI export: a bare list whose order only the node's class explains."""
+"""Widget values of a UI export: a bare list whose order only the node's class defines."""
 
 import re
 from collections.abc import Iterator
@@ -6,18 +6,18 @@ from typing import Any, Final, cast
 
 from pydantic import JsonValue
 
-from comfysnap_schema.comfy.types import VALUE_TYPES, InputDef, NodeDef
+from comfysnap_schema.comfy.definitions import VALUE_TYPES, InputDef, NodeDef
 from comfysnap_schema.comfy.ui_export.model import UiNode
 
 _CONTROL: Final = "control_after_generate"
 _CONTROLS: Final = frozenset({"fixed", "increment", "decrement", "randomize", "increment-wrap"})
 _ZERO: Final[dict[str, JsonValue]] = {"INT": 0, "FLOAT": 0, "STRING": "", "BOOLEAN": False}
 _SHOWS_RESULTS: Final = frozenset({"ShowText|pysssss"})
-"""Classes that keep what they showed last behind their widgets."""
+"""Classes that store their last shown result after their widget values."""
 
 
-class Refused(Exception):
-    """A node that only ComfyUI's editor can convert."""
+class ConversionError(Exception):
+    """A part of a UI export that only ComfyUI's own editor can convert."""
 
     def __init__(self, code: str, message: str) -> None:
         self.code = code
@@ -29,7 +29,7 @@ def widget_values(known: NodeDef, node: UiNode) -> dict[str, JsonValue]:
     """The values of a node's widgets by input name, as the editor would send them.
 
     Raises:
-        Refused: ``widget_values``, ``custom_widget``, ``dynamic_prompt``.
+        ConversionError: ``widget_values``, ``custom_widget``, ``dynamic_prompt``.
     """
     if isinstance(node.values, dict):
         return dict(_by_name(known, node.values))
@@ -43,8 +43,9 @@ def widget_values(known: NodeDef, node: UiNode) -> dict[str, JsonValue]:
     surplus = [value for value in reader.rest() if value not in (None, "", "image")]
     own = known.module.startswith("custom_nodes") and known.class_type not in _SHOWS_RESULTS
     if surplus and own:
-        raise Refused(
-            "custom_widget", f"{known.class_type} has {len(surplus)} values of widgets of its own"
+        raise ConversionError(
+            "custom_widget",
+            f"{known.class_type} has {len(surplus)} values of custom widgets of the editor",
         )
     return found
 
@@ -58,7 +59,7 @@ def _by_name(known: NodeDef, values: dict[str, Any]) -> Iterator[tuple[str, Json
 
 
 class _Reader:
-    """Takes values off the list in the order in which the editor makes widgets."""
+    """Takes values off the list in the order in which the editor creates widgets."""
 
     def __init__(self, values: list[Any]) -> None:
         self._values = values
@@ -76,10 +77,10 @@ class _Reader:
         if _has_control(entry):
             control = self._take("fixed")
             if control not in _CONTROLS:
-                raise Refused(
+                raise ConversionError(
                     "widget_values",
-                    f"{control!r} stands where {name} has its {_CONTROL}; the class has changed "
-                    "since the workflow was saved",
+                    f"expected the {_CONTROL} value of {name}, got {control!r}; the node class has"
+                    " changed since the workflow was saved",
                 )
 
     def rest(self) -> list[Any]:
@@ -93,15 +94,15 @@ class _Reader:
 
 
 def _has_control(entry: InputDef) -> bool:
-    """The editor adds it to seeds by name too (its useIntWidget)."""
+    """Whether the editor adds the control; it does so for seeds by name too (useIntWidget)."""
     if entry.type == "INT" and entry.name in ("seed", "noise_seed"):
         return True
     return entry.control_after_generate and entry.type in ("INT", "COMBO")
 
 
 def _without_forced(known: NodeDef, values: list[Any]) -> list[Any]:
-    """Older files hold values of inputs that have become sockets since; the editor drops them when
-    the count fits (its migrateWidgetsValues)."""
+    """Older files have values of inputs that have since become sockets; the editor drops them if
+    the count matches (migrateWidgetsValues)."""
     slots = [
         entry.force_input
         for entry in known.declared
@@ -114,7 +115,7 @@ def _without_forced(known: NodeDef, values: list[Any]) -> list[Any]:
 
 
 def _default(entry: InputDef) -> JsonValue:
-    """What the editor puts into a new widget."""
+    """The value of a new widget in the editor."""
     if entry.default is not None:
         return entry.default
     if entry.choices:
@@ -123,7 +124,7 @@ def _default(entry: InputDef) -> JsonValue:
 
 
 def _sent(entry: InputDef, value: JsonValue) -> JsonValue:
-    """A list that is a value is wrapped, for a bare one would be a link."""
+    """Wrap a list value, because a bare list would be a link."""
     if isinstance(value, list):
         return {"__value__": cast("JsonValue", value)}
     if entry.dynamic_prompts and isinstance(value, str):
@@ -132,7 +133,7 @@ def _sent(entry: InputDef, value: JsonValue) -> JsonValue:
 
 
 def _without_choices(text: str) -> str:
-    """What the editor makes of a text with ``{a|b}`` and comments (its processDynamicPrompt)."""
+    """Remove comments and escapes from a text, as the editor does (processDynamicPrompt)."""
     stripped = re.sub(r"/\*[\s\S]*?\*/|//.*", "", text)
     kept: list[str] = []
     depth = 0
@@ -142,9 +143,9 @@ def _without_choices(text: str) -> str:
         elif part == "}" and depth:
             depth -= 1
         elif part == "|" and depth:
-            raise Refused(
+            raise ConversionError(
                 "dynamic_prompt",
-                "its text has {a|b}, of which the editor draws one at random; write out one",
+                "its text has {a|b}, of which the editor picks one at random; keep only one",
             )
         else:
             kept.append(part[1] if part in ("\\{", "\\}", "\\|") else part)
