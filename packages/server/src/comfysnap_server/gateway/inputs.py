@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from comfysnap_schema.wire import FieldProblem
 from comfysnap_schema.workflow import JsonSchema
 
-MAX_FINDINGS: Final = 50
+MAX_ISSUES: Final = 50
 _MAX_CHOICES: Final = 20
 
 _FILE_FORMS: Final = 'must be {"sha256": ...}, {"url": ...} or {"data": base64}'
@@ -27,7 +27,7 @@ class InputValidator:
         self._validator = jsonschema_rs.validator_for(input_schema)
 
     def problems(self, inputs: Mapping[str, JsonValue]) -> tuple[FieldProblem, ...]:
-        """Every finding, at most ``MAX_FINDINGS``; empty when the inputs fit."""
+        """Every issue, at most ``MAX_ISSUES``; empty when the inputs fit."""
         if self._validator.is_valid(inputs):
             return ()
         found = (
@@ -35,7 +35,7 @@ class InputValidator:
             for error in self._validator.iter_errors(inputs)
             for problem in self._describe(error)
         )
-        return tuple(islice(found, MAX_FINDINGS))
+        return tuple(islice(found, MAX_ISSUES))
 
     def _describe(self, error: jsonschema_rs.ValidationError) -> Iterable[FieldProblem]:
         kind = error.kind.name
