@@ -254,8 +254,8 @@ def test_a_graph_that_cannot_run_is_refused_before_any_node_runs(
     [
         ("SaveAnimatedWEBP", Kind.ANIMATION, b"RIFF", "image/webp"),
         ("SaveAnimatedPNG", Kind.ANIMATION, b"\x89PNG", "image/png"),
-        ("SaveWEBM", Kind.VIDEO, b"RIFF", "video/x-msvideo"),
-        ("VHS_VideoCombine", Kind.VIDEO, b"RIFF", "video/x-msvideo"),
+        ("SaveWEBM", Kind.VIDEO, b"\x1a\x45\xdf\xa3", "video/webm"),
+        ("VHS_VideoCombine", Kind.VIDEO, b"\x1a\x45\xdf\xa3", "video/webm"),
         ("SaveAudio", Kind.AUDIO, b"RIFF", "audio/wav"),
         ("SaveGLB", Kind.MODEL_3D, b"glTF", "model/gltf-binary"),
         ("SomebodysImageSaver", Kind.IMAGE, b"\x89PNG", "image/png"),
