@@ -24,8 +24,8 @@ log = {log!r}
 max_containers = 1
 """
 COUNTING: Final = """
-from comfysnap_server.engine import make
-make.ENGINES["simulated"] = "local_server:CountingEngine"
+from comfysnap_server.engine import registry
+registry.ENGINES["simulated"] = "local_server:CountingEngine"
 """
 """Run at the start of a container: a deployment takes no engine from elsewhere."""
 

@@ -140,7 +140,7 @@ def run(size: int, rounds: int) -> bool:
         best[name] = min(best.get(name, seconds), seconds)
         memory[name] = max(memory.get(name, 0.0), megabytes)
 
-    with local_server(size) as (url, _), tempfile.TemporaryDirectory() as folder:
+    with local_server(size=size) as (url, _), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "file.png"
         job_id, file = asyncio.run(output_of(url))
         for turn in range(rounds):
