@@ -54,7 +54,7 @@ def run_graph(engine: Engine, make_job: MakeJob) -> RunGraph:
     def run(
         graph: Graph,
         outputs: Mapping[str, OutputSpec],
-        report: Report = lambda _told: None,
+        report: Report = lambda _event: None,
         **options: Any,
     ) -> Outcome:
         return execute(engine, make_job(graph, outputs, **options), report)

@@ -50,6 +50,6 @@ def through(kind: str, **inputs: Any) -> Graph:
     }
 
 
-def tell(kind: str, **inputs: Any) -> Graph:
+def to_text(kind: str, **inputs: Any) -> Graph:
     """The text of one node of our packs."""
     return {"1": node(kind, **inputs), "2": node("Tell", text=["1", 0])}

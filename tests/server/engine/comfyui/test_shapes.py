@@ -84,7 +84,7 @@ def on_gpu(
         yield Attached(release, driver, loaded, decisions(driver, release))
 
 
-def test_a_gpu_that_came_after_loading_is_used(on_gpu: Attached) -> None:
+def test_a_gpu_that_appears_after_loading_is_used(on_gpu: Attached) -> None:
     loaded, attached = on_gpu.loaded, on_gpu.attached
     assert (loaded["sdpa"], attached["sdpa"].partition(":")[0]) == ("Anywhere.", "On a GPU")
     assert attached["cpu_state"] == "CPUState.GPU"
@@ -103,7 +103,7 @@ def test_dynamic_vram_pages_the_weights_of_models(on_gpu: Attached) -> None:
         assert driver.read("comfy_aimdo.control:log_level") == ["warning"]
 
 
-def test_kernels_that_asked_for_a_gpu_while_loading_are_registered(on_gpu: Attached) -> None:
+def test_kernels_that_need_a_gpu_are_registered_after_loading(on_gpu: Attached) -> None:
     loaded, attached = on_gpu.loaded, on_gpu.attached
     if on_gpu.is_recent:
         assert (set(loaded["kitchen"]), set(loaded["refused"])) == ({"eager"}, {"cuda"})
@@ -148,11 +148,11 @@ def test_steps_are_reported_as_often_as_the_release_says(on_gpu: Attached) -> No
 
 
 def test_a_node_that_costs_money_gets_the_key(on_gpu: Attached) -> None:
-    assert on_gpu.driver.texts(graphs.tell("PaysWithKey", text="art")) == ["art with a key"]
+    assert on_gpu.driver.texts(graphs.to_text("PaysWithKey", text="art")) == ["art with a key"]
 
 
 def test_without_a_key_in_the_environment_a_node_gets_none(engine: Driver) -> None:
-    assert engine.texts(graphs.tell("PaysWithKey", text="art")) == ["art without a key"]
+    assert engine.texts(graphs.to_text("PaysWithKey", text="art")) == ["art without a key"]
 
 
 def test_a_key_is_neither_in_pictures_nor_in_errors_nor_in_the_log(on_gpu: Attached) -> None:
@@ -163,7 +163,7 @@ def test_a_key_is_neither_in_pictures_nor_in_errors_nor_in_the_log(on_gpu: Attac
     (picture,) = done["outputs"]["out"]
     assert b"PaysWithKey" in (job.output / picture["name"]).read_bytes()
     assert KEY.encode() not in (job.output / picture["name"]).read_bytes()
-    done, _ = driver.run(graphs.tell("PaysWithKey", text="refused"), kind="text")
+    done, _ = driver.run(graphs.to_text("PaysWithKey", text="refused"), kind="text")
     assert "the key *** is not valid" in done["error"]["detail"]
     assert KEY not in str(done)
     assert "is not valid" in driver.log
