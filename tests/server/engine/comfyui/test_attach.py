@@ -1,7 +1,7 @@
-"""After attach, a process that was loaded without a GPU is what ``main.py`` makes of one.
+"""After attach, a process that was loaded without a GPU is in the same state as with ``main.py``.
 
-The GPU is pretended by patching ``torch.cuda`` from outside, in the process that ``main.py`` itself
-starts in as well; everything that both decided must be the same.
+The GPU is simulated by patching ``torch.cuda``, in the process of ``main.py`` as well; both must
+make the same decisions.
 """
 
 import os

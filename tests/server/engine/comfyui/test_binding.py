@@ -1,4 +1,4 @@
-"""What differs between releases is found by looking; what is missing is named."""
+"""Differences between releases are detected, and missing functions are reported."""
 
 import asyncio
 import enum

@@ -1,4 +1,4 @@
-"""Jobs that fail: the reason, the field, and an engine that is fit for the next one."""
+"""Failed jobs have a reason and a field, and the engine can run the next one."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""``comfysnap comfyui install``: resumable, held to the lock, and clear when it cannot."""
+"""``comfysnap comfyui install`` is resumable, uses the lock, and reports errors clearly."""
 
 import re
 import subprocess
@@ -22,7 +22,7 @@ from tests.server.engine.comfyui.conftest import TREE
 
 
 class Runner:
-    """Runs git and venv for real; notes what would be installed."""
+    """Runs git and venv; records install commands without running them."""
 
     def __init__(self) -> None:
         self.commands: list[list[str]] = []
@@ -130,7 +130,7 @@ def test_a_branch_is_fetched_again_and_recorded_as_its_commit(
 
 @pytest.fixture
 def pinned(repository: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
-    """The repository, whose commit is the one that the lock is for."""
+    """The repository, with its commit as that of the lock."""
     monkeypatch.setattr(pins, "COMMIT", repository[1])
     return repository
 

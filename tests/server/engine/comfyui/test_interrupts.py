@@ -1,4 +1,4 @@
-"""Interrupts: before, during and after a job, and with nodes that will not listen."""
+"""Interrupts before, during and after a job, and of nodes that ignore them."""
 
 from tests.server.engine.comfyui import graphs
 from tests.server.engine.comfyui.conftest import Driver

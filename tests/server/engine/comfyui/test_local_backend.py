@@ -1,4 +1,4 @@
-"""The local backend with this engine: a warm parent, forked workers, nodes that will not stop."""
+"""The local backend with this engine: forked workers, and nodes that ignore interrupts."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ Start = Callable[..., Awaitable[LocalBackend]]
 
 @pytest.fixture
 async def start(tmp_path: Path, trees: Trees) -> AsyncIterator[Start]:
-    """Starts a backend; packs with threads of their own are left out unless asked for."""
+    """Start a backend, by default without packs that start threads."""
     made: list[LocalBackend] = []
 
     async def build(

@@ -1,4 +1,4 @@
-"""Models: kept between workflows, preloaded weights, and memory that stays flat."""
+"""Models are kept between workflows, preloaded, and do not leak memory."""
 
 import json
 import random
@@ -80,7 +80,7 @@ def test_preloaded_weights_are_reported_with_their_size(engine: Driver) -> None:
 
 @pytest.fixture
 def weights(new_driver: NewDriver, release: str, tmp_path: Path) -> tuple[Driver, Path]:
-    """An engine that preloads a file which tests may change."""
+    """An engine that preloads a file, which tests may change."""
     driver = new_driver(release)
     paths = paths_file(release, tmp_path)
     loaded = driver.load(

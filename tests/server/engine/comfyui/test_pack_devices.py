@@ -1,4 +1,4 @@
-"""Node packs that take their device when they are imported have the true one after attach."""
+"""Node packs that store their device at import have the real one after attach."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What node packs find in the process, and what they leave there."""
+"""The environment of node packs, and what they leave behind in the process."""
 
 import json
 import os

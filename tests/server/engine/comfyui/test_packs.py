@@ -1,4 +1,4 @@
-"""Node packs: each is loaded, or named with the reason."""
+"""Node packs are loaded, or reported with a reason."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ def packs(engine: Driver) -> dict[str, dict[str, Any]]:
 
 
 def calls_of(engine: Driver, pack: str) -> dict[str, bool]:
-    """Function to whether it was refused."""
+    """By function, whether the call was refused."""
     calls = engine.facts()["report"]["masked_calls"]
     return {call["function"]: call["refused"] for call in calls if call["pack"] == pack}
 

@@ -1,4 +1,4 @@
-"""The parts of the engine that need no ComfyUI: what to keep, what errors mean."""
+"""Parts of the engine that do not need ComfyUI: caching, errors, outputs, interrupts."""
 
 import os
 import threading
@@ -135,7 +135,7 @@ def test_only_the_latest_interrupts_are_kept() -> None:
 
 
 def test_a_job_is_not_woken_when_it_is_not_waiting() -> None:
-    """Its event loop may be closed then."""
+    """Its event loop may be closed by then."""
     gone = threading.Event()
     late: list[bool] = []
 

@@ -1,4 +1,4 @@
-"""Top-level statements of a module are run again by the names that they bind."""
+"""Top-level statements of a module run again if they bind given names."""
 
 import importlib.util
 import os
@@ -37,7 +37,7 @@ if flag:
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Imported while the environment says no; since then it says yes."""
+    """Imported while the environment variable was "no"; it is "yes" now."""
     monkeypatch.delenv("REAL", raising=False)
     file = tmp_path / "decides.py"
     file.write_text(SOURCE)

@@ -1,4 +1,4 @@
-"""The key for API nodes is read late and left nowhere."""
+"""The key for API nodes is read for each job and does not appear in logs."""
 
 import io
 import logging
@@ -13,7 +13,7 @@ KEY = "comfyui-0123456789abcdef"
 
 @pytest.fixture
 def log() -> Iterator[io.StringIO]:
-    """What a handler of the root logger writes."""
+    """Output of a handler of the root logger."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     logging.getLogger().addHandler(handler)

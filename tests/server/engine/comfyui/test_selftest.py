@@ -1,4 +1,4 @@
-"""A ComfyUI that cannot run a job is found when it is tested, not by a user."""
+"""The self-test detects a ComfyUI that cannot run jobs."""
 
 import json
 import os

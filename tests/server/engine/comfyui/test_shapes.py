@@ -1,4 +1,4 @@
-"""What a release does its own way, on trees of our own with a pretended GPU."""
+"""Differences between releases, on trees with a simulated GPU."""
 
 import os
 import sys
@@ -40,9 +40,9 @@ class Attached:
     release: str
     driver: Driver
     loaded: dict[str, Any]
-    """What was decided while CUDA was hidden."""
+    """Decisions made while CUDA was hidden."""
     attached: dict[str, Any]
-    """What is decided now."""
+    """Decisions after attach."""
 
     @property
     def is_recent(self) -> bool:
@@ -86,7 +86,7 @@ def on_gpu(
 
 def test_a_gpu_that_appears_after_loading_is_used(on_gpu: Attached) -> None:
     loaded, attached = on_gpu.loaded, on_gpu.attached
-    assert (loaded["sdpa"], attached["sdpa"].partition(":")[0]) == ("Anywhere.", "On a GPU")
+    assert (loaded["sdpa"], attached["sdpa"].partition(":")[0]) == ("On any device.", "On a GPU")
     assert attached["cpu_state"] == "CPUState.GPU"
     assert attached["total_vram"] == 24 * 1024 != loaded["total_vram"]
 
@@ -181,7 +181,7 @@ def test_without_a_gpu_jobs_run_on_the_cpu_and_nothing_of_it_is_on(
     assert found.pop("attention").keys() == {"pytorch"}
     assert found == {
         "cpu_state": "CPUState.CPU",
-        "sdpa": "Anywhere.",
+        "sdpa": "On any device.",
         "pinned": -1,
         "benchmark": False,
         "dynamic_vram": False,
@@ -231,7 +231,7 @@ def test_results_of_other_prompts_go_when_memory_is_short(new_driver: NewDriver)
 
 @pytest.fixture
 def own_tree(new_driver: NewDriver, tmp_path: Path) -> Driver:
-    """An engine of the latest tested release, whose checkout is free to change."""
+    """An engine of the latest tested release, whose checkout the test may change."""
     driver = new_driver()
     driver.path = build_tree(LATEST, tmp_path / "ComfyUI")
     return driver
