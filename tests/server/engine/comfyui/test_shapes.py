@@ -127,7 +127,7 @@ def test_a_file_that_came_after_loading_is_listed_although_its_folder_looks_the_
     assert done["status"] == "succeeded", done
 
 
-def test_a_class_that_is_gone_is_replaced_where_the_release_can(on_gpu: Attached) -> None:
+def test_a_removed_class_is_replaced_if_the_release_supports_it(on_gpu: Attached) -> None:
     graph = graphs.hello(color=0xFF0000)
     inputs = {"size_x": 16, "size_y": 16, "batch_size": 1, "color": 0xFF0000}
     graph["1"] = graphs.node("OldEmptyImage", **inputs)
@@ -151,7 +151,7 @@ def test_a_node_that_costs_money_gets_the_key(on_gpu: Attached) -> None:
     assert on_gpu.driver.texts(graphs.to_text("PaysWithKey", text="art")) == ["art with a key"]
 
 
-def test_without_a_key_in_the_environment_a_node_gets_none(engine: Driver) -> None:
+def test_without_a_key_in_the_environment_nodes_run_without_one(engine: Driver) -> None:
     assert engine.texts(graphs.to_text("PaysWithKey", text="art")) == ["art without a key"]
 
 
@@ -171,7 +171,7 @@ def test_a_key_is_neither_in_pictures_nor_in_errors_nor_in_the_log(on_gpu: Attac
 
 
 @pytest.mark.parametrize("release", RELEASES[1:])
-def test_without_a_gpu_jobs_run_on_the_cpu_and_nothing_of_it_is_on(
+def test_without_a_gpu_jobs_run_on_the_cpu_and_gpu_features_are_off(
     new_driver: NewDriver, release: str
 ) -> None:
     driver = new_driver(release)
@@ -211,7 +211,7 @@ def test_an_attention_that_ends_processes_without_a_gpu_is_chosen_when_there_is_
     assert driver.run(graphs.hello())[0]["status"] == "succeeded"
 
 
-def test_an_attention_that_needs_a_gpu_is_refused_without_one(new_driver: NewDriver) -> None:
+def test_an_attention_that_needs_a_gpu_is_rejected_without_one(new_driver: NewDriver) -> None:
     driver = new_driver()
     loaded = driver.load(attach=False, arguments=["--use-ck-attention"])
     assert loaded == {"event": "loaded"}
@@ -237,7 +237,7 @@ def own_tree(new_driver: NewDriver, tmp_path: Path) -> Driver:
     return driver
 
 
-def test_a_release_that_lacks_something_is_refused_with_all_that_it_lacks(
+def test_an_unsupported_release_is_rejected_with_everything_missing(
     own_tree: Driver,
 ) -> None:
     for name, change in {

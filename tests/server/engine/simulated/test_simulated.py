@@ -279,7 +279,22 @@ def test_an_output_node_saves_a_file_of_the_right_kind(
     assert (job.output_dir / made["name"]).read_bytes().startswith(magic)
 
 
-def test_a_video_has_as_many_frames_as_the_latent(engine: Engine, make_job: MakeJob) -> None:
+@pytest.mark.parametrize(
+    ("node", "kind"),
+    [("SaveImage", Kind.IMAGE), ("SaveWEBM", Kind.VIDEO), ("SaveGLB", Kind.MODEL_3D)],
+)
+def test_files_contain_a_note_that_no_model_ran(
+    engine: Engine, make_job: MakeJob, node: str, kind: Kind
+) -> None:
+    graph = txt2img()
+    graph["9"] = {"class_type": node, "inputs": {"images": ["6", 0]}}
+    job = make_job(graph, {"made": OutputSpec(node="9", kind=kind)})
+    outcome = execute(engine, job, lambda _event: None)
+    made: Any = (outcome.outputs or {})["made"]
+    assert b"simulated: no model ran" in (job.output_dir / made["name"]).read_bytes()
+
+
+def test_an_animation_has_as_many_frames_as_the_latent(engine: Engine, make_job: MakeJob) -> None:
     graph = txt2img()
     graph["4"] = {
         "class_type": "EmptyHunyuanLatentVideo",

@@ -141,7 +141,7 @@ def _bind_executor(execution: Any) -> Callable[[Any, CachePolicy], Any]:
     parameters = inspect.signature(execution.PromptExecutor.__init__).parameters
     kinds: Any = getattr(execution, "CacheType", None)
     least_recent = getattr(kinds, "LRU", None)
-    # results are dropped while a job runs, so two large models are never in memory together
+    # drops results while a job runs, so models that do not fit are not kept together
     by_pressure = getattr(kinds, "RAM_PRESSURE", None) if _reads_inactive(execution) else None
 
     def build(server: Any, policy: CachePolicy) -> Any:
