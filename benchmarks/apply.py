@@ -1,4 +1,4 @@
-"""Putting inputs into a graph of 200 nodes, against copying the graph with ``copy.deepcopy``.
+"""Applying inputs to a graph of 200 nodes, compared with copying it with ``copy.deepcopy``.
 
 Exit 1 when ``apply`` takes 0.2 ms or more, or a quarter of the copy or more.
 """
@@ -44,7 +44,7 @@ node = "200"
 
 
 def graph() -> dict[str, Any]:
-    """As large and as linked as a big real one: each node has a few values and links."""
+    """A graph like a large real one: each node has a few values and links."""
     return {
         str(number): {
             "class_type": "SaveImage" if number == NODES else "Node",
@@ -75,7 +75,7 @@ def median_ms(work: Callable[[], object], rounds: int) -> float:
 
 
 def main() -> int:
-    """Measure both in turn, several times; the medians' medians are compared."""
+    """Alternate both several times, and compare the medians of their medians."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     rounds = 50 if parser.parse_args().quick else 300

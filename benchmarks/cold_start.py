@@ -1,8 +1,8 @@
-"""From a cold start to a finished job: ComfyUI's own server, our engine, a fork, a restored image.
+"""From a cold start to a finished job: ComfyUI's server, our engine, a fork, a restored image.
 
 (a) ``main.py`` until the first job is done over HTTP; (b) our load, attach and job in a new
 process; (c) attach and job in a fork of a process that loaded; (d) the same from a CRIU image,
-where ``criu`` 4 or later works. Two jobs: an empty picture, and two steps of a diffusion model with
+if ``criu`` 4 or later works. Two jobs: an empty picture, and two steps of a diffusion model with
 random weights at 64x64, which (c) finds preloaded; (d) reads them from their file, since preloaded
 weights make the image larger and its restore slower. Targets: (c) at least 60 times faster than (a)
 for the trivial job, 5 times for the diffusion job; attach below 50 ms.
@@ -65,7 +65,7 @@ def by_fork(parent: "subprocess.Popen[str]", graph: Graph) -> tuple[float, float
 
 
 def why_no_criu() -> str:
-    """Why (d) is left out, or nothing."""
+    """Why (d) is skipped; empty if it is not."""
     if shutil.which("criu") is None:
         return "criu is not installed"
     version = subprocess.run(["criu", "--version"], capture_output=True, text=True, check=False)
@@ -82,7 +82,7 @@ def by_criu(comfy: Comfy, graph: Graph, folder: Path, runs: int) -> tuple[list[f
     """(d): dump a loaded process that waits for a job, restore it for each run.
 
     Returns:
-        The seconds of each run, and what became of the process's libraries.
+        The seconds of each run, and a note about the image and the process's libraries.
     """
     images, job, result = folder / "images", folder / "job.json", folder / "done.json"
     images.mkdir(parents=True)
@@ -102,7 +102,9 @@ def by_criu(comfy: Comfy, graph: Graph, folder: Path, runs: int) -> tuple[list[f
             clone = subprocess.Popen([*restore, "-o", str(log)], stdin=subprocess.DEVNULL)
             while not result.exists():
                 if clone.poll() is not None and not result.exists():
-                    sys.exit(f"the restored process made no picture:\n{log.read_text()[-2000:]}")
+                    sys.exit(
+                        f"the restored process did not save a picture:\n{log.read_text()[-2000:]}"
+                    )
                 time.sleep(0.002)
             times.append(time.perf_counter() - started)
             clone.wait()
@@ -127,7 +129,7 @@ def _criu(command: list[str], log: Path) -> None:
 
 
 def measure(comfy: Comfy, runs: int, folder: Path) -> tuple[Times, list[float], str]:
-    """All times, the seconds of attach, and what is to be said of (d)."""
+    """All times, the seconds of attach, and notes about (d)."""
     times: Times = {(way, job): [] for way in WAYS for job in JOBS}
     attaches: list[float] = []
     for job, graph in JOBS.items():
@@ -145,7 +147,7 @@ def measure(comfy: Comfy, runs: int, folder: Path) -> tuple[Times, list[float], 
     parent.communicate()
     missing = why_no_criu()
     if missing:
-        return times, attaches, f"(d) was not measured: {missing}"
+        return times, attaches, f"(d) skipped: {missing}"
     notes: list[str] = []
     for job, graph in JOBS.items():
         times["d", job], note = by_criu(comfy, graph, folder / job, runs)
@@ -155,7 +157,7 @@ def measure(comfy: Comfy, runs: int, folder: Path) -> tuple[Times, list[float], 
 
 
 def table(times: Times) -> str:
-    """Minimum, median, maximum, and how many times faster than (a)."""
+    """Minimum, median, maximum, and speed-up over (a)."""
     lines = [f"{'job':<11}{'way':<16}{'min s':>9}{'median s':>10}{'max s':>9}{'vs (a)':>9}"]
     for job in JOBS:
         base = statistics.median(times["a", job])
@@ -169,7 +171,7 @@ def table(times: Times) -> str:
 
 
 def draw(times: Times, path: Path) -> None:
-    """One row a way and job: every run a dot, on a logarithmic scale of seconds."""
+    """Draw one row per way and job, with a dot for each run on a logarithmic scale."""
     from PIL import Image, ImageDraw
 
     rows = [(job, way) for job in JOBS for way in WAYS if times[way, job]]
@@ -206,7 +208,7 @@ def _log(value: float) -> float:
 
 
 def verdict(times: Times, attaches: list[float]) -> bool:
-    """Whether every target is met; prints each."""
+    """Print each target; returns whether all are met."""
     good = True
     for job, target in TARGETS.items():
         times_faster = statistics.median(times["a", job]) / statistics.median(times["c", job])

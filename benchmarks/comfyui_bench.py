@@ -1,4 +1,4 @@
-"""What the ComfyUI benchmarks share: graphs, the original server, and our processes."""
+"""Shared by the ComfyUI benchmarks: graphs, ComfyUI's server, and our processes."""
 
 import json
 import os
@@ -47,28 +47,28 @@ DIFFUSION: Final[Graph] = {
 
 @dataclass(frozen=True)
 class Comfy:
-    """The ComfyUI that is measured."""
+    """The ComfyUI to measure."""
 
     path: Path
     python: str
 
     @classmethod
     def from_env(cls) -> "Comfy":
-        """From ``COMFYUI_PATH`` and ``COMFYUI_PYTHON``; ends the program when one is missing."""
+        """From ``COMFYUI_PATH`` and ``COMFYUI_PYTHON``; exits if one is missing."""
         path, python = os.environ.get("COMFYUI_PATH"), os.environ.get("COMFYUI_PYTHON")
         if not path or not python:
             sys.exit("set COMFYUI_PATH and COMFYUI_PYTHON")
         return cls(Path(path), python)
 
     def needs_checkpoint(self) -> None:
-        """Write random weights into the checkout's models once."""
+        """Create random weights in the checkout's models, if missing."""
         target = self.path / "models" / "checkpoints" / CHECKPOINT
         if not target.exists():
             command = [self.python, str(RANDOM_CHECKPOINT), str(self.path), str(target)]
             subprocess.run(command, check=True)
 
     def child(self, mode: str, request: dict[str, Any]) -> "subprocess.Popen[str]":
-        """One of our processes; its standard output is lines of JSON."""
+        """Start one of our processes; its standard output is lines of JSON."""
         sources = [ROOT / "packages" / name / "src" for name in ("schema", "server")]
         options = {"path": str(self.path), "custom_nodes": False, **request.pop("options", {})}
         return subprocess.Popen(
@@ -79,7 +79,7 @@ class Comfy:
 
     @contextmanager
     def server(self) -> Generator[tuple[httpx.Client, float]]:
-        """``main.py --cpu`` once it answers, and when it was started."""
+        """Start ``main.py --cpu``; yields a client and the start time once it answers."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -94,8 +94,8 @@ class Comfy:
                 with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
                     if not _answers_in_time(client, process):
                         log.seek(0)
-                        said = "".join(log.readlines()[-15:]).strip()
-                        sys.exit(f"main.py did not start (exit code {process.poll()}):\n{said}")
+                        text = "".join(log.readlines()[-15:]).strip()
+                        sys.exit(f"main.py did not start (exit code {process.poll()}):\n{text}")
                     yield client, started
             finally:
                 process.terminate()
@@ -103,7 +103,7 @@ class Comfy:
 
 
 def answer(process: "subprocess.Popen[str]") -> dict[str, Any]:
-    """The next line of one of our processes."""
+    """Read the next line of one of our processes."""
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
@@ -112,14 +112,14 @@ def answer(process: "subprocess.Popen[str]") -> dict[str, Any]:
 
 
 def post(client: httpx.Client, graph: Graph, client_id: str = "bench") -> str:
-    """Queue a prompt; its id."""
+    """Queue a prompt; returns its id."""
     answered = client.post("/prompt", json={"prompt": graph, "client_id": client_id})
     answered.raise_for_status()
     return str(answered.json()["prompt_id"])
 
 
 def finished(client: httpx.Client, prompt_id: str) -> bool:
-    """Whether the history has the prompt; ends the program when it failed."""
+    """Whether the prompt is in the history; exits if it failed."""
     history = client.get(f"/history/{prompt_id}").json()
     if prompt_id not in history:
         return False

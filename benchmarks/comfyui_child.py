@@ -20,13 +20,13 @@ from comfysnap_server.engine.protocol import EngineJob
 OUT: Final = os.dup(1)
 
 
-def say(**message: Any) -> None:
-    """One line of JSON for the benchmark."""
+def send(**message: Any) -> None:
+    """Send one line of JSON to the benchmark."""
     os.write(OUT, json.dumps(message).encode() + b"\n")
 
 
 def job_of(graph: Any, output: str, number: int, folder: Path) -> EngineJob:
-    """A job with folders of its own."""
+    """A job with its own folders."""
     own = folder / f"{os.getpid()}-{number}"
     for name in ("input", "output"):
         (own / name).mkdir(parents=True)
@@ -38,14 +38,14 @@ def job_of(graph: Any, output: str, number: int, folder: Path) -> EngineJob:
 
 
 def load(options: dict[str, Any]) -> ComfyUIEngine:
-    """The engine, loaded."""
+    """Create and load the engine."""
     engine = ComfyUIEngine(**options)
     engine.load()
     return engine
 
 
 def run_once(engine: ComfyUIEngine, request: dict[str, Any]) -> dict[str, float]:
-    """Attach and run one job; seconds of both."""
+    """Attach and run one job; returns the seconds of both."""
     started = time.perf_counter()
     engine.attach()
     attached = time.perf_counter()
@@ -54,41 +54,41 @@ def run_once(engine: ComfyUIEngine, request: dict[str, Any]) -> dict[str, float]
         result = engine.run(job, lambda _: None)
         made = len(result.outputs["image"])
     if not made:
-        raise RuntimeError("the job made no picture")
+        raise RuntimeError("the job did not save a picture")
     return {"attach": attached - started, "job": time.perf_counter() - attached}
 
 
 def fresh(request: dict[str, Any]) -> None:
-    """Load, attach, one job, in this new process."""
-    say(done=run_once(load(request["options"]), request))
+    """Load, attach and run one job in this process."""
+    send(done=run_once(load(request["options"]), request))
 
 
 def parent(request: dict[str, Any]) -> None:
-    """Load once; fork a child for each line that comes."""
+    """Load once, and fork a child for each line of input."""
     engine = load(request["options"])
-    say(loaded=True)
+    send(loaded=True)
     for line in sys.stdin:
         asked = json.loads(line)
         pid = os.fork()
         if pid == 0:
             try:
-                say(done=run_once(engine, asked))
+                send(done=run_once(engine, asked))
             finally:
                 os._exit(0)
         os.waitpid(pid, 0)
 
 
 def aimdo() -> str:
-    """comfy-aimdo's library in this process; empty where it is not loaded."""
+    """comfy-aimdo's library in this process; empty if it is not loaded."""
     library: Any = getattr(sys.modules.get("comfy_aimdo.control"), "lib", None)
     mapped = library is not None and library._name in Path("/proc/self/maps").read_text()
     return str(library) if mapped else ""
 
 
 def waiting(request: dict[str, Any]) -> None:
-    """Load, wait for a job in a file (to be dumped meanwhile), run it, say so in another."""
+    """Load, wait for a file with a job (to be dumped meanwhile), and run it."""
     engine = load(request["options"])
-    say(loaded=True, aimdo=aimdo())
+    send(loaded=True, aimdo=aimdo())
     asked, result = Path(request["job"]), Path(request["result"])
     while not asked.exists():
         time.sleep(0.001)
@@ -99,7 +99,7 @@ def waiting(request: dict[str, Any]) -> None:
 
 
 def overhead(request: dict[str, Any]) -> None:
-    """The same graph by our engine and by the bare executor, in turns."""
+    """Alternate the same graph on our engine and on the bare executor."""
     engine = load(request["options"])
     engine.attach()
     rounds, graph, output = request["rounds"], request["graph"], request["output"]
@@ -111,11 +111,11 @@ def overhead(request: dict[str, Any]) -> None:
             job = job_of(_unlike(graph, number), output, number, Path(folder))
             ours.append(_seconds(lambda job=job: engine.run(job, lambda _: None)))
             bare.append(bare_run(number))
-    say(ours=ours, bare=bare)
+    send(ours=ours, bare=bare)
 
 
 def _bare_executor(execution: Any, server: Any) -> Any:
-    """With ComfyUI's classic cache, as ``--cache-classic``."""
+    """An executor with ComfyUI's classic cache, as with ``--cache-classic``."""
     if "cache_args" not in inspect.signature(execution.PromptExecutor.__init__).parameters:
         return execution.PromptExecutor(server)
     arguments = {"lru": 0, "ram": 0.0, "ram_inactive": 0.0}
@@ -125,7 +125,7 @@ def _bare_executor(execution: Any, server: Any) -> Any:
 
 
 def _bare(graph: Any, folder: Path) -> Callable[[int], float]:
-    """The least that ``main.py`` does for a prompt: validate and execute, no server, no queue."""
+    """What ``main.py`` does for a prompt, without its server and queue: validate and execute."""
     execution: Any = sys.modules["execution"]
     server: Any = sys.modules["server"].PromptServer.instance
     folders: Any = sys.modules["folder_paths"]
@@ -148,7 +148,7 @@ def _bare(graph: Any, folder: Path) -> Callable[[int], float]:
 
 def websocket(request: dict[str, Any]) -> None:
     """POST each job to ``main.py``, wait for its end on the websocket, read the history."""
-    say(seconds=asyncio.run(_websocket(request)))
+    send(seconds=asyncio.run(_websocket(request)))
 
 
 async def _websocket(request: dict[str, Any]) -> list[float]:
@@ -168,13 +168,13 @@ async def _websocket(request: dict[str, Any]) -> list[float]:
                     break
             async with http.get(f"{url}/history/{prompt_id}") as answered:
                 if prompt_id not in await answered.json():
-                    raise RuntimeError("done, and not in the history")
+                    raise RuntimeError("the prompt ended, but is not in the history")
             seconds.append(time.perf_counter() - started)
     return seconds
 
 
 def _unlike(graph: Any, number: int) -> Any:
-    """Another colour each time, so that nothing is cached."""
+    """Change the colour, so that nothing is cached."""
     changed = copy.deepcopy(graph)
     changed["1"]["inputs"]["color"] = number
     return changed

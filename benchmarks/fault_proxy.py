@@ -1,18 +1,18 @@
-"""A proxy on loopback that loses connections, refuses, delays and cuts answers short."""
+"""A proxy on loopback that drops connections, and refuses, delays and truncates responses."""
 
 import asyncio
 import random
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
-ANSWERS: Final = {502: b"Bad Gateway", 503: b"Service Unavailable", 429: b"Too Many Requests"}
+REASONS: Final = {502: b"Bad Gateway", 503: b"Service Unavailable", 429: b"Too Many Requests"}
 
 
 @dataclass(kw_only=True)
 class Faults:
-    """Shares of requests, 0 to 1, that meet each fault; and what happened."""
+    """Share of requests, from 0 to 1, for each fault."""
 
     drop_before: float = 0.0
     drop_after: float = 0.0
@@ -20,20 +20,15 @@ class Faults:
     delay: float = 0.0
     delay_s: tuple[float, float] = (0.5, 3.0)
     cut_after: int | None = None
-    """Bytes of an answer after which the connection breaks, while ``cuts`` are left."""
+    """Bytes of a response after which the connection breaks, while ``cuts`` is positive."""
     cuts: int = 0
     seed: int = 1
-    told: dict[str, int] = field(default_factory=dict[str, int])
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
 
-    def count(self, what: str) -> None:
-        """Write down one more."""
-        self.told[what] = self.told.get(what, 0) + 1
-
-    def drawn(self) -> str:
-        """What the next request meets."""
+    def choose(self) -> str:
+        """The fault of the next request, or ``pass``."""
         chance = self.random.random()
         for name in ("drop_before", "drop_after", "refuse", "delay"):
             share: float = getattr(self, name)
@@ -45,7 +40,7 @@ class Faults:
 
 @asynccontextmanager
 async def fault_proxy(upstream: str, faults: Faults) -> AsyncGenerator[str]:
-    """The address of a proxy in front of ``upstream``."""
+    """Start a proxy in front of ``upstream``; yields its address."""
     host, port = upstream.removeprefix("http://").split(":")
     open_now: set[asyncio.Task[None]] = set()
 
@@ -54,7 +49,7 @@ async def fault_proxy(upstream: str, faults: Faults) -> AsyncGenerator[str]:
         assert task is not None
         open_now.add(task)  # asyncio itself holds it only weakly
         task.add_done_callback(open_now.discard)
-        # Only the end of the proxy cancels it, and asyncio would print that as an error.
+        # cancelled only when the proxy stops; asyncio would print that as an error
         with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while await _exchange(reader, writer, (host, int(port)), faults):
                 pass
@@ -74,18 +69,17 @@ async def _exchange(
     upstream: tuple[str, int],
     faults: Faults,
 ) -> bool:
-    """One request; whether the connection lives on."""
+    """Pass on one request; returns whether the connection stays open."""
     head = await reader.readuntil(b"\r\n\r\n")
     body = await reader.readexactly(_length(head))
-    fault = faults.drawn()
-    faults.count(fault)
+    fault = faults.choose()
     if fault == "drop_before":
         return False
     if fault == "refuse":
-        status = faults.random.choice(list(ANSWERS))
+        status = faults.random.choice(list(REASONS))
         writer.write(
             b"HTTP/1.1 %d %s\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n"
-            % (status, ANSWERS[status])
+            % (status, REASONS[status])
         )
         await writer.drain()
         return True
@@ -97,7 +91,7 @@ async def _exchange(
     try:
         up_writer.write(head + body)
         if fault == "drop_after":
-            await up_reader.read(1)  # the server has answered: it has the request
+            await up_reader.read(1)  # the server has the request, since it has responded
             return False
         await _relay(up_reader, writer, faults)
     finally:

@@ -1,8 +1,8 @@
-"""What `from comfysnap_client import Client` costs over `import httpx` and a pydantic model.
+"""Import time of `comfysnap_client.Client`, compared with `httpx` and a pydantic model.
 
-CPU time, and the best of many rounds, so that other work on the machine counts little; compiled
-once beforehand, as an installed package is. Targets: at most 40 ms more, and neither the command
-line's packages nor the mock kit's are loaded.
+Measures CPU time, best of many rounds, to reduce the influence of other processes; bytecode is
+compiled beforehand, as in an installed package. Targets: at most 40 ms more, and the packages of
+the command line and of the mock server are not imported.
 
     uv run python benchmarks/import_time.py [--quick]
 """
@@ -31,7 +31,7 @@ print((time.process_time() - started) * 1000, *sorted(m for m in {unwanted} if m
 
 
 def timed(code: str, compiled: str) -> tuple[float, list[str]]:
-    """CPU milliseconds of ``code`` in a fresh interpreter, and what it loaded of the unwanted."""
+    """CPU milliseconds of ``code`` in a new interpreter, and the unwanted modules it imported."""
     program = TIMED.format(code=code, unwanted=UNWANTED)
     variables = {**os.environ, "PYTHONPYCACHEPREFIX": compiled}
     variables.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -43,7 +43,7 @@ def timed(code: str, compiled: str) -> tuple[float, list[str]]:
 
 
 def main() -> int:
-    """Measure in turn, so that both meet the same machine."""
+    """Alternate both, so that they run under the same load."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     rounds = 7 if parser.parse_args().quick else 25
@@ -62,7 +62,7 @@ def main() -> int:
     print(f"{'httpx and a pydantic model, best':38} {min(base):7.1f} ms")
     print(f"{'the same and comfysnap_client, best':38} {min(ours):7.1f} ms")
     print(f"{'more, best (median)':38} {more:7.1f} ms ({typical:.1f})  <= {TARGET_MS:.0f} ms")
-    print(f"{'loaded of what it should not':38} {', '.join(loaded) or 'nothing'}")
+    print(f"{'unwanted imports':38} {', '.join(loaded) or 'none'}")
     return 0 if more <= TARGET_MS and not loaded else 1
 
 

@@ -1,7 +1,7 @@
-"""What a job costs besides its nodes: our engine, the bare executor, and ComfyUI's own API.
+"""Overhead of a job besides its nodes: our engine, the bare executor, and ComfyUI's API.
 
-The trivial graph (an empty picture, saved) with another colour each time. Targets: our engine at
-most 1.0 ms above the bare executor, and below POST + websocket.
+Runs a trivial graph that saves an empty picture, with another colour each time. Targets: our engine
+at most 1.0 ms above the bare executor, and below POST + websocket.
 
     uv run python benchmarks/job_overhead.py [--quick]
 """
@@ -19,12 +19,12 @@ LIMIT_MS = 1.0
 
 
 def coloured(number: int) -> dict[str, Any]:
-    """The trivial graph, never the same."""
+    """The trivial graph with a unique colour."""
     return {**TRIVIAL, "1": {**TRIVIAL["1"], "inputs": {**TRIVIAL["1"]["inputs"], "color": number}}}
 
 
 def by_polling(client: httpx.Client, number: int) -> float:
-    """POST, then ask each second."""
+    """POST, then poll each second."""
     started = time.perf_counter()
     prompt_id = post(client, coloured(number))
     while not finished(client, prompt_id):

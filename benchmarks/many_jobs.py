@@ -1,7 +1,7 @@
-"""A thousand jobs awaited at once in one process: CPU, memory, connections, what is left open.
+"""A thousand jobs awaited at once in one process: CPU, memory, connections, leaks.
 
-A real gateway and local backend in another process, with an engine that takes no time. Targets:
-every job has its result, and no file descriptor and no task is left.
+A gateway and local backend in another process, with an engine that only writes a small file.
+Targets: every job has a result, and no file descriptors or tasks are leaked.
 
     uv run python benchmarks/many_jobs.py [--quick]
 """
@@ -20,13 +20,13 @@ from comfysnap_schema.workflows.hello import HelloInput
 
 
 def open_descriptors() -> int:
-    """File descriptors of this process; 0 where there is no /proc."""
+    """File descriptors of this process; 0 on systems without /proc."""
     folder = Path("/proc/self/fd")
     return len(list(folder.iterdir())) if folder.is_dir() else 0
 
 
 async def wait_for_all(url: str, count: int) -> tuple[int, int]:
-    """Results that came, and the most descriptors open on the way."""
+    """Number of results, and the maximum number of open descriptors."""
     most = 0
     done = 0
 
@@ -43,7 +43,7 @@ async def wait_for_all(url: str, count: int) -> tuple[int, int]:
 
 
 async def measure(url: str, count: int) -> bool:
-    """Print the table; whether the targets are met."""
+    """Print the table; returns whether the targets are met."""
     async with Client(url) as client:
         await client.infer_sync(HelloInput())
     await asyncio.sleep(0)

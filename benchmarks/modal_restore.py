@@ -1,10 +1,10 @@
-"""How long a restored container takes until it asks for its first input, and our share of it.
+"""Time from the restore of a container to its first request for an input, and our share of it.
 
-Runs Modal's own container entrypoint on the loopback control plane of the tests: no cloud, no GPU,
-and no memory image either (a checkpointed process is frozen and woken), so the time that Modal
-takes to bring memory back is not in it. What is in it is Python's work after the restore, the same
-as there. The share is the median of our containers minus the median of a function that does
-nothing, with the web library that Modal loads for web functions in its snapshot too.
+Runs Modal's container entrypoint on the control plane of the tests: no cloud, no GPU, and no memory
+image (a checkpointed process is stopped and continued), so the time in which Modal restores memory
+is not included. Included is Python's work after the restore, which is the same on Modal. Our share
+is the median of our containers minus that of a function that does nothing, whose snapshot also
+contains the web library that Modal loads for web functions.
 
     python benchmarks/modal_restore.py [--quick]
 """
@@ -68,7 +68,7 @@ auth = "none"
 
 
 def measure(plane: "ControlPlane", name: str, count: int) -> list[float]:
-    """Milliseconds from restore to first request for an input, one container after the other."""
+    """Milliseconds from the restore to the first request for an input, one container at a time."""
     taken: list[float] = []
     for _ in range(count):
         (container,) = plane.freeze(name, 1)
@@ -78,7 +78,7 @@ def measure(plane: "ControlPlane", name: str, count: int) -> list[float]:
 
 
 def main() -> int:
-    """Print the table; 1 when a target is missed."""
+    """Print the table; returns 1 if a target is missed."""
     from tests.control_plane import ControlPlane
 
     parser = argparse.ArgumentParser(description="Restore to first input, on the control plane.")

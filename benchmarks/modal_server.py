@@ -1,4 +1,4 @@
-"""A deployment of ours on the loopback control plane, for the client's benchmarks."""
+"""A deployment on the tests' control plane, for the client's benchmarks."""
 
 import sys
 import tempfile
@@ -24,15 +24,15 @@ log = {log!r}
 max_containers = 1
 """
 COUNTING: Final = """
-from comfysnap_server.engine import make
-make.ENGINES["simulated"] = "local_server:CountingEngine"
+from comfysnap_server.engine import registry
+registry.ENGINES["simulated"] = "local_server:CountingEngine"
 """
-"""Run at the start of a container: a deployment takes no engine from elsewhere."""
+"""Runs when a container starts: a deployment accepts only built-in engines."""
 
 
 @contextmanager
 def modal_server() -> Generator[tuple[str, Path]]:
-    """The address of the deployed gateway, and the folder that lists the engine's runs."""
+    """Deploy; yields the gateway's address, and the folder with the log of the engine's runs."""
     sys.path.insert(0, str(ROOT))
     from tests.control_plane import ControlPlane
 

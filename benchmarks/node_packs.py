@@ -1,8 +1,8 @@
-"""What real node packs do to a ComfyUI that is loaded as for a memory snapshot, with CUDA hidden.
+"""Effects of real node packs on a ComfyUI that is loaded as for a snapshot, with CUDA hidden.
 
-Each pack is loaded in a process of its own, then all of them in one. In each process the packs'
-graphs run in a fork (as the local backend starts its workers), then twice in the process itself.
-Target: every pack loads, every graph runs, and makes the same outputs each time.
+Each pack is loaded in its own process, then all of them in one. In each process the packs' graphs
+run in a fork (as the local backend starts its workers), then twice in the process itself. Target:
+every pack loads, and every graph runs and has the same outputs each time.
 
     export COMFYUI_PATH=... COMFYUI_PYTHON=...   (a copy: packs write into ComfyUI's folder)
     uv run python benchmarks/node_packs.py [FOLDER] [--graphs FOLDER] [--quick]
@@ -10,7 +10,7 @@ Target: every pack loads, every graph runs, and makes the same outputs each time
 FOLDER holds the packs as ``custom_nodes`` does (default: COMFYSNAP_NODE_PACKS). A graph lies in
 ``GRAPHS/<pack's folder>.json``: ``{"graph": API export, "outputs": {name: {"node": ...}}}``, the
 outputs as in ``workflow.toml``; a pack without one is only loaded. ``--quick`` loads all packs in
-one process alone. docs/node-packs.md says how to read the table.
+one process alone. docs/node-packs.md explains the table.
 """
 
 import argparse
@@ -84,7 +84,7 @@ class Setup:
 
 
 def packs_of(answer: dict[str, Any], names: Sequence[str]) -> list[dict[str, Any]]:
-    """The reports of these packs, not of those that ComfyUI ships."""
+    """The reports of these packs, without those that ComfyUI ships."""
     return [pack for pack in answer["packs"] if pack["name"] in names]
 
 
@@ -112,7 +112,7 @@ def row(title: str, answer: dict[str, Any], names: Sequence[str]) -> Row:
 
 
 def fork(answer: dict[str, Any]) -> str:
-    """Whether the local backend forks this process, and whether a fork ran the graphs."""
+    """Whether the local backend would fork this process, and whether a fork ran the graphs."""
     if answer["threads"]:
         return "no: threads"
     if isinstance(answer["fork"], str):
@@ -121,7 +121,7 @@ def fork(answer: dict[str, Any]) -> str:
 
 
 def setting(pack: dict[str, Any], answer: dict[str, Any]) -> str:
-    """What to write into the engine's options or the deployment's settings."""
+    """Recommended engine option or deployment setting."""
     name = pack["name"]
     if pack["after_restore"]:
         return ""
@@ -135,7 +135,7 @@ def setting(pack: dict[str, Any], answer: dict[str, Any]) -> str:
 
 
 def missed(answer: dict[str, Any], names: Sequence[str]) -> Iterator[str]:
-    """Where the target is missed, one sentence each."""
+    """Missed targets, one sentence each."""
     for pack in packs_of(answer, names):
         if pack["reason"] is not None:
             yield f"{pack['name']} does not load: {pack['reason']}"
@@ -144,13 +144,13 @@ def missed(answer: dict[str, Any], names: Sequence[str]) -> Iterator[str]:
             if "error" in made:
                 yield f"{name}: its graph fails: {made['error']}"
         if answer["first"][name] != answer["again"][name]:
-            yield f"{name}: its graph makes other outputs the second time"
+            yield f"{name}: its graph has different outputs the second time"
     if not answer["threads"] and answer["fork"] != answer["first"]:
         yield f"{', '.join(names)}: in a fork: {json.dumps(answer['fork'])[:500]}"
 
 
 def remarks(answer: dict[str, Any], alone: dict[str, Any]) -> Iterator[str]:
-    """What packs changed for everybody in the process."""
+    """Process-wide changes by packs."""
     yield from (f"replaces {name}" for name in answer["replaced"])
     before, after = alone["state"], answer["state"]
     for name in sorted(before.keys() | after.keys()):
@@ -158,14 +158,14 @@ def remarks(answer: dict[str, Any], alone: dict[str, Any]) -> Iterator[str]:
         if old != new:
             yield f"{name}: {old} -> {new}"
     for pack, places in answer["devices"].items():
-        yield f"{pack} took its device at import ({', '.join(places)}); attach gives the true one"
+        yield f"{pack} stored its device at import ({', '.join(places)}); attach sets the real one"
     for pack in answer["packs"]:
         for left in (*pack["threads"], *pack["open_files"]):
             yield f"{pack['name']} leaves {left}"
 
 
 def show(rows: Sequence[Row]) -> None:
-    """The table, as Markdown."""
+    """Print the table as Markdown."""
     widths = [max(len(cell) for cell in column) for column in zip(COLUMNS, *rows, strict=True)]
     for line in (COLUMNS, tuple("-" * width for width in widths), *rows):
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
@@ -173,7 +173,7 @@ def show(rows: Sequence[Row]) -> None:
 
 
 def main() -> int:
-    """Load, run, print; 1 when a pack does not load or a graph fails."""
+    """Load, run and print; returns 1 if a pack does not load or a graph fails."""
     parser = argparse.ArgumentParser(prog="node_packs", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", nargs="?", default=os.environ.get("COMFYSNAP_NODE_PACKS"))
     parser.add_argument("--graphs", type=Path, default=GRAPHS, help="Folder of the packs' graphs.")
@@ -183,7 +183,7 @@ def main() -> int:
     given = parser.parse_args()
     comfy = Comfy.from_env()
     if not given.folder:
-        sys.exit("name the folder of the node packs, or set COMFYSNAP_NODE_PACKS")
+        sys.exit("pass the folder of the node packs, or set COMFYSNAP_NODE_PACKS")
     setup = Setup(comfy, Path(given.folder).resolve(), given.graphs, given.after_restore)
     names = setup.names
     alone = setup.measure([])
@@ -198,7 +198,7 @@ def main() -> int:
             print(f"- {remark}")
         problems += missed(answer, loaded)
     if problems:
-        print("\nMissed: every pack loads, every graph runs the same each time")
+        print("\nMissed targets")
         for problem in dict.fromkeys(problems):
             print(f"- {problem}")
     return 1 if problems else 0

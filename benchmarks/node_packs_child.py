@@ -1,5 +1,5 @@
-"""One process of ``node_packs.py``: loads node packs as for a snapshot, runs their graphs, and says
-in one line of JSON what they did. Run by ComfyUI's interpreter."""
+"""One process of ``node_packs.py``: loads node packs as for a snapshot, runs their graphs, and
+prints a report as one line of JSON. Run by ComfyUI's interpreter."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ from comfysnap_server.engine.protocol import EngineJob
 from comfysnap_server.jobs.run import execute
 
 FORK_LIMIT: Final = 60.0
-"""Seconds for a forked process to attach and run the graphs; one that hangs takes them all."""
+"""Maximum seconds for a forked process to attach and run the graphs."""
 
 
 class Runner:
@@ -34,7 +34,7 @@ class Runner:
         self._number = 0
 
     def once(self) -> dict[str, Any]:
-        """Pack to what its graph made, or to ``{"error": ...}``."""
+        """Run all graphs; returns per pack its outputs or ``{"error": ...}``."""
         with tempfile.TemporaryDirectory(prefix="comfysnap-") as folder:
             return {name: self._run(one, Path(folder)) for name, one in self._graphs.items()}
 
@@ -58,7 +58,7 @@ class Runner:
 
 
 def _without_urls(value: Any) -> Any:
-    """Outputs, which hold the hash of each file, without what names their job."""
+    """Outputs, with the hash of each file, without URLs, which contain the job's id."""
     if isinstance(value, dict):
         items = cast("dict[str, Any]", value).items()
         return {key: _without_urls(item) for key, item in items if key != "url"}
@@ -68,7 +68,7 @@ def _without_urls(value: Any) -> Any:
 
 
 def in_fork(work: Callable[[], Any]) -> Any:
-    """What ``work`` returns in a forked child; a sentence when it hangs or ends early."""
+    """Run ``work`` in a forked child; returns its result, or a text if it hangs or ends early."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -95,7 +95,7 @@ def in_fork(work: Callable[[], Any]) -> Any:
 
 
 def process_state() -> dict[str, str]:
-    """What a pack may change for everybody in the process, as text."""
+    """Process-wide state that a pack may change, as text."""
     torch: Any = sys.modules["torch"]
     log = logging.getLogger()
     found = {f"signal {s.name}": str(signal.getsignal(s)) for s in signal.Signals
@@ -120,7 +120,7 @@ def process_state() -> dict[str, str]:
 
 
 def replaced(checkout: Path, packs: Path) -> list[str]:
-    """ComfyUI's functions and methods that node packs put their own in place of."""
+    """ComfyUI's functions and methods that node packs replaced."""
     found: set[str] = set()
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None) or ""
@@ -147,7 +147,7 @@ def _function(value: Any) -> FunctionType | None:
 
 
 def resident() -> int:
-    """MiB of memory that this process holds."""
+    """Resident memory of this process in MiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) // 1024
 
@@ -175,10 +175,12 @@ def main() -> None:
     answer["fork"] = in_fork(lambda: _attach_and_run(engine, run))
     answer["first"] = _attach_and_run(engine, run)
     answer["again"] = run.once()
-    answer["packs"] = [asdict(pack) for pack in engine.report.packs]  # with those after the restore
+    answer["packs"] = [
+        asdict(pack) for pack in engine.report.packs
+    ]  # includes the after_restore packs
     os.write(out, json.dumps(answer).encode() + b"\n")
     sys.stderr.flush()
-    os._exit(0)  # whatever threads packs left
+    os._exit(0)  # even if packs left threads running
 
 
 def _attach_and_run(engine: ComfyUIEngine, run: Runner) -> dict[str, Any]:

@@ -1,9 +1,8 @@
-"""1 GB up and down, against bare httpx streaming of the same bytes over the same routes.
+"""Upload and download of 1 GB, compared with bare httpx on the same routes.
 
-A real gateway and local backend; each transfer in a fresh process. Targets: the client's memory
-stays within 64 MB of its start, the time within 1.3 times of bare httpx (which is told the hash of
-an upload and checks no hash of a download), and a download broken ten times ends with the right
-hash.
+A gateway and local backend; each transfer in a new process. Targets: the client's memory grows by
+less than 64 MB, the time is at most 1.3 times that of bare httpx (which gets the hash of an upload
+and does not check that of a download), and a download that breaks ten times has the right hash.
 
     uv run python benchmarks/transfer.py [--quick]
 """
@@ -37,7 +36,7 @@ CUTS: Final = 10
 
 
 async def ours_up(url: str, path: Path) -> None:
-    """Submit a job with the file; the job itself is not waited for."""
+    """Submit a job with the file, without waiting for the job."""
     async with Client(url) as client:
         await client.infer_async(Img2imgInput(prompt="x", image=path))
 
@@ -87,7 +86,7 @@ WORK: Final = {
 
 
 def child(work: str, *words: str) -> tuple[float, float]:
-    """Seconds, and MB of memory over the start, of one transfer in a process of its own."""
+    """Seconds and memory growth in MB of one transfer in its own process."""
     ran = subprocess.run(
         [sys.executable, __file__, "--work", work, *words],
         stdout=subprocess.PIPE, text=True, check=True,
@@ -104,7 +103,7 @@ def blocks(seed: int, size: int) -> Iterator[bytes]:
 
 
 def made_file(path: Path, seed: int, size: int) -> str:
-    """Write a file; its hash."""
+    """Write a file; returns its hash."""
     digest = hashlib.sha256()
     with path.open("wb") as file:
         for block in blocks(seed, size):
@@ -114,14 +113,14 @@ def made_file(path: Path, seed: int, size: int) -> str:
 
 
 async def output_of(url: str) -> tuple[str, OutputFile]:
-    """A job whose output is the large file."""
+    """Run a job whose output is the large file."""
     async with Client(url) as client:
         job = await client.infer_async(HelloInput())
         return job.id, (await job.result()).images[0]
 
 
 async def broken_ten_times(url: str, path: Path, job_id: str, file: OutputFile) -> bool:
-    """Whether a download that breaks ten times ends with the right bytes."""
+    """Whether a download that breaks ten times has the right bytes."""
     faults = Faults(cut_after=file.size // (CUTS + 2), cuts=CUTS)
     async with fault_proxy(url, faults) as proxy:
         await ours_down(proxy, path, job_id)
@@ -131,7 +130,7 @@ async def broken_ten_times(url: str, path: Path, job_id: str, file: OutputFile) 
 
 
 def run(size: int, rounds: int) -> bool:
-    """Print the table; whether every target is met."""
+    """Print the table; returns whether every target is met."""
     best: dict[str, float] = {}
     memory: dict[str, float] = {}
 
@@ -140,7 +139,7 @@ def run(size: int, rounds: int) -> bool:
         best[name] = min(best.get(name, seconds), seconds)
         memory[name] = max(memory.get(name, 0.0), megabytes)
 
-    with local_server(size) as (url, _), tempfile.TemporaryDirectory() as folder:
+    with local_server(size=size) as (url, _), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "file.png"
         job_id, file = asyncio.run(output_of(url))
         for turn in range(rounds):

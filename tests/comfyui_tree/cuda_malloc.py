@@ -1,4 +1,4 @@
-"""Chooses torch's allocator, which is read when torch is imported."""
+"""Chooses torch's allocator, before torch is imported."""
 
 import sys
 

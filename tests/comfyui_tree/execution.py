@@ -1,4 +1,4 @@
-"""As ``tree_recent_execution.py`` has it."""
+"""Re-exports ``tree_recent_execution.py``."""
 
 from tree_executor import PromptQueue
 from tree_recent_execution import (

@@ -1,4 +1,4 @@
-"""Where models and files lie."""
+"""Folders of models and files."""
 
 import os
 
@@ -28,7 +28,7 @@ def get_full_path(kind, name):
 
 
 def get_filename_list(kind):
-    """Looked up once for as long as the folders stay the same."""
+    """Cached until the folders change."""
     folders = [folder for folder in get_folder_paths(kind) if os.path.isdir(folder)]
     state = [(folder, os.path.getmtime(folder)) for folder in folders]
     known = filename_list_cache.get(kind)

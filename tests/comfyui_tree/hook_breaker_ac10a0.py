@@ -1,4 +1,4 @@
-"""Puts back functions that node packs must not replace."""
+"""Restores functions that node packs must not replace."""
 
 import comfy.model_management
 

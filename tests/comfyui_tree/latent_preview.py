@@ -4,6 +4,6 @@ _default = args.preview_method
 
 
 def set_preview_method(override=None):
-    """What a prompt asks for holds for it alone; one that asks for nothing gets the default."""
+    """Sets the method of one prompt; without a value, the default."""
     known = {method.value: method for method in LatentPreviewMethod}
     args.preview_method = known.get(override, _default)

@@ -1,4 +1,4 @@
-"""A few nodes under the original's names and inputs, and the loader of node packs."""
+"""A few nodes with the original's names and inputs, and the loader of node packs."""
 
 import hashlib
 import importlib.util
@@ -97,7 +97,7 @@ class LoadImage:
 
 
 class SaveImage:
-    """Takes its folder when it is made, as the original does."""
+    """Stores its folder when it is created, as the original does."""
 
     RETURN_TYPES, FUNCTION, OUTPUT_NODE = (), "run", True
     kind = "output"
@@ -191,7 +191,7 @@ class EmptyLatentImage:
 
 
 class KSampler:
-    """Seeds torch for all that follow, and can be interrupted at each step."""
+    """Seeds torch globally, and can be interrupted at each step."""
 
     RETURN_TYPES, FUNCTION = ("LATENT",), "run"
 
@@ -240,7 +240,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {}
 
 
 async def load_custom_node(module_path, ignore=(), module_parent="custom_nodes"):
-    """Imports a pack; says so in the log when that fails, and goes on."""
+    """Imports a pack; logs failures and continues."""
     file = module_path if os.path.isfile(module_path) else os.path.join(module_path, "__init__.py")
     name = os.path.splitext(module_path)[0]
     try:
@@ -265,5 +265,5 @@ async def load_custom_node(module_path, ignore=(), module_parent="custom_nodes")
 
 
 async def init_extra_nodes(init_custom_nodes=True, init_api_nodes=True):
-    """Custom ones are loaded one by one by whoever uses this tree."""
+    """Custom nodes are loaded one by one by the caller."""
     return []

@@ -51,7 +51,7 @@ def _entry(kind, message, details, name):
 
 
 def _validate_node(prompt, node_id, seen):
-    """Errors of a node and, under their own ids, of those before it; whether all are valid."""
+    """Collects errors of a node and its ancestors by id; returns whether all are valid."""
     if node_id in seen:
         return not seen[node_id]
     errors, valid = [], True
@@ -88,7 +88,7 @@ def _validate_node(prompt, node_id, seen):
 
 
 def validate(prompt, unknown_class):
-    """Answers ``(valid, error, outputs, node_errors)``; one valid output is enough.
+    """Returns ``(valid, error, outputs, node_errors)``; one valid output is enough.
 
     ``unknown_class`` makes this release's error of a node id and its entry.
     """
@@ -121,7 +121,7 @@ def validate(prompt, unknown_class):
 
 
 class Expanded:
-    """Nodes that nodes made while they ran, with the ids of those."""
+    """Nodes that other nodes created by ``expand``, with the ids of those."""
 
     def __init__(self):
         self.parents = {}
@@ -133,7 +133,7 @@ class Expanded:
 
 
 class Executor:
-    """A release's own says how its caches are made and what an entry of them is."""
+    """Subclasses of each release define its caches and their entries."""
 
     def reset(self):
         self.caches = self.new_caches()
@@ -147,7 +147,7 @@ class Executor:
         raise NotImplementedError
 
     def outputs_of(self, node_id):
-        """The kept outputs of a node, or None."""
+        """The cached outputs of a node, or None."""
         raise NotImplementedError
 
     def ui_of(self, node_id):
@@ -262,7 +262,7 @@ class Executor:
         self.keep(node_id, list(result), ui)
 
     async def _expand(self, prompt, prompt_id, node_id, result):
-        """Runs the nodes that a node made, whose results then are its own."""
+        """Runs the nodes of ``expand``, whose results become those of the node."""
         whole = {**prompt, **result["expand"]}
         for made in result["expand"]:
             self.expanded.parents[made] = node_id
@@ -283,7 +283,7 @@ def _names(kind):
 
 
 def _order(prompt, outputs):
-    """The nodes that the outputs need, each after those it takes from."""
+    """The nodes that the outputs depend on, sources first."""
     ordered = {}
 
     def visit(node_id):

@@ -1,4 +1,4 @@
-"""One cache holds ``CacheEntry(ui, outputs)``, and lets go of results when memory is short."""
+"""One cache of ``CacheEntry(ui, outputs)``, which drops results when memory is low."""
 
 import enum
 from typing import NamedTuple
@@ -24,7 +24,7 @@ class CacheEntry(NamedTuple):
 
 
 class RAMPressureCache(Cache):
-    """Keeps everything until ``ram_release`` finds too little free memory."""
+    """Keeps everything until ``ram_release`` finds that free memory is low."""
 
     def __init__(self):
         super().__init__(True, max_size=float("inf"))
@@ -39,8 +39,8 @@ class RAMPressureCache(Cache):
         super().set(node_id, value)
 
     def ram_release(self, target, free_active=False):
-        """Drops the least recently used, down to ``target`` free bytes; with ``free_active`` those
-        of the running prompt too."""
+        """Drops the least recently used until ``target`` bytes are free; with ``free_active`` also
+        those of the running prompt."""
         for key in sorted(self.cache, key=self.timestamps.__getitem__):
             if comfy.memory_management.available_memory() >= target:
                 return

@@ -1,6 +1,6 @@
-"""The server object that node packs reach for; it never listens here.
+"""The server object that node packs use; it does not listen.
 
-What all releases share; each release's ``server.py`` says what it is made with.
+What all releases share; each release's ``server.py`` defines its arguments.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""A process that loaded ComfyUI is frozen by CRIU, ends, and goes on in clones of its image."""
+"""A process that loaded ComfyUI is dumped by CRIU and continues in clones of its image."""
 
 import functools
 import shutil
@@ -42,7 +42,7 @@ NODE_CLASS_MAPPINGS = {"Draws": Draws}
 
 @functools.cache
 def why_not() -> str:
-    """Why processes cannot be frozen here, or nothing."""
+    """Why CRIU cannot be used here; empty if it can."""
     missing = [name for name in ("criu", "unshare") if shutil.which(name) is None]
     if missing:
         return f"needs {' and '.join(missing)}"
@@ -68,16 +68,16 @@ def _output(*command: str) -> str:
 
 @dataclass(frozen=True)
 class Frozen:
-    """A loaded process that has ended, and the images to restore it from."""
+    """A dumped process and the folder of its image."""
 
     images: Path
     facts: Json
     aimdo: Json
     streams: list[str]
-    """Its standard input, output and error, as CRIU names them."""
+    """CRIU's names of its standard input, output and error."""
 
     def restore(self, folder: Path) -> Driver:
-        """A clone, with streams of its own."""
+        """Restore a clone with its own streams."""
         folder.mkdir()
         command = [*NAMESPACE, "criu", "restore", "-D", str(self.images),
                    "-o", str(folder / "restore.log")]  # fmt: skip
@@ -89,7 +89,7 @@ class Frozen:
 
 @pytest.fixture(scope="module")
 def frozen(tmp_path_factory: pytest.TempPathFactory) -> Generator[Frozen]:
-    """The engine is loaded, not attached, and has run no job."""
+    """A loaded engine that is not attached and did not run a job."""
     python, path = real_comfyui()
     if why_not():
         pytest.skip(why_not())
@@ -98,7 +98,7 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> Generator[Frozen]:
     (folder / "packs" / "draws.py").write_text(PACK)
     images = folder / "images"
     images.mkdir()
-    session = ("setsid", python, str(DRIVER))  # of its own, since CRIU freezes no part of one
+    session = ("setsid", python, str(DRIVER))  # CRIU dumps only whole sessions
     with closing(Driver(python, path, folder, command=session)) as driver:
         paths = str(paths_file("real", folder, packs=folder / "packs"))
         loaded = driver.load(attach=False, device="cpu", extra_model_paths=[paths])
@@ -117,7 +117,7 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> Generator[Frozen]:
 
 @pytest.fixture
 def clones(frozen: Frozen, tmp_path: Path) -> Iterator[tuple[Driver, Driver]]:
-    """Two that run at the same time."""
+    """Two clones that run at the same time."""
     with ExitStack() as stack:
         first, second = (
             stack.enter_context(closing(frozen.restore(tmp_path / name))) for name in "ab"
@@ -147,7 +147,7 @@ def test_a_restored_process_still_has_its_libraries_attaches_and_runs_jobs(
         assert clone.aimdo() == frozen.aimdo
 
 
-def test_clones_of_one_image_draw_other_numbers_and_other_pictures(
+def test_clones_of_one_image_have_different_random_numbers_and_pictures(
     clones: tuple[Driver, Driver],
 ) -> None:
     drawn = graphs.diffusion()

@@ -1,4 +1,4 @@
-"""What only a GPU can show; ``make gpu`` runs it where there is one."""
+"""Tests that need a GPU; ``make gpu`` runs them."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.comfyui, pytest.mark.gpu, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def gpu() -> str:
-    """The name of the device that torch finds."""
+    """The name of torch's device."""
     python, _ = real_comfyui()
     asked_for = "import torch; print(torch.cuda.get_device_name())"
     done = subprocess.run([python, "-c", asked_for], capture_output=True, text=True)
@@ -31,7 +31,7 @@ def gpu() -> str:
 
 @pytest.fixture
 def drivers(tmp_path: Path, gpu: str) -> Iterator[NewDriver]:
-    """Makes engine processes that need the GPU, loaded and not attached yet."""
+    """Start engine processes that require the GPU, loaded but not attached."""
     made: list[Driver] = []
     python, path = real_comfyui()
 
@@ -64,7 +64,7 @@ def pixels(driver: Driver, seed: int) -> bytes:
         return image.convert("RGB").tobytes()
 
 
-def test_loading_leaves_the_gpu_alone_and_attaching_takes_it(drivers: NewDriver, gpu: str) -> None:
+def test_the_gpu_is_used_by_attach_but_not_by_load(drivers: NewDriver, gpu: str) -> None:
     driver = drivers()
     before = driver.facts()
     assert (before["initialized"], before["device"]) == (False, None)
@@ -74,7 +74,9 @@ def test_loading_leaves_the_gpu_alone_and_attaching_takes_it(drivers: NewDriver,
     assert after["dynamic_vram"]
 
 
-def test_an_attached_process_is_what_main_py_makes_on_this_gpu(gpu: str, tmp_path: Path) -> None:
+def test_an_attached_process_is_in_the_same_state_as_main_py_on_this_gpu(
+    gpu: str, tmp_path: Path
+) -> None:
     checkout = copy_checkout(tmp_path / "ComfyUI")
     real = {"REAL_GPU": "1"}
     expected = made_by("main", checkout, environment=real)
@@ -104,7 +106,7 @@ def test_a_sampler_on_the_gpu_is_interrupted_and_the_next_job_runs(drivers: NewD
     assert driver.run(graphs.diffusion(seed=41))[0]["status"] == "succeeded"
 
 
-async def test_forked_workers_run_on_the_gpu_and_their_jobs_name_it(
+async def test_forked_workers_run_on_the_gpu_and_their_jobs_report_it(
     tmp_path: Path, gpu: str
 ) -> None:
     python, path = real_comfyui()

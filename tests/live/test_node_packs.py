@@ -1,7 +1,7 @@
 """Public node packs on a real ComfyUI, loaded as for a memory snapshot.
 
-``COMFYSNAP_NODE_PACKS`` names a folder that holds them as ``custom_nodes`` does; docs/node-packs.md
-lists the commits that were tried. Packs write into ComfyUI's folder, so the tests work on a copy.
+``COMFYSNAP_NODE_PACKS`` is a folder like ``custom_nodes`` that contains them; docs/node-packs.md
+lists the tested commits. Packs write into ComfyUI's folder, so the tests work on a copy.
 """
 
 import json
@@ -29,17 +29,17 @@ class Loaded:
     driver: Driver
     facts: dict[str, Any]
     threads: int
-    """Of the process, between load and attach."""
+    """State of the process between load and attach."""
 
     def pack(self, name: str) -> dict[str, Any]:
-        """Its report; skips when the folder lacks it."""
+        """The pack's report; skips the test if the folder does not contain it."""
         found = {pack["name"]: pack for pack in self.facts["report"]["packs"]}
         if name not in found:
-            pytest.skip(f"COMFYSNAP_NODE_PACKS has no {name}")
+            pytest.skip(f"COMFYSNAP_NODE_PACKS does not contain {name}")
         return found[name]
 
     def run(self, name: str) -> list[str]:
-        """What the pack's graph made: texts, and hashes of files."""
+        """Outputs of the pack's graph: texts, and hashes of files."""
         self.pack(name)
         one = json.loads((GRAPHS / f"{name}.json").read_text(encoding="utf-8"))
         [spec] = one["outputs"].values()
@@ -89,20 +89,20 @@ def test_a_pack_loads_with_cuda_hidden(loaded: Loaded, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in PACKS if name != "ComfyUI-Manager"])
-def test_a_graph_of_a_pack_makes_the_same_outputs_each_time(loaded: Loaded, name: str) -> None:
+def test_a_graph_of_a_pack_has_the_same_outputs_each_time(loaded: Loaded, name: str) -> None:
     made = loaded.run(name)
     assert made
     assert made == loaded.run(name)
 
 
-def test_no_thread_is_left_but_those_of_managers_that_ask_the_network(loaded: Loaded) -> None:
+def test_only_managers_that_use_the_network_leave_threads(loaded: Loaded) -> None:
     packs = loaded.facts["report"]["packs"]
     left = {pack["name"]: pack["threads"] for pack in packs if pack["threads"]}
     assert set(left) <= {"ComfyUI-Manager"}
     assert loaded.threads <= 1 + sum(map(len, left.values()))
 
 
-def test_kjnodes_has_its_device_again_after_attach(loaded: Loaded) -> None:
+def test_kjnodes_has_the_real_device_after_attach(loaded: Loaded) -> None:
     loaded.pack("ComfyUI-KJNodes")
     assert "mask_nodes.main_device" in loaded.facts["report"]["devices"]["ComfyUI-KJNodes"]
 

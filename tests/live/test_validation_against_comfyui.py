@@ -1,4 +1,4 @@
-"""Our validation and a real ComfyUI's say the same of real graphs and of broken ones."""
+"""comfysnap's validation agrees with a real ComfyUI's on valid and on broken graphs."""
 
 import copy
 import json
@@ -35,7 +35,7 @@ FILE_NAME = re.compile(
 
 
 def samples() -> dict[str, Any]:
-    """Parsed workflow files by name: ours, the real exports, the official templates."""
+    """Parsed workflow files by name: this project's, real exports, official templates."""
     shared = Path(os.environ.get("COMFYSNAP_SHARED", ROOT.parent / "shared"))
     files = [*ROOT.glob("workflows/*/graph.json"), *shared.glob("workflows/*.json")]
     spec = find_spec(TEMPLATES)
@@ -116,7 +116,7 @@ def comfy(files: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture(scope="module")
 def graphs(files: dict[str, Any], comfy: RealComfy) -> dict[str, Graph]:
-    """Every sample that this ComfyUI's classes can express."""
+    """The samples that consist of this ComfyUI's classes."""
     found: dict[str, Graph] = {}
     for name, data in files.items():
         try:
@@ -150,7 +150,7 @@ def known_to(comfy: RealComfy, graph: Graph, found: Issue) -> bool:
 
 
 def difference(graph: Graph, comfy: RealComfy) -> str | None:
-    """What the two do not agree on, or None."""
+    """The difference between the two results, or None."""
     verdict = ours(graph, comfy)
     theirs = comfy.validate(copy.deepcopy(graph))
     found = [each for each in verdict.issues if known_to(comfy, graph, each)]
@@ -160,7 +160,7 @@ def difference(graph: Graph, comfy: RealComfy) -> str | None:
         expected = {"prompt_no_outputs"} if kind == "prompt_no_outputs" else {"missing_node_type"}
         return None if expected <= codes and not verdict.accepted else f"{kind}: {found}"
     if "dependency_cycle" in codes:
-        # They run into Python's recursion limit, which fails innocent nodes too and names none.
+        # ComfyUI hits Python's recursion limit, which also fails valid nodes
         run = {node for node, good in verdict.outputs.items() if good}
         return None if run >= set(theirs["outputs"]) else f"they accept a cycle: {found}"
     if len(found) == len(verdict.issues):
@@ -181,26 +181,28 @@ def difference(graph: Graph, comfy: RealComfy) -> str | None:
     }
     rest = {each for each in mine if each[0] not in exceptions}
     if rest != real or exceptions - {each[0] for each in mine}:
-        return f"we say {sorted(mine, key=str)}, they {theirs['node_errors']}"
+        return f"comfysnap: {sorted(mine, key=str)}, ComfyUI: {theirs['node_errors']}"
     return None
 
 
 def test_real_graphs_get_the_same_verdict(graphs: dict[str, Graph], comfy: RealComfy) -> None:
-    differing = {name: told for name, graph in graphs.items() if (told := difference(graph, comfy))}
+    differing = {
+        name: found for name, graph in graphs.items() if (found := difference(graph, comfy))
+    }
     assert differing == {}
     assert sum(not ours(graph, comfy).issues for graph in graphs.values()) >= 5
 
 
 @dataclass(frozen=True)
 class Place:
-    """One input of a node that an output needs."""
+    """A random input of a node that an output depends on."""
 
     node: str
     name: str
 
 
 def places(graph: Graph, comfy: RealComfy, suits: Callable[[Any, Any], bool]) -> list[Place]:
-    """Inputs of needed nodes whose definition and value fit."""
+    """Inputs of needed nodes whose definition and value match a condition."""
     found: list[Place] = []
     for node in needed(graph, comfy):
         values = graph[node]["inputs"]
@@ -211,7 +213,7 @@ def places(graph: Graph, comfy: RealComfy, suits: Callable[[Any, Any], bool]) ->
 
 
 def needed(graph: Graph, comfy: RealComfy, start: str | None = None) -> list[str]:
-    """The nodes that an output, or ``start``, needs; itself too."""
+    """The nodes that the outputs, or ``start``, depend on, including themselves."""
     outputs = [node for node in graph if comfy.catalogue[graph[node]["class_type"]].output_node]
     stack = outputs if start is None else [start]
     seen: dict[str, None] = {}
@@ -278,7 +280,7 @@ def input_removed(graph: Graph, comfy: RealComfy, chance: random.Random) -> bool
 
 
 def cycle(graph: Graph, comfy: RealComfy, chance: random.Random) -> bool:
-    """A node that another needs is fed by it."""
+    """Link a node to one that depends on it."""
     pairs = [
         (Place(node, name), later, slot)
         for later in needed(graph, comfy)
@@ -326,8 +328,8 @@ def test_broken_graphs_get_the_same_verdict(graphs: dict[str, Graph], comfy: Rea
             pytest.fail(f"no graph to try {mutate.__name__} on")
         made[mutate.__name__] += 1
         assert ours(graph, comfy).issues, (mutate.__name__, name)
-        told = difference(graph, comfy)
-        if told:
-            differing[f"{number} {mutate.__name__} {name}"] = told
+        found = difference(graph, comfy)
+        if found:
+            differing[f"{number} {mutate.__name__} {name}"] = found
     assert differing == {}
     assert made.total() == MUTATED

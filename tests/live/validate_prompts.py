@@ -2,7 +2,7 @@
 
 One line of JSON in, one out. First ``{"files": [...]}``, names that every model folder and the
 input folder shall hold; the answer has ``object_info``, ``checks_new_combos`` and ``tuples``. Then
-``{"graph": ...}``; the answer is what ``validate_prompt`` says of it.
+``{"graph": ...}``; the answer is the result of ``validate_prompt``.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from typing import Any
 
 
 def load(root: str, work: Path) -> tuple[Any, Any, Any]:
-    """ComfyUI's modules, loaded in its own order, on the CPU, with folders of our own."""
+    """Load ComfyUI's modules in its own order, on the CPU, with temporary folders."""
     os.chdir(root)
     sys.path.insert(0, root)
     importlib.import_module("comfy.options").enable_args_parsing(False)
@@ -37,7 +37,7 @@ def load(root: str, work: Path) -> tuple[Any, Any, Any]:
 
 
 def make_files(work: Path, folders: Any, names: list[str]) -> None:
-    """Empty files of these names wherever a list may look for them."""
+    """Create empty files of these names in every folder that is listed."""
     places = [work / "models" / name for name in folders.folder_names_and_paths]
     for place in [*places, work / "input", work / "output"]:
         place.mkdir(parents=True, exist_ok=True)
@@ -59,13 +59,13 @@ def tuples(nodes: Any) -> Iterator[tuple[str, str]]:
 
 
 async def serve(root: str, work: Path, answers: Any) -> None:
-    """Answer until the input ends."""
+    """Answer requests until the input ends."""
     nodes, execution, (server, folders) = load(root, work)
     make_files(work, folders, json.loads(sys.stdin.readline())["files"])
     app = server.PromptServer(asyncio.get_running_loop())
     await nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=True)
     route = next(route for route in app.routes if getattr(route, "path", "") == "/object_info")
-    if hasattr(server, "seed_assets"):  # 0.9 to 0.14 look for new files in a database, unasked
+    if hasattr(server, "seed_assets"):  # 0.9 to 0.14 scan for new files by default
         server.seed_assets = len
     response = await route.handler(None)
     rules = inspect.getsource(execution.validate_inputs)

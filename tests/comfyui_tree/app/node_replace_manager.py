@@ -1,4 +1,4 @@
-"""Classes that are gone, and what runs in their place."""
+"""Removed node classes and their replacements."""
 
 import nodes
 
@@ -13,7 +13,7 @@ class NodeReplaceManager:
         return old_node_id in self.replacements
 
     def apply_replacements(self, prompt):
-        """Needs ``_meta`` in what it replaces, as the original does."""
+        """Requires ``_meta`` in replaced nodes, as the original does."""
         for node_id, entry in list(prompt.items()):
             kind = entry["class_type"]
             if kind in nodes.NODE_CLASS_MAPPINGS or not self.has_replacement(kind):

@@ -1,4 +1,4 @@
-"""Device state and what follows from it, decided when this is imported."""
+"""Device state and what depends on it, decided on import."""
 
 import enum
 

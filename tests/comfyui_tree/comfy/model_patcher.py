@@ -2,14 +2,14 @@ import comfy_aimdo.model_vbar
 
 
 class ModelPatcher:
-    """A model and the device that it is loaded to."""
+    """A model and its device."""
 
     def __init__(self, model, load_device):
         self.model, self.load_device = model, load_device
 
 
 class ModelPatcherDynamic(ModelPatcher):
-    """Its weights come to the device page by page, by comfy-aimdo's library."""
+    """comfy-aimdo's library pages its weights to the device."""
 
     def __init__(self, model, load_device):
         super().__init__(model, load_device)

@@ -4,7 +4,7 @@ SMALL = 1024
 
 
 def scaled_dot_product_attention(q, k, v):
-    """Anywhere."""
+    """On any device."""
     return torch.nn.functional.scaled_dot_product_attention(q, k, v)
 
 
@@ -15,7 +15,7 @@ try:
         SDPA_BACKEND_PRIORITY = [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION]
 
         def scaled_dot_product_attention(q, k, v):
-            """On a GPU: flash before cuDNN, neither for little."""
+            """On a GPU: flash before cuDNN, neither for small inputs."""
             if q.nelement() < SMALL:
                 return torch.nn.functional.scaled_dot_product_attention(q, k, v)
             with sdpa_kernel(SDPA_BACKEND_PRIORITY, set_priority=True):

@@ -1,4 +1,4 @@
-"""The arguments that all releases take."""
+"""Arguments of all releases."""
 
 import argparse
 import enum

@@ -1,4 +1,4 @@
-"""Of ``comfy.model_management``: the interrupt flag, and the models that are loaded."""
+"""Parts of ``comfy.model_management``: the interrupt flag and the loaded models."""
 
 import threading
 
@@ -18,7 +18,7 @@ def interrupt_current_processing(value=True):
 
 
 def throw_exception_if_processing_interrupted():
-    """Raises once: the flag is down again afterwards."""
+    """Raises once, and clears the flag."""
     global _interrupted
     with _lock:
         if _interrupted:

@@ -1,4 +1,4 @@
-"""Memory of this machine and of its pretended device, in bytes."""
+"""Memory of this machine and of its simulated device, in bytes."""
 
 import os
 

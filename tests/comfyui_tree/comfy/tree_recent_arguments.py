@@ -1,4 +1,4 @@
-"""The arguments that came between 0.3.64 and 0.33."""
+"""Arguments that were added between 0.3.64 and 0.33."""
 
 from comfy.tree_arguments import new_parser
 
@@ -13,5 +13,7 @@ def new_recent_parser():
 
 
 def dynamic_vram_is_wanted(args):
-    unfit = args.disable_dynamic_vram or args.highvram or args.gpu_only or args.novram or args.cpu
-    return args.enable_dynamic_vram or not unfit
+    disabled = (
+        args.disable_dynamic_vram or args.highvram or args.gpu_only or args.novram or args.cpu
+    )
+    return args.enable_dynamic_vram or not disabled

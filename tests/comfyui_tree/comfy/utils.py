@@ -15,8 +15,8 @@ def set_progress_bar_global_hook(function):
 
 
 class ProgressBar:
-    """Calls the hook for the first step, the last and each with a preview; for others only when
-    both some time and some part of the work have gone by."""
+    """Calls the hook for the first step, the last, and steps with a preview; for others only after
+    some time and some part of the work."""
 
     def __init__(self, total, node_id=None):
         self.total, self.node_id, self.current, self.hook = total, node_id, 0, _hook

@@ -1,1 +1,1 @@
-"""Stands in for the package comfy-aimdo, which pages weights to the device."""
+"""Fake of the package comfy-aimdo, which pages weights to the device."""

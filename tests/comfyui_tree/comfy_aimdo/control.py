@@ -1,4 +1,4 @@
-"""Its library and the devices that it looks after; imported before torch."""
+"""The library and its devices; imported before torch."""
 
 lib = None
 devctxs = []
@@ -18,7 +18,7 @@ def init(implementation=None, simple_vram_headroom=None, nvml_pressure=False):
 
 
 def init_devices(device_ids):
-    """False without the library or the driver."""
+    """False if the library or the driver is missing."""
     import torch
 
     global devctxs

@@ -1,4 +1,4 @@
-"""Takes the library when it is imported: one that is loaded later is never seen here."""
+"""Stores the library on import, and does not see one that is loaded later."""
 
 from comfy_aimdo import control
 

@@ -1,4 +1,4 @@
-"""Node results by what a node computes: its class, its inputs, and those of its ancestors."""
+"""Node results by class, inputs, and those of all ancestors."""
 
 import json
 
@@ -36,7 +36,7 @@ def _signature(prompt, node_id):
 
 
 class Cache:
-    """With ``max_size``: the least recently used go; without: all that the prompt does not use."""
+    """Drops the least recently used with ``max_size``; else all that the prompt does not use."""
 
     def __init__(self, by_signature, max_size=None):
         self.by_signature, self.max_size = by_signature, max_size

@@ -1,4 +1,4 @@
-"""The registry of node states, and the handlers that it tells."""
+"""The registry of node states, and its handlers."""
 
 
 class ProgressHandler:

@@ -1,4 +1,4 @@
-"""Stands in for the package comfy-kitchen: kernels by backend, chosen for the device."""
+"""Fake of the package comfy-kitchen: kernels by backend, chosen for the device."""
 
 from comfy_kitchen.registry import registry
 

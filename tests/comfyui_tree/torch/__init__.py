@@ -1,4 +1,4 @@
-"""Stands in for torch where there is none: names, a byte buffer as tensor, no arithmetic."""
+"""Fake of torch for environments without it: names and byte buffers, no arithmetic."""
 
 import math
 import random as _random
@@ -54,7 +54,7 @@ class Tensor:
         return self.dtype.itemsize
 
     def fill(self, byte):
-        """Write to it: a lazy clone gets memory of its own first."""
+        """Write to the tensor; a lazy clone is copied first."""
         self.data = bytearray([byte]) * len(self.data)
 
 

@@ -1,4 +1,4 @@
-"""CUDA as a build for it has it; there is a device with TREE_CUDA=1 alone."""
+"""A CUDA build; there is a device only with TREE_CUDA=1."""
 
 import os
 import types

@@ -223,6 +223,8 @@ def test_the_default_image_installs_the_lock_and_ends_with_a_test_of_our_sources
     for package, file in zip(PACKAGES, ("wire/jobs.py", "engine/comfyui/selftest.py"), strict=True):
         (copied,) = [files for files in mounts if f"/build/{package}/{file}" in files]
         assert all(name.endswith(".py") for name in copied)
+    sample = "/root/comfysnap_server/engine/simulated/sample.webm"
+    assert any(sample in files for files in mounts)
 
 
 def test_other_releases_get_their_requirements_as_of_their_commit(

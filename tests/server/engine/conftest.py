@@ -1,4 +1,4 @@
-"""Fixtures of the engine tests: a simulated engine without pauses, and jobs with their folders."""
+"""Fixtures of the engine tests: a simulated engine without delays, and jobs with folders."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,7 +26,7 @@ def engine() -> Engine:
 
 @pytest.fixture
 def make_job(tmp_path: Path) -> MakeJob:
-    """Make a job whose outputs are given as ``name=OutputSpec``."""
+    """Create a job with its folders."""
     made = 0
 
     def make(graph: Graph, outputs: Mapping[str, OutputSpec], **options: Any) -> EngineJob:
@@ -54,7 +54,7 @@ def run_graph(engine: Engine, make_job: MakeJob) -> RunGraph:
     def run(
         graph: Graph,
         outputs: Mapping[str, OutputSpec],
-        report: Report = lambda _told: None,
+        report: Report = lambda _event: None,
         **options: Any,
     ) -> Outcome:
         return execute(engine, make_job(graph, outputs, **options), report)

@@ -1,4 +1,4 @@
-"""What travels of a job's outputs, whatever its nodes told."""
+"""Outputs on the wire, for any values that nodes return."""
 
 from pathlib import Path
 
@@ -15,15 +15,15 @@ from comfysnap_server.jobs.run import Outcome, execute
 from tests.server.engine.conftest import MakeJob
 
 
-class TellingEngine(SimulatedEngine):
-    """Makes one file, and tells a value."""
+class ValueEngine(SimulatedEngine):
+    """Saves one file, and returns a value."""
 
     def __init__(self, value: JsonValue) -> None:
         super().__init__(0.0)
         self._value = value
 
     def run(self, job: EngineJob, report: Report) -> EngineResult:
-        """Write, then tell."""
+        """Save the file and return the value."""
         path = job.output_dir / "made.png"
         path.write_bytes(b"made")
         return EngineResult(
@@ -34,15 +34,15 @@ class TellingEngine(SimulatedEngine):
         )
 
 
-def tell(make_job: MakeJob, value: JsonValue) -> tuple[EngineJob, Outcome]:
+def run_with(make_job: MakeJob, value: JsonValue) -> tuple[EngineJob, Outcome]:
     specs = {"image": OutputSpec(node="1"), "data": OutputSpec(node="2", kind=Kind.JSON)}
     job = make_job({}, specs)
-    return job, execute(TellingEngine(value), job, lambda _told: None)
+    return job, execute(ValueEngine(value), job, lambda _event: None)
 
 
-def test_what_json_cannot_carry_is_replaced(make_job: MakeJob) -> None:
+def test_values_that_json_cannot_represent_are_replaced(make_job: MakeJob) -> None:
     odd: JsonValue = {"na\udce4me": ["caf\udce9.png", "caf\u00e9", float("nan"), float("inf"), 1.5]}
-    _, outcome = tell(make_job, odd)
+    _, outcome = run_with(make_job, odd)
     assert outcome.outputs is not None
     assert outcome.outputs["data"] == {"na?me": ["caf?.png", "caf\u00e9", None, None, 1.5]}
 
@@ -51,12 +51,12 @@ def test_a_value_nested_too_deep_fails_the_job(make_job: MakeJob) -> None:
     deep: JsonValue = []
     for _ in range(500):
         deep = [deep]
-    _, outcome = tell(make_job, deep)
+    _, outcome = run_with(make_job, deep)
     assert outcome.error is not None
     assert (outcome.error.code, outcome.unfit) == (ErrorCode.ENGINE_FAILED, False)
 
 
-def test_a_file_that_two_outputs_hand_out_has_the_kind_of_each(make_job: MakeJob) -> None:
+def test_a_file_of_two_outputs_has_the_kind_of_each(make_job: MakeJob) -> None:
     made = OutputSpec(node="1"), OutputSpec(node="1", kind=Kind.FILE)
     job = make_job({}, {"image": made[0], "file": made[1]})
     path = job.output_dir / "sub" / "made.png"
@@ -75,12 +75,12 @@ def test_a_file_that_two_outputs_hand_out_has_the_kind_of_each(make_job: MakeJob
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../../secret", "..", "made.png", "a/../b"])
-def test_a_json_output_that_looks_like_a_file_is_none(make_job: MakeJob, name: str) -> None:
+def test_a_json_output_that_looks_like_a_file_is_not_a_file(make_job: MakeJob, name: str) -> None:
     looks: JsonValue = {
         "name": name, "kind": "image", "content_type": "text/html", "size": 1,
         "sha256": "0" * 64, "url": f"/outputs/another/{name}",
     }  # fmt: skip
-    job, outcome = tell(make_job, looks)
+    job, outcome = run_with(make_job, looks)
     assert outcome.outputs is not None
     found = list(output_files(job.job_id, outcome.outputs))
     assert [(Path(file.name), file.content_type) for file in found] == [
@@ -91,7 +91,7 @@ def test_a_json_output_that_looks_like_a_file_is_none(make_job: MakeJob, name: s
 @pytest.mark.parametrize(
     "name", ["Mr. " + "x" * 200, "x" * 300, "x" * 300 + ".png", ".x", "..", "日本.png"]
 )
-def test_every_file_name_becomes_one_that_can_be_handed_out(name: str) -> None:
+def test_every_file_name_is_made_safe_for_urls(name: str) -> None:
     clean = safe_name(name)
     assert 0 < len(clean) <= MAX_NAME
     assert not clean.startswith(".")

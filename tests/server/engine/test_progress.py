@@ -1,4 +1,4 @@
-"""Progress is plain arithmetic."""
+"""Progress of a job is computed from the events of its nodes."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +26,7 @@ def test_a_cached_node_is_left_out() -> None:
     assert meter.finish("2").fraction == 1.0
 
 
-def test_a_node_that_joins_late_does_not_turn_the_fraction_back() -> None:
+def test_a_node_that_joins_late_does_not_decrease_the_fraction() -> None:
     meter = ProgressMeter(graph_of("A", "B"), ["0", "1"])
     half = meter.finish("0").fraction
     assert meter.start("expanded.1").fraction == half
@@ -34,11 +34,11 @@ def test_a_node_that_joins_late_does_not_turn_the_fraction_back() -> None:
     assert meter.finish("expanded.1").fraction == 1.0
 
 
-def test_the_node_at_work_is_named_with_class_and_title() -> None:
+def test_the_running_node_is_reported_with_class_and_title() -> None:
     graph: Graph = {"3": {"class_type": "KSampler", "inputs": {}, "_meta": {"title": "Draw"}}}
-    told = ProgressMeter(graph, ["3"]).step("3", 2, 8)
-    assert (told.node, told.node_class, told.node_title) == ("3", "KSampler", "Draw")
-    assert (told.step, told.steps, told.fraction) == (2, 8, 0.25)
+    progress = ProgressMeter(graph, ["3"]).step("3", 2, 8)
+    assert (progress.node, progress.node_class, progress.node_title) == ("3", "KSampler", "Draw")
+    assert (progress.step, progress.steps, progress.fraction) == (2, 8, 0.25)
 
 
 def test_a_sampler_weighs_more_than_other_nodes() -> None:
@@ -48,7 +48,7 @@ def test_a_sampler_weighs_more_than_other_nodes() -> None:
         assert weight_of(name) == 1.0
 
 
-def test_an_empty_plan_is_no_division_by_zero() -> None:
+def test_an_empty_plan_does_not_divide_by_zero() -> None:
     assert ProgressMeter({}, []).skip(["1"]).fraction == 0.0
 
 
@@ -63,7 +63,7 @@ def test_an_empty_plan_is_no_division_by_zero() -> None:
         max_size=40,
     )
 )
-def test_the_fraction_never_falls_and_stays_within_bounds(
+def test_the_fraction_never_decreases_and_stays_within_bounds(
     events: list[tuple[str, str, int, int]],
 ) -> None:
     meter = ProgressMeter(graph_of("KSampler", "B", "C"), ["0", "1", "2"])
@@ -71,13 +71,13 @@ def test_the_fraction_never_falls_and_stays_within_bounds(
     for event, node, step, steps in events:
         match event:
             case "step":
-                told = meter.step(node, step, steps)
+                progress = meter.step(node, step, steps)
             case "start":
-                told = meter.start(node)
+                progress = meter.start(node)
             case "finish":
-                told = meter.finish(node)
+                progress = meter.finish(node)
             case _:
-                told = meter.skip([node])
-        assert last <= told.fraction <= 1.0
-        assert meter.now is told
-        last = told.fraction
+                progress = meter.skip([node])
+        assert last <= progress.fraction <= 1.0
+        assert meter.now is progress
+        last = progress.fraction

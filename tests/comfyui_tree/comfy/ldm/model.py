@@ -1,4 +1,4 @@
-"""Takes its attention function by name, as models do."""
+"""Imports the attention function by name, as models do."""
 
 from comfy.ldm.modules.attention import optimized_attention
 

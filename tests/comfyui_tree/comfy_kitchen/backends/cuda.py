@@ -1,4 +1,4 @@
-"""Registers itself when it is imported, if there is a device then."""
+"""Registers itself on import if there is a device."""
 
 import torch
 

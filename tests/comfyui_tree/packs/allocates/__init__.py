@@ -1,4 +1,4 @@
-"""Allocates on the device when it is imported."""
+"""Allocates on the device on import."""
 
 import torch
 

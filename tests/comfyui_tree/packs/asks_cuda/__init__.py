@@ -1,4 +1,4 @@
-"""Asks for the GPU when it is imported, and keeps the answer."""
+"""Checks for the GPU on import, and stores the result."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Asks for the GPU when it is imported, and keeps the answer."""
+"""Checks for the GPU on import, and stores the result."""
 
 import folder_paths
 import torch
@@ -18,7 +18,7 @@ class AsksCudaLate:
 
 
 class NotesFolders(AsksCudaLate):
-    """Where it would save: some packs note that when they are imported."""
+    """The output folder, which some packs store on import."""
 
     folder = folder_paths.get_output_directory()
 

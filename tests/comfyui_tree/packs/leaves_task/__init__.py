@@ -1,4 +1,4 @@
-"""Schedules something on the server's loop when it is imported."""
+"""Schedules a task on the server's loop on import."""
 
 import asyncio
 

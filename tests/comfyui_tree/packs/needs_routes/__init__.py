@@ -1,4 +1,4 @@
-"""Adds a route, and looks at what else the server has."""
+"""Adds a route, and uses other attributes of the server."""
 
 from server import PromptServer
 
@@ -17,7 +17,7 @@ server.send_sync("comfysnap.test", {"hello": 1})
 
 
 def rewrite(posted):
-    """Fills in what a graph left open, breaks one that asks for it, and stumbles over another."""
+    """Fills in placeholders of a graph; some graphs make it return nothing or raise."""
     for entry in posted["prompt"].values():
         text = entry["inputs"].get("text")
         if text == "{number}":

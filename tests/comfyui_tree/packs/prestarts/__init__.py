@@ -1,4 +1,4 @@
-"""Needs what its prestartup script did."""
+"""Depends on its prestartup script."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Swallows the interrupt, and whatever else comes."""
+"""Catches the interrupt and every other exception."""
 
 import time
 
@@ -18,7 +18,7 @@ class Stubborn:
             time.sleep(0.005)
             try:
                 bar.update(1)
-            except Exception:  # noqa: S112  that is what it is for
+            except Exception:  # noqa: S112 -- its purpose
                 continue
         return (image,)
 

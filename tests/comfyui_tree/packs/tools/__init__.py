@@ -1,4 +1,4 @@
-"""Nodes that do one thing each, to see what the engine makes of it."""
+"""Nodes that each test one behaviour of the engine."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ TEXT = {"text": ("STRING", {"default": ""})}
 
 
 def node(inputs, returns=("IMAGE",), output=False):
-    """Makes a node class of a function."""
+    """Converts a function to a node class."""
 
     def decorate(function):
         class Node:
@@ -43,7 +43,7 @@ NODE_CLASS_MAPPINGS = {}
 
 @node({**IMAGE, **STEPS})
 def Steps(image, steps):
-    """A cancellable sampler: 1 ms a step."""
+    """A cancellable sampler with 1 ms per step."""
     bar = comfy.utils.ProgressBar(steps)
     for _ in range(steps):
         time.sleep(0.001)
@@ -53,7 +53,7 @@ def Steps(image, steps):
 
 @node(IMAGE)
 def StepsOddly(image):
-    """Tells steps that are none, as nodes do that divide by what they do not have."""
+    """Reports NaN and infinite steps, as nodes that divide by zero do."""
     for total in (0, -3, 2.5, float("nan"), float("inf")):
         bar = comfy.utils.ProgressBar(total)
         bar.update(1)
@@ -68,7 +68,7 @@ def Fails(image, text):
 
 
 class PaysWithKey:
-    """Calls a paid service, so to speak: says whether it got a key, or fails with it."""
+    """Pretends to call a paid service: returns whether it has a key, or fails with the key."""
 
     RETURN_TYPES, FUNCTION, CATEGORY = ("STRING",), "run", "test"
 
@@ -118,7 +118,7 @@ HOME = folder_paths.get_output_directory()
 
 @node(TEXT, returns=(), output=True)
 def SavesWhereItWasImported(text):
-    """Keeps to the output folder of the moment that it was imported, as some packs do."""
+    """Saves to the output folder that was set on import, as some packs do."""
     name = f"{os.urandom(8).hex()}.txt"
     os.makedirs(os.path.join(HOME, "notes"), exist_ok=True)
     with open(os.path.join(HOME, "notes", name), "w", encoding="utf-8") as file:
@@ -147,13 +147,13 @@ WAYS_TO_END = {
 
 @node({**IMAGE, "way": ("STRING", {})})
 def Ends(image, way):
-    """Leaves in a way that is no ``Exception``."""
+    """Raises an exception that is not an ``Exception``."""
     WAYS_TO_END[way]()
     return (image,)
 
 
 class Expands:
-    """Becomes two nodes while it runs: one that saves, one whose result is its own."""
+    """Expands to two nodes: one that saves, and one whose result it returns."""
 
     RETURN_TYPES, FUNCTION, CATEGORY = ("IMAGE",), "run", "test"
 
@@ -181,7 +181,7 @@ NODE_CLASS_MAPPINGS["Expands"] = Expands
 
 @node({"steps": ("INT", {"min": 1, "max": 100000})}, returns=("STRING",))
 def CountsUntilStopped(steps):
-    """Takes an interrupt for the end of its work."""
+    """Returns early when it is interrupted."""
     done = 0
     with contextlib.suppress(Exception):
         bar = comfy.utils.ProgressBar(steps)
@@ -194,7 +194,7 @@ def CountsUntilStopped(steps):
 
 @node(TEXT, returns=("STRING",))
 def WritesTemp(text):
-    """Hands on the path of a file that lasts as long as the job."""
+    """Returns the path of a file in the job's folder."""
     path = os.path.join(folder_paths.get_temp_directory(), "note.txt")
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
@@ -213,7 +213,7 @@ def Blocks(image):
 
 
 class Waits:
-    """Waits for something that does not come, on the loop."""
+    """Waits forever on the event loop."""
 
     RETURN_TYPES, FUNCTION, CATEGORY = ("IMAGE",), "run", "test"
 
@@ -232,7 +232,7 @@ NODE_CLASS_MAPPINGS["Waits"] = Waits
 
 @node({"number": ("INT", {})}, returns=("STRING",))
 def UpsetsTheProcess(number):
-    """Leaves another working folder, and closed streams."""
+    """Changes the working folder and closes streams."""
     os.chdir("/")
     sys.stdout = sys.stderr = io.StringIO()
     sys.stdout.close()
@@ -247,7 +247,7 @@ def Writes(number):
 
 
 class RandomNumbers:
-    """What the global random generators say next; never the same node twice."""
+    """Values of the global random generators; never cached."""
 
     RETURN_TYPES, FUNCTION, CATEGORY = ("STRING",), "run", "test"
 
@@ -276,7 +276,7 @@ def Seeds(seed):
 
 
 class ReadsInput:
-    """Reads a file of the input folder, without telling ComfyUI when it changes."""
+    """Reads an input file without ``IS_CHANGED``."""
 
     RETURN_TYPES, FUNCTION, CATEGORY = ("STRING",), "run", "test"
 
@@ -294,7 +294,7 @@ NODE_CLASS_MAPPINGS["ReadsInput"] = ReadsInput
 
 @node({"file": ("STRING", {"default": ""})}, returns=("STRING",))
 def ReadsAndTidies(file):
-    """Takes the input folder away once it has read what it wants."""
+    """Deletes the input folder after reading from it."""
     with open(folder_paths.get_annotated_filepath(file), encoding="utf-8") as text:
         found = text.read()
     shutil.rmtree(folder_paths.get_input_directory())
@@ -318,6 +318,6 @@ def Tell(text):
 
 @node(TEXT, returns=(), output=True)
 def TellsOfForeignFiles(text):
-    """Names files that are none of the job's."""
+    """Reports files outside the job's folder."""
     items = [{"filename": name, "subfolder": "", "type": "output"} for name in text.split()]
     return {"ui": {"images": items}}

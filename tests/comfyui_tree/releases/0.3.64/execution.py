@@ -1,4 +1,4 @@
-"""Results and what nodes showed lie in two caches, as bare values; the cache's size is a number."""
+"""Results and ``ui`` are plain values in two caches, whose size is a number."""
 
 import enum
 

@@ -1,4 +1,4 @@
-"""The executor may be given an asset manager; without one it makes its own."""
+"""The executor takes an optional asset manager, and creates one by default."""
 
 import tree_recent_execution
 from app.assets.manager import default_asset_manager

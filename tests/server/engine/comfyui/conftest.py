@@ -1,4 +1,4 @@
-"""One engine process for all tests: on each release of our tree, and on a real ComfyUI."""
+"""One engine process for all tests, on each release of the tree and on a real ComfyUI."""
 
 import contextlib
 import functools
@@ -48,7 +48,7 @@ class Running:
     def fractions(self) -> list[float]:
         return [event["fraction"] for event in self.events if event["event"] == "progress"]
 
-    def tell(self, event: Json) -> None:
+    def add(self, event: Json) -> None:
         self._new.put(event)
 
     def until(self, wanted: Callable[[Json], bool]) -> Json:
@@ -120,7 +120,7 @@ class Driver:
         return self.answer()
 
     def read(self, *names: str) -> list[Any]:
-        """What ``module:attribute`` is in the process, or the text of it."""
+        """The value of ``module:attribute`` in the process, or its text."""
         self._send(do="read", names=names)
         return self.answer()["values"]
 
@@ -167,7 +167,7 @@ class Driver:
         return self._answers.get(timeout=TIMEOUT)
 
     def wait(self) -> int:
-        """Until the process has ended; its exit code."""
+        """Wait for the end of the process; returns its exit code."""
         return self._process.wait(TIMEOUT)
 
     def close(self) -> None:
@@ -191,14 +191,14 @@ class Driver:
             for line in lines:
                 event = json.loads(line)
                 if "job" in event:
-                    self._jobs[event["job"]].tell(event)
+                    self._jobs[event["job"]].add(event)
                 else:
                     self._answers.put(event)
         self._answers.put({"event": "process ended"})
 
 
 def real_comfyui() -> tuple[str, Path]:
-    """Interpreter and checkout, or a skip that says how to set them."""
+    """Interpreter and checkout; skips the test if they are not set."""
     path, python = os.environ.get("COMFYUI_PATH"), os.environ.get("COMFYUI_PYTHON")
     if not path or not python:
         pytest.skip("needs COMFYUI_PATH and COMFYUI_PYTHON")
@@ -248,7 +248,7 @@ Trees = Callable[[str], Path]
 
 @pytest.fixture(scope="session")
 def trees(tmp_path_factory: pytest.TempPathFactory) -> Trees:
-    """A release to a checkout of the tree, which all tests share."""
+    """Checkouts of the tree by release, shared by all tests."""
 
     @functools.cache
     def tree(release: str) -> Path:
@@ -259,7 +259,7 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> Trees:
 
 @pytest.fixture(params=RELEASES)
 def release(request: pytest.FixtureRequest) -> str:
-    """Each release that the tree can be."""
+    """Each release of the tree."""
     return request.param
 
 
@@ -270,7 +270,7 @@ def _make(kind: str, folder: Path, trees: Trees, **environment: str) -> Driver:
 
 @pytest.fixture
 def new_driver(tmp_path: Path, trees: Trees) -> Iterator[NewDriver]:
-    """Makes engine processes, not loaded yet, on a release of the tree or the real ComfyUI."""
+    """Start engine processes, without loading, on a release of the tree or the real ComfyUI."""
     made: list[Driver] = []
 
     def make(kind: str = LATEST, **environment: str) -> Driver:
@@ -288,7 +288,7 @@ def new_driver(tmp_path: Path, trees: Trees) -> Iterator[NewDriver]:
 def engine(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, trees: Trees
 ) -> Generator[Driver]:
-    """A loaded and attached engine with all our packs and a preloaded checkpoint."""
+    """A loaded and attached engine with all test packs and a preloaded checkpoint."""
     folder = tmp_path_factory.mktemp("engine")
     driver = _make(request.param, folder, trees)
     with contextlib.closing(driver):

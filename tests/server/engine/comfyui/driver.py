@@ -1,4 +1,4 @@
-"""Holds one ComfyUI engine in a process of its own; a line of JSON in, lines of JSON out."""
+"""Runs one ComfyUI engine in its own process; reads and writes lines of JSON."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ os.dup2(2, 1)
 _writing = threading.Lock()
 
 
-def say(**message: Any) -> None:
+def send(**message: Any) -> None:
     with _writing:
         OUT.write(json.dumps(message) + "\n")
 
@@ -39,18 +39,18 @@ def run(engine: ComfyUIEngine, request: dict[str, Any]) -> None:
 
     def report(what: Progress | PreviewFrame) -> None:
         if isinstance(what, Progress):
-            say(event="progress", job=job.job_id, **what.model_dump(mode="json"))
+            send(event="progress", job=job.job_id, **what.model_dump(mode="json"))
         else:
-            say(event="preview", job=job.job_id, size=len(what.data), start=what.data[:3].hex())
+            send(event="preview", job=job.job_id, size=len(what.data), start=what.data[:3].hex())
 
     outcome = execute(engine, job, report)
     error = outcome.error.model_dump(mode="json") if outcome.error else None
-    say(event="done", job=job.job_id, status=outcome.status, outputs=outcome.outputs, error=error,
+    send(event="done", job=job.job_id, status=outcome.status, outputs=outcome.outputs, error=error,
         node_seconds=dict(outcome.node_seconds))  # fmt: skip
 
 
 def facts(engine: ComfyUIEngine) -> dict[str, Any]:
-    """What tests look at from outside."""
+    """State of the process that tests inspect."""
     torch: Any = sys.modules["torch"]
     management: Any = sys.modules["comfy.model_management"]
     folders: Any = sys.modules["folder_paths"]
@@ -80,7 +80,7 @@ def facts(engine: ComfyUIEngine) -> dict[str, Any]:
 
 
 def aimdo(_: ComfyUIEngine) -> dict[str, Any]:
-    """comfy-aimdo's library, and the answer to a call into it; empty in releases without it."""
+    """comfy-aimdo's library and the result of a call to it; empty in releases without it."""
     if not hasattr(sys.modules.get("comfy.memory_management"), "aimdo_enabled"):
         return {}
     control: Any = sys.modules["comfy_aimdo.control"]
@@ -103,7 +103,7 @@ LOOKS = {"facts": facts, "aimdo": aimdo}
 
 
 def read(name: str) -> Any:
-    """What ``module:attribute.attribute`` is in this process."""
+    """The value of ``module:attribute.attribute`` in this process."""
     module, _, attributes = name.partition(":")
     return operator.attrgetter(attributes)(sys.modules[module])
 
@@ -119,7 +119,7 @@ def main() -> None:
                 engine.load()
                 if request["attach"]:
                     engine.attach()
-                say(event="loaded")
+                send(event="loaded")
                 continue
             assert engine is not None
             if request["do"] == "run":
@@ -128,14 +128,14 @@ def main() -> None:
                 engine.interrupt(request["job_id"])
             elif request["do"] == "attach":
                 engine.attach()
-                say(event="attached")
+                send(event="attached")
             elif request["do"] in LOOKS:
-                say(event=request["do"], **LOOKS[request["do"]](engine))
+                send(event=request["do"], **LOOKS[request["do"]](engine))
             elif request["do"] == "read":
                 values = [read(name) for name in request["names"]]
-                say(event="read", values=json.loads(json.dumps(values, default=str)))
+                send(event="read", values=json.loads(json.dumps(values, default=str)))
         except Exception as error:
-            say(event="error", kind=type(error).__name__, message=str(error))
+            send(event="error", kind=type(error).__name__, message=str(error))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Graphs that run on a real ComfyUI and on the tree alike."""
+"""Graphs that run both on a real ComfyUI and on the tree."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ def diffusion(seed: int = 1, text: str = "a fox", steps: int = 2) -> Graph:
 
 
 def through(kind: str, **inputs: Any) -> Graph:
-    """An image through one node of our packs, to a file."""
+    """Pass an image through one node of the test packs and save it."""
     return {
         "1": node("EmptyImage", width=16, height=16, batch_size=1, color=1),
         "2": node(kind, image=["1", 0], **inputs),
@@ -50,6 +50,6 @@ def through(kind: str, **inputs: Any) -> Graph:
     }
 
 
-def tell(kind: str, **inputs: Any) -> Graph:
-    """The text of one node of our packs."""
+def to_text(kind: str, **inputs: Any) -> Graph:
+    """Output the text of one node of the test packs."""
     return {"1": node(kind, **inputs), "2": node("Tell", text=["1", 0])}

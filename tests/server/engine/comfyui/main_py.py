@@ -1,4 +1,4 @@
-"""Processes to compare: one that ``main.py`` started, one that the engine loaded."""
+"""Starts the processes to compare, one with ``main.py`` and one with the engine."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def copy_checkout(folder: Path) -> Path:
 def made_by(
     way: str, checkout: Path, *arguments: str, environment: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """What ``parity.py`` wrote down; skips where an old main.py does not start."""
+    """The result of ``parity.py``; skips the test if an old main.py does not start."""
     python, _ = real_comfyui()
     paths = os.pathsep.join(map(str, SOURCES))
     done = subprocess.run(
@@ -39,7 +39,7 @@ def made_by(
         timeout=200,
     )
     if way == "main" and done.returncode and read_version(checkout) != TESTED[-1]:
-        # the packages of the newest release are too new for it
+        # the installed packages are too new for it
         pytest.skip(f"main.py does not start here: {done.stderr.strip().splitlines()[-1]}")
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)

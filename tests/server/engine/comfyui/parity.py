@@ -26,7 +26,7 @@ DECISIONS = ("get_torch_device", "unet_offload_device", "text_encoder_device", "
 
 
 def by_main(checkout: Path, arguments: list[str]) -> None:
-    """Everything up to the point where main.py would listen."""
+    """Run ``main.py`` up to the point where it would listen."""
     sys.argv = ["main.py", *arguments, "--quick-test-for-ci", "--disable-api-nodes"]
     sys.argv += ["--database-url", "sqlite:///:memory:"]
     with contextlib.suppress(SystemExit):
@@ -48,7 +48,7 @@ WAYS = {"main": by_main, "engine": by_engine, "loaded": only_loaded}
 
 
 def constants(module: Any) -> dict[str, Any]:
-    """What the module decided, as far as JSON can hold it."""
+    """Constants of the module that JSON can represent."""
     kept = (bool, int, float, str, type(None), tuple, list)
     values = cast("dict[str, Any]", module.__dict__)
     return {
@@ -146,7 +146,7 @@ def main() -> None:
     WAYS[way](Path(checkout), arguments)
     out.write(json.dumps({**facts(), "devices": called}, default=str) + "\n")
     out.flush()
-    os._exit(0)  # whatever threads a release has left
+    os._exit(0)  # even if threads are left running
 
 
 if __name__ == "__main__":

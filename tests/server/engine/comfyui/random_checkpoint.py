@@ -29,7 +29,7 @@ def module(name: str) -> Any:
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
-    """Name to shape, from ComfyUI's own classes without memory for their weights."""
+    """Shapes by name, from ComfyUI's own classes on the meta device."""
     torch, ops, sd1_clip, autoencoder, openaimodel = (
         module(name)
         for name in (
@@ -59,7 +59,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 
 def weights(name: str, shape: tuple[int, ...], generator: Any) -> Any:
-    """Plain values for norms and biases, small random ones for the others."""
+    """Constants for norms and biases, small random values for the others."""
     torch = module("torch")
     if name.endswith(".bias"):
         made = torch.zeros(shape)

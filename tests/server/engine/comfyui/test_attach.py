@@ -1,7 +1,7 @@
-"""After attach, a process that was loaded without a GPU is what ``main.py`` makes of one.
+"""After attach, a process that was loaded without a GPU is in the same state as with ``main.py``.
 
-The GPU is pretended by patching ``torch.cuda`` from outside, in the process that ``main.py`` itself
-starts in as well; everything that both decided must be the same.
+The GPU is simulated by patching ``torch.cuda``, in the process of ``main.py`` as well; both must
+make the same decisions.
 """
 
 import os
@@ -33,7 +33,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=lambda arguments: " ".join(arguments) or "plain",
 )
-def test_an_attached_process_is_what_main_py_would_have_made(
+def test_an_attached_process_is_in_the_same_state_as_main_py(
     checkout: Path, arguments: tuple[str, ...]
 ) -> None:
     expected = made_by("main", checkout, *arguments)
@@ -41,7 +41,7 @@ def test_an_attached_process_is_what_main_py_would_have_made(
     assert expected["state"]["cpu_state"] == "GPU"
 
 
-def test_kitchen_attention_is_chosen_although_it_asks_for_a_gpu_at_import(checkout: Path) -> None:
+def test_kitchen_attention_is_used_although_it_needs_a_gpu_at_import(checkout: Path) -> None:
     taken = (checkout / "comfy" / "cli_args.py").read_text(encoding="utf-8")
     if "--use-ck-attention" not in taken:
         pytest.skip("this release does not have --use-ck-attention")
@@ -51,7 +51,7 @@ def test_kitchen_attention_is_chosen_although_it_asks_for_a_gpu_at_import(checko
     assert set(found["using"].values()) == {"attention_comfy_kitchen_int8"}
 
 
-def test_what_attach_decides_again_was_decided_otherwise_while_loading(checkout: Path) -> None:
+def test_attach_changes_decisions_that_were_made_while_loading(checkout: Path) -> None:
     loaded, attached = (made_by(way, checkout) for way in ("loaded", "engine"))
     assert loaded["state"]["total_vram"] != attached["state"]["total_vram"]
     if read_version(checkout) == TESTED[-1]:

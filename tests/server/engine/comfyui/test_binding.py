@@ -1,4 +1,4 @@
-"""What differs between releases is found by looking; what is missing is named."""
+"""Differences between releases are detected, and missing functions are reported."""
 
 import asyncio
 import enum
@@ -95,7 +95,9 @@ def has_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("comfysnap_server.engine.comfyui.binding._module_exists", exists)
 
 
-def test_a_release_that_lacks_something_is_refused_with_all_of_it_and_what_works() -> None:
+def test_an_unsupported_release_is_rejected_with_everything_missing_and_the_supported_ones() -> (
+    None
+):
     def not_async(prompt: Any) -> None: ...
 
     class Demanding:
@@ -108,7 +110,7 @@ def test_a_release_that_lacks_something_is_refused_with_all_of_it_and_what_works
         assert part in text
 
 
-def test_a_release_newer_than_any_tested_one_is_used_and_named_once() -> None:
+def test_a_release_newer_than_the_tested_ones_is_used_with_one_warning() -> None:
     assert untested_note(TESTED[-1]) is None
     assert is_tested("0.3.65")
     assert "0.99.0" in (untested_note("0.99.0") or "")
@@ -123,7 +125,7 @@ def test_a_release_newer_than_any_tested_one_is_used_and_named_once() -> None:
         (PressureExecutor, CacheType.RAM_PRESSURE, {"lru": 7, "ram": 2.0, "ram_inactive": 2.0}),
     ],
 )
-def test_the_executor_gets_the_cache_that_the_release_has(
+def test_the_executor_uses_the_best_cache_of_the_release(
     executor: Any, kind: CacheType, argument: Any
 ) -> None:
     assert bound(executor).new_executor("server", POLICY).made_with == ("server", kind, argument)
@@ -135,7 +137,7 @@ def test_without_entries_only_the_results_of_the_last_prompt_are_kept() -> None:
     assert bound(SizedExecutor).new_executor("s", policy).made_with == ("s", False, None)
 
 
-def test_validation_takes_the_arguments_of_its_release() -> None:
+def test_validation_is_called_with_the_arguments_of_the_release() -> None:
     async def without_targets(prompt_id: str, prompt: Any) -> Any:
         return False, None, [prompt_id], prompt
 
@@ -166,7 +168,7 @@ def test_the_server_gets_an_asset_manager_that_keeps_no_assets(
     assert made == ["the arguments"]
 
 
-def test_previews_travel_with_the_prompt_where_the_release_sets_them_there() -> None:
+def test_previews_are_set_in_the_prompt_if_the_release_supports_it() -> None:
     api = bound(set_preview_method=print)
     assert api.preview_data(True) == {"preview_method": "latent2rgb"}
     assert api.preview_data(False) == {"preview_method": "none"}
@@ -196,7 +198,7 @@ class ReplaceManager:
                 entry |= {"class_type": "New", "_meta": entry["_meta"].copy()}
 
 
-def test_classes_that_are_gone_are_replaced_where_the_release_can() -> None:
+def test_removed_classes_are_replaced_if_the_release_supports_it() -> None:
     graph: Any = {
         "1": {"class_type": "Old", "inputs": {}},
         "2": {"class_type": "Kept", "inputs": {}},

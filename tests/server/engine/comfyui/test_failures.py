@@ -1,4 +1,4 @@
-"""Jobs that fail: the reason, the field, and an engine that is fit for the next one."""
+"""Failed jobs have a reason and a field, and the engine can run the next one."""
 
 import pytest
 
@@ -36,12 +36,12 @@ def test_an_unknown_class_is_an_invalid_graph(engine: Driver) -> None:
     assert "NoSuchNode" in done["error"]["detail"]
 
 
-def test_an_unknown_class_of_a_titled_node_is_named_with_its_node(engine: Driver) -> None:
+def test_an_unknown_class_names_the_node_and_its_title(engine: Driver) -> None:
     graph = {**graphs.hello(), "7": {**graphs.node("NoSuchNode"), "_meta": {"title": "Mine"}}}
     error = engine.run(graph, output="3")[0]["error"]
-    said = " ".join([error["detail"], *(problem["message"] for problem in error["fields"])])
-    assert "NoSuchNode" in said
-    assert "7" in said
+    text = " ".join([error["detail"], *(problem["message"] for problem in error["fields"])])
+    assert "NoSuchNode" in text
+    assert "7" in text
 
 
 def test_a_graph_without_outputs_is_invalid(engine: Driver) -> None:
@@ -66,7 +66,7 @@ def test_one_invalid_output_of_two_fails_the_job_before_it_starts(engine: Driver
     assert job.files() == []
 
 
-def test_a_number_written_as_text_is_taken_as_comfyui_takes_it(engine: Driver) -> None:
+def test_a_number_written_as_text_is_accepted_like_in_comfyui(engine: Driver) -> None:
     graph = graphs.hello()
     graph["1"]["inputs"]["color"] = "16"
     first, _ = engine.run(graph)
@@ -74,7 +74,7 @@ def test_a_number_written_as_text_is_taken_as_comfyui_takes_it(engine: Driver) -
     assert first["status"] == second["status"] == "succeeded"
 
 
-def test_running_out_of_memory_is_told_apart_and_frees_the_models(engine: Driver) -> None:
+def test_out_of_memory_has_its_own_code_and_unloads_the_models(engine: Driver) -> None:
     done, _ = engine.run(graphs.through("RunsOutOfMemory"))
     assert done["error"]["code"] == "out_of_memory"
     assert works(engine)
@@ -91,16 +91,14 @@ def test_a_blocked_output_fails_with_its_reason_each_time(engine: Driver) -> Non
 
 
 @pytest.mark.parametrize("way", ["exit", "cancel", "unknown"])
-def test_a_node_that_raises_what_is_no_exception_only_fails_its_job(
-    engine: Driver, way: str
-) -> None:
+def test_a_node_that_raises_a_base_exception_only_fails_its_job(engine: Driver, way: str) -> None:
     done, _ = engine.run(graphs.through("Ends", way=way))
     assert done["error"]["code"] == "node_failed"
     assert {problem["node"] for problem in done["error"]["fields"]} == {"2"}
     assert works(engine)
 
 
-def test_an_exit_while_nodes_are_checked_is_not_laid_on_a_node_of_another_job(
+def test_an_exit_during_validation_is_not_attributed_to_a_node_of_another_job(
     engine: Driver,
 ) -> None:
     engine.run(graphs.through("Ends", way="exit"))
@@ -116,7 +114,7 @@ def test_a_child_that_a_node_forks_does_not_end_the_job(engine: Driver) -> None:
     assert len([event for event in job.events if event["event"] == "done"]) == 1
 
 
-def test_a_broken_device_is_no_failure_of_the_job(engine: Driver) -> None:
+def test_a_broken_device_is_not_reported_as_a_failure_of_the_job(engine: Driver) -> None:
     done, _ = engine.run(graphs.through("BreaksTheDevice"))
     assert done["error"]["code"] == "engine_failed"
 

@@ -1,4 +1,4 @@
-"""``comfysnap comfyui install``: resumable, held to the lock, and clear when it cannot."""
+"""``comfysnap comfyui install`` is resumable, uses the lock, and reports errors clearly."""
 
 import re
 import subprocess
@@ -22,7 +22,7 @@ from tests.server.engine.comfyui.conftest import TREE
 
 
 class Runner:
-    """Runs git and venv for real; notes what would be installed."""
+    """Runs git and venv; records install commands without running them."""
 
     def __init__(self) -> None:
         self.commands: list[list[str]] = []
@@ -82,7 +82,7 @@ def test_an_install_checks_out_the_commit_and_is_found_afterwards(
     assert find_comfyui() == done
 
 
-def test_an_install_that_broke_off_goes_on_where_it_stopped(
+def test_an_interrupted_install_resumes_where_it_stopped(
     repository: tuple[str, str], tmp_path: Path
 ) -> None:
     url, commit = repository
@@ -99,7 +99,7 @@ def test_an_install_that_broke_off_goes_on_where_it_stopped(
     assert runner.ran("install") == count
 
 
-def test_another_build_of_torch_replaces_the_one_there(
+def test_another_build_of_torch_replaces_the_installed_one(
     repository: tuple[str, str], tmp_path: Path
 ) -> None:
     url, commit = repository
@@ -130,7 +130,7 @@ def test_a_branch_is_fetched_again_and_recorded_as_its_commit(
 
 @pytest.fixture
 def pinned(repository: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
-    """The repository, whose commit is the one that the lock is for."""
+    """The repository, with its commit as that of the lock."""
     monkeypatch.setattr(pins, "COMMIT", repository[1])
     return repository
 
@@ -149,7 +149,7 @@ def test_the_pinned_release_installs_the_lock_with_its_hashes(
     assert command[-3:] == ["--require-hashes", "-r", str(pins.lock_file())]
 
 
-def test_another_torch_is_held_to_the_lock_for_everything_else(
+def test_with_another_build_of_torch_the_lock_constrains_the_other_packages(
     pinned: tuple[str, str], tmp_path: Path
 ) -> None:
     (command,) = installs(pinned, tmp_path / "installed", "cpu")
@@ -188,7 +188,7 @@ def test_another_release_gets_its_requirements_as_of_its_commit_and_then_torch(
         (None, "darwin", True),
     ],
 )
-def test_auto_takes_the_locked_torch_where_the_driver_runs_it(
+def test_auto_installs_the_locked_torch_if_the_driver_supports_it(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     driver: str | None,
@@ -221,7 +221,7 @@ def test_without_uv_pip_installs_the_lock_and_nothing_else(
 
 
 @pytest.mark.parametrize("option", ["--version", "--commit"])
-def test_an_unknown_version_is_refused_before_anything_is_fetched(
+def test_an_unknown_version_is_rejected_before_anything_is_fetched(
     option: str, tmp_path: Path
 ) -> None:
     result = CliRunner().invoke(build_app(), ["comfyui", "install", option, "0.99.0"])
@@ -230,7 +230,7 @@ def test_an_unknown_version_is_refused_before_anything_is_fetched(
     assert not (tmp_path / "installed").exists()
 
 
-def test_a_version_and_a_commit_together_are_refused() -> None:
+def test_a_version_and_a_commit_together_are_rejected() -> None:
     options = ["--version", pins.VERSION, "--commit", pins.COMMIT]
     result = CliRunner().invoke(build_app(), ["comfyui", "install", *options])
     assert result.exit_code == 2
@@ -255,7 +255,7 @@ def test_the_command_fetches_the_commit_of_a_version(options: list[str], commit:
 
 
 @pytest.mark.parametrize("lock", ["index.lock", "shallow.lock"])
-def test_an_install_that_was_killed_in_git_goes_on(
+def test_an_install_that_was_killed_in_git_resumes(
     repository: tuple[str, str], tmp_path: Path, lock: str
 ) -> None:
     url, commit = repository
@@ -266,7 +266,7 @@ def test_an_install_that_was_killed_in_git_goes_on(
     assert (Path(done.path) / "execution.py").is_file()
 
 
-def test_a_failed_command_is_quoted_with_what_failed_and_why() -> None:
+def test_a_failed_command_is_reported_with_the_error_and_its_cause() -> None:
     lines = [
         "warning: x",
         "error: Request failed",
@@ -277,15 +277,15 @@ def test_a_failed_command_is_quoted_with_what_failed_and_why() -> None:
     script = "\n".join(f"echo '{line}' >&2" for line in lines) + "\nexit 2"
     with pytest.raises(InstallError) as raised:
         run_command(["/bin/sh", "-c", script])
-    said = str(raised.value)
-    assert said.endswith("error: Request failed / cause: http://h/torch / cause: dns")
+    text = str(raised.value)
+    assert text.endswith("error: Request failed / cause: http://h/torch / cause: dns")
     with pytest.raises(InstallError, match="failed: b / c / d"):
         run_command(["/bin/sh", "-c", "printf 'a\\nb\\nc\\nd\\n'; exit 1"])
     with pytest.raises(InstallError, match="no output"):
         run_command(["/bin/false"])
 
 
-def test_without_a_network_the_command_says_so_and_how_to_go_on() -> None:
+def test_without_a_network_the_command_explains_how_to_resume() -> None:
     nowhere = "http://127.0.0.1:9/ComfyUI"
     result = CliRunner().invoke(build_app(), ["comfyui", "install", "--repository", nowhere])
     assert result.exit_code == 1
@@ -293,7 +293,7 @@ def test_without_a_network_the_command_says_so_and_how_to_go_on() -> None:
     assert "run the command again to resume" in result.stderr
 
 
-def test_the_environment_wins_over_what_is_installed(
+def test_the_environment_variables_override_the_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("COMFYUI_PATH", str(TREE))
@@ -303,7 +303,9 @@ def test_the_environment_wins_over_what_is_installed(
     assert (found.path, found.python) == (str(TREE), "/opt/python")
 
 
-def test_show_names_what_serve_would_take(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_show_prints_the_comfyui_that_serve_uses(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     nothing = CliRunner().invoke(build_app(), ["comfyui", "show"])
     assert nothing.exit_code == 1
     monkeypatch.setenv("COMFYUI_PATH", str(TREE))

@@ -1,4 +1,4 @@
-"""Interrupts: before, during and after a job, and with nodes that will not listen."""
+"""Interrupts before, during and after a job, and of nodes that ignore them."""
 
 from tests.server.engine.comfyui import graphs
 from tests.server.engine.comfyui.conftest import Driver
@@ -35,7 +35,7 @@ def test_an_interrupt_while_an_async_node_waits_ends_the_wait(engine: Driver) ->
     assert works(engine)
 
 
-def test_a_node_that_swallows_the_interrupt_cannot_make_the_job_succeed(engine: Driver) -> None:
+def test_a_job_is_cancelled_even_if_a_node_catches_the_interrupt(engine: Driver) -> None:
     job = engine.start(graphs.through("Stubborn", steps=60))
     job.until_step(2)
     job.interrupt()
@@ -44,8 +44,8 @@ def test_a_node_that_swallows_the_interrupt_cannot_make_the_job_succeed(engine: 
     assert works(engine)
 
 
-def test_what_a_node_made_of_an_interrupt_is_not_kept_for_the_next_job(engine: Driver) -> None:
-    graph = graphs.tell("CountsUntilStopped", steps=300)
+def test_a_result_from_after_an_interrupt_is_not_reused_by_the_next_job(engine: Driver) -> None:
+    graph = graphs.to_text("CountsUntilStopped", steps=300)
     job = engine.start(graph, kind="text")
     job.until_step(3)
     job.interrupt()
@@ -60,14 +60,14 @@ def test_an_interrupt_of_another_job_changes_nothing(engine: Driver) -> None:
     assert job.result()["status"] == "succeeded"
 
 
-def test_an_interrupt_of_an_ended_job_does_not_hit_the_next(engine: Driver) -> None:
+def test_an_interrupt_of_an_ended_job_does_not_stop_the_next(engine: Driver) -> None:
     job = engine.start(graphs.hello())
     job.result()
     job.interrupt()
     assert works(engine)
 
 
-def test_interrupts_as_fast_as_they_come_leave_the_engine_fit(engine: Driver) -> None:
+def test_the_engine_still_runs_jobs_after_many_rapid_interrupts(engine: Driver) -> None:
     for steps in range(1, 12):
         job = engine.start(graphs.through("Steps", steps=5000 + steps))
         job.interrupt()

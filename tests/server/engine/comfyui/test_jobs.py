@@ -15,7 +15,7 @@ def picture(color: str) -> bytes:
     return buffer.getvalue()
 
 
-def test_a_graph_without_models_makes_its_pictures(engine: Driver) -> None:
+def test_a_graph_without_models_saves_its_pictures(engine: Driver) -> None:
     done, job = engine.run(graphs.hello(color=0xFF0000, count=3))
     assert done["status"] == "succeeded", done
     assert len(done["outputs"]["out"]) == len(job.files()) == 3
@@ -32,7 +32,7 @@ def test_an_input_file_is_read_from_the_jobs_own_folder(engine: Driver) -> None:
             assert image.convert("RGB").getpixel((0, 0)) == inverted
 
 
-def test_the_same_graph_again_makes_its_own_file_without_computing_again(engine: Driver) -> None:
+def test_a_repeated_graph_saves_its_own_file_from_cached_results(engine: Driver) -> None:
     graph = graphs.hello(color=0x123456, prefix="again")
     first, one = engine.run(graph)
     one.output.joinpath(first["outputs"]["out"][0]["name"]).unlink()
@@ -43,9 +43,7 @@ def test_the_same_graph_again_makes_its_own_file_without_computing_again(engine:
 
 
 @pytest.mark.parametrize("kind", ["ReadsInput", "ReadsAndTidies"])
-def test_a_node_that_reads_a_file_without_saying_so_reads_it_again(
-    engine: Driver, kind: str
-) -> None:
+def test_a_node_without_fingerprint_reads_its_input_file_again(engine: Driver, kind: str) -> None:
     graph = {
         "1": graphs.node(kind, file="note.txt"),
         "2": graphs.node("Echo", text=["1", 0]),
@@ -55,7 +53,7 @@ def test_a_node_that_reads_a_file_without_saying_so_reads_it_again(
     assert engine.texts(graph, files={"note.txt": b"two"}) == ["two"]
 
 
-def test_files_of_nodes_that_a_node_made_are_its_own_each_time(engine: Driver) -> None:
+def test_files_of_expanded_nodes_belong_to_their_own_job(engine: Driver) -> None:
     graph = {
         "1": graphs.node("Expands", color=0x00FF00),
         "2": graphs.node("SaveImage", images=["1", 0], filename_prefix="after"),
@@ -67,7 +65,7 @@ def test_files_of_nodes_that_a_node_made_are_its_own_each_time(engine: Driver) -
         assert job.files() == ["after_00001_.png", "expanded_00001_.png"]
 
 
-def test_a_path_into_a_jobs_folder_is_not_handed_to_the_next_job(engine: Driver) -> None:
+def test_a_path_into_a_jobs_folder_is_not_passed_to_the_next_job(engine: Driver) -> None:
     for number in range(2):
         graph = {
             "1": graphs.node("WritesTemp", text="a note"),
@@ -84,13 +82,13 @@ def test_a_temp_file_is_an_output_when_the_workflow_names_it(engine: Driver) -> 
     assert not any(name.startswith(".temp") for name in job.files())
 
 
-def test_temp_files_that_nobody_asked_for_are_gone_after_the_job(engine: Driver) -> None:
+def test_temp_files_that_are_not_outputs_are_deleted_after_the_job(engine: Driver) -> None:
     graph = {**graphs.hello(prefix="kept"), "4": graphs.node("PreviewImage", images=["1", 0])}
     _, job = engine.run(graph, output="3")
     assert job.files() == ["kept_00001_.png"]
 
 
-def test_a_file_outside_the_jobs_folder_is_no_output(engine: Driver) -> None:
+def test_a_file_outside_the_jobs_folder_is_not_an_output(engine: Driver) -> None:
     graph = {
         "1": graphs.node("TellsOfForeignFiles", text="../../driver.log /etc/hostname gone.png")
     }
@@ -98,7 +96,7 @@ def test_a_file_outside_the_jobs_folder_is_no_output(engine: Driver) -> None:
     assert done["error"]["code"] == "output_missing"
 
 
-def test_an_input_name_that_leads_out_of_the_folder_names_nothing(engine: Driver) -> None:
+def test_an_input_name_outside_the_folder_is_not_found(engine: Driver) -> None:
     secret = engine.start(graphs.hello())
     secret.result()
     names = ["../../" + secret.job_id + "/output/hello_00001_.png", "/etc/hostname",
@@ -108,7 +106,7 @@ def test_an_input_name_that_leads_out_of_the_folder_names_nothing(engine: Driver
         assert done["error"]["code"] == "graph_invalid", (name, done)
 
 
-def test_a_file_in_the_output_folder_that_a_pack_noted_is_moved_to_the_job(engine: Driver) -> None:
+def test_a_file_in_an_output_folder_that_a_pack_stored_is_moved_to_the_job(engine: Driver) -> None:
     graph = {"1": graphs.node("SavesWhereItWasImported", text="a note")}
     for _ in range(2):
         done, job = engine.run(graph, kind="file")
@@ -117,42 +115,42 @@ def test_a_file_in_the_output_folder_that_a_pack_noted_is_moved_to_the_job(engin
     assert not any((engine.path / "output" / "notes").iterdir())
 
 
-def test_a_missing_kind_says_what_the_node_made_instead(engine: Driver) -> None:
+def test_an_output_of_the_wrong_kind_names_what_the_node_saved(engine: Driver) -> None:
     done, _ = engine.run(graphs.hello(), kind="video")
     assert done["error"]["code"] == "output_missing"
     assert "image/png" in done["error"]["detail"]
 
 
-def test_text_and_json_are_handed_out_as_values(engine: Driver) -> None:
-    graph = graphs.tell("Text", text="a word")
+def test_text_and_json_are_returned_as_values(engine: Driver) -> None:
+    graph = graphs.to_text("Text", text="a word")
     assert engine.texts(graph) == ["a word"]
     done, _ = engine.run(graph, kind="json")
     assert done["outputs"]["out"] == ["a word"]
 
 
 def test_random_state_does_not_leak_between_jobs(engine: Driver) -> None:
-    graph = graphs.tell("RandomNumbers")
-    seeded = graphs.tell("Seeds", seed=7)
-    said: set[str] = set()
+    graph = graphs.to_text("RandomNumbers")
+    seeded = graphs.to_text("Seeds", seed=7)
+    texts: set[str] = set()
     for _ in range(3):
         engine.run(seeded, kind="text")
-        said.update(engine.texts(graph))
-    assert len(said) == 3
+        texts.update(engine.texts(graph))
+    assert len(texts) == 3
 
 
-def test_a_default_type_that_a_node_sets_is_put_back(engine: Driver) -> None:
+def test_a_default_type_that_a_node_sets_is_restored(engine: Driver) -> None:
     before = engine.facts()["dtype"]
-    engine.run(graphs.tell("Seeds", seed=11), kind="text")
+    engine.run(graphs.to_text("Seeds", seed=11), kind="text")
     assert engine.facts()["dtype"] == before
 
 
-def test_working_folder_and_streams_are_put_back(engine: Driver) -> None:
-    (before,) = engine.texts(graphs.tell("Writes", number=1))
-    engine.texts(graphs.tell("UpsetsTheProcess", number=1))
-    assert engine.texts(graphs.tell("Writes", number=2)) == [before]
+def test_working_folder_and_streams_are_restored(engine: Driver) -> None:
+    (before,) = engine.texts(graphs.to_text("Writes", number=1))
+    engine.texts(graphs.to_text("UpsetsTheProcess", number=1))
+    assert engine.texts(graphs.to_text("Writes", number=2)) == [before]
 
 
-def test_nothing_points_to_a_jobs_folder_after_it(engine: Driver) -> None:
+def test_nothing_refers_to_a_jobs_folder_after_the_job(engine: Driver) -> None:
     _, job = engine.run(graphs.hello())
     facts = engine.facts()
     assert not facts["output"].startswith(str(job.folder))
@@ -170,19 +168,21 @@ def test_progress_rises_from_zero_to_one_and_names_the_node(engine: Driver) -> N
     assert (steps[0], steps[-1]) == ((1, 7, "2", "Steps"), (7, 7, "2", "Steps"))
 
 
-def test_progress_of_nodes_that_a_node_made_is_told_in_its_name(engine: Driver) -> None:
+def test_progress_of_expanded_nodes_names_the_node_of_the_graph(engine: Driver) -> None:
     graph = {
         "1": graphs.node("Expands", color=0x0000FF),
         "2": graphs.node("SaveImage", images=["1", 0], filename_prefix="after"),
     }
     job = engine.start(graph)
     job.result()
-    told = {(event["node"], event["node_class"]) for event in job.events if "node_class" in event}
-    assert told == {(None, None), ("1", "Expands"), ("2", "SaveImage")}
+    reported = {
+        (event["node"], event["node_class"]) for event in job.events if "node_class" in event
+    }
+    assert reported == {(None, None), ("1", "Expands"), ("2", "SaveImage")}
     assert job.fractions == sorted(job.fractions)
 
 
-def test_steps_that_are_no_numbers_do_not_fail_the_node(engine: Driver) -> None:
+def test_steps_that_are_not_numbers_do_not_fail_the_node(engine: Driver) -> None:
     job = engine.start(graphs.through("StepsOddly"))
     assert job.result()["status"] == "succeeded"
     assert job.fractions == sorted(job.fractions)
@@ -206,6 +206,6 @@ def test_nodes_that_no_output_needs_are_not_counted(engine: Driver) -> None:
     assert job.fractions[-1] == 1.0
 
 
-def test_each_node_that_ran_has_its_seconds(engine: Driver) -> None:
+def test_each_node_that_ran_has_a_duration(engine: Driver) -> None:
     done, _ = engine.run(graphs.through("Steps", steps=20) | {"1": graphs.hello(5)["1"]})
     assert done["node_seconds"]["2"] >= 0.02

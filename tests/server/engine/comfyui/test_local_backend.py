@@ -1,4 +1,4 @@
-"""The local backend with this engine: a warm parent, forked workers, nodes that will not stop."""
+"""The local backend with this engine: forked workers, and nodes that ignore interrupts."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ Start = Callable[..., Awaitable[LocalBackend]]
 
 @pytest.fixture
 async def start(tmp_path: Path, trees: Trees) -> AsyncIterator[Start]:
-    """Starts a backend; packs with threads of their own are left out unless asked for."""
+    """Start a backend, by default without packs that start threads."""
     made: list[LocalBackend] = []
 
     async def build(
@@ -52,7 +52,7 @@ def asked(graph: graphs.Graph, *, output: str = "3", **options: Any) -> JobReque
     return request(cast("Any", graph), outputs=outputs, fields={}, **options)
 
 
-async def test_jobs_run_and_their_files_are_handed_out(start: Start, release: str) -> None:
+async def test_jobs_run_and_their_files_can_be_downloaded(start: Start, release: str) -> None:
     backend = await start(release=release)
     job = await run(backend, asked(graphs.hello()))
     assert job.status is JobStatus.SUCCEEDED, job.error
@@ -62,7 +62,7 @@ async def test_jobs_run_and_their_files_are_handed_out(start: Start, release: st
     assert backend.thread_holders == []
 
 
-async def test_a_node_that_swallows_the_interrupt_loses_its_worker(start: Start) -> None:
+async def test_a_worker_whose_node_ignores_the_interrupt_is_killed(start: Start) -> None:
     backend = await start()
     job = (await backend.submit(asked(graphs.through("Stubborn", steps=100_000)))).job
     async for event in backend.events("anna", job.id, after=None):
@@ -74,7 +74,7 @@ async def test_a_node_that_swallows_the_interrupt_loses_its_worker(start: Start)
     assert next_job.status is JobStatus.SUCCEEDED, next_job.error
 
 
-async def test_a_job_over_its_time_is_stopped(start: Start) -> None:
+async def test_a_job_is_stopped_at_its_timeout(start: Start) -> None:
     backend = await start()
     job = await run(backend, asked(graphs.through("Steps", steps=100_000), timeout=1.0))
     assert job.status is JobStatus.TIMED_OUT
@@ -102,7 +102,7 @@ async def test_a_forked_worker_runs_models_that_the_parent_preloaded(
     assert backend.thread_holders == []
 
 
-async def test_what_killed_workers_leave_on_the_disk_is_gone_at_the_next_start(
+async def test_files_of_killed_workers_are_deleted_at_the_next_start(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere = tmp_path / "tmp"

@@ -1,4 +1,4 @@
-"""Models: kept between workflows, preloaded weights, and memory that stays flat."""
+"""Models are kept between workflows, preloaded, and do not leak memory."""
 
 import json
 import random
@@ -12,14 +12,14 @@ from tests.server.engine.comfyui.conftest import Driver, NewDriver, paths_file, 
 from tests.server.engine.comfyui.trees import LATEST
 
 
-def test_a_diffusion_graph_makes_a_picture(engine: Driver) -> None:
+def test_a_diffusion_graph_saves_a_picture(engine: Driver) -> None:
     done, job = engine.run(graphs.diffusion())
     assert done["status"] == "succeeded", done
     with Image.open(job.output / done["outputs"]["out"][0]["name"]) as image:
         assert image.size == (64, 64)
 
 
-def test_the_same_seed_makes_the_same_picture_and_another_another(engine: Driver) -> None:
+def test_pictures_are_the_same_for_the_same_seed_and_differ_for_others(engine: Driver) -> None:
     made = [engine.run(graphs.diffusion(seed=seed, text="pixels"))[1] for seed in (3, 4, 3)]
     pixels: list[bytes] = []
     for job in made:
@@ -37,7 +37,7 @@ def test_models_stay_loaded_while_other_workflows_run(engine: Driver) -> None:
     assert "3" in done["node_seconds"]
 
 
-def test_an_invalid_graph_does_not_unload_the_models_of_the_job_before(engine: Driver) -> None:
+def test_an_invalid_graph_does_not_unload_the_models_of_the_previous_job(engine: Driver) -> None:
     engine.run(graphs.diffusion(seed=25))
     bad = {"4": graphs.node("SaveImage", filename_prefix="x")}
     assert engine.run(bad)[0]["error"]["code"] == "graph_invalid"
@@ -72,7 +72,7 @@ def test_previews_are_jpegs_of_bounded_size_and_off_by_default(engine: Driver) -
     assert not [event for event in silent.events if event["event"] == "preview"]
 
 
-def test_preloaded_weights_are_told_with_their_size(engine: Driver) -> None:
+def test_preloaded_weights_are_reported_with_their_size(engine: Driver) -> None:
     ((path, size),) = engine.facts()["report"]["preloaded"].items()
     assert Path(path).resolve() == Path(path)
     assert 0 < size <= Path(path).stat().st_size
@@ -80,7 +80,7 @@ def test_preloaded_weights_are_told_with_their_size(engine: Driver) -> None:
 
 @pytest.fixture
 def weights(new_driver: NewDriver, release: str, tmp_path: Path) -> tuple[Driver, Path]:
-    """An engine that preloads a file which tests may change."""
+    """An engine that preloads a file, which tests may change."""
     driver = new_driver(release)
     paths = paths_file(release, tmp_path)
     loaded = driver.load(
@@ -99,7 +99,7 @@ def test_a_file_that_changed_since_the_snapshot_is_read_from_the_disk(
     assert "has changed since it was preloaded" in driver.log
 
 
-def test_a_file_that_is_gone_since_the_snapshot_fails_as_it_would_without(
+def test_a_file_that_was_deleted_since_the_snapshot_fails_like_any_missing_file(
     weights: tuple[Driver, Path],
 ) -> None:
     driver, file = weights
@@ -108,7 +108,7 @@ def test_a_file_that_is_gone_since_the_snapshot_fails_as_it_would_without(
     assert done["error"]["code"] == "graph_invalid"
 
 
-def test_a_link_to_a_preloaded_file_finds_it_and_it_loads_more_than_once(
+def test_a_link_to_a_preloaded_file_loads_it_repeatedly(
     weights: tuple[Driver, Path],
 ) -> None:
     driver, file = weights
@@ -131,7 +131,7 @@ def test_a_link_to_a_preloaded_file_finds_it_and_it_loads_more_than_once(
         ("x.safetensors", None),
     ],
 )
-def test_what_cannot_be_preloaded_stops_the_load(
+def test_a_file_that_cannot_be_preloaded_fails_the_load(
     new_driver: NewDriver, tmp_path: Path, entry: str, content: bytes | None
 ) -> None:
     paths = paths_file(LATEST, tmp_path)
@@ -152,7 +152,7 @@ def test_what_cannot_be_preloaded_stops_the_load(
         [],
     ],
 )
-def test_a_tensor_that_does_not_fit_is_no_tensor(
+def test_a_tensor_with_invalid_offsets_is_rejected(
     new_driver: NewDriver, tmp_path: Path, entry: object
 ) -> None:
     text = json.dumps({"a": entry}).encode()

@@ -1,4 +1,4 @@
-"""Node packs that take their device when they are imported have the true one after attach."""
+"""Node packs that store their device at import have the real one after attach."""
 
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def paths(tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("cuda", "device"), [("1", "cuda"), ("0", "cpu")])
-def test_a_device_that_a_pack_took_at_import_is_the_true_one_after_attach(
+def test_a_device_that_a_pack_stored_at_import_is_the_real_one_after_attach(
     new_driver: NewDriver, paths: list[str], cuda: str, device: str
 ) -> None:
     driver = new_driver(TREE_CUDA=cuda)
@@ -79,7 +79,7 @@ def test_a_device_that_a_pack_took_at_import_is_the_true_one_after_attach(
 
 @pytest.mark.comfyui
 @pytest.mark.timeout(200)
-def test_a_device_that_a_pack_took_at_import_is_the_true_one_on_a_real_comfyui(
+def test_a_device_that_a_pack_stored_at_import_is_the_real_one_on_a_real_comfyui(
     new_driver: NewDriver, paths: list[str]
 ) -> None:
     driver = new_driver("real")

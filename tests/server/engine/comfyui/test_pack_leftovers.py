@@ -1,4 +1,4 @@
-"""What node packs find in the process, and what they leave there."""
+"""The environment of node packs, and what they leave behind in the process."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def load(driver: Driver, packs: Path, **options: Any) -> dict[str, dict[str, Any
     return {pack["name"]: pack for pack in driver.facts()["report"]["packs"]}
 
 
-def test_a_pack_finds_in_the_environment_where_comfyui_is(
+def test_a_pack_finds_comfyuis_folder_in_the_environment(
     new_driver: NewDriver, packs: Path
 ) -> None:
     notes = packs.parent / "environment.json"
@@ -63,7 +63,7 @@ def test_a_pack_finds_in_the_environment_where_comfyui_is(
     assert json.loads(notes.read_text())["COMFYUI_PATH"] == str(driver.path)
 
 
-def test_libraries_are_asked_to_start_no_threads_when_they_are_imported(
+def test_libraries_are_configured_not_to_start_threads_on_import(
     new_driver: NewDriver, packs: Path
 ) -> None:
     notes = packs.parent / "environment.json"

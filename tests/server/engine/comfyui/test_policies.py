@@ -1,4 +1,4 @@
-"""The parts of the engine that need no ComfyUI: what to keep, what errors mean."""
+"""Parts of the engine that do not need ComfyUI: caching, errors, outputs, interrupts."""
 
 import os
 import threading
@@ -13,10 +13,10 @@ from comfysnap_schema.wire.files import Kind
 from comfysnap_schema.workflow.map import OutputSpec
 from comfysnap_server.engine.comfyui.cache import (
     KeptResult,
+    job_local_nodes,
     names,
     tensor_bytes,
     to_drop,
-    volatile_nodes,
 )
 from comfysnap_server.engine.comfyui.errors import (
     is_broken_device,
@@ -42,7 +42,7 @@ KEPT = [KeptResult("model", 1, 0), KeptResult("old", 2, 60), KeptResult("new", 3
      (None, 200, True, ["model", "old"]), (2, 200, False, ["model"]),
      (1, 0, False, ["model", "old", "new"])],
 )  # fmt: skip
-def test_the_oldest_results_go_first_and_models_only_when_memory_or_room_is_scarce(
+def test_the_oldest_results_are_dropped_first_and_models_only_when_memory_is_low(
     max_entries: int | None, max_bytes: int, scarce: bool, dropped: list[str]
 ) -> None:
     assert dropped == to_drop(
@@ -50,7 +50,7 @@ def test_the_oldest_results_go_first_and_models_only_when_memory_or_room_is_scar
     )
 
 
-def test_what_follows_an_output_node_is_not_kept_either() -> None:
+def test_nodes_that_depend_on_an_output_node_are_not_kept_either() -> None:
     graph: Any = {
         "1": graphs.node("Loader"),
         "2": graphs.node("Save", x=["1", 0]),
@@ -58,21 +58,21 @@ def test_what_follows_an_output_node_is_not_kept_either() -> None:
         "4": graphs.node("Reads", file="a.png"),
         "5": graphs.node("Hashes", file="a.png"),
     }
-    found = volatile_nodes(
+    found = job_local_nodes(
         graph, [], ["a.png"], is_output=lambda kind: kind == "Save",
         has_fingerprint=lambda kind: kind == "Hashes",
     )  # fmt: skip
     assert found == {"2", "3", "4"}
 
 
-def test_a_result_that_names_a_file_of_the_job_is_known() -> None:
+def test_a_result_that_refers_to_a_file_of_the_job_is_detected() -> None:
     video = types.SimpleNamespace(_file="/jobs/1/input/a.mp4", frames=8)
     for value in ("/jobs/1/x", Path("/jobs/1/x"), [[{"a": ("/jobs/1/x",)}]], [[video]]):
         assert names(value, ("/jobs/1", "/elsewhere")), value
     assert not names([["x", 1, None, object(), types, {"a": "/jobs"}]], ("/jobs/1",))
 
 
-def test_the_size_of_a_result_is_that_of_its_tensors() -> None:
+def test_the_size_of_a_result_is_the_size_of_its_tensors() -> None:
     tensor = types.SimpleNamespace(element_size=lambda: 4, nelement=lambda: 10)
     assert tensor_bytes([[tensor, {"samples": tensor}], object(), "text"]) == 80
 
@@ -89,12 +89,12 @@ def test_the_size_of_a_result_is_that_of_its_tensors() -> None:
         ("RuntimeError", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"),
     ],
 )
-def test_every_way_to_say_that_memory_ran_out_is_known(kind: str, message: str) -> None:
+def test_every_form_of_out_of_memory_is_recognised(kind: str, message: str) -> None:
     assert is_out_of_memory(kind, message)
     assert not is_broken_device(message)
 
 
-def test_another_error_is_neither() -> None:
+def test_other_errors_are_neither_out_of_memory_nor_a_broken_device() -> None:
     assert not is_out_of_memory("ValueError", "bad value")
     assert is_broken_device("CUDA error: device-side assert triggered")
 
@@ -106,8 +106,8 @@ def test_a_failing_node_names_every_field_that_feeds_it_also_through_a_value_nod
         "3": graphs.node("Loader", name="x"),
     }
     fields = {"1.inputs.value": "seed", "2.inputs.steps": "steps"}
-    told = {"node_id": "2", "exception_type": "ValueError", "exception_message": "no\n"}
-    problem = node_error(graph, fields, told).problem
+    message = {"node_id": "2", "exception_type": "ValueError", "exception_message": "no\n"}
+    problem = node_error(graph, fields, message).problem
     assert problem.code is ErrorCode.NODE_FAILED
     assert [found.field for found in problem.fields] == ["seed", "steps"]
 
@@ -115,16 +115,16 @@ def test_a_failing_node_names_every_field_that_feeds_it_also_through_a_value_nod
 @pytest.mark.parametrize(
     "name", ["../x", "/etc/passwd", "a/../../x", "..", "..\\x", "a\0b", "sub/../../x"]
 )
-def test_names_that_lead_out_of_a_folder_are_known(name: str) -> None:
+def test_names_outside_a_folder_are_detected(name: str) -> None:
     assert is_outside(name)
 
 
 @pytest.mark.parametrize("name", ["x.png", "sub/x.png", "..x.png", "a..b", "sub/../x.png"])
-def test_names_that_stay_in_a_folder_are_fine(name: str) -> None:
+def test_names_inside_a_folder_are_accepted(name: str) -> None:
     assert not is_outside(name)
 
 
-def test_remembered_interrupts_are_bounded_and_the_latest_stay() -> None:
+def test_only_the_latest_interrupts_are_kept() -> None:
     interrupts = Interrupts(lambda: None)
     for number in range(REMEMBERED + 10):
         interrupts.request(f"job_{number}")
@@ -134,8 +134,8 @@ def test_remembered_interrupts_are_bounded_and_the_latest_stay() -> None:
         assert interrupts.requested
 
 
-def test_a_job_is_not_woken_once_it_said_that_nothing_waits() -> None:
-    """Its event loop may be closed then."""
+def test_a_job_is_not_woken_when_it_is_not_waiting() -> None:
+    """Its event loop may be closed by then."""
     gone = threading.Event()
     late: list[bool] = []
 
@@ -152,13 +152,13 @@ def test_a_job_is_not_woken_once_it_said_that_nothing_waits() -> None:
     assert late == [False]
 
 
-def test_two_jobs_at_once_are_refused() -> None:
+def test_two_jobs_at_once_are_rejected() -> None:
     interrupts = Interrupts(lambda: None)
     with interrupts.running("one"), pytest.raises(RuntimeError), interrupts.running("two"):
         pass
 
 
-def test_a_preview_that_cannot_be_made_small_enough_is_dropped() -> None:
+def test_a_preview_that_is_too_large_is_dropped() -> None:
     from PIL import Image
 
     noise = Image.effect_noise((256, 256), 200)
@@ -169,7 +169,7 @@ def test_a_preview_that_cannot_be_made_small_enough_is_dropped() -> None:
     assert preview_jpeg("no picture", longest=16, max_bytes=4096) is None
 
 
-def test_a_thread_that_was_left_is_seen() -> None:
+def test_a_thread_that_was_left_running_is_found() -> None:
     before = held_resources()
     stop = threading.Event()
     thread = threading.Thread(target=stop.wait, name="left")
@@ -181,7 +181,9 @@ def test_a_thread_that_was_left_is_seen() -> None:
         thread.join()
 
 
-def test_a_folder_that_is_no_comfyui_is_refused(new_driver: NewDriver, tmp_path: Any) -> None:
+def test_a_folder_that_is_not_a_comfyui_checkout_is_rejected(
+    new_driver: NewDriver, tmp_path: Any
+) -> None:
     driver = new_driver()
     driver.path = tmp_path
     answer = driver.load()
@@ -189,12 +191,12 @@ def test_a_folder_that_is_no_comfyui_is_refused(new_driver: NewDriver, tmp_path:
     assert "execution.py" in answer["message"]
 
 
-def test_an_argument_that_comfyui_does_not_know_is_refused(new_driver: NewDriver) -> None:
+def test_an_unknown_argument_of_comfyui_is_rejected(new_driver: NewDriver) -> None:
     answer = new_driver().load(arguments=["--no-such-thing"])
     assert answer["kind"] == "UnsupportedComfyError"
 
 
-def test_attaching_again_makes_new_folders_and_changes_nothing_else(
+def test_attaching_again_creates_new_folders_and_changes_nothing_else(
     new_driver: NewDriver, release: str
 ) -> None:
     driver = new_driver(release)
@@ -207,7 +209,7 @@ def test_attaching_again_makes_new_folders_and_changes_nothing_else(
     assert driver.run(graphs.hello())[0]["status"] == "succeeded"
 
 
-def test_an_unknown_option_is_refused() -> None:
+def test_an_unknown_option_is_rejected() -> None:
     with pytest.raises(EngineChoiceError, match="no_such_option"):
         make_engine("comfyui", {"path": "/nowhere", "no_such_option": 1})
 
@@ -219,14 +221,14 @@ def test_a_link_out_of_the_jobs_folder_is_not_followed(tmp_path: Path, kind: Kin
     output = tmp_path / "output"
     output.mkdir()
     (output / "link.txt").symlink_to(secret)
-    told = {"9": {"text_file": [{"filename": "link.txt", "subfolder": "", "type": "output"}]}}
-    assert collect({}, {"text": OutputSpec(node="9", kind=kind)}, told, Folders(output)) == {
+    ui = {"9": {"text_file": [{"filename": "link.txt", "subfolder": "", "type": "output"}]}}
+    assert collect({}, {"text": OutputSpec(node="9", kind=kind)}, ui, Folders(output)) == {
         "text": []
     }
 
 
 @pytest.mark.parametrize(
-    "told",
+    "names",
     [
         {"filename": "a b.txt", "subfolder": "sub", "type": "output"},
         {"filename": "a b.txt", "subfolder": "{output}/sub", "type": "output"},
@@ -235,14 +237,14 @@ def test_a_link_out_of_the_jobs_folder_is_not_followed(tmp_path: Path, kind: Kin
         {"filename": "a b.txt", "subfolder": "../sub", "type": "temp"},
     ],
 )
-def test_a_file_of_the_job_is_found_however_it_is_told(
-    tmp_path: Path, told: dict[str, str | None]
+def test_a_file_of_the_job_is_found_by_any_form_of_its_name(
+    tmp_path: Path, names: dict[str, str | None]
 ) -> None:
     (tmp_path / ".temp").mkdir()
     file = tmp_path / "sub" / "a b.txt"
     file.parent.mkdir()
     file.write_text("made")
-    item = {key: value and value.format(output=tmp_path) for key, value in told.items()}
+    item = {key: value and value.format(output=tmp_path) for key, value in names.items()}
     outputs = {"file": OutputSpec(node="9", kind=Kind.FILE)}
     (produced,) = collect({}, outputs, {"9": {"files": [item]}}, Folders(tmp_path))["file"]
     assert isinstance(produced, ProducedFile)
@@ -263,7 +265,7 @@ def test_a_file_of_the_job_is_found_however_it_is_told(
         True,
     ],
 )
-def test_what_names_no_file_is_passed_over(tmp_path: Path, item: Any) -> None:
+def test_items_that_are_not_files_are_skipped(tmp_path: Path, item: Any) -> None:
     (tmp_path / "a.txt").touch()
     output = tmp_path / "output"
     output.mkdir()
@@ -272,7 +274,7 @@ def test_what_names_no_file_is_passed_over(tmp_path: Path, item: Any) -> None:
 
 
 @pytest.mark.parametrize(("written", "is_found"), [(1000.0, True), (10.0, False)])
-def test_of_comfyuis_own_folder_only_what_the_job_wrote_is_its(
+def test_only_files_that_the_job_wrote_are_taken_from_comfyuis_own_folder(
     tmp_path: Path, written: float, is_found: bool
 ) -> None:
     job, home = tmp_path / "job", tmp_path / "home"

@@ -1,4 +1,4 @@
-"""Top-level statements of a module are run again by the names that they bind."""
+"""Top-level statements of a module run again if they bind given names."""
 
 import importlib.util
 import os
@@ -37,7 +37,7 @@ if flag:
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Imported while the environment says no; since then it says yes."""
+    """Imported while the environment variable was "no"; it is "yes" now."""
     monkeypatch.delenv("REAL", raising=False)
     file = tmp_path / "decides.py"
     file.write_text(SOURCE)
@@ -57,7 +57,7 @@ def again(module: Any, *names: str) -> None:
     exec(code, module.__dict__)  # noqa: S102 the module's own statements
 
 
-def test_a_value_is_decided_again_and_nothing_else(module: Any) -> None:
+def test_only_the_statements_that_bind_the_value_run_again(module: Any) -> None:
     other = module.other
     again(module, "flag", "kept")
     assert (module.flag, module.kept) == (True, "decided")
@@ -67,7 +67,7 @@ def test_a_value_is_decided_again_and_nothing_else(module: Any) -> None:
     assert module.choose() == "quick"
 
 
-def test_a_function_is_defined_again_where_its_condition_holds_now(module: Any) -> None:
+def test_a_function_is_defined_again_if_its_condition_is_true_now(module: Any) -> None:
     again(module, "flag")
     again(module, "choose")
     assert module.choose() == "quick"
@@ -78,6 +78,6 @@ def test_an_attribute_of_another_module_is_set_again(module: Any) -> None:
     assert os.chosen is True  # type: ignore[attr-defined]
 
 
-def test_a_name_that_nothing_binds_gives_nothing_to_run(module: Any) -> None:
+def test_a_name_that_is_not_bound_compiles_to_none(module: Any) -> None:
     assert compile_again(module, ["absent"]) is None
     assert compile_again(module, ["Holder.kept"]) is None

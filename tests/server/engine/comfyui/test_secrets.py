@@ -1,4 +1,4 @@
-"""The key for API nodes is read late and left nowhere."""
+"""The key for API nodes is read for each job and does not appear in logs."""
 
 import io
 import logging
@@ -13,7 +13,7 @@ KEY = "comfyui-0123456789abcdef"
 
 @pytest.fixture
 def log() -> Iterator[io.StringIO]:
-    """What a handler of the root logger writes."""
+    """Output of a handler of the root logger."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     logging.getLogger().addHandler(handler)
@@ -27,7 +27,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> ApiKey:
     return ApiKey("THE_KEY")
 
 
-def test_the_key_is_that_of_the_moment(key: ApiKey, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_is_read_for_each_job(key: ApiKey, monkeypatch: pytest.MonkeyPatch) -> None:
     assert key.extra_data == {"api_key_comfy_org": KEY}
     monkeypatch.setenv("THE_KEY", " another \n")
     assert key.extra_data == {"api_key_comfy_org": "another"}
@@ -50,19 +50,19 @@ def test_a_node_that_logs_or_raises_the_key_does_not_leave_it_in_the_log(
         failing_node()
     except RuntimeError:
         logging.exception("a node failed")
-    said = log.getvalue()
-    assert KEY not in said
-    assert "calling with *** as a user" in said
-    assert said.count("RuntimeError: 401 for ***") == 1
+    output = log.getvalue()
+    assert KEY not in output
+    assert "calling with *** as a user" in output
+    assert output.count("RuntimeError: 401 for ***") == 1
 
 
-def test_other_records_pass_as_they_are(key: ApiKey, log: io.StringIO) -> None:
+def test_other_records_are_not_changed(key: ApiKey, log: io.StringIO) -> None:
     key.keep_out_of_logs()
     logging.getLogger("a.pack").warning("%d of %d", 1, 2)
     assert log.getvalue() == "1 of 2\n"
 
 
-def test_a_record_whose_arguments_do_not_fit_does_not_fail_the_node(
+def test_a_record_with_the_wrong_arguments_does_not_fail_the_node(
     key: ApiKey, log: io.StringIO
 ) -> None:
     key.keep_out_of_logs()

@@ -1,4 +1,4 @@
-"""A ComfyUI that cannot run a job is found when it is tested, not by a user."""
+"""The self-test detects a ComfyUI that cannot run jobs."""
 
 import json
 import os
@@ -29,11 +29,11 @@ def test_a_comfyui_that_runs_a_graph_passes(kind: str, tmp_path: Path) -> None:
         python, checkout = real_comfyui()
     else:
         python, checkout = sys.executable, build_tree(LATEST, tmp_path / "tree")
-    code, said, complaints = outcome_of(python, checkout)
-    assert (code, "self-test passed" in said) == (0, True), complaints
+    code, output, complaints = outcome_of(python, checkout)
+    assert (code, "self-test passed" in output) == (0, True), complaints
 
 
-def test_a_comfyui_whose_executor_fails_is_refused_with_the_reason(tmp_path: Path) -> None:
+def test_a_comfyui_whose_executor_fails_does_not_pass(tmp_path: Path) -> None:
     checkout = build_tree(LATEST, tmp_path / "tree")
     with (checkout / "execution.py").open("a") as execution:
         execution.write(
@@ -47,15 +47,15 @@ def test_a_comfyui_whose_executor_fails_is_refused_with_the_reason(tmp_path: Pat
     assert "a key of the release after" in complaints
 
 
-def test_a_device_that_the_options_ask_for_is_not_needed(tmp_path: Path) -> None:
+def test_the_device_in_the_options_is_not_needed(tmp_path: Path) -> None:
     checkout = build_tree(LATEST, tmp_path / "tree")
-    code, said, complaints = outcome_of(
+    code, output, complaints = outcome_of(
         sys.executable, checkout, device="cuda", preload=["checkpoints/of-the-volume.safetensors"]
     )
-    assert (code, "on cpu" in said) == (0, True), complaints
+    assert (code, "on cpu" in output) == (0, True), complaints
 
 
-def test_packs_that_do_not_load_are_warned_of(tmp_path: Path) -> None:
+def test_packs_that_do_not_load_cause_warnings(tmp_path: Path) -> None:
     checkout = build_tree(LATEST, tmp_path / "tree")
     pack = checkout / "custom_nodes" / "broken"
     pack.mkdir(parents=True)

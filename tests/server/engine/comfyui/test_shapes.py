@@ -1,4 +1,4 @@
-"""What a release does its own way, on trees of our own with a pretended GPU."""
+"""Differences between releases, on trees with a simulated GPU."""
 
 import os
 import sys
@@ -40,9 +40,9 @@ class Attached:
     release: str
     driver: Driver
     loaded: dict[str, Any]
-    """What was decided while CUDA was hidden."""
+    """Decisions made while CUDA was hidden."""
     attached: dict[str, Any]
-    """What is decided now."""
+    """Decisions after attach."""
 
     @property
     def is_recent(self) -> bool:
@@ -84,9 +84,9 @@ def on_gpu(
         yield Attached(release, driver, loaded, decisions(driver, release))
 
 
-def test_a_gpu_that_came_after_loading_is_used(on_gpu: Attached) -> None:
+def test_a_gpu_that_appears_after_loading_is_used(on_gpu: Attached) -> None:
     loaded, attached = on_gpu.loaded, on_gpu.attached
-    assert (loaded["sdpa"], attached["sdpa"].partition(":")[0]) == ("Anywhere.", "On a GPU")
+    assert (loaded["sdpa"], attached["sdpa"].partition(":")[0]) == ("On any device.", "On a GPU")
     assert attached["cpu_state"] == "CPUState.GPU"
     assert attached["total_vram"] == 24 * 1024 != loaded["total_vram"]
 
@@ -103,7 +103,7 @@ def test_dynamic_vram_pages_the_weights_of_models(on_gpu: Attached) -> None:
         assert driver.read("comfy_aimdo.control:log_level") == ["warning"]
 
 
-def test_kernels_that_asked_for_a_gpu_while_loading_are_registered(on_gpu: Attached) -> None:
+def test_kernels_that_need_a_gpu_are_registered_after_loading(on_gpu: Attached) -> None:
     loaded, attached = on_gpu.loaded, on_gpu.attached
     if on_gpu.is_recent:
         assert (set(loaded["kitchen"]), set(loaded["refused"])) == ({"eager"}, {"cuda"})
@@ -127,7 +127,7 @@ def test_a_file_that_came_after_loading_is_listed_although_its_folder_looks_the_
     assert done["status"] == "succeeded", done
 
 
-def test_a_class_that_is_gone_is_replaced_where_the_release_can(on_gpu: Attached) -> None:
+def test_a_removed_class_is_replaced_if_the_release_supports_it(on_gpu: Attached) -> None:
     graph = graphs.hello(color=0xFF0000)
     inputs = {"size_x": 16, "size_y": 16, "batch_size": 1, "color": 0xFF0000}
     graph["1"] = graphs.node("OldEmptyImage", **inputs)
@@ -148,11 +148,11 @@ def test_steps_are_reported_as_often_as_the_release_says(on_gpu: Attached) -> No
 
 
 def test_a_node_that_costs_money_gets_the_key(on_gpu: Attached) -> None:
-    assert on_gpu.driver.texts(graphs.tell("PaysWithKey", text="art")) == ["art with a key"]
+    assert on_gpu.driver.texts(graphs.to_text("PaysWithKey", text="art")) == ["art with a key"]
 
 
-def test_without_a_key_in_the_environment_a_node_gets_none(engine: Driver) -> None:
-    assert engine.texts(graphs.tell("PaysWithKey", text="art")) == ["art without a key"]
+def test_without_a_key_in_the_environment_nodes_run_without_one(engine: Driver) -> None:
+    assert engine.texts(graphs.to_text("PaysWithKey", text="art")) == ["art without a key"]
 
 
 def test_a_key_is_neither_in_pictures_nor_in_errors_nor_in_the_log(on_gpu: Attached) -> None:
@@ -163,7 +163,7 @@ def test_a_key_is_neither_in_pictures_nor_in_errors_nor_in_the_log(on_gpu: Attac
     (picture,) = done["outputs"]["out"]
     assert b"PaysWithKey" in (job.output / picture["name"]).read_bytes()
     assert KEY.encode() not in (job.output / picture["name"]).read_bytes()
-    done, _ = driver.run(graphs.tell("PaysWithKey", text="refused"), kind="text")
+    done, _ = driver.run(graphs.to_text("PaysWithKey", text="refused"), kind="text")
     assert "the key *** is not valid" in done["error"]["detail"]
     assert KEY not in str(done)
     assert "is not valid" in driver.log
@@ -171,7 +171,7 @@ def test_a_key_is_neither_in_pictures_nor_in_errors_nor_in_the_log(on_gpu: Attac
 
 
 @pytest.mark.parametrize("release", RELEASES[1:])
-def test_without_a_gpu_jobs_run_on_the_cpu_and_nothing_of_it_is_on(
+def test_without_a_gpu_jobs_run_on_the_cpu_and_gpu_features_are_off(
     new_driver: NewDriver, release: str
 ) -> None:
     driver = new_driver(release)
@@ -181,7 +181,7 @@ def test_without_a_gpu_jobs_run_on_the_cpu_and_nothing_of_it_is_on(
     assert found.pop("attention").keys() == {"pytorch"}
     assert found == {
         "cpu_state": "CPUState.CPU",
-        "sdpa": "Anywhere.",
+        "sdpa": "On any device.",
         "pinned": -1,
         "benchmark": False,
         "dynamic_vram": False,
@@ -211,7 +211,7 @@ def test_an_attention_that_ends_processes_without_a_gpu_is_chosen_when_there_is_
     assert driver.run(graphs.hello())[0]["status"] == "succeeded"
 
 
-def test_an_attention_that_needs_a_gpu_is_refused_without_one(new_driver: NewDriver) -> None:
+def test_an_attention_that_needs_a_gpu_is_rejected_without_one(new_driver: NewDriver) -> None:
     driver = new_driver()
     loaded = driver.load(attach=False, arguments=["--use-ck-attention"])
     assert loaded == {"event": "loaded"}
@@ -231,13 +231,13 @@ def test_results_of_other_prompts_go_when_memory_is_short(new_driver: NewDriver)
 
 @pytest.fixture
 def own_tree(new_driver: NewDriver, tmp_path: Path) -> Driver:
-    """An engine of the latest tested release, whose checkout is free to change."""
+    """An engine of the latest tested release, whose checkout the test may change."""
     driver = new_driver()
     driver.path = build_tree(LATEST, tmp_path / "ComfyUI")
     return driver
 
 
-def test_a_release_that_lacks_something_is_refused_with_all_that_it_lacks(
+def test_an_unsupported_release_is_rejected_with_everything_missing(
     own_tree: Driver,
 ) -> None:
     for name, change in {

@@ -10,7 +10,7 @@ from tests.paths import ROOT
 TREE: Final = ROOT / "tests" / "comfyui_tree"
 PACKS: Final = TREE / "packs"
 LATEST: Final = "0.33.0"
-"""What ``TREE`` itself is; for tests that would say the same on any release."""
+"""The release of ``TREE`` itself, for tests that do not depend on the release."""
 RELEASES: Final = ("0.3.64", LATEST, "0.38.0")
 _NOT_OF_A_CHECKOUT: Final = ("README.md", "output", "packs", "releases", "__pycache__")
 _LATER: Final = {
@@ -19,11 +19,11 @@ _LATER: Final = {
         "mime_types.py", "tree_recent_arguments.py", "tree_recent_execution.py",
     },
 }  # fmt: skip
-"""Release to the names of files and folders that came after it."""
+"""Per release, names of files and folders that later releases added."""
 
 
 def build_tree(release: str, folder: Path) -> Path:
-    """Make a checkout of a release in ``folder``, which may exist."""
+    """Create a checkout of a release in ``folder``, which may exist."""
     later: Collection[str] = _LATER.get(release, ())
     ignore = shutil.ignore_patterns(*_NOT_OF_A_CHECKOUT, *later)
     shutil.copytree(TREE, folder, ignore=ignore, dirs_exist_ok=True)

@@ -1,4 +1,4 @@
-"""The simulated engine runs real graphs; what it cannot compute it draws, and says so."""
+"""The simulated engine runs real graphs, and draws a card where a model is needed."""
 
 import threading
 from collections.abc import Callable
@@ -62,11 +62,11 @@ def red(width: int = 40, height: int = 20) -> tuple[str, dict[str, Any]]:
     return "EmptyImage", {"width": width, "height": height, "batch_size": 1, "color": 0xFF0000}
 
 
-def test_a_diffusion_graph_makes_pictures_of_the_latents_size(
+def test_a_diffusion_graph_draws_pictures_of_the_latents_size(
     engine: Engine, make_job: MakeJob
 ) -> None:
     job = make_job(txt2img(), IMAGES)
-    outcome = execute(engine, job, lambda _told: None)
+    outcome = execute(engine, job, lambda _event: None)
     assert outcome.status is JobStatus.SUCCEEDED
     files: Any = (outcome.outputs or {})["images"]
     assert [file["name"] for file in files] == ["fox_00001_.png", "fox_00002_.png"]
@@ -82,26 +82,26 @@ def test_the_same_seed_draws_the_same_picture_and_another_seed_another(
 ) -> None:
     hashes: list[str] = []
     for seed in (7, 7, 8):
-        outcome = execute(engine, make_job(txt2img(seed=seed), IMAGES), lambda _told: None)
+        outcome = execute(engine, make_job(txt2img(seed=seed), IMAGES), lambda _event: None)
         files: Any = (outcome.outputs or {})["images"]
         hashes.append(files[0]["sha256"])
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_every_step_is_told_and_the_fraction_never_falls(run_graph: RunGraph) -> None:
-    told: list[Progress] = []
-    run_graph(txt2img(), IMAGES, told.append)
-    assert [p.step for p in told if p.node == "5" and p.step][:6] == [1, 2, 3, 4, 5, 6]
-    assert [p.fraction for p in told] == sorted(p.fraction for p in told)
-    assert told[-1].fraction == 1.0
+def test_every_step_is_reported_and_the_fraction_never_decreases(run_graph: RunGraph) -> None:
+    events: list[Progress] = []
+    run_graph(txt2img(), IMAGES, events.append)
+    assert [p.step for p in events if p.node == "5" and p.step][:6] == [1, 2, 3, 4, 5, 6]
+    assert [p.fraction for p in events] == sorted(p.fraction for p in events)
+    assert events[-1].fraction == 1.0
 
 
-def test_previews_come_only_when_asked(run_graph: RunGraph) -> None:
-    told: list[object] = []
-    run_graph(txt2img(), IMAGES, told.append)
-    assert not [frame for frame in told if isinstance(frame, PreviewFrame)]
-    run_graph(txt2img(), IMAGES, told.append, previews=True)
-    frames = [frame for frame in told if isinstance(frame, PreviewFrame)]
+def test_previews_are_sent_only_if_requested(run_graph: RunGraph) -> None:
+    events: list[object] = []
+    run_graph(txt2img(), IMAGES, events.append)
+    assert not [frame for frame in events if isinstance(frame, PreviewFrame)]
+    run_graph(txt2img(), IMAGES, events.append, previews=True)
+    frames = [frame for frame in events if isinstance(frame, PreviewFrame)]
     assert len(frames) == 6
     assert frames[0].data.startswith(b"\xff\xd8")
     assert frames[0].node == "5"
@@ -110,12 +110,12 @@ def test_previews_come_only_when_asked(run_graph: RunGraph) -> None:
 def test_advanced_samplers_split_the_steps(run_graph: RunGraph) -> None:
     graph = txt2img(start_at_step=4, end_at_step=10000)
     graph["5"]["class_type"] = "KSamplerAdvanced"
-    told: list[Progress] = []
-    run_graph(graph, IMAGES, told.append)
-    assert {p.steps for p in told if p.node == "5" and p.steps} == {2}
+    events: list[Progress] = []
+    run_graph(graph, IMAGES, events.append)
+    assert {p.steps for p in events if p.node == "5" and p.steps} == {2}
 
 
-def test_image_nodes_are_computed_for_real(engine: Engine, make_job: MakeJob) -> None:
+def test_image_nodes_are_computed(engine: Engine, make_job: MakeJob) -> None:
     cases: list[tuple[Graph, tuple[int, int], tuple[int, int, int]]] = [
         (saved(red()), (40, 20), (255, 0, 0)),
         (saved(red(), ("ImageInvert", {"image": ["0", 0]})), (40, 20), (0, 255, 255)),
@@ -160,7 +160,7 @@ def test_image_nodes_are_computed_for_real(engine: Engine, make_job: MakeJob) ->
     ]
     for graph, size, color in cases:
         job = make_job(graph, IMAGES)
-        outcome = execute(engine, job, lambda _told: None)
+        outcome = execute(engine, job, lambda _event: None)
         assert outcome.error is None
         image = image_at(outcome, job.output_dir)
         assert image.size == size
@@ -175,7 +175,7 @@ def test_an_input_image_keeps_its_pixels_and_its_alpha_becomes_the_mask(
     graph["8"] = {"class_type": "SaveImage", "inputs": {"images": ["0", 0]}}
     outputs = {**IMAGES, "plain": OutputSpec(node="8")}
     job = make_job(graph, outputs, input_dir=tmp_path)
-    outcome = execute(engine, job, lambda _told: None)
+    outcome = execute(engine, job, lambda _event: None)
     assert image_at(outcome, job.output_dir).getpixel((0, 0)) == (255, 255, 255)
     plain: Any = (outcome.outputs or {})["plain"]
     assert Image.open(job.output_dir / plain["name"]).getpixel((0, 0)) == (10, 20, 30)
@@ -184,7 +184,7 @@ def test_an_input_image_keeps_its_pixels_and_its_alpha_becomes_the_mask(
 @pytest.mark.parametrize(
     ("content", "name"),
     [
-        (b"no image at all", "in.png"),
+        (b"not an image", "in.png"),
         (None, "in.png"),
         (None, "../secret.png"),
         (None, "/etc/hostname"),
@@ -240,7 +240,7 @@ def test_a_field_behind_a_link_is_named_too(run_graph: RunGraph) -> None:
     ],
     ids=["no output", "missing node", "missing input", "cycle", "self"],
 )
-def test_a_graph_that_cannot_run_is_refused_before_any_node_runs(
+def test_a_graph_that_cannot_run_is_rejected_before_any_node_runs(
     run_graph: RunGraph, graph: Graph
 ) -> None:
     outcome = run_graph(graph, IMAGES)
@@ -254,15 +254,15 @@ def test_a_graph_that_cannot_run_is_refused_before_any_node_runs(
     [
         ("SaveAnimatedWEBP", Kind.ANIMATION, b"RIFF", "image/webp"),
         ("SaveAnimatedPNG", Kind.ANIMATION, b"\x89PNG", "image/png"),
-        ("SaveWEBM", Kind.VIDEO, b"RIFF", "video/x-msvideo"),
-        ("VHS_VideoCombine", Kind.VIDEO, b"RIFF", "video/x-msvideo"),
+        ("SaveWEBM", Kind.VIDEO, b"\x1a\x45\xdf\xa3", "video/webm"),
+        ("VHS_VideoCombine", Kind.VIDEO, b"\x1a\x45\xdf\xa3", "video/webm"),
         ("SaveAudio", Kind.AUDIO, b"RIFF", "audio/wav"),
         ("SaveGLB", Kind.MODEL_3D, b"glTF", "model/gltf-binary"),
         ("SomebodysImageSaver", Kind.IMAGE, b"\x89PNG", "image/png"),
         ("SomebodysFileSaver", Kind.FILE, b"{", "application/json"),
     ],
 )
-def test_an_output_node_makes_a_file_of_the_right_kind(
+def test_an_output_node_saves_a_file_of_the_right_kind(
     engine: Engine, make_job: MakeJob, node: str, kind: Kind, magic: bytes, content_type: str
 ) -> None:
     graph = txt2img()
@@ -272,14 +272,29 @@ def test_an_output_node_makes_a_file_of_the_right_kind(
     }
     graph["9"] = {"class_type": node, "inputs": {"images": ["6", 0], "fps": 8}}
     job = make_job(graph, {"made": OutputSpec(node="9", kind=kind)})
-    outcome = execute(engine, job, lambda _told: None)
+    outcome = execute(engine, job, lambda _event: None)
     assert outcome.error is None
     made: Any = (outcome.outputs or {})["made"]
     assert (made["kind"], made["content_type"]) == (kind, content_type)
     assert (job.output_dir / made["name"]).read_bytes().startswith(magic)
 
 
-def test_a_video_has_as_many_frames_as_the_latent(engine: Engine, make_job: MakeJob) -> None:
+@pytest.mark.parametrize(
+    ("node", "kind"),
+    [("SaveImage", Kind.IMAGE), ("SaveWEBM", Kind.VIDEO), ("SaveGLB", Kind.MODEL_3D)],
+)
+def test_files_contain_a_note_that_no_model_ran(
+    engine: Engine, make_job: MakeJob, node: str, kind: Kind
+) -> None:
+    graph = txt2img()
+    graph["9"] = {"class_type": node, "inputs": {"images": ["6", 0]}}
+    job = make_job(graph, {"made": OutputSpec(node="9", kind=kind)})
+    outcome = execute(engine, job, lambda _event: None)
+    made: Any = (outcome.outputs or {})["made"]
+    assert b"simulated: no model ran" in (job.output_dir / made["name"]).read_bytes()
+
+
+def test_an_animation_has_as_many_frames_as_the_latent(engine: Engine, make_job: MakeJob) -> None:
     graph = txt2img()
     graph["4"] = {
         "class_type": "EmptyHunyuanLatentVideo",
@@ -287,7 +302,7 @@ def test_a_video_has_as_many_frames_as_the_latent(engine: Engine, make_job: Make
     }
     graph["9"] = {"class_type": "SaveAnimatedWEBP", "inputs": {"images": ["6", 0], "fps": 8}}
     job = make_job(graph, {"video": OutputSpec(node="9", kind=Kind.ANIMATION)})
-    outcome = execute(engine, job, lambda _told: None)
+    outcome = execute(engine, job, lambda _event: None)
     video: Any = (outcome.outputs or {})["video"]
     with Image.open(job.output_dir / video["name"]) as image:
         assert getattr(image, "n_frames", 1) == 5
@@ -331,15 +346,15 @@ def test_a_prefix_with_folders_cannot_leave_the_jobs_folder(
     graph = saved(red())
     graph["9"]["inputs"]["filename_prefix"] = "../../../../tmp/evil"
     job = make_job(graph, IMAGES)
-    execute(engine, job, lambda _told: None)
+    execute(engine, job, lambda _event: None)
     assert [path.name for path in job.output_dir.iterdir()] == ["evil_00001_.png"]
 
 
 def test_an_interrupt_before_the_start_is_not_lost(engine: Engine, make_job: MakeJob) -> None:
     job, other = make_job(txt2img(), IMAGES), make_job(txt2img(), IMAGES)
     engine.interrupt(job.job_id)
-    assert execute(engine, other, lambda _told: None).status is JobStatus.SUCCEEDED
-    assert execute(engine, job, lambda _told: None).status is JobStatus.CANCELLED
+    assert execute(engine, other, lambda _event: None).status is JobStatus.SUCCEEDED
+    assert execute(engine, job, lambda _event: None).status is JobStatus.CANCELLED
 
 
 def test_an_interrupt_stops_a_running_job_at_its_step(make_job: MakeJob) -> None:
@@ -347,8 +362,8 @@ def test_an_interrupt_stops_a_running_job_at_its_step(make_job: MakeJob) -> None
     job = make_job(txt2img(), IMAGES)
     sampling = threading.Event()
 
-    def report(told: Progress | PreviewFrame) -> None:
-        if told.node == "5":
+    def report(event: Progress | PreviewFrame) -> None:
+        if event.node == "5":
             sampling.set()
 
     def interrupt() -> None:
@@ -365,7 +380,7 @@ def test_an_interrupt_stops_a_running_job_at_its_step(make_job: MakeJob) -> None
     assert outcome.run_seconds < 20
 
 
-def test_a_batch_that_would_not_fit_into_memory_is_refused(run_graph: RunGraph) -> None:
+def test_a_batch_that_would_not_fit_into_memory_is_rejected(run_graph: RunGraph) -> None:
     outcome = run_graph(
         saved(("EmptyImage", {"width": 8192, "height": 8192, "batch_size": 4096})), IMAGES
     )

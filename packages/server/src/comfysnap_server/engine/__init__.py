@@ -1,1 +1,1 @@
-"""What executes a graph."""
+"""Engines, which execute graphs."""

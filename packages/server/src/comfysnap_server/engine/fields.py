@@ -1,4 +1,4 @@
-"""Which API field is behind a place in the graph."""
+"""Finds the API fields behind inputs of a graph."""
 
 from collections.abc import Mapping
 
@@ -9,14 +9,14 @@ from comfysnap_schema.wire import FieldProblem
 def field_for(
     graph: Graph, fields: Mapping[str, str], node: str, input_name: str | None = None
 ) -> str | None:
-    """The API field that feeds an input, directly or through links; without ``input_name``, the
-    only field that feeds the node.
+    """The API field that feeds an input, directly or through links; None if there is none.
 
     Args:
-        graph: As it runs.
-        fields: ``node.inputs.name`` to API field.
-        node: The node at fault.
-        input_name: Its input at fault, when known.
+        graph: The graph that runs.
+        fields: API fields by ``node.inputs.name``.
+        node: The node with the problem.
+        input_name: The input with the problem. None finds the field that feeds the node, if only
+            one does.
     """
     if input_name is None:
         found = _fields_of(fields, node)
@@ -49,7 +49,7 @@ def node_problem(
     *,
     input_name: str | None = None,
 ) -> FieldProblem:
-    """A finding that names the API field, and the node with its title and class."""
+    """A problem that names the API field, and the node with its title and class."""
     if node in graph:
         title, class_type = title_of(graph, node), graph[node]["class_type"]
         name = class_type if title == class_type else f"{title}, {class_type}"

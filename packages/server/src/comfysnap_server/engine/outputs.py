@@ -1,4 +1,4 @@
-"""From the files a job made to the outputs that travel."""
+"""Converts the files and values of a job to outputs on the wire."""
 
 import hashlib
 import math
@@ -17,13 +17,13 @@ from comfysnap_server.engine.protocol import EngineError, EngineJob, EngineResul
 OCTET_STREAM: Final = "application/octet-stream"
 MAX_NAME: Final = 128
 MAX_SUFFIX: Final = 16
-"""Longer ones are part of the name, whose last sentence held a dot."""
+"""Maximum length of a suffix; a longer one counts as part of the name."""
 _NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 MAX_DEPTH: Final = 100
-"""Levels of a JSON output; JSON readers give up at about 200."""
+"""Maximum depth of a JSON output; JSON parsers fail at about 200."""
 _CHUNK: Final = 1024 * 1024
 
-# Own table: that of the system differs between machines and lacks half of these.
+# the system's table differs between machines and lacks half of these
 CONTENT_TYPES: Final[Mapping[str, str]] = {
     ".png": "image/png",
     ".apng": "image/apng",
@@ -60,16 +60,16 @@ CONTENT_TYPES: Final[Mapping[str, str]] = {
 
 
 def content_type_of(name: str) -> str:
-    """The content type that a file name stands for."""
+    """The content type of a file name."""
     return CONTENT_TYPES.get(Path(name).suffix.lower(), OCTET_STREAM)
 
 
 def wire_outputs(job: EngineJob, result: EngineResult) -> dict[str, JsonValue]:
-    """The outputs of a job as they travel; the files are moved to ``output_dir/<name>``.
+    """Convert the outputs of a job; files are moved to ``output_dir/<name>``.
 
     Raises:
-        EngineError: ``output_missing``: an output node made nothing; ``engine_failed``: a file
-            lies outside the job's output folder.
+        EngineError: ``output_missing``: an output node produced nothing; ``engine_failed``: a file
+            is outside the job's output folder.
     """
     files = _Files(job)
     return {
@@ -92,7 +92,7 @@ def _wire_output(
         made = [_sendable(name, item) for item in wanted if not isinstance(item, ProducedFile)]
     if not made:
         what = title_of(job.graph, spec.node) if spec.node in job.graph else spec.node
-        message = f"node {spec.node} ({what}) made no {spec.kind} for the output {name!r}"
+        message = f"node {spec.node} ({what}) did not produce a {spec.kind} for the output {name!r}"
         raise EngineError(
             ErrorCode.OUTPUT_MISSING,
             message,
@@ -102,7 +102,8 @@ def _wire_output(
 
 
 def _sendable(name: str, value: JsonValue, depth: int = 0) -> JsonValue:
-    """``value`` as JSON can carry it: a file name that is no UTF-8 comes as lone surrogates."""
+    """Replace what JSON cannot represent: lone surrogates (from file names that are not UTF-8), NaN
+    and infinity."""
     if depth > MAX_DEPTH:
         raise EngineError(
             ErrorCode.ENGINE_FAILED, f"the output {name!r} is nested deeper than {MAX_DEPTH} levels"
@@ -124,7 +125,7 @@ def _sendable(name: str, value: JsonValue, depth: int = 0) -> JsonValue:
 
 
 class _Files:
-    """Moves each file once and gives it a name of its own."""
+    """Moves each file once, to a unique name."""
 
     def __init__(self, job: EngineJob) -> None:
         self._job = job
@@ -142,7 +143,7 @@ class _Files:
     def _move(self, source: Path, file: ProducedFile) -> OutputFile:
         if not source.is_relative_to(self._root) or not source.is_file():
             raise EngineError(
-                ErrorCode.ENGINE_FAILED, f"{file.path.name} is no file of the job's output folder"
+                ErrorCode.ENGINE_FAILED, f"{file.path.name} is outside the job's output folder"
             )
         name = self._free_name(source)
         target = self._root / name
@@ -173,7 +174,7 @@ class _Files:
 
 
 def safe_name(name: str) -> str:
-    """``name`` with only characters that need no quoting in a URL or a shell."""
+    """Replace characters that need quoting in a URL or a shell."""
     clean = re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".") or "file"
     stem, dot, suffix = clean.rpartition(".")
     if not stem or len(suffix) > MAX_SUFFIX:
@@ -182,13 +183,13 @@ def safe_name(name: str) -> str:
 
 
 def output_url(job_id: str, name: str) -> str:
-    """Where an output file is handed out."""
+    """Path of an output file's URL."""
     return f"{OUTPUTS}/{job_id}/{name}"
 
 
 def output_files(job_id: str, outputs: Mapping[str, JsonValue]) -> Iterator[OutputFile]:
-    """The files among the outputs of a job, and no JSON output that looks like one: a name that
-    a node made up would be taken for a path."""
+    """The files among the outputs of a job. JSON outputs that only look like files are skipped:
+    their names come from nodes, and must not be used as paths."""
     for value in outputs.values():
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, dict) and "url" in item:
@@ -211,7 +212,7 @@ def hash_file(path: Path) -> tuple[int, str]:
 
 
 def kind_of(path: Path) -> Kind:
-    """The kind that a file name stands for."""
+    """The kind of a file name."""
     content_type = content_type_of(path.name)
     by_family = {"image": Kind.IMAGE, "video": Kind.VIDEO, "audio": Kind.AUDIO}
     by_family["model"] = Kind.MODEL_3D

@@ -1,4 +1,4 @@
-"""How far a job is: plain arithmetic over the nodes that really run."""
+"""Progress of a job, computed from the nodes that run."""
 
 from collections.abc import Callable, Iterable
 
@@ -6,26 +6,30 @@ from comfysnap_schema.comfy import Graph, title_of
 from comfysnap_schema.wire import Progress
 
 SAMPLER_WEIGHT = 10.0
-"""A sampler counts as this many other nodes: it is where a diffusion job spends its time."""
+"""Weight of a sampler relative to other nodes: diffusion jobs spend most of their time there."""
 
 
 def weight_of(class_type: str) -> float:
-    """The share of the work that a node of this class stands for, before it ran."""
+    """The weight of a node class in the total work."""
     samples = class_type.startswith(("KSampler", "SamplerCustom")) or class_type.endswith("Sampler")
     return SAMPLER_WEIGHT if samples and not class_type.endswith("Select") else 1.0
 
 
 class ProgressMeter:
-    """Turns node events into ``Progress``; its ``fraction`` never falls.
+    """Converts node events to ``Progress``, whose ``fraction`` never decreases.
 
-    Nodes that do not run (cached, bypassed) are left out of the plan, or taken out by ``skip``;
-    nodes that a running node adds join it when they start.
+    Nodes that will not run (cached, bypassed) must be left out of ``nodes`` or removed by ``skip``;
+    nodes that a running node creates are added when they start.
+
+    Args:
+        graph: The graph that runs.
+        nodes: The nodes that will run.
+        origin: Maps the id of a node to that of the node that created it, which is reported.
     """
 
     def __init__(
         self, graph: Graph, nodes: Iterable[str], origin: Callable[[str], str] = str
     ) -> None:
-        """``origin``: a node's id to that of the node of the graph which added it, told instead."""
         self._graph = graph
         self._origin = origin
         self._weights = {node: self._weight(node) for node in nodes}
@@ -43,33 +47,33 @@ class ProgressMeter:
         for node in nodes:
             self._weights.pop(node, None)
             self._done.pop(node, None)
-        return self._tell(self._now.node)
+        return self._update(self._now.node)
 
     def start(self, node: str) -> Progress:
-        """The node begins to run."""
+        """The node starts."""
         self._weights.setdefault(node, self._weight(node))
         self._done.setdefault(node, 0.0)
-        return self._tell(node)
+        return self._update(node)
 
     def step(self, node: str, step: int, steps: int) -> Progress:
-        """The running node has done ``step`` of ``steps``; both are clamped to what makes sense."""
+        """The running node completed ``step`` of ``steps``; out-of-range values are clamped."""
         steps = max(steps, 1)
         step = min(max(step, 0), steps)
         self._weights.setdefault(node, self._weight(node))
         self._done[node] = max(self._done.get(node, 0.0), step / steps)
-        return self._tell(node, step, steps)
+        return self._update(node, step, steps)
 
     def finish(self, node: str) -> Progress:
         """The node ended."""
         self._weights.setdefault(node, self._weight(node))
         self._done[node] = 1.0
-        return self._tell(node, self._now.step, self._now.steps)
+        return self._update(node, self._now.step, self._now.steps)
 
     def _weight(self, node: str) -> float:
         entry = self._graph.get(node)
         return weight_of(entry["class_type"]) if entry else 1.0
 
-    def _tell(
+    def _update(
         self, node: str | None, step: int | None = None, steps: int | None = None
     ) -> Progress:
         total = sum(self._weights.values())

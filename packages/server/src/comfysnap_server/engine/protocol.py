@@ -1,4 +1,4 @@
-"""What an engine is: load (snapshot-safe), attach (after restore), run one job, interrupt."""
+"""The engine interface: load (snapshot-safe), attach (after a restore), run one job, interrupt."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,23 +12,23 @@ from comfysnap_schema.wire import ErrorCode, FieldProblem, Kind, Problem, Progre
 from comfysnap_schema.workflow import OutputSpec
 
 SCRATCH: Final = "COMFYSNAP_SCRATCH"
-"""Environment variable: the folder for what an engine keeps on the disk between jobs, emptied by
-whoever sets it; engines are ended without warning. Unset: the system's temporary folder."""
+"""Environment variable: folder for files that an engine keeps between jobs. Whoever sets it must
+empty it, since engines may be killed at any time. Default: the system's temporary folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineJob:
-    """One graph to run, with its own folders."""
+    """One graph to run, and the job's folders."""
 
     job_id: str
     graph: Graph
     outputs: Mapping[str, OutputSpec]
     fields: Mapping[str, str] = field(default_factory=dict[str, str])
-    """``node.inputs.name`` to API field, to name fields in errors."""
+    """API fields by ``node.inputs.name``, to name fields in errors."""
     input_dir: Path
-    """Holds the input files under the names that the graph uses."""
+    """Contains the input files under the names that the graph uses."""
     output_dir: Path
-    """Empty folder of this job alone; files of the result lie in it."""
+    """Empty folder of this job, for the files of the result."""
     previews: bool = False
     timeout: float | None = None
     """Seconds; the caller enforces it through ``interrupt``."""
@@ -54,20 +54,21 @@ class ProducedFile:
     path: Path
     kind: Kind
     content_type: str | None = None
-    """None: from the file's name."""
+    """Default: derived from the file's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineResult:
-    """What a job made, by output name: files for file kinds, JSON (a ``str`` for text) else."""
+    """Result of a job."""
 
     outputs: Mapping[str, list[ProducedFile] | list[JsonValue]]
-    """Always lists, in order; ``many = false`` takes the first."""
+    """By output name: files, or for texts and JSON the values. Always a list; ``many = false`` uses
+    its first item."""
     node_seconds: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 class EngineError(Exception):
-    """The job failed; the engine is fit for the next one."""
+    """The job failed; the engine can run the next one."""
 
     def __init__(
         self, code: ErrorCode, detail: str, *, fields: tuple[FieldProblem, ...] = ()
@@ -93,15 +94,15 @@ class Engine(Protocol):
     """``comfyui`` or ``simulated``."""
 
     def load(self) -> None:
-        """Everything a memory snapshot may hold: imports, weights in CPU memory. No GPU, no
-        sockets, no threads, no job."""
+        """Load everything that a memory snapshot may contain: imports, weights in CPU memory. Must
+        not use the GPU, open sockets, start threads or run a job."""
         ...
 
     def attach(self) -> None:
-        """After a restore, a fork, or a plain start: device, fresh randomness. Idempotent.
+        """Find the device and reseed, after a restore, a fork or a plain start. Idempotent.
 
         Raises:
-            EngineStartError: What the engine was made to need is not on this machine.
+            EngineStartError: A requirement of the engine is missing on this machine.
         """
         ...
 
@@ -115,6 +116,6 @@ class Engine(Protocol):
         ...
 
     def interrupt(self, job_id: str) -> None:
-        """Stop the job as soon as it can: now, when it starts, or never if it already ended.
-        Never lost, whenever it comes; never hits another job."""
+        """Stop the job as soon as possible, or when it starts; ignored if it already ended. Must
+        not be lost, and must not stop another job."""
         ...

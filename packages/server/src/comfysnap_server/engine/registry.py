@@ -1,4 +1,4 @@
-"""From the name of an engine to the engine."""
+"""Creates engines by name."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -12,32 +12,32 @@ ENGINES: Mapping[str, str] = {
     "simulated": "comfysnap_server.engine.simulated.engine:SimulatedEngine",
     "comfyui": "comfysnap_server.engine.comfyui.engine:ComfyUIEngine",
 }
-"""Name to ``module:class``; the module is imported when the engine is made."""
+"""``module:class`` by name; the module is imported when the engine is created."""
 
 
 class EngineChoiceError(Exception):
-    """There is no such engine, or it does not know an option."""
+    """Unknown engine, or invalid options."""
 
 
 def make_engine(name: str, options: Mapping[str, JsonValue] | None = None) -> Engine:
-    """Make the engine called ``name``, or the class at ``module:class``.
+    """Create an engine.
 
     Args:
-        name: A key of ``ENGINES``, or ``module:class`` of an engine of your own.
+        name: A key of ``ENGINES``, or ``module:class`` of your own engine.
         options: Keyword arguments of the engine's class.
 
     Raises:
-        EngineChoiceError: No such engine, or an option that it does not know.
+        EngineChoiceError: Unknown engine, or invalid options.
     """
     target = ENGINES.get(name, name)
     module, colon, attribute = target.partition(":")
     if not colon:
-        raise EngineChoiceError(f"no engine {name!r}; known are {', '.join(ENGINES)}")
+        raise EngineChoiceError(f"unknown engine {name!r}; available: {', '.join(ENGINES)}")
     try:
         factory = cast("Callable[..., Any]", getattr(importlib.import_module(module), attribute))
     except (ImportError, AttributeError) as error:
-        raise EngineChoiceError(f"the engine {name!r} cannot be imported: {error}") from error
+        raise EngineChoiceError(f"cannot import engine {name!r}: {error}") from error
     try:
         return factory(**(options or {}))
     except (TypeError, ValueError) as error:
-        raise EngineChoiceError(f"the options of the engine {name!r}: {error}") from error
+        raise EngineChoiceError(f"invalid options of engine {name!r}: {error}") from error

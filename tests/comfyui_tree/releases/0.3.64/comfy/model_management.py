@@ -1,4 +1,4 @@
-"""Device state, decided when this is imported."""
+"""Device state, decided on import."""
 
 import enum
 

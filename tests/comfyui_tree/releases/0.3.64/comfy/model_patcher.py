@@ -1,5 +1,5 @@
 class ModelPatcher:
-    """A model and the device that it is loaded to."""
+    """A model and its device."""
 
     def __init__(self, model, load_device):
         self.model, self.load_device = model, load_device

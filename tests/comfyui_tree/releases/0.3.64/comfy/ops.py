@@ -3,7 +3,7 @@ from comfy.cli_args import PerformanceFeature, args
 
 
 def scaled_dot_product_attention(q, k, v):
-    """Anywhere."""
+    """On any device."""
     return torch.nn.functional.scaled_dot_product_attention(q, k, v)
 
 

@@ -1,4 +1,4 @@
-"""The engine that runs graphs on a real ComfyUI, in this process: ``engine.ComfyUIEngine``.
+"""The engine that runs graphs on ComfyUI in this process: ``engine.ComfyUIEngine``.
 
-Nothing is imported here: every command reads ``pins``, and few of them run the engine.
+Imports nothing: every command reads ``pins``, and few of them run the engine.
 """

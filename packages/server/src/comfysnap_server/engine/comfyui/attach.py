@@ -1,7 +1,7 @@
-"""What changes when a loaded process gets its device: after a restore, a fork or a plain start.
+"""Gives a loaded process its device, after a restore, a fork or a plain start.
 
-Whatever ComfyUI decided while CUDA was hidden is decided again, so that the process is what
-``main.py`` would have made of it on this machine.
+Everything that ComfyUI decided while CUDA was hidden is decided again, so that the process ends up
+in the state in which ``main.py`` would have put it on this machine.
 """
 
 import importlib
@@ -32,40 +32,40 @@ DECIDED_AT_IMPORT: Final = {
     "comfy.ops": ("scaled_dot_product_attention", "torch.backends.cudnn.benchmark"),
     "comfy.ldm.modules.attention": ("COMFY_KITCHEN_INT8_ATTENTION_IS_AVAILABLE",),
 }
-"""Module to the names that depend on the device or on the machine's memory."""
+"""Per module, the names whose values depend on the device or on the machine's memory."""
 
 ATTENTION: Final = ("optimized_attention", "optimized_attention_masked")
-"""Taken by name in every module that computes attention."""
+"""Functions that every module with attention imports by name."""
 
 
 class DeviceMissingError(EngineStartError):
-    """A CUDA device was asked for, and this process cannot use one."""
+    """A CUDA device is required, and this process cannot use one."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """What jobs run on."""
+    """The device that jobs run on."""
 
     kind: str
-    """``cuda``, ``cpu``, or another accelerator that was seen at import."""
+    """``cuda``, ``cpu``, or another accelerator that was found at import."""
     name: str
-    """For people: ``NVIDIA L40S``; the kind where there is no better name."""
+    """Display name, such as ``NVIDIA L40S``; the kind if the device has no name."""
     dynamic_vram: bool = False
     """Whether ComfyUI's DynamicVRAM manages the weights."""
 
 
 @dataclass
 class Attachment:
-    """Gives one loaded ComfyUI its device. Made while loading, so that attaching compiles
-    nothing."""
+    """Gives one loaded ComfyUI its device. Created while loading, so that attaching does not
+    compile anything."""
 
     kitchen_attention: bool = False
-    """Whether ``--use-ck-attention`` was given; it asks for a GPU when ComfyUI is imported."""
+    """Whether ``--use-ck-attention`` was given; it needs a GPU when ComfyUI is imported."""
     _codes: list[tuple[Any, CodeType]] = field(default_factory=list[tuple[Any, CodeType]])
     _device: Device | None = None
 
     def prepare(self) -> None:
-        """Compile what ``attach`` runs again."""
+        """Compile the statements that ``attach`` runs again."""
         for name, names in DECIDED_AT_IMPORT.items():
             module: Any = importlib.import_module(name)
             code = compile_again(module, names)
@@ -73,14 +73,14 @@ class Attachment:
                 self._codes.append((module, code))
 
     def attach(self, required: str | None = None) -> Device:
-        """Find the device and let ComfyUI decide for it. Can be called again.
+        """Find the device and configure ComfyUI for it. Can be called again.
 
         Args:
-            required: ``cuda`` makes a missing GPU an error, ``cpu`` uses none; None takes what
-                there is.
+            required: ``cuda`` makes a missing GPU an error, ``cpu`` ignores the GPU, None uses the
+                best device available.
 
         Raises:
-            DeviceMissingError: No CUDA device was found, with the reason.
+            DeviceMissingError: No CUDA device was found; the message is the reason.
         """
         management: Any = importlib.import_module("comfy.model_management")
         arguments: Any = importlib.import_module("comfy.cli_args").args
@@ -102,7 +102,7 @@ class Attachment:
         return self._device
 
     def _decide_again(self, arguments: Any) -> None:
-        _register_kitchen()  # before int8 attention asks it
+        _register_kitchen()  # before int8 attention looks for its backends
         for module, code in self._codes:
             exec(code, module.__dict__)  # noqa: S102 the module's own statements
         attention: Any = importlib.import_module("comfy.ldm.modules.attention")
@@ -117,7 +117,7 @@ class Attachment:
         elif self.kitchen_attention:
             raise DeviceMissingError("--use-ck-attention needs a GPU that comfy-kitchen supports")
         folders: Any = importlib.import_module("folder_paths")
-        folders.filename_list_cache.clear()  # of the machine that made the snapshot
+        folders.filename_list_cache.clear()  # it lists files of the machine that made the snapshot
         benchmark: Callable[[], None] | None = getattr(
             importlib.import_module("comfy.model_management"), "set_cudnn_benchmark", None
         )
@@ -125,8 +125,8 @@ class Attachment:
             benchmark()
 
     def _start_dynamic_vram(self, management: Any, arguments: Any) -> bool:
-        """As ``main.py`` does it after its imports; once a process, since it patches the driver's
-        library."""
+        """Start DynamicVRAM as ``main.py`` does after its imports. Once per process: it patches
+        the driver's library."""
         if self._device is not None and self._device.kind == "cuda":
             return self._device.dynamic_vram
         enables = getattr(importlib.import_module("comfy.cli_args"), "enables_dynamic_vram", None)
@@ -168,7 +168,7 @@ def _set_log_level(control: Any) -> None:
 
 
 def _register_kitchen() -> None:
-    """Register comfy-kitchen's backends anew: they asked for CUDA when they were imported."""
+    """Register comfy-kitchen's backends again: they looked for CUDA when they were imported."""
     kitchen: Any = sys.modules.get("comfy_kitchen")
     if kitchen is None:
         return
@@ -188,10 +188,10 @@ def _replace_everywhere(attention: Any, function: Any) -> None:
 
 
 def require_cuda() -> None:
-    """Fail before ComfyUI is imported without a mask: it would end in an error of torch.
+    """Check for a CUDA device before ComfyUI is imported without a mask, which would fail in torch.
 
     Raises:
-        DeviceMissingError: There is no CUDA device, with the reason.
+        DeviceMissingError: No CUDA device was found; the message is the reason.
     """
     torch: Any = importlib.import_module("torch")
     if not torch.cuda.is_available():
@@ -220,11 +220,11 @@ def _other_accelerator(management: Any) -> str | None:
 
 
 def reseed(device: str | None = None) -> None:
-    """Fresh randomness for Python, numpy and torch: clones of a snapshot share all three.
+    """Seed Python, numpy and torch anew, since clones of a snapshot share their generators.
 
     Args:
-        device: ``Device.kind``; on ``cpu`` the generators of absent devices, which cost more than
-            all the rest, are left alone.
+        device: ``Device.kind``. On ``cpu`` only torch's CPU generator is seeded: seeding those of
+            absent devices takes longer than everything else.
     """
     random.seed(secrets.randbits(256))
     numpy: Any = sys.modules.get("numpy")
@@ -237,7 +237,7 @@ def reseed(device: str | None = None) -> None:
 
 
 class ProcessState:
-    """What a node may change for the whole process, put back after each job."""
+    """Process-wide state that a node may change, restored after each job."""
 
     def __init__(self) -> None:
         self._folder = Path.cwd()
@@ -249,7 +249,7 @@ class ProcessState:
             self._deterministic = self._torch.are_deterministic_algorithms_enabled()
 
     def restore(self) -> None:
-        """Back to what it was when this was made."""
+        """Restore the state of when this object was created."""
         os.chdir(self._folder)
         sys.stdout, sys.stderr = self._streams
         torch = self._torch

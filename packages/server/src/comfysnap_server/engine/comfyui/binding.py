@@ -1,7 +1,7 @@
-"""What differs between ComfyUI's releases, bound to one interface by looking at what is there.
+"""One interface to all supported ComfyUI releases, bound by inspecting the imported modules.
 
-Nothing else in the engine asks for a version. ``bind`` looks each capability up in the imported
-modules; what it needs and cannot find is reported together, before anything runs.
+No other code in the engine depends on the version. ``bind`` reports all missing capabilities
+together, before anything runs.
 """
 
 import importlib
@@ -22,17 +22,17 @@ ASSET_MANAGER: Final = "app.assets.manager"
 
 @dataclass(frozen=True, kw_only=True)
 class CachePolicy:
-    """What ComfyUI's own result cache may hold, in the executor's terms."""
+    """Limits of ComfyUI's result cache."""
 
     entries: int
-    """Node results; 0 keeps those of the last prompt alone."""
+    """Maximum number of node results; 0 keeps only those of the last prompt."""
     headroom: float
     """GiB of host memory to keep free: results of other prompts are dropped below it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComfyAPI:
-    """The calls of one imported ComfyUI under one shape."""
+    """The functions of one imported ComfyUI, with the same signatures for every release."""
 
     version: str
     validate: Callable[[str, Any], Coro]
@@ -44,24 +44,24 @@ class ComfyAPI:
     load_custom_node: Callable[[str, set[str]], Coro]
     """Import one node pack; classes of the given names are not replaced."""
     server_arguments: Callable[[], tuple[Any, ...]]
-    """What ``PromptServer`` takes after the loop."""
+    """Arguments of ``PromptServer`` after the loop."""
     replace_nodes: Callable[[Any, Graph], None]
-    """Replace classes that are gone with their successors, in place (since 0.14)."""
+    """Replace removed node classes with their successors, in place (since 0.14)."""
     preview_data: Callable[[bool], Mapping[str, str]]
-    """Turn previews on or off; the result belongs into the prompt's ``extra_data``."""
+    """Turn previews on or off; returns entries for the prompt's ``extra_data``."""
 
 
 def bind(version: str, execution: Any, nodes: Any, server: Any) -> ComfyAPI:
     """Bind an imported ComfyUI.
 
     Args:
-        version: What the checkout calls itself, for messages.
+        version: Version of the checkout, for messages.
         execution: The module ``execution``.
         nodes: The module ``nodes``.
         server: The module ``server``.
 
     Raises:
-        UnsupportedComfyError: A capability is missing or has an unknown shape; all are listed.
+        UnsupportedComfyError: A capability is missing or has an unknown signature; all are listed.
     """
     missing = [problem for problem in _probes(execution, nodes, server) if problem]
     if missing:
@@ -117,7 +117,7 @@ def _coroutine(owner: Any, name: str, *, required: tuple[int, ...]) -> str | Non
 def _accepts(
     kind: Any, name: str, *, after: int, known: frozenset[str] = frozenset()
 ) -> str | None:
-    """Whether a class can be made with ``after`` arguments and those that are known."""
+    """Describe a class that needs more than ``after`` arguments and the known ones; else None."""
     if kind is None:
         return f"missing {name}"
     needed = _required(kind.__init__)[1:]
@@ -141,7 +141,7 @@ def _bind_executor(execution: Any) -> Callable[[Any, CachePolicy], Any]:
     parameters = inspect.signature(execution.PromptExecutor.__init__).parameters
     kinds: Any = getattr(execution, "CacheType", None)
     least_recent = getattr(kinds, "LRU", None)
-    # dropped while a job runs, not after it: two models that do not fit together never meet
+    # drops results while a job runs, so models that do not fit are not kept together
     by_pressure = getattr(kinds, "RAM_PRESSURE", None) if _reads_inactive(execution) else None
 
     def build(server: Any, policy: CachePolicy) -> Any:
@@ -163,7 +163,7 @@ def _bind_executor(execution: Any) -> Callable[[Any, CachePolicy], Any]:
 
 
 def _reads_inactive(execution: Any) -> bool:
-    """Whether memory for results of other prompts has a limit of its own (since 0.23)."""
+    """Whether results of other prompts have a memory limit of their own (since 0.23)."""
     try:
         return "ram_inactive" in inspect.getsource(execution.PromptExecutor.execute_async)
     except (OSError, TypeError):
@@ -198,14 +198,14 @@ def _replace_nodes(server: Any, graph: Graph) -> None:
         return
     for entry in graph.values():
         if manager.has_replacement(entry["class_type"]):
-            entry.setdefault("_meta", {})  # copied unasked
+            entry.setdefault("_meta", {})  # the manager copies it unconditionally
     manager.apply_replacements(graph)
 
 
 def _bind_previews(execution: Any) -> Callable[[bool], Mapping[str, str]]:
-    """The quick previews, which need no weights (``latent_preview.py``: Latent2RGBPreviewer).
+    """Bind the fast previews, which need no weights (``latent_preview.py``: Latent2RGBPreviewer).
 
-    Since 0.5 each prompt sets the method anew from its ``extra_data``; before, it was an argument.
+    Since 0.5 each prompt sets the method in its ``extra_data``; before, it was an argument.
     """
     if hasattr(execution, "set_preview_method"):
         return lambda wanted: {"preview_method": "latent2rgb" if wanted else "none"}

@@ -1,8 +1,8 @@
-"""Which node results ComfyUI keeps from one job to the next.
+"""Decides which node results ComfyUI keeps from one job to the next.
 
-Kept are loaders and whatever is cheap to hold, so that models stay loaded between workflows;
-never kept are output nodes, nodes that told the front end something, and what follows them, so
-that no result ever points to the file of an earlier job.
+Results of loaders and other small results are kept, so that models stay loaded between workflows.
+Results of output nodes, of nodes that sent something to the front end, and of all nodes that depend
+on them are dropped, so that no result refers to a file of an earlier job.
 """
 
 import math
@@ -20,13 +20,13 @@ _MAX_DEPTH: Final = 4
 
 @dataclass(frozen=True)
 class KeptResult:
-    """One kept node result."""
+    """One cached node result."""
 
     key: Any
     used: int
-    """The job that last used it; larger is later."""
+    """Number of the job that last used it; later jobs have larger numbers."""
     size: int
-    """Bytes of the tensors in it; models count nothing, ComfyUI manages their memory."""
+    """Bytes of its tensors. Models do not count, since ComfyUI manages their memory."""
 
 
 def to_drop(
@@ -37,14 +37,14 @@ def to_drop(
     max_bytes: int,
     scarce: bool,
 ) -> list[Any]:
-    """The keys to let go of, oldest first.
+    """Choose the results to drop; returns their keys, oldest first.
 
     Args:
         kept: All results.
-        latest: The job that just ran.
-        max_entries: Results to keep at most; None is any number.
-        max_bytes: Bytes of tensors to keep at most.
-        scarce: Memory is nearly used up: keep only what the latest job used.
+        latest: Number of the job that just ran.
+        max_entries: Maximum number of results to keep; None is unlimited.
+        max_bytes: Maximum bytes of tensors to keep.
+        scarce: Memory is low: keep only results that the latest job used.
     """
     ordered = sorted(kept, key=lambda result: result.used)
     total = sum(result.size for result in ordered)
@@ -58,39 +58,38 @@ def to_drop(
     return dropped
 
 
-def volatile_nodes(
+def job_local_nodes(
     graph: Graph,
-    tied: Iterable[str],
+    known: Iterable[str],
     files: Iterable[str],
     *,
     is_output: Callable[[str], bool],
     has_fingerprint: Callable[[str], bool],
 ) -> set[str]:
-    """The nodes whose results must not outlive the job, with all that follow them.
+    """Nodes whose results must not outlive the job, and all nodes that depend on them.
 
     Args:
         graph: The graph that ran.
-        tied: Nodes whose results belong to the job for a reason of their own.
-        files: Names in the job's input folder; who reads one may read another content under the
-            same name next time.
+        known: Nodes that are known to be local to the job.
+        files: Names in the job's input folder. In another job the same name may be another file.
         is_output: Whether a class is an output node.
-        has_fingerprint: Whether a class tells ComfyUI itself when what it reads has changed.
+        has_fingerprint: Whether a class reports changes of what it reads to ComfyUI.
     """
     names = set(files)
-    volatile = {node for node in tied if node in graph}
+    found = {node for node in known if node in graph}
     for node, entry in graph.items():
         kind = entry["class_type"]
         reads = any(isinstance(v, str) and v in names for v in entry["inputs"].values())
         if is_output(kind) or (reads and not has_fingerprint(kind)):
-            volatile.add(node)
+            found.add(node)
     followers = _followers(graph)
-    waiting = list(volatile)
+    waiting = list(found)
     while waiting:
         for follower in followers.get(waiting.pop(), ()):
-            if follower not in volatile:
-                volatile.add(follower)
+            if follower not in found:
+                found.add(follower)
                 waiting.append(follower)
-    return volatile
+    return found
 
 
 def _followers(graph: Graph) -> Mapping[str, list[str]]:
@@ -103,15 +102,15 @@ def _followers(graph: Graph) -> Mapping[str, list[str]]:
 
 
 class ResultCaches:
-    """The caches of one ``PromptExecutor``, whatever kind they are."""
+    """The caches of one ``PromptExecutor``, of any kind."""
 
     def __init__(self, executor: Any) -> None:
         self._executor = executor
         self._sizes: dict[Any, int] = {}
-        """Of the results that were looked at."""
+        """Bytes by key of the results that were measured before."""
 
     def before_job(self) -> None:
-        """No node object of an earlier job is used again, nor what it showed."""
+        """Drop the node objects and ``ui`` results of earlier jobs."""
         caches = self._executor.caches
         for cache in caches.all:
             if cache is caches.outputs:
@@ -120,7 +119,7 @@ class ResultCaches:
                 getattr(cache, part, {}).clear()
 
     def forget(self, nodes: Iterable[str]) -> None:
-        """Drop the results of these nodes of the present prompt."""
+        """Drop the results of these nodes of the current prompt."""
         cache = self._executor.caches.outputs
         keys = getattr(cache, "cache_key_set", None)
         if keys is None:
@@ -133,9 +132,8 @@ class ResultCaches:
     def trim(
         self, *, max_entries: int | None, max_bytes: int, scarce: bool, ending: Iterable[Path]
     ) -> None:
-        """Drop the oldest results over the limits, those that name a file in the folders that are
-        ``ending`` with the job, and book-keeping of what is gone (ComfyUI's LRU cache keeps the
-        keys of every prompt it ever saw)."""
+        """Drop the oldest results over the limits, results that refer to a file in the ``ending``
+        folders, and bookkeeping of dropped results, which ComfyUI's LRU cache never removes."""
         cache = self._executor.caches.outputs
         used = cast("dict[Any, int] | None", getattr(cache, "used_generation", None))
         entries = cast("dict[Any, Any]", getattr(cache, "cache", {}))
@@ -168,13 +166,13 @@ def _remove(cache: Any, key: Any) -> None:
 
 
 def outputs_of(entry: Any) -> Any:
-    """The outputs in an entry of the result cache: since 0.3.68 it is ``CacheEntry(ui, outputs)``,
-    before it is the list itself."""
+    """The outputs in a cache entry: ``CacheEntry(ui, outputs)`` since 0.3.68, before that the list
+    itself."""
     return getattr(entry, "outputs", entry)
 
 
 def tensor_bytes(value: Any, depth: int = 0) -> int:
-    """Bytes of the tensors in lists, tuples and dictionaries; objects count nothing."""
+    """Bytes of the tensors in lists, tuples and dictionaries; other objects count as 0."""
     if depth > _MAX_DEPTH:
         return 0
     size, items = getattr(value, "element_size", None), getattr(value, "nelement", None)
@@ -188,8 +186,10 @@ def tensor_bytes(value: Any, depth: int = 0) -> int:
 
 
 def names(value: Any, roots: tuple[str, ...], depth: int = 0) -> bool:
-    """Whether a text or path below one of the folders is in lists, tuples and dictionaries, or an
-    attribute of an object in them (ComfyUI's ``VideoFromFile``)."""
+    """Whether a value contains a text or path below one of the folders.
+
+    Looks into lists, tuples, dictionaries and attributes of objects (ComfyUI's ``VideoFromFile``).
+    """
     if isinstance(value, (str, os.PathLike)):
         return str(cast("Any", value)).startswith(roots)
     if depth > _MAX_DEPTH:
@@ -205,17 +205,18 @@ def names(value: Any, roots: tuple[str, ...], depth: int = 0) -> bool:
 
 
 def memory_headroom(share: float) -> float:
-    """GiB of this machine's memory to keep free, within the bounds that ``main.py`` sets (2 to 10).
+    """GiB of memory to keep free, within ``main.py``'s bounds of 2 and 10.
 
     Args:
-        share: Of the whole memory, 0 to 1; 0 keeps nothing free.
+        share: Share of this machine's memory, from 0 to 1; 0 disables the limit.
     """
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1024**3
     return min(10.0, max(2.0, total * share)) if share else 0.0
 
 
 def free_memory_share() -> float:
-    """Free memory as a share of what this process may use (the control group's limit, if any)."""
+    """Free memory as a share of what this process may use, from 0 to 1, within the limit of
+    the control group."""
     shares = [_host_share(), _group_share()]
     return min((share for share in shares if not math.isnan(share)), default=1.0)
 

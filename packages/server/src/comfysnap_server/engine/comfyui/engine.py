@@ -1,4 +1,4 @@
-"""The engine that runs graphs on a real ComfyUI, in this process."""
+"""The engine that runs graphs on ComfyUI in this process."""
 
 import asyncio
 import functools
@@ -21,11 +21,11 @@ from comfysnap_server.engine.comfyui.binding import CachePolicy
 from comfysnap_server.engine.comfyui.cache import (
     ResultCaches,
     free_memory_share,
+    job_local_nodes,
     memory_headroom,
-    volatile_nodes,
 )
 from comfysnap_server.engine.comfyui.errors import (
-    EngineUnfitError,
+    BrokenDeviceError,
     describe_node,
     is_broken_device,
     node_error,
@@ -58,15 +58,15 @@ from comfysnap_server.engine.protocol import (
 logger = logging.getLogger(__name__)
 
 CLIENT_ID: Final = "comfysnap"
-"""Without a client id the executor does not tell of errors."""
-TIDY_INTERVAL: Final = 10.0
+"""The executor reports errors only to a client with an id."""
+COLLECT_INTERVAL: Final = 10.0
 """Seconds between garbage collections, as in ``main.py``."""
-LOOK_INTERVAL: Final = 1.0
-"""Seconds between looks at the free memory."""
+MEMORY_INTERVAL: Final = 1.0
+"""Seconds between checks of the free memory."""
 
 
 class ComfyUIEngine:
-    """One ComfyUI in this process; there can be only one. Options: see ``ComfyOptions``."""
+    """The ComfyUI of this process, which can hold only one. Options: see ``ComfyOptions``."""
 
     name = "comfyui"
 
@@ -79,23 +79,23 @@ class ComfyUIEngine:
         self._scratch: Path | None = None
         self._device: Device | None = None
         self._state = ProcessState()
-        self._tidied = time.monotonic()
+        self._collected = time.monotonic()
         self._scarce = False
-        self._looked = 0.0
+        self._checked = 0.0
 
     @property
     def report(self) -> LoadReport:
-        """What loading found."""
+        """Report of the load."""
         return self._loaded.report
 
     @property
     def unsafe_to_fork(self) -> list[str]:
-        """Node packs that left threads behind: fork this process and the child can hang."""
+        """Node packs that left threads running, with which a forked child can hang."""
         return self._loaded.report.unsafe_to_fork
 
     @property
     def device(self) -> str | None:
-        """The device that jobs run on, for people; None before ``attach``."""
+        """Display name of the device that jobs run on; None before ``attach``."""
         return self._device.name if self._device is not None else None
 
     @property
@@ -105,10 +105,10 @@ class ComfyUIEngine:
         return self._comfy
 
     def load(self) -> None:
-        """Import ComfyUI and the node packs, read the weights to preload. Once a process.
+        """Import ComfyUI and the node packs, and preload weights. Later calls do nothing.
 
         Raises:
-            UnsupportedComfyError: The checkout is not one that this engine can drive.
+            UnsupportedComfyError: This engine does not support the checkout.
             PreloadError: A file to preload does not exist or is not a safetensors file.
         """
         if self._comfy is None:
@@ -117,10 +117,10 @@ class ComfyUIEngine:
             install_hook(self._comfy, self._interrupts)
 
     def attach(self) -> None:
-        """Find the device, make randomness and folders new, import the packs that waited for it.
+        """Find the device, reseed, create new folders, and import the ``after_restore`` packs.
 
         Raises:
-            DeviceMissingError: The options ask for a CUDA device and there is none.
+            DeviceMissingError: The options require a CUDA device, and none was found.
         """
         comfy = self._loaded
         reseed()
@@ -129,9 +129,9 @@ class ComfyUIEngine:
         self._scratch = Path(tempfile.mkdtemp(prefix="comfysnap-", dir=os.environ.get(SCRATCH)))
         self._device = comfy.attachment.attach(self.options.device)
         comfy.pack_devices.give(comfy.management.get_torch_device())
-        load_deferred(comfy)  # while the folders are ComfyUI's own, as for the packs before
+        load_deferred(comfy)  # before the folders change, as for the other packs
         restore_functions()
-        self._new_executor()  # its limits are those of this machine's memory
+        self._new_executor()  # its limits depend on this machine's memory
         self._leave_job()
         self._state = ProcessState()
 
@@ -145,7 +145,7 @@ class ComfyUIEngine:
         Raises:
             EngineError: The job failed.
             EngineInterrupted: ``interrupt`` was called for it.
-            EngineUnfitError: CUDA is broken; this process must be replaced.
+            BrokenDeviceError: CUDA is unusable; this process must be restarted.
         """
         comfy = self._loaded
         if self._device is None:
@@ -166,12 +166,12 @@ class ComfyUIEngine:
             except Exception:
                 raise
             except BaseException as error:
-                if os.getpid() != process:  # a child that a node forked, and that is to end
+                if os.getpid() != process:  # a child that a node forked
                     os._exit(0)
                 if isinstance(error, asyncio.CancelledError) and self._interrupts.requested:
                     raise EngineInterrupted from None
                 self._new_executor()
-                raise run.broken_off(error) from error
+                raise run.aborted(error) from error
             finally:
                 self._after_job(run)
 
@@ -179,11 +179,11 @@ class ComfyUIEngine:
         if error.problem.code == ErrorCode.OUT_OF_MEMORY:
             self._free_memory()
         if is_broken_device(run.failure):
-            raise EngineUnfitError(run.failure) from error
+            raise BrokenDeviceError(run.failure) from error
 
     def _after_job(self, run: "_Run") -> None:
         comfy = self._loaded
-        self._caches.forget(run.volatile())
+        self._caches.forget(run.job_local_nodes())
         scarce = self._memory_is_scarce()
         self._caches.trim(
             max_entries=self.options.cache_entries or None,
@@ -196,21 +196,21 @@ class ComfyUIEngine:
         run.remove_temp()
         self._leave_job()
         self._state.restore()
-        if scarce or time.monotonic() - self._tidied > TIDY_INTERVAL:  # models are in cycles
+        if scarce or time.monotonic() - self._collected > COLLECT_INTERVAL:  # models are in cycles
             gc.collect()
             comfy.management.soft_empty_cache()
             restore_functions()
-            self._tidied = time.monotonic()
+            self._collected = time.monotonic()
 
     def _memory_is_scarce(self) -> bool:
-        """As of a second ago at most."""
+        """Whether memory is low; checked at most once per ``MEMORY_INTERVAL``."""
         now = time.monotonic()
-        if now - self._looked > LOOK_INTERVAL:
-            self._scarce, self._looked = free_memory_share() < self.options.free_memory, now
+        if now - self._checked > MEMORY_INTERVAL:
+            self._scarce, self._checked = free_memory_share() < self.options.free_memory, now
         return self._scarce
 
     def _free_memory(self) -> None:
-        """Let go of every model and result, so that the next job has what there is."""
+        """Unload every model and drop every result, so that the next job has all the memory."""
         management = self._loaded.management
         self._new_executor()
         management.unload_all_models()
@@ -226,7 +226,7 @@ class ComfyUIEngine:
         self._caches = ResultCaches(self._executor)
 
     def _leave_job(self) -> None:
-        """Between jobs nothing can write into the folder of one."""
+        """Switch to scratch folders, so that nothing writes into a job's folder between jobs."""
         if self._scratch is not None:
             set_job_folders(
                 self._loaded.folder_paths, self._scratch / "input", self._scratch / "output"
@@ -237,7 +237,7 @@ class ComfyUIEngine:
 
 
 class _Run:
-    """One job on its way through ComfyUI."""
+    """One job."""
 
     def __init__(
         self, comfy: Comfy, executor: Any, interrupts: Interrupts, job: EngineJob, report: Report
@@ -251,12 +251,12 @@ class _Run:
         self._key = ApiKey(comfy.options.api_key_variable)
         self._key.keep_out_of_logs()
         self._began = time.time()
-        self._files = [path.name for path in job.input_dir.iterdir()]  # before a node takes one
-        self._told: Mapping[str, Any] = {}
+        self._files = [path.name for path in job.input_dir.iterdir()]  # before a node deletes one
+        self._ui: Mapping[str, Any] = {}
         self._kept_temp: set[Path] = set()
         self._events: JobEvents | None = None
         self.failure = ""
-        """What the node that failed said."""
+        """Message of the node that failed."""
 
     async def run(self) -> EngineResult:
         graph, extra = self._prompt()
@@ -268,8 +268,8 @@ class _Run:
         self._events = events
         await self._execute(graph, extra, outputs)
         self._judge(events)
-        folders = Folders(self._job.output_dir, self._comfy.homes, self._began)
-        produced = collect(self._graph, self._job.outputs, self._told, folders)
+        folders = Folders(self._job.output_dir, self._comfy.default_dirs, self._began)
+        produced = collect(self._graph, self._job.outputs, self._ui, folders)
         for items in produced.values():
             self._kept_temp.update(i.path for i in items if isinstance(i, ProducedFile))
         return EngineResult(outputs=produced, node_seconds=events.node_seconds)
@@ -289,8 +289,8 @@ class _Run:
         )
 
     def _prompt(self) -> tuple[Graph, dict[str, Any]]:
-        """A copy of the graph, as node packs rewrite it when it is posted to ComfyUI
-        (``add_on_prompt_handler``: wildcards and seeds are filled in), and its extra data."""
+        """A copy of the graph and its extra data, after the prompt handlers of node packs
+        (``add_on_prompt_handler``), which fill in wildcards and seeds."""
         server = self._comfy.server
         posted: Any = server.trigger_on_prompt(
             {"prompt": copy_graph(self._job.graph), "client_id": CLIENT_ID, "extra_data": {}}
@@ -309,7 +309,7 @@ class _Run:
         return graph, {**extra, **self._key.extra_data, "client_id": CLIENT_ID}
 
     async def _execute(self, graph: Graph, extra: dict[str, Any], outputs: list[str]) -> None:
-        """Run the executor in a task, which an interrupt cancels while it waits for something."""
+        """Run the executor in a task, so that an interrupt can cancel it while it waits."""
         loop = asyncio.get_running_loop()
         task = loop.create_task(
             self._executor.execute_async(graph, self._job.job_id, extra, outputs)
@@ -320,14 +320,15 @@ class _Run:
         finally:
             self._interrupts.wake_with(None)
         history: Any = getattr(self._executor, "history_result", None) or {}
-        self._told = by_graph_node(history.get("outputs", {}), self._origin)
+        self._ui = by_graph_node(history.get("outputs", {}), self._origin)
 
     def _origin(self, node: str) -> str:
-        """The node of the graph that made a node while it ran, or the node itself."""
+        """The node of the submitted graph that created a node while it ran, or the node itself."""
         return self._comfy.progress.get_progress_state().dynprompt.get_real_node_id(node)
 
     def _judge(self, events: JobEvents) -> None:
-        """The verdict from the messages; ``executor.success`` is never reset."""
+        """Raise if the job failed, according to the last message; ``executor.success`` is never
+        reset."""
         verdict, data = self._executor.status_messages[-1]
         if verdict == "execution_interrupted" or self._interrupts.requested:
             raise EngineInterrupted
@@ -351,30 +352,30 @@ class _Run:
         )
         raise node_error(self._graph, self._job.fields, data)
 
-    def broken_off(self, error: BaseException) -> EngineError:
-        """What no node may raise (``SystemExit``, the cancelling of a task) and ComfyUI lets
-        through, as the failure of the node that ran."""
+    def aborted(self, error: BaseException) -> EngineError:
+        """The error for an exception that ComfyUI does not catch (``SystemExit``, a cancelled
+        task), attributed to the node that ran."""
         node = self._comfy.server.last_node_id
-        logger.error("job %s: node %s broke it off", self._job.job_id, node, exc_info=error)
+        logger.error("job %s: node %s aborted it", self._job.job_id, node, exc_info=error)
         if node is None:
-            return EngineError(ErrorCode.NODE_FAILED, f"a node failed while checked: {error!r}")
-        told = {
+            return EngineError(ErrorCode.NODE_FAILED, f"a node failed during validation: {error!r}")
+        message = {
             "node_id": node,
             "exception_type": type(error).__name__,
             "exception_message": repr(error),
         }
-        return node_error(self._graph, self._job.fields, told)
+        return node_error(self._graph, self._job.fields, message)
 
-    def volatile(self) -> set[str]:
-        """The nodes whose results end with the job; none when it never came to run, since the
-        caches then still speak of the job before."""
+    def job_local_nodes(self) -> set[str]:
+        """The nodes whose results must not outlive the job. Empty if the job did not start: the
+        caches then still hold the keys of the previous job."""
         if self._events is None:
             return set()
         classes = self._comfy.nodes.NODE_CLASS_MAPPINGS
-        tied = self._events.tied
-        return tied | volatile_nodes(
+        local = self._events.job_local
+        return local | job_local_nodes(
             self._graph,
-            {self._origin(node) for node in tied},
+            {self._origin(node) for node in local},
             self._files,
             is_output=lambda kind: bool(getattr(classes.get(kind), "OUTPUT_NODE", False)),
             has_fingerprint=lambda kind: _has_fingerprint(classes.get(kind)),
@@ -382,11 +383,11 @@ class _Run:
 
     @property
     def folders(self) -> tuple[Path, Path]:
-        """They end with the job, the input folder at once."""
+        """The folders that are deleted after the job."""
         return self._job.input_dir, self._job.output_dir
 
     def remove_temp(self) -> None:
-        """Drop the temp files that are no outputs."""
+        """Delete temp files that are not outputs."""
         temp = self._job.output_dir / TEMP
         if not self._kept_temp:
             shutil.rmtree(temp, ignore_errors=True)
@@ -401,7 +402,7 @@ def _has_fingerprint(kind: Any) -> bool:
 
 
 def copy_graph(graph: Graph) -> Graph:
-    """A copy for the executor, which writes into it (``is_changed``, converted values)."""
+    """Copy a graph for the executor, which modifies it (``is_changed``, converted values)."""
     return {node: {**entry, "inputs": _copy(entry["inputs"])} for node, entry in graph.items()}
 
 

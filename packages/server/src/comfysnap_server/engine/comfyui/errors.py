@@ -1,4 +1,4 @@
-"""From what ComfyUI says about a failure to the error of a job."""
+"""Converts ComfyUI's failures to errors of a job."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -9,7 +9,7 @@ from comfysnap_server.engine.fields import node_problem
 from comfysnap_server.engine.protocol import EngineError
 
 MAX_MESSAGE: Final = 1000
-"""Characters of a node's own message that travel on."""
+"""Maximum length of a node's message, in characters."""
 
 _MEMORY_TYPES: Final = frozenset(
     {"torch.OutOfMemoryError", "torch.cuda.OutOfMemoryError", "MemoryError"}
@@ -30,18 +30,18 @@ _BROKEN_WORDS: Final = (
 )
 
 
-class EngineUnfitError(Exception):
-    """The GPU context is broken for the life of the process: it must be replaced."""
+class BrokenDeviceError(Exception):
+    """The GPU context is broken for the life of the process, which must be restarted."""
 
 
 def is_out_of_memory(exception_type: str, message: str) -> bool:
-    """Whether a node's exception means that memory ran out, on the GPU or the host."""
+    """Whether a node's exception means that the GPU or the host is out of memory."""
     text = message.lower()
     return exception_type in _MEMORY_TYPES or any(word in text for word in _MEMORY_WORDS)
 
 
 def is_broken_device(message: str) -> bool:
-    """Whether CUDA will answer every later call with an error too."""
+    """Whether a node's exception means that every later CUDA call will fail too."""
     text = message.lower()
     return any(word in text for word in _BROKEN_WORDS)
 
@@ -49,16 +49,16 @@ def is_broken_device(message: str) -> bool:
 def validation_error(
     graph: Graph, fields: Mapping[str, str], error: Any, node_errors: Any
 ) -> EngineError:
-    """ComfyUI's answer to an invalid graph, on the API fields that feed it."""
-    told: dict[str, Any] = error or {}
+    """Convert ComfyUI's validation result of an invalid graph; problems name the API fields."""
+    reported: dict[str, Any] = error or {}
     problems = tuple(_problems(graph, fields, node_errors or {}))
-    extra: dict[str, Any] = told.get("extra_info") or {}
-    node = extra.get("node_id")  # of a class that is not there
+    extra: dict[str, Any] = reported.get("extra_info") or {}
+    node = extra.get("node_id")  # set if the class is unknown
     if not problems and node in graph:
-        message = _clean(told.get("message") or "unknown class")
+        message = _clean(reported.get("message") or "unknown class")
         problems = (node_problem(graph, fields, node, message),)
-    summary = told.get("message") or "a node of the graph is invalid"
-    details = None if problems else told.get("details")
+    summary = reported.get("message") or "a node of the graph is invalid"
+    details = None if problems else reported.get("details")
     text = _clean(f"{summary}: {details}" if details else summary)
     return EngineError(ErrorCode.GRAPH_INVALID, text, fields=problems)
 
@@ -76,22 +76,21 @@ def _problems(
 
 
 def node_error(graph: Graph, fields: Mapping[str, str], message: Mapping[str, Any]) -> EngineError:
-    """A node that raised, with the API fields that feed it; ``message`` is ComfyUI's
-    ``execution_error``."""
+    """Convert ComfyUI's ``execution_error`` message; problems name the API fields that feed the
+    node."""
     node = str(message.get("node_id"))
     kind = str(message.get("exception_type") or "Exception")
     text = _clean(str(message.get("exception_message") or ""))
     code = ErrorCode.OUT_OF_MEMORY if is_out_of_memory(kind, text) else ErrorCode.NODE_FAILED
-    said = text or kind.rpartition(".")[2]
+    detail = text or kind.rpartition(".")[2]
     fed = feeding_fields(graph, fields, node)
-    problem = node_problem(graph, fields, node, said)
+    problem = node_problem(graph, fields, node, detail)
     problems = tuple(problem.model_copy(update={"field": field}) for field in fed) or (problem,)
-    return EngineError(code, f"{describe_node(graph, node)} failed: {said}", fields=problems)
+    return EngineError(code, f"{describe_node(graph, node)} failed: {detail}", fields=problems)
 
 
 def feeding_fields(graph: Graph, fields: Mapping[str, str], node: str) -> list[str]:
-    """The API fields that feed a node directly, or through nodes that only hand a value on (all
-    of whose inputs are values)."""
+    """The API fields that feed a node directly, or through a node without linked inputs."""
     if node not in graph:
         return []
     found: dict[str, None] = {}
@@ -121,6 +120,6 @@ def describe_node(graph: Graph, node: str) -> str:
 
 
 def _clean(text: str) -> str:
-    """One line of bounded length."""
+    """Join lines and truncate to ``MAX_MESSAGE``."""
     line = " ".join(str(text).split())
     return line if len(line) <= MAX_MESSAGE else line[: MAX_MESSAGE - 1] + "…"

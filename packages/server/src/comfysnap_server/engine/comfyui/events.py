@@ -1,4 +1,4 @@
-"""ComfyUI's messages during one job: progress, node times, previews and the verdict."""
+"""ComfyUI's messages during one job: progress, node times and previews."""
 
 import io
 import math
@@ -11,12 +11,12 @@ from comfysnap_server.engine.progress import ProgressMeter
 from comfysnap_server.engine.protocol import PreviewFrame, Report
 
 PREVIEW_INTERVAL: Final = 0.1
-"""Least seconds between two previews."""
+"""Minimum seconds between two previews."""
 _QUALITIES: Final = (80, 60, 40, 20)
 
 
 class JobEvents:
-    """Follows one job; ComfyUI's progress registry calls ``start``, ``step`` and ``finish``."""
+    """Events of one job; ComfyUI's progress registry calls ``start``, ``step`` and ``finish``."""
 
     def __init__(
         self,
@@ -37,24 +37,24 @@ class JobEvents:
         self._started: dict[str, float] = {}
         self.node_seconds: dict[str, float] = {}
         self.blocked: Mapping[str, Any] | None = None
-        """ComfyUI's message of a node that was blocked with a reason; the executor counts such a
-        job as a success."""
-        self.tied: set[str] = set()
-        """Nodes whose results belong to this job alone: they told the front end something, were
-        blocked (which is told once, then kept in silence), or ended after an interrupt, which
-        they may have taken for an end of their work."""
+        """ComfyUI's message about a node that was blocked with a reason; the executor reports such
+        a job as a success."""
+        self.job_local: set[str] = set()
+        """Nodes whose results must not be reused by another job: they sent something to the front
+        end, were blocked (reported only on the first run), or ended after an interrupt, so that
+        their result may be incomplete."""
 
     def cached(self, nodes: Iterable[str]) -> None:
-        """These nodes are not run again."""
+        """These nodes have a cached result and will not run."""
         self._report(self._meter.skip(nodes))
 
     def start(self, node: str) -> None:
-        """A node begins."""
+        """A node starts."""
         self._started[node] = time.perf_counter()
         self._report(self._meter.start(node))
 
     def step(self, node: str, value: float, maximum: float, image: Any) -> None:
-        """A node tells how far it is, and may show a picture."""
+        """A node reports its progress, possibly with a preview."""
         self._report(self._meter.step(node, _whole(value), _whole(maximum)))
         if image is not None and self._preview is not None:
             now = time.monotonic()
@@ -62,33 +62,41 @@ class JobEvents:
                 data = self._preview(image)
                 if data is not None:
                     self._last_preview = now
-                    home = self._origin(node)
-                    self._report(PreviewFrame(content_type="image/jpeg", data=data, node=home))
+                    source = self._origin(node)
+                    self._report(PreviewFrame(content_type="image/jpeg", data=data, node=source))
 
     def finish(self, node: str) -> None:
-        """A node ended; one that was cached never started."""
+        """A node ended; ignored if it did not start because it was cached."""
         started = self._started.pop(node, None)
         if started is not None:
             spent = self.node_seconds.get(node, 0.0) + time.perf_counter() - started
             self.node_seconds[node] = spent
             if self._interrupted():
-                self.tied.add(node)
+                self.job_local.add(node)
             self._report(self._meter.finish(node))
 
     def block(self, message: Mapping[str, Any]) -> None:
-        """A node got no value but a reason why there is none."""
+        """A node was blocked with a reason."""
         self.blocked = message
-        self.tied.add(str(message.get("node_id")))
+        self.job_local.add(str(message.get("node_id")))
 
 
 def _whole(number: float) -> int:
-    """Nodes tell steps that are no numbers; ComfyUI lets them."""
+    """Round down; 0 for NaN and infinity, which ComfyUI lets nodes report."""
     return int(number) if math.isfinite(number) else 0
 
 
 def preview_jpeg(image: Any, *, longest: int, max_bytes: int) -> bytes | None:
-    """ComfyUI's preview ``(format, PIL image, size)`` as a JPEG; None if it cannot be made small
-    enough, or is no picture."""
+    """Encode ComfyUI's preview ``(format, PIL image, size)`` as a JPEG.
+
+    Args:
+        image: The preview.
+        longest: Maximum width and height in pixels.
+        max_bytes: Maximum size of the JPEG.
+
+    Returns:
+        None if the JPEG would be larger, or if the preview is not an image.
+    """
     try:
         _, picture, limit = image
     except (TypeError, ValueError):
@@ -107,7 +115,7 @@ def preview_jpeg(image: Any, *, longest: int, max_bytes: int) -> bytes | None:
 
 
 def planned_nodes(graph: Graph, outputs: Iterable[str]) -> list[str]:
-    """The nodes that the outputs need; others of the graph never run."""
+    """The nodes that the outputs depend on; other nodes do not run."""
     needed: dict[str, None] = {}
     waiting = list(outputs)
     while waiting:

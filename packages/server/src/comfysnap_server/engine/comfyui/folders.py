@@ -1,4 +1,4 @@
-"""ComfyUI's folders: input, output and temp of each job."""
+"""Sets ComfyUI's input, output and temp folders for each job."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ TEMP: Final = ".temp"
 
 
 def set_job_folders(folder_paths: Any, input_dir: Path, output_dir: Path) -> None:
-    """Make ``input``, ``output`` and ``temp`` mean those of one job; they exist afterwards."""
+    """Set ComfyUI's ``input``, ``output`` and ``temp`` to the folders of one job; creates them."""
     temp = output_dir / TEMP
     input_dir.mkdir(parents=True, exist_ok=True)
     temp.mkdir(parents=True, exist_ok=True)
@@ -22,14 +22,14 @@ def set_job_folders(folder_paths: Any, input_dir: Path, output_dir: Path) -> Non
 
 
 def confine_inputs(folder_paths: Any) -> None:
-    """Make names like ``../../secret.png`` name nothing: ComfyUI joins what a graph says to its
-    input folder unchecked (``folder_paths.py``: get_annotated_filepath)."""
+    """Reject names like ``../../secret.png``: ComfyUI joins the names in a graph to its input
+    folder unchecked (``folder_paths.py``: get_annotated_filepath)."""
     original = folder_paths.annotated_filepath
 
     def annotated_filepath(name: str) -> tuple[str, str | None]:
         bare, base = original(name)
         if is_outside(bare):
-            logger.warning("a graph named a file outside its folders: %r", name)
+            logger.warning("a graph names a file outside its folders: %r", name)
             return "outside-of-the-job-folder", base
         return bare, base
 

@@ -1,4 +1,4 @@
-"""Where the engine listens to ComfyUI: the progress hook, the progress registry, the messages."""
+"""Connects the engine to ComfyUI's progress hook, progress registry and messages."""
 
 import functools
 import importlib
@@ -11,14 +11,14 @@ from comfysnap_server.engine.comfyui.load import Comfy
 
 
 def install_hook(comfy: Comfy, interrupts: Interrupts) -> None:
-    """Samplers and other long nodes call this at each step (``main.py``: hijack_progress)."""
+    """Install the hook that samplers call at each step (``main.py``: hijack_progress)."""
     utils: Any = importlib.import_module("comfy.utils")
     context: Any = importlib.import_module("comfy_execution.utils")
 
     def hook(
         value: float, total: float, preview: Any, prompt_id: Any = None, node_id: Any = None
     ) -> None:
-        interrupts.insist()
+        interrupts.reassert()
         comfy.management.throw_exception_if_processing_interrupted()
         running = context.get_executing_context()
         node = node_id or (running.node_id if running else comfy.server.last_node_id)
@@ -29,28 +29,27 @@ def install_hook(comfy: Comfy, interrupts: Interrupts) -> None:
 
 
 def follow(comfy: Comfy, events: JobEvents, interrupts: Interrupts) -> None:
-    """Send what ComfyUI tells of the next prompt to ``events``."""
+    """Send ComfyUI's messages about the next prompt to ``events``."""
 
     def listen(event: str, data: Any) -> None:
         if event in ("execution_start", "executing"):
-            interrupts.insist()
+            interrupts.reassert()
         if not isinstance(data, dict):
-            return  # of a node pack's own
-        told = cast("dict[str, Any]", data)
+            return  # a node pack's own message
+        message = cast("dict[str, Any]", data)
         if event == "execution_cached":
             _register(comfy.progress, events)
-            events.cached(told["nodes"])
-        elif event == "executed" and told.get("output"):
-            events.tied.add(str(told.get("node")))
-        elif event == "execution_error" and told.get("exception_type") == "ExecutionBlocked":
-            events.block(told)
+            events.cached(message["nodes"])
+        elif event == "executed" and message.get("output"):
+            events.job_local.add(str(message.get("node")))
+        elif event == "execution_error" and message.get("exception_type") == "ExecutionBlocked":
+            events.block(message)
 
     comfy.server.listener = listen
 
 
 def _register(progress: Any, events: JobEvents) -> None:
-    """Take the place of the handler that tells the front end, whose every message holds the state
-    of all nodes."""
+    """Replace the front end's handler, whose every message contains the state of all nodes."""
     progress.get_progress_state().unregister_handler("webui")
     progress.add_progress_handler(_handler_class(progress)(events))
 

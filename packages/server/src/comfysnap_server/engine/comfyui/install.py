@@ -1,4 +1,4 @@
-"""Installs a ComfyUI for the local backend, into a folder of its own, and finds it again."""
+"""Installs a ComfyUI for the local backend into its own folder, and finds it again."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from typing import Any, Final
 from comfysnap_server.engine.comfyui import pins
 
 MARKER: Final = "installed.json"
-"""Written last: its folder holds a complete install."""
+"""Written last; marks a complete install."""
 AGAIN: Final = "run the command again to resume"
 DRIVER_FILE: Final = Path("/sys/module/nvidia/version")
 
@@ -29,7 +29,7 @@ Raises:
 
 
 class InstallError(Exception):
-    """A step failed; completed steps stay and are not done again."""
+    """A step failed; completed steps are kept and skipped the next time."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ def default_folder() -> Path:
 
 
 def find_comfyui(folder: Path | None = None) -> Installed | None:
-    """The ComfyUI to use: of ``COMFYUI_PATH`` and ``COMFYUI_PYTHON``, or the one installed here.
+    """Find the ComfyUI to use: ``COMFYUI_PATH`` and ``COMFYUI_PYTHON``, else our own install.
 
-    Without ``COMFYUI_PYTHON``, the checkout's own ``venv`` or ``.venv`` counts, else this
-    interpreter.
+    Without ``COMFYUI_PYTHON``, the interpreter is that of the checkout's ``venv`` or ``.venv``,
+    else this one.
     """
     named = os.environ.get("COMFYUI_PATH")
     if named:
@@ -86,22 +86,21 @@ def install(
     run: Run | None = None,
     on_message: Callable[[str], None] = lambda _: None,
 ) -> Installed:
-    """Check out ComfyUI at ``commit`` and install its requirements; steps that were completed
-    before are skipped.
+    """Check out ComfyUI at ``commit`` and install its requirements; skips steps completed before.
 
-    The packages of the default release come from the lock. Those of another commit are resolved as
-    of its date.
+    The packages of the default release come from the lock. Those of other commits are resolved as
+    of the date of the commit.
 
     Args:
-        folder: Gets ``ComfyUI/`` and ``venv/``.
+        folder: Target of ``ComfyUI/`` and ``venv/``.
         commit: Full hash, tag or branch.
-        repository: Address or folder to fetch it from.
-        torch: Build of torch, as uv's ``--torch-backend`` names it: ``cpu``, ``cu130``, ... With
-            ``cu130`` the lock is installed as it is, hashes included; other builds of torch are
-            not in it, so only the other packages are held to it. ``auto`` is ``cu130`` where the
-            NVIDIA driver can run it, else what uv finds to fit this machine.
+        repository: URL or folder to fetch from.
+        torch: Build of torch, a value of uv's ``--torch-backend``: ``cpu``, ``cu130``, ... With
+            ``cu130`` the lock is installed unchanged, hashes included. It does not contain other
+            builds, so with those it constrains only the other packages. ``auto`` is ``cu130`` if
+            the NVIDIA driver supports it, else uv's choice for this machine.
         run: Runs commands.
-        on_message: Called with each step, for people.
+        on_message: Called with a description of each step.
 
     Raises:
         InstallError: A step failed.
@@ -138,7 +137,7 @@ def _check_out(checkout: Path, repository: str, commit: str, run: Run) -> str:
     git = ["git", "-C", str(checkout)]
     if not (checkout / ".git").is_dir():
         run(["git", "init", "--quiet", str(checkout)])
-    for lock in ("index.lock", "shallow.lock"):  # of a git that was killed
+    for lock in ("index.lock", "shallow.lock"):  # left by a git that was killed
         (checkout / ".git" / lock).unlink(missing_ok=True)
     place = commit
     if not (pins.is_commit(commit) and _has_commit(git, commit, run)):
@@ -175,7 +174,7 @@ def _requirement_steps(
         else [str(python), "-m", "pip", "install", "--quiet"]
     )
     if uv and not fresh:
-        # another build of the same version would count as installed
+        # uv treats another build of the same version as installed
         install += [f"--reinstall-package={name}" for name in pins.TORCH_NAMES]
     locked = commit == pins.COMMIT
     size = f"torch {pins.TORCH} is several GB"
@@ -210,14 +209,14 @@ def _requirement_steps(
 
 
 def takes_lock(torch: str) -> bool:
-    """Whether ``--torch`` stands for the build in the lock on this machine."""
+    """Whether ``--torch`` selects the locked build on this machine."""
     if torch == "auto":
         return sys.platform == "darwin" or nvidia_driver() >= pins.CUDA_DRIVER
     return torch == f"cu{pins.CUDA.replace('.', '')}"
 
 
 def nvidia_driver() -> int:
-    """Major version of this machine's NVIDIA driver; 0 without one."""
+    """Major version of this machine's NVIDIA driver; 0 if there is no driver."""
     try:
         version = DRIVER_FILE.read_text(encoding="ascii")
     except (OSError, ValueError):
@@ -227,7 +226,7 @@ def nvidia_driver() -> int:
 
 
 def _lock_for_another_torch() -> str:
-    """The lock without the packages that a build of torch brings, and without torch's hashes."""
+    """The lock without the dependencies of a torch build, and without torch's hashes."""
     kept: list[str] = []
     for entry in re.split(r"\n(?=[^\s#])", pins.lock_file().read_text(encoding="utf-8")):
         name = entry.partition("==")[0]
@@ -247,10 +246,10 @@ def run_command(command: Sequence[str]) -> str:
         first = next(
             (i for i, line in enumerate(lines) if _ERROR.match(line)), max(0, len(lines) - 3)
         )
-        # uv and pip name what failed first, and the cause of it last
-        said = [*lines[first : first + 2], *lines[first + 2 :][-1:]]
+        # uv and pip print what failed first, and its cause last
+        shown = [*lines[first : first + 2], *lines[first + 2 :][-1:]]
         raise InstallError(
-            f"`{' '.join(command[:5])} ...` failed: {' / '.join(said) or 'no output'}"
+            f"`{' '.join(command[:5])} ...` failed: {' / '.join(shown) or 'no output'}"
         )
     return done.stdout
 

@@ -1,4 +1,4 @@
-"""Interrupts that are never lost and never hit another job."""
+"""Interrupts that are never lost and never stop another job."""
 
 import threading
 from collections import OrderedDict
@@ -7,12 +7,15 @@ from contextlib import contextmanager
 from typing import Final
 
 REMEMBERED: Final = 4096
-"""Interrupts kept for jobs that did not start yet."""
+"""Maximum number of interrupts kept for jobs that have not started."""
 
 
 class Interrupts:
-    """Remembers who is to stop; ComfyUI's own flag is global, cleared when a prompt starts and
-    when a node swallows the exception, so it only ever follows this."""
+    """Interrupt requests by job.
+
+    ComfyUI's own flag is global, and is cleared when a prompt starts and when a node catches the
+    exception, so it is set from here again and again.
+    """
 
     def __init__(self, raise_flag: Callable[[], None]) -> None:
         self._raise_flag = raise_flag
@@ -22,7 +25,7 @@ class Interrupts:
         self._wake: Callable[[], object] | None = None
 
     def request(self, job_id: str) -> None:
-        """Stop ``job_id``: now, when it starts, or never if it ended. Called from any thread."""
+        """Stop ``job_id`` now, or when it starts; ignored if it ended. Thread-safe."""
         with self._lock:
             self._asked[job_id] = None
             if len(self._asked) > REMEMBERED:
@@ -34,10 +37,10 @@ class Interrupts:
 
     @contextmanager
     def running(self, job_id: str) -> Generator[None]:
-        """The job runs inside the block.
+        """Mark the job as running inside the block.
 
         Raises:
-            RuntimeError: Another one does.
+            RuntimeError: Another job is running.
         """
         with self._lock:
             if self._current is not None:
@@ -52,16 +55,16 @@ class Interrupts:
 
     @property
     def requested(self) -> bool:
-        """Whether the job that runs is to stop."""
+        """Whether an interrupt of the running job was requested."""
         with self._lock:
             return self._current in self._asked
 
     def wake_with(self, wake: Callable[[], object] | None) -> None:
-        """Call ``wake`` on an interrupt of the job that runs; never after this was called again."""
+        """Call ``wake`` when the running job is interrupted; replaces the previous ``wake``."""
         with self._lock:
             self._wake = wake
 
-    def insist(self) -> None:
-        """Raise ComfyUI's flag again if it was cleared meanwhile."""
+    def reassert(self) -> None:
+        """Set ComfyUI's flag again if it was cleared before the running job stopped."""
         if self.requested:
             self._raise_flag()

@@ -1,4 +1,4 @@
-"""Loads an unmodified ComfyUI checkout into this process, as ``main.py`` would."""
+"""Loads an unmodified ComfyUI checkout into this process, as ``main.py`` does."""
 
 import asyncio
 import contextlib
@@ -45,8 +45,9 @@ from comfysnap_server.engine.comfyui.weights import WeightStore, resolve, serve_
 logger = logging.getLogger(__name__)
 
 THREADING: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-"""Read when the libraries are loaded; what is set before wins. OpenMP's threads wait asleep: when
-other processes need the cores, spinning made a diffusion job on a CPU take four times as long."""
+"""Environment variables that libraries read when they are loaded; existing values win. OpenMP's
+threads sleep while they wait: with other processes on the cores, spinning made a diffusion job on a
+CPU take four times as long."""
 
 
 @dataclass
@@ -61,10 +62,10 @@ class Comfy:
     folder_paths: Any
     management: Any
     progress: Any
-    homes: dict[str, Path]
+    default_dirs: dict[str, Path]
     """ComfyUI's own folders for ``output`` and ``temp``."""
     own_nodes: frozenset[str]
-    """Classes that node packs may not replace."""
+    """Node classes that node packs must not replace."""
     leftovers: Leftovers
     prestartup: dict[str, str | None] = field(default_factory=dict[str, "str | None"])
     pack_devices: PackDevices = field(default_factory=PackDevices)
@@ -74,7 +75,7 @@ class Comfy:
     attachment: Attachment = field(default_factory=Attachment)
 
     def load_custom_node(self) -> LoadCustomNode:
-        """ComfyUI's loader for one node pack."""
+        """ComfyUI's function that imports one node pack."""
 
         async def load(path: str) -> bool:
             return bool(await self.api.load_custom_node(path, set(self.own_nodes)))
@@ -83,11 +84,11 @@ class Comfy:
 
 
 def load_comfy(options: ComfyOptions) -> Comfy:
-    """Import ComfyUI, its nodes and the node packs; open nothing, run nothing.
+    """Import ComfyUI, its nodes and the node packs; opens no sockets and runs no graph.
 
     Raises:
-        UnsupportedComfyError: The folder is not a ComfyUI that this engine can drive.
-        DeviceMissingError: Loading without a mask on a machine without the GPU that is required.
+        UnsupportedComfyError: The folder is not a ComfyUI checkout, or not a supported one.
+        DeviceMissingError: CUDA is not masked, and the required GPU is missing.
         PreloadError: A file to preload does not exist or is not a safetensors file.
     """
     version = read_version(options.checkout)
@@ -149,7 +150,7 @@ def _import(
         comfy = Comfy(
             options=options, api=api, server=server, nodes=nodes, execution=execution,
             folder_paths=folder_paths,
-            homes={kind: Path(folder_paths.get_directory_by_type(kind))
+            default_dirs={kind: Path(folder_paths.get_directory_by_type(kind))
                    for kind in ("output", "temp")},
             management=importlib.import_module("comfy.model_management"),
             progress=importlib.import_module("comfy_execution.progress"),
@@ -182,7 +183,7 @@ async def _load_packs(comfy: Comfy, packs: list[Pack]) -> None:
 
 
 def load_deferred(comfy: Comfy) -> None:
-    """Import the packs of the ``after_restore`` list; each once."""
+    """Import the packs of the ``after_restore`` list, each once."""
     while comfy.after_restore:
         pack = comfy.after_restore.pop(0)
         load = load_pack(
@@ -193,13 +194,13 @@ def load_deferred(comfy: Comfy) -> None:
 
 
 def _close(loop: asyncio.AbstractEventLoop, report: LoadReport) -> None:
-    """No event loop may be left in a snapshot, nor in a process that is forked."""
+    """Close the event loop, which must not remain in a snapshot or a forked process."""
     left = asyncio.all_tasks(loop)
     for task in left:
         task.cancel()
     if left:
         names = ", ".join(sorted(getattr(task.get_coro(), "__qualname__", "?") for task in left))
-        report.notes.append(f"a node pack left tasks on the loop, which were cancelled: {names}")
+        report.notes.append(f"a node pack left tasks running, which were cancelled: {names}")
         loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
@@ -209,14 +210,13 @@ def _refuse_second_load(checkout: Path) -> None:
     loaded = sys.modules.get("folder_paths")
     if loaded is not None:
         raise UnsupportedComfyError(
-            f"this process already holds the ComfyUI at {loaded.__file__}; {checkout} needs a "
-            "process of its own"
+            f"this process has already loaded {loaded.__file__}; {checkout} needs another process"
         )
 
 
 def _attachment(options: ComfyOptions) -> Attachment:
-    """``--use-ck-attention`` ends a process that has no GPU when it imports ComfyUI, so it is
-    applied when the process is attached."""
+    """Postpone ``--use-ck-attention`` until the process is attached: without a GPU, it would end
+    the process when ComfyUI is imported."""
     arguments: Any = importlib.import_module("comfy.cli_args").args
     wanted = options.mask_cuda and bool(getattr(arguments, "use_ck_attention", False))
     if wanted:
@@ -225,21 +225,21 @@ def _attachment(options: ComfyOptions) -> Attachment:
 
 
 def keep_functions() -> None:
-    """Remember the functions that node packs may not replace for good (``main.py``)."""
+    """Save the functions that node packs must not replace permanently (``main.py``)."""
     importlib.import_module("hook_breaker_ac10a0").save_functions()
 
 
 def restore_functions() -> None:
-    """Put back what ``keep_functions`` remembered."""
+    """Restore the functions that ``keep_functions`` saved."""
     importlib.import_module("hook_breaker_ac10a0").restore_functions()
 
 
 @contextmanager
 def _without_threads() -> Generator[None]:
-    """Start no threads while loading: a fork would lose them and hang, and nobody could tell
-    them from those of a node pack.
+    """Start no threads while loading: a forked child would hang without them, and they could not be
+    distinguished from those of node packs.
 
-    torch's come with the first job; those of OpenBLAS, which numpy and scipy bring, do not.
+    torch starts its threads with the first job; OpenBLAS (numpy, scipy) stays at one thread.
     """
     added = {name: value for name, value in THREADING.items() if name not in os.environ}
     os.environ.update(added)

@@ -1,4 +1,4 @@
-"""Hides CUDA from Python code while a memory snapshot is made, and records who asked for it."""
+"""Hides CUDA from Python code while a memory snapshot is made, and records calls to it."""
 
 import importlib
 import inspect
@@ -18,7 +18,7 @@ ANSWERS: Final[dict[str, Any]] = {
     "is_initialized": False,
     "is_bf16_supported": False,
 }
-"""What ``torch.cuda`` says while masked, as on a machine without a GPU."""
+"""What functions of ``torch.cuda`` return while masked, as on a machine without a GPU."""
 
 REFUSED: Final = (
     "_lazy_init",
@@ -31,24 +31,24 @@ REFUSED: Final = (
     "set_device",
     "synchronize",
 )
-"""What cannot be answered without a device. Letting one through would make torch cache "no
-device" in C++ for the life of the process (``torch/csrc/cuda/Module.cpp``)."""
+"""Functions that raise while masked, since they need a device. A single real call would make torch
+cache "no device" in C++ for the life of the process (``torch/csrc/cuda/Module.cpp``)."""
 
 _HIDDEN_INDEX: Final = 0
-"""``cpu:0`` is the CPU for whoever uses it, and is not equal to ``cpu``, which ComfyUI says
-everywhere else: who took it can be found later."""
+"""``cpu:0`` works as the CPU, but is not equal to ``cpu``, which ComfyUI uses everywhere else, so
+that places which hold it can be found later."""
 
 CORE: Final = "comfyui"
-"""Who made a call that came from no node pack."""
+"""Caller of a function when it is not a node pack."""
 
 
 class CudaMaskedError(RuntimeError):
-    """Code asked for the GPU while it is hidden."""
+    """Code needs the GPU while it is hidden."""
 
 
 @dataclass(frozen=True)
 class MaskedCall:
-    """One place that asked ``torch.cuda`` something while masked."""
+    """One place in the code that called ``torch.cuda`` while masked."""
 
     function: str
     pack: str
@@ -61,7 +61,7 @@ class MaskedCall:
 
 @dataclass
 class MaskRecord:
-    """The calls that a mask caught, one entry a place."""
+    """The calls during a mask, one entry per place in the code."""
 
     calls: dict[tuple[str, str], MaskedCall] = field(
         default_factory=dict[tuple[str, str], MaskedCall]
@@ -69,19 +69,19 @@ class MaskRecord:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, function: str, pack: str, where: str, *, refused: bool) -> None:
-        """Note one call."""
+        """Record one call."""
         with self._lock:
             known = self.calls.get((function, where))
             count = known.count + 1 if known else 1
             self.calls[function, where] = MaskedCall(function, pack, where, refused, count)
 
     def of_packs(self) -> list[MaskedCall]:
-        """The calls that node packs made."""
+        """The calls of node packs."""
         return [call for call in self.calls.values() if call.pack != CORE]
 
 
 def is_hidden_device(value: Any) -> bool:
-    """Whether a value is the device that ``current_device`` names while masked."""
+    """Whether a value is the device that ``current_device`` returns while masked."""
     torch: Any = sys.modules.get("torch")
     return (
         torch is not None
@@ -92,14 +92,14 @@ def is_hidden_device(value: Any) -> bool:
 
 @contextmanager
 def masked(record: MaskRecord, pack_of: Callable[[str], str | None]) -> Generator[None]:
-    """Hide CUDA inside the block; every replaced attribute is put back after it, also on errors.
+    """Hide CUDA inside the block; afterwards every replaced attribute is restored, also on errors.
 
-    Functions that code took by name (``from torch.cuda import is_available``) inside the block
-    answer truly once it ended.
+    Functions that were imported by name inside the block (``from torch.cuda import is_available``)
+    call the real ones after it.
 
     Args:
-        record: Where calls are noted.
-        pack_of: Source file to the name of its node pack, None for others.
+        record: Receives the calls.
+        pack_of: Maps a source file to the name of its node pack, or None.
     """
     try:
         cuda: Any = importlib.import_module("torch.cuda")

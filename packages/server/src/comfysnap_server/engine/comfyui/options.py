@@ -12,54 +12,55 @@ class ComfyOptions(BaseModel, frozen=True, extra="forbid"):
     """How to load and run a ComfyUI checkout."""
 
     path: Path | None = None
-    """The checkout; None: ``COMFYUI_PATH``."""
+    """The checkout. Default: ``COMFYUI_PATH``."""
     arguments: list[str] = Field(default_factory=list)
-    """Command-line arguments as for ``main.py`` (``--use-pytorch-cross-attention``)."""
+    """Command-line arguments of ``main.py``, such as ``--use-pytorch-cross-attention``."""
     api_nodes: bool = False
-    """Load the nodes that call paid services of others."""
+    """Load the nodes that call paid services."""
     custom_nodes: bool = True
     disabled_nodes: list[str] = Field(default_factory=list)
     """Node packs (folder or file names) that are not loaded."""
     after_restore: list[str] = Field(default_factory=list)
     """Node packs that need the GPU when imported: loaded in ``attach``, not in ``load``."""
     extra_model_paths: list[Path] = Field(default_factory=list[Path])
-    """Files like ``extra_model_paths.yaml``, besides the checkout's own."""
+    """Files like ``extra_model_paths.yaml``, in addition to the checkout's own."""
     preload: list[str] = Field(default_factory=list)
     """Safetensors files, as ``kind/name`` (``checkpoints/x.safetensors``), read into memory."""
     mask_cuda: bool = True
-    """Hide CUDA in ``load``, as a snapshot without GPU needs it."""
+    """Hide CUDA in ``load``, as a snapshot without a GPU requires."""
     warm_imports: bool = True
-    """Import in ``load`` what the first job would import."""
+    """Import modules in ``load`` that otherwise the first job would import."""
     cache_entries: Annotated[int, Field(ge=0)] = 100
-    """Node results kept between jobs; models stay loaded while their loader's result is kept."""
+    """Maximum number of node results kept between jobs. Models stay loaded while the result of
+    their loader is kept."""
     cache_bytes: Annotated[int, Field(ge=0)] = 1 << 30
-    """Tensors (images, latents) kept between jobs, in bytes; the oldest go first."""
+    """Maximum bytes of tensors (images, latents) kept between jobs; the oldest go first."""
     free_memory: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Below this share of free memory, only what the last job used is kept."""
+    """Below this share of free memory, only results that the last job used are kept."""
     device: Literal["cuda", "cpu"] | None = None
-    """``cuda``: attaching without a CUDA device is an error; ``cpu``: no GPU is used; None: what
-    there is."""
+    """``cuda`` makes a missing CUDA device an error, ``cpu`` ignores the GPU, None uses the best
+    device available."""
     api_key_variable: str = "COMFY_ORG_API_KEY"
-    """Environment variable with the key that pays for API nodes; read for each job."""
+    """Environment variable with the API key for API nodes; read for each job."""
     preview_size: Annotated[int, Field(ge=16, le=2048)] = 512
-    """Longest side of a preview, in pixels."""
+    """Maximum width and height of a preview, in pixels."""
     preview_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024
-    """Largest preview, in bytes; larger ones are made smaller, then dropped."""
+    """Maximum size of a preview, in bytes; larger ones get a lower quality or are dropped."""
 
     @classmethod
     def read(cls, options: Mapping[str, JsonValue]) -> "ComfyOptions":
         """Validate ``options``; the path may come from the environment.
 
         Raises:
-            pydantic.ValidationError: An option is unknown or wrong.
-            ValueError: No checkout is named.
+            pydantic.ValidationError: An option is unknown or invalid.
+            ValueError: No checkout was given.
         """
         read = cls.model_validate(dict(options))
         if read.path is None:
             named = os.environ.get("COMFYUI_PATH")
             if not named:
                 raise ValueError(
-                    "no ComfyUI: give the option path, set COMFYUI_PATH, or run "
+                    "ComfyUI not found: pass the option path, set COMFYUI_PATH, or run "
                     "`comfysnap comfyui install`"
                 )
             read = read.model_copy(update={"path": Path(named)})
@@ -67,7 +68,7 @@ class ComfyOptions(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def checkout(self) -> Path:
-        """The checkout, once it is known."""
+        """The checkout; an error before ``read`` resolved it."""
         if self.path is None:
-            raise ValueError("no ComfyUI checkout is named")
+            raise ValueError("the option path is not set")
         return self.path

@@ -1,4 +1,4 @@
-"""From what nodes told ComfyUI's front end (``ui``) to the outputs of a job."""
+"""Converts the ``ui`` results of nodes to the outputs of a job."""
 
 import logging
 import shutil
@@ -20,10 +20,10 @@ from comfysnap_server.engine.protocol import EngineError, ProducedFile
 logger = logging.getLogger(__name__)
 
 MAX_TEXT_FILE: Final = 1 << 20
-"""Bytes of a text file that is handed out as a text."""
+"""Maximum size of a text file that is returned as a text, in bytes."""
 
 _CLOCK: Final = 0.1
-"""Seconds that the times of files may be behind."""
+"""Seconds by which modification times may lag behind the clock."""
 
 _FAMILIES: Final = {
     Kind.IMAGE: "image/",
@@ -38,82 +38,85 @@ _MODEL_SUFFIXES: Final = frozenset(
 
 @dataclass(frozen=True)
 class Folders:
-    """Where the files of a job lie."""
+    """The folders in which a job may leave files."""
 
     job: Path
-    """Its own; a file elsewhere is none of this job's, but for those of ``homes``."""
-    homes: Mapping[str, Path] = field(default_factory=dict[str, Path])
-    """ComfyUI's ``output`` and ``temp`` as they were when it was loaded: some node packs note them
-    then, and write there. What was written there since the job began is moved to its own."""
+    """The job's own output folder; other files are ignored, except those in ``default_dirs``."""
+    default_dirs: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    """ComfyUI's own ``output`` and ``temp``: some node packs store these paths when they are
+    imported, and write there. Files written since the job began are moved to its folder."""
     since: float = 0.0
-    """Seconds since the epoch."""
+    """When the job began, in seconds since the epoch."""
 
     def find(self, kind: str, name: str) -> Path | None:
-        """The file that a node told of, in the job's folder; absolute names are as good as others,
-        as in ComfyUI's own ``/view``."""
+        """Find a file that a node reported. The name may be absolute, as in ComfyUI's ``/view``.
+
+        Args:
+            kind: ``output`` or ``temp``.
+            name: Path within that folder.
+        """
         own = {"output": self.job, "temp": self.job / TEMP}.get(kind)
         if own is None:
             return None
         found = _inside(self.job, own / name)
-        home = self.homes.get(kind)
-        stray = _inside(home, home / name) if home is not None and found is None else None
-        if home is None or stray is None or stray.stat().st_mtime < self.since - _CLOCK:
+        default = self.default_dirs.get(kind)
+        stray = _inside(default, default / name) if default is not None and found is None else None
+        if default is None or stray is None or stray.stat().st_mtime < self.since - _CLOCK:
             return found
-        target = own / stray.relative_to(home)
+        target = own / stray.relative_to(default)
         target.parent.mkdir(parents=True, exist_ok=True)
         return Path(shutil.move(stray, target))
 
 
 def _inside(root: Path, path: Path) -> Path | None:
-    """The file below ``root`` that a path means, without links and dots; None if there is none."""
+    """Resolve links and dots of a path; None if it is not a file below ``root``."""
     try:
         real, real_root = path.resolve(), root.resolve()
         if real.is_file() and real.is_relative_to(real_root):
             return root / real.relative_to(real_root)
     except (OSError, ValueError):
-        logger.debug("no file name: %.200r", path)
+        logger.debug("not a valid path: %.200r", path)
     return None
 
 
 def collect(
-    graph: Graph, specs: Mapping[str, OutputSpec], told: Mapping[str, Any], folders: Folders
+    graph: Graph, specs: Mapping[str, OutputSpec], ui: Mapping[str, Any], folders: Folders
 ) -> dict[str, list[ProducedFile] | list[JsonValue]]:
     """The outputs of a job, by name.
 
     Args:
         graph: The graph that ran.
-        specs: What the workflow hands out.
-        told: Node id to its ``ui``: kind to items.
-        folders: Where its files lie.
+        specs: The workflow's outputs.
+        ui: Per node id, its ``ui``: kind to items.
+        folders: The job's folders.
 
     Raises:
-        EngineError: ``output_missing``: a node made files, but none of the kind that is promised.
+        EngineError: ``output_missing``: a node saved files, but none of the expected kind.
     """
     return {
-        name: _output(graph, spec, told.get(spec.node) or {}, folders)
-        for name, spec in specs.items()
+        name: _output(graph, spec, ui.get(spec.node) or {}, folders) for name, spec in specs.items()
     }
 
 
 def by_graph_node(
-    told: Mapping[str, Mapping[str, Any]], origin: Callable[[str], str]
+    ui: Mapping[str, Mapping[str, Any]], origin: Callable[[str], str]
 ) -> dict[str, Mapping[str, Any]]:
-    """What nodes told, under the nodes of the graph: those that a node made while it ran
-    (``expand``) tell in its name, as in the front end.
+    """Assign the ``ui`` of nodes that were created by ``expand`` to the node that created them, as
+    the front end does.
 
     Args:
-        told: Node id to its ``ui``.
-        origin: A node's id to that of the node of the graph that it came from; its own as a rule.
+        ui: Per node id, its ``ui``.
+        origin: Maps a node's id to that of the node that created it, or to itself.
     """
     found: dict[str, Mapping[str, Any]] = {}
-    for node in sorted(told, key=lambda node: (origin(node) != node, len(node), node)):
-        home = found.setdefault(origin(node), {})
-        if home:
-            more = {kind: [*_listed(home.get(kind, ())), *_listed(items)]
-                    for kind, items in told[node].items()}  # fmt: skip
-            found[origin(node)] = {**home, **more}
+    for node in sorted(ui, key=lambda node: (origin(node) != node, len(node), node)):
+        known = found.setdefault(origin(node), {})
+        if known:
+            more = {kind: [*_listed(known.get(kind, ())), *_listed(items)]
+                    for kind, items in ui[node].items()}  # fmt: skip
+            found[origin(node)] = {**known, **more}
         else:
-            found[origin(node)] = told[node]
+            found[origin(node)] = ui[node]
     return found
 
 
@@ -131,7 +134,7 @@ def _output(
         types = ", ".join(sorted({content_type_of(file.name) for file in files}))
         raise EngineError(
             ErrorCode.OUTPUT_MISSING,
-            f"{describe_node(graph, spec.node)} made {types}, not {spec.kind.value}",
+            f"{describe_node(graph, spec.node)} saved {types}, expected {spec.kind.value}",
         )
     return [
         ProducedFile(path=file, kind=spec.kind, content_type=content_type_of(file.name))
@@ -140,7 +143,7 @@ def _output(
 
 
 def _files(ui: Mapping[str, Any], folders: Folders) -> Iterator[Path]:
-    """The files that were told, in order, each once; input files are none that the job made."""
+    """The files in a node's ``ui``, in order and without duplicates; input files are skipped."""
     seen: set[Path] = set()
     for items in ui.values():
         for item in _listed(items):
@@ -159,12 +162,12 @@ def _file(item: Any, folders: Folders) -> Path | None:
         return None
     path = folders.find(str(entry.get("type") or "output"), str(Path(subfolder) / name))
     if path is None:
-        logger.warning("a node told of %.200r, which is no file in the job's folder", name)
+        logger.warning("ignored output %.200r: not a file in the job's folder", name)
     return path
 
 
 def fits(file: Path, kind: Kind) -> bool:
-    """Whether a file can be handed out as ``kind``."""
+    """Whether a file can be returned as ``kind``."""
     if kind is Kind.FILE:
         return True
     if kind is Kind.MODEL_3D:
@@ -193,7 +196,7 @@ def _listed(items: Any) -> list[Any]:
 
 
 def _plain(value: Any) -> JsonValue:
-    """JSON of whatever a node told; what has no JSON becomes its text."""
+    """Convert a value in a node's ``ui`` to JSON; other types become text."""
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
     if isinstance(value, Mapping):

@@ -1,5 +1,5 @@
-"""Devices that node packs took while CUDA was hidden (``device = get_torch_device()`` beside their
-imports), given the true value once the process has its device."""
+"""Replaces devices that node packs stored while CUDA was hidden (``device = get_torch_device()`` at
+module level) once the process has its device."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -10,21 +10,21 @@ from typing import Any
 from comfysnap_server.engine.comfyui.mask import is_hidden_device
 
 PackOf = Callable[[str], str | None]
-"""Source file to the name of its node pack, None for others."""
+"""Maps a source file to the name of its node pack, or None."""
 
 
 class PackDevices:
-    """Places in the modules of node packs that hold the device of a masked load: globals,
-    attributes of classes, defaults of arguments."""
+    """Places in modules of node packs that hold the masked device: globals, class attributes and
+    default arguments."""
 
     def __init__(self) -> None:
         self._places: list[Callable[[Any], None]] = []
 
     def find(self, pack_of: PackOf) -> dict[str, list[str]]:
-        """Look through the modules that are imported by now.
+        """Search the modules imported so far.
 
         Returns:
-            Pack to the names of its places, for people.
+            Per pack, display names of its places.
         """
         found: dict[str, list[str]] = {}
         for module in list(sys.modules.values()):
@@ -37,7 +37,7 @@ class PackDevices:
         return found
 
     def give(self, device: Any) -> None:
-        """Put a device in all places. Can be called again."""
+        """Set a device in all places. Can be called again."""
         for place in self._places:
             place(device)
 
@@ -52,7 +52,7 @@ def _places(module: ModuleType) -> Iterator[tuple[str, Callable[[Any], None]]]:
         if is_hidden_device(value):
             yield name, _attribute(module, name)
         elif getattr(value, "__module__", None) != module.__name__:
-            continue  # of another module, which is looked through itself
+            continue  # defined in another module, which is searched itself
         elif isinstance(value, type):
             yield from _of_class(value)
         elif isinstance(value, FunctionType):
@@ -61,7 +61,7 @@ def _places(module: ModuleType) -> Iterator[tuple[str, Callable[[Any], None]]]:
 
 def _of_class(kind: type) -> Iterator[tuple[str, Callable[[Any], None]]]:
     for name, value in list(vars(kind).items()):
-        inner = getattr(value, "__func__", value)  # of a static or class method
+        inner = getattr(value, "__func__", value)  # of a staticmethod or classmethod
         if is_hidden_device(value):
             yield f"{kind.__name__}.{name}", _attribute(kind, name)
         elif isinstance(inner, FunctionType):

@@ -1,4 +1,4 @@
-"""Custom node packs: found, prestarted and imported as ``main.py`` does it, with reasons kept."""
+"""Finds and imports custom node packs as ``main.py`` does, and records why packs failed."""
 
 import importlib.util
 import inspect
@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 LoadCustomNode = Callable[[str], Coroutine[Any, Any, bool]]
 
 THREADS_END: Final = 1.0
-"""Seconds that threads of packs have to end after loading: many only read a folder (wildcards)."""
-_LOOK: Final = 0.01
+"""Seconds to wait for threads of packs after loading; many only read a folder (wildcards)."""
+_POLL: Final = 0.01
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Pack:
 
     @property
     def name(self) -> str:
-        """As on the lists of the options: the folder's name, or the file's with ``.py``."""
+        """Its name in the options: the folder's name, or the file's with ``.py``."""
         return self.path.name
 
     @property
@@ -45,7 +45,7 @@ class Pack:
 
 
 def find_packs(folders: Sequence[Path], disabled: Collection[str]) -> list[Pack]:
-    """The packs that ``main.py`` would load, in a fixed order (``nodes.py``:
+    """The packs that ``main.py`` loads, in a fixed order (``nodes.py``:
     init_external_custom_nodes)."""
     found: list[Pack] = []
     for folder in folders:
@@ -60,19 +60,19 @@ def find_packs(folders: Sequence[Path], disabled: Collection[str]) -> list[Pack]
 
 
 def is_listed(name: str, names: Collection[str]) -> bool:
-    """Whether a pack is on a list; a single file may be named without ``.py``."""
+    """Whether a pack is in ``names``, where ``.py`` of a single file is optional."""
     return name in names or name.removesuffix(".py") in names
 
 
 class PackNames:
-    """Tells which pack a source file belongs to."""
+    """Maps source files to node packs."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         found = {form for folder in folders for form in (str(folder), os.path.realpath(folder))}
         self._roots = tuple(root + os.sep for root in found)
 
     def __call__(self, file: str) -> str | None:
-        """The pack's name, None for a file of nobody."""
+        """The name of the file's pack; None for other files."""
         for root in self._roots:
             if file.startswith(root):
                 return file[len(root) :].split(os.sep, 1)[0]
@@ -80,10 +80,10 @@ class PackNames:
 
 
 class Leftovers:
-    """What each pack took: seconds, and the threads, files and children that it left behind."""
+    """Load time of each pack, and the threads, files and child processes that it left behind."""
 
     def __init__(self, pack_of: Callable[[str], str | None]) -> None:
-        """Args: pack_of: Source file to the name of its node pack, None for others."""
+        """``pack_of`` maps a source file to the name of its node pack, or None."""
         self._pack_of = pack_of
         self._left: dict[str, ProcessResources] = {}
         self._seconds: dict[str, float] = {}
@@ -91,7 +91,7 @@ class Leftovers:
 
     @contextmanager
     def naming_starters(self) -> Generator[None]:
-        """Note which pack starts a thread inside the block: a pack's thread starts more of them
+        """Record which pack starts each thread inside the block: a pack's thread may start others
         while another pack is imported."""
         start, pack_of, starters = threading.Thread.start, self._pack_of, self._starters
 
@@ -111,25 +111,25 @@ class Leftovers:
 
     @contextmanager
     def watch(self, name: str) -> Generator[None]:
-        """Count what comes inside the block for the pack, with what it left before."""
+        """Attribute new threads, files and children inside the block to the pack."""
         before, started = held_resources(), time.perf_counter()
         try:
             yield
         finally:
             left = held_resources().since(before)
-            self._left[name] = self._left[name].and_also(left) if name in self._left else left
+            self._left[name] = self._left[name].union(left) if name in self._left else left
             self._seconds[name] = self.seconds(name) + time.perf_counter() - started
 
     def seconds(self, name: str) -> float:
-        """How long the pack's blocks took together."""
+        """Total seconds of the pack's ``watch`` blocks."""
         return self._seconds.get(name, 0.0)
 
     def settle(self, reports: Sequence[PackReport], patience: float = 0.0) -> list[PackReport]:
-        """The reports, with what is still there.
+        """Add the leftovers that still exist to the reports.
 
         Args:
-            reports: Of the packs that were watched.
-            patience: Seconds to wait for threads to end.
+            reports: Reports of watched packs.
+            patience: Maximum seconds to wait for threads to end.
         """
         deadline = time.monotonic() + patience
         while True:
@@ -138,7 +138,7 @@ class Leftovers:
             threads = self._threads(now, left)
             if not any(threads.values()) or time.monotonic() >= deadline:
                 break
-            time.sleep(_LOOK)
+            time.sleep(_POLL)
         return [
             replace(
                 report,
@@ -152,7 +152,7 @@ class Leftovers:
     def _threads(
         self, now: ProcessResources, left: Mapping[str, ProcessResources]
     ) -> dict[str, tuple[str, ...]]:
-        """Names of threads by pack: the one that started it, else the one that was imported."""
+        """Names of threads by pack: the pack that started it, else the one being imported."""
         found: dict[str, dict[int, str]] = {name: {} for name in left}
         for name, held in left.items():
             for thread in held.threads:
@@ -165,7 +165,7 @@ class Leftovers:
 
 
 def run_prestartup(packs: Sequence[Pack], leftovers: Leftovers) -> dict[str, str | None]:
-    """Run each pack's ``prestartup_script.py``; its name to the error, None when it went well."""
+    """Run each pack's ``prestartup_script.py``; returns errors by pack, None for success."""
     results: dict[str, str | None] = {}
     for pack in packs:
         script = pack.prestartup
@@ -192,8 +192,7 @@ async def load_pack(
     *,
     after_restore: bool = False,
 ) -> PackReport:
-    """Import one pack with ComfyUI's own loader, and tell what came of it; what it left behind is
-    up to ``leftovers``."""
+    """Import one pack with ComfyUI's loader; its leftovers are added by ``Leftovers.settle``."""
     with leftovers.watch(pack.name), _Reasons() as reasons:
         try:
             loaded = await load(str(pack.path))
@@ -201,7 +200,7 @@ async def load_pack(
             loaded = False
             reasons.add(describe(error))
     failed = prestartup.get(pack.name)
-    reason = None if loaded else (reasons.first or "it defines no nodes")
+    reason = None if loaded else (reasons.first or "does not define any nodes")
     if failed is not None:
         reason = f"prestartup script: {failed}" + (f"; {reason}" if reason else "")
     if reason is not None:
@@ -217,13 +216,13 @@ async def load_pack(
 
 
 def describe(error: BaseException) -> str:
-    """An exception in one line."""
+    """Describe an exception in one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 class _Reasons(logging.Handler):
-    """Keeps the exception that ComfyUI's loader logs and swallows."""
+    """Captures the exception that ComfyUI's loader logs and suppresses."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

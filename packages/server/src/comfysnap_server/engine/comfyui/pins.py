@@ -1,6 +1,6 @@
-"""What an install of ComfyUI consists of: its release, its locked Python packages, torch and CUDA.
+"""Pinned versions of an install of ComfyUI: its release, Python packages, torch and CUDA.
 
-The image, ``comfysnap comfyui install`` and the documentation's tests all read it here.
+Used by the image, ``comfysnap comfyui install`` and the documentation's tests.
 """
 
 import re
@@ -16,20 +16,20 @@ REPOSITORY: Final = "https://github.com/Comfy-Org/ComfyUI"
 TORCH: Final = "2.11.0"
 TORCH_NAMES: Final = ("torch", "torchvision", "torchaudio")
 WITHOUT_TORCH: Final = tuple(f"{name} ; sys_platform == 'never'" for name in TORCH_NAMES)
-"""Overrides that leave the packages with builds for a CUDA out of a resolution."""
+"""Overrides that exclude torch's packages, which have one build per CUDA, from a resolution."""
 TORCHVISION: Final = "0.26.0"
 TORCHAUDIO: Final = "2.11.0"
 CUDA: Final = "13.0"
-"""What PyPI's wheels of ``TORCH`` for Linux are built for; runs on compute capability 7.5 (T4) and
-later, with an NVIDIA driver from ``CUDA_DRIVER`` on."""
+"""CUDA version of PyPI's Linux wheels of ``TORCH``; needs compute capability 7.5 (T4) or later, and
+an NVIDIA driver of at least ``CUDA_DRIVER``."""
 CUDA_DRIVER: Final = 580
-"""First major version of the NVIDIA driver that runs CUDA 13."""
+"""Minimum major version of the NVIDIA driver for CUDA 13."""
 MANAGER: Final = "comfyui_manager==4.2.2"
-"""The package behind ``main.py --enable-manager``; ``manager_requirements.txt`` of ``VERSION``."""
+"""Requirement of ``main.py --enable-manager``, from ``manager_requirements.txt`` of ``VERSION``."""
 WORKER: Final = ("pydantic>=2.12", "pillow>=11", "packaging>=26.1")
-"""What our own code needs in ComfyUI's environment; the dependency group ``worker``."""
+"""Requirements of comfysnap in ComfyUI's environment; the dependency group ``worker``."""
 LOCK_DATE: Final = "2026-08-14T00:00:00Z"
-"""The lock holds nothing that was published later."""
+"""The lock contains only packages published before this time."""
 
 RELEASES: Final[Mapping[str, str]] = {
     "0.33.0": "2f35f4a08176d993cded35dac3332be4f7287f41",
@@ -113,7 +113,7 @@ RELEASES: Final[Mapping[str, str]] = {
     "0.3.49": "32a95bba8ac91e8a610c35ce4d9963d2453118c1",
     "0.3.48": "bff60b5cfc10d1b037a95746226ac6698dc3e373",
 }
-"""Version to commit, the newest first."""
+"""Commits by version, newest first."""
 COMMIT: Final = RELEASES[VERSION]
 
 _VERSION: Final = re.compile(r"v?([0-9]+\.[0-9]+\.[0-9]+)")
@@ -122,14 +122,14 @@ _LAST_TORCHAUDIO: Final = (2, 11)
 
 
 class UnknownReleaseError(ValueError):
-    """The text is neither a known version of ComfyUI nor a commit."""
+    """Not a known version of ComfyUI or a full commit."""
 
 
 def commit_of(release: str) -> str:
-    """The commit of a version (``0.33.0``, ``v0.33.0``); a full commit is returned as it is.
+    """The commit of a version (``0.33.0``, ``v0.33.0``); a full commit is returned unchanged.
 
     Raises:
-        UnknownReleaseError: The version is not in ``RELEASES``, or the text has another form.
+        UnknownReleaseError: The version is not in ``RELEASES``, or the text is not a version.
     """
     if is_commit(release):
         return release
@@ -145,12 +145,12 @@ def commit_of(release: str) -> str:
     oldest = list(RELEASES)[-1]
     raise UnknownReleaseError(
         f"{what}; known versions: {', '.join(newest)} and older, down to {oldest}"
-        + ("; for another one, give its commit (40 hex digits)" if named else "")
+        + ("; for other versions, pass the commit (40 hex digits)" if named else "")
     )
 
 
 def is_version(text: str) -> bool:
-    """Whether the text has the form of a version, known or not."""
+    """Whether the text is a version number, known or not."""
     return _VERSION.fullmatch(text) is not None
 
 
@@ -160,21 +160,21 @@ def is_commit(text: str) -> bool:
 
 
 def describe(commit: str) -> str:
-    """A commit for people: ``0.33.0 (2f35f4a08176)``, or the commit when it is not a release."""
+    """Display name of a commit: ``0.33.0 (2f35f4a08176)``, or the commit if it is not a release."""
     version = next((name for name, known in RELEASES.items() if known == commit), None)
     return f"{version} ({commit[:12]})" if version else commit
 
 
 def lock_file() -> Path:
-    """The requirement file with every package of ``VERSION`` at one version, with hashes."""
+    """The requirement file that locks every package of ``VERSION``, with hashes."""
     return Path(str(files("comfysnap_server.engine.comfyui") / "requirements-comfyui.txt"))
 
 
 def torch_packages(torch: str) -> tuple[str, ...]:
-    """Requirements for a version of torch and the builds of torchvision and torchaudio for it.
+    """Requirements for a version of torch and matching builds of torchvision and torchaudio.
 
-    torchvision's metadata names its torch. torchaudio's does not any more, and one that was built
-    for another torch does not load; 2.11 is the last torchaudio, made for that torch and later.
+    torchvision's metadata pins its torch. torchaudio's no longer does, and a build for another
+    torch does not load; 2.11 is the last torchaudio, and works with torch 2.11 and later.
     """
     parts = [int(part) for part in torch.split(".")]
     audio = TORCHAUDIO if tuple(parts[:2]) > _LAST_TORCHAUDIO else torch

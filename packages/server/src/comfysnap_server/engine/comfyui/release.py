@@ -1,4 +1,4 @@
-"""Which ComfyUI releases the engine is known to work with, and which one a checkout is."""
+"""ComfyUI releases that the engine is tested with, and the version of a checkout."""
 
 from pathlib import Path
 from typing import Final
@@ -10,11 +10,11 @@ TESTED: Final = (
 
 
 class UnsupportedComfyError(Exception):
-    """The folder is not a ComfyUI checkout, or one that this engine cannot drive."""
+    """The folder is not a ComfyUI checkout, or this engine does not support it."""
 
 
 def read_version(checkout: Path) -> str:
-    """The version that a checkout calls itself, without importing it.
+    """Read the version of a checkout, without importing it.
 
     Raises:
         UnsupportedComfyError: The folder is not a ComfyUI checkout.
@@ -38,17 +38,17 @@ def read_version(checkout: Path) -> str:
 
 
 def is_tested(version: str) -> bool:
-    """Whether a version lies between the oldest and the newest tested release."""
+    """Whether a version is between the oldest and the newest tested release."""
     return _key(TESTED[0]) <= _key(version) <= _key(TESTED[-1])
 
 
 def untested_note(version: str) -> str | None:
-    """One sentence about a version outside the tested range; None inside it."""
+    """A warning about a version outside the tested range; None inside it."""
     if is_tested(version):
         return None
     return (
-        f"ComfyUI {version} is outside the tested releases ({TESTED[0]} to {TESTED[-1]}); every "
-        "probe passed, so it is used as it is"
+        f"ComfyUI {version} is outside the tested releases ({TESTED[0]} to {TESTED[-1]}); it "
+        "has all required functions, so it is used anyway"
     )
 
 

@@ -1,4 +1,4 @@
-"""What loading found: node packs, masked CUDA calls, and what a snapshot or a fork would mind."""
+"""Report of a load: node packs, masked CUDA calls, and obstacles to snapshots and forks."""
 
 from dataclasses import dataclass, field
 
@@ -7,46 +7,46 @@ from comfysnap_server.engine.comfyui.mask import MaskedCall
 
 @dataclass(frozen=True, kw_only=True)
 class PackReport:
-    """One node pack, as it loaded or why it did not."""
+    """Result of loading one node pack."""
 
     name: str
     loaded: bool
     seconds: float
-    """With those of its ``prestartup_script.py``."""
+    """Includes its ``prestartup_script.py``."""
     reason: str | None = None
-    """Why it is not there; None when it is."""
+    """Why it was not loaded; None if it was."""
     prestartup: bool | None = None
-    """Whether its ``prestartup_script.py`` ran; None without one."""
+    """Whether its ``prestartup_script.py`` succeeded; None if it has none."""
     threads: tuple[str, ...] = ()
-    """Threads it left running; a process with them must not be forked."""
+    """Threads it left running; the process must not be forked."""
     open_files: tuple[str, ...] = ()
-    """Sockets and files opened for writing that it left behind: they break snapshots."""
+    """Sockets and files opened for writing that it left behind; they break snapshots."""
     children: int = 0
-    """Processes that it started and left."""
+    """Number of child processes it left running."""
     after_restore: bool = False
 
 
 @dataclass(kw_only=True)
 class LoadReport:
-    """What ``load`` and ``attach`` did."""
+    """Result of ``load`` and ``attach``."""
 
     version: str = ""
     tested: bool = True
-    """Whether the tests ran on this version."""
+    """Whether the version is within the tested range."""
     seconds: dict[str, float] = field(default_factory=dict[str, float])
     """By phase."""
     packs: list[PackReport] = field(default_factory=list[PackReport])
     masked_calls: list[MaskedCall] = field(default_factory=list[MaskedCall])
     devices: dict[str, list[str]] = field(default_factory=dict[str, "list[str]"])
-    """Pack to the names that hold the hidden device; ``attach`` gives them the true one."""
+    """Per pack, names that hold the masked device; ``attach`` replaces it with the real one."""
     own_failures: list[str] = field(default_factory=list[str])
-    """Files of ComfyUI's own nodes that did not import."""
+    """Files of ComfyUI's own nodes that could not be imported."""
     preloaded: dict[str, int] = field(default_factory=dict[str, int])
-    """Preloaded weights, with their bytes."""
+    """Bytes of preloaded weights, by path."""
     notes: list[str] = field(default_factory=list[str])
-    """What a person should know, one sentence each."""
+    """Warnings, one sentence each."""
 
     @property
     def unsafe_to_fork(self) -> list[str]:
-        """The packs that left a thread behind; forking such a process can hang."""
+        """Packs that left threads running, with which a forked child can hang."""
         return [pack.name for pack in self.packs if pack.threads]

@@ -1,7 +1,7 @@
-"""Runs top-level statements of a loaded module again, once what they asked for has an answer.
+"""Compiles top-level statements of a loaded module, to run them again once there is a device.
 
-ComfyUI decides much about the device while its modules are imported. What it decided while CUDA was
-hidden is decided again by the release's own statements, so nothing of them is repeated here.
+ComfyUI makes many decisions about the device while its modules are imported. Those made while CUDA
+was hidden are made again by the release's own statements, so none of them is duplicated here.
 """
 
 import ast
@@ -12,15 +12,15 @@ from typing import Any
 
 
 def compile_again(module: Any, names: Iterable[str]) -> CodeType | None:
-    """The module's top-level statements that bind one of ``names``, in their order.
+    """Compile the module's top-level statements that bind one of ``names``, in their order.
 
     Args:
         module: A loaded module with a source file.
-        names: Global names of it, or dotted attributes that it sets on other modules. A function of
-            that name is defined again too.
+        names: Global names, or dotted attributes that the module sets on other modules. Functions
+            and classes of these names are defined again too.
 
     Returns:
-        Code for ``exec`` in the module's namespace; None when nothing binds them.
+        Code for ``exec`` in the module's namespace; None if no statement binds them.
     """
     wanted = set(names)
     tree = ast.parse(inspect.getsource(module))
@@ -32,7 +32,7 @@ def compile_again(module: Any, names: Iterable[str]) -> CodeType | None:
 
 
 def _bound(statement: ast.stmt) -> Iterator[str]:
-    """The names that a statement binds in its own scope, and the attributes that it sets."""
+    """The names that a statement binds in its scope, and the attributes that it sets."""
     if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         yield statement.name
         return

@@ -1,4 +1,4 @@
-"""Threads, files, sockets and children that a process holds: what snapshots and forks mind."""
+"""Threads, files, sockets and child processes of this process, which affect snapshots and forks."""
 
 import os
 import threading
@@ -11,7 +11,7 @@ _WRITABLE: Final = os.O_WRONLY | os.O_RDWR
 
 @dataclass(frozen=True)
 class ProcessResources:
-    """What a process held at one moment."""
+    """Resources of a process at one moment."""
 
     threads: dict[int, str]
     """Kernel thread id to name."""
@@ -19,8 +19,8 @@ class ProcessResources:
     """Sockets, event queues and files open for writing, by descriptor."""
     children: frozenset[int]
 
-    def and_also(self, others: "ProcessResources") -> "ProcessResources":
-        """Both together."""
+    def union(self, others: "ProcessResources") -> "ProcessResources":
+        """The resources in either."""
         return ProcessResources(
             self.threads | others.threads,
             self.open_files | others.open_files,
@@ -28,7 +28,7 @@ class ProcessResources:
         )
 
     def still_in(self, now: "ProcessResources") -> "ProcessResources":
-        """What of it the process holds at a later moment."""
+        """The resources that still exist in ``now``."""
         return ProcessResources(
             {k: v for k, v in self.threads.items() if k in now.threads},
             {k: v for k, v in self.open_files.items() if now.open_files.get(k) == v},
@@ -36,7 +36,7 @@ class ProcessResources:
         )
 
     def since(self, earlier: "ProcessResources") -> "ProcessResources":
-        """What came since ``earlier``."""
+        """The resources that did not exist in ``earlier``."""
         return ProcessResources(
             {k: v for k, v in self.threads.items() if k not in earlier.threads},
             {k: v for k, v in self.open_files.items() if earlier.open_files.get(k) != v},
@@ -45,7 +45,7 @@ class ProcessResources:
 
 
 def held_resources() -> ProcessResources:
-    """What this process holds now; empty where there is no ``/proc``."""
+    """Current resources of this process; empty on systems without ``/proc``."""
     tasks = Path("/proc/self/task")
     if not tasks.is_dir():
         return ProcessResources({}, {}, frozenset())

@@ -1,7 +1,7 @@
-"""Reads safetensors files into memory of their own: no file mapping, no torch kernel.
+"""Reads safetensors files into newly allocated memory, without file mappings or torch kernels.
 
-A mapping would tie a snapshot to the file; a kernel would start OpenMP's threads, after which a
-forked child hangs at its first one.
+With a mapping, a snapshot would depend on the file. A kernel would start OpenMP's threads, after
+which a forked child hangs in its first kernel.
 """
 
 import importlib
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 MAX_HEADER: Final = 100 * 1024 * 1024
-"""Bytes, as in the format's own library."""
+"""Maximum size of the header in bytes, as in the format's own library."""
 
 DTYPES: Final = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
@@ -25,15 +25,15 @@ DTYPES: Final = {
 
 
 class SafetensorsError(ValueError):
-    """The file is no safetensors file, or holds a type that this torch does not know."""
+    """Not a valid safetensors file, or a type that this torch does not support."""
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, str] | None]:
-    """Tensors by name, and the metadata.
+    """Read a file; returns tensors by name, and the metadata.
 
     Raises:
-        SafetensorsError: The file is damaged, or holds a type that this torch does not know.
-        OSError: It cannot be read.
+        SafetensorsError: The file is not valid, or has a type that this torch does not support.
+        OSError: The file cannot be read.
     """
     with path.open("rb", buffering=0) as file:
         header = _header(file, path)
@@ -48,13 +48,13 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, str] | None]:
 def _header(file: io.FileIO, path: Path) -> dict[str, Any]:
     length = int.from_bytes(file.read(8), "little")
     if not 2 <= length <= MAX_HEADER:
-        raise SafetensorsError(f"{path} has no safetensors header")
+        raise SafetensorsError(f"{path}: missing safetensors header")
     try:
         header: Any = json.loads(file.read(length))
     except ValueError as error:
-        raise SafetensorsError(f"{path} has no safetensors header: {error}") from error
+        raise SafetensorsError(f"{path}: invalid safetensors header: {error}") from error
     if not isinstance(header, dict):
-        raise SafetensorsError(f"{path} has no safetensors header")
+        raise SafetensorsError(f"{path}: missing safetensors header")
     return cast("dict[str, Any]", header)
 
 
@@ -62,7 +62,7 @@ def _position(item: tuple[str, Any]) -> int:
     try:
         return int(item[1]["data_offsets"][0])
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise SafetensorsError(f"tensor {item[0]} has no place in the file") from error
+        raise SafetensorsError(f"tensor {item[0]}: missing data_offsets") from error
 
 
 def _tensor(file: io.FileIO, name: str, entry: Any, start: int, available: int) -> Any:
@@ -75,7 +75,7 @@ def _tensor(file: io.FileIO, name: str, entry: Any, start: int, available: int) 
         raise SafetensorsError(f"tensor {name}: {error!r}") from error
     size = math.prod(shape) * dtype.itemsize
     if end - begin != size or begin < 0 or end > available or min(shape, default=0) < 0:
-        raise SafetensorsError(f"tensor {name} does not fit into the file")
+        raise SafetensorsError(f"tensor {name}: data_offsets do not match its shape and the file")
     tensor = torch.empty(shape, dtype=dtype)
     if size:
         file.seek(start + begin)
@@ -88,5 +88,5 @@ def _fill(file: io.FileIO, target: memoryview, name: str) -> None:
     while done < len(target):
         count = file.readinto(target[done:])
         if not count:
-            raise SafetensorsError(f"the file ends inside tensor {name}")
+            raise SafetensorsError(f"tensor {name}: unexpected end of file")
         done += count

@@ -1,8 +1,8 @@
-"""The key that pays for ComfyUI's API nodes: handed to jobs, kept out of everything they leave.
+"""The API key of ComfyUI's API nodes: passed to jobs, and kept out of logs and errors.
 
 ComfyUI's front end sends it in a prompt's ``extra_data``, where hidden inputs of nodes read it
 (``execution.py``: ``SENSITIVE_EXTRA_DATA_KEYS``). It is read from the environment for each job, so
-that no snapshot holds it and a new one counts at once.
+that snapshots do not contain it and a new key takes effect immediately.
 """
 
 import logging
@@ -14,24 +14,24 @@ REDACTED: Final = "***"
 
 
 class ApiKey:
-    """The key in one environment variable, if there is one."""
+    """The API key in an environment variable, which may be unset."""
 
     def __init__(self, variable: str) -> None:
         self._variable = variable
 
     @property
     def extra_data(self) -> dict[str, str]:
-        """What a prompt's ``extra_data`` gets; empty without a key."""
+        """Entries for a prompt's ``extra_data``; empty without a key."""
         key = self._key()
         return {"api_key_comfy_org": key} if key else {}
 
     def redact(self, text: str) -> str:
-        """``text`` without the key: a node may put it into an error."""
+        """Replace the key in ``text``: a node may put it into an error."""
         key = self._key()
         return text.replace(key, REDACTED) if key else text
 
     def keep_out_of_logs(self) -> None:
-        """Redact what passes the handlers of the root logger; can be called again."""
+        """Redact the key in all handlers of the root logger. Can be called again."""
         for handler in logging.getLogger().handlers:
             if not any(isinstance(known, _Redacting) for known in handler.filters):
                 handler.addFilter(_Redacting(self))
@@ -46,10 +46,10 @@ class _Redacting(logging.Filter):
         self._key = key
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let every record pass, without the key."""
+        """Redact the key; returns True."""
         try:
             message = record.getMessage()
-        except (TypeError, ValueError):  # arguments that do not fit the text
+        except (TypeError, ValueError):  # arguments that do not match the format
             record.args = ()
             message = str(record.msg)
         clean = self._key.redact(message)

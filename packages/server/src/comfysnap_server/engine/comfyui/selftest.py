@@ -1,8 +1,7 @@
-"""Runs a trivial graph through a freshly loaded ComfyUI, so that one that cannot run jobs is found
-before a user does.
+"""Runs a trivial graph on a newly loaded ComfyUI, to detect an install that cannot run jobs.
 
-Only in a process that ends afterwards (the image build, ``comfysnap doctor``): one that ran a job
-is not fit to be snapshotted or forked.
+The process must end afterwards (the image build, ``comfysnap doctor``): after a job it can no
+longer be snapshotted or forked.
 
 ``python -m comfysnap_server.engine.comfyui.selftest CHECKOUT [--options JSON]`` exits 1 with the
 reason when the graph does not run.
@@ -30,19 +29,19 @@ GRAPH: Final[Graph] = {
     },
     "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "test"}},
 }
-"""Of ComfyUI's oldest nodes; needs no model and no GPU."""
+"""Consists of nodes that every release has; needs no model and no GPU."""
 
 
 class SelfTestError(Exception):
-    """ComfyUI loaded, but does not run the graph; the message is the reason."""
+    """ComfyUI cannot run the graph; the message is the reason."""
 
 
 def self_test(engine: ComfyUIEngine) -> None:
     """Run ``GRAPH`` on a loaded engine.
 
     Raises:
-        SelfTestError: It did not end with a picture.
-        DeviceMissingError: The engine's options ask for a CUDA device and there is none.
+        SelfTestError: The job failed, or did not produce a picture.
+        DeviceMissingError: The engine's options require a CUDA device, and none was found.
     """
     engine.attach()
     seen: list[Progress | PreviewFrame] = []
@@ -63,9 +62,9 @@ def self_test(engine: ComfyUIEngine) -> None:
             reason = str(error) if isinstance(error, EngineError) else repr(error)
             raise SelfTestError(f"ComfyUI {version} cannot run a job: {reason}") from error
     if not made:
-        raise SelfTestError(f"ComfyUI {version} made no picture")
+        raise SelfTestError(f"ComfyUI {version} did not produce a picture")
     if not any(isinstance(event, Progress) and event.fraction == 1 for event in seen):
-        raise SelfTestError(f"ComfyUI {version} reports no progress")
+        raise SelfTestError(f"ComfyUI {version} does not report progress")
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""The ``PromptServer`` that nodes see: everything but the sockets."""
+"""The ``PromptServer`` that nodes use, without sockets."""
 
 import asyncio
 import threading
@@ -11,17 +11,17 @@ Listener = Callable[[str, Any], None]
 def make_prompt_server(
     server_module: Any, loop: asyncio.AbstractEventLoop, arguments: tuple[Any, ...]
 ) -> Any:
-    """``PromptServer.instance`` as node packs expect it (``routes``, ``app``, ``loop``,
-    ``prompt_queue``); what it would send goes to ``listener`` instead.
+    """Create ``PromptServer.instance`` as node packs expect it (``routes``, ``app``, ``loop``,
+    ``prompt_queue``); its messages go to ``listener``.
 
     Args:
         server_module: ComfyUI's module ``server``.
-        loop: The loop that node packs see while they load.
-        arguments: What this release's ``PromptServer`` takes after the loop.
+        loop: The event loop of node packs while they load.
+        arguments: Arguments of this release's ``PromptServer`` after the loop.
     """
 
     class QuietServer(server_module.PromptServer):
-        """Opens no socket; ``loop`` is a running loop once somebody asks for it after loading."""
+        """Does not open sockets; after loading, ``loop`` is started when it is first used."""
 
         def __init__(self) -> None:
             self._loop: asyncio.AbstractEventLoop | None = loop
@@ -43,13 +43,13 @@ def make_prompt_server(
                 self.listener(event, data)
 
         def queue_updated(self) -> None:
-            """Nobody watches the queue."""
+            """Do nothing: the queue has no viewers."""
 
     return QuietServer()
 
 
 def _start_loop() -> asyncio.AbstractEventLoop:
-    """A loop that runs on a thread of its own, as main.py's runs beside its worker."""
+    """Start an event loop on its own thread, as in ``main.py``."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="comfyui-server-loop", daemon=True).start()
     return loop

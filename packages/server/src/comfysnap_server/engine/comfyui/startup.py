@@ -1,6 +1,6 @@
-"""What ``main.py`` does before it imports torch: arguments, environment, allocator, DynamicVRAM.
+"""Replaces the part of ``main.py`` before it imports torch: arguments, environment, allocator.
 
-ARCHITECTURE.md holds the whole table of what ``main.py`` does and what stands for it here.
+ARCHITECTURE.md compares all steps of ``main.py`` with those of the engine.
 """
 
 import importlib
@@ -19,13 +19,13 @@ from comfysnap_server.engine.comfyui.release import UnsupportedComfyError
 logger = logging.getLogger(__name__)
 
 PATH_FILES: Final = ("extra_model_paths.yaml", "extra_paths.yaml")
-"""Model paths beside the checkout; the second name is that of 0.38."""
+"""Files with model paths in the checkout; the second name is used since 0.38."""
 MAX_DEVICES: Final = 32
-"""As many as ``main.py`` lists for ``--default-device``."""
+"""Number of devices that ``main.py`` lists for ``--default-device``."""
 
 
 def start_up(options: ComfyOptions) -> Any:
-    """Make this process what ``main.py`` makes of its own before it imports torch.
+    """Prepare this process as ``main.py`` does before it imports torch.
 
     Returns:
         The module ``folder_paths``.
@@ -37,7 +37,7 @@ def start_up(options: ComfyOptions) -> Any:
     _enter_checkout(options.checkout)
     arguments = _parse(options)
     folder_paths: Any = importlib.import_module("folder_paths")
-    importlib.import_module("utils.extra_config")  # before `nodes` puts another `utils` in its way
+    importlib.import_module("utils.extra_config")  # before `nodes` shadows `utils`
     _start_dynamic_vram(arguments)
     _set_environment(arguments)
     importlib.import_module("cuda_malloc")  # sets PYTORCH_CUDA_ALLOC_CONF, which torch reads
@@ -48,22 +48,22 @@ def start_up(options: ComfyOptions) -> Any:
 
 
 def _enter_checkout(checkout: Path) -> None:
-    """Node packs rely on main.py's working folder and path."""
+    """Set the working folder and path of ``main.py``, which node packs rely on."""
     os.chdir(checkout)
     sys.path.insert(0, str(checkout))
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL", "1")
-    # their threads would start with the first prompt, or with the import (onnxruntime since 1.29,
-    # which kornia imports where it is installed), and make a forked or frozen process unsafe
+    # both would start threads, with the first prompt or on import (onnxruntime since 1.29, which
+    # kornia imports if installed), and make forks and snapshots unsafe
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    # ComfyUI-Manager takes the folder of the main script for ComfyUI's without it
+    # else ComfyUI-Manager uses the folder of the main script
     os.environ["COMFYUI_PATH"] = str(checkout)
 
 
 def _parse(options: ComfyOptions) -> Any:
-    """Parse the arguments, once for the life of the process."""
+    """Parse the arguments; possible once per process."""
     given = sys.argv
     sys.argv = ["main.py", *options.arguments]
     try:
@@ -75,15 +75,15 @@ def _parse(options: ComfyOptions) -> Any:
         ) from error
     finally:
         sys.argv = given
-    # without the front end's package, PromptServer would end the process
+    # PromptServer ends the process if the front end's package is missing
     arguments.front_end_root = arguments.front_end_root or str(options.checkout)
     arguments.enable_assets = False
     return arguments
 
 
 def _start_dynamic_vram(arguments: Any) -> None:
-    """Load comfy-aimdo's library before ``comfy.model_management``: its modules take the library's
-    address when they are imported, and a late start leaves them without one."""
+    """Load comfy-aimdo's library before ``comfy.model_management`` is imported, which stores the
+    library's address."""
     enabled = getattr(importlib.import_module("comfy.cli_args"), "enables_dynamic_vram", None)
     if enabled is None or not enabled():
         return
@@ -118,7 +118,7 @@ def _device_environment(arguments: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     default = getattr(arguments, "default_device", None)
     device = getattr(arguments, "cuda_device", None)
-    if device == "all":  # since 0.38: what the environment says
+    if device == "all":  # since 0.38: use the environment
         default = device = None
     if default is not None:
         order = [default, *(number for number in range(MAX_DEVICES) if number != default)]

@@ -1,4 +1,4 @@
-"""Imports that ComfyUI leaves to its first job, made before a snapshot is taken."""
+"""Imports modules before a snapshot that ComfyUI would import with its first job."""
 
 import importlib
 import logging
@@ -15,17 +15,17 @@ MODULES: Final = (
     "PIL.PpmImagePlugin",
     "PIL.WebPImagePlugin",
 )
-"""What the first diffusion job added to ``sys.modules`` on the tested versions."""
+"""Modules that the first diffusion job imports on the tested versions."""
 
 
 def warm_imports() -> list[str]:
-    """Import what is there of ``MODULES``; returns what was."""
+    """Import those of ``MODULES`` that are installed; returns their names."""
     done: list[str] = []
     for name in MODULES:
         try:
             importlib.import_module(name)
         except Exception:
-            logger.debug("no %s to import early", name, exc_info=True)
+            logger.debug("cannot import %s early", name, exc_info=True)
         else:
             done.append(name)
     return done

@@ -1,4 +1,4 @@
-"""Weights read into memory before a snapshot, handed to ComfyUI instead of the file."""
+"""Weights that are read into memory before a snapshot, and that ComfyUI loads from there."""
 
 import functools
 import importlib
@@ -23,14 +23,14 @@ class PreloadError(ValueError):
 
 @dataclass(frozen=True)
 class FileState:
-    """What tells one content of a file from another, without reading it."""
+    """Size and modification time of a file, to detect that its content changed."""
 
     size: int
     modified: int
 
     @classmethod
     def of(cls, path: str) -> "FileState | None":
-        """The file's state now; None when it is not there."""
+        """The file's current state; None if it does not exist."""
         try:
             found = Path(path).stat()
         except OSError:
@@ -43,7 +43,7 @@ class Weights:
     """One file in memory."""
 
     path: str
-    """With links resolved."""
+    """Absolute, with links resolved."""
     state: FileState
     tensors: dict[str, Any]
     metadata: dict[str, str] | None
@@ -51,10 +51,10 @@ class Weights:
     """Bytes of the tensors."""
 
     def copy(self) -> dict[str, Any]:
-        """The tensors in a dictionary of its own, since ComfyUI empties the one it loads from.
+        """Copy the dictionary of tensors, since ComfyUI empties the one it loads from.
 
-        They share memory with ours until somebody writes to one (torch's copy-on-write tensors,
-        ``c10/core/impl/COW.h``; a torch without them hands out the tensors themselves).
+        The tensors share memory with the originals until one is written to (torch's copy-on-write
+        tensors, ``c10/core/impl/COW.h``; without support for them, the originals are returned).
         """
         clone = getattr(importlib.import_module("torch"), "_lazy_clone", None)
         if clone is None:
@@ -68,18 +68,18 @@ class WeightStore:
     def __init__(self) -> None:
         self._files: dict[str, Weights] = {}
         self.notes: list[str] = []
-        """Why a preloaded file was not used, one sentence each."""
+        """Reasons why preloaded files were not used, one sentence each."""
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Path to bytes in memory."""
+        """Bytes in memory, by path."""
         return {path: weights.size for path, weights in self._files.items()}
 
     def add(self, path: Path) -> Weights:
-        """Read a safetensors file; the same file under another name is read once.
+        """Read a safetensors file; a file with several names is read once.
 
         Raises:
-            PreloadError: It is no safetensors file, or cannot be read.
+            PreloadError: Not a safetensors file, or not readable.
         """
         real = os.path.realpath(path)
         known = self._files.get(real)
@@ -88,7 +88,7 @@ class WeightStore:
         return known
 
     def find(self, path: str) -> Weights | None:
-        """The weights of the file at ``path``, if they are still what lies there."""
+        """The weights of the file at ``path``; None if not preloaded or changed since."""
         weights = self._files.get(os.path.realpath(path))
         if weights is None:
             return None
@@ -96,18 +96,18 @@ class WeightStore:
         if state == weights.state:
             return weights
         del self._files[weights.path]
-        what = "is gone" if state is None else "has changed"
-        note = f"{weights.path} {what} since it was preloaded; it is read from the disk"
+        what = "was deleted" if state is None else "has changed"
+        note = f"{weights.path} {what} since it was preloaded; it is read from disk"
         self.notes.append(note)
         logger.warning("%s", note)
         return None
 
 
 def read_weights(path: str) -> Weights:
-    """Read a safetensors file into memory that no file backs.
+    """Read a safetensors file into memory that is not backed by the file.
 
     Raises:
-        PreloadError: It is no safetensors file, or cannot be read.
+        PreloadError: Not a safetensors file, or not readable.
     """
     if not path.lower().endswith(SUFFIXES):
         raise PreloadError(f"{path}: only safetensors files can be preloaded")
@@ -123,29 +123,31 @@ def read_weights(path: str) -> Weights:
 
 
 def resolve(names: Sequence[str], get_full_path: Callable[[str, str], str | None]) -> list[Path]:
-    """The files that ``kind/name`` entries mean.
+    """Find the files of ``kind/name`` entries.
 
     Raises:
-        PreloadError: An entry has another form, or names no file.
+        PreloadError: An entry is not valid, or its file does not exist.
     """
     found: list[Path] = []
     for entry in names:
         kind, slash, name = entry.partition("/")
         if not slash or not name:
-            raise PreloadError(f"preload entry {entry!r}: write it kind/name, checkpoints/x.sft")
+            raise PreloadError(
+                f"preload entry {entry!r} must be kind/name, for example checkpoints/x.safetensors"
+            )
         try:
             path = get_full_path(kind, name)
         except KeyError:
             path = None
         if path is None:
-            raise PreloadError(f"preload entry {entry!r}: there is no such {kind} file")
+            raise PreloadError(f"preload entry {entry!r}: {kind} file not found")
         found.append(Path(path))
     return found
 
 
 def serve_from_memory(utils: Any, store: WeightStore) -> None:
-    """Let ``comfy.utils.load_torch_file`` answer from ``store``; call it before other modules
-    take that function by name."""
+    """Make ``comfy.utils.load_torch_file`` return weights from ``store``; must be called before
+    other modules import that function by name."""
     original = utils.load_torch_file
     signature = inspect.signature(original)
 

@@ -1,4 +1,4 @@
-"""Image nodes of ComfyUI computed for real with Pillow."""
+"""ComfyUI's image nodes, computed with Pillow."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -8,28 +8,28 @@ from typing import Final
 
 from PIL import Image, ImageChops, ImageFilter, ImageOps, ImageSequence
 
-from comfysnap_server.engine.simulated.picture import resized
 from comfysnap_server.engine.simulated.values import (
     MAX_SIDE,
     Call,
     Images,
     Masks,
-    Modelled,
-    NodeProblem,
+    NodeError,
+    Placeholder,
     Video,
     check_size,
     draw_images,
-    merge_facts,
+    merge_properties,
+    resized,
 )
 
 Outputs = tuple[object, ...]
 Handler = Callable[[Call, Path], Outputs]
-"""Takes the call and the job's input folder; gives what the node's output slots hold."""
+"""Computes a node from the call and the job's input folder; returns one value per output slot."""
 
 
 @dataclass(frozen=True)
 class NodeClass:
-    """A node that is computed."""
+    """A node class that is computed."""
 
     run: Handler
     required: tuple[str, ...]
@@ -47,7 +47,7 @@ _RESAMPLING: Final[Mapping[str, Image.Resampling]] = {
 
 
 def node(*classes: str, required: tuple[str, ...] = ()) -> Callable[[Handler], Handler]:
-    """Register a function as what computes these classes."""
+    """Register a handler for node classes."""
 
     def register(run: Handler) -> Handler:
         NODES.update({name: NodeClass(run, required) for name in classes})
@@ -74,26 +74,26 @@ def load_image_mask(call: Call, folder: Path) -> Outputs:
 
 
 def input_file(folder: Path, name: str, input_name: str) -> Path:
-    """The file that a graph names; never one outside of the input folder.
+    """Find an input file by the name that a graph uses; files outside the folder are never found.
 
     Raises:
-        NodeProblem: There is no such file.
+        NodeError: No such file.
     """
     bare = name.removesuffix(" [input]").removesuffix(" [output]").removesuffix(" [temp]")
     root = folder.resolve()
     path = (root / bare).resolve()
     if "\0" in bare or not path.is_relative_to(root) or not path.is_file():
-        raise NodeProblem(f"there is no input file {bare!r}", input_name=input_name)
+        raise NodeError(f"input file {bare!r} not found", input_name=input_name)
     return path
 
 
 def read_image(
     folder: Path, name: str, input_name: str
 ) -> tuple[list[Image.Image], list[Image.Image]]:
-    """Frames (RGB) and masks (255 where transparent) of an image file.
+    """Read the frames (RGB) and masks (255 where transparent) of an image file.
 
     Raises:
-        NodeProblem: No such file, no image, or larger than the limits.
+        NodeError: The file is missing, not a readable image, or exceeds the limits.
     """
     path = input_file(folder, name, input_name)
     frames: list[Image.Image] = []
@@ -109,15 +109,15 @@ def read_image(
                     frames.append(frame.convert("RGB"))
                     masks.append(ImageChops.invert(alpha))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise NodeProblem("the image has too many pixels", input_name=input_name) from error
+        raise NodeError("the image has too many pixels", input_name=input_name) from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise NodeProblem("the file is no image that can be read", input_name=input_name) from error
+        raise NodeError("not a readable image", input_name=input_name) from error
     return frames, masks
 
 
 @node("EmptyImage")
 def empty_image(call: Call, _folder: Path) -> Outputs:
-    """A batch of one colour."""
+    """A batch of images of one colour."""
     width, height = call.integer("width", 512, 1), call.integer("height", 512, 1)
     count = call.integer("batch_size", 1, 1, 4096)
     check_size(width, height, count)
@@ -144,7 +144,7 @@ def _scaled(call: Call, width: int, height: int) -> Outputs:
 
 @node("ImageScale", required=("image", "width", "height"))
 def image_scale(call: Call, _folder: Path) -> Outputs:
-    """To a size; a side of 0 follows the other one, ``crop = center`` keeps the proportions."""
+    """Resize; a side of 0 keeps the aspect ratio, as does ``crop = center``."""
     width, height = call.integer("width", 512), call.integer("height", 512)
     old_width, old_height, count = _size(call, "image")
     if width == 0 and height == 0:
@@ -160,7 +160,7 @@ def image_scale(call: Call, _folder: Path) -> Outputs:
 
 @node("ImageScaleBy", required=("image", "scale_by"))
 def image_scale_by(call: Call, _folder: Path) -> Outputs:
-    """By a factor."""
+    """Resize by a factor."""
     factor = call.number("scale_by", 1.0, 0.01, 8.0)
     width, height, _ = _size(call, "image")
     return _scaled(call, max(1, round(width * factor)), max(1, round(height * factor)))
@@ -168,7 +168,7 @@ def image_scale_by(call: Call, _folder: Path) -> Outputs:
 
 @node("ImageScaleToTotalPixels", required=("image",))
 def image_scale_to_total_pixels(call: Call, _folder: Path) -> Outputs:
-    """To a number of megapixels (of 1024 x 1024)."""
+    """Resize to a number of megapixels (of 1024 x 1024 pixels)."""
     width, height, _ = _size(call, "image")
     wanted = call.number("megapixels", 1.0, 0.01, 16.0) * 1024 * 1024
     factor = (wanted / (width * height)) ** 0.5
@@ -177,7 +177,7 @@ def image_scale_to_total_pixels(call: Call, _folder: Path) -> Outputs:
 
 @node("ImageCrop", required=("image", "width", "height"))
 def image_crop(call: Call, _folder: Path) -> Outputs:
-    """A part; ComfyUI keeps it within the image (comfy_extras/nodes_images.py: ImageCrop)."""
+    """Crop, within the image as ComfyUI does (comfy_extras/nodes_images.py: ImageCrop)."""
     old_width, old_height, _ = _size(call, "image")
     x = min(call.integer("x", 0), old_width - 1)
     y = min(call.integer("y", 0), old_height - 1)
@@ -188,20 +188,20 @@ def image_crop(call: Call, _folder: Path) -> Outputs:
 
 @node("ImageInvert", required=("image",))
 def image_invert(call: Call, _folder: Path) -> Outputs:
-    """The negative."""
+    """Invert the colours."""
     return _each(call, "image", ImageChops.invert)
 
 
 @node("ImageFlip", required=("image",))
 def image_flip(call: Call, _folder: Path) -> Outputs:
-    """Mirrored at an axis."""
+    """Flip at an axis."""
     vertical = call.text("flip_method", "x-axis: vertically").startswith("x")
     return _each(call, "image", ImageOps.flip if vertical else ImageOps.mirror)
 
 
 @node("ImageRotate", required=("image",))
 def image_rotate(call: Call, _folder: Path) -> Outputs:
-    """Turned clockwise by quarters."""
+    """Rotate clockwise by 90, 180 or 270 degrees."""
     turns: Mapping[str, Image.Transpose] = {
         "90": Image.Transpose.ROTATE_270,
         "180": Image.Transpose.ROTATE_180,
@@ -213,14 +213,14 @@ def image_rotate(call: Call, _folder: Path) -> Outputs:
 
 @node("ImageBlur", required=("image",))
 def image_blur(call: Call, _folder: Path) -> Outputs:
-    """A Gaussian blur."""
+    """Apply a Gaussian blur."""
     sigma = call.number("sigma", 1.0, 0.1, 10.0)
     return _each(call, "image", lambda frame: frame.filter(ImageFilter.GaussianBlur(sigma)))
 
 
 @node("ImageSharpen", required=("image",))
 def image_sharpen(call: Call, _folder: Path) -> Outputs:
-    """An unsharp mask."""
+    """Apply an unsharp mask."""
     sigma, alpha = call.number("sigma", 1.0, 0.1, 10.0), call.number("alpha", 1.0, 0.0, 5.0)
     sharpen = ImageFilter.UnsharpMask(sigma, round(alpha * 100), 0)
     return _each(call, "image", lambda frame: frame.filter(sharpen))
@@ -228,7 +228,7 @@ def image_sharpen(call: Call, _folder: Path) -> Outputs:
 
 @node("ImageBatch", required=("image1", "image2"))
 def image_batch(call: Call, _folder: Path) -> Outputs:
-    """Both, the second one brought to the size of the first."""
+    """Join two batches; the second is resized to the size of the first."""
     first, second = call.images("image1"), call.images("image2")
     size = first.frames[0].size
     check_size(*size, len(first.frames) + len(second.frames))
@@ -238,7 +238,7 @@ def image_batch(call: Call, _folder: Path) -> Outputs:
 
 @node("RepeatImageBatch", required=("image",))
 def repeat_image_batch(call: Call, _folder: Path) -> Outputs:
-    """The batch, several times."""
+    """Repeat a batch."""
     images, amount = call.images("image"), call.integer("amount", 1, 1, 4096)
     check_size(*images.frames[0].size, len(images.frames) * amount)
     return (replace(images, frames=images.frames * amount),)
@@ -246,7 +246,7 @@ def repeat_image_batch(call: Call, _folder: Path) -> Outputs:
 
 @node("ImageFromBatch", required=("image",))
 def image_from_batch(call: Call, _folder: Path) -> Outputs:
-    """Some images of a batch."""
+    """Take images from a batch."""
     images = call.images("image")
     start = min(call.integer("batch_index", 0), len(images.frames) - 1)
     length = call.integer("length", 1, 1, 4096)
@@ -265,11 +265,11 @@ _BLENDS: Final[Mapping[str, Callable[[Image.Image, Image.Image], Image.Image]]] 
 
 @node("ImageBlend", required=("image1", "image2"))
 def image_blend(call: Call, _folder: Path) -> Outputs:
-    """The second over the first, at ``blend_factor`` strength."""
+    """Blend the second image over the first with strength ``blend_factor``."""
     factor = call.number("blend_factor", 0.5, 0.0, 1.0)
     mode = call.text("blend_mode", "normal")
     if mode not in _BLENDS:
-        raise NodeProblem(f"there is no blend mode {mode!r}", input_name="blend_mode")
+        raise NodeError(f"unknown blend mode {mode!r}", input_name="blend_mode")
     second = call.images("image2").frames
     images = call.images("image1")
     frames: list[Image.Image] = []
@@ -281,7 +281,7 @@ def image_blend(call: Call, _folder: Path) -> Outputs:
 
 @node("ImageCompositeMasked", required=("destination", "source"))
 def image_composite_masked(call: Call, _folder: Path) -> Outputs:
-    """The source pasted onto the destination, through a mask if there is one."""
+    """Paste the source onto the destination, through the mask if one is given."""
     source = call.images("source").frames[0]
     x, y = call.integer("x", 0), call.integer("y", 0)
     images = call.images("destination")
@@ -299,7 +299,7 @@ def image_composite_masked(call: Call, _folder: Path) -> Outputs:
 
 @node("ImagePadForOutpaint", required=("image",))
 def image_pad_for_outpaint(call: Call, _folder: Path) -> Outputs:
-    """Grey borders, and the mask of them."""
+    """Add grey borders, and a mask that selects them."""
     left, top = call.integer("left", 0), call.integer("top", 0)
     right, bottom = call.integer("right", 0), call.integer("bottom", 0)
     images = call.images("image")
@@ -327,7 +327,7 @@ def solid_mask(call: Call, _folder: Path) -> Outputs:
 
 @node("InvertMask", required=("mask",))
 def invert_mask(call: Call, _folder: Path) -> Outputs:
-    """The negative of a mask."""
+    """Invert a mask."""
     return (Masks(tuple(ImageChops.invert(frame) for frame in call.masks("mask").frames)),)
 
 
@@ -359,41 +359,41 @@ def get_image_size(call: Call, _folder: Path) -> Outputs:
 
 @node("VAEDecode", "VAEDecodeTiled", required=("samples",))
 def vae_decode(call: Call, _folder: Path) -> Outputs:
-    """The picture that stands for what the model would have made."""
-    return (draw_images(merge_facts(call.values)),)
+    """Draw the picture that stands for the decoded latent."""
+    return (draw_images(merge_properties(call.values)),)
 
 
 @node("ImageUpscaleWithModel", required=("image",))
 def image_upscale_with_model(call: Call, _folder: Path) -> Outputs:
-    """A picture of the size that the upscale model would have made."""
-    facts = merge_facts(call.values)
-    factor = facts.scale or 4.0
+    """Draw a picture of the upscaled size."""
+    properties = merge_properties(call.values)
+    factor = properties.scale or 4.0
     width, height, count = _size(call, "image")
     size = {"width": round(width * factor), "height": round(height * factor), "batch": count}
-    return (draw_images(replace(facts, **size)),)
+    return (draw_images(replace(properties, **size)),)
 
 
 @node("UpscaleModelLoader", required=("model_name",))
 def upscale_model_loader(call: Call, _folder: Path) -> Outputs:
-    """The factor that the model's name tells (``4x-UltraSharp``, ``RealESRGAN_x2``), or 4."""
+    """The factor in the model's name (``4x-UltraSharp``, ``RealESRGAN_x2``), or 4."""
     name = call.text("model_name").lower()
     factor = next((n for n in (1, 2, 3, 4, 8) if f"{n}x" in name or f"x{n}" in name), 4)
-    return (Modelled(replace(merge_facts({}), scale=float(factor))),)
+    return (Placeholder(replace(merge_properties({}), scale=float(factor))),)
 
 
 @node("LatentUpscaleBy", required=("samples",))
 def latent_upscale_by(call: Call, _folder: Path) -> Outputs:
     """A larger latent."""
-    facts = merge_facts(call.values)
+    properties = merge_properties(call.values)
     factor = call.number("scale_by", 1.5, 0.01, 8.0)
-    width = min(round((facts.width or 512) * factor), MAX_SIDE)
-    height = min(round((facts.height or 512) * factor), MAX_SIDE)
-    return (Modelled(replace(facts, width=width, height=height)),)
+    width = min(round((properties.width or 512) * factor), MAX_SIDE)
+    height = min(round((properties.height or 512) * factor), MAX_SIDE)
+    return (Placeholder(replace(properties, width=width, height=height)),)
 
 
 @node("CreateVideo", required=("images",))
 def create_video(call: Call, _folder: Path) -> Outputs:
-    """Frames with a rate."""
+    """Combine frames and a frame rate."""
     return (Video(call.images("images"), call.number("fps", 24.0, 0.1, 240.0)),)
 
 
@@ -412,5 +412,5 @@ def primitive(call: Call, _folder: Path) -> Outputs:
 
 @node("StringConcatenate", required=("string_a", "string_b"))
 def string_concatenate(call: Call, _folder: Path) -> Outputs:
-    """Two texts with a delimiter between them."""
+    """Join two texts with a delimiter."""
     return (call.text("delimiter").join((call.text("string_a"), call.text("string_b"))),)

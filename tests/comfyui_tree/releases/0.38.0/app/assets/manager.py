@@ -1,4 +1,4 @@
-"""Who notes files in the asset database; nobody, unless ``--enable-assets`` is given."""
+"""Records files in the asset database with ``--enable-assets``."""
 
 from comfy.cli_args import args
 
@@ -18,5 +18,5 @@ class NoAssets:
 
 def default_asset_manager():
     if args.enable_assets:
-        raise RuntimeError("this tree has no asset database")
+        raise RuntimeError("the tree does not have an asset database")
     return NoAssets(args)

@@ -1,4 +1,4 @@
-"""Attention functions, chosen when this is imported."""
+"""Attention functions, chosen on import."""
 
 import comfy.ops
 
