@@ -10,7 +10,17 @@ from typing import Final
 from pydantic import JsonValue, ValidationError
 
 from comfysnap_schema.comfy import title_of
-from comfysnap_schema.wire import FILE_KINDS, OUTPUTS, ErrorCode, FieldProblem, Kind, OutputFile
+from comfysnap_schema.wire import (
+    FILE_KINDS,
+    KINDS,
+    OUTPUTS,
+    ErrorCode,
+    FieldProblem,
+    Kind,
+    OutputFile,
+    content_type_of,
+    kind_fits,
+)
 from comfysnap_schema.workflow import OutputSpec
 from comfysnap_server.engine.protocol import EngineError, EngineJob, EngineResult, ProducedFile
 
@@ -22,46 +32,6 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 MAX_DEPTH: Final = 100
 """Maximum depth of a JSON output; JSON parsers fail at about 200."""
 _CHUNK: Final = 1024 * 1024
-
-# the system's table differs between machines and lacks half of these
-CONTENT_TYPES: Final[Mapping[str, str]] = {
-    ".png": "image/png",
-    ".apng": "image/apng",
-    ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
-    ".webp": "image/webp",
-    ".gif": "image/gif",
-    ".avif": "image/avif",
-    ".bmp": "image/bmp",
-    ".tif": "image/tiff",
-    ".tiff": "image/tiff",
-    ".svg": "image/svg+xml",
-    ".exr": "image/x-exr",
-    ".mp4": "video/mp4",
-    ".m4v": "video/mp4",
-    ".webm": "video/webm",
-    ".mov": "video/quicktime",
-    ".mkv": "video/x-matroska",
-    ".avi": "video/x-msvideo",
-    ".wav": "audio/wav",
-    ".flac": "audio/flac",
-    ".mp3": "audio/mpeg",
-    ".opus": "audio/ogg",
-    ".ogg": "audio/ogg",
-    ".m4a": "audio/mp4",
-    ".glb": "model/gltf-binary",
-    ".gltf": "model/gltf+json",
-    ".obj": "model/obj",
-    ".stl": "model/stl",
-    ".json": "application/json",
-    ".txt": "text/plain; charset=utf-8",
-    ".zip": "application/zip",
-}
-
-
-def content_type_of(name: str) -> str:
-    """The content type of a file name."""
-    return CONTENT_TYPES.get(Path(name).suffix.lower(), OCTET_STREAM)
 
 
 def wire_outputs(job: EngineJob, result: EngineResult) -> dict[str, JsonValue]:
@@ -213,7 +183,4 @@ def hash_file(path: Path) -> tuple[int, str]:
 
 def kind_of(path: Path) -> Kind:
     """The kind of a file name."""
-    content_type = content_type_of(path.name)
-    by_family = {"image": Kind.IMAGE, "video": Kind.VIDEO, "audio": Kind.AUDIO}
-    by_family["model"] = Kind.MODEL_3D
-    return by_family.get(content_type.partition("/")[0], Kind.FILE)
+    return next((kind for kind in KINDS if kind_fits(path.name, kind)), Kind.FILE)

@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, JsonValue
 
 from comfysnap_schema.comfy import Graph, canonical_json, graph_hash
 from comfysnap_schema.wire import (
+    KINDS,
     ErrorCode,
     FieldProblem,
     FileBySha256,
@@ -36,10 +37,6 @@ Label = Annotated[str, Field(pattern=routes.LABEL_PATTERN)]
 IDEMPOTENCY_KEY_PATTERN: Final = r"^[\x21-\x7e]{1,255}$"
 
 _ID_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
-_SUFFIX_OF_KIND: Final[Mapping[Kind, str]] = {
-    Kind.IMAGE: ".png", Kind.MASK: ".png", Kind.ANIMATION: ".webp", Kind.VIDEO: ".mp4",
-    Kind.AUDIO: ".wav", Kind.MODEL_3D: ".glb",
-}  # fmt: skip
 _SUFFIXES: Final = frozenset({
     ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".exr", ".mp4",
     ".mov", ".mkv", ".webm", ".avi", ".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac",
@@ -278,7 +275,7 @@ def _by_url(parameter: Parameter, url: str) -> tuple[FileByUrl, str]:
 
 def _suffix(parameter: Parameter, suffix: str) -> str:
     suffix = suffix.lower()
-    return suffix if suffix in _SUFFIXES else _SUFFIX_OF_KIND.get(parameter.kind or Kind.FILE, "")
+    return suffix if suffix in _SUFFIXES else KINDS[parameter.kind or Kind.FILE].suffix
 
 
 def _decode(parameter: Parameter, data: str) -> bytes:

@@ -10,11 +10,10 @@ from typing import Any, Final, cast
 from pydantic import JsonValue
 
 from comfysnap_schema.comfy import Graph
-from comfysnap_schema.wire import ErrorCode, Kind
+from comfysnap_schema.wire import ErrorCode, Kind, content_type_of, kind_fits
 from comfysnap_schema.workflow import OutputSpec
 from comfysnap_server.engine.comfyui.errors import describe_node
 from comfysnap_server.engine.comfyui.folders import TEMP
-from comfysnap_server.engine.outputs import content_type_of
 from comfysnap_server.engine.protocol import EngineError, ProducedFile
 
 logger = logging.getLogger(__name__)
@@ -24,16 +23,6 @@ MAX_TEXT_FILE: Final = 1 << 20
 
 _CLOCK: Final = 0.1
 """Seconds by which modification times may lag behind the clock."""
-
-_FAMILIES: Final = {
-    Kind.IMAGE: "image/",
-    Kind.MASK: "image/",
-    Kind.VIDEO: "video/",
-    Kind.AUDIO: "audio/",
-}
-_MODEL_SUFFIXES: Final = frozenset(
-    {".glb", ".gltf", ".obj", ".stl", ".ply", ".fbx", ".usdz", ".splat", ".spz", ".ksplat"}
-)
 
 
 @dataclass(frozen=True)
@@ -129,7 +118,7 @@ def _output(
     files = list(_files(ui, folders))
     if spec.kind is Kind.TEXT:
         return list(_texts(ui)) or list(_read_texts(files))
-    fitting = [file for file in files if fits(file, spec.kind)]
+    fitting = [file for file in files if kind_fits(file.name, spec.kind)]
     if files and not fitting:
         types = ", ".join(sorted({content_type_of(file.name) for file in files}))
         raise EngineError(
@@ -164,18 +153,6 @@ def _file(item: Any, folders: Folders) -> Path | None:
     if path is None:
         logger.warning("ignored output %.200r: not a file in the job's folder", name)
     return path
-
-
-def fits(file: Path, kind: Kind) -> bool:
-    """Whether a file can be returned as ``kind``."""
-    if kind is Kind.FILE:
-        return True
-    if kind is Kind.MODEL_3D:
-        return file.suffix.lower() in _MODEL_SUFFIXES
-    found = content_type_of(file.name)
-    if kind is Kind.ANIMATION:
-        return found in ("image/webp", "image/gif", "image/png", "image/apng", "image/avif")
-    return found.startswith(_FAMILIES[kind])
 
 
 def _texts(ui: Mapping[str, Any]) -> Iterator[str]:
