@@ -2,8 +2,8 @@
 
 The engine only writes a small file, so the time is comfysnap's: submit, store, pass to the worker
 process, notify the waiting client. It includes three flushes to the disk: the accepted job, the
-image, the final state. Targets: a median below 2 times the bare pair, at most 3 requests for a job
-of 10 s, and less than 20 ms from the end of a job to its result at the 95th percentile.
+image, the final state. Targets: a median below 2.5 times the bare pair, at most 3 requests for a
+job of 10 s, and less than 20 ms from the end of a job to its result at the 95th percentile.
 
     uv run python benchmarks/round_trip.py [--quick]
 """
@@ -132,7 +132,7 @@ def report(found: dict[str, Any]) -> bool:
     rows = (
         ("bare POST and GET, median", f"{found['pair'] * 1000:.2f} ms", "", True),
         ("job, submit to result, median", f"{found['job'] * 1000:.2f} ms", "", True),
-        ("ratio", f"{ratio:.2f}", "< 2", ratio < 2),
+        ("ratio", f"{ratio:.2f}", "< 2.5", ratio < 2.5),
         ("requests of such a job", str(found["instant_requests"]), "", True),
         ("requests of a 10 s job", str(found["requests"]), "<= 3", found["requests"] <= 3),
         ("end to result, p95", f"{found['known'] * 1000:.1f} ms", "< 20 ms",

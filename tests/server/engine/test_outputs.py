@@ -53,7 +53,7 @@ def test_a_value_nested_too_deep_fails_the_job(make_job: MakeJob) -> None:
         deep = [deep]
     _, outcome = run_with(make_job, deep)
     assert outcome.error is not None
-    assert (outcome.error.code, outcome.unfit) == (ErrorCode.ENGINE_FAILED, False)
+    assert (outcome.error.code, outcome.must_restart) == (ErrorCode.ENGINE_FAILED, False)
 
 
 def test_a_file_of_two_outputs_has_the_kind_of_each(make_job: MakeJob) -> None:

@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from comfysnap_server.engine.comfyui.release import TESTED, read_version
 from comfysnap_server.ui.command import comfyui_command
 from comfysnap_server.ui.proxy import UiProxy
 
@@ -334,7 +335,10 @@ async def test_comfyui_and_its_manager_run_behind_the_proxy(
     url = f"http://127.0.0.1:{port}"
     page = headers | {"Origin": "https://example.com", "Host": "example.com"}
     try:
-        await until_answered(stranger, f"{url}/system_stats", headers, 200)
+        status = await until_answered(stranger, f"{url}/system_stats", headers, 200, 502)
+        if status == 502 and read_version(Path(checkout)) != TESTED[-1]:
+            pytest.skip("main.py of this release does not start with the packages installed here")
+        assert status == 200
         async with stranger.get(f"{url}/system_stats") as refused:
             assert refused.status == 401
         async with stranger.get(f"{url}/", headers=page | {"Sec-Fetch-Site": "cross-site"}) as root:
@@ -374,14 +378,14 @@ async def test_comfyui_and_its_manager_run_behind_the_proxy(
 
 
 async def until_answered(
-    session: aiohttp.ClientSession, url: str, headers: dict[str, str], status: int
-) -> None:
-    """Send requests until ComfyUI, or its stand-in, is up or has exited."""
+    session: aiohttp.ClientSession, url: str, headers: dict[str, str], *statuses: int
+) -> int:
+    """Send requests until ComfyUI, or its stand-in, is up or has exited; returns the status."""
     async with asyncio.timeout(120):
         while True:
             with suppress(aiohttp.ClientConnectionError):  # the proxy itself is starting
                 async with session.get(url, headers=headers) as response:
-                    if response.status == status:
-                        return
+                    if response.status in statuses:
+                        return response.status
                     assert response.status == 503
             await asyncio.sleep(0.1)

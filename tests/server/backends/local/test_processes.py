@@ -82,7 +82,7 @@ def test_a_worker_says_that_it_cannot_read_an_order_and_asks_to_be_replaced() ->
         ours.close()
         assert worker.wait(30) == 0
     assert (told["op"], told["outcome"]["status"]) == ("done", "failed")
-    assert told["outcome"]["unfit"] is True
+    assert told["outcome"]["must_restart"] is True
 
 
 async def test_jobs_wait_while_the_engine_cannot_be_loaded_and_run_once_it_can(

@@ -33,8 +33,8 @@ log = logging.getLogger("comfysnap.gateway")
 _JOB_ID: Final = re.compile(routes.JOB_ID_PATTERN)
 _VERSION: Final = re.compile(r"[0-9]{1,18}")
 _SETTLE_S: Final = 0.01
-"""How long the answer to a submit waits for the end of a job that a free worker took at once: less
-than the second request that it saves."""
+"""How long the answer to a submit waits for the end of a job that a free worker took at once,
+in seconds. An instant job then needs one request instead of two."""
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 

@@ -31,7 +31,7 @@ class Outcome:
     error: Problem | None = None
     run_seconds: float = 0.0
     node_seconds: Mapping[str, float] = field(default_factory=dict[str, float])
-    unfit: bool = False
+    must_restart: bool = False
     """The engine failed in a way it did not foresee: its process must not run another job."""
 
 
@@ -43,7 +43,7 @@ def execute(engine: Engine, job: EngineJob, report: Report) -> Outcome:
     node_seconds: Mapping[str, float] = {}
     error: Problem | None = None
     status = JobStatus.FAILED
-    unfit = False
+    must_restart = False
     try:
         result = engine.run(job, report)
         node_seconds = result.node_seconds
@@ -58,7 +58,7 @@ def execute(engine: Engine, job: EngineJob, report: Report) -> Outcome:
         logger.exception("job %s ran out of memory", job.job_id)
         error = ENDINGS[Ending.OUT_OF_MEMORY].problem()
     except BaseException as failure:  # a node may raise SystemExit, and the job still has to end
-        unfit = True
+        must_restart = True
         logger.exception("job %s: the engine failed", job.job_id)
         detail = f"the engine failed unexpectedly ({type(failure).__name__})"
         error = ENDINGS[Ending.ENGINE_FAILED].problem(detail)
@@ -68,11 +68,11 @@ def execute(engine: Engine, job: EngineJob, report: Report) -> Outcome:
         error=error,
         run_seconds=time.perf_counter() - started,
         node_seconds=node_seconds,
-        unfit=unfit,
+        must_restart=must_restart,
     )
 
 
-def failed(ending: Ending, detail: str | None = None, *, unfit: bool = False) -> Outcome:
+def failed(ending: Ending, detail: str | None = None, *, must_restart: bool = False) -> Outcome:
     """The outcome of a job that the engine did not end."""
     end = ENDINGS[ending]
-    return Outcome(status=end.status, error=end.problem(detail), unfit=unfit)
+    return Outcome(status=end.status, error=end.problem(detail), must_restart=must_restart)

@@ -123,7 +123,7 @@ class Runner:
                 await self._run(live, worker)
             except Exception:
                 logger.exception("job %s could not be run", live.record.id)
-                outcome = failed(Ending.INTERNAL, unfit=True)
+                outcome = failed(Ending.INTERNAL, must_restart=True)
                 worker.kill()
                 await worker.lost.wait()
                 await self._finish(live, outcome, datetime.now(UTC))
@@ -185,7 +185,7 @@ class Runner:
         except WorkerLostError as error:
             await self._lost(live, error, started)
             return
-        if outcome.unfit:
+        if outcome.must_restart:
             worker.kill()
             await worker.lost.wait()  # or the next job would be handed to it
         if outcome.status is JobStatus.CANCELLED and live.stop is Stop.SHUTDOWN:

@@ -220,7 +220,7 @@ def _message(news: Progress | PreviewFrame) -> dict[str, Any]:
 def _could_not_run(error: Exception) -> Outcome:
     logger.error("a job could not be run", exc_info=error)
     detail = f"the worker could not run the job ({type(error).__name__})"
-    return failed(Ending.ENGINE_FAILED, detail, unfit=True)
+    return failed(Ending.ENGINE_FAILED, detail, must_restart=True)
 
 
 def make_empty(folder: Path) -> None:
