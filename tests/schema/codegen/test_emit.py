@@ -146,7 +146,7 @@ def test_the_docstring_of_a_field_has_its_range(
         "low": "Low. At least 0.5.",
         "high": "At most 9.",
         "step": "A multiple of 3.",
-        "seed": "From 0 to 2^64 - 1. Drawn for each job when left out.",
+        "seed": "From 0 to 2^64 - 1. Random for each job when left out.",
         "text": "At most 9 characters.",
         "shift": "One of 0.5, 1.0.",
         "plain": "No range, no full stop",

@@ -66,7 +66,7 @@ def module_schema(workflow: Workflow) -> ModuleSchema:
     title = _sentence(workflow.spec.title or name)
     template: dict[str, Mapping[str, Any]] = {
         output_name: {
-            "docstring": docstring(f"What `{name}` hands back.", 4),
+            "docstring": docstring(f"Outputs of `{name}`.", 4),
             "docstrings": _docstrings({k: s.description for k, s in workflow.outputs.items()}),
             "marks": {},
             "long": {},
@@ -102,7 +102,7 @@ def prose(parameter: Parameter) -> str:
     """The docstring of a field: its description or title; its range, which an editor does not show
     with the type; whether it is drawn at random."""
     text = parameter.description or parameter.title
-    drawn = "Drawn for each job when left out." if parameter.random else ""
+    drawn = "Random for each job when left out." if parameter.random else ""
     rules = [rule for rule in (_range(parameter), drawn) if rule]
     return " ".join([_sentence(text), *rules] if text and rules else [text, *rules]).strip()
 

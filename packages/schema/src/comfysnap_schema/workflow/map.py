@@ -49,7 +49,7 @@ class InputSpec(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     multiline: bool | None = None
     max_length: Annotated[int, Field(ge=1)] | None = None
     random: bool = False
-    """Drawn for each job when left out, below 2^53 so that browsers keep it exact, and reported in
+    """Random for each job when left out, below 2^53 so that browsers keep it exact, and reported in
     the job's ``inputs``."""
 
 

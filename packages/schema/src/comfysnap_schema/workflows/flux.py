@@ -9,7 +9,7 @@ from comfysnap_schema.models import BigInt, Field, ImageFile, WorkflowInput, Wor
 
 
 class FluxOutput(WorkflowOutput):
-    """What `flux` hands back."""
+    """Outputs of `flux`."""
 
     images: list[ImageFile]
     """One picture for each of `count`."""
@@ -28,7 +28,7 @@ class FluxInput(WorkflowInput[FluxOutput]):
     """What to draw. At most 8192 characters."""
 
     seed: Annotated[BigInt | None, Field(ge=0, le=18446744073709551615)] = None
-    """The same seed and inputs give the same picture. From 0 to 2^64 - 1. Drawn for each job when
+    """The same seed and inputs give the same picture. From 0 to 2^64 - 1. Random for each job when
     left out.
     """
 

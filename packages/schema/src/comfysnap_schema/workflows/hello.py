@@ -9,7 +9,7 @@ from comfysnap_schema.models import Field, ImageFile, WorkflowInput, WorkflowOut
 
 
 class HelloOutput(WorkflowOutput):
-    """What `hello` hands back."""
+    """Outputs of `hello`."""
 
     images: list[ImageFile]
     """One picture for each of `count`."""

@@ -16,7 +16,7 @@ from comfysnap_schema.models import (
 
 
 class Img2imgOutput(WorkflowOutput):
-    """What `img2img` hands back."""
+    """Outputs of `img2img`."""
 
     image: ImageFile
     """The picture."""
@@ -25,7 +25,7 @@ class Img2imgOutput(WorkflowOutput):
 class Img2imgInput(WorkflowInput[Img2imgOutput]):
     """SDXL 1.0, image to image.
 
-    Redraws a picture after a prompt; it is brought to about one megapixel first.
+    Redraws a picture, scaled to about one megapixel first, as a prompt says.
     """
 
     __workflow__ = "img2img"
@@ -44,7 +44,7 @@ class Img2imgInput(WorkflowInput[Img2imgOutput]):
     """How much may change: near 0 keeps the picture, 1 draws a new one. From 0.0 to 1.0."""
 
     seed: Annotated[BigInt | None, Field(ge=0, le=18446744073709551615)] = None
-    """The same seed and inputs give the same picture. From 0 to 2^64 - 1. Drawn for each job when
+    """The same seed and inputs give the same picture. From 0 to 2^64 - 1. Random for each job when
     left out.
     """
 

@@ -9,7 +9,7 @@ from comfysnap_schema.models import BigInt, Field, ImageFile, WorkflowInput, Wor
 
 
 class SdxlOutput(WorkflowOutput):
-    """What `sdxl` hands back."""
+    """Outputs of `sdxl`."""
 
     images: list[ImageFile]
     """One picture for each of `count`."""
@@ -36,7 +36,7 @@ class SdxlInput(WorkflowInput[SdxlOutput]):
     """What to keep out of the picture. At most 8192 characters."""
 
     seed: Annotated[BigInt | None, Field(ge=0, le=18446744073709551615)] = None
-    """The same seed and inputs give the same picture. From 0 to 2^64 - 1. Drawn for each job when
+    """The same seed and inputs give the same picture. From 0 to 2^64 - 1. Random for each job when
     left out.
     """
 

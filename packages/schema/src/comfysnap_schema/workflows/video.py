@@ -9,7 +9,7 @@ from comfysnap_schema.models import BigInt, Field, VideoFile, WorkflowInput, Wor
 
 
 class VideoOutput(WorkflowOutput):
-    """What `video` hands back."""
+    """Outputs of `video`."""
 
     video: VideoFile
     """The video, as MP4."""
@@ -31,7 +31,7 @@ class VideoInput(WorkflowInput[VideoOutput]):
     """What to keep out of the video. At most 8192 characters."""
 
     seed: Annotated[BigInt | None, Field(ge=0, le=18446744073709551615)] = None
-    """The same seed and inputs give the same video. From 0 to 2^64 - 1. Drawn for each job when
+    """The same seed and inputs give the same video. From 0 to 2^64 - 1. Random for each job when
     left out.
     """
 

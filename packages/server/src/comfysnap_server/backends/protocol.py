@@ -63,7 +63,7 @@ class SubmitResult:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredFile:
-    """A file to hand out: local, so that ranges are cheap."""
+    """A file to serve: local, so that ranges are cheap."""
 
     path: Path
     content_type: str
