@@ -77,7 +77,7 @@ def test_an_unknown_version_is_rejected_with_the_newest_known_ones(
     assert error.message == (
         "unknown ComfyUI version '0.99.0'; known versions: "
         f"{', '.join(list(pins.RELEASES)[:5])} and older, down to 0.3.48; "
-        "for another one, give its commit (40 hex digits)"
+        "for other versions, pass the commit (40 hex digits)"
     )
 
 

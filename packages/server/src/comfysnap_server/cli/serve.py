@@ -246,7 +246,7 @@ def _settings(
 def _unknown_key(loaded: _Loaded, at: Iterable[str | int], known: Iterable[str]) -> ProjectError:
     return ProjectError(
         "unknown_key",
-        f"unknown key; available: {', '.join(known)}",
+        f"unknown key; valid keys: {', '.join(known)}",
         file=str(loaded.file),
         field=".".join(str(part) for part in ("serve", *at)),
     )

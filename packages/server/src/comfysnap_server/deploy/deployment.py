@@ -196,7 +196,7 @@ def _known_keys(location: list[int | str]) -> str:
     known = list(model.model_fields)
     near = difflib.get_close_matches(str(location[-1]), known, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    return f"unknown key; {hint}available: {', '.join(sorted(known))}"
+    return f"unknown key; {hint}valid keys: {', '.join(sorted(known))}"
 
 
 def _model_of(annotation: Any) -> type[BaseModel]:

@@ -172,7 +172,7 @@ def parse_manifest(data: Any) -> NodeManifest:
     for key in sections:
         if key not in _SECTIONS:
             known = ", ".join(sorted(_SECTIONS))
-            raise PackManifestError("unknown_key", key, f"unknown key; available: {known}")
+            raise PackManifestError("unknown_key", key, f"unknown key; valid keys: {known}")
     comfyui = sections.get("comfyui") or None
     if comfyui is not None and not (isinstance(comfyui, str) and _COMMIT.fullmatch(comfyui)):
         raise PackManifestError("not_pinned", "comfyui", "must be a commit (40 hex digits)")
