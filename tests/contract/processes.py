@@ -57,7 +57,7 @@ def serving(mark: str, data: Path, *options: str) -> Generator[tuple[subprocess.
     assert process.stdout is not None
     assert process.stdin is not None
     try:
-        found = re.search(r"http://\S+", process.stdout.readline())
+        found = re.search(r"http://\S+$", process.stdout.readline().rstrip("\n"))
         assert found, "the server did not print its URL"
         yield process, found[0]
     finally:

@@ -49,6 +49,17 @@ def test_a_stopped_server_keeps_its_jobs_and_leaves_no_process(
         assert httpx.get(f"{url}/check_status/{left}").json()["status"] in ("queued", "running")
 
 
+def test_the_first_line_ends_with_the_address_and_the_last_begins_with_ctrl_c(
+    tmp_path: Path,
+) -> None:
+    with serving(new_mark(), tmp_path) as (process, url):
+        assert url.startswith("http://127.0.0.1:")
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout is not None
+        rest = process.stdout.read()
+    assert rest.splitlines()[-1].startswith("Ctrl-C ")
+
+
 def test_a_server_stopped_while_it_starts_leaves_no_process(tmp_path: Path) -> None:
     mark = new_mark()
     with serving(mark, tmp_path) as (process, _):

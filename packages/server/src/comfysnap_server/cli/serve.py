@@ -202,6 +202,7 @@ def _make_server(
 def _announce(
     url: str, engine: str, data: Path, workflows: Iterable[Workflow], default: str | None
 ) -> None:
+    # programs read the address at the end of the first line and wait for the line with Ctrl-C
     note = " (placeholder images, no model runs)" if engine == "simulated" else ""
     print(
         f"comfysnap is running on {url}\nengine: {engine}{note}\njobs and files: {data.resolve()}"
@@ -209,7 +210,7 @@ def _announce(
     for workflow in workflows:
         mark = " (default)" if workflow.name == default else ""
         print(f"  POST {url}/infer_sync/{workflow.name}{mark}  {workflow.spec.title}".rstrip())
-    print("Press Ctrl-C to stop. Jobs are kept.", flush=True)
+    print("Ctrl-C stops the server; jobs are kept.", flush=True)
 
 
 def _settings(

@@ -24,7 +24,6 @@ from comfysnap_schema.wire import (
 from comfysnap_schema.workflow import OutputSpec
 from comfysnap_server.engine.protocol import EngineError, EngineJob, EngineResult, ProducedFile
 
-OCTET_STREAM: Final = "application/octet-stream"
 MAX_NAME: Final = 128
 MAX_SUFFIX: Final = 16
 """Maximum length of a suffix; a longer one counts as part of the name."""

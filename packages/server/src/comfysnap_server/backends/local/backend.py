@@ -261,7 +261,9 @@ class LocalBackend:
         # Shielded: a caller who hangs up must not keep an accepted job from the queue.
         accepted = await asyncio.shield(entering)
         live = self._live.get(accepted.job.id) or self._finished.get(accepted.job.id)
-        return SubmitResult(self._told(live) if live else accepted.job, replayed=accepted.replayed)
+        return SubmitResult(
+            self._with_position(live) if live else accepted.job, replayed=accepted.replayed
+        )
 
     async def _enter_accepted(
         self, decision: "asyncio.Future[store.Accepted]", request: JobRequest
@@ -293,12 +295,12 @@ class LocalBackend:
             lambda connection: store.replay(connection, owner, idempotency_key, fingerprint)
         )
         live = self._live.get(record.id) if record else None
-        return self._told(live) if live else record
+        return self._with_position(live) if live else record
 
     async def get(self, owner: str, job_id: str) -> JobRecord:
         """See ``Backend.get``."""
         live = self._find(owner, job_id)
-        return self._told(live) if live else (await self._stored(owner, job_id)).record
+        return self._with_position(live) if live else (await self._stored(owner, job_id)).record
 
     async def wait(
         self, owner: str, job_id: str, *, after: int | None, timeout: float
@@ -308,7 +310,7 @@ class LocalBackend:
         if live is None:
             return (await self._stored(owner, job_id)).record
         await wait_for(live, after=after, timeout=timeout)
-        return self._told(live)
+        return self._with_position(live)
 
     async def list_jobs(
         self,
@@ -336,7 +338,7 @@ class LocalBackend:
             )
         )
         jobs = [
-            self._told(live) if (live := self._live.get(row.record.id)) else row.record
+            self._with_position(live) if (live := self._live.get(row.record.id)) else row.record
             for row in found
         ]
         return JobPage(jobs=jobs, cursor=str(found[-1].seq) if more else None)
@@ -348,7 +350,7 @@ class LocalBackend:
         if live is None:
             return (await self._stored(owner, job_id)).record
         if live.taken and live.draft.is_final:
-            return self._told(live)
+            return self._with_position(live)
         now = datetime.now(UTC)
         if not live.taken:
             live.taken = True
@@ -363,7 +365,7 @@ class LocalBackend:
             if saved:
                 live.publish(record)
                 live.request_stop(Stop.CANCEL)
-        return self._told(live)
+        return self._with_position(live)
 
     async def events(
         self, owner: str, job_id: str, *, after: int | None
@@ -374,7 +376,11 @@ class LocalBackend:
             yield done_event((await self._stored(owner, job_id)).record)
             return
         async for event in EventFollower(live, after).events():
-            yield event if event.job is None else event.model_copy(update={"job": self._told(live)})
+            yield (
+                event
+                if event.job is None
+                else event.model_copy(update={"job": self._with_position(live)})
+            )
         yield done_event(live.record)
 
     async def open_output(self, owner: str, job_id: str, name: str) -> StoredFile:
@@ -413,7 +419,7 @@ class LocalBackend:
                 ErrorCode.UNAVAILABLE, f"the job store cannot be read: {error}", retry_after=5
             ) from error
 
-    def _told(self, live: LiveJob) -> JobRecord:
+    def _with_position(self, live: LiveJob) -> JobRecord:
         record = live.record
         if record.status is not JobStatus.QUEUED:
             return record

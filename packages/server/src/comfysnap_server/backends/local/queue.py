@@ -6,8 +6,8 @@ from typing import Final
 
 from comfysnap_server.backends.local.live import LiveJob
 
-_TELL_S: Final = 0.5
-"""Between tellings of places in the queue."""
+_PUBLISH_S: Final = 0.5
+"""Seconds between updates of queue positions."""
 
 
 class JobQueue:
@@ -16,7 +16,7 @@ class JobQueue:
     def __init__(self) -> None:
         self._heap: list[tuple[int, LiveJob]] = []
         self._filled = asyncio.Event()
-        self._telling: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def add(self, live: LiveJob) -> None:
         """Put a job at its place; one that comes back is at its old place again."""
@@ -50,16 +50,16 @@ class JobQueue:
     def moved(self) -> None:
         """A job left: watchers of other jobs get the new positions, a little later and for all
         moves until then at once."""
-        if self._telling is None:
-            self._telling = asyncio.get_running_loop().call_later(_TELL_S, self._tell)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_PUBLISH_S, self._publish)
 
     def close(self) -> None:
         """Stop publishing positions."""
-        if self._telling is not None:
-            self._telling.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
 
-    def _tell(self) -> None:
-        self._telling = None
+    def _publish(self) -> None:
+        self._timer = None
         for _, live in self._heap:
             if live.watched and not live.taken:
                 live.touch()
