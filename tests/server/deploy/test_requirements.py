@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 import comfysnap_server.engine.comfyui.pins as comfyui
 from comfysnap_server.deploy.image import requirements
 from comfysnap_server.deploy.settings import DeploySettings
-from comfysnap_server.engine.comfyui.release import TESTED
+from comfysnap_server.engine.comfyui.pins import TESTED
 from comfysnap_server.nodepacks.install import OURS
 from tests.paths import ROOT
 from tests.server.engine.comfyui.conftest import real_comfyui

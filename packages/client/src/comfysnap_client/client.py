@@ -12,7 +12,7 @@ from comfysnap_client.credentials import checked_url, credentials
 from comfysnap_client.job import Job
 from comfysnap_client.polling import PollPolicy
 from comfysnap_client.retry import Deadline, RetryPolicy
-from comfysnap_client.session import OnProgress, Session, SubmitOptions
+from comfysnap_client.session import OnProgress, Session, submit_options
 from comfysnap_client.transport import Transport
 from comfysnap_schema.base import WorkflowInput, WorkflowOutput, output_type
 from comfysnap_schema.wire import (
@@ -210,12 +210,11 @@ class Client:
         deadline = Deadline.after(seconds)
         if job_timeout is None and cancel_on_timeout and math.isfinite(seconds):
             job_timeout = seconds
-        options = SubmitOptions(
-            job_timeout=job_timeout, labels=labels, webhook=webhook, idempotency_key=idempotency_key
-        )
+        options = submit_options(job_timeout=job_timeout, labels=labels, webhook=webhook)
         record = await self._session.submit(
-            inputs, options, deadline, cancel_on_timeout=cancel_on_timeout
-        )
+            inputs, options, deadline,
+            idempotency_key=idempotency_key, cancel_on_timeout=cancel_on_timeout,
+        )  # fmt: skip
         record = await self._session.wait(
             record.id, deadline, known=record,
             cancel_on_timeout=cancel_on_timeout, on_progress=on_progress,
@@ -258,13 +257,13 @@ class Client:
             job = await client.infer_async(FluxInput(prompt="a fox"))
             output = await job.result()
         """
-        options = SubmitOptions(
-            job_timeout=job_timeout, labels=labels, webhook=webhook, previews=previews,
-            idempotency_key=idempotency_key,
-        )  # fmt: skip
-        record = await self._session.submit(
-            inputs, options, self._deadline(timeout), cancel_on_timeout=cancel_on_timeout
+        options = submit_options(
+            job_timeout=job_timeout, labels=labels, webhook=webhook, previews=previews
         )
+        record = await self._session.submit(
+            inputs, options, self._deadline(timeout),
+            idempotency_key=idempotency_key, cancel_on_timeout=cancel_on_timeout,
+        )  # fmt: skip
         output = output_type(type(inputs))
         return Job(self._session, record.id, output, timeout=self.timeout, record=record)
 

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -38,6 +37,7 @@ from comfysnap_schema.wire import (
     JobRecord,
     JobStatus,
     Progress,
+    SubmitOptions,
     WorkflowDetail,
     WorkflowSummary,
 )
@@ -54,27 +54,12 @@ CLEANUP_S = 5.0
 _CLEANUP_RETRY = RetryPolicy(attempts=50, budget=CLEANUP_S, initial=0.1, maximum=0.5)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SubmitOptions:
-    """Options of a job, sent as query parameters."""
-
-    job_timeout: float | None = None
-    labels: Mapping[str, str] | None = None
-    webhook: str | None = None
-    previews: bool = False
-    idempotency_key: str | None = None
-
-    def params(self) -> tuple[tuple[str, str], ...]:
-        """The query parameters."""
-        params: list[tuple[str, str]] = []
-        if self.job_timeout is not None:
-            params.append(("timeout", f"{self.job_timeout:.3f}"))
-        if self.webhook is not None:
-            params.append(("webhook", self.webhook))
-        if self.previews:
-            params.append(("previews", "true"))
-        params.extend(("label", f"{key}:{value}") for key, value in (self.labels or {}).items())
-        return tuple(params)
+def submit_options(
+    *, job_timeout: float | None, labels: Mapping[str, str] | None, **options: Any
+) -> SubmitOptions:
+    """The options of a job, which the server validates."""
+    label = [f"{key}:{value}" for key, value in (labels or {}).items()]
+    return SubmitOptions.model_construct(timeout=job_timeout, label=label, **options)
 
 
 class Session:
@@ -139,6 +124,7 @@ class Session:
         options: SubmitOptions,
         deadline: Deadline,
         *,
+        idempotency_key: str | None,
         cancel_on_timeout: bool | None,
     ) -> JobRecord:
         """Submit a job, with one idempotency key for all attempts.
@@ -146,7 +132,7 @@ class Session:
         If the call ends before the response arrives, the submit is repeated with the same key to
         learn the job's ID, and that job is cancelled unless ``cancel_on_timeout`` is False.
         """
-        key = options.idempotency_key or uuid.uuid4().hex
+        key = idempotency_key or uuid.uuid4().hex
         workflow = inputs.__workflow__
         body = await self._uploads.wire(wire_inputs(inputs), deadline)
         headers = {IDEMPOTENCY_KEY: key, "Content-Type": "application/json"}

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from comfysnap_schema.wire.jobs import JobStatus
 from comfysnap_server.backends.local import LocalBackend, LocalLimits
-from comfysnap_server.backends.local.channel import frame, receive
+from comfysnap_server.backends.local.channel import receive
 from comfysnap_server.engine.registry import EngineChoiceError, make_engine
 from tests.paths import ROOT
 from tests.server.backends.local.conftest import StartBackend
@@ -77,7 +78,8 @@ def test_a_worker_says_that_it_cannot_read_an_order_and_asks_to_be_replaced() ->
     with subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.DEVNULL) as worker:
         theirs.close()
         assert json.loads(receive(ours) or b"")["op"] == "ready"
-        ours.sendall(frame(b'{"op": "run", "request": {}}'))
+        order = b'{"op": "run", "request": {}}'
+        ours.sendall(struct.pack("!I", len(order)) + order)
         told = json.loads(receive(ours) or b"")
         ours.close()
         assert worker.wait(30) == 0

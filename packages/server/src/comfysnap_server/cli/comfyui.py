@@ -193,7 +193,7 @@ def show() -> None:
     Example: comfysnap comfyui show
     """
     from comfysnap_server.engine.comfyui.install import default_folder, find_comfyui
-    from comfysnap_server.engine.comfyui.release import (
+    from comfysnap_server.engine.comfyui.pins import (
         TESTED,
         UnsupportedComfyError,
         is_tested,

@@ -106,7 +106,7 @@ def serve(
 
     Example: comfysnap serve --port 8000
     """
-    from comfysnap_server.backends.protocol import BackendError
+    from comfysnap_server.errors import BackendError
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("comfysnap").setLevel(logging.DEBUG if verbose else logging.INFO)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from comfysnap_server.engine.comfyui import pins
+from comfysnap_server.errors import ComfysnapServerError
 
 MARKER: Final = "installed.json"
 """Written last; marks a complete install."""
@@ -28,7 +29,7 @@ Raises:
 """
 
 
-class InstallError(Exception):
+class InstallError(ComfysnapServerError):
     """A step failed; completed steps are kept and skipped the next time."""
 
 

@@ -31,11 +31,7 @@ from comfysnap_server.engine.comfyui.packs import (
     load_pack,
     run_prestartup,
 )
-from comfysnap_server.engine.comfyui.release import (
-    UnsupportedComfyError,
-    read_version,
-    untested_note,
-)
+from comfysnap_server.engine.comfyui.pins import UnsupportedComfyError, read_version, untested_note
 from comfysnap_server.engine.comfyui.report import LoadReport
 from comfysnap_server.engine.comfyui.server import make_prompt_server
 from comfysnap_server.engine.comfyui.startup import start_up

@@ -12,6 +12,8 @@ import os
 from pathlib import Path
 from typing import Any, Final, cast
 
+from comfysnap_server.errors import ComfysnapServerError
+
 MAX_HEADER: Final = 100 * 1024 * 1024
 """Maximum size of the header in bytes, as in the format's own library."""
 
@@ -24,7 +26,7 @@ DTYPES: Final = {
 }  # fmt: skip
 
 
-class SafetensorsError(ValueError):
+class SafetensorsError(ComfysnapServerError, ValueError):
     """Not a valid safetensors file, or a type that this torch does not support."""
 
 
