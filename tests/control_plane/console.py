@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 from google.protobuf.empty_pb2 import Empty
@@ -10,15 +10,22 @@ from modal_proto import api_pb2
 
 from tests.control_plane.blobs import BlobCalls
 from tests.control_plane.rpc import not_found, streaming, unary
-from tests.control_plane.state import State
+from tests.control_plane.state import App, State
 from tests.control_plane.volumes import Volumes
 
 
 class ConsoleCalls:
     """Answers ``modal app`` and ``modal volume``, and their API."""
 
-    def __init__(self, state: State, volumes: Volumes, blobs: BlobCalls) -> None:
+    def __init__(
+        self,
+        state: State,
+        volumes: Volumes,
+        blobs: BlobCalls,
+        published: Callable[[App], Awaitable[None]],
+    ) -> None:
         self._state = state
+        self._published = published
         self._volumes = volumes
         self._blobs = blobs
 
@@ -36,6 +43,17 @@ class ConsoleCalls:
     @unary
     async def AppRollback(self, request: api_pb2.AppRollbackRequest) -> api_pb2.AppRollbackResponse:
         self._state.requests["AppRollback"].append(request)
+        app = self._state.apps[request.app_id]
+        target = request.version if request.version > 0 else app.version + request.version
+        if target not in app.published:
+            raise not_found(f"app {app.name!r} has no version {target}")
+        app.version += 1
+        app.published[app.version] = app.published[target]
+        for function_id, definition in app.published[target].items():
+            function = self._state.functions[function_id]
+            function.definition.CopyFrom(definition)
+            function.version = app.version
+        await self._published(app)
         return api_pb2.AppRollbackResponse(url="http://127.0.0.1/", deployed_at=time.time())
 
     @streaming
