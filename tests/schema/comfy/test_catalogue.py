@@ -149,6 +149,7 @@ def test_outputs_have_names_types_lists_and_templates() -> None:
     assert node.module == "custom_nodes.pack"
 
 
+TWO = {"names": ["a", "b"], "min": 1}
 DYNAMIC = {
     "Resize": entry(
         {
@@ -213,6 +214,23 @@ def test_dynamic_inputs_add_dotted_ones() -> None:
     assert "mask.feather" in linked
     assert node.inputs["resize_type"].is_widget
     assert not node.inputs["images"].is_widget
+
+
+def test_the_template_of_an_autogrow_says_which_inputs_are_required() -> None:
+    image = {"image": ["IMAGE"]}
+    grown = {
+        "input": {
+            "optional": {
+                "needed": ["COMFY_AUTOGROW_V3", {"template": {"input": {"required": image}, **TWO}}]
+            },
+            "required": {
+                "free": ["COMFY_AUTOGROW_V3", {"template": {"input": {"optional": image}, **TWO}}]
+            },
+        },
+        "output": [],
+    }
+    inputs = Catalogue.parse({"Node": grown})["Node"].expand({})
+    assert {name for name, found in inputs.items() if found.required} == {"needed.a"}
 
 
 def test_an_autogrow_may_name_its_inputs() -> None:

@@ -178,7 +178,11 @@ def _expand(
         children = dynamic.extra
     elif dynamic.template is not None:
         children = tuple(
-            replace(dynamic.template, name=short, required=entry.required and index < dynamic.least)
+            replace(
+                dynamic.template,
+                name=short,
+                required=dynamic.template.required and index < dynamic.least,
+            )
             for index, short in enumerate(dynamic.names)
         )
     for child in children:
