@@ -18,7 +18,7 @@ def v1(returns: Any, output_node: bool = False, /, **groups: dict[str, Any]) -> 
     def run(self: object, **_: object) -> tuple[object, ...]:
         return ()
 
-    body = {
+    body: dict[str, Any] = {
         "INPUT_TYPES": classmethod(declared),
         "RETURN_TYPES": returns,
         "FUNCTION": "run",
@@ -133,5 +133,5 @@ def v3(io: Any, name: str, inputs: list[Any]) -> type:
     def execute(_: type, **__: object) -> Any:
         return io.NodeOutput()
 
-    body = {"define_schema": classmethod(schema), "execute": classmethod(execute)}
+    body: dict[str, Any] = {"define_schema": classmethod(schema), "execute": classmethod(execute)}
     return type(name, (io.ComfyNode,), body)

@@ -40,7 +40,7 @@ class GraphMaker:
         node = self._add(graph, target, _DEPTH)
         self._connect(graph, node)
         kind = self.chance.choice(list(BREAKERS))
-        for _ in range(self.chance.choice((1, 1, 1, 2, 3)) if BREAKERS[kind] else 0):
+        for _ in range(self.chance.choice((1, 1, 1, 2, 3))):
             BREAKERS[kind](self, graph)
         return kind, graph
 
@@ -139,24 +139,37 @@ class GraphMaker:
         ]
         return self.chance.choice(found) if found else None
 
-    def change(self, graph: Graph, suits: Callable[[InputDef, Any], bool], value: Any) -> None:
-        """Set an input that suits to a value, or to what a function makes of its definition."""
+    def change(
+        self,
+        graph: Graph,
+        suits: Callable[[InputDef, Any], bool],
+        value: Callable[[InputDef], Any],
+    ) -> None:
+        """Set an input that suits to what a function makes of its definition."""
         if place := self.place(graph, suits):
             node, name, definition = place
-            node["inputs"][name] = value(definition) if callable(value) else value
+            node["inputs"][name] = value(definition)
+
+    def wrong(self, _: InputDef) -> Any:
+        """A value of a wrong type, at random."""
+        return self.chance.choice(_WRONG)
 
 
-def _is_plain(_: InputDef, value: Any) -> bool:
-    return not isinstance(value, list)
+def _good(_: GraphMaker, __: Graph) -> None:
+    """Leave it as it is."""
+
+
+def _any_input(_: InputDef, __: Any) -> bool:
+    return True
 
 
 def _wrong_value(maker: GraphMaker, graph: Graph) -> None:
-    maker.change(graph, lambda *_: True, maker.chance.choice(_WRONG))
+    maker.change(graph, _any_input, maker.wrong)
 
 
 def _wrong_number(maker: GraphMaker, graph: Graph) -> None:
     numbers = ("INT", "FLOAT")
-    maker.change(graph, lambda d, _: d.type in numbers, maker.chance.choice(_WRONG))
+    maker.change(graph, lambda d, _: d.type in numbers, maker.wrong)
 
 
 def _out_of_range(maker: GraphMaker, graph: Graph) -> None:
@@ -168,7 +181,7 @@ def _out_of_range(maker: GraphMaker, graph: Graph) -> None:
         lambda d: str(d.maximum),
     ]
     end = maker.chance.choice(ends)
-    maker.change(graph, lambda d, v: _is_plain(d, v) and end(d) is not None, end)
+    maker.change(graph, lambda d, v: not isinstance(v, list) and end(d) is not None, end)
 
 
 def _missing(maker: GraphMaker, graph: Graph) -> None:
@@ -184,7 +197,7 @@ def _surplus(maker: GraphMaker, graph: Graph) -> None:
 
 def _wrong_choice(maker: GraphMaker, graph: Graph) -> None:
     values = ("gone", "A.SAFETENSORS", 0, 1, True, "1", 1.0, *_WRONG)
-    maker.change(graph, lambda d, _: d.type == "COMBO", maker.chance.choice(values))
+    maker.change(graph, lambda d, _: d.type == "COMBO", lambda _: maker.chance.choice(values))
 
 
 def _wrong_link(maker: GraphMaker, graph: Graph) -> None:
@@ -193,7 +206,7 @@ def _wrong_link(maker: GraphMaker, graph: Graph) -> None:
     known = maker.catalogue.get(graph[origin]["class_type"])
     count = len(known.outputs) if known else 1
     slot = maker.chance.choice([*range(count), *range(count), *range(-count - 1, count + 1)])
-    maker.change(graph, lambda *_: True, [origin, slot])
+    maker.change(graph, _any_input, lambda _: [origin, slot])
 
 
 def _wrong_dynamic(maker: GraphMaker, graph: Graph) -> None:
@@ -231,7 +244,7 @@ def _cycle(maker: GraphMaker, graph: Graph) -> None:
     slots = list(enumerate(known.outputs)) if known else []
     if slots:
         slot, output = maker.chance.choice(slots)
-        maker.change(graph, lambda d, _: fits(output, d), [origin, slot])
+        maker.change(graph, lambda d, _: fits(output, d), lambda _: [origin, slot])
 
 
 def _no_outputs(maker: GraphMaker, graph: Graph) -> None:
@@ -242,12 +255,12 @@ def _no_outputs(maker: GraphMaker, graph: Graph) -> None:
 
 
 def _mixed(maker: GraphMaker, graph: Graph) -> None:
-    others = [breaker for name, breaker in BREAKERS.items() if breaker and name != "mixed"]
+    others = [breaker for name, breaker in BREAKERS.items() if name != "mixed"]
     maker.chance.choice(others)(maker, graph)
 
 
-BREAKERS: dict[str, Callable[[GraphMaker, Graph], None] | None] = {
-    "good": None,
+BREAKERS: dict[str, Callable[[GraphMaker, Graph], None]] = {
+    "good": _good,
     "wrong value": _wrong_value,
     "wrong number": _wrong_number,
     "out of range": _out_of_range,

@@ -33,6 +33,11 @@ class Case:
     theirs: dict[str, Any]
 
     @property
+    def error(self) -> dict[str, Any]:
+        """ComfyUI's error for the whole graph; empty when it accepts it."""
+        return self.theirs["error"] or {}
+
+    @property
     def our_places(self) -> set[Place]:
         """Our issues; a cycle counts for its node, as ComfyUI names no input."""
         return {
@@ -99,10 +104,8 @@ class Difference:
 
 
 def _first_only(case: Case, place: Place) -> bool:
-    error = case.theirs["error"] or {}
-    return error.get("type") in ("missing_node_type", "prompt_no_outputs") and (
-        place in case.our_places
-    )
+    stops = case.error.get("type") in ("missing_node_type", "prompt_no_outputs")
+    return stops and place in case.our_places
 
 
 def _exception(case: Case, place: Place) -> bool:
@@ -237,8 +240,8 @@ def compare(comfy: RealComfy, count: int, seed: int) -> Tally:
         tally.kinds[kind] += 1
         tally.classes |= {node["class_type"] for node in graph.values()} & set(comfy.catalogue)
         tally.codes.update(code for _, _, code in case.their_places)
-        if case.theirs["error"]:
-            tally.codes[case.theirs["error"]["type"]] += 1
+        if case.error:
+            tally.codes[case.error["type"]] += 1
         names, others = differences(case)
         tally.deliberate.update(names)
         tally.agreeing += not names and not others
@@ -267,14 +270,13 @@ def differences(case: Case) -> tuple[set[str], list[str]]:
 
 def _whole_graph(case: Case, place: Place) -> bool:
     """Whether the place is what ComfyUI's error for the whole graph says."""
-    error = case.theirs["error"] or {}
-    if error.get("type") != place[2]:
+    if case.error.get("type") != place[2]:
         return False
-    return place[2] == "prompt_no_outputs" or error["details"] == f"Node ID '#{place[0]}'"
+    return place[2] == "prompt_no_outputs" or case.error["details"] == f"Node ID '#{place[0]}'"
 
 
 def _verdicts(case: Case, explained: set[str]) -> Iterator[str]:
-    error = (case.theirs["error"] or {}).get("type")
+    error = case.error.get("type")
     if error in ("missing_node_type", "prompt_no_outputs"):
         if error not in {code for _, _, code in case.our_places} or case.verdict.accepted:
             yield f"ComfyUI refuses it as {error}, we do not"

@@ -306,6 +306,23 @@ def test_model_files_are_trusted_unless_asked_for_and_uploads_always() -> None:
         assert (found.code, found.input) == ("value_not_in_list", name)
 
 
+def test_a_name_with_the_slashes_of_windows_is_reported_with_the_right_one() -> None:
+    catalogue = Catalogue.parse({"Save": entry([], True, name=[["XL/a.safetensors", "b.ckpt"]])})
+    bad: Graph = {"1": node("Save", name="XL\\a.safetensors")}
+    found = only(validate_graph(bad, catalogue))
+    assert found.code == "value_not_in_list"
+    assert "'XL/a.safetensors'" in found.message
+    trusted: Graph = {"1": node("Save", name="XL\\other.safetensors")}
+    assert validate_graph(trusted, catalogue) == []
+
+
+def test_a_malformed_class_is_reported_as_such() -> None:
+    catalogue = Catalogue.parse({**CLASSES, "Sloppy": {"input": {}, "output": "IMAGE"}})
+    found = only(validate_graph(plus({"9": node("Sloppy")}), catalogue))
+    assert (found.code, found.node) == ("missing_node_type", "9")
+    assert "malformed" in found.message
+
+
 def test_a_similar_choice_is_suggested() -> None:
     assert "'green'" in only(validate_graph(changed(color="greem"), CATALOGUE)).message
 

@@ -165,11 +165,13 @@ class _Validator:
 
     def _unknown(self, node: str) -> Issue:
         class_type = self._graph[node]["class_type"]
-        issue = Issue(
-            code="missing_node_type",
-            message=f"unknown node class {class_type!r}{_suggestion(class_type, self._catalogue)};"
-            " is its node pack installed?",
+        message = (
+            f"unknown node class {class_type!r}{_suggestion(class_type, self._catalogue)};"
+            " is its node pack installed?"
         )
+        if class_type in self._catalogue.skipped:
+            message = f"node class {class_type!r} is malformed: its node pack declares no outputs"
+        issue = Issue(code="missing_node_type", message=message)
         return self._at(node, None, issue)
 
     def _not_outputs(self, expected: tuple[str, ...]) -> Iterator[Issue]:
@@ -345,6 +347,12 @@ def _check_choice(value: JsonValue, definition: InputDef, *, check_models: bool)
     ]
     if not wrong:
         return None
+    slashed = wrong[0].replace("\\", "/") if isinstance(wrong[0], str) else None
+    if slashed != wrong[0] and slashed in choices:
+        return Issue(
+            code="value_not_in_list",
+            message=f"{_shown(wrong[0])} has the backslashes of Windows; write {_shown(slashed)}",
+        )
     of_one_server = definition.choices is None or definition.is_model_file
     if (of_one_server or is_model_name(wrong[0])) and not check_models:
         return None
