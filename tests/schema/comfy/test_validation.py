@@ -268,13 +268,16 @@ def test_one_any_among_several_types_is_enough() -> None:
         {
             "Make": entry(["LATENT,*"]),
             "Save": entry([], True, images=["IMAGE"]),
-            "List": entry([], True, color=[COLORS]),
+            "Pick": entry([COLORS], True, color=[COLORS]),
+            "Show": entry([], True, source=["IMAGE, *"]),
         }
     )
     good: Graph = {"1": node("Make"), "2": node("Save", images=["1", 0])}
     assert validate_graph(good, catalogue) == []
-    bad: Graph = {"1": node("Make"), "2": node("List", color=["1", 0])}
+    bad: Graph = {"1": node("Make"), "2": node("Pick", color=["1", 0])}
     assert only(validate_graph(bad, catalogue)).code == "return_type_mismatch"
+    listed: Graph = {"1": node("Pick", color="red"), "2": node("Show", source=["1", 0])}
+    assert only(validate_graph(listed, catalogue)).code == "return_type_mismatch"
 
 
 def test_only_a_list_of_names_may_be_linked_to_an_upload() -> None:

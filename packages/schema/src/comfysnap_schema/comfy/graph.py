@@ -134,13 +134,12 @@ def unwrap(data: Any) -> Any:
     (``{"prompt": ...}``) or of a hosted worker (``{"input": {"workflow": ...}}``), or what
     ComfyUI's editor makes (``{"output": ..., "workflow": ...}``)."""
     found: object = data
-    for _ in range(len(_WRAPPERS)):
+    while True:
         outer = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
         inner = [outer[key] for key in _WRAPPERS if isinstance(outer.get(key), dict)]
         if isinstance(outer.get("nodes"), list) or not inner or "class_type" in inner[0]:
-            break
+            return cast("Any", found)
         found = inner[0]
-    return found
 
 
 def without_notes(graph: Graph, known: Container[str] = ()) -> tuple[Graph, tuple[str, ...]]:

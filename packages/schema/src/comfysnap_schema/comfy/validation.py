@@ -294,6 +294,8 @@ def fits(output: OutputDef, definition: InputDef) -> bool:
     if definition.choices_in_type:
         unknown = definition.choices is None  # those of uploads are not kept
         return output.choices is not None and (unknown or output.choices == definition.choices)
+    if output.choices is not None:
+        return definition.type == "COMBO"
     made = {part.strip() for part in output.type.split(",")}
     wanted = {part.strip() for part in definition.type.split(",")}
     return "*" in made | wanted or not made.isdisjoint(wanted)
