@@ -88,6 +88,32 @@ def test_a_value_that_its_own_node_rejects_is_commented_out(
     assert "sampler_name" in output
 
 
+def test_a_picture_that_comfyui_saved_becomes_a_workflow(project: Path, root: Path) -> None:
+    picture = root / "tests" / "schema" / "comfy" / "saved" / "still.png"
+    code, output = comfysnap("new", "mine", picture)
+    assert code == 0
+    assert "output images: list of image, from node 3" in output
+    assert len(Workflow.load(project / "workflows" / "mine").graph) == 8
+
+
+def test_notes_and_malformed_classes_are_left_out_and_said_so(
+    project: Path, tmp_path: Path, root: Path
+) -> None:
+    hello = root / "workflows" / "hello"
+    graph = read_graph(hello / "graph.json")
+    note = {"n.1": {"class_type": "MarkdownNote", "inputs": {"": "hi"}}}
+    (tmp_path / "graph.json").write_text(json.dumps({"input": {"workflow": {**graph, **note}}}))
+    nodes = json.loads((hello / CATALOGUE_FILE).read_text())
+    (tmp_path / "info.json").write_text(json.dumps({**nodes, "Sloppy": {"output": "IMAGE"}}))
+    code, output = comfysnap(
+        "new", "mine", tmp_path / "graph.json", "--object-info", tmp_path / "info.json"
+    )
+    assert code == 0
+    assert "editor: node n.1" in output
+    assert "malformed node classes: Sloppy" in output
+    assert Workflow.load(project / "workflows" / "mine").graph == graph
+
+
 def test_an_existing_folder_is_not_overwritten(project: Path, root: Path) -> None:
     graph = root / "workflows" / "flux" / "graph.json"
     assert comfysnap("new", "mine", graph)[0] == 0

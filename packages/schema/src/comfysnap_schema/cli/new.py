@@ -35,7 +35,10 @@ def new(
     ],
     graph: Annotated[
         Path,
-        typer.Argument(metavar="EXPORT", help="A file exported by ComfyUI: API or UI format."),
+        typer.Argument(
+            metavar="EXPORT",
+            help="A file exported by ComfyUI, API or UI format, or a picture or video it saved.",
+        ),
     ],
     object_info: Annotated[
         str | None,
@@ -50,18 +53,22 @@ def new(
 
     Example: comfysnap new flux flux_api.json --object-info http://127.0.0.1:8188
     """
-    from comfysnap_schema.comfy import Catalogue, read_export
+    from comfysnap_schema.comfy import Catalogue, read_export, without_notes
     from comfysnap_schema.propose import propose, write_workflow
 
     _check_name(name)
     catalogue = Catalogue.read(object_info) if object_info else None
-    nodes = read_export(graph, catalogue)
+    nodes, left_out = without_notes(read_export(graph, catalogue), catalogue or ())
     proposal = propose(nodes, catalogue, name=name)
     folder = open_project(project).workflows / name
     scaffold = write_workflow(folder, nodes, proposal, catalogue)
     if project is None and find_project(Path.cwd()) is None:
         _start_project(Path.cwd())
     _show(scaffold, proposal)
+    if left_out:
+        print(f"note: left out the notes of ComfyUI's editor: node {', '.join(left_out)}")
+    if catalogue is not None and catalogue.skipped:
+        print(f"note: skipped malformed node classes: {', '.join(catalogue.skipped)}")
     print(f"wrote {folder}; next: comfysnap generate")
 
 

@@ -11,6 +11,7 @@ from comfysnap_schema.comfy.graph import (
     parse_graph,
     read_graph,
     title_of,
+    without_notes,
 )
 from comfysnap_schema.comfy.ui_export import read_export
 from comfysnap_schema.comfy.validation import Issue, validate_graph
@@ -32,4 +33,5 @@ __all__ = [
     "read_graph",
     "title_of",
     "validate_graph",
+    "without_notes",
 ]

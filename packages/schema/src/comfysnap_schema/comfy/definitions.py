@@ -3,6 +3,7 @@
 Node packs may put anything into their entries, so parsing never raises.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -178,7 +179,11 @@ def _expand(
         children = dynamic.extra
     elif dynamic.template is not None:
         children = tuple(
-            replace(dynamic.template, name=short, required=entry.required and index < dynamic.least)
+            replace(
+                dynamic.template,
+                name=short,
+                required=dynamic.template.required and index < dynamic.least,
+            )
             for index, short in enumerate(dynamic.names)
         )
     for child in children:
@@ -219,13 +224,18 @@ def _slim_group(members: object, depth: int = 0) -> Json:
 
 def _slim_spec(spec: object, depth: int) -> list[Any]:
     kind, options = _spec(spec)
-    kept = {key: value for key, value in options.items() if key in _OPTION_KEYS}
+    kind = _list(kind) if _is_list(kind) else kind
+    kept = {
+        key: value
+        for key, value in options.items()
+        if key in _OPTION_KEYS and not _is_endless(value)
+    }
     if _upload(options) is not None:
         kept.pop("options", None)
         kept.pop("default", None)
-        kind = _list(None) if _is_list(kind) else kind
+        kind = [] if _is_list(kind) else kind
     if depth < _DEPTH and isinstance(kept.get("options"), list):
-        kept["options"] = [_slim_option(option, depth) for option in kept["options"]]
+        kept["options"] = [_slim_option(option, depth) for option in _list(kept["options"])]
     if depth < _DEPTH and "inputs" in kept:
         kept["inputs"] = _slim_inputs(kept["inputs"], depth)
     template = _object(kept.get("template"))
@@ -381,7 +391,9 @@ def _is_list(value: object) -> bool:
 
 
 def _list(value: object) -> list[Any]:
-    return list(cast("list[Any]", value)) if isinstance(value, (list, tuple)) else []
+    if not isinstance(value, (list, tuple)):
+        return []
+    return [item for item in cast("list[Any]", value) if not _is_endless(item)]
 
 
 def _at(values: list[Any], index: int) -> object:
@@ -389,4 +401,10 @@ def _at(values: list[Any], index: int) -> object:
 
 
 def _number(value: object) -> int | float | None:
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return cast("int | float", value) if plain and not _is_endless(value) else None
+
+
+def _is_endless(value: object) -> bool:
+    """Whether a value is NaN or infinite: node packs write a range without an end so."""
+    return isinstance(value, float) and not math.isfinite(value)

@@ -10,6 +10,7 @@ from typing import Any, Final
 from pydantic import JsonValue
 
 from comfysnap_schema.comfy.catalogue import Catalogue
+from comfysnap_schema.comfy.graph import NOTES
 from comfysnap_schema.comfy.ui_export.model import (
     BYPASSED,
     MAX_NODES,
@@ -25,13 +26,6 @@ from comfysnap_schema.comfy.ui_export.model import (
 )
 from comfysnap_schema.comfy.ui_export.widgets import ConversionError
 
-NOTES: Final = frozenset(
-    {
-        "Note", "MarkdownNote", "Label (rgthree)", "Bookmark (rgthree)",
-        "Fast Groups Muter (rgthree)", "Fast Groups Bypasser (rgthree)",
-    }
-)  # fmt: skip
-"""Annotations and controls of the editor; they never run."""
 REROUTES: Final = frozenset({"Reroute", "Reroute (rgthree)"})
 SETTERS: Final = frozenset({"SetNode", "easy setNode"})
 GETTERS: Final = frozenset({"GetNode", "easy getNode"})
