@@ -157,7 +157,7 @@ class Launcher:
         definition.CopyFrom(function.definition)
         definition.is_checkpointing_function = container.snapshot
         if definition.experimental_options.get("enable_gpu_snapshot") in ("True", "true", "1"):
-            definition._experimental_enable_gpu_snapshot = True  # pyright: ignore[reportPrivateUsage]
+            definition._experimental_enable_gpu_snapshot = True
         return api_pb2.ContainerArguments(
             task_id=container.task_id,
             function_id=function.id,
