@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -17,11 +18,10 @@ from tests.client.fakes import (
     DrawInput,
     DrawOutput,
     FakeServer,
-    answering,
-    eventually,
     holding,
     names,
     problem,
+    responding,
 )
 
 FOX = DrawInput(prompt="a fox")
@@ -45,9 +45,12 @@ async def cancel_during(
     def left() -> list[asyncio.Task[Any]]:
         return [t for t in asyncio.all_tasks() - before if not any(s in repr(t) for s in servers)]
 
-    # Generators inside httpx end in a task of one turn of the loop.
-    await eventually(lambda: left() == [])
-    await eventually(lambda: not server.connections)
+    if ending := left():  # generators inside httpx end in a task of one turn of the loop
+        await asyncio.wait(ending, timeout=5)
+    assert left() == []
+    if server.connections:
+        async with asyncio.timeout(5):
+            await server.connections.closed.wait()
     return caught.value
 
 
@@ -61,9 +64,22 @@ async def test_a_call_cancelled_while_connecting_sends_nothing() -> None:
         full.listen(0)
         filler.setblocking(False)
         filler.connect_ex(full.getsockname())
-        async with Client(f"http://127.0.0.1:{full.getsockname()[1]}") as client:
+        connecting = asyncio.Event()
+
+        async def hook(request: httpx.Request) -> None:
+            observe = request.extensions["trace"]
+
+            async def trace(name: str, info: dict[str, Any]) -> None:
+                await observe(name, info)
+                if name == "connection.connect_tcp.started":
+                    connecting.set()
+
+            request.extensions["trace"] = trace
+
+        url = f"http://127.0.0.1:{full.getsockname()[1]}"
+        async with Client(url, event_hooks={"request": [hook]}) as client:
             task = asyncio.create_task(client.infer_sync(FOX))
-            await asyncio.sleep(0.2)
+            await connecting.wait()
             started = time.monotonic()
             task.cancel()
             with pytest.raises(asyncio.CancelledError) as caught:
@@ -165,7 +181,7 @@ async def test_a_cancelled_download_leaves_no_partial_file(
     await cancel_during(
         client,
         output.images[0].save(tmp_path),
-        eventually(lambda: part_size(tmp_path) > 0),
+        part_written(tmp_path),
         server,
     )
     never.set()
@@ -173,8 +189,13 @@ async def test_a_cancelled_download_leaves_no_partial_file(
     assert names(tmp_path) == []
 
 
-def part_size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir())
+async def part_written(folder: Path) -> None:
+    def size() -> int:
+        return sum(path.stat().st_size for path in folder.iterdir())
+
+    async with asyncio.timeout(10):
+        while size() == 0:  # noqa: ASYNC110 -- a growing file has no event
+            await asyncio.sleep(0.01)
 
 
 async def test_a_timeout_cancels_the_job_and_carries_it(client: Client, server: FakeServer) -> None:
@@ -248,7 +269,7 @@ async def test_a_failed_cancellation_does_not_hide_the_timeout(
     client: Client, server: FakeServer
 ) -> None:
     server.outputs = None
-    server.on("/cancel", answering(problem(404, "unknown_job")))
+    server.on("/cancel", responding(problem(404, "unknown_job")))
     with pytest.raises(DeadlineExceeded):
         await client.infer_sync(FOX, timeout=0.2)
 
@@ -278,7 +299,7 @@ async def test_a_slow_response_cannot_exceed_the_deadline(server: FakeServer) ->
         async def body() -> AsyncIterator[bytes]:
             while True:
                 yield b" "
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.02)  # the slowness under test
 
         return StreamingResponse(body())
 
@@ -294,7 +315,7 @@ async def test_a_failed_replay_does_not_hide_the_timeout(
     client: Client, server: FakeServer
 ) -> None:
     go_on = asyncio.Event()
-    server.on("/infer_async", holding(go_on), answering(problem(401, "unauthorized")))
+    server.on("/infer_async", holding(go_on), responding(problem(401, "unauthorized")))
     with pytest.raises(DeadlineExceeded) as caught:
         await client.infer_async(FOX, timeout=0.2)
     go_on.set()

@@ -15,7 +15,7 @@ from comfysnap_client import Progress
 from comfysnap_client.cli import demo
 from comfysnap_client.testing import MockServer
 from comfysnap_schema.workflows.flux import FluxInput, FluxOutput
-from tests.client.fakes import CONTRACT, FakeServer, answering, problem
+from tests.client.fakes import CONTRACT, FakeServer, problem, responding
 
 COMMAND = Path(sys.executable).parent / "comfysnap"
 
@@ -209,7 +209,7 @@ async def test_without_a_name_the_default_workflow_runs_and_labels_are_sent(
     server: FakeServer,
 ) -> None:
     refused = await run(server, "infer", "prompt=x")
-    server.on("/workflows", answering(JSONResponse([{**CONTRACT, "default": True}])))
+    server.on("/workflows", responding(JSONResponse([{**CONTRACT, "default": True}])))
     ran = await run(server, "infer", "prompt=x", "--label", "team:a", "--no-wait", "--json")
     wrong = await run(server, "jobs", "--label", "team")
     listed = await run(server, "jobs", "--limit", "1")
