@@ -122,15 +122,20 @@ class FakeServer:
         """Create the job of a submit, or return that of its idempotency key."""
         key = request.headers["idempotency-key"]
         body = json.loads(await request.body())
-        job_id = self.keys.setdefault(key, f"job_{len(self.keys):026d}")
-        if job_id not in self.jobs:
-            self.jobs[job_id] = {
-                "id": job_id, "workflow": workflow, "status": "queued", "version": 1,
-                "inputs": body, "created_at": datetime.now(UTC).isoformat(),
-            }  # fmt: skip
-            if self.outputs is not None:
-                await self.finish(job_id, outputs=self.outputs)
-        return JSONResponse(self.jobs[job_id], 202)
+        if key not in self.keys:
+            self.keys[key] = await self.create(workflow, body)
+        return JSONResponse(self.jobs[self.keys[key]], 202)
+
+    async def create(self, workflow: str = "draw", inputs: object = None) -> str:
+        """Create a job, with ``outputs`` if they are set, and return its ID."""
+        job_id = f"job_{len(self.jobs):026d}"
+        self.jobs[job_id] = {
+            "id": job_id, "workflow": workflow, "status": "queued", "version": 1,
+            "inputs": inputs or {}, "created_at": datetime.now(UTC).isoformat(),
+        }  # fmt: skip
+        if self.outputs is not None:
+            await self.finish(job_id, outputs=self.outputs)
+        return job_id
 
     async def _check_status(self, request: Request, job_id: str) -> Response:
         if job_id not in self.jobs:
