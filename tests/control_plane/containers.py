@@ -40,8 +40,6 @@ class Container:
     phase: Phase = "starting"
     wanted: bool = True
     """False: once checkpointed it stays frozen, until a restore wakes it."""
-    idle: bool = False
-    """Waiting for an input."""
     views: dict[str, View] = field(default_factory=dict[str, View])
     running: dict[str, Input] = field(default_factory=dict[str, Input])
     served: int = 0

@@ -140,7 +140,8 @@ class State:
         self.requests: defaultdict[str, list[Message]] = defaultdict(list)
         """RPC to its recorded requests."""
         self.left: set[str] = set()
-        """Apps whose client has disconnected."""
+        """Apps whose client has disconnected; ``leaving`` is notified."""
+        self.leaving = asyncio.Condition()
         self.started = time.time()
 
     def new_id(self, prefix: str) -> str:
