@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract.processes import new_mark, serving
 from tests.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,20 +25,9 @@ def blocks(language: str) -> list[str]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of ``comfysnap serve`` in a process of its own."""
-    command = [*COMFYSNAP, "serve", "--port", "0", "--engine", "simulated"]
-    command += ["--engine-option", "step_seconds=0", "--until-stdin-closes"]
-    command += ["--data", str(tmp_path_factory.mktemp("data"))]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if found := re.search(r"http://127\.0\.0\.1:\d+", line):
-                yield found[0]
-                break
-        else:
-            pytest.fail("the server did not say where it listens")
-        process.communicate(timeout=20)
+    data = tmp_path_factory.mktemp("data")
+    with serving(new_mark(), data, "--engine-option=step_seconds=0") as (_, url):
+        yield url
 
 
 def test_every_python_block_of_the_readme_is_an_example() -> None:

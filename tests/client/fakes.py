@@ -237,6 +237,10 @@ class FakeServer:
         async with asyncio.timeout(10), self.seen:
             await self.seen.wait_for(condition)
 
+    async def requested(self, path: str, count: int = 1) -> None:
+        """Wait for ``count`` requests whose path starts with ``path``."""
+        await self.until(lambda: len(self.requests_to(path)) >= count)
+
     def requests_to(self, path: str) -> list[Request]:
         """The requests whose path starts with ``path``."""
         return [request for request in self.requests if request.url.path.startswith(path)]

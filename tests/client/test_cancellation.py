@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from comfysnap_client import Client, DeadlineExceeded, PollPolicy, job_id_of
+from comfysnap_client import Client, DeadlineExceeded, OnProgress, PollPolicy, job_id_of
 from tests.client.fakes import (
     QUICK,
     DrawInput,
@@ -97,7 +97,7 @@ async def test_a_submit_cancelled_before_the_job_exists_is_replayed_and_cancelle
     error = await cancel_during(
         client,
         client.infer_sync(FOX),
-        server.until(lambda: bool(server.requests_to("/infer_async"))),
+        server.requested("/infer_async"),
         server,
     )
     go_on.set()
@@ -135,31 +135,16 @@ async def test_a_call_cancelled_while_receiving_the_response_cancels_the_job(
     assert job_id_of(error) == next(iter(server.jobs))
 
 
-async def test_a_call_cancelled_while_polling_cancels_the_job(
-    client: Client, server: FakeServer
+@pytest.mark.parametrize("on_progress", [None, id], ids=["polling", "following progress"])
+async def test_a_call_cancelled_while_waiting_cancels_the_job(
+    client: Client, server: FakeServer, on_progress: OnProgress | None
 ) -> None:
     server.outputs = None
-    error = await cancel_during(
-        client,
-        client.infer_sync(FOX),
-        server.until(lambda: bool(server.requests_to("/check_status"))),
-        server,
-    )
+    work = client.infer_sync(FOX, on_progress=on_progress)
+    error = await cancel_during(client, work, server.requested("/check_status"), server)
 
     assert statuses(server) == ["cancelled"]
     assert job_id_of(error) == next(iter(server.jobs))
-
-
-async def test_a_call_cancelled_while_following_progress_cancels_the_job(
-    client: Client, server: FakeServer
-) -> None:
-    server.outputs = None
-    work = client.infer_sync(FOX, on_progress=lambda progress: progress)
-    await cancel_during(
-        client, work, server.until(lambda: bool(server.requests_to("/check_status"))), server
-    )
-
-    assert statuses(server) == ["cancelled"]
 
 
 async def test_a_cancelled_download_leaves_no_partial_file(
@@ -200,6 +185,11 @@ async def part_written(folder: Path) -> None:
 
 async def test_a_timeout_cancels_the_job_and_carries_it(client: Client, server: FakeServer) -> None:
     server.outputs = None
+
+    async def at_once(_request: Request) -> Response:
+        return JSONResponse(next(iter(server.jobs.values())))
+
+    server.on("/check_status", at_once)
     with pytest.raises(DeadlineExceeded) as caught:
         await client.infer_sync(FOX, timeout=0.3)
 
@@ -207,7 +197,8 @@ async def test_a_timeout_cancels_the_job_and_carries_it(client: Client, server: 
     error = caught.value
     assert isinstance(error, TimeoutError)
     assert error.job_id == next(iter(server.jobs))
-    assert error.record is None or error.record.id == error.job_id
+    assert error.record is not None
+    assert error.record.id == error.job_id
     assert server.requests[0].query_params["timeout"] == "0.300"
 
 
@@ -281,9 +272,9 @@ async def test_cancelling_twice_returns_at_once_and_still_cancels_the_job(
     go_on = asyncio.Event()
     server.on("/cancel", holding(go_on))
     task = asyncio.create_task(client.infer_sync(FOX))
-    await server.until(lambda: bool(server.requests_to("/check_status")))
+    await server.requested("/check_status")
     task.cancel()
-    await server.until(lambda: bool(server.requests_to("/cancel")))
+    await server.requested("/cancel")
     task.cancel()
     with pytest.raises(asyncio.CancelledError) as caught:
         await task

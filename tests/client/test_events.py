@@ -145,7 +145,7 @@ async def test_progress_reaches_the_callback_and_a_failing_callback_does_not_end
             shown.set()
 
     waiting = asyncio.create_task(client.infer_sync(FOX, on_progress=show))
-    await server.until(lambda: bool(server.requests_to("/check_status")))
+    await server.requested("/check_status")
     job_id = next(iter(server.jobs))
     await server.finish(job_id, status="running", progress=half_done(0.5))
     async with asyncio.timeout(5):
@@ -254,7 +254,7 @@ async def test_a_follower_replaces_a_poll_that_would_not_report_changes(
     server.on("/events", rejecting(404, "not_found"))
     job = await client.infer_async(FOX)
     waiting = [asyncio.create_task(job.wait()) for _ in range(2)]
-    await server.until(lambda: len(server.requests_to("/check_status")) == 1)
+    await server.requested("/check_status", 1)
     assert "after" not in server.requests_to("/check_status")[0].query_params
     seen: list[str] = []
     async for event in job.events():
@@ -278,7 +278,7 @@ async def test_events_do_not_keep_an_abandoned_job_alive(
         return [event async for event in job.events()]
 
     following = asyncio.create_task(follow())
-    await server.until(lambda: bool(server.requests_to("/check_status")))
+    await server.requested("/check_status")
     with pytest.raises(DeadlineExceeded):
         await job.wait(timeout=0.1)
     assert types(await following)[-1] == "done"
@@ -298,7 +298,7 @@ async def test_a_poll_that_fails_for_good_ends_every_wait(
 
     server.on("/check_status", refuse)
     waiting = [asyncio.create_task(job.wait()) for _ in range(3)]
-    await server.until(lambda: bool(server.requests_to("/check_status")))
+    await server.requested("/check_status")
     go_on.set()
     errors = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(error) for error in errors] == [NotFound] * 3
@@ -312,7 +312,7 @@ async def test_a_follower_without_the_current_state_gets_it_at_once(
     server.on("/events", rejecting(404, "not_found"))
     job = await client.infer_async(FOX)
     waiting = asyncio.create_task(job.wait(on_progress=lambda progress: progress))
-    await server.until(lambda: len(server.requests_to("/check_status")) == 1)
+    await server.requested("/check_status", 1)
     assert server.requests_to("/check_status")[0].query_params["after"] == "1"
     async with asyncio.timeout(5), aclosing(job.events()) as events:
         assert (await anext(events)).type == "status"

@@ -264,7 +264,7 @@ async def test_a_dropped_poll_never_ends_a_wait(client: Client, server: FakeServ
     server.on("/check_status", responding(JSONResponse(server.jobs[job.id])))
     server.on("/check_status", responding(PlainTextResponse("a proxy's page", 404)))
     waiting = asyncio.create_task(job.result())
-    await server.until(lambda: len(server.requests_to("/check_status")) == 18)
+    await server.requested("/check_status", 18)
     await server.finish(job.id, outputs={"text": "done"})
 
     assert (await waiting).text == "done"
@@ -302,7 +302,7 @@ async def test_polls_that_are_not_held_back_off(server: FakeServer) -> None:
         job = await client.infer_async(FOX)
         started = time.monotonic()
         waiting = asyncio.create_task(job.result())
-        await server.until(lambda: len(server.requests_to("/check_status")) == 7)
+        await server.requested("/check_status", 7)
         assert time.monotonic() - started >= sum(pause for _, pause in pauses)
         await server.finish(job.id, outputs={})
         await waiting

@@ -127,7 +127,7 @@ async def test_a_file_is_uploaded_from_disk_and_from_stdin(
 async def test_ctrl_c_cancels_the_job(server: FakeServer) -> None:
     server.outputs = None
     process = await start(server.url, "infer", "draw", "prompt=x")
-    await server.until(lambda: bool(server.requests_to("/check_status")))
+    await server.requested("/check_status")
     process.send_signal(signal.SIGINT)
     _, err = await process.communicate()
 
@@ -141,7 +141,7 @@ async def test_ctrl_c_while_waiting_for_a_result_does_not_cancel_the_job(
 ) -> None:
     server.outputs = None
     process = await start(server.url, "result", await server.create())
-    await server.until(lambda: len(server.requests_to("/check_status")) >= 2)
+    await server.requested("/check_status", 2)
     process.send_signal(signal.SIGINT)
     await process.communicate()
 
@@ -243,7 +243,7 @@ async def test_the_demo_that_loses_its_parent_cancels_the_job(
         sys.executable, "-m", "comfysnap_client.cli.demo", server.url, "a fox", tmp_path,
         stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    await server.until(lambda: bool(server.requests_to("/check_status")))
+    await server.requested("/check_status")
     _, err = await process.communicate(b"typed")  # then closes its standard input
 
     job = next(iter(server.jobs.values()))
