@@ -25,7 +25,7 @@ lint:  ## ruff: rules and formatting
 	uv run ruff check .
 	uv run ruff format --check .
 
-types:  ## pyright strict, and complete public types of schema and client
+types:  ## pyright strict with the typing cases, and complete public types of schema and client
 	uv run pyright
 	uv run pyright --ignoreexternal --verifytypes comfysnap_schema
 	uv run pyright --ignoreexternal --verifytypes comfysnap_client
