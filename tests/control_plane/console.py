@@ -1,6 +1,7 @@
 """RPCs of Modal's commands: logs, rollback, and the files of a volume."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -34,11 +35,11 @@ class ConsoleCalls:
         self, request: api_pb2.AppGetLogsRequest
     ) -> AsyncIterator[api_pb2.TaskLogsBatch]:
         """Send no lines; end once the app's client has disconnected."""
-        for _ in range(int(request.timeout * 20)):
-            if request.app_id in self._state.left:
-                break
-            await asyncio.sleep(0.05)
-        yield api_pb2.TaskLogsBatch(app_done=request.app_id in self._state.left)
+        left = self._state.left
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(request.timeout), self._state.leaving:
+                await self._state.leaving.wait_for(lambda: request.app_id in left)
+        yield api_pb2.TaskLogsBatch(app_done=request.app_id in left)
 
     @unary
     async def AppRollback(self, request: api_pb2.AppRollbackRequest) -> api_pb2.AppRollbackResponse:

@@ -45,8 +45,6 @@ class Container:
     """False: once checkpointed it stays frozen, until a restore wakes it."""
     preempted: bool = False
     """Modal wants its machine back: its outputs count no more."""
-    idle: bool = False
-    """Waiting for an input."""
     views: dict[str, View] = field(default_factory=dict[str, View])
     running: dict[str, Input] = field(default_factory=dict[str, Input])
     served: int = 0
@@ -172,7 +170,7 @@ class Launcher:
         definition.CopyFrom(function.definition)
         definition.is_checkpointing_function = container.snapshot
         if definition.experimental_options.get("enable_gpu_snapshot") in ("True", "true", "1"):
-            definition._experimental_enable_gpu_snapshot = True  # pyright: ignore[reportPrivateUsage]
+            definition._experimental_enable_gpu_snapshot = True
         return api_pb2.ContainerArguments(
             task_id=container.task_id,
             function_id=function.id,

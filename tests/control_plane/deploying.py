@@ -81,7 +81,9 @@ class DeployCalls:
 
     @unary
     async def AppClientDisconnect(self, request: api_pb2.AppClientDisconnectRequest) -> Empty:
-        self._state.left.add(request.app_id)
+        async with self._state.leaving:
+            self._state.left.add(request.app_id)
+            self._state.leaving.notify_all()
         return Empty()
 
     @unary

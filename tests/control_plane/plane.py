@@ -117,7 +117,8 @@ class ControlPlane:
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()
-        await asyncio.sleep(0.05)  # connections that the other side closed end
+        # Connections that the other side closed end now; their transports have no event.
+        await asyncio.sleep(0.05)
         await self._loop.shutdown_asyncgens()
 
     def __enter__(self) -> Self:

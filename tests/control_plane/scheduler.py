@@ -146,7 +146,8 @@ class Scheduler:
         if container.wanted:
             self._restore(self.pool(container.function.id), container)
         else:
-            await asyncio.sleep(0.1)  # it drops its connections first
+            # It drops its connections first, and nothing reports when it has.
+            await asyncio.sleep(0.1)
             container.freeze()
 
     def _restore(self, pool: Pool, container: Container) -> None:

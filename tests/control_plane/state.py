@@ -156,7 +156,8 @@ class State:
         self.requests: defaultdict[str, list[Message]] = defaultdict(list)
         """RPC to its recorded requests."""
         self.left: set[str] = set()
-        """Apps whose client has disconnected."""
+        """Apps whose client has disconnected; ``leaving`` is notified."""
+        self.leaving = asyncio.Condition()
         self.files: dict[str, bytes] = {}
         """Uploaded files, by SHA-256."""
         self.mounts: dict[str, dict[str, str]] = {}

@@ -1,15 +1,12 @@
 """``comfysnap new`` and ``comfysnap check``."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from comfysnap_schema.cli import build_app
 from comfysnap_schema.comfy.catalogue import CATALOGUE_FILE, Catalogue
 from comfysnap_schema.comfy.graph import read_graph
 from comfysnap_schema.propose.folder import write_workflow
@@ -20,15 +17,7 @@ from comfysnap_schema.workflow.apply import Workflow, load_workflows
 from comfysnap_schema.workflow.check import check_workflow
 from comfysnap_schema.workflow.map import OutputSpec
 from comfysnap_schema.workflow.project import read_project
-
-MakeWorkflow = Callable[..., Path]
-
-
-def comfysnap(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(build_app(), [*map(str, arguments)])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.output
+from tests.schema.conftest import MakeWorkflow, comfysnap
 
 
 @pytest.fixture

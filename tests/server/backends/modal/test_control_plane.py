@@ -169,7 +169,7 @@ async def test_a_volume_shows_what_was_committed_and_reloaded(
     toy: ControlPlane, worker: Any, started: modal.Queue
 ) -> None:
     toy.scale_to_zero("Toy.*")
-    busy = await worker.spawn.aio("sleep", 3)
+    busy = await worker.spawn.aio("sleep", 30)
     await next_start(started)
     await worker.remote.aio("write", "a")  # in a second container
     await busy.cancel.aio()

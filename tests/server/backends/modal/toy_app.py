@@ -120,16 +120,16 @@ def web() -> Any:
     api = FastAPI()
 
     @api.get("/slow")
-    async def slow(seconds: float) -> str:  # pyright: ignore[reportUnusedFunction]
+    async def slow(seconds: float) -> str:
         await asyncio.sleep(seconds)
         return "done"
 
     @api.post("/echo")
-    async def echo(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
+    async def echo(request: Request) -> Response:
         return Response(await request.body(), media_type=request.headers["content-type"])
 
     @api.get("/stream")
-    async def stream() -> StreamingResponse:  # pyright: ignore[reportUnusedFunction]
+    async def stream() -> StreamingResponse:
         return StreamingResponse(iter([b"a" * 10, b"b" * 10]))
 
     return api
