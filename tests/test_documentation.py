@@ -96,9 +96,10 @@ PACKAGES = {
 }
 BASES = {
     "Who may import whom": PACKAGES["server"],
+    "The same tests on a real ComfyUI": PACKAGES["server"],
     "ComfyUI in process": PACKAGES["server"] / "engine" / "comfyui",
 }
-"""Where the paths of a section start; the others start at the root or at a package's name."""
+"""Where the paths of a section start; others start at the document or at a package's name."""
 FILES_OF_OTHERS = {"main.py", "prepare.py", "workflow.toml", "graph.json"} | {
     "extra_model_paths.yaml", "extra_paths.yaml",
 }  # fmt: skip
@@ -107,13 +108,13 @@ FILE = re.compile(r"[\w.*-]+(?:/[\w.*-]+)*\.(?:py|toml|txt|md|json|yaml)")
 FOLDER = re.compile(r"[\w.-]+(?:/[\w.-]+)+/?|[\w-]+/")
 
 
-def missing_paths(document: str) -> list[str]:
-    """The paths in code spans, links and prose of ARCHITECTURE.md that do not exist."""
+def missing_paths(document: str, start: Path = ROOT) -> list[str]:
+    """The paths in code spans, links and prose of a document that do not exist."""
     missing: list[str] = []
     for section in re.split(
         r"^## ", re.sub(r"^```.*?^```", "", document, flags=re.M | re.S), flags=re.M
     ):
-        base = BASES.get(section.split("\n", 1)[0], ROOT)
+        base = BASES.get(section.split("\n", 1)[0], start)
         for line in section.splitlines():
             spans = re.findall(r"`([^`]+)`|\]\(([^)#:]+)\)", line)
             named = [span or link for span, link in spans]
@@ -142,8 +143,18 @@ def exists(path: Path) -> bool:
     return any(path.parent.glob(path.name)) if "*" in path.name else path.exists()
 
 
-def test_every_path_in_the_architecture_exists() -> None:
-    assert missing_paths((ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")) == []
+@pytest.mark.parametrize(
+    "document",
+    [
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "tests/control_plane/README.md",
+        "tests/comfyui_tree/README.md",
+    ],
+)
+def test_every_path_in_a_document_exists(document: str) -> None:
+    file = ROOT / document
+    assert missing_paths(file.read_text(encoding="utf-8"), file.parent) == []
 
 
 @pytest.mark.parametrize(

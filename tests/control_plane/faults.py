@@ -102,7 +102,7 @@ class Faults:
         for rule in list(self._rules):
             if not rule.applies(caller, rpc):
                 continue
-            await asyncio.sleep(rule.delay)
+            await asyncio.sleep(rule.delay)  # the slowness that the test asked for
             if rule.fail is not None and rule.after:
                 later = rule.fail
             elif rule.fail is not None:
