@@ -1,11 +1,15 @@
-"""Retries and deadlines: pure decisions, without sleeping or sending."""
+"""Retries and deadlines: decisions, without sending."""
 
+import asyncio
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Self
+
+from comfysnap_client.errors import DeadlineExceeded
 
 RETRIED_STATUSES = frozenset({408, 425, 429})
 """Retried in addition to every 5xx."""
@@ -98,6 +102,23 @@ class Deadline:
         left = self.remaining()
         return left is None or pause < left
 
+    @asynccontextmanager
+    async def enforced(self, exceeded: Callable[[], DeadlineExceeded]) -> AsyncGenerator[None]:
+        """Cancel what is in progress when the deadline passes.
+
+        Raises:
+            DeadlineExceeded: From ``exceeded``, which may set its cause.
+        """
+        limit = asyncio.timeout(self.remaining())
+        try:
+            async with limit:
+                yield
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            made = exceeded()
+            raise made from made.__cause__ or error
+
 
 NEVER = Deadline()
 """No limit."""
@@ -124,6 +145,6 @@ def _http_date(value: str) -> datetime | None:
 
     try:
         parsed = parsedate_to_datetime(value)
-    except (ValueError, TypeError, IndexError):
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
     return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed

@@ -7,9 +7,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import RootModel, ValidationError
 from pydantic_core import to_json
 
+from comfysnap_client import requests
 from comfysnap_client.downloads import Downloads
 from comfysnap_client.errors import (
     ComfysnapError,
@@ -20,19 +21,12 @@ from comfysnap_client.errors import (
     with_job,
 )
 from comfysnap_client.polling import LongPolls, Polled, PollPolicy
-from comfysnap_client.retry import Deadline, RetryPolicy
-from comfysnap_client.transport import Request, Transport, job_url
+from comfysnap_client.retry import NO_RETRY, Deadline, RetryPolicy
+from comfysnap_client.transport import Transport
 from comfysnap_client.uploads import Uploads
 from comfysnap_schema.base import WorkflowInput, WorkflowOutput, wire_inputs
 from comfysnap_schema.wire import (
-    CANCEL,
-    CHECK_STATUS,
-    CONTRACT,
-    IDEMPOTENCY_KEY,
-    INFER_ASYNC,
-    JOBS,
     READER_CONTEXT,
-    WORKFLOWS,
     JobEvent,
     JobPage,
     JobRecord,
@@ -64,7 +58,7 @@ class SubmitOptions:
     previews: bool = False
     idempotency_key: str | None = None
 
-    def params(self) -> tuple[tuple[str, str], ...]:
+    def params(self) -> requests.Params:
         """The query parameters."""
         params: list[tuple[str, str]] = []
         if self.job_timeout is not None:
@@ -75,6 +69,10 @@ class SubmitOptions:
             params.append(("previews", "true"))
         params.extend(("label", f"{key}:{value}") for key, value in (self.labels or {}).items())
         return tuple(params)
+
+
+class _Workflows(RootModel[list[WorkflowSummary]], defer_build=True):
+    """``GET /workflows``."""
 
 
 class Session:
@@ -104,34 +102,31 @@ class Session:
 
     async def status(self, job_id: str, deadline: Deadline) -> JobRecord:
         """Return the current state of a job."""
-        request = Request(method="GET", url=job_url(CHECK_STATUS, job_id), job_id=job_id)
-        return (await self._transport.send(request, deadline=deadline)).parse(JobRecord)
+        return (await self._transport.send(requests.status(job_id), deadline)).parse(JobRecord)
 
     async def cancel(
         self, job_id: str, deadline: Deadline, *, retry: RetryPolicy | None = None
     ) -> JobRecord:
         """Request cancellation of a job."""
-        request = Request(method="POST", url=job_url(CANCEL, job_id), job_id=job_id)
-        response = await self._transport.send(request, deadline=deadline, retry=retry)
-        return response.parse(JobRecord)
+        reply = await self._transport.send(requests.cancel(job_id), deadline, retry=retry)
+        return reply.parse(JobRecord)
 
     async def jobs(
-        self, filters: tuple[tuple[str, str], ...], cursor: str | None, deadline: Deadline
+        self, filters: requests.Params, cursor: str | None, deadline: Deadline
     ) -> JobPage:
         """Return one page of jobs."""
-        params = (*filters, ("cursor", cursor)) if cursor else filters
-        request = Request(method="GET", url=JOBS[1:], params=params)
-        return (await self._transport.send(request, deadline=deadline)).parse(JobPage)
+        request = requests.jobs(filters, cursor)
+        return (await self._transport.send(request, deadline)).parse(JobPage)
 
     async def workflow(self, name: str, deadline: Deadline) -> WorkflowDetail:
         """Return one workflow."""
-        request = Request(method="GET", url=f"{WORKFLOWS[1:]}/{name}")
-        return (await self._transport.send(request, deadline=deadline)).parse(WorkflowDetail)
+        request = requests.workflow(name)
+        return (await self._transport.send(request, deadline)).parse(WorkflowDetail)
 
     async def workflows(self, deadline: Deadline) -> list[WorkflowSummary]:
         """List the workflows."""
-        request = Request(method="GET", url=WORKFLOWS[1:])
-        return (await self._transport.send(request, deadline=deadline)).parse_list(WorkflowSummary)
+        reply = await self._transport.send(requests.workflows(), deadline)
+        return reply.parse(_Workflows).root
 
     async def submit(
         self,
@@ -147,17 +142,13 @@ class Session:
         learn the job's ID, and that job is cancelled unless ``cancel_on_timeout`` is False.
         """
         key = options.idempotency_key or uuid.uuid4().hex
-        workflow = inputs.__workflow__
         body = await self._uploads.wire(wire_inputs(inputs), deadline)
-        headers = {IDEMPOTENCY_KEY: key, "Content-Type": "application/json"}
-        if contract := getattr(inputs, "__contract__", ""):
-            headers[CONTRACT] = contract
-        request = Request(
-            method="POST", url=f"{INFER_ASYNC[1:]}/{workflow}", params=options.params(),
-            headers=headers, content=to_json(body),
+        request = requests.submit(
+            inputs.__workflow__, getattr(inputs, "__contract__", ""), to_json(body),
+            idempotency_key=key, params=options.params(),
         )  # fmt: skip
         try:
-            record = (await self._transport.send(request, deadline=deadline)).parse(JobRecord)
+            record = (await self._transport.send(request, deadline)).parse(JobRecord)
         except (DeadlineExceeded, asyncio.CancelledError) as error:
             if isinstance(error, ComfysnapError):
                 error.idempotency_key = key
@@ -169,7 +160,7 @@ class Session:
         except ComfysnapError as error:
             error.idempotency_key = key
             raise
-        logger.debug("job %s: %s of %s", record.id, record.status, workflow,
+        logger.debug("job %s: %s of %s", record.id, record.status, record.workflow,
                      extra={"job_id": record.id})  # fmt: skip
         return record
 
@@ -252,16 +243,9 @@ class Session:
 
     async def _poll(self, job_id: str, *, hold: float, after: int | None) -> Polled:
         """Send one status request, which the server may hold; the caller handles its failures."""
-        params: tuple[tuple[str, str], ...] = ()
-        if hold:
-            params = (("wait", f"{hold:.3f}"),)
-            if after is not None:
-                params += (("after", str(after)),)
-        request = Request(
-            method="GET", url=job_url(CHECK_STATUS, job_id), params=params, hold=hold, job_id=job_id
-        )
-        response = await self._transport.once(request)
-        return response.parse(JobRecord), response.retry_after
+        request = requests.status(job_id, hold=hold, after=after)
+        reply = await self._transport.send(request, retry=NO_RETRY)
+        return reply.parse(JobRecord), reply.retry_after
 
     def _cancels(self, cancel_on_timeout: bool | None) -> bool:
         return self.cancel_on_timeout if cancel_on_timeout is None else cancel_on_timeout
@@ -274,10 +258,10 @@ class Session:
 
         await self._clean_up(stop)
 
-    async def _undo(self, submit: Request, limit: Deadline) -> str:
+    async def _undo(self, submit: requests.Request, limit: Deadline) -> str:
         """Learn the ID of a job whose submit had no response, and cancel the job."""
-        response = await self._transport.send(submit, deadline=limit, retry=_CLEANUP_RETRY)
-        record = response.parse(JobRecord)
+        reply = await self._transport.send(submit, limit, retry=_CLEANUP_RETRY)
+        record = reply.parse(JobRecord)
         if not record.is_final:
             await self.cancel(record.id, limit, retry=_CLEANUP_RETRY)
         return record.id

@@ -14,10 +14,11 @@ from typing import Any, BinaryIO, cast
 
 from pydantic_core import to_jsonable_python
 
+from comfysnap_client import requests
 from comfysnap_client.errors import NotFound
 from comfysnap_client.retry import Deadline
-from comfysnap_client.transport import Request, Transport
-from comfysnap_schema.wire import FILES, MAX_INLINE_FILE_BYTES, FileBySha256, FileInline
+from comfysnap_client.transport import Transport
+from comfysnap_schema.wire import MAX_INLINE_FILE_BYTES, FileBySha256, FileInline
 
 CHUNK = 1024 * 1024
 MAX_INLINE_TOTAL = 1024 * 1024
@@ -79,9 +80,8 @@ class Uploads:
         return FileBySha256(sha256=source.sha256)
 
     async def _exists(self, sha256: str, deadline: Deadline) -> bool:
-        request = Request(method="HEAD", url=f"{FILES[1:]}/{sha256}")
         try:
-            await self._transport.send(request, deadline=deadline)
+            await self._transport.send(requests.has_file(sha256), deadline)
         except NotFound:
             return False
         return True
@@ -92,15 +92,10 @@ class Uploads:
             while chunk := await asyncio.to_thread(source.file.read, CHUNK):
                 yield chunk
 
-        await self._transport.send(
-            Request(
-                method="PUT", url=f"{FILES[1:]}/{source.sha256}", content=chunks,
-                headers={
-                    "Content-Length": str(source.size), "Content-Type": source.content_type,
-                },
-            ),
-            deadline=deadline,
-        )  # fmt: skip
+        request = requests.upload(
+            source.sha256, chunks, size=source.size, content_type=source.content_type
+        )
+        await self._transport.send(request, deadline)
 
 
 class _Source:

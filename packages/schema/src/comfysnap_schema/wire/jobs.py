@@ -65,7 +65,8 @@ class Timings(BaseModel, frozen=True, extra="ignore", defer_build=True):
 class JobRecord(BaseModel, frozen=True, extra="ignore", defer_build=True):
     """A job as every route returns it."""
 
-    id: str
+    id: Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,128}$")]
+    """Safe as a part of a path."""
     workflow: str
     status: Annotated[JobStatus | str, Field(union_mode="left_to_right")]
     version: int
