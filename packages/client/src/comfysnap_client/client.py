@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overloa
 
 import httpx
 
-from comfysnap_client.credentials import checked_url, credentials
 from comfysnap_client.job import Job
 from comfysnap_client.polling import PollPolicy
 from comfysnap_client.retry import Deadline, RetryPolicy
 from comfysnap_client.session import OnProgress, Session, SubmitOptions
-from comfysnap_client.transport import Transport
+from comfysnap_client.transport import Transport, checked_url, credentials
 from comfysnap_schema.base import WorkflowInput, WorkflowOutput, output_type
 from comfysnap_schema.wire import (
     JobRecord,
@@ -55,6 +54,9 @@ class Client:
 
         async with Client("http://127.0.0.1:8000") as client:
             output = await client.infer_sync(FluxInput(prompt="a fox"))
+
+    Every call takes a ``timeout``: seconds for the whole call, including retries; None uses the
+    client's, ``math.inf`` means no limit. Every call raises ``ComfysnapError``.
 
     Args:
         base_url: URL of the server, including its path prefix if it has one.
@@ -162,7 +164,11 @@ class Client:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close all connections, after at most 5 s for cancellations in progress."""
+        """Close all connections, after at most 5 s for cancellations in progress::
+
+        client = Client(url)
+        await client.aclose()
+        """
         await self._session.aclose()
 
     async def infer_sync(
@@ -271,26 +277,24 @@ class Client:
     async def check_status(self, job_id: str, *, timeout: float | None = None) -> JobRecord:
         """Return the current state of a job.
 
-        Args:
-            job_id: The ID from ``Job.id``.
-            timeout: Seconds for the call, including retries. None uses the client's.
-
         Raises:
             NotFound: Unknown job, or one of another API key.
-            ComfysnapError: The request failed or timed out.
+
+        Example::
+
+            record = await client.check_status(job.id)
         """
         return await self._session.status(job_id, self._deadline(timeout))
 
     async def cancel(self, job_id: str, *, timeout: float | None = None) -> JobRecord:
         """Request cancellation of a job; has no effect on a job that is final.
 
-        Args:
-            job_id: The ID from ``Job.id``.
-            timeout: Seconds for the call, including retries. None uses the client's.
-
         Raises:
             NotFound: Unknown job, or one of another API key.
-            ComfysnapError: The request failed or timed out.
+
+        Example::
+
+            record = await client.cancel(job.id)
         """
         return await self._session.cancel(job_id, self._deadline(timeout))
 
@@ -331,8 +335,10 @@ class Client:
             labels: Only jobs with all of these labels.
             timeout: Seconds for each page, including retries. None uses the client's.
 
-        Raises:
-            ComfysnapError: The request failed or timed out.
+        Example::
+
+            async for record in client.jobs(status=JobStatus.RUNNING):
+                print(record.id)
         """
         filters = [("label", f"{key}:{value}") for key, value in (labels or {}).items()]
         if status is not None:
@@ -351,24 +357,19 @@ class Client:
     async def workflow(self, name: str, *, timeout: float | None = None) -> WorkflowDetail:
         """Return the title, contract and schemas of a workflow.
 
-        Args:
-            name: Name of the workflow.
-            timeout: Seconds for the call, including retries. None uses the client's.
-
         Raises:
             NotFound: Unknown workflow.
-            ComfysnapError: The request failed or timed out.
+
+        Example::
+
+            contract = (await client.workflow("flux")).contract
         """
         return await self._session.workflow(name, self._deadline(timeout))
 
     async def workflows(self, *, timeout: float | None = None) -> list[WorkflowSummary]:
-        """List the workflows of the server.
+        """List the workflows of the server::
 
-        Args:
-            timeout: Seconds for the call, including retries. None uses the client's.
-
-        Raises:
-            ComfysnapError: The request failed or timed out.
+        names = [workflow.name for workflow in await client.workflows()]
         """
         return await self._session.workflows(self._deadline(timeout))
 

@@ -21,7 +21,10 @@ OutputT_co = TypeVar("OutputT_co", bound=WorkflowOutput, covariant=True)
 
 @dataclass(frozen=True, kw_only=True)
 class MapResult(Generic[OutputT_co]):
-    """The result of one input of ``Client.map``.
+    """The result of one input of ``Client.map``::
+
+        async for result in client.map(inputs):
+            print(result.index, result.error or "ok")
 
     Attributes:
         index: Position of the input, from 0.

@@ -50,6 +50,10 @@ class PollPolicy:
             hint: The server's ``Retry-After`` in seconds. It takes precedence, but the pause is
                 at least a tenth of ``initial``.
             rand: A random number from 0 to 1.
+
+        Example::
+
+            seconds = PollPolicy().pause(1, rand=0.5)  # 0.5
         """
         if hint is not None:
             return max(hint, self.initial / 10)
@@ -59,7 +63,9 @@ class PollPolicy:
     def hold_among(self, jobs: int, slots: int) -> float:
         """Return the seconds to hold one poll when ``jobs`` jobs share ``slots`` connections.
 
-        Each job is polled at least every ``maximum`` seconds.
+        Each job is polled at least every ``maximum`` seconds::
+
+            seconds = PollPolicy().hold_among(160, slots=80)  # 2.5
         """
         if jobs <= slots:
             return self.hold

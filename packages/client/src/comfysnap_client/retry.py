@@ -45,7 +45,10 @@ class RetryPolicy:
     longest_retry_after: float = 120.0
 
     def retries(self, status: int) -> bool:
-        """Whether to retry after a response with this HTTP status."""
+        """Whether to retry after a response with this HTTP status::
+
+        RetryPolicy().retries(503)  # True
+        """
         return status in RETRIED_STATUSES or status >= 500
 
     def pause(
@@ -58,6 +61,10 @@ class RetryPolicy:
             elapsed: Seconds since the first attempt started.
             retry_after: The server's ``Retry-After`` in seconds; the pause is at least as long.
             rand: A random number from 0 to 1.
+
+        Example::
+
+            seconds = RetryPolicy().pause(1, 0.0, rand=0)  # 0.5
         """
         if attempt >= self.attempts:
             return None
