@@ -25,19 +25,17 @@ _WINDOWS_DEVICES = {
 
 
 class Downloads:
-    """Reads the output files of one server; every ``OutputFile`` of the client refers to it."""
+    """Reads the output files of one server; every ``OutputFile`` of the client refers to it.
+
+    Every call raises ``DownloadFailed`` if length or hash do not match, ``OutputExpired``, and the
+    other errors of requests.
+    """
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
     async def read(self, file: OutputFile) -> bytes:
-        """Return the content, verified.
-
-        Raises:
-            DownloadFailed: The length or hash does not match.
-            OutputExpired: The file has expired.
-            ComfysnapError: The request failed.
-        """
+        """Return the content, verified."""
         return b"".join([chunk async for chunk in self.stream(file)])
 
     async def save(self, file: OutputFile, path: Path) -> Path:
@@ -45,9 +43,6 @@ class Downloads:
 
         Raises:
             OSError: The file cannot be written.
-            DownloadFailed: The length or hash does not match.
-            OutputExpired: The file has expired.
-            ComfysnapError: The request failed.
         """
         target = path / safe_name(file.name) if await asyncio.to_thread(path.is_dir) else path
         part = target.with_name(f".{secrets.token_hex(8)}.part")
@@ -61,13 +56,7 @@ class Downloads:
         return target
 
     async def stream(self, file: OutputFile) -> AsyncGenerator[bytes]:
-        """Yield the content in chunks; it is verified after the last one.
-
-        Raises:
-            DownloadFailed: The length or hash does not match.
-            OutputExpired: The file has expired.
-            ComfysnapError: The request failed.
-        """
+        """Yield the content in chunks; it is verified after the last one."""
         progress = _Progress()
         attempts = self._attempts(file, progress)
         while True:

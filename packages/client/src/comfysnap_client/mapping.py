@@ -70,7 +70,9 @@ async def run_map(
     try:
         while True:
             ahead = len(running) + len(ready)
-            if reading is None and not exhausted and _may_start(len(running), ahead, concurrency):
+            # The second limit: a slow first input must not block the others, nor start them all.
+            may_start = len(running) < concurrency and ahead < 2 * concurrency
+            if reading is None and not exhausted and may_start:
                 reading = asyncio.create_task(_next(source))
             tasks = {*running, reading} if reading else running
             if not tasks:
@@ -94,11 +96,6 @@ async def run_map(
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
-
-
-def _may_start(running: int, ahead: int, concurrency: int) -> bool:
-    """Whether another input may start: a slow first one must not block the others."""
-    return running < concurrency and ahead < 2 * concurrency
 
 
 async def _one(
