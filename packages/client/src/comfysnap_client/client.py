@@ -7,7 +7,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overload
 
 import httpx
+from pydantic import RootModel
 
+from comfysnap_client import requests
 from comfysnap_client.job import Job
 from comfysnap_client.polling import PollPolicy
 from comfysnap_client.retry import Deadline, RetryPolicy
@@ -15,6 +17,7 @@ from comfysnap_client.session import OnProgress, Session, SubmitOptions
 from comfysnap_client.transport import Transport, checked_url, credentials
 from comfysnap_schema.base import WorkflowInput, WorkflowOutput, output_type
 from comfysnap_schema.wire import (
+    JobPage,
     JobRecord,
     JobStatus,
     WorkflowDetail,
@@ -28,6 +31,10 @@ if TYPE_CHECKING:
 OutputT = TypeVar("OutputT", bound=WorkflowOutput)
 
 DEFAULT_TIMEOUT_S = 600.0
+
+
+class _Workflows(RootModel[list[WorkflowSummary]], defer_build=True):
+    """``GET /workflows``."""
 
 
 class ClientOptions(TypedDict, total=False):
@@ -240,23 +247,18 @@ class Client:
         idempotency_key: str | None = None,
         cancel_on_timeout: bool | None = None,
     ) -> Job[OutputT]:
-        """Submit a job and return its handle.
+        """Submit a job and return its handle; other arguments are those of ``infer_sync``.
 
         Args:
             inputs: A generated input model.
             timeout: Seconds for the submit, including uploads and retries. None uses the client's.
             job_timeout: Maximum run time on the server, in seconds. None uses the server's.
-            labels: Stored with the job; ``jobs`` can filter by them.
-            webhook: URL that the server calls when the job is final.
             previews: Whether the job's events include preview frames.
-            idempotency_key: Prevents a second job if this program submits again after a restart.
             cancel_on_timeout: Whether to cancel a job that was already created when this call is
                 cancelled or times out before the job's ID arrives. None uses the client's.
 
         Raises:
             InvalidInput: The server rejected the inputs; see ``fields``.
-            DeadlineExceeded: ``timeout`` passed.
-            ComfysnapError: The server is unreachable or rejected the request.
             OSError: An input file cannot be read.
 
         Example::
@@ -284,7 +286,8 @@ class Client:
 
             record = await client.check_status(job.id)
         """
-        return await self._session.status(job_id, self._deadline(timeout))
+        request = requests.status(job_id)
+        return await self._session.call(request, JobRecord, self._deadline(timeout))
 
     async def cancel(self, job_id: str, *, timeout: float | None = None) -> JobRecord:
         """Request cancellation of a job; has no effect on a job that is final.
@@ -296,7 +299,8 @@ class Client:
 
             record = await client.cancel(job.id)
         """
-        return await self._session.cancel(job_id, self._deadline(timeout))
+        request = requests.cancel(job_id)
+        return await self._session.call(request, JobRecord, self._deadline(timeout))
 
     @overload
     def job(self, job_id: str) -> "Job[UntypedOutput]": ...
@@ -347,7 +351,8 @@ class Client:
             filters.append(("workflow", workflow))
         cursor: str | None = None
         while True:
-            page = await self._session.jobs(tuple(filters), cursor, self._deadline(timeout))
+            request = requests.jobs(tuple(filters), cursor)
+            page = await self._session.call(request, JobPage, self._deadline(timeout))
             for record in page.jobs:
                 yield record
             cursor = page.cursor
@@ -364,14 +369,16 @@ class Client:
 
             contract = (await client.workflow("flux")).contract
         """
-        return await self._session.workflow(name, self._deadline(timeout))
+        request = requests.workflow(name)
+        return await self._session.call(request, WorkflowDetail, self._deadline(timeout))
 
     async def workflows(self, *, timeout: float | None = None) -> list[WorkflowSummary]:
         """List the workflows of the server::
 
         names = [workflow.name for workflow in await client.workflows()]
         """
-        return await self._session.workflows(self._deadline(timeout))
+        request = requests.workflows()
+        return (await self._session.call(request, _Workflows, self._deadline(timeout))).root
 
     def map(
         self,

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Generic, TypeVar
 
+from comfysnap_client import requests
 from comfysnap_client.retry import Deadline
 from comfysnap_client.session import OnProgress, Session
 from comfysnap_schema.base import WorkflowOutput
@@ -54,7 +55,8 @@ class Job(Generic[OutputT_co]):
 
             print((await job.status()).progress.fraction)
         """
-        record = await self._session.status(self.id, self._deadline(timeout))
+        request = requests.status(self.id)
+        record = await self._session.call(request, JobRecord, self._deadline(timeout))
         self._update(record)
         return self.record or record
 
@@ -119,7 +121,8 @@ class Job(Generic[OutputT_co]):
 
             record = await job.cancel()
         """
-        record = await self._session.cancel(self.id, self._deadline(timeout))
+        request = requests.cancel(self.id)
+        record = await self._session.call(request, JobRecord, self._deadline(timeout))
         self._update(record)
         return record
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pydantic import RootModel, ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
 from comfysnap_client import requests
@@ -28,16 +28,14 @@ from comfysnap_schema.base import WorkflowInput, WorkflowOutput, wire_inputs
 from comfysnap_schema.wire import (
     READER_CONTEXT,
     JobEvent,
-    JobPage,
     JobRecord,
     JobStatus,
     Progress,
-    WorkflowDetail,
-    WorkflowSummary,
 )
 
 logger: logging.Logger = logging.getLogger("comfysnap_client")
 
+ModelT = TypeVar("ModelT", bound=BaseModel)
 OutputT = TypeVar("OutputT", bound=WorkflowOutput)
 
 OnProgress = Callable[[Progress], object]
@@ -71,10 +69,6 @@ class SubmitOptions:
         return tuple(params)
 
 
-class _Workflows(RootModel[list[WorkflowSummary]], defer_build=True):
-    """``GET /workflows``."""
-
-
 class Session:
     """The calls of the API, and the cleanup of those that end early."""
 
@@ -100,33 +94,16 @@ class Session:
             await asyncio.wait(self._cleanups)
         await self._transport.aclose()
 
-    async def status(self, job_id: str, deadline: Deadline) -> JobRecord:
-        """Return the current state of a job."""
-        return (await self._transport.send(requests.status(job_id), deadline)).parse(JobRecord)
-
-    async def cancel(
-        self, job_id: str, deadline: Deadline, *, retry: RetryPolicy | None = None
-    ) -> JobRecord:
-        """Request cancellation of a job."""
-        reply = await self._transport.send(requests.cancel(job_id), deadline, retry=retry)
-        return reply.parse(JobRecord)
-
-    async def jobs(
-        self, filters: requests.Params, cursor: str | None, deadline: Deadline
-    ) -> JobPage:
-        """Return one page of jobs."""
-        request = requests.jobs(filters, cursor)
-        return (await self._transport.send(request, deadline)).parse(JobPage)
-
-    async def workflow(self, name: str, deadline: Deadline) -> WorkflowDetail:
-        """Return one workflow."""
-        request = requests.workflow(name)
-        return (await self._transport.send(request, deadline)).parse(WorkflowDetail)
-
-    async def workflows(self, deadline: Deadline) -> list[WorkflowSummary]:
-        """List the workflows."""
-        reply = await self._transport.send(requests.workflows(), deadline)
-        return reply.parse(_Workflows).root
+    async def call(
+        self,
+        request: requests.Request,
+        model: type[ModelT],
+        deadline: Deadline,
+        *,
+        retry: RetryPolicy | None = None,
+    ) -> ModelT:
+        """Send a request and parse the response."""
+        return (await self._transport.send(request, deadline, retry=retry)).parse(model)
 
     async def submit(
         self,
@@ -148,7 +125,7 @@ class Session:
             idempotency_key=key, params=options.params(),
         )  # fmt: skip
         try:
-            record = (await self._transport.send(request, deadline)).parse(JobRecord)
+            record = await self.call(request, JobRecord, deadline)
         except (DeadlineExceeded, asyncio.CancelledError) as error:
             if isinstance(error, ComfysnapError):
                 error.idempotency_key = key
@@ -212,7 +189,7 @@ class Session:
         except (DeadlineExceeded, asyncio.CancelledError) as error:
             with_job(error, job_id, last)
             if self._cancels(cancel_on_timeout) and not self._polls.is_awaited(job_id):
-                await self._abandon(job_id)
+                await self._clean_up(lambda limit: self._abandon(job_id, limit))
             raise
 
     def events(self, job_id: str) -> AsyncGenerator[JobEvent]:
@@ -250,21 +227,15 @@ class Session:
     def _cancels(self, cancel_on_timeout: bool | None) -> bool:
         return self.cancel_on_timeout if cancel_on_timeout is None else cancel_on_timeout
 
-    async def _abandon(self, job_id: str) -> None:
-        """Cancel a job that nobody waits for: shielded, bounded, and without raising."""
-
-        async def stop(limit: Deadline) -> str:
-            return (await self.cancel(job_id, limit, retry=_CLEANUP_RETRY)).id
-
-        await self._clean_up(stop)
+    async def _abandon(self, job_id: str, limit: Deadline) -> str:
+        """Cancel a job that nobody waits for."""
+        await self.call(requests.cancel(job_id), JobRecord, limit, retry=_CLEANUP_RETRY)
+        return job_id
 
     async def _undo(self, submit: requests.Request, limit: Deadline) -> str:
         """Learn the ID of a job whose submit had no response, and cancel the job."""
-        reply = await self._transport.send(submit, limit, retry=_CLEANUP_RETRY)
-        record = reply.parse(JobRecord)
-        if not record.is_final:
-            await self.cancel(record.id, limit, retry=_CLEANUP_RETRY)
-        return record.id
+        record = await self.call(submit, JobRecord, limit, retry=_CLEANUP_RETRY)
+        return record.id if record.is_final else await self._abandon(record.id, limit)
 
     async def _clean_up(self, work: Callable[[Deadline], Awaitable[str]]) -> str | None:
         """Finish ``work`` although the calling task is being cancelled.

@@ -8,7 +8,7 @@ import time
 import uuid
 import zlib
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -342,7 +342,10 @@ async def _error(response: Response) -> ComfysnapError:
     except UnexpectedResponse:
         body = b""
     status = response.status
-    problem = _problem(response, body)
+    problem = None
+    if response.header("content-type").startswith(PROBLEM_JSON):
+        with suppress(ValidationError):
+            problem = Problem.model_validate_json(body)
     if problem is None:
         if not NO_RETRY.retries(status) and response.raw.request.method != "HEAD":
             return response.unexpected(_unexpected_sentence(response.raw))
@@ -354,15 +357,6 @@ async def _error(response: Response) -> ComfysnapError:
         "retry_after": retry_after(response.raw.headers),
     }
     return api_error_type(problem, status)(problem, status=status, **details)
-
-
-def _problem(response: Response, body: bytes) -> Problem | None:
-    if not response.header("content-type").startswith(PROBLEM_JSON):
-        return None
-    try:
-        return Problem.model_validate_json(body)
-    except ValidationError:
-        return None
 
 
 def is_transient(error: ComfysnapError) -> bool:

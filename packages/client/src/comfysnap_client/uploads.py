@@ -73,29 +73,22 @@ class Uploads:
         return ready
 
     async def _upload(self, source: "_Source", deadline: Deadline) -> FileBySha256:
-        async with self._turn:
-            await asyncio.to_thread(source.measure)
-            if not await self._exists(source.sha256, deadline):
-                await self._put(source, deadline)
-        return FileBySha256(sha256=source.sha256)
-
-    async def _exists(self, sha256: str, deadline: Deadline) -> bool:
-        try:
-            await self._transport.send(requests.has_file(sha256), deadline)
-        except NotFound:
-            return False
-        return True
-
-    async def _put(self, source: "_Source", deadline: Deadline) -> None:
         async def chunks() -> AsyncIterator[bytes]:
             await asyncio.to_thread(source.rewind)
             while chunk := await asyncio.to_thread(source.file.read, CHUNK):
                 yield chunk
 
-        request = requests.upload(
-            source.sha256, chunks, size=source.size, content_type=source.content_type
-        )
-        await self._transport.send(request, deadline)
+        async with self._turn:
+            await asyncio.to_thread(source.measure)
+            sha256 = source.sha256
+            try:
+                await self._transport.send(requests.has_file(sha256), deadline)
+            except NotFound:
+                request = requests.upload(
+                    sha256, chunks, size=source.size, content_type=source.content_type
+                )
+                await self._transport.send(request, deadline)
+        return FileBySha256(sha256=sha256)
 
 
 class _Source:
