@@ -45,12 +45,10 @@ THINGS = dict(documented())
 
 
 def examples(text: str) -> list[str]:
-    """The indented blocks that follow a line which ends with ``::``."""
-    summary, _, rest = text.partition("\n\n")
-    if summary.endswith("::") and not re.match(r" {4}", rest):
-        return [rest.strip()]  # without other text, so that its indentation was removed
+    """The indented blocks after a line that ends with ``::``, and ``Example:`` lines."""
     found = re.findall(r"^.*::\n\n((?:    .*\n|\n)+)", f"{text}\n", re.MULTILINE)
     found += re.findall(r"^ .*::\n\n((?: {8}.*\n|\n)+)", f"{text}\n", re.MULTILINE)
+    found += re.findall(r"^Example: ``(.+)``$", text, re.MULTILINE)
     return [textwrap.dedent(block).strip() for block in found]
 
 

@@ -135,10 +135,21 @@ def small_memory() -> Iterator[None]:
         answer(b"not gzip", Content_Encoding="gzip"),
         answer(b"?", Content_Encoding="br"),
         answer(gzip.compress(b"{}") + b"junk" * MIB, Content_Encoding="gzip"),
+        answer(gzip.compress(b'{"id": "job_1"}')[:-12], Content_Encoding="gzip"),
         answer(b"[" * MIB),
         answer(b'{"id": ' + b"9" * MIB + b"}"),
     ],
-    ids=["endless", "bomb", "bomb in a bomb", "no gzip", "br", "trailing", "deep", "long number"],
+    ids=[
+        "endless",
+        "bomb",
+        "bomb in a bomb",
+        "no gzip",
+        "br",
+        "trailing",
+        "cut",
+        "deep",
+        "long number",
+    ],
 )
 async def test_an_answer_that_is_too_large_or_not_readable_is_unexpected(
     client: Client, server: RawServer, script: Script

@@ -157,10 +157,12 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close all connections and stop the background thread. Idempotent::
+        """Close all connections and stop the background thread. Idempotent.
 
-        client = Client(url)
-        client.close()
+        Example::
+
+            client = Client(url)
+            client.close()
         """
         if not self._portal.closed:
             try:
@@ -270,30 +272,30 @@ class Client:
         )
 
     def read(self, file: OutputFile) -> bytes:
-        """Like ``OutputFile.read``: return the content, verified::
+        """Like ``OutputFile.read``: return the content, verified.
 
-        content = client.read(output.images[0])
+        Example: ``content = client.read(output.images[0])``
         """
         return self._portal.run(file.read())
 
     def image(self, file: ImageFile) -> "Image.Image":
-        """Like ``ImageFile.image``: return a Pillow image; requires Pillow::
+        """Like ``ImageFile.image``: return a Pillow image; requires Pillow.
 
-        width = client.image(output.images[0]).width
+        Example: ``width = client.image(output.images[0]).width``
         """
         return self._portal.run(file.image())
 
     def save(self, file: OutputFile, path: str | Path) -> Path:
-        """Like ``OutputFile.save``: atomic, resumed after a lost connection, verified::
+        """Like ``OutputFile.save``: atomic, resumed after a lost connection, verified.
 
-        path = client.save(output.images[0], "fox.png")
+        Example: ``path = client.save(output.images[0], "fox.png")``
         """
         return self._portal.run(file.save(path))
 
     def stream(self, file: OutputFile) -> Generator[bytes]:
-        """Like ``OutputFile.stream``: yield the content in chunks::
+        """Like ``OutputFile.stream``: yield the content in chunks.
 
-        size = sum(len(chunk) for chunk in client.stream(output.images[0]))
+        Example: ``size = sum(len(chunk) for chunk in client.stream(output.images[0]))``
         """
         return self._portal.iterate(file.stream())
 

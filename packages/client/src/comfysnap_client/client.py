@@ -171,10 +171,12 @@ class Client:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close all connections, after at most 5 s for cancellations in progress::
+        """Close all connections, after at most 5 s for cancellations in progress.
 
-        client = Client(url)
-        await client.aclose()
+        Example::
+
+            client = Client(url)
+            await client.aclose()
         """
         await self._session.aclose()
 
@@ -373,9 +375,9 @@ class Client:
         return await self._session.call(request, WorkflowDetail, self._deadline(timeout))
 
     async def workflows(self, *, timeout: float | None = None) -> list[WorkflowSummary]:
-        """List the workflows of the server::
+        """List the workflows of the server.
 
-        names = [workflow.name for workflow in await client.workflows()]
+        Example: ``names = [workflow.name for workflow in await client.workflows()]``
         """
         request = requests.workflows()
         return (await self._session.call(request, _Workflows, self._deadline(timeout))).root

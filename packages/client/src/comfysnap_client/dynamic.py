@@ -26,10 +26,12 @@ _BY_KIND: dict[str, type[OutputFile]] = {
 
 
 class UntypedOutput(WorkflowOutput, extra="allow"):
-    """Outputs of a workflow without a generated model; ``values`` has them by name::
+    """Outputs of a workflow without a generated model; ``values`` has them by name.
 
-    output = await client.job(saved_id).result()
-    print(output.values)
+    Example::
+
+        output = await client.job(saved_id).result()
+        print(output.values)
     """
 
     @model_validator(mode="before")
@@ -43,10 +45,12 @@ class UntypedOutput(WorkflowOutput, extra="allow"):
         return dict(self.model_extra or {})
 
     def files(self) -> Iterator[OutputFile]:
-        """Iterate over all files, in the order of the outputs::
+        """Iterate over all files, in the order of the outputs.
 
-        output = await client.job(saved_id).result()
-        names = [file.name for file in output.files()]
+        Example::
+
+            output = await client.job(saved_id).result()
+            names = [file.name for file in output.files()]
         """
         for value in self.values.values():
             for one in cast("list[Any]", value) if isinstance(value, list) else [value]:

@@ -45,9 +45,9 @@ class RetryPolicy:
     longest_retry_after: float = 120.0
 
     def retries(self, status: int) -> bool:
-        """Whether to retry after a response with this HTTP status::
+        """Whether to retry after a response with this HTTP status.
 
-        RetryPolicy().retries(503)  # True
+        Example: ``RetryPolicy().retries(503)``
         """
         return status in RETRIED_STATUSES or status >= 500
 

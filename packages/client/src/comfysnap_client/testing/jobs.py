@@ -121,9 +121,9 @@ class Scenario(Generic[OutputT]):
         return self._add(Outcome(status=None, progress=(*progress, *after)))
 
     def with_delay(self, seconds: float) -> Self:
-        """Every submit takes ``seconds``::
+        """Every submit takes ``seconds``.
 
-        server.on(FluxInput).with_delay(0.1)
+        Example: ``server.on(FluxInput).with_delay(0.1)``
         """
         self.delay = seconds
         return self

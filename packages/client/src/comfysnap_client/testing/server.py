@@ -92,9 +92,9 @@ class MockServer:
         self._files: dict[str, bytes] = {}
 
     def on(self, inputs: type[WorkflowInput[OutputT]]) -> Scenario[OutputT]:
-        """Return the scenario of a workflow, by its input model, which also validates submits::
+        """Return the scenario of a workflow, by its input model, which also validates submits.
 
-        server.on(FluxInput).answers(503).succeeds(FluxOutput(images=[server.image()]))
+        Example: ``server.on(FluxInput).answers(503).succeeds(FluxOutput(images=[server.image()]))``
         """
         known = self._scenarios.get(inputs.__workflow__)
         if known is None:
@@ -102,17 +102,19 @@ class MockServer:
         return cast("Scenario[OutputT]", known[1])
 
     def inputs_of(self, model: type[InputT]) -> list[InputT]:
-        """Return the submitted inputs of this model, in order::
+        """Return the submitted inputs of this model, in order.
 
-        assert server.inputs_of(FluxInput)[0].prompt == "a fox"
+        Example: ``assert server.inputs_of(FluxInput)[0].prompt == "a fox"``
         """
         return [call.inputs for call in self.calls if isinstance(call.inputs, model)]
 
     def client(self) -> Client:
-        """Create a client of this server, with short pauses for tests::
+        """Create a client of this server, with short pauses for tests.
 
-        async with server.client() as client:
-            output = await client.infer_sync(FluxInput(prompt="a fox"))
+        Example::
+
+            async with server.client() as client:
+                output = await client.infer_sync(FluxInput(prompt="a fox"))
         """
         return Client(
             self.url,

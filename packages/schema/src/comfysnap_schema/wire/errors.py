@@ -18,9 +18,9 @@ from pydantic import BaseModel, Field
 
 
 class ErrorCode(StrEnum):
-    """Known values of ``Problem.code``; a server may send newer ones, so the field is open::
+    """Known values of ``Problem.code``; a server may send newer ones, so the field is open.
 
-    is_retryable = error.code == ErrorCode.QUEUE_FULL
+    Example: ``is_retryable = error.code == ErrorCode.QUEUE_FULL``
     """
 
     # of a request

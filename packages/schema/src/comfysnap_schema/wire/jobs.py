@@ -10,9 +10,9 @@ from comfysnap_schema.wire.errors import Problem
 
 
 class JobStatus(StrEnum):
-    """State of a job; the last five are final and never change::
+    """State of a job; the last five are final and never change.
 
-    assert JobStatus.FAILED.is_final
+    Example: ``assert JobStatus.FAILED.is_final``
     """
 
     QUEUED = "queued"
@@ -32,9 +32,9 @@ class JobStatus(StrEnum):
 
 
 class Progress(BaseModel, frozen=True, extra="ignore", defer_build=True):
-    """Progress of a job; ``fraction`` never decreases within one attempt::
+    """Progress of a job; ``fraction`` never decreases within one attempt.
 
-    print(f"{record.progress.fraction:.0%}")
+    Example: ``print(f"{record.progress.fraction:.0%}")``
     """
 
     fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -69,9 +69,9 @@ class Timings(BaseModel, frozen=True, extra="ignore", defer_build=True):
 
 
 class JobRecord(BaseModel, frozen=True, extra="ignore", defer_build=True):
-    """A job as every route returns it::
+    """A job as every route returns it.
 
-    seed = record.inputs.get("seed")
+    Example: ``seed = record.inputs.get("seed")``
     """
 
     id: Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,128}$")]
