@@ -70,8 +70,8 @@ def test_everything_works_without_a_loop(comfysnap_server: MockServer, tmp_path:
         assert client.job(job.id).result().values["text"] == "a fox"
         assert next(client.jobs()).id == job.id
         assert [r.output.text for r in client.map([FOX, FOX])] == ["a fox"] * 2
-        with pytest.raises(NotFound):
-            client.workflows()
+        assert [workflow.name for workflow in client.workflows()] == ["draw"]
+        assert client.workflow("draw").contract == "c0ffee"
         with pytest.raises(NotFound):
             client.workflow("x")
     assert 0.5 in seen
