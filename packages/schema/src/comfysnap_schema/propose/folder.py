@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from comfysnap_schema.comfy import CATALOGUE_FILE, Catalogue, Graph
-from comfysnap_schema.propose.proposal import Proposal, ProposedInput, ProposedOutput
+from comfysnap_schema.propose.outputs import ProposedOutput
+from comfysnap_schema.propose.proposal import Proposal, ProposedInput
 from comfysnap_schema.wire import WorkflowError
 from comfysnap_schema.workflow import GRAPH_FILE, SPEC_FILE, Workflow
 

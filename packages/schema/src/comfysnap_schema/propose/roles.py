@@ -7,7 +7,7 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from comfysnap_schema.comfy import InputPath, is_model_name
+from comfysnap_schema.comfy import InputDef, InputPath, is_model_name
 from comfysnap_schema.propose.view import GraphView
 from comfysnap_schema.wire import KINDS, Kind
 from comfysnap_schema.workflow import ParameterType
@@ -44,6 +44,8 @@ class Candidate:
     """Qualifiers that distinguish it from others of its role."""
     raw: str = ""
     """The node's own name for the input."""
+    group: str = ""
+    """Candidates of one group are one parameter, whatever their values."""
 
 
 PROMPT: Final = Role(name="prompt", description="What to make.", rank=0)
@@ -77,13 +79,25 @@ _SECONDS: Final = Role(name="seconds", description="Length in seconds.", type="n
 _STRENGTH: Final = Role(
     name="control_strength", description="How strongly the control guides.", type="number", rank=27
 )
-_LORA: Final = Role(
-    name="lora_strength",
-    description="How strongly the LoRA counts.",
+_STYLE_STRENGTH: Final = Role(
+    name="style_strength",
+    description="How strongly the reference image counts.",
     type="number",
-    rank=31,
-    enabled=False,
+    rank=27,
 )
+_LORA: Final = Role(
+    name="lora_strength", description="How strongly the LoRA counts.", type="number", rank=28
+)
+_SCALE: Final = Role(name="scale", description="Factor of the size.", type="number", rank=17)
+_LONGER_SIDE: Final = Role(
+    name="longer_side", description="Longer side in pixels.", type="integer", rank=12
+)
+SETTING: Final = Role(name="setting", description="", rank=29)
+"""Anything that its author shows."""
+
+
+def _pixels(name: str, description: str) -> Role:
+    return Role(name=name, description=description, type="integer", rank=18)
 
 
 def _choice(name: str, description: str, rank: int) -> Role:
@@ -120,6 +134,27 @@ BY_NAME: Final[Mapping[str, Role]] = {
     "strength_model": _LORA,
     "strength_clip": _LORA,
     "aspect_ratio": _choice("aspect_ratio", "Shape of the result.", 17),
+    "ratio": _choice("aspect_ratio", "Shape of the result.", 17),
+    "megapixels": Role(
+        name="megapixels", description="Size in millions of pixels.", type="number", rank=12
+    ),
+    "scale_by": _SCALE,
+    "upscale_by": _SCALE,
+    "multiplier": _SCALE,
+    "largest_size": _LONGER_SIDE,
+    "longer_size": _LONGER_SIDE,
+    "shorter_size": Role(
+        name="shorter_side", description="Shorter side in pixels.", type="integer", rank=12
+    ),
+    "volume": Role(name="volume", description="Change of loudness.", type="number", rank=19),
+    "feathering": _pixels("feathering", "Width of the soft edge in pixels."),
+    "grow_mask_by": _pixels("grow_mask", "Pixels to grow the mask by."),
+    "low_threshold": Role(
+        name="low_threshold", description="Weaker edges are left out.", type="number", rank=27
+    ),
+    "high_threshold": Role(
+        name="high_threshold", description="Stronger edges are always kept.", type="number", rank=27
+    ),
     "resolution": _choice("resolution", "Size of the result.", 17),
     "duration": _choice("duration", "Length of the result.", 17),
     "ckpt_name": _model("checkpoint", "checkpoint"),
@@ -132,6 +167,10 @@ BY_NAME: Final[Mapping[str, Role]] = {
 }
 """Roles by the name of the input."""
 
+_SIDES: Final[Mapping[str, Role]] = {
+    side: _pixels(side, f"Pixels to add at the {side}.")
+    for side in ("left", "top", "right", "bottom")
+}
 _MODEL: Final = _model("model_name", "model")
 _TEXT_ENCODER: Final = _model("text_encoder", "text encoder")
 _VAGUE: Final = frozenset({"model", "*"})
@@ -145,8 +184,18 @@ def simple_role(view: GraphView, path: InputPath, value: JsonValue) -> Role | No
     role = BY_NAME.get(name)
     if name in _FRAME_NAMES and ("width" in view.inputs(path.node) or _is_latent(view, path.node)):
         role = FRAMES
+    elif role is _BATCH and not _is_latent(view, path.node) and not _is_service(view, path.node):
+        role = None
+    elif name == "duration" and "lyrics" in view.inputs(path.node):  # as long as the latent
+        role = _SECONDS
     elif name == "strength" and "control_net" in view.inputs(path.node):
         role = _STRENGTH
+    elif name == "strength" and "style_model" in view.inputs(path.node):
+        role = _STYLE_STRENGTH
+    elif name in _SIDES and re.search("pad|outpaint", view.class_of(path.node), re.IGNORECASE):
+        role = _SIDES[name]
+    elif role is _SCALE and not re.search("scale|resize", view.class_of(path.node), re.IGNORECASE):
+        role = None
     elif role is None and is_model_name(value):
         role = _model_role(view, path)
     if role is not None and not _fits(role, value):
@@ -186,24 +235,35 @@ def file_kind(view: GraphView, path: InputPath, value: JsonValue) -> Kind | None
     if not isinstance(value, str):
         return None
     known = view.input_def(path)
-    if known is not None:
+    if known is not None and (known.upload is not None or not _lists_files(known)):
         kind = known.upload
-    elif view.node_def(path.node) is not None or _NO_FILE.search(view.class_of(path.node)):
+    elif known is None and view.node_def(path.node) is not None:
         kind = None
     else:
-        kind = next(
-            (
-                kind
-                for kind, info in reversed(KINDS.items())
-                if info.inputs is not None
-                and re.search(info.inputs.class_pattern, view.class_of(path.node), re.IGNORECASE)
-                and re.fullmatch(info.inputs.input_pattern, path.name)
-            ),
-            None,
-        )
+        kind = _kind_by_name(view.class_of(path.node), path.name)
     if kind is Kind.IMAGE and _only_mask(view, path.node):
         return Kind.MASK
     return kind
+
+
+def _lists_files(known: InputDef) -> bool:
+    """Whether the choices may be files of the server, to which a pack's own editor code uploads."""
+    return known.type == "COMBO" and not known.is_model_file
+
+
+def _kind_by_name(class_type: str, name: str) -> Kind | None:
+    if _NO_FILE.search(class_type):
+        return None
+    return next(
+        (
+            kind
+            for kind, info in reversed(KINDS.items())
+            if info.inputs is not None
+            and re.search(info.inputs.class_pattern, class_type, re.IGNORECASE)
+            and re.fullmatch(info.inputs.input_pattern, name)
+        ),
+        None,
+    )
 
 
 def _only_mask(view: GraphView, node: str) -> bool:
@@ -214,15 +274,44 @@ def _only_mask(view: GraphView, node: str) -> bool:
     return view.class_of(node) == "LoadImage" and slots == {1}
 
 
-def sizes(view: GraphView) -> Iterator[tuple[str, bool]]:
-    """Nodes that have a width and a height, and whether they determine the result's size."""
-    found = [node for node in view.order if {"width", "height"} <= set(view.inputs(node))]
-    makes = {node for node in found if _is_latent(view, node) or _is_service(view, node)}
+@dataclass(frozen=True)
+class Size:
+    """A node's width and height."""
+
+    node: str
+    names: tuple[str, str]
+    """Of the inputs: width, then height."""
+    makes: bool
+    """Whether they determine the result's size."""
+
+
+def sizes(view: GraphView) -> Iterator[Size]:
+    """The sizes that nodes have."""
+    found = [(node, names) for node in view.order for names in _pairs(view.inputs(node))]
+    nodes = {node for node, _ in found}
+    makes = {
+        node
+        for node, names in found
+        if names == _EMPTY_LATENT or _is_latent(view, node) or _is_service(view, node)
+    }
     # A size that is linked to another node with a size is set there.
     links = [view.link(node, "width") for node in makes]
-    makes |= {link[0] for link in links if link and link[0] in found}
-    for node in found:
-        yield node, node in makes or not makes
+    makes |= {link[0] for link in links if link and link[0] in nodes}
+    for node, names in found:
+        yield Size(node, names, node in makes or not makes)
+
+
+_EMPTY_LATENT: Final = ("empty_latent_width", "empty_latent_height")
+
+
+def _pairs(inputs: Mapping[str, JsonValue]) -> Iterator[tuple[str, str]]:
+    if inputs.keys() >= set(_EMPTY_LATENT):
+        yield _EMPTY_LATENT
+    for name in inputs:
+        group, _, last = name.rpartition(".")
+        height = f"{group}.height" if group else "height"
+        if last == "width" and height in inputs:
+            yield name, height
 
 
 def _is_service(view: GraphView, node: str) -> bool:

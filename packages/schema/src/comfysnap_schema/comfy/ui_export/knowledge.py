@@ -16,7 +16,13 @@ from comfysnap_schema.comfy.ui_export.model import (
     as_object,
     parse_ui,
 )
-from comfysnap_schema.comfy.ui_export.resolve import PRIMITIVE, LinkResolver, Scope, proxies
+from comfysnap_schema.comfy.ui_export.resolve import (
+    PRIMITIVE,
+    REROUTES,
+    LinkResolver,
+    Scope,
+    proxies,
+)
 
 OWN_PACK: Final = "comfy-core"
 """The id of ComfyUI's own nodes."""
@@ -151,36 +157,42 @@ class _Reader:
 
     def _widget(self, scope: Scope, node: UiNode, name: str, label: str) -> ShownWidget | None:
         paths = dict.fromkeys(
-            path for path in self._paths(scope, node, name) if self._is_set(path)
+            path for path in self._paths(scope, node, name, set()) if self._is_set(path)
         )
         return ShownWidget(name=label or name, paths=tuple(paths)) if paths else None
 
     def _is_set(self, path: InputPath) -> bool:
         return path.node in self._graph and path.name in self._graph[path.node]["inputs"]
 
-    def _paths(self, scope: Scope, node: UiNode, name: str) -> Iterator[InputPath]:
-        if node.off:
+    def _paths(
+        self, scope: Scope, node: UiNode, name: str, seen: set[tuple[str, str]]
+    ) -> Iterator[InputPath]:
+        place = (scope.id_of(node.id), name)
+        if node.off or place in seen:
             return
-        if node.type == PRIMITIVE:
-            yield from self._behind(scope, node.id, 0)
+        seen.add(place)
+        if node.type == PRIMITIVE or node.type in REROUTES:
+            yield from self._behind(scope, node.id, 0, seen)
         elif node.type in self._resolver.workflow.subgraphs:
             inner = next(each for each in self._scopes if each.path == (*scope.path, node.id))
             for index, slot in enumerate(inner.graph.inputs):
                 if slot.name == name:
-                    yield from self._behind(inner, SUBGRAPH_INPUT, index)
+                    yield from self._behind(inner, SUBGRAPH_INPUT, index, seen)
             for owner, widget in proxies(node):
                 if widget == name and owner in inner.graph.nodes:
-                    yield from self._paths(inner, inner.graph.nodes[owner], name)
+                    yield from self._paths(inner, inner.graph.nodes[owner], name, seen)
         else:
             yield InputPath(scope.id_of(node.id), name)
 
-    def _behind(self, scope: Scope, origin: str, slot: int) -> Iterator[InputPath]:
+    def _behind(
+        self, scope: Scope, origin: str, slot: int, seen: set[tuple[str, str]]
+    ) -> Iterator[InputPath]:
         """The widgets that an output of the editor sets."""
         for link in scope.graph.out_of(origin, slot):
             target = scope.graph.nodes.get(link.target)
             if target is not None and link.target_slot < len(target.inputs):
                 found: UiSlot = target.inputs[link.target_slot]
-                yield from self._paths(scope, target, found.name)
+                yield from self._paths(scope, target, found.name, seen)
 
 
 def _is_uuid(text: str) -> bool:

@@ -1,0 +1,50 @@
+"""Ranges that a public API can live with, narrower than those of the nodes."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from pydantic import JsonValue
+
+from comfysnap_schema.comfy import InputDef
+
+Number = int | float
+
+_SMALL_SEED: Final = 2**32 - 1
+"""The largest seed that numpy takes, and with it many nodes."""
+
+_RANGES: Final[dict[str, tuple[Number, Number]]] = {
+    "batch_size": (1, 8),
+    "steps": (1, 150),
+    "width": (16, 4096),
+    "height": (16, 4096),
+    "size": (16, 4096),
+    "fps": (1, 120),
+}
+"""Role to its range. A node of the catalogue keeps its own minimum, unless it is below this."""
+
+
+def bounds(
+    role: str, value: JsonValue, definitions: Sequence[InputDef | None]
+) -> tuple[Number | None, Number | None]:
+    """The minimum and maximum to write for a parameter; None where the nodes' own will do.
+
+    Args:
+        role: The name of its role.
+        value: In the graph; it is always within the range.
+        definitions: Of the inputs that it sets; None for an unknown one.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None, None
+    low = max((d.minimum for d in definitions if d and d.minimum is not None), default=None)
+    high = min((d.maximum for d in definitions if d and d.maximum is not None), default=None)
+    if role == "seed":
+        known = all(d is not None and d.maximum is not None for d in definitions)
+        return None, None if known else min(_SMALL_SEED, high if high is not None else _SMALL_SEED)
+    if role not in _RANGES:
+        return None, None
+    least, most = _RANGES[role]
+    least, most = min(least, value), max(most, value)
+    return (
+        least if low is None or low < least else None,
+        most if high is None or high > most else None,
+    )
