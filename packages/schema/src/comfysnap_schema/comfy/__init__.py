@@ -12,22 +12,34 @@ from comfysnap_schema.comfy.graph import (
     read_graph,
     title_of,
 )
-from comfysnap_schema.comfy.ui_export import read_export
+from comfysnap_schema.comfy.ui_export import (
+    Drawing,
+    ModelSource,
+    ShownWidget,
+    UsedPack,
+    read_drawing,
+    read_export,
+)
 from comfysnap_schema.comfy.validation import Issue, validate_graph
 
 __all__ = [
     "CATALOGUE_FILE",
     "Catalogue",
+    "Drawing",
     "Graph",
     "InputDef",
     "InputPath",
     "Issue",
+    "ModelSource",
     "NodeDef",
+    "ShownWidget",
+    "UsedPack",
     "canonical_json",
     "graph_hash",
     "is_link",
     "is_model_name",
     "parse_graph",
+    "read_drawing",
     "read_export",
     "read_graph",
     "title_of",

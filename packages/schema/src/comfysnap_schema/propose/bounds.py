@@ -19,6 +19,9 @@ _RANGES: Final[dict[str, tuple[Number, Number]]] = {
     "height": (16, 4096),
     "size": (16, 4096),
     "fps": (1, 120),
+    "frames": (1, 1024),
+    "seconds": (0, 600),
+    "duration": (0, 600),
 }
 """Role to its range. A node of the catalogue keeps its own minimum, unless it is below this."""
 

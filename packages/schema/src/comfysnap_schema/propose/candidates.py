@@ -6,8 +6,7 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from comfysnap_schema.comfy import InputPath
-from comfysnap_schema.comfy.ui_export.knowledge import ShownWidget
+from comfysnap_schema.comfy import InputPath, ShownWidget
 from comfysnap_schema.propose.names import distinctive_words, slug
 from comfysnap_schema.propose.roles import (
     FILES,

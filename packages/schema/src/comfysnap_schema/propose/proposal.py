@@ -8,8 +8,15 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from comfysnap_schema.comfy import Catalogue, Graph, InputDef, InputPath, is_model_name
-from comfysnap_schema.comfy.ui_export.knowledge import Drawing, ShownWidget
+from comfysnap_schema.comfy import (
+    Catalogue,
+    Drawing,
+    Graph,
+    InputDef,
+    InputPath,
+    ShownWidget,
+    is_model_name,
+)
 from comfysnap_schema.propose.bounds import bounds
 from comfysnap_schema.propose.candidates import candidates
 from comfysnap_schema.propose.names import class_word, output_of, slug, unique

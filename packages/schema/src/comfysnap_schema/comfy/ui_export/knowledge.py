@@ -3,17 +3,19 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
 from comfysnap_schema.comfy.catalogue import Catalogue
-from comfysnap_schema.comfy.graph import Graph, InputPath
+from comfysnap_schema.comfy.graph import Graph, InputPath, read_json
 from comfysnap_schema.comfy.ui_export.model import (
     SUBGRAPH_INPUT,
     UiNode,
     UiSlot,
     as_list,
     as_object,
+    is_ui_format,
     parse_ui,
 )
 from comfysnap_schema.comfy.ui_export.resolve import (
@@ -76,17 +78,25 @@ class Drawing:
     packs: tuple[UsedPack, ...] = ()
 
 
-def read_drawing(data: object, graph: Graph, catalogue: Catalogue) -> Drawing:
-    """Read the knowledge in a UI export.
+def read_drawing(path: Path, graph: Graph, catalogue: Catalogue | None) -> Drawing:
+    """Read the knowledge in an export; one in API format has none.
 
     Args:
-        data: The parsed JSON.
-        graph: The graph that ``import_ui`` made of it.
-        catalogue: The same as for ``import_ui``.
+        path: The file.
+        graph: The graph that ``read_export`` made of it.
+        catalogue: The same as for ``read_export``.
 
     Raises:
-        GraphError: As ``parse_ui``.
+        GraphError: As ``read_export``.
     """
+    data = read_json(path)
+    if catalogue is None or not is_ui_format(data):
+        return Drawing()
+    return drawing_of(data, graph, catalogue)
+
+
+def drawing_of(data: object, graph: Graph, catalogue: Catalogue) -> Drawing:
+    """As ``read_drawing``, for the parsed JSON of a UI export."""
     workflow = parse_ui(data)
     reader = _Reader(graph, LinkResolver(workflow, catalogue))
     app = as_object(as_object(as_object(data).get("extra")).get("linearData"))
