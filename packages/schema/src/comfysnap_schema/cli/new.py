@@ -130,9 +130,9 @@ def _show_sources(folder: Path, deploy: "dict[str, Any]", drawing: "Drawing") ->
     if packs:
         print(f'note: {folder / SNAPSHOT_FILE} pins its node packs, for [deploy] nodes = "..."')
     for pack in unpinned:
-        where = f"node pack {pack.id or pack.repo!r}"
         print(
-            f"note: {where} {pack.version}: not a pinned version; add it to snapshot.json by hand"
+            f"note: node pack {pack.id or pack.repo} has no version that can be pinned"
+            f" ({pack.version or 'none'}); add it to snapshot.json by hand"
         )
 
 

@@ -235,21 +235,20 @@ def _pair(path: InputPath) -> tuple[str, str]:
 def _entry(view: GraphView, group: list[Candidate], names: _Names, enabled: bool) -> ProposedInput:
     first = _first(group)
     paths = tuple(candidate.path for candidate in group)
-    definition = view.input_def(paths[0])
     texts = [str(path) for path in paths]
     nodes = tuple(dict.fromkeys(view.title(path.node) for path in paths))
     name = names.give(first)
-    minimum, maximum = bounds(
-        first.role.name, first.value, [view.input_def(path) for path in paths]
-    )
+    kind = first.name if first.role is SETTING else first.role.name
+    definitions = [view.input_def(path) for path in paths]
+    minimum, maximum = bounds(kind, first.value, definitions)
     same = first.kind or first.random or all(view.value(path) == first.value for path in paths)
     spec = InputSpec(
         path=texts[0] if len(texts) == 1 else texts,
         description=_description(view, first, name),
         kind=first.kind,
         random=first.random,
-        type=_type(first, definition),
-        choices=_choices(first, definition),
+        type=_type(first, definitions[0]),
+        choices=_choices(first, definitions[0]),
         default=None if same else first.value,
         minimum=minimum,
         maximum=maximum,
@@ -261,7 +260,7 @@ def _entry(view: GraphView, group: list[Candidate], names: _Names, enabled: bool
         reason=first.reason,
         paths=paths,
         value=first.value,
-        definition=definition,
+        definition=definitions[0],
         nodes=nodes,
     )
 

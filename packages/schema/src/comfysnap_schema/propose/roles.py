@@ -7,7 +7,7 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from comfysnap_schema.comfy import InputDef, InputPath, is_model_name
+from comfysnap_schema.comfy import InputPath, is_model_name, loader_kind
 from comfysnap_schema.propose.view import GraphView
 from comfysnap_schema.wire import KINDS, Kind
 from comfysnap_schema.workflow import ParameterType
@@ -175,7 +175,6 @@ _MODEL: Final = _model("model_name", "model")
 _TEXT_ENCODER: Final = _model("text_encoder", "text encoder")
 _VAGUE: Final = frozenset({"model", "*"})
 _FRAME_NAMES: Final = frozenset({"length", "video_frames", "num_frames", "frames_number"})
-_NO_FILE: Final = re.compile(r"url|folder|path|dir|base64|output", re.IGNORECASE)
 
 
 def simple_role(view: GraphView, path: InputPath, value: JsonValue) -> Role | None:
@@ -235,35 +234,15 @@ def file_kind(view: GraphView, path: InputPath, value: JsonValue) -> Kind | None
     if not isinstance(value, str):
         return None
     known = view.input_def(path)
-    if known is not None and (known.upload is not None or not _lists_files(known)):
+    if known is not None:
         kind = known.upload
-    elif known is None and view.node_def(path.node) is not None:
+    elif view.node_def(path.node) is not None:
         kind = None
     else:
-        kind = _kind_by_name(view.class_of(path.node), path.name)
+        kind = loader_kind(view.class_of(path.node), path.name)
     if kind is Kind.IMAGE and _only_mask(view, path.node):
         return Kind.MASK
     return kind
-
-
-def _lists_files(known: InputDef) -> bool:
-    """Whether the choices may be files of the server, to which a pack's own editor code uploads."""
-    return known.type == "COMBO" and not known.is_model_file
-
-
-def _kind_by_name(class_type: str, name: str) -> Kind | None:
-    if _NO_FILE.search(class_type):
-        return None
-    return next(
-        (
-            kind
-            for kind, info in reversed(KINDS.items())
-            if info.inputs is not None
-            and re.search(info.inputs.class_pattern, class_type, re.IGNORECASE)
-            and re.fullmatch(info.inputs.input_pattern, name)
-        ),
-        None,
-    )
 
 
 def _only_mask(view: GraphView, node: str) -> bool:

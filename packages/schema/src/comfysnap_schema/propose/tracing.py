@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from comfysnap_schema.comfy import InputPath
-from comfysnap_schema.comfy.definitions import MATCH_TYPE
+from comfysnap_schema.comfy import MATCH_TYPE, InputPath
 from comfysnap_schema.propose.view import GraphView
 
 Side = Literal["positive", "negative"]

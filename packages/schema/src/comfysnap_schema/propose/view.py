@@ -8,7 +8,16 @@ from typing import Final, cast
 
 from pydantic import JsonValue
 
-from comfysnap_schema.comfy import Catalogue, Graph, InputDef, InputPath, NodeDef, is_link, title_of
+from comfysnap_schema.comfy import (
+    MATCH_TYPE,
+    Catalogue,
+    Graph,
+    InputDef,
+    InputPath,
+    NodeDef,
+    is_link,
+    title_of,
+)
 from comfysnap_schema.propose.names import output_of
 from comfysnap_schema.wire import Kind
 
@@ -35,7 +44,7 @@ _MAKES_NAMES: Final = _MAIN_FLOW | {
 _MAKES_TYPES: Final = frozenset(
     {
         "IMAGE", "LATENT", "VIDEO", "AUDIO", "NOISE", "GUIDER", "SIGMAS", "SAMPLER", "MESH",
-        "VOXEL", "SVG", "*", "COMFY_MATCHTYPE_V3",
+        "VOXEL", "SVG", "*", MATCH_TYPE,
     }
 )  # fmt: skip
 _GUIDES: Final = re.compile(r"control|reference|ref_|style|pose|mask|clip_vision")

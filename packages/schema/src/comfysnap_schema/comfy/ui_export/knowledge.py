@@ -25,6 +25,7 @@ from comfysnap_schema.comfy.ui_export.resolve import (
     Scope,
     proxies,
 )
+from comfysnap_schema.wire import GraphError
 
 OWN_PACK: Final = "comfy-core"
 """The id of ComfyUI's own nodes."""
@@ -79,17 +80,17 @@ class Drawing:
 
 
 def read_drawing(path: Path, graph: Graph, catalogue: Catalogue | None) -> Drawing:
-    """Read the knowledge in an export; one in API format has none.
+    """Read the knowledge in an export; only one in UI format has some.
 
     Args:
         path: The file.
         graph: The graph that ``read_export`` made of it.
         catalogue: The same as for ``read_export``.
-
-    Raises:
-        GraphError: As ``read_export``.
     """
-    data = read_json(path)
+    try:
+        data = read_json(path)
+    except GraphError:  # a picture, of which only the graph is read
+        return Drawing()
     if catalogue is None or not is_ui_format(data):
         return Drawing()
     return drawing_of(data, graph, catalogue)
