@@ -36,7 +36,8 @@ def bounds(
         value: In the graph; it is always within the range.
         definitions: Of the inputs that it sets; None for an unknown one.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    listed = any(d is not None and d.choices for d in definitions)
+    if listed or isinstance(value, bool) or not isinstance(value, (int, float)):
         return None, None
     low = max((d.minimum for d in definitions if d and d.minimum is not None), default=None)
     high = min((d.maximum for d in definitions if d and d.maximum is not None), default=None)

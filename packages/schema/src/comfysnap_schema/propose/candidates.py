@@ -27,7 +27,15 @@ _ENCODES_TWICE: Final = "t5xxl"
 """FLUX's encoder: a caller has one prompt for it and for the smaller one beside it."""
 _OWN_NAMES: Final = frozenset({"tags", "lyrics", "system_prompt", "instruction"})
 _DIRECT_PROMPTS: Final = frozenset(
-    {"prompt", "positive_prompt", "positive", "text", "user_prompt", "prompt_text"}
+    {
+        "prompt",
+        "positive_prompt",
+        "positive",
+        "text",
+        "user_prompt",
+        "prompt_text",
+        "text_prompt",
+    }  # fmt: skip
 )
 _DIRECT_NEGATIVES: Final = frozenset({"negative_prompt", "negative"})
 _MAIN: Final = frozenset({"", "user", "main"})
@@ -167,10 +175,13 @@ def _other_texts(view: GraphView, traced: set[InputPath]) -> Iterator[Candidate]
             if known is None or path in traced or known.type != "STRING" or not known.multiline:
                 continue
             distinctive = _distinctive(view, node)
+            own = slug(path.name.rsplit(".", 1)[-1])
             uses = [name for _, name, _ in view.consumers[node]]
-            names = [distinctive, path.name, *uses]
+            names = [distinctive, own, *uses]
+            service = _is_service(view, node) and node in view.makers
             yield Candidate(
-                role=TEXT, path=path, value=value, node=node, enabled=False,
+                role=TEXT, path=path, value=value, node=node,
+                enabled=service and not own.startswith("system"),
                 reason=f"the text of {view.title(node)!r}",
                 name=next((name for name in names if name and name not in _PLAIN_TEXTS), ""),
             )  # fmt: skip

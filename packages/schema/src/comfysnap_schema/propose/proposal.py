@@ -241,7 +241,6 @@ def _entry(view: GraphView, group: list[Candidate], names: _Names, enabled: bool
     kind = first.name if first.role is SETTING else first.role.name
     definitions = [view.input_def(path) for path in paths]
     minimum, maximum = bounds(kind, first.value, definitions)
-    same = first.kind or first.random or all(view.value(path) == first.value for path in paths)
     spec = InputSpec(
         path=texts[0] if len(texts) == 1 else texts,
         description=_description(view, first, name),
@@ -249,7 +248,7 @@ def _entry(view: GraphView, group: list[Candidate], names: _Names, enabled: bool
         random=first.random,
         type=_type(first, definitions[0]),
         choices=_choices(first, definitions[0]),
-        default=None if same else first.value,
+        default=_default(first, [view.value(path) for path in paths], definitions),
         minimum=minimum,
         maximum=maximum,
     )
@@ -274,6 +273,19 @@ def _description(view: GraphView, candidate: Candidate, name: str) -> str:
         return "" if title == view.class_of(candidate.node) else title
     named = role.rank < SEED.rank and name.rstrip("_0123456789") != role.name
     return f"The {name.replace('_', ' ')}." if named else role.description
+
+
+def _default(
+    first: Candidate, values: list[JsonValue], definitions: list[InputDef | None]
+) -> JsonValue:
+    """The default, where the places do not agree on it: in their values, or in their types."""
+    if first.kind or first.random:
+        return None
+    pairs = zip(values, definitions, strict=True)
+    kinds = {type(value).__name__ if d is None else d.type for value, d in pairs}
+    if isinstance(first.value, float) and len(kinds) > 1 and kinds & {"INT", "int"}:
+        return int(first.value)
+    return None if all(value == first.value for value in values) else first.value
 
 
 def _type(candidate: Candidate, definition: InputDef | None) -> ParameterType | None:

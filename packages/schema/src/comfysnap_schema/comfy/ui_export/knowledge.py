@@ -133,7 +133,7 @@ class _Reader:
             return None
         name = str(entry[1])
         place = self._place(str(entry[0]))
-        return self._widget(*place, name, "") if place else None
+        return next(self._widget(*place, name, ""), None) if place else None
 
     def found(self, node: str) -> str | None:
         """The id in the graph of a node that App Mode names."""
@@ -144,18 +144,20 @@ class _Reader:
         """The widgets of the subgraphs in the top-level graph."""
         top = self._scopes[0]
         for node in top.graph.nodes.values():
-            if node.off or node.type not in self._resolver.workflow.subgraphs:
+            inner = self._inside(top, node)
+            if inner is None:
                 continue
-            labels = {
-                slot.name: slot.label
-                for slot in self._resolver.workflow.subgraphs[node.type].inputs
-            }
-            names = [slot.name for slot in self._resolver.slots(node) if slot.link is None]
-            names += [name for owner, name in proxies(node) if owner != "-1"]
-            for name in dict.fromkeys(names):
-                widget = self._widget(top, node, name, labels.get(name, ""))
-                if widget is not None:
-                    yield widget
+            for slot, saved in zip(inner.graph.inputs, self._resolver.slots(node), strict=True):
+                if saved.link is None:
+                    yield from self._widget(top, node, slot.name, slot.label)
+            for owner, name in proxies(node):
+                if owner in inner.graph.nodes:
+                    yield from self._widget(inner, inner.graph.nodes[owner], name, "")
+
+    def _inside(self, scope: Scope, node: UiNode) -> Scope | None:
+        """The scope in an instance of a subgraph; None for another node."""
+        path = (*scope.path, node.id)
+        return next((each for each in self._scopes if each.path == path), None)
 
     def _place(self, text: str) -> tuple[Scope, UiNode] | None:
         """The first node of that id: at the top, or in a subgraph."""
@@ -166,11 +168,12 @@ class _Reader:
                 return scope, scope.graph.nodes[node]
         return None
 
-    def _widget(self, scope: Scope, node: UiNode, name: str, label: str) -> ShownWidget | None:
-        paths = dict.fromkeys(
-            path for path in self._paths(scope, node, name, set()) if self._is_set(path)
-        )
-        return ShownWidget(name=label or name, paths=tuple(paths)) if paths else None
+    def _widget(self, scope: Scope, node: UiNode, name: str, label: str) -> Iterator[ShownWidget]:
+        """The widget, if it sets something."""
+        found = self._paths(scope, node, name, set())
+        paths = tuple(dict.fromkeys(path for path in found if self._is_set(path)))
+        if paths:
+            yield ShownWidget(name=label or name, paths=paths)
 
     def _is_set(self, path: InputPath) -> bool:
         return path.node in self._graph and path.name in self._graph[path.node]["inputs"]
@@ -184,14 +187,13 @@ class _Reader:
         seen.add(place)
         if node.type == PRIMITIVE or node.type in REROUTES:
             yield from self._behind(scope, node.id, 0, seen)
-        elif node.type in self._resolver.workflow.subgraphs:
-            inner = next(each for each in self._scopes if each.path == (*scope.path, node.id))
-            for index, slot in enumerate(inner.graph.inputs):
-                if slot.name == name:
-                    yield from self._behind(inner, SUBGRAPH_INPUT, index, seen)
-            for owner, widget in proxies(node):
-                if widget == name and owner in inner.graph.nodes:
-                    yield from self._paths(inner, inner.graph.nodes[owner], name, seen)
+        elif (inner := self._inside(scope, node)) is not None:
+            names = [slot.name for slot in inner.graph.inputs]
+            owners = [owner for owner, widget in proxies(node) if widget == name]
+            if name in names:
+                yield from self._behind(inner, SUBGRAPH_INPUT, names.index(name), seen)
+            elif owners and owners[0] in inner.graph.nodes:
+                yield from self._paths(inner, inner.graph.nodes[owners[0]], name, seen)
         else:
             yield InputPath(scope.id_of(node.id), name)
 
