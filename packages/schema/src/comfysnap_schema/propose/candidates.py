@@ -28,15 +28,10 @@ _ENCODES_TWICE: Final = "t5xxl"
 _OWN_NAMES: Final = frozenset({"tags", "lyrics", "system_prompt", "instruction"})
 _DIRECT_PROMPTS: Final = frozenset(
     {
-        "prompt",
-        "positive_prompt",
-        "positive",
-        "text",
-        "user_prompt",
-        "prompt_text",
+        "prompt", "positive_prompt", "positive", "text", "user_prompt", "prompt_text",
         "text_prompt",
-    }  # fmt: skip
-)
+    }
+)  # fmt: skip
 _DIRECT_NEGATIVES: Final = frozenset({"negative_prompt", "negative"})
 _MAIN: Final = frozenset({"", "user", "main"})
 _PLAIN_TEXTS: Final = frozenset({"value", "text", "string", "prompt", "string_a", "string_b"})

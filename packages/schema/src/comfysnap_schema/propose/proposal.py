@@ -283,7 +283,7 @@ def _default(
         return None
     pairs = zip(values, definitions, strict=True)
     kinds = {type(value).__name__ if d is None else d.type for value, d in pairs}
-    if isinstance(first.value, float) and len(kinds) > 1 and kinds & {"INT", "int"}:
+    if len(kinds) > 1 and kinds & {"INT", "int"} and isinstance(first.value, (int, float)):
         return int(first.value)
     return None if all(value == first.value for value in values) else first.value
 
