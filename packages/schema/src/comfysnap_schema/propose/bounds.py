@@ -1,6 +1,7 @@
 """Ranges that a public API can live with, narrower than those of the nodes."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from pydantic import JsonValue
@@ -11,6 +12,15 @@ Number = int | float
 
 _SMALL_SEED: Final = 2**32 - 1
 """The largest seed that numpy takes, and with it many nodes."""
+
+_SERVICES: Final = re.compile(
+    r"Beeble|Bria|ByteDance|Claude|ElevenLabs|FluxErase|Gemini|Grok|HappyHorse|HeyGen|Ideogram"
+    r"|Kling|Krea|Luma\w+2$|Meshy|OpenAI|OpenRouter|Pixverse|Quiver|Qwen\w+Api|Reve|Sync|Tencent"
+    r"|Vidu|Wan\w+Api"
+)
+"""ComfyUI's classes for services that take 31 bits (comfy_api_nodes)."""
+_SHORT_SEED: Final = 2**16 - 1
+_SERVICE_SEED: Final = 2**31 - 1
 
 _RANGES: Final[dict[str, tuple[Number, Number]]] = {
     "batch_size": (1, 8),
@@ -27,7 +37,7 @@ _RANGES: Final[dict[str, tuple[Number, Number]]] = {
 
 
 def bounds(
-    role: str, value: JsonValue, definitions: Sequence[InputDef | None]
+    role: str, value: JsonValue, definitions: Sequence[InputDef | None], classes: Iterable[str] = ()
 ) -> tuple[Number | None, Number | None]:
     """The minimum and maximum to write for a parameter; None where the nodes' own will do.
 
@@ -35,6 +45,7 @@ def bounds(
         role: The name of its role.
         value: In the graph; it is always within the range.
         definitions: Of the inputs that it sets; None for an unknown one.
+        classes: Of their nodes.
     """
     listed = any(d is not None and d.choices for d in definitions)
     if listed or isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -43,7 +54,8 @@ def bounds(
     high = min((d.maximum for d in definitions if d and d.maximum is not None), default=None)
     if role == "seed":
         known = all(d is not None and d.maximum is not None for d in definitions)
-        return None, None if known else min(_SMALL_SEED, high if high is not None else _SMALL_SEED)
+        limits = [_seed_limit(each) for each in classes] + ([] if high is None else [high])
+        return None, None if known else min(_SMALL_SEED, *limits)
     if role not in _RANGES:
         return None, None
     least, most = _RANGES[role]
@@ -52,3 +64,10 @@ def bounds(
         least if low is None or low < least else None,
         most if high is None or high > most else None,
     )
+
+
+def _seed_limit(class_type: str) -> int:
+    """The largest seed that a class is known to take, without its definition."""
+    if class_type.startswith("Rodin3D"):
+        return _SHORT_SEED
+    return _SERVICE_SEED if _SERVICES.match(class_type) else _SMALL_SEED

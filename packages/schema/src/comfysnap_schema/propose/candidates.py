@@ -7,7 +7,7 @@ from typing import Final
 from pydantic import JsonValue
 
 from comfysnap_schema.comfy import InputPath, ShownWidget
-from comfysnap_schema.propose.names import distinctive_words, slug
+from comfysnap_schema.propose.names import class_word, distinctive_words, slug
 from comfysnap_schema.propose.roles import (
     FILES,
     NEGATIVE,
@@ -17,6 +17,7 @@ from comfysnap_schema.propose.roles import (
     Candidate,
     Role,
     file_kind,
+    is_service,
 )
 from comfysnap_schema.propose.settings import settings
 from comfysnap_schema.propose.tracing import FoundText, Side, find_prompts, texts_behind
@@ -64,6 +65,7 @@ def _side(view: GraphView, texts: list[FoundText], role: Role) -> Iterator[Candi
     named by theirs: ``system_prompt``."""
     several = len({str(view.value(text.path)) for text in texts}) > 1
     distinctive = {text.path: _distinctive(view, text.path.node) for text in texts}
+    texts = sorted(texts, key=lambda text: text.guide not in view.painters)
     main = next((text for text in texts if distinctive[text.path] in _MAIN), None)
     for text in sorted(texts, key=lambda text: text is not main):
         words = distinctive[text.path]
@@ -93,7 +95,11 @@ def _prompt(view: GraphView, text: FoundText, role: Role, name: str) -> Candidat
         reason=reason,
         name=own or name or _prompt_name(view, text, role),
         enabled=enabled,
-        hints=(_distinctive(view, text.path.node), _distinctive(view, text.guide)),
+        hints=(
+            _distinctive(view, text.path.node),
+            _distinctive(view, text.guide),
+            "" if text.guide in view.painters else class_word(view.class_of(text.guide)),
+        ),
     )
 
 
@@ -133,7 +139,7 @@ def _direct_prompts(view: GraphView, traced: set[InputPath], prompted: bool) -> 
             negative = last in _DIRECT_NEGATIVES
             if not negative and last not in _DIRECT_PROMPTS:
                 continue
-            service = _is_service(view, node) and node in view.makers
+            service = is_service(view, node) and node in view.makers
             role = NEGATIVE if negative else TEXT if prompted and not service else PROMPT
             side: Side = "negative" if negative else "positive"
             for path, _ in texts_behind(view, node, name, side):
@@ -141,11 +147,6 @@ def _direct_prompts(view: GraphView, traced: set[InputPath], prompted: bool) -> 
                     traced.add(path)
                     yield _direct(view, path, node, role)
     yield from _other_texts(view, traced)
-
-
-def _is_service(view: GraphView, node: str) -> bool:
-    known = view.node_def(node)
-    return known is not None and known.api_node
 
 
 def _direct(view: GraphView, path: InputPath, node: str, role: Role) -> Candidate:
@@ -173,7 +174,7 @@ def _other_texts(view: GraphView, traced: set[InputPath]) -> Iterator[Candidate]
             own = slug(path.name.rsplit(".", 1)[-1])
             uses = [name for _, name, _ in view.consumers[node]]
             names = [distinctive, own, *uses]
-            service = _is_service(view, node) and node in view.makers
+            service = is_service(view, node) and node in view.makers
             yield Candidate(
                 role=TEXT, path=path, value=value, node=node,
                 enabled=service and not own.startswith("system"),
@@ -193,7 +194,7 @@ def _files(view: GraphView) -> Iterator[Candidate]:
 def _file(view: GraphView, path: InputPath, value: JsonValue, kind: Kind) -> Candidate:
     role = FILES[kind]
     title = _distinctive(view, path.node)
-    uses = [slug(name.rsplit(".", 1)[-1]) for _, name, _ in view.consumers[path.node]]
+    uses = list(_uses(view, path.node))
     special = [use for use in uses if not _PLAIN_USE.fullmatch(use)]
     return Candidate(
         role=role,
@@ -207,6 +208,19 @@ def _file(view: GraphView, path: InputPath, value: JsonValue, kind: Kind) -> Can
     )
 
 
+def _uses(view: GraphView, node: str) -> Iterator[str]:
+    """What a file is for: the inputs that it is linked to, or a telling one behind its encoder."""
+    for user, name, _ in view.consumers[node]:
+        use = slug(name.rsplit(".", 1)[-1])
+        behind = [slug(far.rsplit(".", 1)[-1]) for _, far, _ in view.consumers[user]]
+        telling = len(behind) == 1 and _TELLING.fullmatch(behind[0])
+        yield behind[0] if telling and _PLAIN_USE.fullmatch(use) else use
+
+
+_TELLING: Final = re.compile(
+    r"(front|back|left|right|start|end|first|last|reference|ref|control|background|subject|style"
+    r"|pose|face)(_(image|frame|video))?"
+)
 _PLAIN_USE: Final = re.compile(
     r"(images?|pixels|mask|videos?|audios?|input|model_file|value|file|media|frames)(_?\d+)?"
 )
@@ -217,7 +231,9 @@ def _file_name(title: str, uses: list[str], base: str) -> str:
     if title:
         return title if title.endswith(base) else f"{title}_{base}"
     use = uses[0] if len(set(uses)) == 1 else ""
-    return use if base in use.split("_") else base
+    if base in use.split("_"):
+        return use
+    return f"{use}_{base}" if _TELLING.fullmatch(use) else base
 
 
 def _shown(view: GraphView, shown: Sequence[ShownWidget]) -> Iterator[Candidate]:

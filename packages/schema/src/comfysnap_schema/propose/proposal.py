@@ -240,7 +240,8 @@ def _entry(view: GraphView, group: list[Candidate], names: _Names, enabled: bool
     name = names.give(first)
     kind = first.name if first.role is SETTING else first.role.name
     definitions = [view.input_def(path) for path in paths]
-    minimum, maximum = bounds(kind, first.value, definitions)
+    classes = [view.class_of(path.node) for path in paths]
+    minimum, maximum = bounds(kind, first.value, definitions, classes)
     spec = InputSpec(
         path=texts[0] if len(texts) == 1 else texts,
         description=_description(view, first, name),

@@ -1,7 +1,7 @@
 """The roles that inputs of nodes can have for a caller, found by their names and nodes."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -126,7 +126,6 @@ BY_NAME: Final[Mapping[str, Role]] = {
         type="number",
         rank=26,
     ),
-    "batch_size": _BATCH,
     "fps": _FPS,
     "frame_rate": _FPS,
     "seconds": _SECONDS,
@@ -138,9 +137,6 @@ BY_NAME: Final[Mapping[str, Role]] = {
     "megapixels": Role(
         name="megapixels", description="Size in millions of pixels.", type="number", rank=12
     ),
-    "scale_by": _SCALE,
-    "upscale_by": _SCALE,
-    "multiplier": _SCALE,
     "largest_size": _LONGER_SIDE,
     "longer_size": _LONGER_SIDE,
     "shorter_size": Role(
@@ -165,41 +161,72 @@ BY_NAME: Final[Mapping[str, Role]] = {
     "style_model_name": _model("style_model", "style model"),
     "upscale_model": _model("upscale_model", "upscale model"),
 }
-"""Roles by the name of the input."""
+"""Roles by the name of the input, at every node."""
 
-_SIDES: Final[Mapping[str, Role]] = {
-    side: _pixels(side, f"Pixels to add at the {side}.")
-    for side in ("left", "top", "right", "bottom")
-}
 _MODEL: Final = _model("model_name", "model")
 _TEXT_ENCODER: Final = _model("text_encoder", "text encoder")
 _VAGUE: Final = frozenset({"model", "*"})
-_FRAME_NAMES: Final = frozenset({"length", "video_frames", "num_frames", "frames_number"})
 
 
 def simple_role(view: GraphView, path: InputPath, value: JsonValue) -> Role | None:
     """The role of a value by the name of its input, if the value has the role's type."""
     name = path.name.rsplit(".", 1)[-1]
-    role = BY_NAME.get(name)
-    if name in _FRAME_NAMES and ("width" in view.inputs(path.node) or _is_latent(view, path.node)):
-        role = FRAMES
-    elif role is _BATCH and not _is_latent(view, path.node) and not _is_service(view, path.node):
-        role = None
-    elif name == "duration" and "lyrics" in view.inputs(path.node):  # as long as the latent
-        role = _SECONDS
-    elif name == "strength" and "control_net" in view.inputs(path.node):
-        role = _STRENGTH
-    elif name == "strength" and "style_model" in view.inputs(path.node):
-        role = _STYLE_STRENGTH
-    elif name in _SIDES and re.search("pad|outpaint", view.class_of(path.node), re.IGNORECASE):
-        role = _SIDES[name]
-    elif role is _SCALE and not re.search("scale|resize", view.class_of(path.node), re.IGNORECASE):
-        role = None
-    elif role is None and is_model_name(value):
+    role = next(
+        (role for names, role, holds in _AT_NODES if name in names and holds(view, path.node)),
+        BY_NAME.get(name),
+    )
+    if role is None and is_model_name(value):
         role = _model_role(view, path)
-    if role is not None and not _fits(role, value):
-        return None
-    return role
+    return role if role is not None and _fits(role, value) else None
+
+
+def _has(name: str) -> Callable[[GraphView, str], bool]:
+    return lambda view, node: name in view.inputs(node)
+
+
+def _is_called(pattern: str) -> Callable[[GraphView, str], bool]:
+    return lambda view, node: bool(re.search(pattern, view.class_of(node), re.IGNORECASE))
+
+
+def _makes_several(view: GraphView, node: str) -> bool:
+    sized = any(name.endswith("width") for name in view.inputs(node))
+    return sized or _is_latent(view, node) or is_service(view, node)
+
+
+def _makes_frames(view: GraphView, node: str) -> bool:
+    return "width" in view.inputs(node) or _is_latent(view, node)
+
+
+def is_service(view: GraphView, node: str) -> bool:
+    """Whether a node calls a service, as far as the catalogue knows."""
+    known = view.node_def(node)
+    return known is not None and known.api_node
+
+
+_AT_NODES: Final[tuple[tuple[frozenset[str], Role, Callable[[GraphView, str], bool]], ...]] = (
+    (
+        frozenset({"length", "video_frames", "num_frames", "frames_number"}),
+        FRAMES,
+        _makes_frames,
+    ),
+    (frozenset({"batch_size"}), _BATCH, _makes_several),
+    (frozenset({"duration"}), _SECONDS, _has("lyrics")),  # as long as the latent
+    (frozenset({"strength"}), _STRENGTH, _has("control_net")),
+    (frozenset({"strength"}), _STYLE_STRENGTH, _has("style_model")),
+    (frozenset({"scale_by", "upscale_by", "multiplier"}), _SCALE, _is_called("scale|resize")),
+    *(
+        (
+            frozenset({side}),
+            _pixels(side, f"Pixels to add at the {side}."),
+            _is_called("pad|outpaint"),
+        )
+        for side in ("left", "top", "right", "bottom")
+    ),
+    (frozenset({"size"}), _choice("size", "Size of the result.", 17), is_service),
+    (frozenset({"quality"}), _choice("quality", "Quality of the result.", 17), is_service),
+    (frozenset({"voice"}), _choice("voice", "The voice.", 17), is_service),
+)
+"""Roles by the name of the input, at nodes for which something holds."""
 
 
 def _model_role(view: GraphView, path: InputPath) -> Role:
@@ -271,7 +298,7 @@ def sizes(view: GraphView) -> Iterator[Size]:
     makes = {
         node
         for node, names in found
-        if names == _EMPTY_LATENT or _is_latent(view, node) or _is_service(view, node)
+        if names == _EMPTY_LATENT or _is_latent(view, node) or is_service(view, node)
     }
     # A size that is linked to another node with a size is set there.
     links = [view.link(node, "width") for node in makes]
@@ -291,8 +318,3 @@ def _pairs(inputs: Mapping[str, JsonValue]) -> Iterator[tuple[str, str]]:
         height = f"{group}.height" if group else "height"
         if last == "width" and height in inputs:
             yield name, height
-
-
-def _is_service(view: GraphView, node: str) -> bool:
-    known = view.node_def(node)
-    return known is not None and known.api_node

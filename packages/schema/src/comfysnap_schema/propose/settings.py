@@ -204,6 +204,8 @@ def _worth(view: GraphView, node: str, role: Role, value: JsonValue) -> tuple[bo
     """Whether the input is useful to a caller, and if not, why."""
     if role.name == "cfg" and value == 1:
         return False, "; 1 means no guidance, as distilled models expect"
+    if role.name == "scale" and node not in view.makers:
+        return False, "; it does not change the result's size"
     if role.name == "denoise" and value == 1:
         return False, "; below 1 is for an input image"
     if role.name == "lora_strength" and _FAST_LORA.search(str(view.inputs(node).get("lora_name"))):
