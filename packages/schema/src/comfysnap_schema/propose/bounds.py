@@ -1,7 +1,8 @@
 """Ranges that a public API can live with, narrower than those of the nodes."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from pydantic import JsonValue
@@ -36,38 +37,59 @@ _RANGES: Final[dict[str, tuple[Number, Number]]] = {
 """Role to its range. A node of the catalogue keeps its own minimum, unless it is below this."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """An input that a parameter sets."""
+
+    class_type: str
+    definition: InputDef | None
+    uses: Sequence[InputDef] = ()
+    """Of a value node: the inputs that it is linked to."""
+
+
 def bounds(
-    role: str, value: JsonValue, definitions: Sequence[InputDef | None], classes: Iterable[str] = ()
+    role: str, value: JsonValue, places: Sequence[Place]
 ) -> tuple[Number | None, Number | None]:
-    """The minimum and maximum to write for a parameter; None where the nodes' own will do.
+    """The minimum and maximum to write for a parameter; None where the places' own will do.
 
     Args:
         role: The name of its role.
         value: In the graph; it is always within the range.
-        definitions: Of the inputs that it sets; None for an unknown one.
-        classes: Of their nodes.
+        places: What it sets.
     """
-    listed = any(d is not None and d.choices for d in definitions)
+    own = [place.definition for place in places if place.definition is not None]
+    listed = any(definition.choices for definition in own)
     if listed or isinstance(value, bool) or not isinstance(value, (int, float)):
         return None, None
-    low = max((d.minimum for d in definitions if d and d.minimum is not None), default=None)
-    high = min((d.maximum for d in definitions if d and d.maximum is not None), default=None)
-    if role == "seed":
-        known = all(d is not None and d.maximum is not None for d in definitions)
-        limits = [_seed_limit(each) for each in classes] + ([] if high is None else [high])
-        return None, None if known else min(_SMALL_SEED, *limits)
-    if role not in _RANGES:
-        return None, None
-    least, most = _RANGES[role]
-    least, most = min(least, value), max(most, value)
-    return (
-        least if low is None or low < least else None,
-        most if high is None or high > most else None,
-    )
+    used = [*own, *(use for place in places for use in place.uses)]
+    low, high = _range(used)
+    if role in _RANGES:
+        least, most = _RANGES[role]
+        low = least if low is None else max(low, least)
+        high = most if high is None else min(high, most)
+    elif role == "seed":
+        high = _seed_limit(places, high)
+    if role != "seed":  # drawn at random, whatever the graph has
+        low = None if low is None else min(low, value)
+        high = None if high is None else max(high, value)
+    own_low, own_high = _range(own) if len(own) == len(places) else (None, None)
+    return None if low == own_low else low, None if high == own_high else high
 
 
-def _seed_limit(class_type: str) -> int:
-    """The largest seed that a class is known to take, without its definition."""
+def _range(definitions: Sequence[InputDef]) -> tuple[Number | None, Number | None]:
+    lows = [each.minimum for each in definitions if each.minimum is not None]
+    highs = [each.maximum for each in definitions if each.maximum is not None]
+    return max(lows, default=None), min(highs, default=None)
+
+
+def _seed_limit(places: Sequence[Place], high: Number | None) -> Number:
+    """The largest seed that every place is known to take."""
+    unknown = [place for place in places if place.definition is None]
+    limits = [_limit_of(place.class_type) for place in unknown]
+    return min([*limits, _SMALL_SEED if high is None else high])
+
+
+def _limit_of(class_type: str) -> int:
     if class_type.startswith("Rodin3D"):
         return _SHORT_SEED
     return _SERVICE_SEED if _SERVICES.match(class_type) else _SMALL_SEED

@@ -119,7 +119,7 @@ def _options(view: GraphView, node: str, role: OutputRole) -> Iterator[str]:
 
 
 def _of_prefix(prefix: str, name: str) -> str:
-    if not prefix or _VAGUE_PREFIX.fullmatch(prefix):
+    if len(prefix) < 2 or _VAGUE_PREFIX.fullmatch(prefix):
         return ""
     return slug(prefix) or slug(f"{name}_{prefix}")
 

@@ -1,7 +1,7 @@
 """Proposes an input map for a graph, as close as possible to one written by hand."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -17,12 +17,12 @@ from comfysnap_schema.comfy import (
     ShownWidget,
     is_model_name,
 )
-from comfysnap_schema.propose.bounds import bounds
+from comfysnap_schema.propose.bounds import Place, bounds
 from comfysnap_schema.propose.candidates import candidates
 from comfysnap_schema.propose.names import class_word, output_of, slug, unique
 from comfysnap_schema.propose.outputs import ProposedOutput, proposed_outputs
 from comfysnap_schema.propose.roles import PROMPT, SEED, SETTING, Candidate
-from comfysnap_schema.propose.view import GraphView
+from comfysnap_schema.propose.view import VALUE_NAMES, GraphView
 from comfysnap_schema.workflow import InputSpec, ParameterType, WorkflowSpec
 
 
@@ -240,8 +240,7 @@ def _entry(view: GraphView, group: list[Candidate], names: _Names, enabled: bool
     name = names.give(first)
     kind = first.name if first.role is SETTING else first.role.name
     definitions = [view.input_def(path) for path in paths]
-    classes = [view.class_of(path.node) for path in paths]
-    minimum, maximum = bounds(kind, first.value, definitions, classes)
+    minimum, maximum = bounds(kind, first.value, [_place(view, path) for path in paths])
     spec = InputSpec(
         path=texts[0] if len(texts) == 1 else texts,
         description=_description(view, first, name),
@@ -263,6 +262,18 @@ def _entry(view: GraphView, group: list[Candidate], names: _Names, enabled: bool
         definition=definitions[0],
         nodes=nodes,
     )
+
+
+def _place(view: GraphView, path: InputPath) -> Place:
+    return Place(view.class_of(path.node), view.input_def(path), tuple(_uses(view, path)))
+
+
+def _uses(view: GraphView, path: InputPath) -> Iterator[InputDef]:
+    """The numbers that a value node is linked to."""
+    for user, name, _ in view.consumers[path.node] if path.name.lower() in VALUE_NAMES else ():
+        known = view.input_def(InputPath(user, name))
+        if known is not None and known.type in ("INT", "FLOAT"):
+            yield known
 
 
 def _description(view: GraphView, candidate: Candidate, name: str) -> str:
