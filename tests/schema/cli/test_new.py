@@ -53,7 +53,8 @@ def test_the_catalogue_is_kept_beside_the_graph(project: Path, root: Path) -> No
     )
     assert code == 0
     workflow = Workflow.load(project / "workflows" / "mine")
-    assert workflow.parameters["steps"].maximum == 10000
+    assert workflow.parameters["steps"].maximum == 150
+    assert workflow.parameters["cfg"].maximum == 100
     assert workflow.graph == read_graph(source / "graph.json")
     assert comfysnap("check") == (0, "mine: ok\n")
 

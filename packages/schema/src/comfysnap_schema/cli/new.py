@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,7 @@ from comfysnap_schema.wire import WORKFLOW_NAME_PATTERN, WorkflowError
 from comfysnap_schema.workflow import PROJECT_FILE, find_project, open_project
 
 if TYPE_CHECKING:
+    from comfysnap_schema.comfy import Drawing
     from comfysnap_schema.propose import Proposal, Scaffold
     from comfysnap_schema.workflow import Parameter
 
@@ -53,18 +54,21 @@ def new(
 
     Example: comfysnap new flux flux_api.json --object-info http://127.0.0.1:8188
     """
-    from comfysnap_schema.comfy import Catalogue, read_export, without_notes
+    from comfysnap_schema.comfy import Catalogue, read_drawing, read_export, without_notes
     from comfysnap_schema.propose import propose, write_workflow
 
     _check_name(name)
     catalogue = Catalogue.read(object_info) if object_info else None
     nodes, left_out = without_notes(read_export(graph, catalogue), catalogue or ())
-    proposal = propose(nodes, catalogue, name=name)
-    folder = open_project(project).workflows / name
-    scaffold = write_workflow(folder, nodes, proposal, catalogue)
+    drawing = read_drawing(graph, nodes, catalogue)
+    proposal = propose(nodes, catalogue, name=name, drawing=drawing)
+    settings = open_project(project)
+    folder = settings.workflows / name
+    scaffold = write_workflow(folder, nodes, proposal, catalogue, drawing)
     if project is None and find_project(Path.cwd()) is None:
         _start_project(Path.cwd())
     _show(scaffold, proposal)
+    _show_sources(folder, settings.deploy, drawing)
     if left_out:
         print(f"note: left out the notes of ComfyUI's editor: node {', '.join(left_out)}")
     if catalogue is not None and catalogue.skipped:
@@ -119,6 +123,24 @@ def _show(scaffold: "Scaffold", proposal: "Proposal") -> None:
         print(f"note: {name} is commented out: {reason}")
     for note in proposal.notes:
         print(f"note: {note}")
+
+
+def _show_sources(folder: Path, deploy: "dict[str, Any]", drawing: "Drawing") -> None:
+    """Print what a deployment still lacks: models to paste, node packs."""
+    from comfysnap_schema.propose import SNAPSHOT_FILE, snapshot, tables_text, tables_to_add
+
+    tables = tables_to_add(folder, deploy)
+    if tables:
+        print(f"\nto deploy it, add these models to {PROJECT_FILE}:\n")
+        print(tables_text(tables))
+    packs, unpinned = snapshot(drawing.packs)
+    if packs:
+        print(f'note: {folder / SNAPSHOT_FILE} pins its node packs, for [deploy] nodes = "..."')
+    for pack in unpinned:
+        print(
+            f"note: node pack {pack.id or pack.repo} has no version that can be pinned"
+            f" ({pack.version or 'none'}); add it to snapshot.json by hand"
+        )
 
 
 def _nodes(titles: Sequence[str]) -> str:

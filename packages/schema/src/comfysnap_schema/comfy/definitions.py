@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, cast
 
 from pydantic import JsonValue
 
+from comfysnap_schema.comfy.loaders import loader_kind
 from comfysnap_schema.wire import KINDS, Kind
 
 VALUE_TYPES: Final = frozenset({"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"})
@@ -272,12 +273,24 @@ def parse_node(class_type: str, entry: Mapping[str, Any]) -> NodeDef:
     )
     return NodeDef(
         class_type=class_type,
-        declared=_inputs(entry.get("input"), _object(entry.get("input_order"))),
+        declared=tuple(
+            _uploaded(class_type, each)
+            for each in _inputs(entry.get("input"), _object(entry.get("input_order")))
+        ),
         outputs=outputs,
         output_node=entry.get("output_node") is True,
         api_node=entry.get("api_node") is True,
         module=str(entry.get("python_module", "")),
     )
+
+
+def _uploaded(class_type: str, entry: InputDef) -> InputDef:
+    """Some packs list the files of the server; their own editor code adds the upload."""
+    kind = loader_kind(class_type, entry.name)
+    models = any(is_model_name(choice) for choice in entry.choices or ())
+    if kind is None or entry.upload is not None or entry.type != "COMBO" or models:
+        return entry
+    return replace(entry, upload=kind, choices=None)
 
 
 def _output(kind: object, name: object, is_list: object, match: object) -> OutputDef:

@@ -11,6 +11,7 @@ import typer
 from comfysnap_server.cli.common import JsonOption, ProjectOption, modal_session
 
 if TYPE_CHECKING:
+    from comfysnap_server.deploy import Deployment
     from comfysnap_server.doctor import Issue
     from comfysnap_server.nodepacks import Probe
 
@@ -61,6 +62,8 @@ def doctor(
         print(json.dumps([issue.as_json() for issue in issues], indent=1))
     else:
         show(issues)
+        if deployment is not None:
+            show_sources(deployment)
     failing = {Level.ERROR, Level.WARNING} if strict else {Level.ERROR}
     raise typer.Exit(1 if any(issue.level in failing for issue in issues) else 0)
 
@@ -75,6 +78,15 @@ def _probe(comfyui: Path | None, python: str | None) -> "Probe | None":
     except (ProbeError, OSError) as error:
         print(f"error: cannot load ComfyUI in {comfyui}:\n{error}", file=sys.stderr)
         raise typer.Exit(1) from error
+
+
+def show_sources(deployment: "Deployment") -> None:
+    """Print the lines to add for missing models whose sources the exports name."""
+    from comfysnap_server.doctor import missing_tables
+
+    text = missing_tables(deployment)
+    if text:
+        print(f"\nto add to {deployment.file.name}, as the exports name them:\n\n{text}")
 
 
 def show(issues: "list[Issue]") -> None:

@@ -2,6 +2,7 @@
 
 from comfysnap_server.doctor.checks import check_modal, check_resources, check_volume, examine
 from comfysnap_server.doctor.issue import Issue, Level
+from comfysnap_server.doctor.sources import missing_tables
 
 __all__ = [
     "Issue",
@@ -10,4 +11,5 @@ __all__ = [
     "check_resources",
     "check_volume",
     "examine",
+    "missing_tables",
 ]

@@ -25,6 +25,8 @@ class UiSlot:
     link: str | None = None
     widget: bool = False
     """Whether the slot belongs to a widget; a link replaces the widget's value."""
+    label: str = ""
+    """The name that its author gave it; empty when it has none."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,7 @@ def _slot(raw: Json) -> UiSlot:
         type=kind if isinstance(kind, str) else "COMBO" if isinstance(kind, list) else "*",
         link=None if link is None else str(link),
         widget=isinstance(raw.get("widget"), dict),
+        label=str(raw.get("label") or ""),
     )
 
 
