@@ -388,10 +388,10 @@ async def test_an_endless_event_falls_back_to_polls(
 
 def test_the_time_of_the_event_parser_is_linear() -> None:
     def seconds(chunks: int) -> float:
-        parser, started = SseParser(), time.perf_counter()
+        parser, started = SseParser(), time.process_time()
         for _ in range(chunks):
             parser.feed(b"x" * 100)
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     seconds(1000)
     assert seconds(80_000) < 40 * max(seconds(10_000), 0.005)
