@@ -14,8 +14,8 @@ import pytest
 from modal_proto import api_pb2
 from packaging.requirements import Requirement
 
+from comfysnap_server import pins
 from comfysnap_server.deploy.image import PACKAGES
-from comfysnap_server.engine.comfyui import pins
 from tests.control_plane import ControlPlane
 from tests.paths import ROOT
 from tests.server.models.model_server import ModelServer, Served, serve_models

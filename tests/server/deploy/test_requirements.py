@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-import comfysnap_server.engine.comfyui.pins as comfyui
+import comfysnap_server.pins as comfyui
 from comfysnap_server.deploy.image import requirements
 from comfysnap_server.deploy.settings import DeploySettings
 from comfysnap_server.engine.comfyui.release import TESTED

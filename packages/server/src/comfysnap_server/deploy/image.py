@@ -9,9 +9,9 @@ from shlex import join, quote
 from typing import TYPE_CHECKING, Final
 
 from comfysnap_schema.wire import ProjectError
+from comfysnap_server import pins
 from comfysnap_server.deploy.deployment import PROJECT_VARIABLE, Deployment, engine_options
 from comfysnap_server.deploy.settings import COMFYUI_DIR, MODELS_DIR, DeploySettings
-from comfysnap_server.engine.comfyui import pins
 from comfysnap_server.nodepacks import NodeManifest, PackManifestError, read_manifest
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def read_nodes(deployment: Deployment) -> NodeManifest | None:
     """
     if deployment.settings.nodes is None:
         return None
-    path = deployment.path(deployment.settings.nodes)
+    path = deployment.project.path(deployment.settings.nodes)
     try:
         return read_manifest(path)
     except PackManifestError as error:
@@ -197,7 +197,7 @@ def _comfyui_layers(deployment: Deployment) -> list[Layer]:
             )
         )
     if nodes is not None and settings.nodes is not None:
-        layers += _node_layers(deployment, nodes, deployment.path(settings.nodes))
+        layers += _node_layers(deployment, nodes, deployment.project.path(settings.nodes))
     notice_file = str(files("comfysnap_server.deploy") / "NOTICE.txt")
     return [
         *layers,
@@ -333,16 +333,18 @@ def _variables(deployment: Deployment) -> Layer:
 
 
 def _project_layers(deployment: Deployment) -> list[Layer]:
-    settings = deployment.settings
+    settings, project = deployment.settings, deployment.project
     optional = (settings.nodes, settings.extra_model_paths)
     own = [Path(deployment.file.name), *(path for path in optional if path is not None)]
-    workflows = deployment.workflows_folder
+    workflows = project.written_workflows
 
     def add_files(image: "modal.Image") -> "modal.Image":
         for path in own:
-            image = image.add_local_file(deployment.path(path), deployment.in_container(path))
+            image = image.add_local_file(
+                deployment.project.path(path), deployment.in_container(path)
+            )
         return image.add_local_dir(
-            deployment.path(workflows),
+            project.path(workflows),
             deployment.in_container(workflows),
             ignore=["**/__pycache__", "**/.*"],
         )

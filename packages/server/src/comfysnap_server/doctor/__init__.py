@@ -1,11 +1,11 @@
 """Checks of ``comfysnap doctor``: settings, workflows, node packs, models, secrets."""
 
 from comfysnap_server.doctor.checks import check_modal, check_resources, check_volume, examine
-from comfysnap_server.doctor.issue import Issue, Level
+from comfysnap_server.doctor.issue import Level, ProjectIssue
 
 __all__ = [
-    "Issue",
     "Level",
+    "ProjectIssue",
     "check_modal",
     "check_resources",
     "check_volume",

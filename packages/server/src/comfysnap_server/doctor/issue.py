@@ -16,7 +16,7 @@ class Level(StrEnum):
 
 
 @dataclass(frozen=True)
-class Issue:
+class ProjectIssue:
     """Something that is wrong or deserves attention."""
 
     level: Level

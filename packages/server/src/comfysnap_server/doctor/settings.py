@@ -4,13 +4,13 @@ from collections.abc import Iterator, Sequence
 
 from comfysnap_schema.workflow import Workflow
 from comfysnap_server.deploy import Deployment, DeploySettings
-from comfysnap_server.doctor.issue import Issue, Level
+from comfysnap_server.doctor.issue import Level, ProjectIssue
 from comfysnap_server.nodepacks import NodeManifest
 
 
 def check_settings(
     deployment: Deployment, workflows: Sequence[Workflow], nodes: NodeManifest | None
-) -> Iterator[Issue]:
+) -> Iterator[ProjectIssue]:
     """Find settings that contradict each other, have no effect, cost money or are unsafe."""
     settings = deployment.settings
     yield from _snapshot(settings)
@@ -19,7 +19,7 @@ def check_settings(
     yield from _scaling(settings)
     yield from _access(deployment)
     if settings.engine == "simulated":
-        yield Issue(
+        yield ProjectIssue(
             Level.WARNING,
             "simulated_engine",
             "deploy.engine",
@@ -27,10 +27,10 @@ def check_settings(
         )
 
 
-def _snapshot(settings: DeploySettings) -> Iterator[Issue]:
+def _snapshot(settings: DeploySettings) -> Iterator[ProjectIssue]:
     gpus = settings.gpus or []
     if settings.snapshot == "off" and settings.preload:
-        yield Issue(
+        yield ProjectIssue(
             Level.WARNING,
             "preload_without_snapshot",
             "deploy.preload",
@@ -40,27 +40,27 @@ def _snapshot(settings: DeploySettings) -> Iterator[Issue]:
         return
     several = [gpu for gpu in gpus if gpu.partition(":")[2] not in {"", "1"}]
     if several:
-        yield Issue(
+        yield ProjectIssue(
             Level.ERROR,
             "gpu_snapshot_of_several_gpus",
             "deploy.gpu",
             f'{several[0]}: Modal takes GPU snapshots of one GPU only; use snapshot = "cpu"',
         )
     if not gpus:
-        yield Issue(
+        yield ProjectIssue(
             Level.WARNING,
             "gpu_snapshot_without_gpu",
             "deploy.snapshot",
             'the simulated engine does not use a GPU; snapshot = "cpu" is used instead',
         )
     if len(gpus) > 1:
-        yield Issue(
+        yield ProjectIssue(
             Level.NOTE,
             "snapshot_per_gpu",
             "deploy.gpu",
             "each GPU type has its own snapshots, so the first starts on each are slow",
         )
-    yield Issue(
+    yield ProjectIssue(
         Level.NOTE,
         "gpu_snapshot_is_alpha",
         "deploy.snapshot",
@@ -69,9 +69,9 @@ def _snapshot(settings: DeploySettings) -> Iterator[Issue]:
     )
 
 
-def _after_restore(settings: DeploySettings, nodes: NodeManifest | None) -> Iterator[Issue]:
+def _after_restore(settings: DeploySettings, nodes: NodeManifest | None) -> Iterator[ProjectIssue]:
     if settings.after_restore and settings.snapshot != "cpu":
-        yield Issue(
+        yield ProjectIssue(
             Level.WARNING,
             "after_restore_without_cpu_snapshot",
             "deploy.after_restore",
@@ -80,7 +80,7 @@ def _after_restore(settings: DeploySettings, nodes: NodeManifest | None) -> Iter
     pinned = {pack.folder for pack in nodes.packs} if nodes else set[str]()
     for name in settings.after_restore:
         if name not in pinned and f"{name}.py" not in pinned:
-            yield Issue(
+            yield ProjectIssue(
                 Level.ERROR,
                 "unknown_pack",
                 "deploy.after_restore",
@@ -88,13 +88,13 @@ def _after_restore(settings: DeploySettings, nodes: NodeManifest | None) -> Iter
             )
 
 
-def _warm_up(settings: DeploySettings, workflows: Sequence[Workflow]) -> Iterator[Issue]:
+def _warm_up(settings: DeploySettings, workflows: Sequence[Workflow]) -> Iterator[ProjectIssue]:
     workflow = next((flow for flow in workflows if flow.name == settings.warm_up), None)
     if workflow is None:
         return
     needed = [name for name, entry in workflow.parameters.items() if entry.required]
     if needed:
-        yield Issue(
+        yield ProjectIssue(
             Level.ERROR,
             "warm_up_needs_inputs",
             "deploy.warm_up",
@@ -102,16 +102,16 @@ def _warm_up(settings: DeploySettings, workflows: Sequence[Workflow]) -> Iterato
         )
 
 
-def _scaling(settings: DeploySettings) -> Iterator[Issue]:
+def _scaling(settings: DeploySettings) -> Iterator[ProjectIssue]:
     if settings.min_containers and settings.gpus:
-        yield Issue(
+        yield ProjectIssue(
             Level.WARNING,
             "paid_while_idle",
             "deploy.min_containers",
             f"{settings.min_containers} x {' or '.join(settings.gpus)} cost money around the clock",
         )
     if settings.buffer_containers >= settings.max_containers:
-        yield Issue(
+        yield ProjectIssue(
             Level.WARNING,
             "buffer_without_room",
             "deploy.buffer_containers",
@@ -119,7 +119,7 @@ def _scaling(settings: DeploySettings) -> Iterator[Issue]:
             f"got {settings.buffer_containers}",
         )
     if settings.max_attempts > 1 and settings.timeout * settings.max_attempts > 24 * 3600:
-        yield Issue(
+        yield ProjectIssue(
             Level.NOTE,
             "long_attempts",
             "deploy.max_attempts",
@@ -127,24 +127,24 @@ def _scaling(settings: DeploySettings) -> Iterator[Issue]:
         )
 
 
-def _access(deployment: Deployment) -> Iterator[Issue]:
+def _access(deployment: Deployment) -> Iterator[ProjectIssue]:
     settings = deployment.settings
     if settings.auth == "none":
-        yield Issue(
+        yield ProjectIssue(
             Level.WARNING,
             "open_to_all",
             "deploy.auth",
             "anyone who knows the URL can run jobs at your cost",
         )
     if settings.auth != "keys" and settings.keys_secret:
-        yield Issue(
+        yield ProjectIssue(
             Level.WARNING,
             "unused_keys",
             "deploy.keys_secret",
             f'no effect with auth = "{settings.auth}"',
         )
     if settings.auth != "keys" and "keys" in deployment.project.serve:
-        yield Issue(
+        yield ProjectIssue(
             Level.WARNING,
             "unused_keys",
             "serve.keys",
@@ -153,7 +153,7 @@ def _access(deployment: Deployment) -> Iterator[Issue]:
     tokens = {entry.token_variable for entry in settings.models if entry.token is not None}
     tokens |= {entry.token_variable for entry in settings.models if entry.civitai is not None}
     if tokens and not settings.model_secrets:
-        yield Issue(
+        yield ProjectIssue(
             Level.WARNING,
             "token_without_secret",
             "deploy.model_secrets",

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from comfysnap_server.engine.comfyui import pins
+from comfysnap_server import pins
 
 MARKER: Final = "installed.json"
 """Written last; marks a complete install."""
