@@ -50,7 +50,6 @@ def test_every_command_finds_the_same_in_serve_in_the_same_words_and_order(tmp_p
     assert sorted(issue["where"] for issue in issues) == sorted(f"{file}: {at}" for at in FIELDS)
 
 
-@pytest.mark.parametrize("command", ["serve", "deploy", "doctor", "check"])
 def test_a_new_project_with_a_typo_is_reported_before_its_missing_workflows(tmp_path: Path) -> None:
     (tmp_path / "comfysnap.toml").write_text("[serve]\nmax_wate = 3\n")
     served = run("serve", f"--project={tmp_path}", "--engine=simulated")
@@ -60,6 +59,7 @@ def test_a_new_project_with_a_typo_is_reported_before_its_missing_workflows(tmp_
     assert "no workflows yet" in deployed[1]
 
 
+@pytest.mark.parametrize("command", ["serve", "deploy", "doctor", "check"])
 def test_every_command_reports_every_error_of_the_file(tmp_path: Path, command: str) -> None:
     (tmp_path / "comfysnap.toml").write_text('nmae = "x"\ndefault = "Not-A-Name"\n')
     done = run(command, f"--project={tmp_path}", *(["--json"] if command == "doctor" else []))

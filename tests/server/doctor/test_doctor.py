@@ -262,6 +262,7 @@ PROBED = Probe(
     touched=[
         {"pack": "x", "function": "is_available", "where": "x/__init__.py:3", "refused": False},
         {"pack": "y", "function": "get_device_name", "where": "y/__init__.py:1", "refused": True},
+        {"pack": "z", "function": "current_device", "where": "z/__init__.py:1", "refused": False},
     ],
     open_files={"x": ["socket 127.0.0.1:1"]},
 )  # fmt: skip

@@ -121,8 +121,8 @@ def test_an_invalid_list_is_bad_input(write: WriteProject) -> None:
 def test_a_killed_sync_is_resumed(
     write: WriteProject, server: ModelServer, tmp_path: Path, how: signal.Signals
 ) -> None:
-    content = os.urandom(40_000_000)
-    server.files["/a.safetensors"] = Served(content, pace=0.02)
+    content = os.urandom(4_000_000)
+    server.files["/a.safetensors"] = Served(content, hold_after=2_000_000)
     file = write(models(server, "a.safetensors"))
     comfysnap = Path(sys.executable).with_name("comfysnap")
     with subprocess.Popen(
@@ -130,11 +130,11 @@ def test_a_killed_sync_is_resumed(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as running:
-        begun = server.sent_some.wait(30)
+        begun = server.holding.wait(30)
         running.send_signal(how)
         assert running.wait(30) == (130 if how is signal.SIGINT else -how)
     assert begun
-    server.files["/a.safetensors"].pace = 0
+    server.release.set()
     again = command("sync", "--project", file, "--to", tmp_path / "models")
     assert again.exit_code == 0, again.output
     assert re.fullmatch(r"bytes=\d+-", server.downloads("/a.safetensors")[-1].headers["Range"])
