@@ -69,8 +69,7 @@ class _LiteralHelp(TyperGroup):
 
 def _escape_help(command: Any) -> None:
     for each in (command, *command.params):
-        if getattr(each, "help", None):
-            each.help = escape(each.help)
+        each.help = escape(each.help or "")
     for inner in getattr(command, "commands", {}).values():
         _escape_help(inner)
 

@@ -1,6 +1,5 @@
 """``comfysnap.toml``: which workflows a project has and how they run."""
 
-import dataclasses
 import difflib
 import re
 import tomllib
@@ -8,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, LiteralString, TypeVar, cast
 
-from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from comfysnap_schema.wire import WORKFLOW_NAME_PATTERN, ProjectError
@@ -57,7 +56,7 @@ class GenerateSettings(BaseModel, frozen=True, extra="forbid"):
     """Folder of the generated modules, relative to the file."""
 
 
-class Project(BaseModel, frozen=True, extra="forbid"):
+class ProjectTable(BaseModel, frozen=True, extra="forbid"):
     """The parts of ``comfysnap.toml`` that every package reads; the server validates the rest."""
 
     name: Annotated[str, AfterValidator(_project_name)] = "comfysnap"
@@ -72,27 +71,23 @@ class Project(BaseModel, frozen=True, extra="forbid"):
     deploy: dict[str, Any] = Field(default_factory=dict)
     """``[deploy]``: Modal."""
 
-    _file: Path = PrivateAttr(default_factory=lambda: Path.cwd() / PROJECT_FILE)
-    _written_workflows: Path = PrivateAttr(default=Path("workflows"))
 
-    @property
-    def file(self) -> Path:
-        """Absolute path of the file, which need not exist for a project of defaults."""
-        return self._file
+class Project(ProjectTable, frozen=True, extra="forbid"):
+    """A ``comfysnap.toml`` with its paths resolved."""
 
-    @property
-    def written_workflows(self) -> Path:
-        """``workflows`` as written in the file, relative or absolute."""
-        return self._written_workflows
+    file: Path = Field(default_factory=lambda: Path.cwd() / PROJECT_FILE)
+    """Absolute path of the file, which need not exist for a project of defaults."""
+    written_workflows: Path = Path("workflows")
+    """``workflows`` as written in the file, relative or absolute."""
 
     def path(self, written: Path) -> Path:
         """The absolute path of a path in the file."""
-        return (self._file.parent / written).resolve()
+        return (self.file.parent / written).resolve()
 
     def unknown_workflow(self, name: str, known: Mapping[str, Any], field: str) -> ProjectError:
         """The error for a setting with the name of a workflow that does not exist."""
         message = f"unknown workflow {name!r}; available: {', '.join(known) or 'none'}"
-        return ProjectError("unknown_workflow", message, file=str(self._file), field=field)
+        return ProjectError("unknown_workflow", message, file=str(self.file), field=field)
 
 
 def read_project(path: Path) -> Project:
@@ -108,16 +103,17 @@ def read_project(path: Path) -> Project:
         raise ProjectError("unreadable", error.strerror or str(error), file=str(path)) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ProjectError("invalid_toml", str(error), file=str(path)) from error
-    written = read_table(Project, data, file=path)
-    root, out = path.resolve().parent, written.generate.out
-    project = written.model_copy(
-        update={
-            "workflows": root / written.workflows,
+    table = read_table(ProjectTable, data, file=path)
+    root, out = path.resolve().parent, table.generate.out
+    return Project.model_validate(
+        dict(table)
+        | {
+            "file": path.resolve(),
+            "workflows": root / table.workflows,
+            "written_workflows": table.workflows,
             "generate": GenerateSettings(out=root / out if out else None),
         }
     )
-    project._file, project._written_workflows = path.resolve(), written.workflows
-    return project
 
 
 def open_project(path: Path | None) -> Project:
@@ -220,8 +216,7 @@ def _known_keys(model: type[BaseModel], location: list[int | str]) -> list[str]:
     for part in location[:-1]:
         if isinstance(part, str):
             kind = kind.model_fields[part].annotation
-            while not (dataclasses.is_dataclass(kind) or hasattr(kind, "model_fields")):
+            while not (hasattr(kind, "__dataclass_fields__") or hasattr(kind, "model_fields")):
                 kind = kind.__args__[0]
-    if dataclasses.is_dataclass(kind):
-        return [field.name for field in dataclasses.fields(kind)]
-    return list(kind.model_fields)
+    fields: Any = getattr(kind, "__dataclass_fields__", None) or kind.model_fields
+    return list(fields)

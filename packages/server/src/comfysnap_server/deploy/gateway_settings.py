@@ -1,9 +1,8 @@
 """The gateway's settings on Modal: ``[serve]``, limits of ``[deploy]``, and keys from a secret."""
 
+import json
 from collections.abc import Mapping
 from typing import Any, Final
-
-from pydantic import TypeAdapter, ValidationError
 
 from comfysnap_schema.wire import ProjectError
 from comfysnap_server.deploy.deployment import Deployment
@@ -46,9 +45,8 @@ def _keys(deployment: Deployment, environment: Mapping[str, str]) -> Any:
     if not text:
         message = f"missing variable {KEYS_VARIABLE} in the secret {deployment.keys_secret!r}"
         raise ProjectError("missing_keys", message, **where)
-    kind: TypeAdapter[Any] = TypeAdapter(GatewaySettings.model_fields["keys"].annotation)
     try:
-        return kind.validate_json(text)
-    except ValidationError as error:
+        return GatewaySettings(keys=json.loads(text)).keys
+    except ValueError as error:  # not JSON, or not valid
         message = f"{KEYS_VARIABLE} must be a JSON object of owner to the hash of a key"
         raise ProjectError("invalid_keys", message, **where) from error

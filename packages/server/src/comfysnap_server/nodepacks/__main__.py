@@ -79,7 +79,7 @@ def main(words: list[str]) -> int:
         case ["credential", _]:
             pass  # git also asks to store and to erase
         case _:
-            print_line(__doc__)
+            print_line(__doc__ or "")
             return 2
     return 0
 

@@ -148,7 +148,7 @@ class Installer:
         """Go on after a fetch by another process."""
         self.report = Report(**json.loads(self.report_file.read_text()))
         self.packs = [pack for pack in self.packs if pack.folder not in self.report.left_out]
-        self.existing = set()
+        self.existing = set[str]()
 
     def run(self, *steps: Callable[[], None]) -> Report:
         """Run steps in order, and write the report.

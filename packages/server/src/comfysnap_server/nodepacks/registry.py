@@ -96,8 +96,9 @@ class _NoDowngrade(urllib.request.HTTPRedirectHandler):
     def redirect_request(
         self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> Any:
-        if urlsplit(newurl).scheme not in {"https", urlsplit(req.full_url).scheme}:
-            message = f"{urlsplit(req.full_url).netloc} redirects to {newurl}, without https"
+        origin = urlsplit(str(req.full_url))
+        if urlsplit(newurl).scheme not in {"https", origin.scheme}:
+            message = f"{origin.netloc} redirects to {newurl.partition('?')[0]}, without https"
             raise PackFetchError("download_failed", message)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
