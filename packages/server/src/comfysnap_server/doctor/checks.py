@@ -94,16 +94,15 @@ def _load_workflows(deployment: Deployment) -> tuple[list[Workflow], list[Projec
 def _check_graph(workflow: Workflow) -> Iterator[ProjectIssue]:
     check = check_workflow(workflow)
     for problem in check.issues:
-        yield ProjectIssue(Level.ERROR, "graph_invalid", workflow.name, problem)
+        yield ProjectIssue.error("graph_invalid", workflow.name, problem)
     for note in check.notes:
-        yield ProjectIssue(Level.NOTE, "not_judged", workflow.name, note)
+        yield ProjectIssue.note("not_judged", workflow.name, note)
 
 
 def _issues(error: SchemaError) -> list[ProjectIssue]:
     found = error.errors if isinstance(error, SettingsError) else [error]
     return [
-        ProjectIssue(
-            Level.ERROR,
+        ProjectIssue.error(
             each.code,
             ": ".join(part for part in (each.file, each.field) if part) or "project",
             each.message,
@@ -137,13 +136,13 @@ def check_resources(deployment: Deployment) -> Iterator[ProjectIssue]:
                     f"secret {name!r} not found; create it: modal secret create {name} "
                     f"{_example(where)}"
                 )
-                yield ProjectIssue(Level.ERROR, "secret_missing", where, message)
+                yield ProjectIssue.error("secret_missing", where, message)
     for mount in settings.mounts:
         if not _exists(modal.Volume.from_name(mount.volume)):
             message = (
                 f"volume {mount.volume!r} not found; create it: modal volume create {mount.volume}"
             )
-            yield ProjectIssue(Level.ERROR, "volume_missing", "deploy.mounts", message)
+            yield ProjectIssue.error("volume_missing", "deploy.mounts", message)
 
 
 def _example(where: str) -> str:
@@ -173,4 +172,4 @@ def check_volume(deployment: Deployment) -> Iterator[ProjectIssue]:
             message = (
                 f"{path} is not on volume {deployment.models_volume}; run `comfysnap models sync`"
             )
-            yield ProjectIssue(Level.WARNING, "model_not_synced", "deploy.models", message)
+            yield ProjectIssue.warning("model_not_synced", "deploy.models", message)

@@ -36,17 +36,17 @@ def check_nodes(
                 pack = module.removeprefix(CUSTOM).partition(".")[0]
                 if _normalized(pack) in disabled:
                     message = f"{pack} provides this class and is disabled in the snapshot"
-                    yield ProjectIssue(Level.ERROR, "class_not_pinned", where, message)
+                    yield ProjectIssue.error("class_not_pinned", where, message)
                 elif _normalized(pack) not in pinned:
                     message = (
                         f"{pack} provides this class and is not in the snapshot (deploy.nodes)"
                     )
-                    yield ProjectIssue(Level.ERROR, "class_not_pinned", where, message)
+                    yield ProjectIssue.error("class_not_pinned", where, message)
             elif module.startswith(PAID) and settings.api_key_secret is None:
                 message = (
                     "a paid API node; set deploy.api_key_secret to a secret with COMFY_ORG_API_KEY"
                 )
-                yield ProjectIssue(Level.ERROR, "api_key_missing", where, message)
+                yield ProjectIssue.error("api_key_missing", where, message)
 
 
 def _short_commits(nodes: NodeManifest | None) -> Iterator[ProjectIssue]:
@@ -55,7 +55,7 @@ def _short_commits(nodes: NodeManifest | None) -> Iterator[ProjectIssue]:
             f"{pack.commit} is a short hash, which can become ambiguous; use all 40 digits, or run "
             "`comfysnap comfyui nodes SNAPSHOT --write-back`"
         )
-        yield ProjectIssue(Level.WARNING, "short_commit", f"git_custom_nodes.{pack.url}", message)
+        yield ProjectIssue.warning("short_commit", f"git_custom_nodes.{pack.url}", message)
 
 
 def _module(workflow: Workflow, class_type: str, probe: Probe | None) -> str | None:
@@ -68,22 +68,22 @@ def _module(workflow: Workflow, class_type: str, probe: Probe | None) -> str | N
 def _unknown(where: str, class_type: str, probe: Probe | None) -> ProjectIssue:
     if probe is not None:
         message = f"unknown class {class_type!r} in ComfyUI on this machine and its packs"
-        return ProjectIssue(Level.ERROR, "unknown_class", where, message)
+        return ProjectIssue.error("unknown_class", where, message)
     message = "cannot determine which node pack provides this class; use --comfyui"
-    return ProjectIssue(Level.NOTE, "unknown_class", where, message)
+    return ProjectIssue.note("unknown_class", where, message)
 
 
 def check_probe(settings: DeploySettings, probe: Probe) -> Iterator[ProjectIssue]:
     """Find what keeps ComfyUI from running a job, and packs that fail to load, use CUDA while they
     load, or leave files open, which can break a snapshot."""
     if probe.self_test is not None:
-        yield ProjectIssue(Level.ERROR, "comfyui_cannot_run", "ComfyUI", probe.self_test)
+        yield ProjectIssue.error("comfyui_cannot_run", "ComfyUI", probe.self_test)
     for name in probe.own_failures:
         message = "import failed, so its node classes are missing; see ComfyUI's log"
-        yield ProjectIssue(Level.WARNING, "core_nodes_missing", name, message)
+        yield ProjectIssue.warning("core_nodes_missing", name, message)
     for pack, reason in probe.packs.items():
         if reason is not None:
-            yield ProjectIssue(Level.ERROR, "pack_not_loaded", pack, reason)
+            yield ProjectIssue.error("pack_not_loaded", pack, reason)
     if settings.snapshot == "cpu":
         yield from _check_masked_load(settings, probe)
 
@@ -107,7 +107,7 @@ def _check_masked_load(settings: DeploySettings, probe: Probe) -> Iterator[Proje
         yield ProjectIssue(level, "cuda_touched_in_load", pack, message)
     for pack, files in probe.open_files.items():
         message = f"leaves {', '.join(files)} open, which can break a snapshot"
-        yield ProjectIssue(Level.WARNING, "open_after_load", pack, message)
+        yield ProjectIssue.warning("open_after_load", pack, message)
 
 
 def _normalized(pack: str) -> str:
@@ -134,7 +134,7 @@ def check_models(deployment: Deployment, workflows: Sequence[Workflow]) -> Itera
                 yield _missing(reference, listed, others)
     yield from _preload(settings.preload, listed, others)
     for path in unused_files(listed, workflows, settings.preload):
-        yield ProjectIssue(Level.NOTE, "unused_model", "deploy.models", f"no workflow uses {path}")
+        yield ProjectIssue.note("unused_model", "deploy.models", f"no workflow uses {path}")
 
 
 def _missing(
@@ -148,12 +148,12 @@ def _missing(
             f"{reference.class_type} needs {reference.name} in {folder}; "
             f"deploy.models has it at {elsewhere[0]}"
         )
-        return ProjectIssue(Level.ERROR, "model_elsewhere", where, message)
+        return ProjectIssue.error("model_elsewhere", where, message)
     message = f"{reference.class_type} needs {reference.name} in {folder}; not in deploy.models"
     if others:
         message += f", unless it is in {', '.join(others)}"
-        return ProjectIssue(Level.WARNING, "model_not_listed", where, message)
-    return ProjectIssue(Level.ERROR, "model_not_listed", where, message)
+        return ProjectIssue.warning("model_not_listed", where, message)
+    return ProjectIssue.error("model_not_listed", where, message)
 
 
 def _preload(
@@ -166,4 +166,4 @@ def _preload(
             yield ProjectIssue(level, "model_not_listed", "deploy.preload", message)
         if not name.endswith((".safetensors", ".sft")):
             message = f"{name}: only .safetensors files can be preloaded"
-            yield ProjectIssue(Level.ERROR, "not_preloadable", "deploy.preload", message)
+            yield ProjectIssue.error("not_preloadable", "deploy.preload", message)
