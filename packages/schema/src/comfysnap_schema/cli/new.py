@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from comfysnap_schema.cli.workflows import ProjectOption
+from comfysnap_schema.cli.options import ProjectOption
 from comfysnap_schema.wire import WORKFLOW_NAME_PATTERN, WorkflowError
 from comfysnap_schema.workflow import PROJECT_FILE, find_project, open_project
 
@@ -23,11 +23,6 @@ workflows = "workflows"
 [generate]
 out = "comfysnap_models"            # Python package of typed models, written by: comfysnap generate
 """
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("new")(new)
 
 
 def new(

@@ -8,17 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from comfysnap_server.cli.common import JsonOption, ProjectOption, modal_session
+from comfysnap_schema.cli.options import JsonOption, ProjectOption
+from comfysnap_server.cli.modal_session import modal_session
 
 if TYPE_CHECKING:
     from comfysnap_server.deploy import Deployment
-    from comfysnap_server.doctor import Issue
+    from comfysnap_server.doctor import ProjectIssue
     from comfysnap_server.nodepacks import Probe
-
-
-def register(app: typer.Typer) -> None:
-    """Add ``doctor``."""
-    app.command("doctor")(doctor)
 
 
 def doctor(
@@ -89,7 +85,7 @@ def show_sources(deployment: "Deployment") -> None:
         print(f"\nto add to {deployment.file.name}, as the exports name them:\n\n{text}")
 
 
-def show(issues: "list[Issue]") -> None:
+def show(issues: "list[ProjectIssue]") -> None:
     """Print a table of the issues, and their number by level."""
     from rich.console import Console
     from rich.table import Table

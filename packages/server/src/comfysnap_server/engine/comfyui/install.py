@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from comfysnap_server.engine.comfyui import pins
+from comfysnap_server import pins
 from comfysnap_server.errors import ComfysnapServerError
 
 MARKER: Final = "installed.json"

@@ -30,6 +30,8 @@ MANAGER: Final = "comfyui_manager==4.2.2"
 """Requirement of ``main.py --enable-manager``, from ``manager_requirements.txt`` of ``VERSION``."""
 WORKER: Final = ("pydantic>=2.12", "pillow>=11", "packaging>=26.1")
 """Requirements of comfysnap in ComfyUI's environment; the dependency group ``worker``."""
+UV: Final = "0.13.9"
+"""Version of uv in the image build."""
 LOCK_DATE: Final = "2026-08-14T00:00:00Z"
 """The lock contains only packages published before this time."""
 
