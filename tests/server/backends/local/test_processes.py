@@ -31,6 +31,13 @@ def children() -> set[str]:
     }  # fmt: skip
 
 
+async def failure_of(backend: LocalBackend) -> str:
+    async with asyncio.timeout(20):
+        while backend.engine_failure is None:  # noqa: ASYNC110 -- read as an operator would
+            await asyncio.sleep(0.01)
+    return backend.engine_failure
+
+
 async def test_the_first_worker_is_cold_a_forked_one_is_not(backend: LocalBackend) -> None:
     first = await run(backend, request())
     assert first.timings.start_kind == "cold"
@@ -98,10 +105,7 @@ async def test_jobs_wait_while_the_engine_cannot_be_loaded_and_run_once_it_can(
         python_path=[ROOT],
     )
     job = (await backend.submit(request())).job
-    async with asyncio.timeout(20):
-        while backend.engine_failure is None:  # noqa: ASYNC110 -- read as an operator would
-            await asyncio.sleep(0.01)
-    assert "not mounted" in backend.engine_failure
+    assert "not mounted" in await failure_of(backend)
     assert not await backend.ready()
     assert not (await backend.get("anna", job.id)).is_final
     blocker.unlink()
@@ -118,10 +122,7 @@ async def test_another_interpreter_runs_the_workers_or_it_is_told_that_it_cannot
     if python == sys.executable:
         assert (await run(backend, request())).status is JobStatus.SUCCEEDED
         return
-    async with asyncio.timeout(20):
-        while backend.engine_failure is None:  # noqa: ASYNC110 -- read as an operator would
-            await asyncio.sleep(0.01)
-    assert python in backend.engine_failure
+    assert python in await failure_of(backend)
 
 
 async def test_an_engine_without_its_device_runs_no_job_and_the_reason_is_known(
@@ -131,20 +132,14 @@ async def test_an_engine_without_its_device_runs_no_job_and_the_reason_is_known(
         engine=f"{ENGINES}:DevicelessEngine", python_path=[ROOT]
     )
     job = (await backend.submit(request())).job
-    async with asyncio.timeout(20):
-        while backend.engine_failure is None:  # noqa: ASYNC110 -- read as an operator would
-            await asyncio.sleep(0.01)
-    assert "no CUDA device: found no driver" in backend.engine_failure
+    assert "no CUDA device: found no driver" in await failure_of(backend)
     assert not await backend.ready()
     assert not (await backend.get("anna", job.id)).is_final
 
 
 async def test_an_engine_that_takes_too_long_to_load_is_told(start_backend: StartBackend) -> None:
     backend: LocalBackend = await start_backend(limits=LocalLimits(start_timeout=0.0))
-    async with asyncio.timeout(20):
-        while backend.engine_failure is None:  # noqa: ASYNC110 -- read as an operator would
-            await asyncio.sleep(0.01)
-    assert "too long" in backend.engine_failure
+    assert "too long" in await failure_of(backend)
 
 
 async def test_a_stop_while_a_slow_engine_is_given_up_leaves_no_process(
