@@ -294,8 +294,8 @@ def test_every_other_value_stands_commented_out_in_a_line_below_the_map(
     assert commented == {path for entry in before.parameters.values() for path in entry.paths}
 
 
-def drawing(root: Path, **changes: Any) -> dict[str, Any]:
-    """The workflow ``hello`` as a UI export."""
+def drawing(**changes: Any) -> dict[str, Any]:
+    """A UI export of an upscaler."""
     sizes = {"name": "a.safetensors", "directory": "upscale_models"}
     values: dict[str, tuple[str, list[Any], list[Any]]] = {
         "1": ("EmptyImage", [64, 64, 1, 255], []),
@@ -330,12 +330,12 @@ MAKES = {"UpscaleModelLoader": ["UPSCALE_MODEL"], "SaveImage": []}
 
 
 @pytest.fixture
-def exported(tmp_path: Path, root: Path) -> Callable[..., tuple[Path, Path]]:
+def exported(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
     """A UI export, and the catalogue of its nodes."""
 
     def write(**properties: Any) -> tuple[Path, Path]:
         export, info = tmp_path / "drawing.json", tmp_path / "info.json"
-        export.write_text(json.dumps(drawing(root, **properties)))
+        export.write_text(json.dumps(drawing(**properties)))
         entries = {
             name: {
                 "input": {"required": inputs}, "output": MAKES.get(name, ["IMAGE"]),
