@@ -7,6 +7,7 @@ import pytest
 from comfysnap_schema.comfy import Drawing, InputPath, ShownWidget
 from comfysnap_schema.comfy.catalogue import Catalogue
 from comfysnap_schema.comfy.graph import Graph
+from comfysnap_schema.propose.folder import map_text
 from comfysnap_schema.propose.proposal import propose
 from tests.schema.graphs import catalogue, node, paths, text_to_image
 
@@ -406,3 +407,59 @@ def test_texts_behind_a_switch_are_found() -> None:
     }
     found = paths(propose(graph, known, name="x"))
     assert found == {"prompt": "1.inputs.value", "trigger_prompt": "3.inputs.value"}
+
+
+def test_prompts_with_titles_of_their_own_are_all_named_by_them() -> None:
+    graph = text_to_image(
+        **{
+            "6": node("CLIPTextEncode", "Low angle", text="from below", clip=["4", 1]),
+            "16": node("CLIPTextEncode", "Close up", text="near", clip=["4", 1]),
+            "13": sampler(2, "5", positive=["16", 0]),
+            "18": node("VAEDecode", samples=["13", 0], vae=["4", 2]),
+            "19": node("SaveImage", images=["18", 0]),
+        }
+    )
+    found = paths(propose(graph, name="x"))
+    assert found["low_angle_prompt"] == "6.inputs.text"
+    assert found["close_up_prompt"] == "16.inputs.text"
+
+
+def test_different_texts_of_an_encoder_of_two_have_names_of_their_own() -> None:
+    graph = text_to_image(
+        **{"6": node("CLIPTextEncodeSDXL", text_g="a fox", text_l="red, fur", clip=["4", 1])}
+    )
+    found = paths(propose(graph, name="x"))
+    assert (found["prompt"], found["prompt_text_l"]) == ("6.inputs.text_g", "6.inputs.text_l")
+
+
+def test_an_input_that_a_known_loader_does_not_declare_is_not_a_file() -> None:
+    known = catalogue(
+        LoadImage={"inputs": {"image": [["a.png"], {"image_upload": True}]}, "output": ["IMAGE"]},
+        SaveImage={"inputs": {"images": ["IMAGE"]}, "output": []},
+    )
+    graph: Graph = {
+        "1": node("LoadImage", image="a.png", upload="image"),
+        "2": node("SaveImage", images=["1", 0]),
+    }
+    assert paths(propose(graph, known, name="x")) == {"image": "1.inputs.image"}
+
+
+def test_a_control_picture_does_not_make_the_output() -> None:
+    graph: Graph = {
+        "1": node("Film", image=["2", 0], control_video=["3", 0]),
+        "2": node("KSampler", steps=20),
+        "3": node("KSampler", steps=1),
+        "4": node("SaveVideo", video=["1", 0]),
+    }
+    proposal = propose(graph, name="x")
+    assert paths(proposal) == {"steps": "2.inputs.steps"}
+    assert paths(proposal, enabled=False) == {"steps_2": "3.inputs.steps"}
+
+
+def test_a_map_of_every_value_has_no_list_of_others() -> None:
+    graph: Graph = {"1": node("KSampler", steps=20), "2": node("SaveImage", images=["1", 0])}
+    assert "# [inputs]" not in map_text(propose(graph, name="x"), graph, {})
+    graph["1"]["inputs"]["extra"] = True
+    assert map_text(propose(graph, name="x"), graph, {}).endswith(
+        '# [inputs]\n# extra = { path = "1.inputs.extra" }  # true, KSampler\n'
+    )
