@@ -22,7 +22,6 @@ from comfysnap_server.backends.local.live import (
     EventFollower,
     LiveJob,
     Stop,
-    done_event,
     wait_for,
 )
 from comfysnap_server.backends.local.lock import FolderLock
@@ -33,7 +32,7 @@ from comfysnap_server.backends.local.runner import Runner
 from comfysnap_server.backends.local.supervisor import WorkerSupervisor
 from comfysnap_server.backends.local.sweep import Sweeper
 from comfysnap_server.backends.local.writer import Writer
-from comfysnap_server.backends.protocol import StoredFile, SubmitResult
+from comfysnap_server.backends.protocol import StoredFile, SubmitResult, event_of
 from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs import Ending, FetchPolicy, FileStore, JobRequest, ended, find_output
 
@@ -363,7 +362,7 @@ class LocalBackend:
         """See ``Backend.events``."""
         live = self._find(owner, job_id)
         if live is None:
-            yield done_event((await self._stored(owner, job_id)).record)
+            yield event_of((await self._stored(owner, job_id)).record, None)
             return
         async for event in EventFollower(live, after).events():
             yield (
@@ -371,7 +370,7 @@ class LocalBackend:
                 if event.job is None
                 else event.model_copy(update={"job": self._with_position(live)})
             )
-        yield done_event(live.record)
+        yield event_of(live.record, None)
 
     async def open_output(self, owner: str, job_id: str, name: str) -> StoredFile:
         """See ``Backend.open_output``."""
