@@ -89,16 +89,28 @@ async def test_a_job_that_goes_on_is_told_as_running(
     assert (answer.status_code, answer.json()["status"]) == (202, "running")
 
 
-async def test_an_accepted_job_is_told_although_its_end_cannot_be_waited_for(
-    http: httpx.AsyncClient, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("route", ["/infer_async", "/infer_sync"])
+@pytest.mark.parametrize(
+    "error",
+    [BackendError(ErrorCode.UNAVAILABLE, "the server is stopping"), RuntimeError("unforeseen")],
+)
+async def test_an_accepted_job_is_returned_although_its_end_cannot_be_waited_for(
+    http: httpx.AsyncClient,
+    backend: FakeBackend,
+    monkeypatch: pytest.MonkeyPatch,
+    route: str,
+    error: Exception,
 ) -> None:
-    async def stopping(*_: object, **__: object) -> JobRecord:
-        raise BackendError(ErrorCode.UNAVAILABLE, "the server is stopping")
+    async def fail(*_: object, **__: object) -> JobRecord:
+        raise error
 
     backend.idle_worker = True
-    monkeypatch.setattr(backend, "wait", stopping)
-    answer = await http.post("/infer_async", json={"prompt": "x"})
-    assert (answer.status_code, answer.json()["id"]) == (202, next(iter(backend.jobs)))
+    monkeypatch.setattr(backend, "wait", fail)
+    answer = await http.post(route, json={"prompt": "x"})
+    job = next(iter(backend.jobs))
+    assert (answer.status_code, answer.json()["id"]) == (202, job)
+    assert answer.headers["location"] == f"/check_status/{job}"
+    assert "retry-after" not in answer.headers
 
 
 async def test_the_graph_is_filled_in_for_the_backend(

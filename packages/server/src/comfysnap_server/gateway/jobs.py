@@ -2,8 +2,8 @@
 
 import logging
 import re
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import AsyncIterator, Generator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Annotated, Final, cast
 
 from fastapi import APIRouter, Header, Query, Request
@@ -139,13 +139,15 @@ class JobRoutes:
     ) -> Response:
         """Run a workflow and answer with the finished job, failed ones included (200).
 
-        A job that takes longer than the server holds a request comes back running (202). Hanging
-        up does not cancel.
+        A job that takes longer than the server holds a request comes back unfinished (202), and so
+        does one whose end cannot be waited for because too many requests wait already. Hanging up
+        does not cancel.
         """
         submitted = await self._submit(request, options, headers)
         job = submitted.job
         if not job.is_final:
-            job = await self._wait(request, job, None, self._settings.max_sync_wait)
+            with _accepted(job):
+                job = await self._wait(request, job, None, self._settings.max_sync_wait)
         return _submitted_response(submitted, job, 200 if job.is_final else 202)
 
     async def infer_async(
@@ -163,7 +165,7 @@ class JobRoutes:
         job = submitted.job
         if job.status is JobStatus.RUNNING and not submitted.replayed:
             owner = owner_of(request)
-            with suppress(BackendError):  # the job is accepted, whatever cannot be read now
+            with _accepted(job):
                 job = await self._backend.wait(owner, job.id, after=None, timeout=_SETTLE_S)
         return _submitted_response(submitted, job, 202)
 
@@ -272,6 +274,18 @@ class _EventStream(EventSourceResponse):
         """Hold the slot while events flow."""
         async with self.slot:
             await super().__call__(scope, receive, send)
+
+
+@contextmanager
+def _accepted(job: JobRecord) -> Generator[None]:
+    """Keep what fails after a job was accepted from its answer: an error would have the caller
+    submit the job again, and run it twice."""
+    try:
+        yield
+    except (BackendError, ProblemError) as error:
+        log.info("job %s is answered without a wait: %s", job.id, error)
+    except Exception:
+        log.exception("job %s was accepted, but waiting for its end failed", job.id)
 
 
 def _is_news(job: JobRecord, after: int | None) -> bool:
