@@ -184,8 +184,9 @@ def _make_server(
     loaded: _Loaded, engine: _Engine, auth: AuthChoice | None, host: str, port: int, data: Path
 ) -> "GatewayServer":
     from comfysnap_server.backends.local import LocalBackend
-    from comfysnap_server.gateway import GatewayServer, create_app
+    from comfysnap_server.gateway import GatewayServer, create_app, raise_descriptor_limit
 
+    raise_descriptor_limit()
     settings, limits = _settings(loaded, host, auth)
     backend = LocalBackend(
         data, engine=engine.name, engine_options=engine.options, python=engine.python, limits=limits

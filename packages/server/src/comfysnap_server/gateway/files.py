@@ -1,14 +1,17 @@
 """The routes of files: outputs of jobs, and uploads addressed by content."""
 
 import re
+from contextlib import AbstractContextManager, aclosing
 from typing import Final
 
 from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from comfysnap_schema.wire import ErrorCode, routes
 from comfysnap_server.backends.protocol import Backend, BackendError, StoredFile
-from comfysnap_server.gateway.bodies import limited_stream
+from comfysnap_server.gateway.bodies import BodyReader
+from comfysnap_server.gateway.capacity import Places
 from comfysnap_server.gateway.jobs import checked_job_id, owner_of
 from comfysnap_server.gateway.problems import ProblemError
 from comfysnap_server.gateway.settings import GatewaySettings
@@ -39,9 +42,13 @@ _CONTENT: Final = {
 class FileRoutes:
     """Handlers around one backend."""
 
-    def __init__(self, backend: Backend, settings: GatewaySettings) -> None:
+    def __init__(
+        self, backend: Backend, settings: GatewaySettings, bodies: BodyReader, downloads: Places
+    ) -> None:
         self._backend = backend
         self._settings = settings
+        self._bodies = bodies
+        self._downloads = downloads
 
     def router(self) -> APIRouter:
         """The routes."""
@@ -56,7 +63,8 @@ class FileRoutes:
 
     async def output(self, request: Request, job_id: str, name: str) -> Response:
         """A file that a job made; single ranges, ``If-Range`` and ``If-None-Match`` work."""
-        file = await self._backend.open_output(owner_of(request), checked_job_id(job_id), name)
+        owner = owner_of(request)
+        file = await self._backend.open_output(owner, checked_job_id(job_id), name)
         etag = f'"{file.sha256}"'
         headers = {**_HARMLESS, "ETag": etag}
         if _matches(request.headers.get("if-none-match"), etag):
@@ -67,7 +75,7 @@ class FileRoutes:
         except FileNotFoundError as error:
             raise BackendError(ErrorCode.OUTPUT_EXPIRED, "the file is gone") from error
         kind = file.content_type.partition(";")[0].strip().lower()
-        return FileResponse(
+        response = _Download(
             file.path,
             headers=headers,
             media_type=file.content_type,
@@ -75,18 +83,18 @@ class FileRoutes:
             stat_result=stat,
             content_disposition_type="inline" if kind in _INLINE else "attachment",
         )
+        response.place = self._downloads.take(owner)
+        return response
 
     async def upload(self, request: Request, sha256: str) -> Response:
         """Store an input file under the SHA-256 of its content."""
         digest = _checked_sha256(sha256)
-        settings = self._settings
-        chunks = limited_stream(
-            request,
-            settings.max_file_bytes,
-            ErrorCode.FILE_TOO_LARGE,
-            patience=settings.body_timeout,
+        owner = owner_of(request)
+        chunks = self._bodies.stream(
+            request, owner, self._settings.max_file_bytes, ErrorCode.FILE_TOO_LARGE
         )
-        await self._backend.put_file(owner_of(request), digest, chunks)
+        async with aclosing(chunks):
+            await self._backend.put_file(owner, digest, chunks)
         return Response(status_code=204)
 
     async def has_file(self, request: Request, sha256: str) -> Response:
@@ -94,6 +102,17 @@ class FileRoutes:
         if not await self._backend.has_file(owner_of(request), _checked_sha256(sha256)):
             raise BackendError(ErrorCode.UNKNOWN_FILE, "unknown file")
         return Response()
+
+
+class _Download(FileResponse):
+    """Takes its place before the first byte, while the request can still be refused."""
+
+    place: AbstractContextManager[None]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hold the place while the file is sent."""
+        with self.place:
+            await super().__call__(scope, receive, send)
 
 
 def _checked_sha256(text: str) -> str:

@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import AsyncIterator, Generator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Annotated, Final, cast
 
 from fastapi import APIRouter, Header, Query, Request
@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from comfysnap_schema.wire import ErrorCode, JobPage, JobRecord, JobStatus, routes
 from comfysnap_server.backends.protocol import Backend, BackendError, SubmitResult
-from comfysnap_server.gateway.bodies import read_json_object
+from comfysnap_server.gateway.bodies import BodyReader
 from comfysnap_server.gateway.long_polls import LongPolls
 from comfysnap_server.gateway.middleware import OWNER_KEY
 from comfysnap_server.gateway.problems import REQUEST_ID_KEY, ProblemError
@@ -105,9 +105,11 @@ class JobRoutes:
         submitter: JobSubmitter,
         settings: GatewaySettings,
         waits: LongPolls,
+        bodies: BodyReader,
         default: str | None,
     ) -> None:
         self._backend = backend
+        self._bodies = bodies
         self._submitter = submitter
         self._settings = settings
         self._waits = waits
@@ -238,12 +240,16 @@ class JobRoutes:
                 "the server has several workflows and no default; name one:"
                 f" {request.url.path}/NAME",
             )
-        inputs, canonical = await read_json_object(
-            request, self._settings.max_body_bytes, self._settings.body_timeout
+        owner = owner_of(request)
+        inputs, canonical = await self._bodies.read_json(
+            request,
+            owner,
+            self._settings.max_body_bytes,
+            forms=self._settings.auth != "proxy",
         )
         return await self._submitter.submit(
             SubmitRequest(
-                owner=owner_of(request),
+                owner=owner,
                 workflow=workflow,
                 inputs=inputs,
                 canonical=canonical,
@@ -268,11 +274,11 @@ class JobRoutes:
 class _EventStream(EventSourceResponse):
     """Takes its slot before the first byte, while the request can still be refused."""
 
-    slot: AbstractAsyncContextManager[None]
+    slot: AbstractContextManager[None]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hold the slot while events flow."""
-        async with self.slot:
+        with self.slot:
             await super().__call__(scope, receive, send)
 
 

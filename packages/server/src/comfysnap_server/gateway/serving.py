@@ -3,13 +3,15 @@
 import asyncio
 import socket
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
 
-from comfysnap_server.gateway.app import drain
-from comfysnap_server.gateway.connections import BoundedHttpProtocol
+from comfysnap_server.gateway.app import capacity_of, drain
+from comfysnap_server.gateway.connections import BoundedHttpProtocol, ConnectionTable
 
 _GRACE_S = 10
 
@@ -28,10 +30,13 @@ class GatewayServer(uvicorn.Server):
         self._app = app
         self._announce = announce
         self._loop: asyncio.AbstractEventLoop | None = None
+        capacity = capacity_of(app)
+        protocol = partial(BoundedHttpProtocol, table=ConnectionTable(capacity.connections))
         super().__init__(
             uvicorn.Config(
                 app,
-                http=BoundedHttpProtocol,
+                http=cast("type[BoundedHttpProtocol]", protocol),
+                backlog=capacity.backlog,
                 host=host,
                 port=port,
                 access_log=False,
