@@ -279,16 +279,6 @@ async def test_an_inline_file_is_stored_and_leaves_the_inputs(
     assert list(request.files) == [f"{digest[:32]}.jpg"]
 
 
-async def test_a_file_by_url_is_named_by_its_url(
-    http: httpx.AsyncClient, backend: FakeBackend
-) -> None:
-    url = "https://example.com/a/fox.WEBP?size=2"
-    answer = await http.post("/infer_async", json={"prompt": "x", "image": {"url": url}})
-    request = backend.requests[answer.json()["id"]]
-    name = hashlib.sha256(url.encode()).hexdigest()[:32] + ".webp"
-    assert request.graph["10"]["inputs"]["image"] == name
-
-
 @pytest.mark.parametrize(
     ("image", "code"),
     [({"data": "no base64!"}, "invalid_input"),

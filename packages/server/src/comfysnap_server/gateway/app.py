@@ -14,6 +14,7 @@ from starlette.responses import Response
 from comfysnap_schema.wire import ErrorCode, FieldProblem, routes
 from comfysnap_schema.workflow import Workflow
 from comfysnap_server.backends.protocol import Backend, BackendError
+from comfysnap_server.gateway import input_urls
 from comfysnap_server.gateway.auth import Authenticator
 from comfysnap_server.gateway.bodies import BodyReader
 from comfysnap_server.gateway.capacity import Capacity, Places
@@ -26,6 +27,7 @@ from comfysnap_server.gateway.problems import ProblemError, problem_response
 from comfysnap_server.gateway.settings import GatewaySettings
 from comfysnap_server.gateway.submit import JobSubmitter
 from comfysnap_server.gateway.workflows import WorkflowRoutes, docs_router
+from comfysnap_server.jobs import FetchPolicy
 
 _CODE_OF: Final = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
 
@@ -37,6 +39,7 @@ def create_app(
     *,
     default: str | None = None,
     capacity: Capacity | None = None,
+    fetch: FetchPolicy | None = None,
 ) -> FastAPI:
     """The gateway in front of ``backend``, which it starts and stops.
 
@@ -46,6 +49,7 @@ def create_app(
         settings: Access and limits.
         default: Workflow of the bare infer routes; None: the only one there is.
         capacity: How much it holds at once; None: what this process may open.
+        fetch: What may be downloaded as an input file; None: any public address, in 30 s.
 
     Raises:
         ValueError: ``default`` is not a workflow, or ``auth = "keys"`` comes without keys.
@@ -82,7 +86,10 @@ def create_app(
     )
     app.state.waits = waits
     app.state.capacity = capacity
-    submitter = JobSubmitter(backend, workflows, settings)
+    fetch = fetch or FetchPolicy(max_bytes=settings.max_file_bytes, timeout=input_urls.TIMEOUT_S)
+    fetches = places("downloads of input files", input_urls.MAX_DOWNLOADS)
+    downloader = input_urls.InputDownloads(backend, fetches, fetch)
+    submitter = JobSubmitter(backend, workflows, settings, downloader)
     app.include_router(JobRoutes(backend, submitter, settings, waits, bodies, default).router())
     app.include_router(FileRoutes(backend, settings, uploads, downloads).router())
     app.include_router(WorkflowRoutes(backend, workflows, default).router())
