@@ -18,6 +18,7 @@ from comfysnap_server.gateway.settings import GatewaySettings
 
 _SHA256: Final = re.compile(routes.SHA256_PATTERN)
 _RANGE: Final = re.compile(r"bytes=(?:(\d{1,19})-(\d{0,19})|-(\d{1,19}))")
+_CONTENT_TYPE: Final = re.compile(r"[\w.+-]+/[\w.+-]+(; ?[\w.+-]+=[\w.+-]+)*", re.ASCII)
 _INLINE: Final = frozenset({
     "image/png", "image/jpeg", "image/webp", "image/gif", "image/avif", "image/apng", "image/bmp",
     "video/mp4", "video/webm", "audio/mpeg", "audio/wav", "audio/x-wav", "audio/flac", "audio/ogg",
@@ -74,11 +75,14 @@ class FileRoutes:
             stat = file.path.stat()
         except FileNotFoundError as error:
             raise BackendError(ErrorCode.OUTPUT_EXPIRED, "the file is gone") from error
-        kind = file.content_type.partition(";")[0].strip().lower()
+        # Of a node's making: line breaks in it would end in a header.
+        well_formed = _CONTENT_TYPE.fullmatch(file.content_type)
+        content_type = file.content_type if well_formed else "application/octet-stream"
+        kind = content_type.partition(";")[0].strip().lower()
         response = _Download(
             file.path,
             headers=headers,
-            media_type=file.content_type,
+            media_type=content_type,
             filename=name,
             stat_result=stat,
             content_disposition_type="inline" if kind in _INLINE else "attachment",

@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_DATABASE: Final = "jobs.sqlite3"
+_UPLOADS: Final = "files"
 _REMEMBERED: Final = 1000
 """Finished jobs that are kept in memory, for those who ask right after."""
 _WRITE_PATIENCE_S: Final = 5.0
@@ -88,7 +90,7 @@ class LocalBackend:
         )
         self._lock = FolderLock(data)
         self._files = FileStore(
-            data / "files", max_bytes=limits.max_file_bytes, keep_free=limits.keep_free_bytes
+            data / _UPLOADS, max_bytes=limits.max_file_bytes, keep_free=limits.keep_free_bytes
         )
         self._live: dict[str, LiveJob] = {}
         self._finished: OrderedDict[str, LiveJob] = OrderedDict()
@@ -120,12 +122,12 @@ class LocalBackend:
             DataFolderError: The folder is in use, not writable, or from a newer version.
         """
         try:
-            self._data.mkdir(parents=True, exist_ok=True)
+            self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise DataFolderError(f"{self._data}: {error.strerror}") from error
         await asyncio.to_thread(self._lock.acquire, patience=self._limits.takeover_patience)
         try:
-            path = self._data / "jobs.sqlite3"
+            path = self._data / _DATABASE
             await asyncio.to_thread(self._make_folders, used=path.exists())
             connection = await asyncio.to_thread(open_database, path)
             self._reader = open_reader(path)
@@ -180,6 +182,11 @@ class LocalBackend:
                     f"{strange} is not empty, and no server used {self._data} before"
                 )
             self._folders.make()
+            uploads, database = self._data / _UPLOADS, self._data / _DATABASE
+            uploads.mkdir(exist_ok=True)
+            uploads.chmod(0o700)
+            database.touch()
+            database.chmod(0o600)
         except OSError as error:
             raise DataFolderError(f"{error.filename}: {error.strerror}") from error
 
@@ -353,7 +360,7 @@ class LocalBackend:
             return self._with_position(live)
         now = datetime.now(UTC)
         if not live.taken:
-            live.taken = True
+            self._queue.drop(live)
             await self._end_unstarted(live, Stop.CANCEL, cancel_requested_at=now)
         elif live.draft.cancel_requested_at is None:
             record = live.propose(cancel_requested_at=now)
@@ -429,7 +436,7 @@ class LocalBackend:
 
     def _expire(self, live: LiveJob) -> None:
         if not live.taken:
-            live.taken = True
+            self._queue.drop(live)
             task = asyncio.create_task(self._end_unstarted(live, None))
             self._expiring.add(task)
             task.add_done_callback(self._expiring.discard)
