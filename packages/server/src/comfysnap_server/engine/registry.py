@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from pydantic import JsonValue
 
-from comfysnap_server.engine.protocol import Engine
+from comfysnap_server.engine.protocol import Engine, EngineStartError
 
 ENGINES: Mapping[str, str] = {
     "simulated": "comfysnap_server.engine.simulated.engine:SimulatedEngine",
@@ -15,7 +15,7 @@ ENGINES: Mapping[str, str] = {
 """``module:class`` by name; the module is imported when the engine is created."""
 
 
-class EngineChoiceError(Exception):
+class EngineChoiceError(EngineStartError):
     """Unknown engine, or invalid options."""
 
 

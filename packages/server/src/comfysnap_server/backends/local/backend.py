@@ -28,6 +28,7 @@ from comfysnap_server.backends.local.live import (
 from comfysnap_server.backends.local.lock import FolderLock
 from comfysnap_server.backends.local.migrations import DataFolderError, open_database, open_reader
 from comfysnap_server.backends.local.queue import JobQueue
+from comfysnap_server.backends.local.readiness import DiskCheck
 from comfysnap_server.backends.local.recovery import recover
 from comfysnap_server.backends.local.runner import Runner
 from comfysnap_server.backends.local.stored_outputs import find_output
@@ -96,6 +97,7 @@ class LocalBackend:
         self._finished: OrderedDict[str, LiveJob] = OrderedDict()
         self._tasks: list[asyncio.Task[None]] = []
         self._running = False
+        self._not_ready: str | None = "the server is not running"
         self._expiring: set[asyncio.Task[None]] = set()
         self._claiming: asyncio.Future[store.Accepted] | None = None
         """The submit that is being stored with the idle worker's name on it."""
@@ -104,6 +106,11 @@ class LocalBackend:
     def engine_failure(self) -> str | None:
         """Why no worker can be started; None while all is well."""
         return self._pool.failure if self._running else None
+
+    @property
+    def start_failure(self) -> str | None:
+        """Why the engine was never loaded, after several attempts; None while it may be."""
+        return self._pool.start_failure if self._running else None
 
     @property
     def thread_holders(self) -> list[str]:
@@ -136,6 +143,7 @@ class LocalBackend:
             raise
         self._reading = ThreadPoolExecutor(1, "job-reader")
         self._writer = Writer(connection)
+        self._disk = DiskCheck(self._data, self._writer, keep_free=self._limits.keep_free_bytes)
         self._queue = JobQueue()
         self._pool = WorkerSupervisor(self._processes)
         self._runner = Runner(
@@ -233,8 +241,19 @@ class LocalBackend:
         await asyncio.wait({self._working}, timeout=patience)
 
     async def ready(self) -> bool:
-        """Whether jobs can be accepted and will run."""
-        return self._running and self._pool.healthy and self._runner.stuck is None
+        """Whether jobs can be accepted and will run. The log says why not."""
+        why = await self._why_not_ready()
+        if why != self._not_ready and self._running:
+            logger.warning("not ready: %s", why) if why else logger.info("ready")
+        self._not_ready = why
+        return why is None
+
+    async def _why_not_ready(self) -> str | None:
+        if not self._running:
+            return "the server is not running"
+        if self._runner.stuck is not None:
+            return self._runner.stuck
+        return self._pool.why_unhealthy or await self._disk.problem()
 
     async def submit(self, request: JobRequest) -> SubmitResult:
         """Accept a job; it is on the disk when this returns. See ``Backend.submit``."""

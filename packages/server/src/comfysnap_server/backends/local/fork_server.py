@@ -21,7 +21,7 @@ from typing import Any, Final, NoReturn
 
 from comfysnap_server.backends.local.channel import frame
 from comfysnap_server.backends.local.worker_main import WorkerMain
-from comfysnap_server.engine.protocol import Engine
+from comfysnap_server.engine.protocol import Engine, EngineStartError
 from comfysnap_server.engine.registry import make_engine
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
         engine.load()
         seconds = time.perf_counter() - started
     except Exception as error:
-        traceback.print_exc()
+        if not isinstance(error, EngineStartError):  # else the message says it all
+            traceback.print_exc()
         _send(control, {"op": "failed", "detail": f"{type(error).__name__}: {error}"})
         sys.exit(1)
     holding = thread_holders(engine)

@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Final
 
+from comfysnap_server.engine.protocol import EngineStartError
+
 TESTED: Final = (
     "0.3.64", "0.3.76", "0.5.1", "0.9.2", "0.14.0", "0.19.3", "0.23.0", "0.28.0", "0.33.0",
 )  # fmt: skip
 """Releases that the tests marked ``comfyui`` ran on, oldest first (October 2025 to August 2026)."""
 
 
-class UnsupportedComfyError(Exception):
+class UnsupportedComfyError(EngineStartError):
     """The folder is not a ComfyUI checkout, or this engine does not support it."""
 
 
