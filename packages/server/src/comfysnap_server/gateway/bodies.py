@@ -17,8 +17,9 @@ from comfysnap_server.gateway.problems import ProblemError
 _JSON_TYPES: Final = frozenset({"", "application/json"})
 _FORM: Final = "application/x-www-form-urlencoded"
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
-_BEHIND: Final = 0.1
-"""Share of its patience that a body has used up before another may take its place."""
+_BEHIND_S: Final = 0.25
+"""A body that is so much behind may lose its place to another. Short, so that senders who come
+back at once with another slow body leave places to those who do send."""
 
 
 class BodyReader:
@@ -106,7 +107,7 @@ class BodyReader:
         now = asyncio.get_running_loop().time()
         rivals = [body for body in self._open if self._places.full or body.owner == owner]
         slowest = min(rivals, key=lambda body: body.in_hand(now), default=None)
-        if slowest is None or slowest.in_hand(now) > self._patience * (1 - _BEHIND):
+        if slowest is None or slowest.in_hand(now) > self._patience - _BEHIND_S:
             return False
         self._open.discard(slowest)
         slowest.displace()

@@ -42,7 +42,7 @@ class Capacity:
     @classmethod
     def of(cls, descriptors: int) -> Self:
         """Share out ``descriptors``: a connection takes one, and a file in transfer another."""
-        reserve = max(16, min(descriptors // 8, 2048))
+        reserve = max(16, min(descriptors // 5, 4096))
         connections = max(8, (descriptors - reserve) * 4 // 5)
         share = max(1, connections // 8)
         return cls(
@@ -51,7 +51,7 @@ class Capacity:
             uploads=share,
             downloads=share,
             bodies=share,
-            backlog=max(8, reserve // 2),
+            backlog=max(8, reserve * 3 // 4),
         )
 
     @classmethod

@@ -19,6 +19,9 @@ WRITE_TIMEOUT_S: Final = 60.0
 """How long an answer waits for a reader that takes nothing of it."""
 LINGER_S: Final = 5.0
 """How long the rest of a request is read that was answered already."""
+CHANCE_S: Final = 0.05
+"""Twice: how long a connection may keep its place before it sends its first request. In a rush,
+closing those that had no chance yet would leave nobody served."""
 STALLED_S: Final = 2.0
 """A reader who took nothing for so long may lose the connection to a newcomer."""
 _SECOND_LOOK_S: Final = 1.0
@@ -47,15 +50,14 @@ class ConnectionTable:
         self._open.add(connection)
         if len(self._open) <= self._limit:
             return True
-        victim = self._dispensable()
-        if victim is None:
-            self._log.warn("all %d connections are busy: new ones are refused", self._limit)
-            return False
         self._log.warn(
             "all %d connections are in use: the one that is idle for the longest time is closed"
-            " for each new one",
+            " for each new one; when none is idle, new ones are refused",
             self._limit,
         )
+        victim = self._dispensable()
+        if victim is None:
+            return False
         self.remove(victim)
         victim.transport.abort()
         return True
@@ -66,7 +68,7 @@ class ConnectionTable:
         self._idle.pop(connection, None)
         self._stalled.pop(connection, None)
 
-    def set_idle(self, connection: "BoundedHttpProtocol", *, idle: bool) -> None:
+    def set_idle(self, connection: "BoundedHttpProtocol", *, idle: bool = True) -> None:
         """Whether no request is being answered."""
         if not idle:
             self._idle.pop(connection, None)
@@ -106,12 +108,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._framing = 0
         self._timer: asyncio.TimerHandle | None = None
         self._watch: asyncio.TimerHandle | None = None
+        self._chance: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Expect a head soon."""
         super().connection_made(transport)
         if self._table.add(self):
-            self._table.set_idle(self, idle=True)
+            self._give_chance(1)
             self._expect(self.head_timeout)
         else:
             self._refuse(503, "Service Unavailable", ErrorCode.UNAVAILABLE)
@@ -119,6 +122,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Expect nothing any more."""
         self._table.remove(self)
+        self._end_chance()
         self._rest()
         self._forget_reader()
         super().connection_lost(exc)
@@ -140,6 +144,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
+        self._end_chance()
         self._table.set_idle(self, idle=False)
         self._rest()
         self._in_body, self._framing = True, 0
@@ -209,6 +214,18 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
+
+    def _give_chance(self, rounds: int) -> None:
+        """After two timers the loop has read what had come, however late it was."""
+        if rounds:
+            self._chance = self.loop.call_later(CHANCE_S, self._give_chance, rounds - 1)
+        else:
+            self._chance = self.loop.call_later(CHANCE_S, self._table.set_idle, self)
+
+    def _end_chance(self) -> None:
+        if self._chance is not None:
+            self._chance.cancel()
+            self._chance = None
 
     def _expect(self, seconds: float) -> None:
         if self._timer is None:

@@ -61,7 +61,7 @@ class GatewayMiddleware:
         except ProblemError as error:
             await problem_response(scope, error)(scope, receive, send_with_id)
         except ClientDisconnect:
-            log.info("%s %r: the client hung up [%s]", scope["method"], scope["path"], request_id)
+            log.debug("%s %r: the client hung up [%s]", scope["method"], scope["path"], request_id)
         except Exception:
             log.exception("%s %r failed [%s]", scope["method"], scope["path"], request_id)
             if status:
