@@ -2,7 +2,7 @@
 
 import re
 from contextlib import AbstractContextManager, aclosing
-from typing import Final
+from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, Response
@@ -40,6 +40,18 @@ _CONTENT: Final = {
 }
 
 
+_ANY: Final = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"description": "The file", "content": _ANY},
+    206: {"description": "The range of it", "content": _ANY},
+    304: {"description": "The caller has it already"},
+}
+_RANGE_HEADERS: Final = [
+    {"name": name, "in": "header", "required": False, "schema": {"type": "string"}}
+    for name in ("Range", "If-Range", "If-None-Match")
+]
+
+
 class FileRoutes:
     """Handlers around one backend."""
 
@@ -55,7 +67,12 @@ class FileRoutes:
         """The routes."""
         router = APIRouter(tags=["files"])
         output = routes.OUTPUTS + "/{job_id}/{name}"
-        router.get(output, response_class=FileResponse)(self.output)
+        router.get(
+            output,
+            response_class=FileResponse,
+            responses=_ANSWERS,
+            openapi_extra={"parameters": _RANGE_HEADERS},
+        )(self.output)
         router.head(output, response_class=FileResponse, include_in_schema=False)(self.output)
         upload = routes.FILES + "/{sha256}"
         router.put(upload, status_code=204, openapi_extra={"requestBody": _CONTENT})(self.upload)

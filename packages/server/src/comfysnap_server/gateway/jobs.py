@@ -130,7 +130,11 @@ class JobRoutes:
         router.get(routes.CHECK_STATUS + "/{job_id}", response_model=JobRecord)(self.check_status)
         router.get(routes.JOBS, response_model=JobPage)(self.list_jobs)
         router.post(routes.CANCEL + "/{job_id}", response_model=JobRecord)(self.cancel)
-        router.get(routes.EVENTS + "/{job_id}", response_class=EventSourceResponse)(self.events)
+        router.get(
+            routes.EVENTS + "/{job_id}",
+            response_class=EventSourceResponse,
+            responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+        )(self.events)
         return router
 
     async def infer_sync(

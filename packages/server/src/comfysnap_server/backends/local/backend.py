@@ -244,7 +244,8 @@ class LocalBackend:
         """Whether jobs can be accepted and will run. The log says why not."""
         why = await self._why_not_ready()
         if why != self._not_ready and self._running:
-            logger.warning("not ready: %s", why) if why else logger.info("ready")
+            level = logging.WARNING if why and self._pool.started else logging.INFO
+            logger.log(level, "not ready: %s" if why else "ready", *([why] if why else []))
         self._not_ready = why
         return why is None
 

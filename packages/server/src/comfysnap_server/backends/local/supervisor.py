@@ -31,7 +31,8 @@ class WorkerSupervisor:
         self._ready = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._failures = 0
-        self._started = False
+        self.started = False
+        """Whether a worker was ever ready."""
         self._starting_since = time.monotonic()
         self.failure: str | None = None
         """Why the last start failed; None while all is well."""
@@ -56,7 +57,7 @@ class WorkerSupervisor:
     @property
     def start_failure(self) -> str | None:
         """Why the first starts failed, all of them; None while the engine may be loaded yet."""
-        return self.failure if not self._started and self._failures >= _FIRST_STARTS else None
+        return self.failure if not self.started and self._failures >= _FIRST_STARTS else None
 
     @property
     def thread_holders(self) -> list[str]:
@@ -99,7 +100,7 @@ class WorkerSupervisor:
                 logger.error("no worker could be started: %s", error)  # noqa: TRY400 -- the worker logged its own traceback
                 continue
             self.failure = None
-            self._started = True
+            self.started = True
             self._ready.set()
             began = time.monotonic()
             await self._worker.lost.wait()
