@@ -197,8 +197,8 @@ class Fuzzer:
             }
         if "enum" in schema:
             return pick.choice(schema["enum"])
-        kind = schema.get("type", "string")
-        kind = pick.choice(kind) if isinstance(kind, list) else kind
+        kinds: str | list[str] = schema.get("type", "string")
+        kind = kinds if isinstance(kinds, str) else pick.choice(kinds)
         if kind in ("integer", "number"):
             low, high = schema.get("minimum", -5), schema.get("maximum", 2**31)
             whole = pick.choice([low, high, *[schema.get("default", low)] * 5, low - 1, high + 1])

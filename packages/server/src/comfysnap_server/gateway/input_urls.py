@@ -14,7 +14,7 @@ from comfysnap_schema.wire import ErrorCode, FieldProblem
 from comfysnap_server.backends.protocol import Backend
 from comfysnap_server.gateway.capacity import Places
 from comfysnap_server.gateway.problems import ProblemError
-from comfysnap_server.jobs import FetchError, FetchPolicy, fetch
+from comfysnap_server.jobs import FetchError, FetchPolicy, fetch_file
 
 T = TypeVar("T")
 
@@ -78,7 +78,9 @@ class InputDownloads:
             folder = Path(tempfile.mkdtemp(prefix="comfysnap-input-"))
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             stop = partial(_must_stop, stopped, folder)
-            download = _in_thread(partial(fetch, url, folder / "file", self._policy, stop=stop))
+            download = _in_thread(
+                partial(fetch_file, url, folder / "file", self._policy, stop=stop)
+            )
             # Place and folder are the thread's: it may outlive the request.
             held = stack.pop_all()
         try:

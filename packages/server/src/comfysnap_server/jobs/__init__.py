@@ -1,7 +1,8 @@
 """What both backends do with a job: its input files, its run, its outputs."""
 
 from comfysnap_server.jobs.endings import ENDINGS, Ending
-from comfysnap_server.jobs.fetch import FetchError, FetchPolicy, fetch
+from comfysnap_server.jobs.fetch import FetchError, FetchPolicy
+from comfysnap_server.jobs.fetch import fetch as fetch_file
 from comfysnap_server.jobs.files import FileStore
 from comfysnap_server.jobs.run import Outcome, execute, failed
 from comfysnap_server.jobs.stage import InputUnavailableError, stage_inputs
@@ -16,6 +17,6 @@ __all__ = [
     "Outcome",
     "execute",
     "failed",
-    "fetch",
+    "fetch_file",
     "stage_inputs",
 ]
