@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from comfysnap_schema.wire import ErrorCode, FieldProblem
-from comfysnap_server.backends.protocol import Backend
+from comfysnap_server.backends.protocol import Backend, BackendError
 from comfysnap_server.gateway.capacity import Places
 from comfysnap_server.gateway.problems import ProblemError
 from comfysnap_server.jobs import FetchError, FetchPolicy, fetch_file
@@ -75,7 +75,7 @@ class InputDownloads:
         with ExitStack() as stack:
             stack.enter_context(self._places.take(owner))
             stack.callback(stopped.set)
-            folder = Path(tempfile.mkdtemp(prefix="comfysnap-input-"))
+            folder = _new_folder()
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             stop = partial(_must_stop, stopped, folder)
             download = _in_thread(
@@ -98,6 +98,14 @@ def _release(held: ExitStack, download: "asyncio.Future[str]") -> None:
     if not download.cancelled():
         download.exception()  # or asyncio logs one that nobody waits for any more
     held.close()
+
+
+def _new_folder() -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix="comfysnap-input-"))
+    except OSError as error:
+        detail = f"the file cannot be stored: {error.strerror}"
+        raise BackendError(ErrorCode.UNAVAILABLE, detail, retry_after=60) from error
 
 
 def _must_stop(stopped: threading.Event, folder: Path) -> bool:
