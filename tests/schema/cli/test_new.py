@@ -13,7 +13,8 @@ from comfysnap_schema.cli import build_app
 from comfysnap_schema.comfy.catalogue import CATALOGUE_FILE, Catalogue
 from comfysnap_schema.comfy.graph import InputPath, read_graph
 from comfysnap_schema.propose.folder import write_workflow
-from comfysnap_schema.propose.proposal import ProposedOutput, propose
+from comfysnap_schema.propose.outputs import ProposedOutput
+from comfysnap_schema.propose.proposal import propose
 from comfysnap_schema.wire.errors import SchemaError
 from comfysnap_schema.wire.files import Kind
 from comfysnap_schema.workflow.apply import Workflow, load_workflows
