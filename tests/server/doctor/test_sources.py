@@ -8,9 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from comfysnap_schema.cli import build_app
-from comfysnap_schema.comfy import ModelSource
-from comfysnap_schema.propose.sources import model_tables, tables_text
+from comfysnap_schema.comfy import ModelSource, UsedPack
+from comfysnap_schema.propose.sources import model_tables, snapshot, tables_text
 from comfysnap_server.models import ModelEntry
+from comfysnap_server.nodepacks.manifest import GitPack, RegistryPack, parse_manifest
 
 SOURCES = tables_text(
     model_tables(
@@ -84,3 +85,15 @@ def test_every_entry_that_is_written_is_a_valid_one(url: str) -> None:
     (table,) = model_tables([source])
     entry = ModelEntry.model_validate(table)
     assert str(entry.path) == "loras/x/a.safetensors"
+
+
+def test_the_node_packs_that_are_written_can_be_installed() -> None:
+    packs = [
+        UsedPack(id="comfyui-kjnodes", repo="", version="1.10.2"),
+        UsedPack(id="", repo="someone/nodes", version="ab12cd34" * 5),
+    ]
+    manifest = parse_manifest(snapshot(packs)[0])
+    assert manifest.packs == (
+        GitPack(folder="nodes", url="https://github.com/someone/nodes", commit="ab12cd34" * 5),
+        RegistryPack(folder="comfyui-kjnodes", version="1.10.2"),
+    )

@@ -135,14 +135,15 @@ def _others(proposal: Proposal, graph: Graph) -> Iterator[str]:
             path = InputPath(node, key)
             if path in proposed or value is None or isinstance(value, (list, dict)):
                 continue
-            title = distinctive_words(title_of(graph, node), entry["class_type"])
-            own = title if key in VALUE_NAMES else ""
-            word = class_word(entry["class_type"])
-            name = unique(own or slug(key.rsplit(".", 1)[-1]) or "value", (title, word), taken)
+            title, word = title_of(graph, node), class_word(entry["class_type"])
+            titled = key in VALUE_NAMES and title != entry["class_type"]
+            words = distinctive_words(title, entry["class_type"])
+            own = words or slug(title) if titled else ""
+            name = unique(own or slug(key.rsplit(".", 1)[-1]) or "value", (words, word), taken)
             taken.add(name)
             lines.append(
                 f"# {name} = {{ path = {json.dumps(str(path), ensure_ascii=False)} }}"
-                f"  # {_short(value)}, {' '.join(title_of(graph, node).split())}\n"
+                f"  # {_short(value)}, {' '.join(title.split())}\n"
             )
     if lines:
         yield _OTHERS + "".join(lines)
