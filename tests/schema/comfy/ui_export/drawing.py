@@ -46,6 +46,11 @@ CLASSES: Json = {
     "Pick": entry(["IMAGE"], names=["COMBO", {"options": ["p", "q"], "multiselect": True}]),
     "Draw": entry([], canvas=["DRAWING"]),
     "Remote": entry([], name=["COMBO", {"remote": {}}], combo_seed=["COMBO", {"options": ["s"]}]),
+    "Reload": entry(
+        [],
+        image=["COMBO", {"image_upload": True, "remote": {"route": "/x", "refresh_button": True}}],
+        size=["INT"],
+    ),
     "Pack": entry([], size=["INT"]) | {"python_module": "custom_nodes.pack"},
     "ShowText|pysssss": entry([], text=["STRING"]) | {"python_module": "custom_nodes.show"},
     "Resize": entry(
@@ -152,7 +157,7 @@ CLASSES: Json = {
         any=["COMFY_MATCHTYPE_V3", {"template": {"template_id": "t", "allowed_types": "*"}}],
     ),
     "CustomCombo": entry(["STRING", "INT"], choice=["COMBO", {"options": []}]),
-    "SaveGLB": entry([], mesh=["MESH"], prefix=["STRING", {"default": "mesh"}]),
+    "SaveGLB": entry([], mesh=["MESH"], filename_prefix=["STRING", {"default": "mesh"}]),
     "Mesh": entry(["MESH"]),
     "SaveImage": entry([], images=["IMAGE"], filename_prefix=["STRING", {"default": "ComfyUI"}]),
 }

@@ -174,6 +174,15 @@ def test_an_older_curve_of_points_is_sent_with_its_type() -> None:
     assert inputs(graph, "1")["curve"] == {"__type__": "CURVE", "__value__": [[0, 0], [1, 1]]}
 
 
+def test_the_switch_and_the_button_of_remote_choices_take_values() -> None:
+    graph = import_ui(
+        ui([node(1, "Reload", values=["x.png", False, "refresh", 64, "image"])], []), CATALOGUE
+    )
+    assert inputs(graph, "1") == {"image": "x.png", "refresh": "refresh", "size": 64}
+    graph = import_ui(ui([node(1, "Remote", values=["x", False, "s"])], []), CATALOGUE)
+    assert inputs(graph, "1") == {"name": "x", "combo_seed": "s"}
+
+
 def test_a_widget_type_that_must_be_linked_is_a_socket() -> None:
     graph = import_ui(ui([node(1, "Socket", values=[7])], []), CATALOGUE)
     assert inputs(graph, "1") == {"size": 7}
@@ -184,7 +193,7 @@ def test_a_view_of_results_is_sent_without_taking_a_value() -> None:
     assert inputs(graph, "1") == {"view": {"__value__": ["", ""]}, "size": 7}
     nodes = [node(1, "Mesh", outputs=["MESH"]), node(2, "SaveGLB", [slot("mesh", "MESH", 1)])]
     graph = import_ui(ui(nodes, [[1, 1, 0, 2, 0, "MESH"]]), CATALOGUE)
-    assert inputs(graph, "2") == {"mesh": ["1", 0], "prefix": "mesh", "image": ""}
+    assert inputs(graph, "2") == {"mesh": ["1", 0], "filename_prefix": "mesh", "image": ""}
 
 
 def test_values_that_the_editor_records_for_each_job_are_rejected() -> None:

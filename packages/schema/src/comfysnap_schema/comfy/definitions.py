@@ -108,6 +108,10 @@ class InputDef:
     when undeclared, which leaves it to the name."""
     widget_type: str | None = None
     """The widget type of an input that accepts several types."""
+    remote: bool = False
+    """ComfyUI's editor fetches the choices, and adds a switch for that after this widget."""
+    refresh_button: bool = False
+    """The editor adds a button too, and sends its value."""
     dynamic: "DynamicInput | None" = None
 
     @property
@@ -336,6 +340,7 @@ def _input(name: str, spec: object, required: bool, depth: int) -> InputDef:
     if dynamic is not None and dynamic.kind == "combo":
         listed, known = list(dynamic.options), True
     widget = options.get("widgetType")
+    remote = options.get("remote")
     return InputDef(
         name=name,
         type=type_name,
@@ -355,6 +360,8 @@ def _input(name: str, spec: object, required: bool, depth: int) -> InputDef:
         force_input=options.get("forceInput") is True,
         control_after_generate=_flag(options.get("control_after_generate")),
         widget_type=widget if isinstance(widget, str) else None,
+        remote=isinstance(remote, dict),
+        refresh_button=_object(remote).get("refresh_button") is True,
         dynamic=dynamic,
     )
 

@@ -172,6 +172,10 @@ class _Layout:
         if kind == "BOUNDING_BOX":
             fields = ("x", "y", "width", "height")
             self._widgets += [Widget(field, None, sent=False) for field in fields]
+        if entry.remote:
+            self._widgets.append(Widget("Auto-refresh after generation", False, sent=False))
+        if entry.refresh_button:
+            self._widgets.append(Widget("refresh", "refresh"))
         if _has_control(entry, name):
             self._widgets.append(Widget(_CONTROL, "fixed", sent=False))
             if kind == "COMBO" and not entry.multiselect:
