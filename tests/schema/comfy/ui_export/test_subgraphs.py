@@ -157,6 +157,22 @@ def test_values_of_an_instance_go_to_its_inputs_in_their_order() -> None:
     assert inputs(graph, "2:11")["width"] == 2
 
 
+def test_a_widget_that_the_class_does_not_have_keeps_its_place_among_the_values() -> None:
+    inner = subgraph(
+        "sub",
+        [
+            node(11, "Decode", [slot("tiles", "INT", 1, widget=True)], ["IMAGE"]),
+            node(12, "Latent", [slot("width", "INT", 2, widget=True)], ["LATENT"], [1, 2]),
+        ],
+        [[1, -10, 0, 11, 0], [2, -10, 1, 12, 0]],
+        [slot("tiles", "INT"), slot("width", "INT")],
+        [],
+    )
+    graph = import_ui(ui([node(7, "sub", values=[4, 640])], [], inner), CATALOGUE)
+    assert inputs(graph, "7:11") == {}
+    assert inputs(graph, "7:12") == {"width": 640, "height": 2}
+
+
 def test_values_that_the_editor_set_aside_come_before_the_listed_ones() -> None:
     why = {"reason": "missingSourceNode", "attemptedAtVersion": 1}
     aside = [

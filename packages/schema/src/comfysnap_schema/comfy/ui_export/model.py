@@ -100,13 +100,13 @@ class UiGraph:
         listed = [name for name in self.inputs[index].links if name in links]
         yield from (links[name] for name in dict.fromkeys([*listed, *links]))
 
-    def targets(self, links: Iterable[UiLink]) -> Iterator[tuple[str, str]]:
+    def targets(self, links: Iterable[UiLink]) -> Iterator[tuple[str, UiSlot]]:
         """The nodes and inputs at the end of links."""
         for link in links:
             node = self.nodes.get(link.target)
             # By the link's id: the file may number slots otherwise than the node class does.
             slots = [slot for slot in node.inputs if slot.link == link.id] if node else []
-            yield from ((link.target, slot.name) for slot in slots)
+            yield from ((link.target, slot) for slot in slots)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ list of shown widgets (``proxyWidgets``) adds such inputs.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from pydantic import JsonValue
@@ -47,7 +47,9 @@ class _Input:
     """An input of a subgraph, and the (node, input) pairs inside that it is linked to."""
 
     name: str
-    targets: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    targets: list[tuple[str, str]]
+    is_widget: bool = False
+    """Whether it led to a widget when the file was saved."""
 
 
 class Promotions:
@@ -90,12 +92,11 @@ class Promotions:
         listed = instance.values
         if isinstance(listed, dict):
             return values | {name: listed[name] for name in values if name in listed}
-        kept = _set_aside(instance)
-        return (
-            values
-            | dict(zip(values, listed, strict=False))
-            | {name: kept[name] for name in values if name in kept}
-        )
+        # Also those that an older class lacks: each has a place in the list.
+        inputs = self._inputs[graph.id]
+        places = [each.name for each in inputs if each.is_widget or each.name in values]
+        held = dict(zip(places, listed, strict=False)) | _set_aside(instance)
+        return values | {name: held[name] for name in values if name in held}
 
     def _widget(self, graph: UiGraph, node: str, name: str) -> object:
         """The value of a widget inside a subgraph, or ``_ABSENT``."""
@@ -181,7 +182,8 @@ class Promotions:
             return None
         if node.type == PRIMITIVE:
             name = node.title or shown[1]
-            targets = list(graph.targets(graph.out_of(node.id, 0)))
+            ends = graph.targets(graph.out_of(node.id, 0))
+            targets = [(each, slot.name) for each, slot in ends]
         else:
             name, slot = shown[1], self._slot_of(graph, node, shown)
             targets = [(node.id, slot)] if slot is not None else []
@@ -219,10 +221,12 @@ class Promotions:
 
 
 def _inputs(graph: UiGraph) -> list[_Input]:
-    return [
-        _Input(slot.name, list(graph.targets(graph.from_input(index))))
-        for index, slot in enumerate(graph.inputs)
-    ]
+    found: list[_Input] = []
+    for index, entry in enumerate(graph.inputs):
+        targets = list(graph.targets(graph.from_input(index)))
+        names = [(node, slot.name) for node, slot in targets]
+        found.append(_Input(entry.name, names, any(slot.widget for _, slot in targets)))
+    return found
 
 
 def _leaves_first(workflow: UiWorkflow) -> Iterator[UiGraph]:
