@@ -1,4 +1,4 @@
-.PHONY: help test gpu covered lint types imports generated check format bench
+.PHONY: help test gpu covered uvicorn lint types imports generated check format bench
 
 help:  ## list these commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -12,11 +12,20 @@ gpu:  ## what only a GPU can show; needs COMFYUI_PATH and COMFYUI_PYTHON (CONTRI
 covered:  ## after pytest --cov: every branch of schema and client was run
 	uv run coverage report --include='packages/schema/*,packages/client/*' --fail-under=100
 
+uvicorn:  ## the gateway on the lowest and the newest uvicorn that it allows, besides the locked one
+	@allowed=$$(grep -o 'uvicorn[<>=~!][^"]*' packages/server/pyproject.toml) && \
+	resolve="uv pip compile --quiet --no-deps --no-header --no-annotate --resolution" && \
+	lowest=$$(echo "$$allowed" | $$resolve lowest -) && newest=$$(echo "$$allowed" | $$resolve highest -) && \
+	for pin in $$(printf '%s\n' "$$lowest" "$$newest" | sort -u); do \
+		if uv pip freeze | grep -qxF "$$pin"; then echo "$$pin is the locked one: see make test"; continue; fi; \
+		echo "== $$pin" && uv run --with "$$pin" pytest -q tests/server/gateway tests/contract/test_serve.py || exit 1; \
+	done
+
 lint:  ## ruff: rules and formatting
 	uv run ruff check .
 	uv run ruff format --check .
 
-types:  ## pyright strict, and complete public types of schema and client
+types:  ## pyright strict with the typing cases, and complete public types of schema and client
 	uv run pyright
 	uv run pyright --ignoreexternal --verifytypes comfysnap_schema
 	uv run pyright --ignoreexternal --verifytypes comfysnap_client
@@ -27,7 +36,7 @@ imports:  ## who may import whom
 generated:  ## generated models still match the workflows
 	uv run comfysnap generate --check
 
-check: lint types imports generated test  ## everything above
+check: lint types imports generated test uvicorn  ## everything above
 
 format:  ## rewrite the code the way ruff wants it
 	uv run ruff check --fix .

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, Final, cast
 
+from comfysnap_schema.wire.jobs import Progress, Timings
 from comfysnap_schema.workflow.map import OutputSpec
 from comfysnap_server.backends.local.fork_server import thread_holders
 from comfysnap_server.engine.comfyui.engine import ComfyUIEngine
@@ -50,11 +51,10 @@ class Runner:
         )
         job.input_dir.mkdir(parents=True)
         job.output_dir.mkdir()
-        outcome = execute(self._engine, job, lambda _: None)
-        if outcome.outputs is None:
-            detail = outcome.error.detail if outcome.error else outcome.status
-            return {"error": str(detail)}
-        return {"outputs": _without_urls(outcome.outputs)}
+        end = execute(self._engine, job, lambda _: None).end(Timings(), Progress())
+        if end.outputs is None:
+            return {"error": str(end.error.detail if end.error else end.status)}
+        return {"outputs": _without_urls(end.outputs)}
 
 
 def _without_urls(value: Any) -> Any:

@@ -1,7 +1,6 @@
 """A real uvicorn server in a thread, for tests."""
 
 import threading
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -13,15 +12,20 @@ from comfysnap_server.gateway.serving import GatewayServer
 @contextmanager
 def running(app: FastAPI) -> Generator[GatewayServer]:
     """Serve ``app`` on a free loopback port until the block ends."""
-    server = GatewayServer(app, host="127.0.0.1", port=0)
-    thread = threading.Thread(target=server.run, name="gateway")
+    started = threading.Event()
+    server = GatewayServer(app, host="127.0.0.1", port=0, announce=lambda _: started.set())
+
+    def serve() -> None:
+        try:
+            server.run()
+        finally:
+            started.set()
+
+    thread = threading.Thread(target=serve, name="gateway")
     thread.start()
     try:
-        limit = time.monotonic() + 30
-        while not server.started:
-            if not thread.is_alive() or time.monotonic() > limit:
-                raise RuntimeError("the server did not start")
-            time.sleep(0.005)
+        if not (started.wait(30) and server.started):
+            raise RuntimeError("the server did not start")
         yield server
     finally:
         server.stop()

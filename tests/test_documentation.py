@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract.processes import new_mark, serving
 from tests.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,20 +25,9 @@ def blocks(language: str) -> list[str]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of ``comfysnap serve`` in a process of its own."""
-    command = [*COMFYSNAP, "serve", "--port", "0", "--engine", "simulated"]
-    command += ["--engine-option", "step_seconds=0", "--until-stdin-closes"]
-    command += ["--data", str(tmp_path_factory.mktemp("data"))]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if found := re.search(r"http://127\.0\.0\.1:\d+", line):
-                yield found[0]
-                break
-        else:
-            pytest.fail("the server did not say where it listens")
-        process.communicate(timeout=20)
+    data = tmp_path_factory.mktemp("data")
+    with serving(new_mark(), data, "--engine-option=step_seconds=0") as (_, url):
+        yield url
 
 
 def test_every_python_block_of_the_readme_is_an_example() -> None:
@@ -100,20 +90,91 @@ def test_every_command_of_the_readme_exists_with_its_options(command: list[str])
         assert option in done.stdout
 
 
-def test_every_file_that_the_architecture_names_is_there() -> None:
-    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    table = text.split("## To change X, open Y", 1)[1]
+PACKAGES = {
+    name: ROOT / "packages" / name / "src" / f"comfysnap_{name}"
+    for name in ("schema", "client", "server")
+}
+BASES = {
+    "Who may import whom": PACKAGES["server"],
+    "The same tests on a real ComfyUI": PACKAGES["server"],
+    "ComfyUI in process": PACKAGES["server"] / "engine" / "comfyui",
+}
+"""Where the paths of a section start; others start at the document or at a package's name."""
+FILES_OF_OTHERS = {"main.py", "prepare.py", "workflow.toml", "graph.json"} | {
+    "extra_model_paths.yaml", "extra_paths.yaml",
+}  # fmt: skip
+"""Files of ComfyUI and of a user's project."""
+FILE = re.compile(r"[\w.*-]+(?:/[\w.*-]+)*\.(?:py|toml|txt|md|json|yaml)")
+FOLDER = re.compile(r"[\w.-]+(?:/[\w.-]+)+/?|[\w-]+/")
+
+
+def missing_paths(document: str, start: Path = ROOT) -> list[str]:
+    """The paths in code spans, links and prose of a document that do not exist."""
     missing: list[str] = []
-    for row in re.findall(r"^\| .* \| (.*) \|$", table, re.MULTILINE):
-        folder = ROOT
-        for name in re.findall(r"`([\w./*]+)`", row):
-            head, _, rest = name.partition("/")
-            if head in ("schema", "server", "client"):
-                base = ROOT / "packages" / head / "src" / f"comfysnap_{head}"
-                folder = (base / rest).parent
-                name = str((base / rest).relative_to(ROOT))
-            elif head != "tests" and name.endswith((".py", "/")):
-                name = str((folder / name).relative_to(ROOT))
-            if name.endswith((".py", "/")) and not list(ROOT.glob(name)):
-                missing.append(name)
-    assert missing == []
+    for section in re.split(
+        r"^## ", re.sub(r"^```.*?^```", "", document, flags=re.M | re.S), flags=re.M
+    ):
+        base = BASES.get(section.split("\n", 1)[0], start)
+        for line in section.splitlines():
+            spans = re.findall(r"`([^`]+)`|\]\(([^)#:]+)\)", line)
+            named = [span or link for span, link in spans]
+            named = [name for name in named if FILE.fullmatch(name) or FOLDER.fullmatch(name)]
+            prose = re.sub(r"`[^`]+`|\]\([^)]+\)", " ", line)
+            named += [word for word in re.findall(r"[\w./*-]+", prose) if is_path(word)]
+            folder = base
+            for name in named:
+                package = PACKAGES.get(name.partition("/")[0])
+                if package is not None and "/" in name:
+                    path = package / name.partition("/")[2]
+                    folder = path if name.endswith("/") else path.parent
+                else:
+                    path = folder / name
+                of_others = name in FILES_OF_OTHERS and folder == base
+                if not (of_others or exists(path) or exists(ROOT / name)):
+                    missing.append(name)
+    return missing
+
+
+def is_path(word: str) -> bool:
+    return bool(FILE.fullmatch(word) or (word.endswith("/") and FOLDER.fullmatch(word)))
+
+
+def exists(path: Path) -> bool:
+    return any(path.parent.glob(path.name)) if "*" in path.name else path.exists()
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "tests/control_plane/README.md",
+        "tests/comfyui_tree/README.md",
+    ],
+)
+def test_every_path_in_a_document_exists(document: str) -> None:
+    file = ROOT / document
+    assert missing_paths(file.read_text(encoding="utf-8"), file.parent) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("| a | `schema/workflow/map.py`; more: `nowhere.py` |", ["nowhere.py"]),
+        ("| a | `nowhere/map.py`, `server/errors.py` |", ["nowhere/map.py"]),
+        ("| a | `server/nowhere/` |", ["server/nowhere/"]),
+        ("| a | `client/retry.py`, `emit.py` |", ["emit.py"]),
+        ("read `tests/nowhere` and `tests/servers.py`", ["tests/nowhere"]),
+        (
+            "packages/nowhere.py and docs/nowhere/, or README.md",
+            ["packages/nowhere.py", "docs/nowhere/"],
+        ),
+        ("[here](docs/nowhere.md) and [there](docs/node-packs.md)", ["docs/nowhere.md"]),
+        ("## Who may import whom\n`deploy/app.py`, `deploy/nowhere.py`", ["deploy/nowhere.py"]),
+        ("## ComfyUI in process\n| x | `load.py`, `unload.py` |", ["unload.py"]),
+    ],
+)
+def test_a_wrong_path_is_found_in_tables_code_spans_prose_and_links(
+    text: str, missing: list[str]
+) -> None:
+    assert missing_paths(text) == missing

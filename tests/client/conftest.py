@@ -25,8 +25,8 @@ async def server() -> AsyncIterator[FakeServer]:
         running = uvicorn.Server(
             uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=1)
         )
+        running.server_state.connections = fake.connections
         task = asyncio.create_task(running.serve(sockets=[listening]))
-        fake.connections = running.server_state.connections
         yield fake
         running.should_exit = True
         await task

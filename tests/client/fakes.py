@@ -59,7 +59,26 @@ CONTRACT: dict[str, Any] = {
 }  # fmt: skip
 
 
-Answer = Callable[[Request], Awaitable[Response | None]]
+Handler = Callable[[Request], Awaitable[Response | None]]
+
+
+class Connections(set[Any]):
+    """Open connections, which uvicorn adds and discards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed = asyncio.Event()
+        self.peak = 0
+
+    def add(self, element: Any) -> None:
+        super().add(element)
+        self.peak = max(self.peak, len(self))
+        self.closed.clear()
+
+    def discard(self, element: Any) -> None:
+        super().discard(element)
+        if not self:
+            self.closed.set()
 
 
 class FakeServer:
@@ -71,37 +90,30 @@ class FakeServer:
         self.keys: dict[str, str] = {}
         self.files: dict[str, bytes] = {}
         self.requests: list[Request] = []
-        self.answers: list[tuple[str, Answer]] = []
+        self.handlers: list[tuple[str, Handler]] = []
         self.seen = asyncio.Condition()
         self.outputs: dict[str, Any] | None = {"text": "done"}
-        self.open_requests = 0
-        self.connections: set[Any] = set()
+        self.open_streams = 0
+        self.connections = Connections()
 
-    def on(self, path: str, *answers: Answer) -> None:
+    def on(self, path: str, *handlers: Handler) -> None:
         """Use each handler once, for a path that starts with ``path``; None falls through."""
-        self.answers.extend((path, answer) for answer in answers)
+        self.handlers.extend((path, handler) for handler in handlers)
 
     async def handle(self, request: Request) -> Response:
-        self.open_requests += 1
-        try:
-            return await self._handle(request)
-        finally:
-            self.open_requests -= 1
-
-    async def _handle(self, request: Request) -> Response:
         async with self.seen:
             self.requests.append(request)
             self.seen.notify_all()
-        for place, (path, answer) in enumerate(self.answers):
+        for place, (path, handler) in enumerate(self.handlers):
             if request.url.path.startswith(path):
-                del self.answers[place]
-                response = await answer(request)
+                del self.handlers[place]
+                response = await handler(request)
                 if response is not None:
                     return response
                 break
         kind, _, name = request.url.path.strip("/").partition("/")
-        handler: Callable[[Request, str], Awaitable[Response]] = getattr(self, f"_{kind}")
-        return await handler(request, name)
+        route: Callable[[Request, str], Awaitable[Response]] = getattr(self, f"_{kind}")
+        return await route(request, name)
 
     async def _infer_async(self, request: Request, workflow: str) -> Response:
         return await self.accept(request, workflow)
@@ -110,15 +122,20 @@ class FakeServer:
         """Create the job of a submit, or return that of its idempotency key."""
         key = request.headers["idempotency-key"]
         body = json.loads(await request.body())
-        job_id = self.keys.setdefault(key, f"job_{len(self.keys):026d}")
-        if job_id not in self.jobs:
-            self.jobs[job_id] = {
-                "id": job_id, "workflow": workflow, "status": "queued", "version": 1,
-                "inputs": body, "created_at": datetime.now(UTC).isoformat(),
-            }  # fmt: skip
-            if self.outputs is not None:
-                await self.finish(job_id, outputs=self.outputs)
-        return JSONResponse(self.jobs[job_id], 202)
+        if key not in self.keys:
+            self.keys[key] = await self.create(workflow, body)
+        return JSONResponse(self.jobs[self.keys[key]], 202)
+
+    async def create(self, workflow: str = "draw", inputs: object = None) -> str:
+        """Create a job, with ``outputs`` if they are set, and return its ID."""
+        job_id = f"job_{len(self.jobs):026d}"
+        self.jobs[job_id] = {
+            "id": job_id, "workflow": workflow, "status": "queued", "version": 1,
+            "inputs": inputs or {}, "created_at": datetime.now(UTC).isoformat(),
+        }  # fmt: skip
+        if self.outputs is not None:
+            await self.finish(job_id, outputs=self.outputs)
+        return job_id
 
     async def _check_status(self, request: Request, job_id: str) -> Response:
         if job_id not in self.jobs:
@@ -162,7 +179,17 @@ class FakeServer:
         return Response(content[first:], status, headers={"ETag": '"1"'})
 
     async def _events(self, request: Request, job_id: str) -> Response:
-        return StreamingResponse(self._sse(job_id), media_type="text/event-stream")
+        return StreamingResponse(self._stream(job_id), media_type="text/event-stream")
+
+    async def _stream(self, job_id: str) -> AsyncIterator[str]:
+        self.open_streams += 1
+        try:
+            async for text in self._sse(job_id):
+                yield text
+        finally:
+            async with self.seen:
+                self.open_streams -= 1
+                self.seen.notify_all()
 
     async def _sse(self, job_id: str) -> AsyncIterator[str]:
         version = -1
@@ -210,16 +237,13 @@ class FakeServer:
         async with asyncio.timeout(10), self.seen:
             await self.seen.wait_for(condition)
 
+    async def requested(self, path: str, count: int = 1) -> None:
+        """Wait for ``count`` requests whose path starts with ``path``."""
+        await self.until(lambda: len(self.requests_to(path)) >= count)
+
     def requests_to(self, path: str) -> list[Request]:
         """The requests whose path starts with ``path``."""
         return [request for request in self.requests if request.url.path.startswith(path)]
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for a condition without notification."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 -- files and sockets have no event
-            await asyncio.sleep(0.01)
 
 
 def names(folder: Path) -> list[str]:
@@ -227,27 +251,27 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def answering(response: Response) -> Answer:
+def responding(response: Response) -> Handler:
     """Return a fixed response."""
 
-    async def answer(_request: Request) -> Response:
+    async def respond(_request: Request) -> Response:
         return response
 
-    return answer
+    return respond
 
 
-def holding(until: asyncio.Event) -> Answer:
+def holding(until: asyncio.Event) -> Handler:
     """Hold the request until the event, then fall through."""
 
-    async def answer(_request: Request) -> None:
+    async def hold(_request: Request) -> None:
         await until.wait()
 
-    return answer
+    return hold
 
 
-def refused(status: int, code: str, **headers: str) -> Answer:
+def rejecting(status: int, code: str, **headers: str) -> Handler:
     """Return a problem."""
-    return answering(problem(status, code, **headers))
+    return responding(problem(status, code, **headers))
 
 
 def problem(status: int, code: str, **headers: str) -> Response:

@@ -2,10 +2,11 @@
 
 import inspect
 import threading
-import time
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 import comfysnap_client
@@ -14,6 +15,16 @@ from comfysnap_client.testing import MockServer
 from tests.client.fakes import DrawInput, DrawOutput
 
 FOX = DrawInput(prompt="a fox")
+
+
+def setting(polled: threading.Event) -> dict[str, list[Any]]:
+    """Event hooks that set ``polled`` at the first status request."""
+
+    async def hook(request: httpx.Request) -> None:
+        if request.url.path.startswith("/check_status"):
+            polled.set()
+
+    return {"request": [hook]}
 
 
 @pytest.mark.parametrize("kind", ["Client", "Job"])
@@ -59,8 +70,8 @@ def test_everything_works_without_a_loop(comfysnap_server: MockServer, tmp_path:
         assert client.job(job.id).result().values["text"] == "a fox"
         assert next(client.jobs()).id == job.id
         assert [r.output.text for r in client.map([FOX, FOX])] == ["a fox"] * 2
-        with pytest.raises(NotFound):
-            client.workflows()
+        assert [workflow.name for workflow in client.workflows()] == ["draw"]
+        assert client.workflow("draw").contract == "c0ffee"
         with pytest.raises(NotFound):
             client.workflow("x")
     assert 0.5 in seen
@@ -73,11 +84,12 @@ async def test_it_works_inside_a_running_event_loop(comfysnap_server: MockServer
 
 
 def test_leaving_an_iteration_early_closes_it(comfysnap_server: MockServer) -> None:
-    comfysnap_server.on(DrawInput).succeeds(DrawOutput())
+    comfysnap_server.on(DrawInput).succeeds(DrawOutput()).hangs().succeeds(DrawOutput())
     with blocking.Client.from_env() as client:
-        for result in client.map([FOX] * 5, concurrency=1):
+        for result in client.map([FOX] * 2, concurrency=2):
             assert result.index == 0
             break
+        assert comfysnap_server.requests[-1].startswith("POST /cancel/")
         results = client.map([FOX])
         next(results)
         client.close()
@@ -99,12 +111,13 @@ def test_ctrl_c_cancels_the_job(
 ) -> None:
     comfysnap_server.on(DrawInput).hangs()
 
+    polled = threading.Event()
+
     def interrupted(self: "Future[object]", timeout: float | None = None) -> object:
-        while not any(r.startswith("GET /check_status") for r in comfysnap_server.requests):
-            time.sleep(0.01)
+        assert polled.wait(10)
         raise KeyboardInterrupt
 
-    with blocking.Client.from_env() as client:
+    with blocking.Client.from_env(event_hooks=setting(polled)) as client:
         with monkeypatch.context() as patched:
             patched.setattr(Future, "result", interrupted)
             with pytest.raises(KeyboardInterrupt):
@@ -141,11 +154,11 @@ def test_the_client_cannot_be_used_in_a_callback(comfysnap_server: MockServer) -
 
 def test_closing_ends_a_wait_on_another_thread(comfysnap_server: MockServer) -> None:
     comfysnap_server.on(DrawInput).hangs()
-    client = blocking.Client(comfysnap_server.url)
+    polled = threading.Event()
+    client = blocking.Client(comfysnap_server.url, event_hooks=setting(polled))
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(client.infer_sync, FOX)
-        while not any(r.startswith("GET /check_status") for r in comfysnap_server.requests):
-            time.sleep(0.01)
+        assert polled.wait(10)
         client.close()
         with pytest.raises(CancelledError):
             waiting.result(10)

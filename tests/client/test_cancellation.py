@@ -7,21 +7,21 @@ from collections.abc import AsyncIterator, Awaitable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from comfysnap_client import Client, DeadlineExceeded, PollPolicy, job_id_of
+from comfysnap_client import Client, DeadlineExceeded, OnProgress, PollPolicy, job_id_of
 from tests.client.fakes import (
     QUICK,
     DrawInput,
     DrawOutput,
     FakeServer,
-    answering,
-    eventually,
     holding,
     names,
     problem,
+    responding,
 )
 
 FOX = DrawInput(prompt="a fox")
@@ -45,9 +45,12 @@ async def cancel_during(
     def left() -> list[asyncio.Task[Any]]:
         return [t for t in asyncio.all_tasks() - before if not any(s in repr(t) for s in servers)]
 
-    # Generators inside httpx end in a task of one turn of the loop.
-    await eventually(lambda: left() == [])
-    await eventually(lambda: not server.connections)
+    if ending := left():  # generators inside httpx end in a task of one turn of the loop
+        await asyncio.wait(ending, timeout=5)
+    assert left() == []
+    if server.connections:
+        async with asyncio.timeout(5):
+            await server.connections.closed.wait()
     return caught.value
 
 
@@ -61,9 +64,22 @@ async def test_a_call_cancelled_while_connecting_sends_nothing() -> None:
         full.listen(0)
         filler.setblocking(False)
         filler.connect_ex(full.getsockname())
-        async with Client(f"http://127.0.0.1:{full.getsockname()[1]}") as client:
+        connecting = asyncio.Event()
+
+        async def hook(request: httpx.Request) -> None:
+            observe = request.extensions["trace"]
+
+            async def trace(name: str, info: dict[str, Any]) -> None:
+                await observe(name, info)
+                if name == "connection.connect_tcp.started":
+                    connecting.set()
+
+            request.extensions["trace"] = trace
+
+        url = f"http://127.0.0.1:{full.getsockname()[1]}"
+        async with Client(url, event_hooks={"request": [hook]}) as client:
             task = asyncio.create_task(client.infer_sync(FOX))
-            await asyncio.sleep(0.2)
+            await connecting.wait()
             started = time.monotonic()
             task.cancel()
             with pytest.raises(asyncio.CancelledError) as caught:
@@ -81,7 +97,7 @@ async def test_a_submit_cancelled_before_the_job_exists_is_replayed_and_cancelle
     error = await cancel_during(
         client,
         client.infer_sync(FOX),
-        server.until(lambda: bool(server.requests_to("/infer_async"))),
+        server.requested("/infer_async"),
         server,
     )
     go_on.set()
@@ -119,31 +135,16 @@ async def test_a_call_cancelled_while_receiving_the_response_cancels_the_job(
     assert job_id_of(error) == next(iter(server.jobs))
 
 
-async def test_a_call_cancelled_while_polling_cancels_the_job(
-    client: Client, server: FakeServer
+@pytest.mark.parametrize("on_progress", [None, id], ids=["polling", "following progress"])
+async def test_a_call_cancelled_while_waiting_cancels_the_job(
+    client: Client, server: FakeServer, on_progress: OnProgress | None
 ) -> None:
     server.outputs = None
-    error = await cancel_during(
-        client,
-        client.infer_sync(FOX),
-        server.until(lambda: bool(server.requests_to("/check_status"))),
-        server,
-    )
+    work = client.infer_sync(FOX, on_progress=on_progress)
+    error = await cancel_during(client, work, server.requested("/check_status"), server)
 
     assert statuses(server) == ["cancelled"]
     assert job_id_of(error) == next(iter(server.jobs))
-
-
-async def test_a_call_cancelled_while_following_progress_cancels_the_job(
-    client: Client, server: FakeServer
-) -> None:
-    server.outputs = None
-    work = client.infer_sync(FOX, on_progress=lambda progress: progress)
-    await cancel_during(
-        client, work, server.until(lambda: bool(server.requests_to("/check_status"))), server
-    )
-
-    assert statuses(server) == ["cancelled"]
 
 
 async def test_a_cancelled_download_leaves_no_partial_file(
@@ -165,7 +166,7 @@ async def test_a_cancelled_download_leaves_no_partial_file(
     await cancel_during(
         client,
         output.images[0].save(tmp_path),
-        eventually(lambda: part_size(tmp_path) > 0),
+        part_written(tmp_path),
         server,
     )
     never.set()
@@ -173,12 +174,22 @@ async def test_a_cancelled_download_leaves_no_partial_file(
     assert names(tmp_path) == []
 
 
-def part_size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir())
+async def part_written(folder: Path) -> None:
+    def size() -> int:
+        return sum(path.stat().st_size for path in folder.iterdir())
+
+    async with asyncio.timeout(10):
+        while size() == 0:  # noqa: ASYNC110 -- a growing file has no event
+            await asyncio.sleep(0.01)
 
 
 async def test_a_timeout_cancels_the_job_and_carries_it(client: Client, server: FakeServer) -> None:
     server.outputs = None
+
+    async def at_once(_request: Request) -> Response:
+        return JSONResponse(next(iter(server.jobs.values())))
+
+    server.on("/check_status", at_once)
     with pytest.raises(DeadlineExceeded) as caught:
         await client.infer_sync(FOX, timeout=0.3)
 
@@ -186,7 +197,8 @@ async def test_a_timeout_cancels_the_job_and_carries_it(client: Client, server: 
     error = caught.value
     assert isinstance(error, TimeoutError)
     assert error.job_id == next(iter(server.jobs))
-    assert error.record is None or error.record.id == error.job_id
+    assert error.record is not None
+    assert error.record.id == error.job_id
     assert server.requests[0].query_params["timeout"] == "0.300"
 
 
@@ -248,7 +260,7 @@ async def test_a_failed_cancellation_does_not_hide_the_timeout(
     client: Client, server: FakeServer
 ) -> None:
     server.outputs = None
-    server.on("/cancel", answering(problem(404, "unknown_job")))
+    server.on("/cancel", responding(problem(404, "unknown_job")))
     with pytest.raises(DeadlineExceeded):
         await client.infer_sync(FOX, timeout=0.2)
 
@@ -260,9 +272,9 @@ async def test_cancelling_twice_returns_at_once_and_still_cancels_the_job(
     go_on = asyncio.Event()
     server.on("/cancel", holding(go_on))
     task = asyncio.create_task(client.infer_sync(FOX))
-    await server.until(lambda: bool(server.requests_to("/check_status")))
+    await server.requested("/check_status")
     task.cancel()
-    await server.until(lambda: bool(server.requests_to("/cancel")))
+    await server.requested("/cancel")
     task.cancel()
     with pytest.raises(asyncio.CancelledError) as caught:
         await task
@@ -278,7 +290,7 @@ async def test_a_slow_response_cannot_exceed_the_deadline(server: FakeServer) ->
         async def body() -> AsyncIterator[bytes]:
             while True:
                 yield b" "
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.02)  # the slowness under test
 
         return StreamingResponse(body())
 
@@ -294,7 +306,7 @@ async def test_a_failed_replay_does_not_hide_the_timeout(
     client: Client, server: FakeServer
 ) -> None:
     go_on = asyncio.Event()
-    server.on("/infer_async", holding(go_on), answering(problem(401, "unauthorized")))
+    server.on("/infer_async", holding(go_on), responding(problem(401, "unauthorized")))
     with pytest.raises(DeadlineExceeded) as caught:
         await client.infer_async(FOX, timeout=0.2)
     go_on.set()

@@ -17,11 +17,12 @@ from comfysnap_client import (
     NotFound,
     PollPolicy,
     Progress,
+    polling,
     sse,
 )
 from comfysnap_client.polling import LongPolls, Polled
 from comfysnap_client.retry import Deadline
-from tests.client.fakes import DrawInput, DrawOutput, FakeServer, answering, problem, refused
+from tests.client.fakes import DrawInput, DrawOutput, FakeServer, problem, rejecting, responding
 
 FOX = DrawInput(prompt="a fox")
 
@@ -65,23 +66,23 @@ async def test_an_interrupted_stream_resumes_after_the_last_event(
 
         return StreamingResponse(body(), media_type="text/event-stream")
 
-    server.on("/events", cut, refused(503, "unavailable"))
+    server.on("/events", cut, rejecting(503, "unavailable"))
     events = [event async for event in job.events()]
     assert types(events) == ["status", "done"]
     assert server.requests_to("/events")[-1].headers["last-event-id"] == "1"
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [problem(404, "not_found"), problem(405, "method_not_allowed"), PlainTextResponse("no stream")],
 )
 async def test_without_a_stream_polls_report_the_same_events(
-    client: Client, server: FakeServer, answer: Response
+    client: Client, server: FakeServer, response: Response
 ) -> None:
     server.outputs = None
-    server.on("/events", answering(answer))
+    server.on("/events", responding(response))
     job = await client.infer_async(FOX)
-    server.on("/check_status", refused(503, "unavailable"))
+    server.on("/check_status", rejecting(503, "unavailable"))
     events: list[JobEvent] = []
     async for event in job.events():
         events.append(event)
@@ -95,7 +96,7 @@ async def test_without_a_stream_polls_report_the_same_events(
 
 async def test_empty_streams_fall_back_to_polls(client: Client, server: FakeServer) -> None:
     empty = StreamingResponse(iter(()), media_type="text/event-stream")
-    server.on("/events", answering(empty), answering(empty))
+    server.on("/events", responding(empty), responding(empty))
     job = await client.infer_async(FOX)
     assert types([event async for event in job.events()]) == ["done"]
     assert len(server.requests_to("/events")) == 2
@@ -106,18 +107,18 @@ async def test_an_oversized_event_falls_back_to_polls(
 ) -> None:
     monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 1000)
     lines = iter([b"data: " + b"x" * 300 + b"\n"] * 5)
-    server.on("/events", answering(StreamingResponse(lines, media_type="text/event-stream")))
+    server.on("/events", responding(StreamingResponse(lines, media_type="text/event-stream")))
     job = await client.infer_async(FOX)
     assert types([event async for event in job.events()]) == ["done"]
     assert len(server.requests_to("/events")) == 1
 
 
 async def test_an_unknown_job_has_no_events(client: Client, server: FakeServer) -> None:
-    server.on("/events", refused(404, "unknown_job"))
+    server.on("/events", rejecting(404, "unknown_job"))
     with pytest.raises(NotFound):
         [event async for event in client.job("job_x", DrawOutput).events()]
 
-    server.on("/events", refused(404, "not_found"))
+    server.on("/events", rejecting(404, "not_found"))
     with pytest.raises(NotFound):
         [event async for event in client.job("job_x", DrawOutput).events()]
 
@@ -129,25 +130,26 @@ async def test_leaving_the_events_early_closes_the_stream(
     job = await client.infer_async(FOX)
     async with aclosing(job.events()) as events:
         assert (await anext(events)).type == "status"
-        assert server.open_requests == 0  # the stream runs outside of its handler
+        assert server.open_streams == 1
+    await server.until(lambda: server.open_streams == 0)
 
 
 async def test_progress_reaches_the_callback_and_a_failing_callback_does_not_end_the_wait(
     client: Client, server: FakeServer
 ) -> None:
     server.outputs = None
-    seen: list[float] = []
+    shown = asyncio.Event()
 
     def show(progress: Progress) -> None:
-        seen.append(progress.fraction)
+        if progress.fraction == 0.5:
+            shown.set()
 
     waiting = asyncio.create_task(client.infer_sync(FOX, on_progress=show))
-    await server.until(lambda: bool(server.requests_to("/check_status")))
+    await server.requested("/check_status")
     job_id = next(iter(server.jobs))
     await server.finish(job_id, status="running", progress=half_done(0.5))
     async with asyncio.timeout(5):
-        while 0.5 not in seen:  # noqa: ASYNC110 -- the callback has no event
-            await asyncio.sleep(0.01)
+        await shown.wait()
     await server.finish(job_id, outputs={"text": "done"})
     assert (await waiting).text == "done"
     assert server.requests_to("/events") == []
@@ -194,7 +196,7 @@ async def test_events_already_reported_are_not_repeated(client: Client, server: 
 
 async def test_polls_report_progress_within_one_status(client: Client, server: FakeServer) -> None:
     server.outputs = None
-    server.on("/events", refused(404, "not_found"))
+    server.on("/events", rejecting(404, "not_found"))
     job = await client.infer_async(FOX)
     await server.finish(job.id, status="running", progress=half_done(0.25))
     seen: list[float] = []
@@ -208,14 +210,27 @@ async def test_polls_report_progress_within_one_status(client: Client, server: F
     assert seen == [0.25, 0.5]
 
 
-async def test_a_held_poll_is_followed_by_the_next_without_a_pause() -> None:
-    policy_with_long_pauses = PollPolicy(hold=0.02, initial=60)
+class Clock:
+    """A clock that only the test advances."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+async def test_a_held_poll_is_followed_by_the_next_without_a_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(polling, "time", clock)
+    policy_with_long_pauses = PollPolicy(hold=20, initial=60)
     record = {"id": "job_1", "workflow": "draw", "version": 1, "created_at": "2026-01-01T00:00:00Z"}
-    answers = iter(["queued", "queued", "succeeded"])
+    statuses = iter(["queued", "queued", "succeeded"])
 
     async def held(job_id: str, *, hold: float, after: int | None) -> Polled:
-        await asyncio.sleep(hold)
-        return JobRecord.model_validate({**record, "status": next(answers)}), None
+        clock.now += hold
+        return JobRecord.model_validate({**record, "status": next(statuses)}), None
 
     polls = LongPolls(held, policy_with_long_pauses, slots=1)
     final = await polls.wait("job_1", Deadline.after(5), lambda _: None)
@@ -236,10 +251,10 @@ async def test_a_follower_replaces_a_poll_that_would_not_report_changes(
     client: Client, server: FakeServer
 ) -> None:
     server.outputs = None
-    server.on("/events", refused(404, "not_found"))
+    server.on("/events", rejecting(404, "not_found"))
     job = await client.infer_async(FOX)
     waiting = [asyncio.create_task(job.wait()) for _ in range(2)]
-    await server.until(lambda: len(server.requests_to("/check_status")) == 1)
+    await server.requested("/check_status", 1)
     assert "after" not in server.requests_to("/check_status")[0].query_params
     seen: list[str] = []
     async for event in job.events():
@@ -256,14 +271,14 @@ async def test_events_do_not_keep_an_abandoned_job_alive(
     client: Client, server: FakeServer
 ) -> None:
     server.outputs = None
-    server.on("/events", refused(404, "not_found"))
+    server.on("/events", rejecting(404, "not_found"))
     job = await client.infer_async(FOX)
 
     async def follow() -> list[JobEvent]:
         return [event async for event in job.events()]
 
     following = asyncio.create_task(follow())
-    await server.until(lambda: bool(server.requests_to("/check_status")))
+    await server.requested("/check_status")
     with pytest.raises(DeadlineExceeded):
         await job.wait(timeout=0.1)
     assert types(await following)[-1] == "done"
@@ -283,7 +298,7 @@ async def test_a_poll_that_fails_for_good_ends_every_wait(
 
     server.on("/check_status", refuse)
     waiting = [asyncio.create_task(job.wait()) for _ in range(3)]
-    await server.until(lambda: bool(server.requests_to("/check_status")))
+    await server.requested("/check_status")
     go_on.set()
     errors = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(error) for error in errors] == [NotFound] * 3
@@ -294,10 +309,10 @@ async def test_a_follower_without_the_current_state_gets_it_at_once(
     client: Client, server: FakeServer
 ) -> None:
     server.outputs = None
-    server.on("/events", refused(404, "not_found"))
+    server.on("/events", rejecting(404, "not_found"))
     job = await client.infer_async(FOX)
     waiting = asyncio.create_task(job.wait(on_progress=lambda progress: progress))
-    await server.until(lambda: len(server.requests_to("/check_status")) == 1)
+    await server.requested("/check_status", 1)
     assert server.requests_to("/check_status")[0].query_params["after"] == "1"
     async with asyncio.timeout(5), aclosing(job.events()) as events:
         assert (await anext(events)).type == "status"

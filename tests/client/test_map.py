@@ -21,13 +21,13 @@ def inputs(count: int) -> Iterator[DrawInput]:
 def echoing(server: FakeServer) -> None:
     """Make each job return its prompt."""
 
-    async def answer(request: Request) -> Response:
-        server.on("/infer_async", answer)
+    async def echo(request: Request) -> Response:
+        server.on("/infer_async", echo)
         body = await request.json()
         server.outputs = {"text": body["prompt"]}
         return await server.accept(request, "draw")
 
-    server.on("/infer_async", answer)
+    server.on("/infer_async", echo)
 
 
 async def collect(results: Any) -> list[Any]:
@@ -96,7 +96,7 @@ async def test_a_slow_first_input_does_not_block_the_others(
     server.on("/infer_async", holding(go_on))
     results = client.map(inputs(20), concurrency=2)
     first = asyncio.create_task(anext(results))
-    await server.until(lambda: len(server.requests_to("/infer_async")) == 4)
+    await server.requested("/infer_async", 4)
     assert not first.done()
     go_on.set()
     assert (await first).index == 0
@@ -107,7 +107,7 @@ async def test_leaving_early_cancels_running_jobs(client: Client, server: FakeSe
     server.outputs = None
     results = client.map(inputs(10), concurrency=3)
     first = asyncio.create_task(anext(results))
-    await server.until(lambda: len(server.requests_to("/check_status")) == 3)
+    await server.requested("/check_status", 3)
     await server.finish(next(iter(server.jobs)), outputs={})
     await first
     await results.aclose()
@@ -122,13 +122,14 @@ async def test_a_failing_input_iterator_ends_the_map_and_cancels_its_jobs(
 ) -> None:
     server.outputs = None
 
-    def broken() -> Iterator[DrawInput]:
-        yield from inputs(1)
+    async def broken() -> AsyncIterator[DrawInput]:
+        yield DrawInput(prompt="x")
+        await server.requested("/check_status")
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         await collect(client.map(broken()))
-    assert all(job["status"] == "cancelled" for job in server.jobs.values())
+    assert [job["status"] for job in server.jobs.values()] == ["cancelled"]
 
 
 async def test_no_inputs_give_no_results_and_concurrency_must_be_positive(client: Client) -> None:
@@ -137,13 +138,13 @@ async def test_no_inputs_give_no_results_and_concurrency_must_be_positive(client
         await collect(client.map((), concurrency=0))
 
 
-async def test_a_thousand_waits_share_the_connections(server: FakeServer) -> None:
+async def test_many_waits_share_the_connections(server: FakeServer) -> None:
     server.outputs = None
     async with Client(server.url, max_connections=10) as client:
         jobs = [await client.infer_async(one) for one in inputs(60)]
         waiting = [asyncio.create_task(job.result()) for job in jobs]
-        await server.until(lambda: bool(server.requests_to("/check_status")))
+        await server.requested("/check_status")
         for job in jobs:
             await server.finish(job.id, outputs={"text": "done"})
         assert len(await asyncio.gather(*waiting)) == 60
-        assert len(server.connections) <= 10
+        assert server.connections.peak <= 10

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
@@ -88,7 +88,11 @@ def test_retry_after_in_seconds_or_as_a_date(headers: dict[str, str], seconds: f
 
 
 def test_a_retry_after_date_without_a_date_header_uses_the_local_clock() -> None:
-    assert retry_after({"retry-after": format_datetime(datetime.now(UTC))}) == 0
+    now = datetime.now(UTC)
+    assert retry_after({"retry-after": format_datetime(now)}) == 0
+    later = retry_after({"retry-after": format_datetime(now + timedelta(seconds=100))})
+    assert later is not None
+    assert 90 < later <= 100
 
 
 def test_polls_back_off_with_jitter_and_retry_after_takes_precedence() -> None:

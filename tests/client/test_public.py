@@ -2,13 +2,10 @@
 
 import importlib
 import inspect
-import json
 import logging
-import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,7 +14,7 @@ import pytest
 import comfysnap_client
 from comfysnap_client import Client, ComfysnapError, blocking, testing
 from comfysnap_client.errors import APIError, JobError
-from tests.client.fakes import DrawInput, FakeServer, refused
+from tests.client.fakes import DrawInput, FakeServer, rejecting
 
 PUBLIC = [
     "NO_RETRY", "APIError", "Client", "ComfysnapError", "ConnectionFailed", "ContractMismatch",
@@ -27,7 +24,6 @@ PUBLIC = [
     "PollPolicy", "Progress", "RateLimited", "RetryPolicy", "ServerError", "TooLarge",
     "Unauthorized", "UnexpectedResponse", "UntypedOutput", "job_id_of", "untyped",
 ]  # fmt: skip
-BIN = Path(sys.executable).parent
 
 
 def test_the_public_names_are_these() -> None:
@@ -66,20 +62,6 @@ def test_the_error_tree_in_the_docstring_is_complete() -> None:
     assert set(APIError.__subclasses__()) & set(JobError.__subclasses__()) == set()
 
 
-@pytest.mark.parametrize("package", ["comfysnap_client", "comfysnap_schema"])
-def test_the_types_are_complete(package: str) -> None:
-    ran = subprocess.run(
-        [BIN / "pyright", "--verifytypes", package, "--ignoreexternal", "--outputjson"],
-        capture_output=True, text=True, check=False,
-        env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"},
-    )  # fmt: skip
-    report = json.loads(ran.stdout)["typeCompleteness"]
-    incomplete = [
-        one["name"] for one in report["symbols"] if one["isExported"] and not one["isTypeKnown"]
-    ]
-    assert incomplete == []
-
-
 def test_importing_the_plug_ins_loads_no_http_library() -> None:
     code = (
         "import sys, comfysnap_client.cli, comfysnap_client.pytest_plugin\n"
@@ -90,27 +72,27 @@ def test_importing_the_plug_ins_loads_no_http_library() -> None:
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("make", "argument"),
     [
-        lambda: Client("ftp://x"),
-        lambda: Client("nothing"),
-        lambda: Client("http://"),
-        lambda: Client("http://a:b"),
-        lambda: Client("http://a:99999"),
-        lambda: Client("https://user:pass@host"),
-        lambda: Client("https://host?key=1"),
-        lambda: Client("https://host", modal_key="only"),
-        lambda: Client("https://host", api_key="a\nb"),
-        lambda: Client("https://host", timeout=-1),
-        lambda: Client("https://host", max_connections=1),
-        lambda: Client.from_env(),
+        (lambda: Client("ftp://x"), "base_url"),
+        (lambda: Client("nothing"), "base_url"),
+        (lambda: Client("http://"), "base_url"),
+        (lambda: Client("http://a:b"), "base_url"),
+        (lambda: Client("http://a:99999"), "base_url"),
+        (lambda: Client("https://user:pass@host"), "base_url"),
+        (lambda: Client("https://host?key=1"), "base_url"),
+        (lambda: Client("https://host", modal_key="only"), "modal_secret"),
+        (lambda: Client("https://host", api_key="a\nb"), "key"),
+        (lambda: Client("https://host", timeout=-1), "timeout"),
+        (lambda: Client("https://host", max_connections=1), "max_connections"),
+        (lambda: Client.from_env(), "COMFYSNAP_URL"),
     ],
 )
-def test_invalid_arguments_are_rejected_by_the_constructor(
-    make: Callable[[], Client], monkeypatch: pytest.MonkeyPatch
+def test_an_invalid_argument_is_rejected_by_its_name(
+    make: Callable[[], Client], argument: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("COMFYSNAP_URL", raising=False)
-    with pytest.raises(ValueError, match=r"\w") as caught:
+    with pytest.raises(ValueError, match=rf"\b{argument}\b") as caught:
         make()
     assert "pass" not in str(caught.value)
 
@@ -134,7 +116,7 @@ async def test_from_env_reads_address_and_keys(
 
 
 async def test_a_path_prefix_is_kept(server: FakeServer) -> None:
-    server.on("/prefix", refused(404, "unknown_job"))
+    server.on("/prefix", rejecting(404, "unknown_job"))
     async with Client(f"{server.url}/prefix/") as client:
         with pytest.raises(ComfysnapError):
             await client.check_status("job_x")
@@ -146,11 +128,11 @@ async def test_no_secret_in_any_log_repr_or_exception(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     secrets = {"api_key": "sesame-1", "modal_key": "wk-2", "modal_secret": "ws-3"}
-    server.on("/infer_async", refused(503, "unavailable", retry_after="0"))
+    server.on("/infer_async", rejecting(503, "unavailable", retry_after="0"))
     async with Client(server.url, **secrets) as client:  # pyright: ignore[reportArgumentType] -- strings
         job = await client.infer_async(DrawInput(prompt="x"))
         await job.result()
-        server.on("/check_status", refused(401, "unauthorized"))
+        server.on("/check_status", rejecting(401, "unauthorized"))
         with pytest.raises(ComfysnapError) as caught:
             await client.check_status(job.id)
         output = [caplog.text, repr(client), repr(job), repr(caught.value), str(caught.value)]
@@ -196,6 +178,6 @@ async def test_jobs_come_page_by_page_and_workflows_as_listed(server: FakeServer
         ]  # fmt: skip
         assert [entry.name for entry in await client.workflows()] == ["draw"]
         assert (await client.workflow("draw")).contract == "c0ffee"
-        server.on("/workflows", refused(200, "what"))
+        server.on("/workflows", rejecting(200, "what"))
         with pytest.raises(comfysnap_client.UnexpectedResponse):
             await client.workflows()

@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import time
 
 import httpx
 import pytest
@@ -21,6 +22,7 @@ from comfysnap_client import (
     JobFailed,
     NotFound,
     OutputExpired,
+    PollPolicy,
     RateLimited,
     RetryPolicy,
     ServerError,
@@ -30,12 +32,11 @@ from comfysnap_client import (
 )
 from tests.client.fakes import (
     QUICK,
-    QUICK_POLLS,
     DrawInput,
     FakeServer,
-    answering,
     problem,
-    refused,
+    rejecting,
+    responding,
 )
 
 FOX = DrawInput(prompt="a fox")
@@ -49,10 +50,12 @@ async def test_one_key_for_every_attempt_of_a_submit_and_one_job(
     client: Client, server: FakeServer
 ) -> None:
     async def lose(request: Request) -> Response:
-        await server.accept(request, "draw")  # the job is made, the answer is lost
+        await server.accept(request, "draw")  # the job is created, the response is lost
         return problem(502, "internal")
 
-    server.on("/infer_async", refused(503, "unavailable", retry_after="0"), lose, refused(429, "x"))
+    server.on(
+        "/infer_async", rejecting(503, "unavailable", retry_after="0"), lose, rejecting(429, "x")
+    )
     await client.infer_sync(FOX)
 
     assert len(server.requests_to("/infer_async")) == 4
@@ -73,7 +76,7 @@ async def test_each_submit_has_its_own_key_unless_the_caller_sets_one(
 
 async def test_the_final_failure_carries_all_details(server: FakeServer) -> None:
     async with Client(server.url, retry=RetryPolicy(attempts=3, initial=0.01)) as client:
-        server.on("/infer_async", *[refused(503, "unavailable")] * 3)
+        server.on("/infer_async", *[rejecting(503, "unavailable")] * 3)
         with pytest.raises(ServerError) as caught:
             await client.infer_sync(FOX)
 
@@ -144,7 +147,7 @@ async def test_an_invalid_certificate_is_not_retried() -> None:
 async def test_a_pause_that_exceeds_the_deadline_fails_at_once(
     client: Client, server: FakeServer
 ) -> None:
-    server.on("/check_status", refused(429, "rate_limited", retry_after="60"))
+    server.on("/check_status", rejecting(429, "rate_limited", retry_after="60"))
     async with asyncio.timeout(5):
         with pytest.raises(DeadlineExceeded) as caught:
             await client.check_status("job_x", timeout=10)
@@ -154,7 +157,7 @@ async def test_a_pause_that_exceeds_the_deadline_fails_at_once(
 
 
 async def test_a_too_long_retry_after_ends_the_call(client: Client, server: FakeServer) -> None:
-    server.on("/check_status", refused(503, "unavailable", retry_after="3600"))
+    server.on("/check_status", rejecting(503, "unavailable", retry_after="3600"))
     with pytest.raises(ServerError) as caught:
         await client.check_status("job_x")
     assert caught.value.retry_after == 3600
@@ -180,7 +183,7 @@ async def test_a_too_long_retry_after_ends_the_call(client: Client, server: Fake
 async def test_the_code_selects_the_class_and_an_unknown_code_is_an_api_error(
     server: FakeServer, status: int, code: str, kind: type[APIError]
 ) -> None:
-    server.on("/check_status", refused(status, code))
+    server.on("/check_status", rejecting(status, code))
     async with Client(server.url, retry=RetryPolicy(attempts=1)) as client:
         with pytest.raises(APIError) as caught:
             await client.check_status("job_x")
@@ -195,7 +198,7 @@ async def test_invalid_inputs_are_reported_by_field(client: Client, server: Fake
         "code": "invalid_input",
         "fields": [{"field": "prompt", "message": "long"}],
     }
-    server.on("/infer_async", answering(
+    server.on("/infer_async", responding(
         JSONResponse(body, 422, media_type="application/problem+json")
     ))  # fmt: skip
     with pytest.raises(InvalidInput) as caught:
@@ -216,7 +219,7 @@ async def test_invalid_inputs_are_reported_by_field(client: Client, server: Fake
 async def test_a_foreign_response_is_an_unexpected_response(
     client: Client, server: FakeServer, response: Response
 ) -> None:
-    server.on("/check_status", answering(response))
+    server.on("/check_status", responding(response))
     with pytest.raises(UnexpectedResponse) as caught:
         await client.check_status("job_x")
     assert "secret" not in str(caught.value)
@@ -228,8 +231,8 @@ async def test_a_303_is_followed_by_get_on_the_same_origin(
     await client.infer_async(FOX)
     job_id = next(iter(server.jobs))
     hop = RedirectResponse(f"/check_status/{job_id}?hop=1", 303)
-    server.on("/infer_async", answering(hop))
-    server.on("/check_status", answering(hop))
+    server.on("/infer_async", responding(hop))
+    server.on("/check_status", responding(hop))
     job = await client.infer_async(FOX)
 
     assert job.id == job_id
@@ -242,14 +245,14 @@ async def test_a_303_to_another_origin_or_in_a_loop_is_rejected(
     client: Client, server: FakeServer
 ) -> None:
     for place in ("http://127.0.0.2:1/x", ""):
-        server.on("/check_status", answering(RedirectResponse(place, 303)))
-        server.answers[-1:] = [(server.answers[-1][0], server.answers[-1][1])] * 21
+        server.on("/check_status", responding(RedirectResponse(place, 303)))
+        server.handlers[-1:] = [(server.handlers[-1][0], server.handlers[-1][1])] * 21
         with pytest.raises(UnexpectedResponse) as caught:
             await client.check_status("job_x")
         assert caught.value.status == 303
-        server.answers.clear()
+        server.handlers.clear()
 
-    server.on("/", *[answering(RedirectResponse("/check_status/job_x", 303))] * 22)
+    server.on("/", *[responding(RedirectResponse("/check_status/job_x", 303))] * 22)
     with pytest.raises(UnexpectedResponse):
         await client.check_status("job_x")
 
@@ -257,11 +260,11 @@ async def test_a_303_to_another_origin_or_in_a_loop_is_rejected(
 async def test_a_dropped_poll_never_ends_a_wait(client: Client, server: FakeServer) -> None:
     server.outputs = None
     job = await client.infer_async(FOX)
-    server.on("/check_status", *[refused(503, "unavailable")] * 15)
-    server.on("/check_status", answering(JSONResponse(server.jobs[job.id])))
-    server.on("/check_status", answering(PlainTextResponse("a proxy's page", 404)))
+    server.on("/check_status", *[rejecting(503, "unavailable")] * 15)
+    server.on("/check_status", responding(JSONResponse(server.jobs[job.id])))
+    server.on("/check_status", responding(PlainTextResponse("a proxy's page", 404)))
     waiting = asyncio.create_task(job.result())
-    await server.until(lambda: len(server.requests_to("/check_status")) == 18)
+    await server.requested("/check_status", 18)
     await server.finish(job.id, outputs={"text": "done"})
 
     assert (await waiting).text == "done"
@@ -276,24 +279,34 @@ async def test_a_wait_for_an_unknown_job_ends_at_once(client: Client, server: Fa
 async def test_a_foreign_response_ends_a_wait_that_never_saw_its_job(
     client: Client, server: FakeServer
 ) -> None:
-    server.on("/check_status", answering(PlainTextResponse("shop", 404)))
+    server.on("/check_status", responding(PlainTextResponse("shop", 404)))
     with pytest.raises(UnexpectedResponse):
         await client.job("job_x").result()
 
 
 async def test_polls_that_are_not_held_back_off(server: FakeServer) -> None:
     server.outputs = None
+    pauses: list[tuple[int, float]] = []
+
+    class Recorded(PollPolicy):
+        def pause(self, streak: int, *, hint: float | None = None, rand: float) -> float:
+            pause = super().pause(streak, hint=hint, rand=rand)
+            pauses.append((streak, pause))
+            return pause
 
     async def at_once(request: Request) -> Response:
         return JSONResponse(server.jobs[request.url.path.rpartition("/")[2]])
 
     server.on("/check_status", *[at_once] * 6)
-    async with Client(server.url, polling=QUICK_POLLS) as client:
+    async with Client(server.url, polling=Recorded(initial=0.01, maximum=0.05)) as client:
         job = await client.infer_async(FOX)
+        started = time.monotonic()
         waiting = asyncio.create_task(job.result())
-        await server.until(lambda: len(server.requests_to("/check_status")) == 7)
+        await server.requested("/check_status", 7)
+        assert time.monotonic() - started >= sum(pause for _, pause in pauses)
         await server.finish(job.id, outputs={})
         await waiting
+    assert [streak for streak, _ in pauses] == [1, 2, 3, 4, 5, 6]
 
 
 async def test_a_failed_job_carries_the_reason(client: Client, server: FakeServer) -> None:
@@ -321,12 +334,16 @@ async def test_outputs_that_are_not_valid_for_the_model_are_unexpected(
     assert caught.value.record is not None
 
 
-async def test_an_unknown_final_status_ends_the_wait(client: Client, server: FakeServer) -> None:
+async def test_a_status_of_a_newer_server_does_not_end_the_wait(
+    client: Client, server: FakeServer
+) -> None:
     server.outputs = None
     job = await client.infer_async(FOX)
     await server.finish(job.id, status="paused_by_moon")
     with pytest.raises(DeadlineExceeded):
         await job.result(timeout=0.2)
+    assert job.record is not None
+    assert job.record.status == "paused_by_moon"
 
 
 async def test_a_timeout_error_of_an_event_hook_is_not_a_deadline(

@@ -25,7 +25,7 @@ from comfysnap_client import (
 )
 from comfysnap_client.downloads import safe_name
 from comfysnap_schema.wire.files import FileBySha256, OutputFile
-from tests.client.fakes import DrawInput, FakeServer, names, refused
+from tests.client.fakes import DrawInput, FakeServer, Handler, names, rejecting
 
 BIG = os.urandom(1_500_000)
 SHA = hashlib.sha256(BIG).hexdigest()
@@ -101,7 +101,7 @@ async def test_urls_and_hashes_are_sent_unchanged(client: Client, server: FakeSe
 async def test_an_interrupted_upload_restarts_from_the_beginning(
     client: Client, server: FakeServer
 ) -> None:
-    server.on("/files", refused(404, "unknown_file"), refused(503, "unavailable"))
+    server.on("/files", rejecting(404, "unknown_file"), rejecting(503, "unavailable"))
     await sent(client, server, image=BIG)
     assert server.files[SHA] == BIG
 
@@ -119,7 +119,7 @@ async def test_a_failed_upload_stops_the_concurrent_one_and_the_submit(
     await sent(client, server, image=BIG, mask=BIG[::-1])
     assert len(server.files) == 2
 
-    server.on("/files", refused(413, "file_too_large"))
+    server.on("/files", rejecting(413, "file_too_large"))
     with pytest.raises(APIError):
         await sent(client, server, image=BIG[1:], mask=BIG[2:])
     assert len(server.jobs) == 1
@@ -144,10 +144,10 @@ async def made(client: Client, server: FakeServer, content: bytes, **changes: ob
     return (await client.infer_sync(DrawInput(prompt="x"))).images[0]
 
 
-def breaking(server: FakeServer, after: int, *, ranges: bool = True) -> object:
+def breaking(server: FakeServer, after: int, *, ranges: bool = True) -> Handler:
     """Send ``after`` bytes of the response, then drop the connection."""
 
-    async def answer(request: Request) -> Response:
+    async def respond(request: Request) -> Response:
         first = int(request.headers.get("range", "bytes=0-")[6:-1]) if ranges else 0
         content = server.files["fox.png"][first:]
 
@@ -159,15 +159,15 @@ def breaking(server: FakeServer, after: int, *, ranges: bool = True) -> object:
             headers={"content-length": str(len(content)), "etag": '"1"'},
         )  # fmt: skip
 
-    return answer
+    return respond
 
 
-@pytest.mark.filterwarnings("ignore")  # the server complains of answers that are cut short
+@pytest.mark.filterwarnings("ignore")  # the server logs that the response is cut short
 async def test_a_download_interrupted_ten_times_is_complete(
     client: Client, server: FakeServer, tmp_path: Path
 ) -> None:
     file = await made(client, server, BIG)
-    server.on("/outputs", *[breaking(server, 100_000) for _ in range(10)])  # pyright: ignore[reportArgumentType] -- an Answer
+    server.on("/outputs", *[breaking(server, 100_000) for _ in range(10)])
     saved = await file.save(tmp_path)
 
     assert saved == tmp_path / "fox.png"
@@ -183,14 +183,14 @@ async def test_a_server_without_ranges_restarts_the_download(
     client: Client, server: FakeServer
 ) -> None:
     file = await made(client, server, BIG)
-    server.on("/outputs", breaking(server, 1_200_000), breaking(server, len(BIG), ranges=False))  # pyright: ignore[reportArgumentType] -- Answers
+    server.on("/outputs", breaking(server, 1_200_000), breaking(server, len(BIG), ranges=False))
     assert await file.read() == BIG
 
 
 async def test_a_download_that_makes_no_progress_gives_up(server: FakeServer) -> None:
     async with Client(server.url, retry=RetryPolicy(attempts=3, initial=0.01)) as client:
         file = await made(client, server, BIG)
-        server.on("/outputs", *[refused(503, "unavailable")] * 3)
+        server.on("/outputs", *[rejecting(503, "unavailable")] * 3)
         with pytest.raises(ServerError) as caught:
             await file.read()
     assert caught.value.attempts == 3
@@ -220,7 +220,7 @@ async def test_a_corrupt_download_fails_and_leaves_no_file(
 
 async def test_an_expired_file_raises_output_expired(client: Client, server: FakeServer) -> None:
     file = await made(client, server, b"fox")
-    server.on("/outputs", refused(410, "output_expired"))
+    server.on("/outputs", rejecting(410, "output_expired"))
     with pytest.raises(OutputExpired):
         await file.read()
 

@@ -211,7 +211,7 @@ class KSampler:
         comfy.ldm.model.attend(*[torch.empty([4096])] * 3)
         bar = comfy.utils.ProgressBar(steps)
         for step in range(steps):
-            time.sleep(0.001)
+            time.sleep(0.001)  # the work of a step, so that an interrupt comes between two
             shown = None
             if args.preview_method is not LatentPreviewMethod.NoPreviews:
                 shown = ("JPEG", Image.new("RGB", (64, 64), (step % 256, 0, 0)), 512)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -30,20 +31,32 @@ def new_mark() -> str:
 def left_behind(mark: str, patience: float = 15) -> list[str]:
     """Command lines of the processes with this mark that do not exit."""
     limit = time.monotonic() + patience
-    while (found := _marked(mark)) and time.monotonic() < limit:
-        time.sleep(0.05)
-    return found
+    while (found := _marked(mark)) and (left := limit - time.monotonic()) > 0:
+        _wait_for_exit(next(iter(found)), left)
+    return list(found.values())
 
 
-def _marked(mark: str) -> list[str]:
-    found: list[str] = []
+def _wait_for_exit(pid: int, seconds: float) -> None:
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        select.select([descriptor], [], [], seconds)
+    finally:
+        os.close(descriptor)
+
+
+def _marked(mark: str) -> dict[int, str]:
+    """Process ID to command line."""
+    found: dict[int, str] = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if f"{MARK}={mark}".encode() in (process / "environ").read_bytes():
-                found.append((process / "cmdline").read_text().replace("\0", " "))
+                found[int(process.name)] = (process / "cmdline").read_text().replace("\0", " ")
         except OSError:
             continue
-    return [line for line in found if line]
+    return {pid: line for pid, line in found.items() if line}
 
 
 @contextmanager

@@ -95,11 +95,11 @@ async def test_an_unknown_job_is_not_found(client: Client) -> None:
         await client.check_status("job_00000000000000000000000000")
 
 
-@pytest.mark.parametrize("cursor", ["abc", "-1", "%00", "9" * 500, "0", "' OR 1=1"])
+@pytest.mark.parametrize("cursor", ["abc", "-1", "%00", "9" * 500, "' OR 1=1"])
 async def test_an_invalid_cursor_is_a_client_error(url: str, cursor: str) -> None:
     async with httpx.AsyncClient(base_url=url) as http:
-        answer = await http.get("/jobs", params={"cursor": cursor})
-    assert answer.status_code in (200, 422)
+        response = await http.get("/jobs", params={"cursor": cursor})
+    assert response.status_code == 422
 
 
 async def test_a_queued_job_that_is_cancelled_never_starts(slow: Client) -> None:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="re
 HELLO = {"width": 32, "height": 32}
 
 
-def refused(*options: str) -> tuple[int, str]:
+def failed_start(*options: str) -> tuple[int, str]:
     """Exit code and output of a server that does not start."""
     done = CliRunner().invoke(build_app(), ["serve", "--port=0", "--engine=simulated", *options])
     return done.exit_code, f"{done.output} {done.exception}"
@@ -69,7 +69,7 @@ def test_a_server_stopped_while_it_starts_leaves_no_process(tmp_path: Path) -> N
 
 
 def test_other_machines_need_a_key_or_explicit_auth_none(tmp_path: Path) -> None:
-    code, output = refused("--host=0.0.0.0", f"--data={tmp_path}")
+    code, output = failed_start("--host=0.0.0.0", f"--data={tmp_path}")
     assert code == 2
     assert "--auth none" in output
 
@@ -100,7 +100,7 @@ def test_an_invalid_setting_is_an_error_of_its_field(
 ) -> None:
     project = tmp_path / "comfysnap.toml"
     project.write_text(f'workflows = "{ROOT / "workflows"}"\ndefault = "flux"\n[serve]\n{table}\n')
-    code, output = refused(f"--project={project}", f"--data={tmp_path / 'data'}")
+    code, output = failed_start(f"--project={project}", f"--data={tmp_path / 'data'}")
     assert code != 0
     assert field in output
 
@@ -113,7 +113,7 @@ def test_an_unknown_setting_is_an_error_with_the_known_ones(
 ) -> None:
     text = f'workflows = "{ROOT / "workflows"}"\ndefault = "flux"\n[serve]\n{table}\n'
     (tmp_path / "comfysnap.toml").write_text(text)
-    code, output = refused(f"--project={tmp_path}", f"--data={tmp_path / 'data'}")
+    code, output = failed_start(f"--project={tmp_path}", f"--data={tmp_path / 'data'}")
     assert code != 0
     assert known in output
 
@@ -122,7 +122,7 @@ def test_without_a_project_the_error_suggests_the_demo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, output = refused()
+    code, output = failed_start()
     assert code != 0
     assert "comfysnap demo" in output
 
@@ -130,16 +130,16 @@ def test_without_a_project_the_error_suggests_the_demo(
 def test_a_missing_gpu_that_was_requested_is_an_error_at_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, output = refused("--devices=cuda", f"--data={tmp_path}")
+    code, output = failed_start("--devices=cuda", f"--data={tmp_path}")
     assert (code, "--devices cuda" in output) == (2, True)
     monkeypatch.setenv("COMFYUI_PATH", str(ROOT / "tests" / "comfyui_tree"))
     monkeypatch.setenv("COMFYUI_PYTHON", sys.executable)
-    code, output = refused("--engine=comfyui", "--devices=cuda", f"--data={tmp_path}")
+    code, output = failed_start("--engine=comfyui", "--devices=cuda", f"--data={tmp_path}")
     assert (code, "no CUDA device: " in output) == (2, True)
 
 
 def test_an_engine_option_without_a_value_is_an_error(tmp_path: Path) -> None:
-    code, output = refused("--engine-option=step_seconds", f"--data={tmp_path}")
+    code, output = failed_start("--engine-option=step_seconds", f"--data={tmp_path}")
     assert code == 2
     assert "KEY=VALUE" in output
 

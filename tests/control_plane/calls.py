@@ -29,7 +29,7 @@ class FunctionCalls:
         invocation: "api_pb2.FunctionCallInvocationType.ValueType",
     ) -> Call:
         """A call that is not yet queued."""
-        call = Call(self._state.new_id("fc"), function_id, invocation)
+        call = Call(self._state.new_id("fc"), function_id, invocation, now=self._state.now)
         call.input = Input(self._state.new_id("in"), call, item)
         self._state.calls[call.id] = call
         return call
@@ -55,7 +55,7 @@ class FunctionCalls:
                     await call.done.wait()
             except TimeoutError:
                 pass
-        if call.expired:
+        if call.is_expired:
             return api_pb2.FunctionGetOutputsResponse(num_unfinished_inputs=0)
         if call.output is None:
             return api_pb2.FunctionGetOutputsResponse(num_unfinished_inputs=1)

@@ -1,8 +1,9 @@
 """RPCs of Modal's commands: logs, rollback, and the files of a volume."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 from google.protobuf.empty_pb2 import Empty
@@ -10,15 +11,22 @@ from modal_proto import api_pb2
 
 from tests.control_plane.blobs import BlobCalls
 from tests.control_plane.rpc import not_found, streaming, unary
-from tests.control_plane.state import State
+from tests.control_plane.state import App, State
 from tests.control_plane.volumes import Volumes
 
 
 class ConsoleCalls:
     """Answers ``modal app`` and ``modal volume``, and their API."""
 
-    def __init__(self, state: State, volumes: Volumes, blobs: BlobCalls) -> None:
+    def __init__(
+        self,
+        state: State,
+        volumes: Volumes,
+        blobs: BlobCalls,
+        published: Callable[[App], Awaitable[None]],
+    ) -> None:
         self._state = state
+        self._published = published
         self._volumes = volumes
         self._blobs = blobs
 
@@ -27,15 +35,26 @@ class ConsoleCalls:
         self, request: api_pb2.AppGetLogsRequest
     ) -> AsyncIterator[api_pb2.TaskLogsBatch]:
         """Send no lines; end once the app's client has disconnected."""
-        for _ in range(int(request.timeout * 20)):
-            if request.app_id in self._state.left:
-                break
-            await asyncio.sleep(0.05)
-        yield api_pb2.TaskLogsBatch(app_done=request.app_id in self._state.left)
+        left = self._state.left
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(request.timeout), self._state.leaving:
+                await self._state.leaving.wait_for(lambda: request.app_id in left)
+        yield api_pb2.TaskLogsBatch(app_done=request.app_id in left)
 
     @unary
     async def AppRollback(self, request: api_pb2.AppRollbackRequest) -> api_pb2.AppRollbackResponse:
         self._state.requests["AppRollback"].append(request)
+        app = self._state.apps[request.app_id]
+        target = request.version if request.version > 0 else app.version + request.version
+        if target not in app.published:
+            raise not_found(f"app {app.name!r} has no version {target}")
+        app.version += 1
+        app.published[app.version] = app.published[target]
+        for function_id, definition in app.published[target].items():
+            function = self._state.functions[function_id]
+            function.definition.CopyFrom(definition)
+            function.version = app.version
+        await self._published(app)
         return api_pb2.AppRollbackResponse(url="http://127.0.0.1/", deployed_at=time.time())
 
     @streaming

@@ -18,6 +18,8 @@ from grpclib.server import Server
 from modal_proto import api_pb2
 from modal_proto.api_grpc import ModalClientBase
 
+from tests.control_plane.isolation import HOME
+from tests.control_plane.roots import write_root
 from tests.control_plane.state import ENVIRONMENT, Function, Input, State
 from tests.control_plane.volumes import FOLDER_DESCRIPTOR, View, Volumes
 
@@ -32,6 +34,7 @@ class Container:
     """A container: a process and its state."""
 
     task_id: str
+    """Changes with a restore."""
     function: Function
     version: int
     folder: Path
@@ -40,8 +43,8 @@ class Container:
     phase: Phase = "starting"
     wanted: bool = True
     """False: once checkpointed it stays frozen, until a restore wakes it."""
-    idle: bool = False
-    """Waiting for an input."""
+    preempted: bool = False
+    """Modal wants its machine back: its outputs count no more."""
     views: dict[str, View] = field(default_factory=dict[str, View])
     running: dict[str, Input] = field(default_factory=dict[str, Input])
     served: int = 0
@@ -88,12 +91,8 @@ class Container:
         self.kill(signal.SIGSTOP)
         self.frozen.set()
 
-    def restore(self, *, result: str) -> None:
-        """Resume a checkpointed process, as after a restore.
-
-        Args:
-            result: The runtime's result for GPU memory, ``restore`` or ``error``.
-        """
+    def resume(self, *, result: str) -> None:
+        """Resume a checkpointed process; see ``Launcher.restore``."""
         (self.folder / "gvisor").write_text(result)
         self.restored_at = time.monotonic()
         partial = self.folder / "restored.partial"
@@ -121,6 +120,8 @@ class Launcher:
         """Overrides the image's variables."""
         self.pythons: dict[str, str] = {}
         """Function name to the interpreter of its containers. Default: this one."""
+        self.isolated = False
+        """Whether containers only see what was uploaded, volumes, and packages of the image."""
 
     async def start(self, function: Function, *, snapshot: bool, wanted: bool) -> Container:
         """Start a process for the function's current definition."""
@@ -131,9 +132,21 @@ class Launcher:
             task_id, function, function.version, folder, snapshot=snapshot, wanted=wanted
         )
         for mount in function.definition.volume_mounts:
-            view = self._volumes.mount(mount.volume_id, mount.mount_path, folder)
+            view = self._volumes.mount(
+                mount.volume_id, mount.mount_path, folder, anywhere=self.isolated
+            )
             if view is not None:
                 container.views[mount.volume_id] = view
+        environment = self._environment(container)
+        if self.isolated:
+            views = {
+                mount.mount_path: (container.views[mount.volume_id].folder, mount.read_only)
+                for mount in function.definition.volume_mounts
+            }
+            plan = write_root(self._state, function, folder, views)
+            environment |= {"CONTROL_PLANE_ROOT": str(plan), "PYTHONPATH": HOME, "HOME": HOME}
+            environment["PATH"] = os.environ["PATH"]
+        self._write_variables(container)
         arguments = self._arguments(container)
         (folder / "arguments").write_bytes(arguments.SerializeToString())
         (folder / "gvisor").write_text("restore")
@@ -144,7 +157,7 @@ class Launcher:
                 self.pythons.get(function.name, sys.executable),
                 str(Path(__file__).with_name("entrypoint.py")),
                 cwd=folder,
-                env=self._environment(container),
+                env=environment,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -157,7 +170,7 @@ class Launcher:
         definition.CopyFrom(function.definition)
         definition.is_checkpointing_function = container.snapshot
         if definition.experimental_options.get("enable_gpu_snapshot") in ("True", "true", "1"):
-            definition._experimental_enable_gpu_snapshot = True  # pyright: ignore[reportPrivateUsage]
+            definition._experimental_enable_gpu_snapshot = True
         return api_pb2.ContainerArguments(
             task_id=container.task_id,
             function_id=function.id,
@@ -168,14 +181,35 @@ class Launcher:
             app_layout=self._state.layout(self._state.apps[function.app_id]),
         )
 
+    def restore(self, container: Container, *, result: str = "restore") -> None:
+        """Restore a checkpointed container, with a new task id and its variables of today.
+
+        Args:
+            container: At its checkpoint.
+            result: The runtime's result for GPU memory, ``restore`` or ``error``.
+        """
+        container.task_id = self._state.new_id("ta")
+        self._write_variables(container)
+        container.resume(result=result)
+
+    def _variables(self, definition: api_pb2.Function) -> dict[str, str]:
+        """Those of the image and of the secrets, as they are now."""
+        env = dict(image_environment(self._state, definition.image_id))
+        for secret_id in definition.secret_ids:
+            env |= self._state.secrets.get(secret_id, {})
+        return env | self.environment
+
+    def _write_variables(self, container: Container) -> None:
+        variables = self._variables(container.function.definition)
+        text = "\0".join(f"{key}={value}" for key, value in variables.items())
+        (container.folder / "environment").write_text(text)
+
     def _environment(self, container: Container) -> dict[str, str]:
         definition = container.function.definition
         env = {key: os.environ[key] for key in INHERITED if key in os.environ}
-        env |= {key: value for key, value in os.environ.items() if key.startswith("COV")}
-        env |= image_environment(self._state, definition.image_id)
-        for secret_id in definition.secret_ids:
-            env |= self._state.secrets.get(secret_id, {})
-        env |= self.environment
+        if not self.isolated:
+            env |= {key: value for key, value in os.environ.items() if key.startswith("COV")}
+        env |= self._variables(definition)
         env |= {
             "PYTHONUNBUFFERED": "1",
             "TMPDIR": str(container.folder / "tmp"),
@@ -190,6 +224,7 @@ class Launcher:
             "CONTROL_PLANE_MODULES": sysconfig.get_path("purelib"),
             "CONTROL_PLANE_FOLDER_DESCRIPTOR": str(FOLDER_DESCRIPTOR),
             "CONTROL_PLANE_CHECKPOINT_FILE": str(container.folder / "gvisor"),
+            "CONTROL_PLANE_ENVIRONMENT_FILE": str(container.folder / "environment"),
         }
         if container.snapshot:
             env["MODAL_ENABLE_SNAP_RESTORE"] = "1"

@@ -7,10 +7,9 @@ from collections.abc import Awaitable, Callable
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2
 
+from tests.control_plane.blobs import BlobCalls
 from tests.control_plane.rpc import not_found, unary
 from tests.control_plane.state import ENVIRONMENT, App, Function, State
-
-IMAGE_BUILDER_VERSION = "2025.06"
 
 
 class DeployCalls:
@@ -21,14 +20,18 @@ class DeployCalls:
         state: State,
         web_url: Callable[[Function], str],
         published: Callable[[App], Awaitable[None]],
+        blobs: BlobCalls,
+        image_builder: str,
     ) -> None:
         self._state = state
+        self._blobs = blobs
+        self._image_builder = image_builder
         self._web_url = web_url
         self._published = published
 
     @unary
     async def ClientHello(self, request: Empty) -> api_pb2.ClientHelloResponse:
-        return api_pb2.ClientHelloResponse(image_builder_version=IMAGE_BUILDER_VERSION)
+        return api_pb2.ClientHelloResponse(image_builder_version=self._image_builder)
 
     @unary
     async def AuthTokenGet(
@@ -40,7 +43,7 @@ class DeployCalls:
     async def EnvironmentGetOrCreate(
         self, request: api_pb2.EnvironmentGetOrCreateRequest
     ) -> api_pb2.EnvironmentGetOrCreateResponse:
-        settings = api_pb2.EnvironmentSettings(image_builder_version=IMAGE_BUILDER_VERSION)
+        settings = api_pb2.EnvironmentSettings(image_builder_version=self._image_builder)
         return api_pb2.EnvironmentGetOrCreateResponse(
             environment_id=self._state.named_id("en", request.deployment_name or ENVIRONMENT),
             metadata=api_pb2.EnvironmentMetadata(
@@ -78,7 +81,9 @@ class DeployCalls:
 
     @unary
     async def AppClientDisconnect(self, request: api_pb2.AppClientDisconnectRequest) -> Empty:
-        self._state.left.add(request.app_id)
+        async with self._state.leaving:
+            self._state.left.add(request.app_id)
+            self._state.leaving.notify_all()
         return Empty()
 
     @unary
@@ -94,6 +99,7 @@ class DeployCalls:
             function = state.functions[function_id]
             function.definition.CopyFrom(function.staged)
             function.version = app.version
+        app.published[app.version] = _definitions(state, app)
         await self._published(app)
         return api_pb2.AppPublishResponse(
             url=f"http://127.0.0.1/{app.name}", deployed_at=time.time()
@@ -126,8 +132,10 @@ class DeployCalls:
         files = "".join(sorted(f"{file.filename} {file.sha256_hex}\n" for file in request.files))
         content = hashlib.sha256((request.deployment_name + files).encode()).hexdigest()
         self._state.requests["MountGetOrCreate"].append(request)
+        mount_id = self._state.named_id("mo", content)
+        self._state.mounts[mount_id] = {file.filename: file.sha256_hex for file in request.files}
         return api_pb2.MountGetOrCreateResponse(
-            mount_id=self._state.named_id("mo", content),
+            mount_id=mount_id,
             handle_metadata=api_pb2.MountHandleMetadata(content_checksum_sha256_hex=content),
         )
 
@@ -135,13 +143,18 @@ class DeployCalls:
     async def MountBatchedCheckExistence(
         self, request: api_pb2.MountBatchedCheckExistenceRequest
     ) -> api_pb2.MountBatchedCheckExistenceResponse:
-        return api_pb2.MountBatchedCheckExistenceResponse()
+        missing = [sha for sha in request.sha256_hex_hashes if sha not in self._state.files]
+        return api_pb2.MountBatchedCheckExistenceResponse(missing_sha256_hex_hashes=missing)
 
     @unary
     async def MountPutFile(
         self, request: api_pb2.MountPutFileRequest
     ) -> api_pb2.MountPutFileResponse:
-        return api_pb2.MountPutFileResponse(exists=True)
+        kind = request.WhichOneof("data_oneof")
+        if kind is not None:
+            data = request.data if kind == "data" else self._blobs.blobs[request.data_blob_id]
+            self._state.files[request.sha256_hex] = data
+        return api_pb2.MountPutFileResponse(exists=request.sha256_hex in self._state.files)
 
     @unary
     async def ImageGetOrCreate(
@@ -153,7 +166,7 @@ class DeployCalls:
         return api_pb2.ImageGetOrCreateResponse(
             image_id=image_id,
             result=api_pb2.GenericResult(status=api_pb2.GenericResult.GENERIC_STATUS_SUCCESS),
-            metadata=api_pb2.ImageMetadata(image_builder_version=IMAGE_BUILDER_VERSION),
+            metadata=api_pb2.ImageMetadata(image_builder_version=self._image_builder),
         )
 
     @unary
@@ -228,6 +241,14 @@ class DeployCalls:
             handle_metadata=function.handle(),
             function=_data_of(function.definition),
         )
+
+
+def _definitions(state: State, app: App) -> dict[str, api_pb2.Function]:
+    kept: dict[str, api_pb2.Function] = {}
+    for function_id in app.functions.values():
+        kept[function_id] = api_pb2.Function()
+        kept[function_id].CopyFrom(state.functions[function_id].definition)
+    return kept
 
 
 def _data_of(definition: api_pb2.Function) -> api_pb2.FunctionData:

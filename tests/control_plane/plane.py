@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from tests.control_plane.calls import ContainerCalls, FunctionCalls
 from tests.control_plane.console import ConsoleCalls
 from tests.control_plane.containers import Container, Launcher
 from tests.control_plane.deploying import DeployCalls
+from tests.control_plane.faults import CLIENT, Faults
 from tests.control_plane.rpc import service
 from tests.control_plane.scheduler import Pool, Scheduler
 from tests.control_plane.state import Call, Function, State
@@ -40,9 +42,16 @@ class DeployFailed(Exception):
 
 
 class ControlPlane:
-    """Runs from ``start`` to ``stop``; every method may be called from any thread."""
+    """Runs from ``start`` to ``stop``; every method may be called from any thread.
 
-    def __init__(self) -> None:
+    Args:
+        isolated: Whether containers have a root folder of their own, with only the files that were
+            uploaded, the volumes, and the packages of the image's requirement files. Only where
+            ``isolation.is_possible()``.
+        image_builder: Modal's image builder version of the environment.
+    """
+
+    def __init__(self, *, isolated: bool = False, image_builder: str = "2025.06") -> None:
         # short, because the path of a unix socket has at most 107 bytes
         self.root = Path(tempfile.mkdtemp(prefix="cp-"))
         self.mounts = self.root / "mnt"
@@ -52,17 +61,24 @@ class ControlPlane:
         self._thread = threading.Thread(target=self._loop.run_forever, name="control-plane")
         self._blob_runner: web.AppRunner | None = None
         self._server: Server | None = None
+        self._isolated = isolated
+        self._image_builder = image_builder
+        self.faults = Faults()
+        """RPCs that fail or are slow, and the count of all."""
 
     def _build(self) -> None:
         self.state = State()
         self.volumes = Volumes(self.root / "vol", self.mounts)
         self._launcher = Launcher(self.state, self.root / "c", self.volumes, self._for_container)
+        self._launcher.isolated = self._isolated
         self.scheduler = Scheduler(self.state, self._launcher)
         self._calls = FunctionCalls(self.state, self.scheduler)
         self.web = WebFront(self.state, self.scheduler, self._calls)
-        self._deploys = DeployCalls(self.state, self.web.url, self._published)
         self.stores = StoreCalls(self.state)
         self._blobs = BlobCalls(self.state)
+        self._deploys = DeployCalls(
+            self.state, self.web.url, self._published, self._blobs, self._image_builder
+        )
 
     def start(self) -> Self:
         """Start the servers."""
@@ -74,8 +90,8 @@ class ControlPlane:
     async def _start(self) -> None:
         parts = (self._deploys, self._calls, self.stores, self._blobs)
         volumes = VolumeCalls(self.state, self.volumes, None)
-        console = ConsoleCalls(self.state, self.volumes, self._blobs)
-        self._server = Server([service(*parts, volumes, console)])
+        console = ConsoleCalls(self.state, self.volumes, self._blobs, self._published)
+        self._server = Server([service(self.faults, CLIENT, *parts, volumes, console)])
         listener = listening_socket()
         await self._server.start(sock=listener)
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -101,7 +117,8 @@ class ControlPlane:
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()
-        await asyncio.sleep(0.05)  # connections that the other side closed end
+        # Connections that the other side closed end now; their transports have no event.
+        await asyncio.sleep(0.05)
         await self._loop.shutdown_asyncgens()
 
     def __enter__(self) -> Self:
@@ -116,6 +133,8 @@ class ControlPlane:
 
     def _for_container(self, container: Container) -> ModalClientBase:
         return service(
+            self.faults,
+            container.function.name,
             ContainerCalls(self.scheduler, container),
             self._calls,
             self.stores,
@@ -212,7 +231,7 @@ class ControlPlane:
 
         async def work() -> float:
             container.wanted = True
-            container.restore(result="restore")
+            self._launcher.restore(container)
             async with asyncio.timeout(WAIT_S):
                 await container.polled.wait()
             return (container.first_poll_at or 0.0) - (container.restored_at or 0.0)
@@ -248,6 +267,25 @@ class ControlPlane:
                 await container.exited.wait()
 
         self.do(work())
+
+    def preempt(self, container: Container, *, grace: float = 5.0) -> None:
+        """Interrupt a container, kill it after ``grace`` seconds (30 on Modal), and run its inputs
+        again elsewhere; returns once it has exited."""
+        self.do(self.scheduler.preempt(container, grace))
+
+    def advance(self, *, days: float) -> None:
+        """Let time pass for what the plane keeps: Dict entries, Queue partitions, results."""
+        self.state.skipped += days * 86400
+
+    def run_scheduled(self, name: str) -> Call:
+        """Call a function as its schedule does, and wait for the end.
+
+        Raises:
+            ValueError: It has no schedule.
+        """
+        if not self.function(name).definition.HasField("schedule"):
+            raise ValueError(f"{name} has no schedule")
+        return self.run(name, pickle.dumps(((), {})))
 
     def fail_restores(self, name: str, count: int = 1) -> None:
         """Make the next restores of a function fail; the starts after them use no snapshot."""

@@ -10,6 +10,8 @@ from grpclib import GRPCError, Status
 from grpclib.server import Stream
 from modal_proto.api_grpc import ModalClientBase
 
+from tests.control_plane.faults import Faults
+
 Self = TypeVar("Self")
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -47,27 +49,53 @@ def not_found(what: str) -> GRPCError:
     return GRPCError(Status.NOT_FOUND, what)
 
 
-def service(*parts: object) -> ModalClientBase:
-    """A service with the RPCs of ``parts``; any other RPC fails with its name."""
-    names = ModalClientBase.__abstractmethods__
+def service(faults: Faults, caller: str, *parts: object) -> ModalClientBase:
+    """A service with the RPCs of ``parts``; any other RPC fails with its name.
+
+    Args:
+        faults: Plan of failing and slow RPCs.
+        caller: Whose requests it answers, in the plan and in its count.
+        parts: Objects with a method for each RPC.
+    """
     handlers: dict[str, Any] = {}
-    for name in names:
-        handlers[name] = next(
-            (getattr(part, name) for part in parts if hasattr(part, name)), _unanswered(name)
+    for name in ModalClientBase.__abstractmethods__:
+        handler = next((getattr(part, name) for part in parts if hasattr(part, name)), None)
+        handlers[name] = _bound(
+            handler or _unanswered(name), functools.partial(faults.before, caller, name)
         )
-    kind = type("Service", (ModalClientBase, ABC), {n: _bound(h) for n, h in handlers.items()})
+    kind = type("Service", (ModalClientBase, ABC), handlers)
     return cast("ModalClientBase", kind())
 
 
-def _bound(handler: Callable[[Stream[Any, Any]], Awaitable[None]]) -> Handler:
+class _FailingStream:
+    """A stream whose response is lost after the work was done."""
+
+    def __init__(self, stream: Stream[Any, Any], error: GRPCError) -> None:
+        self._stream = stream
+        self._error = error
+
+    async def recv_message(self) -> Any:
+        return await self._stream.recv_message()
+
+    async def send_message(self, _: object) -> None:
+        raise self._error
+
+
+def _bound(
+    handler: Callable[[Any], Awaitable[None]], before: Callable[[], Awaitable[Status | None]]
+) -> Handler:
     async def answer(_: object, stream: Stream[Any, Any]) -> None:
-        await handler(stream)
+        lost = await before()
+        if lost is None:
+            await handler(stream)
+        else:
+            await handler(_FailingStream(stream, GRPCError(lost, "the response is lost")))
 
     return answer
 
 
-def _unanswered(name: str) -> Callable[[Stream[Any, Any]], Awaitable[None]]:
-    async def answer(_: Stream[Any, Any]) -> None:
+def _unanswered(name: str) -> Callable[[Any], Awaitable[None]]:
+    async def answer(_: object) -> None:
         raise GRPCError(Status.UNIMPLEMENTED, f"the control plane for tests does not answer {name}")
 
     return answer

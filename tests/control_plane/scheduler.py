@@ -146,18 +146,19 @@ class Scheduler:
         if container.wanted:
             self._restore(self.pool(container.function.id), container)
         else:
-            await asyncio.sleep(0.1)  # it drops its connections first
+            # It drops its connections first, and nothing reports when it has.
+            await asyncio.sleep(0.1)
             container.freeze()
 
     def _restore(self, pool: Pool, container: Container) -> None:
         gpu = container.function.definition.experimental_options.get("enable_gpu_snapshot")
         if not pool.failing_restores:
-            container.restore(result="restore")
+            self._launcher.restore(container)
             return
         pool.failing_restores -= 1
         pool.without_snapshot += 1
         if gpu:
-            container.restore(result="error")
+            self._launcher.restore(container, result="error")
         else:
             container.kill()
 
@@ -205,7 +206,9 @@ class Scheduler:
     async def put_output(
         self, container: Container | None, output: api_pb2.FunctionPutOutputsItem
     ) -> None:
-        """Record the result of an input."""
+        """Record the result of an input; that of a preempted container is lost."""
+        if container is not None and container.preempted:
+            return
         item = container.running.pop(output.input_id, None) if container else None
         if item is not None and container is not None:
             await item.call.finish(output.result, output.data_format, output.retry_count)
@@ -252,7 +255,7 @@ class Scheduler:
         container.running.clear()
         container.exited.set()
         for item in reversed(lost):
-            await self._lost(pool, item)
+            await self._lost(pool, item, preempted=container.preempted)
         failed_start = not started and not was_stopping and container.wanted
         if failed_start and container.exit_code != GPU_RESTORE_FAILED and not pool.without_snapshot:
             pool.failed_starts += 1
@@ -261,12 +264,24 @@ class Scheduler:
         if not self.closing:
             await self.adjust(pool)
 
-    async def _lost(self, pool: Pool, item: Input) -> None:
+    async def preempt(self, container: Container, grace: float) -> None:
+        """Interrupt a container, kill it after ``grace`` seconds, and queue its inputs again
+        (https://modal.com/docs/guide/preemption)."""
+        container.preempted = True
+        container.phase = "stopping"
+        container.kill(signal.SIGINT)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await container.exited.wait()
+        container.kill()
+        await container.exited.wait()
+
+    async def _lost(self, pool: Pool, item: Input, *, preempted: bool) -> None:
         if item.timer is not None:
             item.timer.cancel()
         if item.call.output is not None:
             return
-        item.retries += 1
+        item.retries += not preempted
         if item.cancelled:
             await item.call.finish(api_pb2.GenericResult(status=TERMINATED, exception="cancelled"))
         elif item.retries > MAX_LOSSES:

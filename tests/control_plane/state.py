@@ -13,6 +13,8 @@ from modal_proto import api_pb2
 from tests.control_plane.rpc import not_found
 
 ENVIRONMENT = "main"
+RESULT_LIFE_S = 7 * 86400
+"""Seconds that a result is kept (https://modal.com/docs/guide/job-queue)."""
 
 
 @dataclass
@@ -69,6 +71,10 @@ class App:
     version: int = 0
     functions: dict[str, str] = field(default_factory=dict[str, str])
     classes: dict[str, str] = field(default_factory=dict[str, str])
+    published: dict[int, dict[str, api_pb2.Function]] = field(
+        default_factory=dict[int, dict[str, api_pb2.Function]]
+    )
+    """Version to its functions' definitions by id, for a rollback."""
 
 
 @dataclass
@@ -97,6 +103,9 @@ class Call:
     data_in: list[api_pb2.DataChunk] = field(default_factory=list[api_pb2.DataChunk])
     data_out: list[api_pb2.DataChunk] = field(default_factory=list[api_pb2.DataChunk])
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    finished_at: float | None = None
+    """``State.now`` of the first result."""
+    now: Callable[[], float] = time.monotonic
 
     async def finish(
         self, result: api_pb2.GenericResult, data_format: int = 0, retry_count: int = 0
@@ -107,11 +116,18 @@ class Call:
                 result=result, idx=0, input_id=self.input.id, retry_count=retry_count
             )
             self.output.data_format = data_format  # pyright: ignore[reportAttributeAccessIssue]
+            self.finished_at = self.now()
         if self.input.timer is not None:
             self.input.timer.cancel()
         self.done.set()
         async with self.changed:
             self.changed.notify_all()
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether the result is gone."""
+        age = 0.0 if self.finished_at is None else self.now() - self.finished_at
+        return self.expired or age > RESULT_LIFE_S
 
     async def more(self, chunks: list[api_pb2.DataChunk], seen: int) -> None:
         """Wait until ``chunks`` has more than ``seen`` items or the call is done."""
@@ -140,8 +156,18 @@ class State:
         self.requests: defaultdict[str, list[Message]] = defaultdict(list)
         """RPC to its recorded requests."""
         self.left: set[str] = set()
-        """Apps whose client has disconnected."""
-        self.started = time.time()
+        """Apps whose client has disconnected; ``leaving`` is notified."""
+        self.leaving = asyncio.Condition()
+        self.files: dict[str, bytes] = {}
+        """Uploaded files, by SHA-256."""
+        self.mounts: dict[str, dict[str, str]] = {}
+        """Mount id to its files: path to SHA-256."""
+        self.skipped = 0.0
+        """Seconds that tests let pass at once."""
+
+    def now(self) -> float:
+        """Seconds on the plane's clock."""
+        return time.monotonic() + self.skipped
 
     def new_id(self, prefix: str) -> str:
         """A new id like Modal's: type prefix and number."""

@@ -13,6 +13,8 @@ from tests.control_plane.rpc import not_found, streaming, unary
 from tests.control_plane.state import State
 
 MAX_PARTITION_ITEMS = 5000
+ENTRY_LIFE_S = 7 * 86400
+"""Seconds that a Dict entry is kept after its last use (https://modal.com/docs/guide/dicts)."""
 
 
 @dataclass
@@ -22,7 +24,8 @@ class Partition:
     items: list[tuple[int, bytes]] = field(default_factory=list[tuple[int, bytes]])
     last: int = 0
     ttl: int = 0
-    """Seconds, from the last put."""
+    """Seconds, from the last put. 0: no limit."""
+    put_at: float = 0.0
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
 
@@ -32,12 +35,20 @@ class StoreCalls:
     def __init__(self, state: State) -> None:
         self._state = state
         self.dicts: dict[str, dict[bytes, bytes]] = {}
+        self._used: dict[tuple[str, bytes], float] = {}
+        """Dict id and key to the time of the last use."""
         self.queues: dict[str, defaultdict[bytes, Partition]] = {}
 
-    def _dict(self, dict_id: str) -> dict[bytes, bytes]:
+    def _dict(self, dict_id: str, used: bytes | None = None) -> dict[bytes, bytes]:
         if dict_id not in self.dicts:
             raise not_found(f"no dict {dict_id!r}")
-        return self.dicts[dict_id]
+        entries, now = self.dicts[dict_id], self._state.now()
+        for key in list(entries):
+            if now - self._used.setdefault((dict_id, key), now) > ENTRY_LIFE_S:
+                del entries[key], self._used[dict_id, key]
+        if used is not None:
+            self._used[dict_id, used] = now
+        return entries
 
     @unary
     async def DictGetOrCreate(
@@ -56,6 +67,7 @@ class StoreCalls:
         entries = self._dict(request.dict_id)
         created = False
         for update in request.updates:
+            self._used[request.dict_id, update.key] = self._state.now()
             if update.key not in entries or not request.if_not_exists:
                 created = update.key not in entries
                 entries[update.key] = update.value
@@ -63,7 +75,7 @@ class StoreCalls:
 
     @unary
     async def DictGet(self, request: api_pb2.DictGetRequest) -> api_pb2.DictGetResponse:
-        value = self._dict(request.dict_id).get(request.key)
+        value = self._dict(request.dict_id, request.key).get(request.key)
         return api_pb2.DictGetResponse(found=value is not None, value=value)
 
     @unary
@@ -93,7 +105,10 @@ class StoreCalls:
     def _partition(self, queue_id: str, key: bytes) -> Partition:
         if queue_id not in self.queues:
             raise not_found(f"no queue {queue_id!r}")
-        return self.queues[queue_id][key]
+        partition = self.queues[queue_id][key]
+        if partition.ttl and self._state.now() - partition.put_at > partition.ttl:
+            partition.items.clear()
+        return partition
 
     @unary
     async def QueueGetOrCreate(
@@ -116,6 +131,7 @@ class StoreCalls:
                 partition.last += 1
                 partition.items.append((partition.last, value))
             partition.ttl = request.partition_ttl_seconds
+            partition.put_at = self._state.now()
             partition.changed.notify_all()
         return Empty()
 

@@ -43,14 +43,24 @@ class Volumes:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def mount(self, volume_id: str, mount_path: str, folder: Path) -> View | None:
-        """Create a container's view, with a link to it at the mount path."""
+    def mount(
+        self, volume_id: str, mount_path: str, folder: Path, *, anywhere: bool
+    ) -> View | None:
+        """Create a container's view.
+
+        Args:
+            volume_id: The volume.
+            mount_path: Gets a link to the view, if it is in ``mounts``.
+            folder: The container's own folder, which holds the view.
+            anywhere: Whether any mount path works, because the container has a root folder.
+        """
         path = Path(mount_path)
-        if not path.is_relative_to(self.mounts):
-            return None
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.is_symlink():
-            path.symlink_to(f"/proc/self/fd/{FOLDER_DESCRIPTOR}/volumes/{volume_id}")
+        if not anywhere:
+            if not path.is_relative_to(self.mounts):
+                return None
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.is_symlink():
+                path.symlink_to(f"/proc/self/fd/{FOLDER_DESCRIPTOR}/volumes/{volume_id}")
         view = View(folder / "volumes" / volume_id)
         view.folder.mkdir(parents=True)
         self.reload(volume_id, view)
@@ -150,11 +160,17 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _has_open_file(pid: int, folder: Path) -> bool:
+    # by number, because paths of a process with a root folder of its own mean nothing here
+    files = {_number(path) for path in folder.rglob("*") if path.is_file()}
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         try:
-            target = descriptor.readlink()
+            if _number(descriptor) in files:
+                return True
         except OSError:
             continue
-        if target.is_relative_to(folder):
-            return True
     return False
+
+
+def _number(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino

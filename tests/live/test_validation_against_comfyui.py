@@ -5,8 +5,6 @@ import json
 import os
 import random
 import re
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,17 +14,20 @@ from typing import Any, cast
 
 import pytest
 
-from comfysnap_schema.comfy.catalogue import Catalogue
 from comfysnap_schema.comfy.graph import Graph, parse_graph
 from comfysnap_schema.comfy.ui_export.convert import import_ui, is_ui_format
 from comfysnap_schema.comfy.validation import Issue, Verdict, fits, judge_graph
 from comfysnap_schema.wire.errors import GraphError
+from tests.live.random_graphs import FILES
+from tests.live.real_comfyui import RealComfy
+from tests.live.validation_agreement import compare
 from tests.paths import ROOT
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.timeout(300)]
 
 TEMPLATES = "comfyui_workflow_templates_json"
 MUTATED = 300
+RANDOM = 1500
 FILE_NAME = re.compile(
     r"^[^{}\n\"]{1,200}\.(safetensors|sft|ckpt|pt|pth|bin|gguf|onnx|png|jpe?g|webp|gif|mp4|webm|mov|"
     r"wav|mp3|flac|ogg|glb|gltf|obj)$",
@@ -59,48 +60,6 @@ def file_names(data: Any) -> Iterator[str]:
             yield from file_names(item)
 
 
-class RealComfy:
-    """A ComfyUI process that answers over pipes."""
-
-    def __init__(self, work: Path, files: list[str]) -> None:
-        root = os.environ.get("COMFYUI_PATH")
-        if not root:
-            pytest.skip("COMFYUI_PATH names no ComfyUI")
-        script = Path(__file__).with_name("validate_prompts.py")
-        python = os.environ.get("COMFYUI_PYTHON", sys.executable)
-        self._log = (work / "comfyui.log").open("w+")
-        self._process = subprocess.Popen(
-            [python, str(script), root, str(work)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
-        )  # fmt: skip
-        first = self._ask({"files": files})
-        self.catalogue = Catalogue.parse(first["object_info"])
-        self.checks_new_combos: bool = first["checks_new_combos"]
-        self.tuples = {(class_type, name) for class_type, name in first["tuples"]}
-
-    def validate(self, graph: Graph) -> dict[str, Any]:
-        return self._ask({"graph": graph})
-
-    def _ask(self, message: Any) -> Any:
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.write(json.dumps(message) + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if not answer:
-            self._log.seek(0)
-            pytest.fail(f"ComfyUI went away:\n{self._log.read()[-4000:]}")
-        return json.loads(answer)
-
-    def close(self) -> None:
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.close()
-        self._process.wait(30)
-        self._process.stdout.close()
-        self._log.close()
-
-
 @pytest.fixture(scope="module")
 def files() -> dict[str, Any]:
     return samples()
@@ -108,7 +67,9 @@ def files() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def comfy(files: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealComfy]:
-    names = sorted({name for data in files.values() for name in file_names(data)})
+    if not os.environ.get("COMFYUI_PATH"):
+        pytest.skip("COMFYUI_PATH names no ComfyUI")
+    names = sorted({*FILES, *(name for data in files.values() for name in file_names(data))})
     comfy = RealComfy(tmp_path_factory.mktemp("comfy"), names)
     yield comfy
     comfy.close()
@@ -333,3 +294,17 @@ def test_broken_graphs_get_the_same_verdict(graphs: dict[str, Graph], comfy: Rea
             differing[f"{number} {mutate.__name__} {name}"] = found
     assert differing == {}
     assert made.total() == MUTATED
+
+
+def test_random_graphs_get_the_same_verdict_codes_and_inputs(comfy: RealComfy) -> None:
+    if not comfy.names_cycles:
+        pytest.skip("an older release, with other rules for cycles and links")
+    tally = compare(comfy, RANDOM, seed=20260813)
+    assert tally.others == []
+    assert len(tally.classes) >= 150
+    assert tally.accepted >= RANDOM // 4
+    assert {code for code, count in tally.codes.items() if count} >= {
+        "bad_linked_input", "dependency_cycle", "invalid_input_type", "missing_node_type",
+        "prompt_no_outputs", "required_input_missing", "return_type_mismatch",
+        "value_bigger_than_max", "value_not_in_list", "value_smaller_than_min",
+    }  # fmt: skip

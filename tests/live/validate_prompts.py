@@ -1,7 +1,7 @@
 """Runs under COMFYUI_PYTHON: a real ComfyUI's own node list and validation, over pipes.
 
 One line of JSON in, one out. First ``{"files": [...]}``, names that every model folder and the
-input folder shall hold; the answer has ``object_info``, ``checks_new_combos`` and ``tuples``. Then
+input folder shall hold; the answer has ``object_info`` and what of the rules JSON hides. Then
 ``{"graph": ...}``; the answer is the result of ``validate_prompt``.
 """
 
@@ -58,21 +58,42 @@ def tuples(nodes: Any) -> Iterator[tuple[str, str]]:
                     yield name, entry
 
 
+def own_checks(nodes: Any) -> dict[str, list[str]]:
+    """Class to the inputs that it checks by a function of its own, which replaces ComfyUI's check
+    of ranges and choices: ``**`` stands for all, ``input_types`` for the types of links."""
+    found: dict[str, list[str]] = {}
+    for name, kind in nodes.NODE_CLASS_MAPPINGS.items():
+        if hasattr(kind, "GET_BASE_CLASS"):
+            real_override = importlib.import_module("comfy_api.internal").first_real_override
+            check = real_override(kind, "validate_inputs")
+        else:
+            check = getattr(kind, "VALIDATE_INPUTS", None)
+        if check is not None:
+            spec = inspect.getfullargspec(check)
+            found[name] = [*spec.args, *(["**"] if spec.varkw else [])]
+    return found
+
+
 async def serve(root: str, work: Path, answers: Any) -> None:
     """Answer requests until the input ends."""
     nodes, execution, (server, folders) = load(root, work)
     make_files(work, folders, json.loads(sys.stdin.readline())["files"])
     app = server.PromptServer(asyncio.get_running_loop())
     await nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=True)
+    rules = inspect.getsource(execution.validate_inputs)
+    names_cycles = "dependency_cycle" in rules
+    if names_cycles:  # today's rules
+        nodes.NODE_CLASS_MAPPINGS.update(importlib.import_module("odd_classes").odd_classes())
     route = next(route for route in app.routes if getattr(route, "path", "") == "/object_info")
     if hasattr(server, "seed_assets"):  # 0.9 to 0.14 scan for new files by default
         server.seed_assets = len
     response = await route.handler(None)
-    rules = inspect.getsource(execution.validate_inputs)
     first = {
         "object_info": json.loads(response.text),
         "checks_new_combos": "Combo" in rules,
+        "names_cycles": names_cycles,
         "tuples": list(tuples(nodes)),
+        "own_checks": own_checks(nodes) if names_cycles else {},
     }
     print(json.dumps(first), file=answers, flush=True)
     for line in sys.stdin:

@@ -9,7 +9,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from comfysnap_schema.cli import build_app
 from tests.paths import ROOT
 
 GRAPH: dict[str, Any] = {
@@ -46,6 +48,14 @@ many = true
 """
 
 MakeWorkflow = Callable[..., Path]
+
+
+def comfysnap(*arguments: object) -> tuple[int, str]:
+    """Run a command; return its exit code and output, or raise its error."""
+    result = CliRunner().invoke(build_app(), [*map(str, arguments)])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
 
 
 @pytest.fixture

@@ -1,48 +1,44 @@
-"""Read by pyright, never run: ``# expect`` says what it must find on a line."""
+"""Checked by pyright, never run: each ignored error must occur, or pyright reports the comment."""
 
 from pathlib import Path
-from typing import reveal_type
+from typing import assert_type
 
-from comfysnap_client import Client
-from comfysnap_schema.wire.files import FileByUrl
+from comfysnap_client import Client, Job
+from comfysnap_schema.wire.files import FileByUrl, ImageFile, VideoFile
 from comfysnap_schema.workflows import FluxInput, FluxOutput, HelloInput, Img2imgInput, VideoInput
 
 
-async def right(client: Client) -> None:
-    """All of this is fine, and typed."""
-    out = await client.infer_sync(FluxInput(prompt="x"))
-    reveal_type(out)  # expect type: FluxOutput
-    reveal_type(out.images[0])  # expect type: ImageFile
+async def calls_are_typed(client: Client) -> None:
+    output = await client.infer_sync(FluxInput(prompt="x"))
+    assert_type(output, FluxOutput)
+    assert_type(output.images[0], ImageFile)
     job = await client.infer_async(FluxInput(prompt="x", seed=2**63, width=512))
-    reveal_type(job)  # expect type: Job[FluxOutput]
-    reveal_type(await job.result())  # expect type: FluxOutput
-    reveal_type(client.job("id", FluxOutput))  # expect type: Job[FluxOutput]
+    assert_type(job, Job[FluxOutput])
+    assert_type(await job.result(), FluxOutput)
+    assert_type(client.job("id", FluxOutput), Job[FluxOutput])
     video = await client.infer_sync(VideoInput(prompt="x", fps=24))
-    reveal_type(video.video)  # expect type: VideoFile
-    reveal_type(FluxInput(prompt="x").seed)  # expect type: int | None
-    reveal_type(HelloInput().width)  # expect type: int
+    assert_type(video.video, VideoFile)
+    assert_type(FluxInput(prompt="x").seed, int | None)
+    assert_type(HelloInput().width, int)
 
 
-def files() -> None:
-    """A file input takes what a caller may hold."""
+def a_file_input_accepts_what_a_caller_may_hold() -> None:
     Img2imgInput(prompt="x", image=Path("a.png"))
     Img2imgInput(prompt="x", image=b"...")
     Img2imgInput(prompt="x", image="https://example.org/a.png")
     Img2imgInput(prompt="x", image=FileByUrl(url="https://example.org/a.png"))
     with Path("a.png").open("rb") as file:
         Img2imgInput(prompt="x", image=file)
-    Img2imgInput(prompt="x", image=3)  # expect error: reportArgumentType
+    Img2imgInput(prompt="x", image=3)  # pyright: ignore[reportArgumentType]
 
 
-def wrong() -> None:
-    """Each of these is a mistake that the checker finds."""
-    FluxInput(promt="x")  # expect error: reportCallIssue
-    FluxInput(prompt="x", steps="many")  # expect error: reportArgumentType
-    FluxInput()  # expect error: reportCallIssue
-    FluxInput(prompt="x", seed="1")  # expect error: reportArgumentType
-    HelloInput(method="bicubical")  # expect error: reportArgumentType
+def wrong_inputs_are_errors() -> None:
+    FluxInput(promt="x")  # pyright: ignore[reportCallIssue]
+    FluxInput(prompt="x", steps="many")  # pyright: ignore[reportArgumentType]
+    FluxInput()  # pyright: ignore[reportCallIssue]
+    FluxInput(prompt="x", seed="1")  # pyright: ignore[reportArgumentType]
+    HelloInput(method="bicubical")  # pyright: ignore[reportArgumentType]
 
 
-def attributes(out: FluxOutput) -> object:
-    """Outputs are what the workflow says."""
-    return out.image  # expect error: reportAttributeAccessIssue
+def an_unknown_output_is_an_error(output: FluxOutput) -> object:
+    return output.image  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]

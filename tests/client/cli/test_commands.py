@@ -15,7 +15,7 @@ from comfysnap_client import Progress
 from comfysnap_client.cli import demo
 from comfysnap_client.testing import MockServer
 from comfysnap_schema.workflows.flux import FluxInput, FluxOutput
-from tests.client.fakes import CONTRACT, FakeServer, answering, problem
+from tests.client.fakes import CONTRACT, FakeServer, problem, responding
 
 COMMAND = Path(sys.executable).parent / "comfysnap"
 
@@ -92,7 +92,7 @@ async def test_outputs_that_cannot_be_saved_are_reported_with_their_job(
 ) -> None:
     """The job has been paid for: its ID is needed to get its outputs."""
     server.outputs = {"image": server.stored("fox.png", b"new")}
-    job_id = (await run(server, "infer", "draw", "prompt=x", "--no-wait")).out.strip()
+    job_id = await server.create()
     (tmp_path / "taken").write_text("a file")
     ran = await run(server, "result", job_id, "--out", str(tmp_path / "taken"))
 
@@ -127,7 +127,7 @@ async def test_a_file_is_uploaded_from_disk_and_from_stdin(
 async def test_ctrl_c_cancels_the_job(server: FakeServer) -> None:
     server.outputs = None
     process = await start(server.url, "infer", "draw", "prompt=x")
-    await server.until(lambda: bool(server.requests_to("/check_status")))
+    await server.requested("/check_status")
     process.send_signal(signal.SIGINT)
     _, err = await process.communicate()
 
@@ -140,9 +140,8 @@ async def test_ctrl_c_while_waiting_for_a_result_does_not_cancel_the_job(
     server: FakeServer,
 ) -> None:
     server.outputs = None
-    submitted = await run(server, "infer", "draw", "prompt=x", "--no-wait")
-    process = await start(server.url, "result", submitted.out.strip())
-    await server.until(lambda: len(server.requests_to("/check_status")) >= 2)
+    process = await start(server.url, "result", await server.create())
+    await server.requested("/check_status", 2)
     process.send_signal(signal.SIGINT)
     await process.communicate()
 
@@ -152,7 +151,8 @@ async def test_ctrl_c_while_waiting_for_a_result_does_not_cancel_the_job(
 
 async def test_status_cancel_and_jobs(server: FakeServer) -> None:
     server.outputs = None
-    ids = [(await run(server, "infer", "draw", "prompt=x", "--no-wait")).out.strip() for _ in "123"]
+    ids = [(await run(server, "infer", "draw", "prompt=x", "--no-wait")).out.strip()]
+    ids += [await server.create() for _ in range(2)]
     cancelled = await run(server, "cancel", ids[0], "--json")
     status = await run(server, "status", ids[0])
     listed = await run(server, "jobs", "--json")
@@ -170,7 +170,7 @@ async def test_exit_codes_of_jobs_that_did_not_succeed(
     server: FakeServer, status: str, code: int
 ) -> None:
     server.outputs = None
-    job_id = (await run(server, "infer", "draw", "prompt=x", "--no-wait")).out.strip()
+    job_id = await server.create()
     await server.finish(job_id, status=status)
 
     assert (await run(server, "result", job_id)).code == code
@@ -188,11 +188,11 @@ async def test_exit_codes_of_rejected_requests(server: FakeServer) -> None:
     assert refused.code == 3
     assert "COMFYSNAP_API_KEY" in refused.err
     server.url = "http://127.0.0.1:1"
-    gone = await run(server, "jobs")
+    gone, unknown = await asyncio.gather(run(server, "jobs"), run(server, "status", "job_1"))
     assert gone.code == 3
     assert "to http://127.0.0.1:1:" in gone.err
     assert "COMFYSNAP_URL" in gone.err
-    assert "comfysnap result job_1" in (await run(server, "status", "job_1")).err
+    assert "comfysnap result job_1" in unknown.err
 
 
 async def test_a_job_that_exceeds_the_timeout_is_cancelled_with_exit_code_4(
@@ -209,7 +209,7 @@ async def test_without_a_name_the_default_workflow_runs_and_labels_are_sent(
     server: FakeServer,
 ) -> None:
     refused = await run(server, "infer", "prompt=x")
-    server.on("/workflows", answering(JSONResponse([{**CONTRACT, "default": True}])))
+    server.on("/workflows", responding(JSONResponse([{**CONTRACT, "default": True}])))
     ran = await run(server, "infer", "prompt=x", "--label", "team:a", "--no-wait", "--json")
     wrong = await run(server, "jobs", "--label", "team")
     listed = await run(server, "jobs", "--limit", "1")
@@ -225,7 +225,7 @@ async def test_a_failed_job_and_json_outputs_are_printed(server: FakeServer) -> 
     assert ran.out == "text: x\nscores: [1, 2]\n"
 
     server.outputs = None
-    job_id = (await run(server, "infer", "draw", "prompt=x", "--no-wait")).out.strip()
+    job_id = await server.create()
     error = {"title": "no", "code": "node_failed", "fields": [{"field": "steps", "message": "few"}]}
     await server.finish(job_id, status="failed", error=error)
     ran = await run(server, "result", job_id)
@@ -243,7 +243,7 @@ async def test_the_demo_that_loses_its_parent_cancels_the_job(
         sys.executable, "-m", "comfysnap_client.cli.demo", server.url, "a fox", tmp_path,
         stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    await server.until(lambda: bool(server.requests_to("/check_status")))
+    await server.requested("/check_status")
     _, err = await process.communicate(b"typed")  # then closes its standard input
 
     job = next(iter(server.jobs.values()))

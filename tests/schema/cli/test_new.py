@@ -1,34 +1,24 @@
 """``comfysnap new`` and ``comfysnap check``."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from comfysnap_schema.cli import build_app
 from comfysnap_schema.comfy.catalogue import CATALOGUE_FILE, Catalogue
-from comfysnap_schema.comfy.graph import read_graph
+from comfysnap_schema.comfy.graph import InputPath, read_graph
 from comfysnap_schema.propose.folder import write_workflow
-from comfysnap_schema.propose.proposal import ProposedOutput, propose
+from comfysnap_schema.propose.outputs import ProposedOutput
+from comfysnap_schema.propose.proposal import propose
 from comfysnap_schema.wire.errors import SchemaError
 from comfysnap_schema.wire.files import Kind
 from comfysnap_schema.workflow.apply import Workflow, load_workflows
 from comfysnap_schema.workflow.check import check_workflow
 from comfysnap_schema.workflow.map import OutputSpec
 from comfysnap_schema.workflow.project import read_project
-
-MakeWorkflow = Callable[..., Path]
-
-
-def comfysnap(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(build_app(), [*map(str, arguments)])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.output
+from tests.schema.conftest import MakeWorkflow, comfysnap
 
 
 @pytest.fixture
@@ -64,7 +54,8 @@ def test_the_catalogue_is_kept_beside_the_graph(project: Path, root: Path) -> No
     )
     assert code == 0
     workflow = Workflow.load(project / "workflows" / "mine")
-    assert workflow.parameters["steps"].maximum == 10000
+    assert workflow.parameters["steps"].maximum == 150
+    assert workflow.parameters["cfg"].maximum == 100
     assert workflow.graph == read_graph(source / "graph.json")
     assert comfysnap("check") == (0, "mine: ok\n")
 
@@ -86,6 +77,32 @@ def test_a_value_that_its_own_node_rejects_is_commented_out(
     code, output = comfysnap("check")
     assert code == 1
     assert "sampler_name" in output
+
+
+def test_a_picture_that_comfyui_saved_becomes_a_workflow(project: Path, root: Path) -> None:
+    picture = root / "tests" / "schema" / "comfy" / "saved" / "still.png"
+    code, output = comfysnap("new", "mine", picture)
+    assert code == 0
+    assert "output images: list of image, from node 3" in output
+    assert len(Workflow.load(project / "workflows" / "mine").graph) == 8
+
+
+def test_notes_and_malformed_classes_are_left_out_and_said_so(
+    project: Path, tmp_path: Path, root: Path
+) -> None:
+    hello = root / "workflows" / "hello"
+    graph = read_graph(hello / "graph.json")
+    note = {"n.1": {"class_type": "MarkdownNote", "inputs": {"": "hi"}}}
+    (tmp_path / "graph.json").write_text(json.dumps({"input": {"workflow": {**graph, **note}}}))
+    nodes = json.loads((hello / CATALOGUE_FILE).read_text())
+    (tmp_path / "info.json").write_text(json.dumps({**nodes, "Sloppy": {"output": "IMAGE"}}))
+    code, output = comfysnap(
+        "new", "mine", tmp_path / "graph.json", "--object-info", tmp_path / "info.json"
+    )
+    assert code == 0
+    assert "editor: node n.1" in output
+    assert "malformed node classes: Sloppy" in output
+    assert Workflow.load(project / "workflows" / "mine").graph == graph
 
 
 def test_an_existing_folder_is_not_overwritten(project: Path, root: Path) -> None:
@@ -264,6 +281,117 @@ node = "3"
 def test_check_reports_that_prepare_rejects_the_defaults(make_workflow: MakeWorkflow) -> None:
     source = "def prepare(graph, inputs):\n    raise ValueError('no')\n"
     assert check_workflow(Workflow.load(make_workflow(prepare__py=source))).issues
+
+
+def test_every_other_value_stands_commented_out_in_a_line_below_the_map(
+    project: Path, root: Path
+) -> None:
+    source = root / "workflows" / "img2img"
+    nodes = ("--object-info", source / CATALOGUE_FILE)
+    assert comfysnap("new", "mine", source / "graph.json", *nodes)[0] == 0
+    folder = project / "workflows" / "mine"
+    before = Workflow.load(folder)
+    spec = folder / "workflow.toml"
+    head, mark, rest = spec.read_text().partition("# [inputs]\n")
+    assert mark
+    assert len(rest.splitlines()) == rest.count(" = { path = ")
+    spec.write_text(head + "[inputs]\n" + "".join(f"{line[2:]}\n" for line in rest.splitlines()))
+    after = Workflow.load(folder)
+    offered = {path for parameter in after.parameters.values() for path in parameter.paths}
+    commented = {path for path in offered if f'"{path}"' in head}
+    plain = {
+        InputPath(node, name)
+        for node, entry in after.graph.items()
+        for name, value in entry["inputs"].items()
+        if not isinstance(value, list)
+    }
+    assert len(after.parameters) > len(before.parameters)
+    assert plain - offered == {path for path in plain if f'# path = "{path}"' in head}
+    assert commented == {path for entry in before.parameters.values() for path in entry.paths}
+
+
+def drawing(**changes: Any) -> dict[str, Any]:
+    """A UI export of an upscaler."""
+    sizes = {"name": "a.safetensors", "directory": "upscale_models"}
+    values: dict[str, tuple[str, list[Any], list[Any]]] = {
+        "1": ("EmptyImage", [64, 64, 1, 255], []),
+        "2": ("UpscaleModelLoader", ["a.safetensors"], []),
+        "3": ("ImageUpscaleWithModel", [], [("upscale_model", 1), ("image", 2)]),
+        "4": ("SaveImage", ["x"], [("images", 3)]),
+    }
+    nodes = [
+        {
+            "id": int(name), "type": kind, "widgets_values": widgets,
+            "inputs": [{"name": slot, "type": "*", "link": link} for slot, link in links],
+            "outputs": [{"name": "X", "type": "*"}],
+            "properties": changes | (
+                {"models": [sizes | {"url": "https://huggingface.co/o/n/resolve/main/a.safetensors"}]}
+                if kind == "UpscaleModelLoader" else {}
+            ),
+        }
+        for name, (kind, widgets, links) in values.items()
+    ]  # fmt: skip
+    links = [[1, 2, 0, 3, 0, "*"], [2, 1, 0, 3, 1, "*"], [3, 3, 0, 4, 0, "*"]]
+    return {"nodes": nodes, "links": links}
+
+
+UPSCALE = {
+    "EmptyImage": {"width": ["INT", {}], "height": ["INT", {}], "batch_size": ["INT", {}],
+                   "color": ["INT", {}]},
+    "UpscaleModelLoader": {"model_name": [["a.safetensors"]]},
+    "ImageUpscaleWithModel": {"upscale_model": ["UPSCALE_MODEL"], "image": ["IMAGE"]},
+    "SaveImage": {"images": ["IMAGE"], "filename_prefix": ["STRING", {}]},
+}  # fmt: skip
+MAKES = {"UpscaleModelLoader": ["UPSCALE_MODEL"], "SaveImage": []}
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
+    """A UI export, and the catalogue of its nodes."""
+
+    def write(**properties: Any) -> tuple[Path, Path]:
+        export, info = tmp_path / "drawing.json", tmp_path / "info.json"
+        export.write_text(json.dumps(drawing(**properties)))
+        entries = {
+            name: {
+                "input": {"required": inputs}, "output": MAKES.get(name, ["IMAGE"]),
+                "output_node": name == "SaveImage",
+            }
+            for name, inputs in UPSCALE.items()
+        }  # fmt: skip
+        info.write_text(json.dumps(entries))
+        return export, info
+
+    return write
+
+
+def test_sources_in_a_drawing_are_kept_and_printed_to_paste(
+    project: Path, exported: Callable[..., tuple[Path, Path]]
+) -> None:
+    export, info = exported(cnr_id="upscalers", ver="1.2.0")
+    code, output = comfysnap("new", "mine", export, "--object-info", info)
+    assert code == 0
+    folder = project / "workflows" / "mine"
+    text = (folder / "models.toml").read_text().partition("\n\n")[2]
+    assert text.strip() in output
+    assert json.loads((folder / "snapshot.json").read_text()) == {
+        "cnr_custom_nodes": {"upscalers": "1.2.0"}
+    }
+    with (project / "comfysnap.toml").open("a") as file:
+        file.write(f"\n{text}")
+    code, output = comfysnap("new", "again", export, "--object-info", info)
+    assert code == 0
+    assert "deploy.models" not in output
+
+
+def test_packs_that_cannot_be_pinned_are_noted(
+    project: Path, exported: Callable[..., tuple[Path, Path]]
+) -> None:
+    export, info = exported(cnr_id="upscalers", ver="nightly")
+    code, output = comfysnap("new", "mine", export, "--object-info", info)
+    assert code == 0
+    assert "node pack upscalers" in output
+    assert not (project / "workflows" / "mine" / "snapshot.json").exists()
 
 
 @pytest.mark.shared

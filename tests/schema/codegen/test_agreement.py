@@ -15,8 +15,8 @@ from comfysnap_schema import workflows
 from comfysnap_schema.base import WorkflowInput
 from comfysnap_schema.codegen.emit import generate
 from comfysnap_schema.workflow.apply import Workflow, load_workflows
+from tests.schema.conftest import MakeWorkflow
 
-MakeWorkflow = Callable[..., Path]
 Model = type[WorkflowInput[Any]]
 
 EVERYTHING = """

@@ -16,8 +16,7 @@ from comfysnap_schema.codegen.emit import generate
 from comfysnap_schema.codegen.schema import docstring, wrapped_string
 from comfysnap_schema.wire.errors import WorkflowError
 from comfysnap_schema.workflow.apply import Workflow, load_workflows
-
-MakeWorkflow = Callable[..., Path]
+from tests.schema.conftest import MakeWorkflow
 
 OUTPUTS = """
 [outputs.image]

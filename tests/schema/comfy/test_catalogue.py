@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from comfysnap_schema.comfy.catalogue import Catalogue, read_object_info
 from comfysnap_schema.comfy.definitions import InputDef
@@ -149,6 +151,7 @@ def test_outputs_have_names_types_lists_and_templates() -> None:
     assert node.module == "custom_nodes.pack"
 
 
+TWO = {"names": ["a", "b"], "min": 1}
 DYNAMIC = {
     "Resize": entry(
         {
@@ -213,6 +216,23 @@ def test_dynamic_inputs_add_dotted_ones() -> None:
     assert "mask.feather" in linked
     assert node.inputs["resize_type"].is_widget
     assert not node.inputs["images"].is_widget
+
+
+def test_the_template_of_an_autogrow_says_which_inputs_are_required() -> None:
+    image = {"image": ["IMAGE"]}
+    grown: dict[str, Any] = {
+        "input": {
+            "optional": {
+                "needed": ["COMFY_AUTOGROW_V3", {"template": {"input": {"required": image}, **TWO}}]
+            },
+            "required": {
+                "free": ["COMFY_AUTOGROW_V3", {"template": {"input": {"optional": image}, **TWO}}]
+            },
+        },
+        "output": [],
+    }
+    inputs = Catalogue.parse({"Node": grown})["Node"].expand({})
+    assert {name for name, found in inputs.items() if found.required} == {"needed.a"}
 
 
 def test_an_autogrow_may_name_its_inputs() -> None:
@@ -291,10 +311,78 @@ def test_an_invalid_catalogue_is_rejected(data: Any) -> None:
     assert caught.value.file == "f.json"
 
 
-def test_an_invalid_class_is_reported_by_name() -> None:
+@pytest.mark.parametrize(
+    "sloppy", [1, None, [], {"input": {"required": {}}}, {"input": {}, "output": "IMAGE"}]
+)
+def test_a_malformed_class_is_skipped_by_name(sloppy: Any) -> None:
+    catalogue = Catalogue.parse({"Bad": sloppy, **DYNAMIC})
+    assert (list(catalogue), catalogue.skipped) == (["Resize"], ("Bad",))
     with pytest.raises(CatalogueError) as caught:
-        Catalogue.parse({**DYNAMIC, "Bad": {"input": {"required": {}}}})
+        Catalogue.parse({"Bad": sloppy})
     assert caught.value.field == "Bad"
+
+
+def test_a_range_without_an_end_is_none(tmp_path: Path) -> None:
+    endless = {"default": NAN, "min": -INFINITY, "max": INFINITY, "step": NAN}
+    template = {"input": {"required": {"v": ["FLOAT"]}}, "prefix": "v", "min": NAN, "max": INFINITY}
+    catalogue = Catalogue.parse(
+        {
+            "Node": entry(
+                {
+                    "value": ["FLOAT", endless],
+                    "old": [[1, NAN, 2]],
+                    "new": ["COMBO", {"options": [1, INFINITY]}],
+                    "many": ["COMFY_AUTOGROW_V3", {"template": template}],
+                }
+            )
+        }
+    )
+    node = catalogue["Node"]
+    value = node.inputs["value"]
+    assert (value.minimum, value.maximum, value.step, value.has_default) == (
+        None,
+        None,
+        None,
+        False,
+    )
+    assert (node.inputs["old"].choices, node.inputs["new"].choices) == ((1, 2), (1,))
+    assert len(node.expand({})) == 3 + 128
+    catalogue.save(tmp_path / "nodes.json")
+    assert Catalogue.load(tmp_path / "nodes.json")["Node"] == node
+
+
+NAN, INFINITY = float("nan"), float("inf")
+WORDS = st.sampled_from(
+    [
+        "INT", "COMBO", "IMAGE,MASK", "required", "optional", "input", "output", "options", "key",
+        "template", "inputs", "names", "prefix", "min", "max", "default", "input_order",
+        "image_upload", "output_name", "COMFY_DYNAMICCOMBO_V3", "COMFY_AUTOGROW_V3",
+        "COMFY_DYNAMICSLOT_V3", "COMFY_FUTURE_V9", "k",
+    ]
+)  # fmt: skip
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | WORDS | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS, inner, max_size=4),
+    max_leaves=25,
+)
+
+
+@given(
+    required=st.dictionaries(WORDS, ANYTHING | st.tuples(WORDS, ANYTHING), max_size=4),
+    output=st.lists(ANYTHING, max_size=3),
+    more=st.dictionaries(WORDS, ANYTHING, max_size=3),
+    values=st.dictionaries(WORDS, ANYTHING, max_size=3),
+)
+def test_whatever_a_node_pack_declares_its_class_is_read_and_others_too(
+    required: Any, output: Any, more: Any, values: Any
+) -> None:
+    odd = {**more, "input": {"required": required, "optional": more}, "output": output}
+    catalogue = Catalogue.parse({"Odd": odd, **DYNAMIC, "Any": more})
+    node = catalogue["Odd"]
+    assert {*required} <= {*node.inputs}
+    assert len(node.outputs) <= len(output)
+    node.expand(values)
+    assert Catalogue.parse(json.loads(catalogue.dumps())).dumps() == catalogue.dumps()
 
 
 def test_unreadable_files_are_reported_by_name(tmp_path: Path) -> None:
@@ -384,3 +472,24 @@ def test_other_url_schemes_are_file_names(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError) as caught:
         Catalogue.read(f"file://{tmp_path}/x.json")
     assert caught.value.code == "unreadable"
+
+
+def test_files_that_a_loader_of_a_pack_lists_are_uploads() -> None:
+    """Its own editor code adds the upload; ComfyUI's catalogue does not say so."""
+    inputs = {"video": [["beach.mp4"], {}], "frames": ["INT", {}]}
+    models = {"image": [["a.safetensors"], {}]}
+    outputs = {"image": [["old.png"], {}]}
+    known = Catalogue.parse(
+        {
+            name: {"input": {"required": required}, "output": []}
+            for name, required in (
+                ("VHS_LoadVideo", inputs),
+                ("LoadImageModel", models),
+                ("LoadImageOutput", outputs),
+            )
+        }
+    )
+    video = known["VHS_LoadVideo"].expand({})["video"]
+    assert (video.upload, video.choices) == (Kind.VIDEO, None)
+    assert known["LoadImageModel"].expand({})["image"].upload is None
+    assert known["LoadImageOutput"].expand({})["image"].upload is None

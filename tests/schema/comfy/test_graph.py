@@ -15,6 +15,7 @@ from comfysnap_schema.comfy.graph import (
     parse_graph,
     read_graph,
     title_of,
+    without_notes,
 )
 from comfysnap_schema.wire.errors import GraphError
 
@@ -40,12 +41,48 @@ def test_invalid_graphs_have_an_error_code(data: Any, code: str) -> None:
     assert caught.value.code == code
 
 
-def test_a_request_body_is_unwrapped() -> None:
-    assert parse_graph({"client_id": "x", "prompt": {"9": NODE}}) == {"9": NODE}
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        {"client_id": "x", "prompt": {"9": NODE}},
+        {"input": {"workflow": {"9": NODE}, "images": []}},
+        {"input": {"prompt": {"9": NODE}}, "policy": {}},
+        {"workflow": {"nodes": [], "links": []}, "output": {"9": NODE}},
+        {"prompt": {"9": NODE}, "extra_data": {"extra_pnginfo": {"workflow": {"nodes": []}}}},
+    ],
+)
+def test_a_graph_is_taken_out_of_what_it_is_wrapped_in(wrapped: Any) -> None:
+    assert parse_graph(wrapped) == {"9": NODE}
 
 
-def test_a_node_called_prompt_is_a_node() -> None:
-    assert parse_graph({"prompt": NODE}) == {"prompt": NODE}
+@pytest.mark.parametrize("name", ["prompt", "output", "workflow", "input"])
+def test_a_node_called_like_a_wrapper_is_a_node(name: str) -> None:
+    assert parse_graph({name: NODE}) == {name: NODE}
+
+
+def test_a_wrapped_ui_export_is_reported_as_such() -> None:
+    with pytest.raises(GraphError) as caught:
+        parse_graph({"input": {"workflow": {"nodes": [], "links": []}}})
+    assert caught.value.code == "ui_format"
+
+
+def test_what_a_saved_graph_has_beside_its_inputs_is_left_out() -> None:
+    saved = {"9": {**NODE, "_meta": {"title": "x"}, "is_changed": [None], "widgets": 3}}
+    assert parse_graph(saved) == {"9": {**NODE, "_meta": {"title": "x"}}}
+
+
+def test_notes_of_the_editor_are_left_out_unless_they_are_real_nodes() -> None:
+    graph = parse_graph(
+        {
+            "1": {"class_type": "Note", "inputs": {"text": "hi"}},
+            "2": {"class_type": "MarkdownNote", "inputs": {"": "hi"}},
+            "9": NODE,
+        }
+    )
+    assert without_notes(graph, ()) == ({"2": graph["2"], "9": NODE}, ("1",))
+    assert without_notes(graph, {"Note"}) == (graph, ())
+    graph["9"] = {"class_type": "SaveImage", "inputs": {"images": []}}
+    assert without_notes(graph)[1] == ("1", "2")
 
 
 @pytest.mark.parametrize(
@@ -54,10 +91,9 @@ def test_a_node_called_prompt_is_a_node() -> None:
         (b"{", "invalid_json"),
         (b"\xff", "invalid_json"),
         (b"[" * 100_000, "invalid_json"),
-        (b'{"1": NaN}', "invalid_json"),
         (b" " * (MAX_GRAPH_BYTES + 1), "too_large"),
     ],
-    ids=["cut off", "no text", "deep", "not a number", "large"],
+    ids=["cut off", "no text", "deep", "large"],
 )
 def test_an_unreadable_file_has_an_error_code(tmp_path: Path, content: bytes, code: str) -> None:
     path = tmp_path / "graph.json"
@@ -65,6 +101,13 @@ def test_an_unreadable_file_has_an_error_code(tmp_path: Path, content: bytes, co
     with pytest.raises(GraphError) as caught:
         read_graph(path)
     assert (caught.value.code, caught.value.file) == (code, str(path))
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_a_number_that_json_does_not_know_is_null(tmp_path: Path, number: str) -> None:
+    path = tmp_path / "graph.json"
+    path.write_text(f'{{"1": {{"class_type": "Node", "inputs": {{"x": {number}, "y": 1.5}}}}}}')
+    assert read_graph(path)["1"]["inputs"] == {"x": None, "y": 1.5}
 
 
 def test_a_missing_file_is_reported(tmp_path: Path) -> None:
@@ -84,9 +127,10 @@ def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     [
         ("6.inputs.text", "6", "text"),
         ("92:3.inputs.resize_type.width", "92:3", "resize_type.width"),
+        ("n.3.inputs.text", "n.3", "text"),
     ],
 )
-def test_a_path_splits_at_most_twice(text: str, node: str, name: str) -> None:
+def test_a_path_splits_at_its_inputs(text: str, node: str, name: str) -> None:
     path = InputPath.parse(text)
     assert (path.node, path.name, str(path)) == (node, name, text)
 

@@ -253,15 +253,44 @@ def test_the_any_type_and_a_common_type_are_accepted() -> None:
     assert validate_graph(good, CATALOGUE) == []
 
 
-def test_the_two_combo_encodings_do_not_match_each_other() -> None:
-    bad = graph()
-    bad["5"] = node("Paint", color=["2", 3], mode=["2", 1])
-    bad["3"]["inputs"]["images"] = ["5", 0]
-    found = validate_graph(bad, CATALOGUE)
-    assert [(each.input, each.code) for each in found] == [
-        ("color", "return_type_mismatch"),
-        ("mode", "return_type_mismatch"),
-    ]
+def test_a_list_of_choices_fits_the_newer_combo_and_its_own_list_only() -> None:
+    good = graph()
+    good["5"] = node("Paint", color=["2", 1], mode=["2", 1])
+    good["3"]["inputs"]["images"] = ["5", 0]
+    assert validate_graph(good, CATALOGUE) == []
+    good["5"]["inputs"]["color"] = ["2", 3]
+    found = only(validate_graph(good, CATALOGUE))
+    assert (found.input, found.code) == ("color", "return_type_mismatch")
+
+
+def test_one_any_among_several_types_is_enough() -> None:
+    catalogue = Catalogue.parse(
+        {
+            "Make": entry(["LATENT,*"]),
+            "Save": entry([], True, images=["IMAGE"]),
+            "Pick": entry([COLORS], True, color=[COLORS]),
+            "Show": entry([], True, source=["IMAGE, *"]),
+        }
+    )
+    good: Graph = {"1": node("Make"), "2": node("Save", images=["1", 0])}
+    assert validate_graph(good, catalogue) == []
+    bad: Graph = {"1": node("Make"), "2": node("Pick", color=["1", 0])}
+    assert only(validate_graph(bad, catalogue)).code == "return_type_mismatch"
+    listed: Graph = {"1": node("Pick", color="red"), "2": node("Show", source=["1", 0])}
+    assert only(validate_graph(listed, catalogue)).code == "return_type_mismatch"
+
+
+def test_only_a_list_of_names_may_be_linked_to_an_upload() -> None:
+    catalogue = Catalogue.parse(
+        {
+            "Make": entry(["IMAGE", ["a.png"]]),
+            "Load": entry([], True, picture=[["x.png"], {"image_upload": True}]),
+        }
+    )
+    bad: Graph = {"1": node("Make"), "2": node("Load", picture=["1", 0])}
+    assert only(validate_graph(bad, catalogue)).code == "return_type_mismatch"
+    good: Graph = {"1": node("Make"), "2": node("Load", picture=["1", 1])}
+    assert validate_graph(good, catalogue) == []
 
 
 def test_the_matching_outputs_are_suggested() -> None:
@@ -275,8 +304,26 @@ def test_model_files_are_trusted_unless_asked_for_and_uploads_always() -> None:
     assert validate_graph(other, CATALOGUE) == []
     found = only(validate_graph(other, CATALOGUE, check_models=True))
     assert (found.code, found.node, found.input) == ("value_not_in_list", "1", "name")
-    found = only(validate_graph(changed(folder="x"), CATALOGUE, check_models=True))
-    assert (found.code, found.input) == ("value_not_in_list", "folder")
+    for name in ("folder", "remote"):
+        found = only(validate_graph(changed(**{name: "x"}), CATALOGUE, check_models=True))
+        assert (found.code, found.input) == ("value_not_in_list", name)
+
+
+def test_a_name_with_the_slashes_of_windows_is_reported_with_the_right_one() -> None:
+    catalogue = Catalogue.parse({"Save": entry([], True, name=[["XL/a.safetensors", "b.ckpt"]])})
+    bad: Graph = {"1": node("Save", name="XL\\a.safetensors")}
+    found = only(validate_graph(bad, catalogue))
+    assert found.code == "value_not_in_list"
+    assert "'XL/a.safetensors'" in found.message
+    trusted: Graph = {"1": node("Save", name="XL\\other.safetensors")}
+    assert validate_graph(trusted, catalogue) == []
+
+
+def test_a_malformed_class_is_reported_as_such() -> None:
+    catalogue = Catalogue.parse({**CLASSES, "Sloppy": {"input": {}, "output": "IMAGE"}})
+    found = only(validate_graph(plus({"9": node("Sloppy")}), catalogue))
+    assert (found.code, found.node) == ("missing_node_type", "9")
+    assert "malformed" in found.message
 
 
 def test_a_similar_choice_is_suggested() -> None:
@@ -304,6 +351,7 @@ DESCRIBED: list[tuple[list[Any], str]] = [
     (["MODEL"], "MODEL"),
     ([["x.png"], {"image_upload": True}], "image"),
     ([[], {}], "file"),
+    (["COMBO", {"remote": {}}], "server"),
     ([["a"], {}], "one of a"),
 ]
 

@@ -241,9 +241,9 @@ def test_outputs_of_a_kind_are_distinguished_by_title_or_file_name() -> None:
     }
     assert list(propose(graph, name="x").spec.outputs) == [
         "images",
-        "upscaled_result_images",
-        "draft_images",
-        "images_2",
+        "upscaled_result",
+        "draft",
+        "images_45",
     ]
 
 

@@ -74,7 +74,7 @@ def test_without_a_sampler_texts_are_recognized_by_their_names() -> None:
         "seed": ["1.inputs.seed", "2.inputs.seed"],
         "duration": "1.inputs.duration",
     }
-    assert list(proposal.spec.outputs) == ["video", "video_2"]
+    assert list(proposal.spec.outputs) == ["video", "closer_look"]
 
 
 def test_a_text_beside_a_sampled_prompt_is_proposed_and_disabled() -> None:
@@ -156,14 +156,14 @@ def test_empty_prompts_count_only_when_there_is_no_other() -> None:
     assert paths(propose(graph, name="x"))["prompt"] == "6.inputs.text_g"
 
 
-def test_several_texts_of_one_encoder_have_different_names() -> None:
+def test_both_encoders_of_flux_have_one_prompt() -> None:
     graph = text_to_image(
         **{"6": node("CLIPTextEncodeFlux", clip_l="fox", t5xxl="a red fox", guidance=3.5)}
     )
     found = paths(propose(graph, name="x"))
-    assert found["prompt"] == "6.inputs.t5xxl"
-    assert found["prompt_clip_l"] == "6.inputs.clip_l"
+    assert found["prompt"] == ["6.inputs.clip_l", "6.inputs.t5xxl"]
     assert found["guidance"] == "6.inputs.guidance"
+    assert propose(graph, name="x").spec.inputs["prompt"].default == "a red fox"
 
 
 def test_the_prompt_is_the_text_without_distinctive_words() -> None:
@@ -218,7 +218,7 @@ def test_stages_with_equal_values_are_one_parameter_and_an_unused_seed_is_disabl
     )
 
 
-def test_sizes_that_must_agree_are_one_parameter_and_others_are_disabled() -> None:
+def test_sizes_that_must_agree_are_one_parameter_and_that_of_a_resize_is_another() -> None:
     graph = text_to_image(
         **{
             "6": node(
@@ -235,7 +235,7 @@ def test_sizes_that_must_agree_are_one_parameter_and_others_are_disabled() -> No
         "6.inputs.width",
         "6.inputs.target_width",
     ]
-    assert paths(proposal, enabled=False)["resize_width"] == "20.inputs.width"
+    assert paths(proposal)["resize_width"] == "20.inputs.width"
 
 
 def test_a_size_that_is_linked_from_another_node_is_set_there() -> None:

@@ -2,7 +2,6 @@
 
 import copy
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ from comfysnap_schema.wire.errors import InputError, WorkflowError
 from comfysnap_schema.workflow.apply import Workflow, load_workflows
 from comfysnap_schema.workflow.map import OutputSpec, WorkflowSpec
 from comfysnap_schema.workflow.parameters import RANDOM_BELOW, Parameter
-
-MakeWorkflow = Callable[..., Path]
+from tests.schema.conftest import MakeWorkflow
 
 names = st.text("abcdefgh.:", min_size=1, max_size=4).filter(lambda text: text.strip(".:"))
 nodes = st.text("0123456789:", min_size=1, max_size=3)

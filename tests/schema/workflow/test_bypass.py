@@ -1,16 +1,13 @@
 """Booleans that bypass nodes."""
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from comfysnap_schema.wire.errors import WorkflowError
 from comfysnap_schema.workflow.apply import Workflow
-
-MakeWorkflow = Callable[..., Path]
+from tests.schema.conftest import MakeWorkflow
 
 NODES = json.dumps(
     {

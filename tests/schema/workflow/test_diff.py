@@ -1,15 +1,12 @@
 """What changed between two contracts, and the history of a workflow's contracts."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from comfysnap_schema.cli import build_app
 from comfysnap_schema.wire.errors import WorkflowError
 from comfysnap_schema.wire.files import Kind
 from comfysnap_schema.workflow.apply import Workflow
@@ -18,8 +15,7 @@ from comfysnap_schema.workflow.diff import compare
 from comfysnap_schema.workflow.history import CONTRACTS_FILE, History, read_history
 from comfysnap_schema.workflow.map import OutputSpec
 from comfysnap_schema.workflow.parameters import Parameter
-
-MakeWorkflow = Callable[..., Path]
+from tests.schema.conftest import MakeWorkflow, comfysnap
 
 
 def contract(*parameters: Parameter, **outputs: OutputSpec) -> Contract:
@@ -149,29 +145,22 @@ def test_a_workflow_accepts_callers_of_its_compatible_contracts(
     assert second.compatible == {first.contract.hash, second.contract.hash}
 
 
-def diff(*paths: Path) -> tuple[int, str]:
-    result = CliRunner().invoke(build_app(), ["diff", *map(str, paths)])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.output
-
-
 def test_the_exit_code_of_diff_is_1_for_breaking_changes(make_workflow: MakeWorkflow) -> None:
     old, new = make_workflow(folder="old"), make_workflow(folder="new")
-    assert diff(old, new)[0] == 0
+    assert comfysnap("diff", old, new)[0] == 0
     spec = new / "workflow.toml"
     spec.write_text(spec.read_text().replace("4096", "8192"))
-    code, output = diff(old, new)
+    code, output = comfysnap("diff", old, new)
     assert code == 0
     assert "inputs.width" in output
-    code, output = diff(new, old)
+    code, output = comfysnap("diff", new, old)
     assert code == 1
     assert "BREAKS inputs.width" in output
     (old / CONTRACTS_FILE).write_text(Workflow.load(old).history.dumps())
-    assert diff(old / CONTRACTS_FILE, new)[0] == 0
+    assert comfysnap("diff", old / CONTRACTS_FILE, new)[0] == 0
 
 
 def test_diff_of_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(WorkflowError) as caught:
-        diff(tmp_path / "none.json", tmp_path)
+        comfysnap("diff", tmp_path / "none.json", tmp_path)
     assert caught.value.code == "unreadable"

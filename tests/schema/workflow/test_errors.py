@@ -1,7 +1,6 @@
 """Every error in a workflow folder has a code, a file and a key."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,17 +8,8 @@ import pytest
 from comfysnap_schema.wire.errors import GraphError, SchemaError, WorkflowError
 from comfysnap_schema.wire.files import Kind
 from comfysnap_schema.workflow.apply import Workflow, load_workflows
+from tests.schema.conftest import GRAPH, MakeWorkflow
 
-MakeWorkflow = Callable[..., Path]
-
-GRAPH = {
-    "1": {"class_type": "EmptyImage",
-          "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 255}},
-    "2": {"class_type": "ImageScale",
-          "inputs": {"image": ["1", 0], "upscale_method": "area", "width": 512, "height": 512,
-                     "crop": "disabled"}},
-    "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "x"}},
-}  # fmt: skip
 OUTPUT = '[outputs.images]\nnode = "3"\n'
 NODES = json.dumps(
     {

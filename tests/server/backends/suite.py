@@ -20,7 +20,9 @@ from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.files import FileBySha256, FileByUrl, Kind
 from comfysnap_schema.wire.jobs import JobEvent, JobRecord, JobStatus
 from comfysnap_schema.workflow.map import OutputSpec
-from comfysnap_server.backends.protocol import Backend, BackendError, JobRequest
+from comfysnap_server.backends.protocol import Backend
+from comfysnap_server.errors import BackendError
+from comfysnap_server.jobs.request import JobRequest
 
 STEP_S = 0.02
 PATIENCE_S = 60.0

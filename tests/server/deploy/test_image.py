@@ -11,7 +11,9 @@ import pytest
 import comfysnap_schema
 import comfysnap_server
 from comfysnap_schema.wire.errors import ProjectError
-from comfysnap_server.deploy.deployment import SettingsError, read_deployment
+from comfysnap_schema.workflow import SettingsError
+from comfysnap_server import pins
+from comfysnap_server.deploy.deployment import read_deployment
 from comfysnap_server.deploy.image import (
     build_image,
     comfyui_commit,
@@ -19,7 +21,6 @@ from comfysnap_server.deploy.image import (
     read_nodes,
     self_test_command,
 )
-from comfysnap_server.engine.comfyui import pins
 from tests.server.engine.comfyui.conftest import TREE, real_comfyui
 
 ONE, OTHER = "1" * 40, "2" * 40

@@ -14,8 +14,8 @@ import pytest
 from modal_proto import api_pb2
 from packaging.requirements import Requirement
 
+from comfysnap_server import pins
 from comfysnap_server.deploy.image import PACKAGES
-from comfysnap_server.engine.comfyui import pins
 from tests.control_plane import ControlPlane
 from tests.paths import ROOT
 from tests.server.models.model_server import ModelServer, Served, serve_models
@@ -185,15 +185,15 @@ def check_layers(prepared: ControlPlane) -> None:
     commands = ["\n".join(image.dockerfile_commands) for _, image in found]
     torch = "--torch-backend=cu128 torch==2.8.0 torchvision torchaudio==2.8.0"
     marks = ["espeak-ng", COMMIT, "--exclude-newer", torch, "sageattention==1.0.6",
-             "nodepacks.install", "ln -s /models", "engine.comfyui.selftest",
+             "--step=fetch", "--step=install", "ln -s /models", "engine.comfyui.selftest",
              "COMFYSNAP_PROJECT"]  # fmt: skip
     places = [next(i for i, text in enumerate(commands) if mark in text) for mark in marks]
     assert places == sorted(places)
     assert all("--compile-bytecode" in text for text in commands if "uv pip install" in text)
     with_secrets = [index for index, (_, image) in enumerate(found) if image.secret_ids]
     assert with_secrets == [places[5]]
-    assert "--token github.com=GITHUB_TOKEN" in commands[places[5]]
-    assert "UV_COMPILE_BYTECODE=1" in commands[places[5]]
+    assert "--token=github.com=GITHUB_TOKEN" in commands[places[5]]
+    assert "UV_COMPILE_BYTECODE=1" in commands[places[6]]
 
 
 def test_the_default_image_installs_the_lock_and_ends_with_a_test_of_our_sources(

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-import comfysnap_server.engine.comfyui.pins as comfyui
+import comfysnap_server.pins as comfyui
 from comfysnap_server.deploy.image import requirements
 from comfysnap_server.deploy.settings import DeploySettings
-from comfysnap_server.engine.comfyui.release import TESTED
-from comfysnap_server.nodepacks.install import OURS
+from comfysnap_server.pins import TESTED
 from tests.paths import ROOT
 from tests.server.engine.comfyui.conftest import real_comfyui
 
@@ -140,4 +139,4 @@ def test_the_lock_satisfies_the_requirements_of_the_pinned_release() -> None:
 
 def test_node_packs_cannot_break_requirements_of_the_worker() -> None:
     project = tomllib.loads((ROOT / "packages" / "server" / "pyproject.toml").read_text())
-    assert set(OURS) == set(comfyui.WORKER) == set(project["dependency-groups"]["worker"])
+    assert set(comfyui.WORKER) == set(project["dependency-groups"]["worker"])

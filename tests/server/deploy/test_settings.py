@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from comfysnap_schema.wire.errors import ProjectError
+from comfysnap_schema.workflow import SettingsError
 from comfysnap_server.deploy.deployment import (
     Deployment,
-    SettingsError,
     engine_options,
     read_deployment,
 )
@@ -216,12 +216,12 @@ def test_a_relative_workflows_folder_has_the_same_path_in_a_container(
     write: WriteProject, written: str, there: str
 ) -> None:
     read = read_deployment(write(f"workflows = {written!r}"))
-    assert read.in_container(read.workflows_folder) == there
+    assert read.in_container(read.project.written_workflows) == there
     assert read.in_container(Path(read.file.name)) == "/project/comfysnap.toml"
 
 
 def test_local_settings_are_ignored_on_modal(write: WriteProject) -> None:
-    read = read_deployment(write("[serve]\nmax_timeout = 90\n[serve.local]\nmax_unfinished = 3\n"))
+    read = read_deployment(write("[serve]\nmax_timeout = 90\n[serve.local]\nmax_queued = 3\n"))
     settings = gateway_settings(read, {})
     assert (settings.auth, settings.max_timeout, settings.default_timeout) == ("proxy", 90, 90)
 

@@ -78,16 +78,25 @@ def found(file: Path, **options: Any) -> set[tuple[str, str]]:
     return {(s.level.value, s.code) for s in examine(file, **options)[0]}
 
 
-@pytest.mark.parametrize("line", ['max_timeout = "long"', "max_wate = 3", "max_wait = -1"])
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ('max_timeout = "long"', "invalid_value"),
+        ("max_wate = 3", "unknown_key"),
+        ("max_wait = -1", "invalid_value"),
+        ("[serve.local]\nmax_queue = 3", "unknown_key"),
+    ],
+)
 def test_a_gateway_that_would_not_start_is_an_error(
     write: WriteProject,
     workflow: Callable[..., None],
     snapshot: Callable[..., None],
     line: str,
+    code: str,
 ) -> None:
     workflow()
     snapshot()
-    assert found(write(f"[serve]\n{line}\n{GOOD}")) == {("error", "invalid_value")}
+    assert found(write(f"[serve]\n{line}\n{GOOD}")) == {("error", code)}
 
 
 def test_a_valid_project_has_no_issues(
@@ -253,6 +262,7 @@ PROBED = Probe(
     touched=[
         {"pack": "x", "function": "is_available", "where": "x/__init__.py:3", "refused": False},
         {"pack": "y", "function": "get_device_name", "where": "y/__init__.py:1", "refused": True},
+        {"pack": "z", "function": "current_device", "where": "z/__init__.py:1", "refused": False},
     ],
     open_files={"x": ["socket 127.0.0.1:1"]},
 )  # fmt: skip

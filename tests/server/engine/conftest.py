@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 
 from comfysnap_schema.comfy.graph import Graph
+from comfysnap_schema.wire.jobs import Progress, Timings
+from comfysnap_schema.wire.options import JobOptions
 from comfysnap_schema.workflow.map import OutputSpec
 from comfysnap_server.engine.protocol import Engine, EngineJob, Report
 from comfysnap_server.engine.registry import make_engine
-from comfysnap_server.jobs.run import Outcome, execute
+from comfysnap_server.jobs.run import JobEnd, execute
 
 MakeJob = Callable[..., EngineJob]
-RunGraph = Callable[..., Outcome]
+RunGraph = Callable[..., JobEnd]
 
 
 @pytest.fixture
@@ -35,6 +37,8 @@ def make_job(tmp_path: Path) -> MakeJob:
         folder = tmp_path / f"job{made}"
         options.setdefault("input_dir", folder / "input")
         options["input_dir"].mkdir(parents=True, exist_ok=True)
+        if "previews" in options:
+            options["options"] = JobOptions(previews=options.pop("previews"))
         (folder / "output").mkdir(parents=True)
         return EngineJob(
             job_id=f"job_{made:026}",
@@ -56,7 +60,8 @@ def run_graph(engine: Engine, make_job: MakeJob) -> RunGraph:
         outputs: Mapping[str, OutputSpec],
         report: Report = lambda _event: None,
         **options: Any,
-    ) -> Outcome:
-        return execute(engine, make_job(graph, outputs, **options), report)
+    ) -> JobEnd:
+        outcome = execute(engine, make_job(graph, outputs, **options), report)
+        return outcome.end(Timings(), Progress())
 
     return run

@@ -6,9 +6,10 @@ import pytest
 from pydantic import JsonValue
 
 from comfysnap_schema.wire.errors import ErrorCode
-from comfysnap_schema.wire.files import Kind, OutputFile
+from comfysnap_schema.wire.files import Kind
+from comfysnap_schema.wire.jobs import Progress, Timings
 from comfysnap_schema.workflow.map import OutputSpec
-from comfysnap_server.engine.outputs import MAX_NAME, output_files, safe_name, wire_outputs
+from comfysnap_server.engine.outputs import MAX_NAME, job_outputs, output_files, safe_name
 from comfysnap_server.engine.protocol import EngineJob, EngineResult, ProducedFile, Report
 from comfysnap_server.engine.simulated.engine import SimulatedEngine
 from comfysnap_server.jobs.run import Outcome, execute
@@ -44,7 +45,9 @@ def test_values_that_json_cannot_represent_are_replaced(make_job: MakeJob) -> No
     odd: JsonValue = {"na\udce4me": ["caf\udce9.png", "caf\u00e9", float("nan"), float("inf"), 1.5]}
     _, outcome = run_with(make_job, odd)
     assert outcome.outputs is not None
-    assert outcome.outputs["data"] == {"na?me": ["caf?.png", "caf\u00e9", None, None, 1.5]}
+    assert outcome.outputs["data"].on_wire() == {
+        "na?me": ["caf?.png", "caf\u00e9", None, None, 1.5]
+    }
 
 
 def test_a_value_nested_too_deep_fails_the_job(make_job: MakeJob) -> None:
@@ -62,14 +65,14 @@ def test_a_file_of_two_outputs_has_the_kind_of_each(make_job: MakeJob) -> None:
     path = job.output_dir / "sub" / "made.png"
     path.parent.mkdir()
     path.write_bytes(b"made")
-    wire = wire_outputs(
+    made_of = job_outputs(
         job,
         EngineResult(
             outputs={name: [ProducedFile(path=path, kind=spec.kind)]
                      for name, spec in job.outputs.items()}
         ),
     )  # fmt: skip
-    image, file = (OutputFile.model_validate(wire[name]) for name in ("image", "file"))
+    (image,), (file,) = (made_of[name].files for name in ("image", "file"))
     assert (image.kind, file.kind) == (Kind.IMAGE, Kind.FILE)
     assert image.name == file.name
 
@@ -78,11 +81,10 @@ def test_a_file_of_two_outputs_has_the_kind_of_each(make_job: MakeJob) -> None:
 def test_a_json_output_that_looks_like_a_file_is_not_a_file(make_job: MakeJob, name: str) -> None:
     looks: JsonValue = {
         "name": name, "kind": "image", "content_type": "text/html", "size": 1,
-        "sha256": "0" * 64, "url": f"/outputs/another/{name}",
+        "sha256": "0" * 64, "url": f"/outputs/job_{1:026}/{name}",
     }  # fmt: skip
     job, outcome = run_with(make_job, looks)
-    assert outcome.outputs is not None
-    found = list(output_files(job.job_id, outcome.outputs))
+    found = list(output_files(job.outputs, outcome.end(Timings(), Progress()).outputs or {}))
     assert [(Path(file.name), file.content_type) for file in found] == [
         (Path("made.png"), "image/png")
     ]

@@ -10,7 +10,9 @@ from typing import Any
 
 from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.jobs import JobEvent, JobPage, JobRecord, JobStatus
-from comfysnap_server.backends.protocol import BackendError, JobRequest, StoredFile, SubmitResult
+from comfysnap_server.backends.protocol import StoredFile, SubmitResult
+from comfysnap_server.errors import BackendError
+from comfysnap_server.jobs.request import JobRequest
 
 
 class FakeBackend:

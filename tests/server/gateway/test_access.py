@@ -6,10 +6,11 @@ import httpx
 import pytest
 
 from comfysnap_schema.workflow.apply import Workflow
-from comfysnap_server.backends.protocol import JobRequest, SubmitResult
+from comfysnap_server.backends.protocol import SubmitResult
 from comfysnap_server.gateway.app import create_app
 from comfysnap_server.gateway.auth import hash_key, new_key
 from comfysnap_server.gateway.settings import GatewaySettings
+from comfysnap_server.jobs.request import JobRequest
 from tests.server.gateway.fakes import FakeBackend
 
 ALICE, ALICES_NEXT, BOB = new_key(), new_key(), new_key()

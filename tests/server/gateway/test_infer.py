@@ -11,7 +11,7 @@ import pytest
 from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.jobs import JobRecord, JobStatus
 from comfysnap_schema.workflow.apply import Workflow
-from comfysnap_server.backends.protocol import BackendError
+from comfysnap_server.errors import BackendError
 from comfysnap_server.gateway.app import create_app
 from comfysnap_server.gateway.settings import GatewaySettings
 from tests.server.gateway.fakes import FakeBackend

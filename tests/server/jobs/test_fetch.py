@@ -4,48 +4,18 @@ import hashlib
 import ipaddress
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from comfysnap_server.jobs.fetch import FetchError, FetchPolicy, fetch
 from comfysnap_server.jobs.ssrf import is_public
+from tests.server.jobs.conftest import Site
 
 LOOPBACK = FetchPolicy(allow=("127.0.0.1/32",), max_bytes=100_000, timeout=10)
 CONTENT = bytes(range(256)) * 100
-
-
-@dataclass
-class Site:
-    """A small web site on the loopback."""
-
-    url: str
-    routes: dict[str, Callable[[BaseHTTPRequestHandler], None]] = field(
-        default_factory=dict[str, Callable[[BaseHTTPRequestHandler], None]]
-    )
-    asked: list[str] = field(default_factory=list[str])
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            found.asked.append(self.path)
-            found.routes[self.path](self)
-
-        def log_message(self, format: str, *args: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found = Site(f"http://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield found
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 def send(

@@ -12,10 +12,10 @@ import pytest
 
 from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.files import FileBySha256
-from comfysnap_server.backends.protocol import BackendError
+from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs.fetch import FetchPolicy
 from comfysnap_server.jobs.files import FileStore
-from comfysnap_server.jobs.stage import InputUnavailableError, stage_inputs
+from comfysnap_server.jobs.run import InputUnavailableError, stage_inputs
 from tests.server.backends.suite import loading, request
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import threading
-import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +11,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 COMMIT = "c0ffee" + "0" * 34
-BLOCK = 64 * 1024
 
 
 @dataclass
@@ -33,8 +31,8 @@ class Served:
     content_type: str = "application/octet-stream"
     chunked: bool = False
     """Whether it is stored in Xet."""
-    pace: float = 0
-    """Seconds between blocks of 64 kB."""
+    hold_after: int | None = None
+    """Bytes after which a download waits until the server's ``release``."""
 
 
 @dataclass
@@ -59,8 +57,9 @@ class ModelServer:
     gated: set[str] = field(default_factory=set[str])
     commit: str = COMMIT
     asked: list[Asked] = field(default_factory=list[Asked])
-    sent_some: threading.Event = field(default_factory=threading.Event)
-    """Set once several blocks of a paced file were sent."""
+    holding: threading.Event = field(default_factory=threading.Event)
+    """Set once a download waits."""
+    release: threading.Event = field(default_factory=threading.Event)
 
     def downloads(self, path: str) -> list[Asked]:
         """The requests for the content of a path."""
@@ -165,7 +164,7 @@ class Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
         body = body[start:]
         cut = file.break_after.pop(0) if downloading and file.break_after else None
-        self.answer(status, headers, body, cut, file.pace)
+        self.answer(status, headers, body, cut, file.hold_after)
 
     def answer(
         self,
@@ -173,7 +172,7 @@ class Handler(BaseHTTPRequestHandler):
         headers: Mapping[str, str],
         body: Any,
         cut: int | None = None,
-        pace: float = 0,
+        hold_after: int | None = None,
     ) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
@@ -183,21 +182,18 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "GET":
             try:
-                self.send(content if cut is None else content[:cut], pace)
+                self.send(content if cut is None else content[:cut], hold_after)
             except OSError:
                 self.close_connection = True
         if cut is not None:
             self.close_connection = True
 
-    def send(self, content: bytes, pace: float) -> None:
-        if not pace:
-            self.wfile.write(content)
-            return
-        for start in range(0, len(content), BLOCK):
-            self.wfile.write(content[start : start + BLOCK])
-            if start > 20 * BLOCK:
-                self.models.sent_some.set()
-            time.sleep(pace)
+    def send(self, content: bytes, hold_after: int | None) -> None:
+        self.wfile.write(content[:hold_after])
+        if hold_after is not None:
+            self.models.holding.set()
+            self.models.release.wait(30)
+            self.wfile.write(content[hold_after:])
 
 
 @contextmanager

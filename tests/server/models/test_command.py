@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -121,20 +122,24 @@ def test_an_invalid_list_is_bad_input(write: WriteProject) -> None:
 def test_a_killed_sync_is_resumed(
     write: WriteProject, server: ModelServer, tmp_path: Path, how: signal.Signals
 ) -> None:
-    content = os.urandom(40_000_000)
-    server.files["/a.safetensors"] = Served(content, pace=0.02)
+    content = os.urandom(4_000_000)
+    server.files["/a.safetensors"] = Served(content, hold_after=2_000_000)
     file = write(models(server, "a.safetensors"))
     comfysnap = Path(sys.executable).with_name("comfysnap")
+    parts = tmp_path / "models" / ".comfysnap" / "parts"
     with subprocess.Popen(
         [comfysnap, "models", "sync", "--project", file, "--to", tmp_path / "models"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as running:
-        begun = server.sent_some.wait(30)
+        begun = server.holding.wait(30)
+        while not any(part.stat().st_size for part in parts.glob("*.part")):
+            with suppress(subprocess.TimeoutExpired):  # until it has written what was sent
+                pytest.fail(f"ended with {running.wait(0.02)}")
         running.send_signal(how)
         assert running.wait(30) == (130 if how is signal.SIGINT else -how)
     assert begun
-    server.files["/a.safetensors"].pace = 0
+    server.release.set()
     again = command("sync", "--project", file, "--to", tmp_path / "models")
     assert again.exit_code == 0, again.output
     assert re.fullmatch(r"bytes=\d+-", server.downloads("/a.safetensors")[-1].headers["Range"])

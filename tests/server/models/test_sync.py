@@ -24,6 +24,7 @@ from comfysnap_server.models.syncing import (
     sync,
 )
 from tests.server.models.model_server import ModelServer, Served, serve_models
+from tests.server.tls import https_redirect
 
 QUICK = RetryPolicy(attempts=3, wait_initial=0, wait_max=0)
 CONTENT = bytes(range(256)) * 2000
@@ -238,6 +239,30 @@ def test_a_file_with_the_wrong_hash_never_reaches_the_models_folder(
     run = Run(tmp_path, entry(url=f"{server.url}/a.bin", sha256="0" * 64))()
     assert (run.good, run.failed) == (False, {"checkpoints/a.bin": "hash_mismatch"})
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_file_is_never_written_past_its_size(server: ModelServer, tmp_path: Path) -> None:
+    longer = CONTENT * 20
+    server.repositories["owner/repo"] = {"a.bin": Served(CONTENT, bodies=[longer] * 9)}
+    run = Run(tmp_path, entry(repo="owner/repo", file="a.bin"))()
+    assert run.failed == {"checkpoints/a.bin": "wrong_content"}
+    written = [event.done for event in run.events if isinstance(event, DownloadProgress)]
+    assert 0 <= max(written) <= len(CONTENT)
+    assert list((tmp_path / ".comfysnap" / "parts").iterdir()) == []
+    server.repositories["owner/repo"]["a.bin"].bodies = [longer]
+    assert Run(tmp_path, entry(repo="owner/repo", file="a.bin"))().good
+
+
+def test_a_redirect_from_https_to_http_is_refused(
+    server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.files["/a.bin"] = Served(CONTENT)
+    with https_redirect(tmp_path, f"{server.url}/a.bin?key=hidden", monkeypatch) as url:
+        run = Run(tmp_path / "models", entry(url=f"{url}/a.bin", sha256=sha256(CONTENT)))()
+    (reason,) = run.plan.failed.values()
+    assert "without https" in reason
+    assert "hidden" not in reason
+    assert server.asked == []
 
 
 def test_a_busy_server_is_retried(server: ModelServer, tmp_path: Path) -> None:

@@ -198,3 +198,16 @@ def make_wheel(folder: Path, name: str, version: str, *requires: str) -> None:
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
         for path, content in (entries | {f"{info}/RECORD": record}).items():
             wheel.writestr(path, content)
+
+
+INIT = {"__init__.py": "NODE_CLASS_MAPPINGS = {}\n"}
+
+
+def git_nodes(*repositories: tuple[str, str], **options: Any) -> dict[str, Any]:
+    return {"git_custom_nodes": {url: {"hash": commit, **options} for url, commit in repositories}}
+
+
+def has(python: Path, requirement: str) -> bool:
+    name, _, version = requirement.partition("==")
+    code = f"import {name}; assert {name}.version == {version!r}"
+    return subprocess.run([python, "-c", code], capture_output=True).returncode == 0

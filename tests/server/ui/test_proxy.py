@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from comfysnap_server.engine.comfyui.release import TESTED, read_version
+from comfysnap_server.pins import TESTED, read_version
 from comfysnap_server.ui.command import comfyui_command
 from comfysnap_server.ui.proxy import UiProxy
 

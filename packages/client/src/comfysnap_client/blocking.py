@@ -3,17 +3,18 @@
 It runs the async client in a background thread.
 """
 
-from collections.abc import AsyncIterable, Generator, Iterable, Mapping
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, AsyncIterable, Coroutine, Generator, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, overload
 
 from comfysnap_client import client as asynchronous
 from comfysnap_client.client import ClientOptions
 from comfysnap_client.dynamic import UntypedOutput
 from comfysnap_client.job import Job as AsyncJob
 from comfysnap_client.mapping import MapResult
-from comfysnap_client.portal import Portal
 from comfysnap_client.session import OnProgress
 from comfysnap_schema.base import WorkflowInput, WorkflowOutput
 from comfysnap_schema.wire import (
@@ -31,18 +32,25 @@ if TYPE_CHECKING:
 
 __all__ = ["Client", "Job"]
 
+T = TypeVar("T")
 OutputT = TypeVar("OutputT", bound=WorkflowOutput)
 OutputT_co = TypeVar("OutputT_co", bound=WorkflowOutput, covariant=True)
 
+INTERRUPT_S = 6.0
+"""Maximum seconds that an interrupted call may take to cancel its job."""
+
 
 class Job(Generic[OutputT_co]):
-    """Blocking version of ``comfysnap_client.Job``.
+    """Blocking version of ``comfysnap_client.Job``::
+
+        job = client.infer_async(FluxInput(prompt="a fox"))
+        output = job.result(timeout=60)
 
     Attributes:
         id: The job's ID.
     """
 
-    def __init__(self, portal: Portal, job: AsyncJob[OutputT_co]) -> None:
+    def __init__(self, portal: "_Portal", job: AsyncJob[OutputT_co]) -> None:
         self.id: str = job.id
         self._portal = portal
         self._job = job
@@ -129,7 +137,7 @@ class Client:
 
     def _start(self, client: asynchronous.Client) -> None:
         self._client = client
-        self._portal = Portal()
+        self._portal = _Portal()
 
     def __repr__(self) -> str:
         """The base URL, without keys."""
@@ -149,7 +157,13 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close all connections and stop the background thread. Idempotent."""
+        """Close all connections and stop the background thread. Idempotent.
+
+        Example::
+
+            client = Client(url)
+            client.close()
+        """
         if not self._portal.closed:
             try:
                 self._portal.run(self._client.aclose())
@@ -258,17 +272,104 @@ class Client:
         )
 
     def read(self, file: OutputFile) -> bytes:
-        """Like ``OutputFile.read``: return the content, verified."""
+        """Like ``OutputFile.read``: return the content, verified.
+
+        Example: ``content = client.read(output.images[0])``
+        """
         return self._portal.run(file.read())
 
     def image(self, file: ImageFile) -> "Image.Image":
-        """Like ``ImageFile.image``: return a Pillow image; requires Pillow."""
+        """Like ``ImageFile.image``: return a Pillow image; requires Pillow.
+
+        Example: ``width = client.image(output.images[0]).width``
+        """
         return self._portal.run(file.image())
 
     def save(self, file: OutputFile, path: str | Path) -> Path:
-        """Like ``OutputFile.save``: atomic, resumed after a lost connection, verified."""
+        """Like ``OutputFile.save``: atomic, resumed after a lost connection, verified.
+
+        Example: ``path = client.save(output.images[0], "fox.png")``
+        """
         return self._portal.run(file.save(path))
 
     def stream(self, file: OutputFile) -> Generator[bytes]:
-        """Like ``OutputFile.stream``: yield the content in chunks."""
+        """Like ``OutputFile.stream``: yield the content in chunks.
+
+        Example: ``size = sum(len(chunk) for chunk in client.stream(output.images[0]))``
+        """
         return self._portal.iterate(file.stream())
+
+
+class _Portal:
+    """Runs coroutines in one event loop on behalf of any thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="comfysnap", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._loop.is_closed()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Return the result of a coroutine; Ctrl-C cancels it and waits for its end.
+
+        Raises:
+            RuntimeError: The portal is closed, or the call comes from its own thread.
+        """
+        if self.closed or threading.current_thread() is self._thread:
+            coroutine.close()
+            reason = (
+                "the client is closed" if self.closed else "the client cannot be used in a callback"
+            )
+            raise RuntimeError(reason)
+        ended = threading.Event()
+
+        async def supervised() -> T:
+            try:
+                return await coroutine
+            finally:
+                ended.set()
+
+        future = asyncio.run_coroutine_threadsafe(supervised(), self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            if not ended.is_set():
+                future.cancel()
+                ended.wait(INTERRUPT_S)
+            raise
+
+    def iterate(self, source: AsyncGenerator[T]) -> Generator[T]:
+        """Yield the items of an async generator as they are requested."""
+        end = object()
+
+        async def next_item() -> T | object:
+            return await anext(source, end)
+
+        try:
+            while (item := self.run(next_item())) is not end:
+                yield item  # pyright: ignore[reportReturnType] -- never the sentinel
+        finally:
+            if not self.closed:
+                self.run(source.aclose())
+
+    def close(self) -> None:
+        """Cancel all tasks and stop the thread."""
+
+        async def cancel_all() -> None:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+            await self._loop.shutdown_asyncgens()
+            await self._loop.shutdown_default_executor()
+
+        self.run(cancel_all())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()

@@ -7,15 +7,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overload
 
 import httpx
+from pydantic import RootModel
 
-from comfysnap_client.credentials import checked_url, credentials
+from comfysnap_client import requests
 from comfysnap_client.job import Job
 from comfysnap_client.polling import PollPolicy
 from comfysnap_client.retry import Deadline, RetryPolicy
-from comfysnap_client.session import OnProgress, Session, SubmitOptions
-from comfysnap_client.transport import Transport
+from comfysnap_client.session import OnProgress, Session, submit_options
+from comfysnap_client.transport import Transport, checked_url, credentials
 from comfysnap_schema.base import WorkflowInput, WorkflowOutput, output_type
 from comfysnap_schema.wire import (
+    JobPage,
     JobRecord,
     JobStatus,
     WorkflowDetail,
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 OutputT = TypeVar("OutputT", bound=WorkflowOutput)
 
 DEFAULT_TIMEOUT_S = 600.0
+
+
+class _Workflows(RootModel[list[WorkflowSummary]], defer_build=True):
+    """``GET /workflows``."""
 
 
 class ClientOptions(TypedDict, total=False):
@@ -55,6 +61,9 @@ class Client:
 
         async with Client("http://127.0.0.1:8000") as client:
             output = await client.infer_sync(FluxInput(prompt="a fox"))
+
+    Every call takes a ``timeout``: seconds for the whole call, including retries; None uses the
+    client's, ``math.inf`` means no limit. Every call raises ``ComfysnapError``.
 
     Args:
         base_url: URL of the server, including its path prefix if it has one.
@@ -162,7 +171,13 @@ class Client:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close all connections, after at most 5 s for cancellations in progress."""
+        """Close all connections, after at most 5 s for cancellations in progress.
+
+        Example::
+
+            client = Client(url)
+            await client.aclose()
+        """
         await self._session.aclose()
 
     async def infer_sync(
@@ -210,12 +225,11 @@ class Client:
         deadline = Deadline.after(seconds)
         if job_timeout is None and cancel_on_timeout and math.isfinite(seconds):
             job_timeout = seconds
-        options = SubmitOptions(
-            job_timeout=job_timeout, labels=labels, webhook=webhook, idempotency_key=idempotency_key
-        )
+        options = submit_options(job_timeout=job_timeout, labels=labels, webhook=webhook)
         record = await self._session.submit(
-            inputs, options, deadline, cancel_on_timeout=cancel_on_timeout
-        )
+            inputs, options, deadline,
+            idempotency_key=idempotency_key, cancel_on_timeout=cancel_on_timeout,
+        )  # fmt: skip
         record = await self._session.wait(
             record.id, deadline, known=record,
             cancel_on_timeout=cancel_on_timeout, on_progress=on_progress,
@@ -234,23 +248,18 @@ class Client:
         idempotency_key: str | None = None,
         cancel_on_timeout: bool | None = None,
     ) -> Job[OutputT]:
-        """Submit a job and return its handle.
+        """Submit a job and return its handle; other arguments are those of ``infer_sync``.
 
         Args:
             inputs: A generated input model.
             timeout: Seconds for the submit, including uploads and retries. None uses the client's.
             job_timeout: Maximum run time on the server, in seconds. None uses the server's.
-            labels: Stored with the job; ``jobs`` can filter by them.
-            webhook: URL that the server calls when the job is final.
             previews: Whether the job's events include preview frames.
-            idempotency_key: Prevents a second job if this program submits again after a restart.
             cancel_on_timeout: Whether to cancel a job that was already created when this call is
                 cancelled or times out before the job's ID arrives. None uses the client's.
 
         Raises:
             InvalidInput: The server rejected the inputs; see ``fields``.
-            DeadlineExceeded: ``timeout`` passed.
-            ComfysnapError: The server is unreachable or rejected the request.
             OSError: An input file cannot be read.
 
         Example::
@@ -258,41 +267,41 @@ class Client:
             job = await client.infer_async(FluxInput(prompt="a fox"))
             output = await job.result()
         """
-        options = SubmitOptions(
-            job_timeout=job_timeout, labels=labels, webhook=webhook, previews=previews,
-            idempotency_key=idempotency_key,
-        )  # fmt: skip
-        record = await self._session.submit(
-            inputs, options, self._deadline(timeout), cancel_on_timeout=cancel_on_timeout
+        options = submit_options(
+            job_timeout=job_timeout, labels=labels, webhook=webhook, previews=previews
         )
+        record = await self._session.submit(
+            inputs, options, self._deadline(timeout),
+            idempotency_key=idempotency_key, cancel_on_timeout=cancel_on_timeout,
+        )  # fmt: skip
         output = output_type(type(inputs))
         return Job(self._session, record.id, output, timeout=self.timeout, record=record)
 
     async def check_status(self, job_id: str, *, timeout: float | None = None) -> JobRecord:
         """Return the current state of a job.
 
-        Args:
-            job_id: The ID from ``Job.id``.
-            timeout: Seconds for the call, including retries. None uses the client's.
-
         Raises:
             NotFound: Unknown job, or one of another API key.
-            ComfysnapError: The request failed or timed out.
+
+        Example::
+
+            record = await client.check_status(job.id)
         """
-        return await self._session.status(job_id, self._deadline(timeout))
+        request = requests.status(job_id)
+        return await self._session.call(request, JobRecord, self._deadline(timeout))
 
     async def cancel(self, job_id: str, *, timeout: float | None = None) -> JobRecord:
         """Request cancellation of a job; has no effect on a job that is final.
 
-        Args:
-            job_id: The ID from ``Job.id``.
-            timeout: Seconds for the call, including retries. None uses the client's.
-
         Raises:
             NotFound: Unknown job, or one of another API key.
-            ComfysnapError: The request failed or timed out.
+
+        Example::
+
+            record = await client.cancel(job.id)
         """
-        return await self._session.cancel(job_id, self._deadline(timeout))
+        request = requests.cancel(job_id)
+        return await self._session.call(request, JobRecord, self._deadline(timeout))
 
     @overload
     def job(self, job_id: str) -> "Job[UntypedOutput]": ...
@@ -331,8 +340,10 @@ class Client:
             labels: Only jobs with all of these labels.
             timeout: Seconds for each page, including retries. None uses the client's.
 
-        Raises:
-            ComfysnapError: The request failed or timed out.
+        Example::
+
+            async for record in client.jobs(status=JobStatus.RUNNING):
+                print(record.id)
         """
         filters = [("label", f"{key}:{value}") for key, value in (labels or {}).items()]
         if status is not None:
@@ -341,7 +352,8 @@ class Client:
             filters.append(("workflow", workflow))
         cursor: str | None = None
         while True:
-            page = await self._session.jobs(tuple(filters), cursor, self._deadline(timeout))
+            request = requests.jobs(tuple(filters), cursor)
+            page = await self._session.call(request, JobPage, self._deadline(timeout))
             for record in page.jobs:
                 yield record
             cursor = page.cursor
@@ -351,26 +363,23 @@ class Client:
     async def workflow(self, name: str, *, timeout: float | None = None) -> WorkflowDetail:
         """Return the title, contract and schemas of a workflow.
 
-        Args:
-            name: Name of the workflow.
-            timeout: Seconds for the call, including retries. None uses the client's.
-
         Raises:
             NotFound: Unknown workflow.
-            ComfysnapError: The request failed or timed out.
+
+        Example::
+
+            contract = (await client.workflow("flux")).contract
         """
-        return await self._session.workflow(name, self._deadline(timeout))
+        request = requests.workflow(name)
+        return await self._session.call(request, WorkflowDetail, self._deadline(timeout))
 
     async def workflows(self, *, timeout: float | None = None) -> list[WorkflowSummary]:
         """List the workflows of the server.
 
-        Args:
-            timeout: Seconds for the call, including retries. None uses the client's.
-
-        Raises:
-            ComfysnapError: The request failed or timed out.
+        Example: ``names = [workflow.name for workflow in await client.workflows()]``
         """
-        return await self._session.workflows(self._deadline(timeout))
+        request = requests.workflows()
+        return (await self._session.call(request, _Workflows, self._deadline(timeout))).root
 
     def map(
         self,

@@ -2,38 +2,40 @@
 
 import asyncio
 import hashlib
-import logging
 import os
-import random
 import secrets
-import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from comfysnap_client.errors import ComfysnapError, DownloadFailed
-from comfysnap_client.transport import Request, Transport, is_transient
+from comfysnap_client.requests import Request, output
+from comfysnap_client.transport import Attempts, Transport, is_header_value
 from comfysnap_schema.wire import OutputFile
 
-logger: logging.Logger = logging.getLogger("comfysnap_client")
-
 CHUNK = 1024 * 1024
+MAX_NAME_BYTES = 200
+"""Maximum length of a file name: file systems allow 255 bytes, encrypted ones fewer."""
+MAX_SUFFIX = 16
+"""Maximum length of a suffix, which a shortened name keeps."""
+
+_WINDOWS_DEVICES = {
+    "CON", "PRN", "AUX", "NUL", *(f"{name}{n}" for name in ("COM", "LPT") for n in range(10)),
+}  # fmt: skip
 
 
 class Downloads:
-    """Reads the output files of one server; every ``OutputFile`` of the client refers to it."""
+    """Reads the output files of one server; every ``OutputFile`` of the client refers to it.
+
+    Every call raises ``DownloadFailed`` if length or hash do not match, ``OutputExpired``, and the
+    other errors of requests.
+    """
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
     async def read(self, file: OutputFile) -> bytes:
-        """Return the content, verified.
-
-        Raises:
-            DownloadFailed: The length or hash does not match.
-            OutputExpired: The file has expired.
-            ComfysnapError: The request failed.
-        """
+        """Return the content, verified."""
         return b"".join([chunk async for chunk in self.stream(file)])
 
     async def save(self, file: OutputFile, path: Path) -> Path:
@@ -41,12 +43,9 @@ class Downloads:
 
         Raises:
             OSError: The file cannot be written.
-            DownloadFailed: The length or hash does not match.
-            OutputExpired: The file has expired.
-            ComfysnapError: The request failed.
         """
         target = path / safe_name(file.name) if await asyncio.to_thread(path.is_dir) else path
-        part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+        part = target.with_name(f".{secrets.token_hex(8)}.part")
         try:
             async with aclosing(self.stream(file)) as chunks:
                 await _write(chunks, part)
@@ -57,16 +56,9 @@ class Downloads:
         return target
 
     async def stream(self, file: OutputFile) -> AsyncGenerator[bytes]:
-        """Yield the content in chunks; it is verified after the last one.
-
-        Raises:
-            DownloadFailed: The length or hash does not match.
-            OutputExpired: The file has expired.
-            ComfysnapError: The request failed.
-        """
+        """Yield the content in chunks; it is verified after the last one."""
         progress = _Progress()
-        failures = 0
-        failing_since = 0.0
+        attempts = self._attempts(file, progress)
         while True:
             before = progress.size
             try:
@@ -77,44 +69,27 @@ class Downloads:
             except ComfysnapError as error:
                 if progress.size >= file.size:
                     break
-                if not is_transient(error):
-                    raise
-                if progress.size > before or failures == 0:
-                    failures, failing_since = 0, time.monotonic()
-                failures += 1
-                pause = self._transport.retry.pause(
-                    failures,
-                    time.monotonic() - failing_since,
-                    retry_after=error.retry_after,
-                    rand=random.random(),  # noqa: S311 -- spreads load, not security
-                )
-                if pause is None:
-                    error.attempts = failures
-                    raise
-                logger.warning(
-                    "%s: interrupted at %d of %d bytes, resuming in %.1f s: %s",
-                    file.name, progress.size, file.size, pause, error,
-                    extra={"request_id": error.request_id},
-                )  # fmt: skip
-                await asyncio.sleep(pause)
+                if progress.size > before:
+                    attempts = self._attempts(file, progress)
+                await attempts.pause(error)
         if progress.size != file.size or progress.digest.hexdigest() != file.sha256:
             raise DownloadFailed(
                 f"{file.name}: {progress.size} of {file.size} bytes with SHA-256 "
                 f"{progress.digest.hexdigest()}, expected {file.sha256}"
             )
 
+    def _attempts(self, file: OutputFile, progress: "_Progress") -> Attempts:
+        return Attempts(self._transport.retry, progress.request(file))
+
     async def _attempt(self, file: OutputFile, progress: "_Progress") -> AsyncGenerator[bytes]:
         """Yield the rest of the content, in a single attempt."""
-        headers = {"Accept-Encoding": "identity"}
-        if progress.size:
-            headers["Range"] = f"bytes={progress.size}-"
-        if progress.size and progress.etag:
-            headers["If-Range"] = progress.etag
-        request = Request(method="GET", url=file.url.lstrip("/"), headers=headers)
-        async with self._transport.stream(request) as response:
-            progress.etag = response.headers.get("etag")
-            skip = 0 if response.status_code == 206 else progress.size
-            async for data in response.aiter_raw():
+        async with (
+            self._transport.stream(progress.request(file)) as response,
+            aclosing(response.chunks()) as chunks,
+        ):
+            progress.etag = response.header("etag")
+            skip = 0 if response.status == 206 else progress.size
+            async for data in chunks:
                 chunk, skip = data[skip:], max(0, skip - len(data))
                 progress.size += len(chunk)
                 if progress.size > file.size:
@@ -130,14 +105,26 @@ class _Progress:
     def __init__(self) -> None:
         self.size = 0
         self.digest = hashlib.sha256()
-        self.etag: str | None = None
+        self.etag = ""
+
+    def request(self, file: OutputFile) -> Request:
+        """The request for the rest of the file."""
+        etag = self.etag if is_header_value(self.etag) else ""
+        return output(file, start=self.size, etag=etag)
 
 
 def safe_name(name: str) -> str:
-    """The last part of a name from the server, without characters unsafe in file names."""
+    """The last part of a name from the server, as a file name that every system accepts."""
     last = PurePosixPath(PureWindowsPath(name).name).name
-    safe = "".join(char for char in last if char.isprintable() and char not in '<>:"|?*')
-    return safe.strip(". ") or "output"
+    allowed = (char for char in last if char.isprintable() and char not in '<>:"|?*')
+    safe = "".join(allowed).strip(". ")
+    stem, dot, suffix = safe.rpartition(".")
+    if not dot or len(suffix) > MAX_SUFFIX:
+        stem, dot, suffix = safe, "", ""
+    if stem.partition(".")[0].upper() in _WINDOWS_DEVICES:
+        stem = f"_{stem}"
+    room = MAX_NAME_BYTES - len((dot + suffix).encode())
+    return (stem.encode()[:room].decode(errors="ignore") + dot + suffix) or "output"
 
 
 async def _write(chunks: AsyncIterator[bytes], path: Path) -> None:

@@ -26,7 +26,13 @@ _BY_KIND: dict[str, type[OutputFile]] = {
 
 
 class UntypedOutput(WorkflowOutput, extra="allow"):
-    """Outputs of a workflow without a generated model; ``values`` has them by name."""
+    """Outputs of a workflow without a generated model; ``values`` has them by name.
+
+    Example::
+
+        output = await client.job(saved_id).result()
+        print(output.values)
+    """
 
     @model_validator(mode="before")
     @classmethod
@@ -39,7 +45,13 @@ class UntypedOutput(WorkflowOutput, extra="allow"):
         return dict(self.model_extra or {})
 
     def files(self) -> Iterator[OutputFile]:
-        """Iterate over all files, in the order of the outputs."""
+        """Iterate over all files, in the order of the outputs.
+
+        Example::
+
+            output = await client.job(saved_id).result()
+            names = [file.name for file in output.files()]
+        """
         for value in self.values.values():
             for one in cast("list[Any]", value) if isinstance(value, list) else [value]:
                 if isinstance(one, OutputFile):

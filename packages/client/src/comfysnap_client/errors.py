@@ -27,9 +27,21 @@ A cancelled task raises ``asyncio.CancelledError`` as usual; ``job_id_of`` finds
 """
 
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import TypedDict, TypeVar, Unpack
 
 from comfysnap_schema.wire import ErrorCode, FieldProblem, JobRecord, JobStatus, Problem
+
+
+class ErrorDetails(TypedDict, total=False):
+    """The keyword arguments of ``ComfysnapError``, where they are documented."""
+
+    job_id: str | None
+    record: JobRecord | None
+    request_id: str | None
+    attempts: int
+    status: int | None
+    retry_after: float | None
+    idempotency_key: str | None
 
 
 class ComfysnapError(Exception):
@@ -44,28 +56,24 @@ class ComfysnapError(Exception):
         retry_after: Seconds that the server asked to wait, or None.
         idempotency_key: Key of the failed submit; submitting with it again cannot create a
             second job.
+
+    Example::
+
+        try:
+            output = await client.infer_sync(FluxInput(prompt="a fox"))
+        except ComfysnapError as error:
+            print(error, error.job_id)
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        job_id: str | None = None,
-        record: JobRecord | None = None,
-        request_id: str | None = None,
-        attempts: int = 0,
-        status: int | None = None,
-        retry_after: float | None = None,
-        idempotency_key: str | None = None,
-    ) -> None:
+    def __init__(self, message: str, **details: Unpack[ErrorDetails]) -> None:
         self.message = message
-        self.job_id: str | None = job_id if job_id or not record else record.id
-        self.record = record
-        self.request_id = request_id
-        self.attempts = attempts
-        self.status = status
-        self.retry_after = retry_after
-        self.idempotency_key = idempotency_key
+        self.record: JobRecord | None = details.get("record")
+        self.job_id: str | None = details.get("job_id") or (self.record and self.record.id)
+        self.request_id: str | None = details.get("request_id")
+        self.attempts: int = details.get("attempts", 0)
+        self.status: int | None = details.get("status")
+        self.retry_after: float | None = details.get("retry_after")
+        self.idempotency_key: str | None = details.get("idempotency_key")
         super().__init__(message)
 
     def __str__(self) -> str:
@@ -99,32 +107,10 @@ class DownloadFailed(ComfysnapError):
     """The length or SHA-256 of a downloaded file does not match the job's record."""
 
 
-class APIError(ComfysnapError):
-    """The server rejected the request; branch on ``code``, never on the message.
+class _WithProblem:
+    """What errors have in common that the server explains."""
 
-    Attributes:
-        problem: The complete problem+json body.
-    """
-
-    def __init__(
-        self,
-        problem: Problem,
-        *,
-        job_id: str | None = None,
-        request_id: str | None = None,
-        attempts: int = 0,
-        status: int | None = None,
-        retry_after: float | None = None,
-    ) -> None:
-        self.problem = problem
-        super().__init__(
-            _sentence(problem),
-            job_id=job_id,
-            request_id=request_id or problem.request_id,
-            attempts=attempts,
-            status=status,
-            retry_after=retry_after,
-        )
+    problem: Problem
 
     @property
     def code(self) -> ErrorCode | str:
@@ -135,6 +121,26 @@ class APIError(ComfysnapError):
     def fields(self) -> tuple[FieldProblem, ...]:
         """The problems of single input fields."""
         return self.problem.fields
+
+
+class APIError(_WithProblem, ComfysnapError):
+    """The server rejected the request; branch on ``code``, never on the message.
+
+    Attributes:
+        problem: The complete problem+json body.
+
+    Example::
+
+        try:
+            output = await client.infer_sync(FluxInput(prompt="a fox"))
+        except APIError as error:
+            print(error.code, [field.message for field in error.fields])
+    """
+
+    def __init__(self, problem: Problem, **details: Unpack[ErrorDetails]) -> None:
+        self.problem: Problem = problem
+        super().__init__(_sentence(problem), **details)
+        self.request_id: str | None = self.request_id or problem.request_id
 
 
 class InvalidInput(APIError):
@@ -173,29 +179,26 @@ class ServerError(APIError):
     """The server failed (5xx)."""
 
 
-class JobError(ComfysnapError):
+class JobError(_WithProblem, ComfysnapError):
     """The job did not succeed.
 
     Attributes:
         record: The final state of the job.
         problem: The reason, as reported by the server.
+
+    Example::
+
+        try:
+            output = await job.result()
+        except JobError as error:
+            print(error.code, error.record.status)
     """
 
-    record: JobRecord
+    record: JobRecord  # pyright: ignore[reportIncompatibleVariableOverride] -- never None here
 
     def __init__(self, record: JobRecord) -> None:
         self.problem: Problem = record.error or Problem(title=f"The job is {record.status}")
         super().__init__(_sentence(self.problem), record=record)
-
-    @property
-    def code(self) -> ErrorCode | str:
-        """The error code; a plain ``str`` when it is newer than this client."""
-        return self.problem.code
-
-    @property
-    def fields(self) -> tuple[FieldProblem, ...]:
-        """The problems of single input fields, if the engine reported any."""
-        return self.problem.fields
 
 
 class JobFailed(JobError):
@@ -282,6 +285,9 @@ def job_id_of(error: BaseException) -> str | None:
     Searches causes and contexts too, so it finds the job behind the ``TimeoutError`` of
     ``asyncio.timeout`` and the ``CancelledError`` of a cancelled task::
 
+        try:
+            async with asyncio.timeout(60):
+                output = await client.infer_sync(FluxInput(prompt="a fox"))
         except TimeoutError as error:
             save_for_later(job_id_of(error))
     """

@@ -10,15 +10,15 @@ from pydantic import ValidationError
 
 from comfysnap_client.errors import APIError, ComfysnapError, UnexpectedResponse
 from comfysnap_client.polling import LongPolls, PollPolicy
+from comfysnap_client.requests import events as events_request
 from comfysnap_client.sse import ServerSentEvent, SseParser
-from comfysnap_client.transport import Request, Transport, is_transient, job_url
-from comfysnap_schema.wire import EVENTS, ErrorCode, JobEvent, JobRecord, Progress
+from comfysnap_client.transport import Transport, is_header_value, is_transient
+from comfysnap_schema.wire import ErrorCode, JobEvent, JobRecord, Progress
 
 logger: logging.Logger = logging.getLogger("comfysnap_client")
 
-KEEP_ALIVE_S = 45.0
-"""Seconds without data, in addition to the read timeout, before a stream counts as broken; servers
-send comments more often than that."""
+MAX_RETRY_S = 60.0
+"""Maximum pause in seconds that a stream can ask for before a reconnect."""
 MAX_EMPTY_STREAMS = 2
 """Number of consecutive streams without an event before falling back to polls."""
 
@@ -103,22 +103,17 @@ class _State:
 
 async def _stream(transport: Transport, job_id: str, state: _State) -> AsyncGenerator[JobEvent]:
     """Yield the events of one connection."""
-    headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
-    if state.last_id:
-        headers["Last-Event-ID"] = state.last_id
     parser = SseParser()
-    request = Request(
-        method="GET", url=job_url(EVENTS, job_id), headers=headers, hold=KEEP_ALIVE_S, job_id=job_id
-    )
-    async with transport.stream(request) as response:
-        if not response.headers.get("content-type", "").startswith("text/event-stream"):
-            raise UnexpectedResponse(
-                "not an event stream", job_id=job_id, status=response.status_code
-            )
-        async for chunk in response.aiter_bytes():
+    async with (
+        transport.stream(events_request(job_id, state.last_id)) as response,
+        aclosing(response.chunks()) as chunks,
+    ):
+        if not response.header("content-type").startswith("text/event-stream"):
+            raise response.unexpected("not an event stream")
+        async for chunk in chunks:
             for sent in _sent(parser, chunk, job_id):
-                state.last_id = sent.id
-                state.pause = None if sent.retry is None else sent.retry / 1000
+                state.last_id = sent.id if is_header_value(sent.id) else ""
+                state.pause = None if sent.retry is None else min(sent.retry / 1000, MAX_RETRY_S)
                 event = _event(sent)
                 if event is not None:
                     state.empty_streams = 0

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Generic, TypeVar
 
+from comfysnap_client import requests
 from comfysnap_client.retry import Deadline
 from comfysnap_client.session import OnProgress, Session
 from comfysnap_schema.base import WorkflowOutput
@@ -13,7 +14,12 @@ OutputT_co = TypeVar("OutputT_co", bound=WorkflowOutput, covariant=True)
 
 
 class Job(Generic[OutputT_co]):
-    """A job on the server, returned by ``Client.infer_async`` and ``Client.job``.
+    """A job on the server, returned by ``Client.infer_async`` and ``Client.job``::
+
+        job = await client.infer_async(FluxInput(prompt="a fox"))
+        print(job.id)
+
+    Calls take a ``timeout`` and raise ``ComfysnapError`` as those of ``Client``.
 
     Attributes:
         id: The job's ID; ``client.job(id, OutputType)`` returns a handle again after a restart.
@@ -42,14 +48,15 @@ class Job(Generic[OutputT_co]):
     async def status(self, *, timeout: float | None = None) -> JobRecord:
         """Return the current state of the job.
 
-        Args:
-            timeout: Seconds for the call, including retries. None uses the client's.
-
         Raises:
             NotFound: Unknown job, or one of another API key.
-            ComfysnapError: The request failed or timed out.
+
+        Example::
+
+            print((await job.status()).progress.fraction)
         """
-        record = await self._session.status(self.id, self._deadline(timeout))
+        request = requests.status(self.id)
+        record = await self._session.call(request, JobRecord, self._deadline(timeout))
         self._update(record)
         return self.record or record
 
@@ -62,15 +69,11 @@ class Job(Generic[OutputT_co]):
     ) -> JobRecord:
         """Wait for the final record, without raising if the job did not succeed.
 
-        Args:
-            timeout: Seconds to wait. None uses the client's; ``math.inf`` means no limit.
-            cancel_on_timeout: As for ``result``.
-            on_progress: As for ``result``.
+        Arguments and errors are those of ``result``, except ``JobError``.
 
-        Raises:
-            DeadlineExceeded: ``timeout`` passed.
-            NotFound: Unknown job, or one of another API key.
-            ComfysnapError: The request failed.
+        Example::
+
+            record = await job.wait(timeout=60)
         """
         return await self._session.wait(
             self.id, self._deadline(timeout), known=self.record,
@@ -111,14 +114,15 @@ class Job(Generic[OutputT_co]):
     async def cancel(self, *, timeout: float | None = None) -> JobRecord:
         """Request cancellation of the job; it may still finish first.
 
-        Args:
-            timeout: Seconds for the call, including retries. None uses the client's.
-
         Raises:
             NotFound: Unknown job, or one of another API key.
-            ComfysnapError: The request failed or timed out.
+
+        Example::
+
+            record = await job.cancel()
         """
-        record = await self._session.cancel(self.id, self._deadline(timeout))
+        request = requests.cancel(self.id)
+        record = await self._session.call(request, JobRecord, self._deadline(timeout))
         self._update(record)
         return record
 

@@ -21,7 +21,10 @@ OutputT_co = TypeVar("OutputT_co", bound=WorkflowOutput, covariant=True)
 
 @dataclass(frozen=True, kw_only=True)
 class MapResult(Generic[OutputT_co]):
-    """The result of one input of ``Client.map``.
+    """The result of one input of ``Client.map``::
+
+        async for result in client.map(inputs):
+            print(result.index, result.error or "ok")
 
     Attributes:
         index: Position of the input, from 0.
@@ -67,7 +70,9 @@ async def run_map(
     try:
         while True:
             ahead = len(running) + len(ready)
-            if reading is None and not exhausted and _may_start(len(running), ahead, concurrency):
+            # The second limit: a slow first input must not block the others, nor start them all.
+            may_start = len(running) < concurrency and ahead < 2 * concurrency
+            if reading is None and not exhausted and may_start:
                 reading = asyncio.create_task(_next(source))
             tasks = {*running, reading} if reading else running
             if not tasks:
@@ -91,11 +96,6 @@ async def run_map(
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
-
-
-def _may_start(running: int, ahead: int, concurrency: int) -> bool:
-    """Whether another input may start: a slow first one must not block the others."""
-    return running < concurrency and ahead < 2 * concurrency
 
 
 async def _one(

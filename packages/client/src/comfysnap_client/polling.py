@@ -50,6 +50,10 @@ class PollPolicy:
             hint: The server's ``Retry-After`` in seconds. It takes precedence, but the pause is
                 at least a tenth of ``initial``.
             rand: A random number from 0 to 1.
+
+        Example::
+
+            seconds = PollPolicy().pause(1, rand=0.5)  # 0.5
         """
         if hint is not None:
             return max(hint, self.initial / 10)
@@ -59,7 +63,9 @@ class PollPolicy:
     def hold_among(self, jobs: int, slots: int) -> float:
         """Return the seconds to hold one poll when ``jobs`` jobs share ``slots`` connections.
 
-        Each job is polled at least every ``maximum`` seconds.
+        Each job is polled at least every ``maximum`` seconds::
+
+            seconds = PollPolicy().hold_among(160, slots=80)  # 2.5
         """
         if jobs <= slots:
             return self.hold
@@ -116,21 +122,13 @@ class LongPolls:
         """
         async with self._followed(job_id, after, changes=changes) as job:
             job.waiting += 1
-            limit = asyncio.timeout(deadline.remaining())
             try:
-                async with limit, aclosing(job.records(after)) as records:
+                async with (
+                    deadline.enforced(job.timed_out),
+                    aclosing(job.records(after)) as records,
+                ):
                     async for record in records:
                         on_record(record)
-            except TimeoutError as error:
-                if not limit.expired():
-                    raise
-                cause = job.failure
-                raise DeadlineExceeded(
-                    "timed out waiting for the job",
-                    job_id=job_id, record=job.record, attempts=job.polls,
-                    status=cause.status if cause else 200 if job.record else None,
-                    request_id=cause.request_id if cause else None,
-                ) from cause or error  # fmt: skip
             finally:
                 job.waiting -= 1
             assert job.record is not None  # noqa: S101 -- records end with the final one
@@ -270,6 +268,18 @@ class _PolledJob:
             await changed.wait()
             if self.loop.done():
                 self.loop.result()
+
+    def timed_out(self) -> DeadlineExceeded:
+        """The error for a follower whose deadline passed."""
+        cause = self.failure
+        error = DeadlineExceeded(
+            "timed out waiting for the job",
+            job_id=self.id, record=self.record, attempts=self.polls,
+            status=cause.status if cause else 200 if self.record else None,
+            request_id=cause.request_id if cause else None,
+        )  # fmt: skip
+        error.__cause__ = cause
+        return error
 
     async def stop(self) -> None:
         """Cancel the poll loop and wait for its end."""

@@ -1,11 +1,15 @@
-"""Retries and deadlines: pure decisions, without sleeping or sending."""
+"""Retries and deadlines: decisions, without sending."""
 
+import asyncio
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Self
+
+from comfysnap_client.errors import DeadlineExceeded
 
 RETRIED_STATUSES = frozenset({408, 425, 429})
 """Retried in addition to every 5xx."""
@@ -41,7 +45,10 @@ class RetryPolicy:
     longest_retry_after: float = 120.0
 
     def retries(self, status: int) -> bool:
-        """Whether to retry after a response with this HTTP status."""
+        """Whether to retry after a response with this HTTP status.
+
+        Example: ``RetryPolicy().retries(503)``
+        """
         return status in RETRIED_STATUSES or status >= 500
 
     def pause(
@@ -54,6 +61,10 @@ class RetryPolicy:
             elapsed: Seconds since the first attempt started.
             retry_after: The server's ``Retry-After`` in seconds; the pause is at least as long.
             rand: A random number from 0 to 1.
+
+        Example::
+
+            seconds = RetryPolicy().pause(1, 0.0, rand=0)  # 0.5
         """
         if attempt >= self.attempts:
             return None
@@ -98,6 +109,23 @@ class Deadline:
         left = self.remaining()
         return left is None or pause < left
 
+    @asynccontextmanager
+    async def enforced(self, exceeded: Callable[[], DeadlineExceeded]) -> AsyncGenerator[None]:
+        """Cancel what is in progress when the deadline passes.
+
+        Raises:
+            DeadlineExceeded: From ``exceeded``, which may set its cause.
+        """
+        limit = asyncio.timeout(self.remaining())
+        try:
+            async with limit:
+                yield
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            made = exceeded()
+            raise made from made.__cause__ or error
+
 
 NEVER = Deadline()
 """No limit."""
@@ -124,6 +152,6 @@ def _http_date(value: str) -> datetime | None:
 
     try:
         parsed = parsedate_to_datetime(value)
-    except (ValueError, TypeError, IndexError):
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
     return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed

@@ -4,12 +4,12 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
+from comfysnap_client import requests
 from comfysnap_client.downloads import Downloads
 from comfysnap_client.errors import (
     ComfysnapError,
@@ -20,30 +20,22 @@ from comfysnap_client.errors import (
     with_job,
 )
 from comfysnap_client.polling import LongPolls, Polled, PollPolicy
-from comfysnap_client.retry import Deadline, RetryPolicy
-from comfysnap_client.transport import Request, Transport, job_url
+from comfysnap_client.retry import NO_RETRY, Deadline, RetryPolicy
+from comfysnap_client.transport import Transport
 from comfysnap_client.uploads import Uploads
 from comfysnap_schema.base import WorkflowInput, WorkflowOutput, wire_inputs
 from comfysnap_schema.wire import (
-    CANCEL,
-    CHECK_STATUS,
-    CONTRACT,
-    IDEMPOTENCY_KEY,
-    INFER_ASYNC,
-    JOBS,
     READER_CONTEXT,
-    WORKFLOWS,
     JobEvent,
-    JobPage,
     JobRecord,
     JobStatus,
     Progress,
-    WorkflowDetail,
-    WorkflowSummary,
+    SubmitOptions,
 )
 
 logger: logging.Logger = logging.getLogger("comfysnap_client")
 
+ModelT = TypeVar("ModelT", bound=BaseModel)
 OutputT = TypeVar("OutputT", bound=WorkflowOutput)
 
 OnProgress = Callable[[Progress], object]
@@ -54,27 +46,12 @@ CLEANUP_S = 5.0
 _CLEANUP_RETRY = RetryPolicy(attempts=50, budget=CLEANUP_S, initial=0.1, maximum=0.5)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SubmitOptions:
-    """Options of a job, sent as query parameters."""
-
-    job_timeout: float | None = None
-    labels: Mapping[str, str] | None = None
-    webhook: str | None = None
-    previews: bool = False
-    idempotency_key: str | None = None
-
-    def params(self) -> tuple[tuple[str, str], ...]:
-        """The query parameters."""
-        params: list[tuple[str, str]] = []
-        if self.job_timeout is not None:
-            params.append(("timeout", f"{self.job_timeout:.3f}"))
-        if self.webhook is not None:
-            params.append(("webhook", self.webhook))
-        if self.previews:
-            params.append(("previews", "true"))
-        params.extend(("label", f"{key}:{value}") for key, value in (self.labels or {}).items())
-        return tuple(params)
+def submit_options(
+    *, job_timeout: float | None, labels: Mapping[str, str] | None, **options: Any
+) -> SubmitOptions:
+    """The options of a job, which the server validates."""
+    label = [f"{key}:{value}" for key, value in (labels or {}).items()]
+    return SubmitOptions.model_construct(timeout=job_timeout, label=label, **options)
 
 
 class Session:
@@ -102,36 +79,16 @@ class Session:
             await asyncio.wait(self._cleanups)
         await self._transport.aclose()
 
-    async def status(self, job_id: str, deadline: Deadline) -> JobRecord:
-        """Return the current state of a job."""
-        request = Request(method="GET", url=job_url(CHECK_STATUS, job_id), job_id=job_id)
-        return (await self._transport.send(request, deadline=deadline)).parse(JobRecord)
-
-    async def cancel(
-        self, job_id: str, deadline: Deadline, *, retry: RetryPolicy | None = None
-    ) -> JobRecord:
-        """Request cancellation of a job."""
-        request = Request(method="POST", url=job_url(CANCEL, job_id), job_id=job_id)
-        response = await self._transport.send(request, deadline=deadline, retry=retry)
-        return response.parse(JobRecord)
-
-    async def jobs(
-        self, filters: tuple[tuple[str, str], ...], cursor: str | None, deadline: Deadline
-    ) -> JobPage:
-        """Return one page of jobs."""
-        params = (*filters, ("cursor", cursor)) if cursor else filters
-        request = Request(method="GET", url=JOBS[1:], params=params)
-        return (await self._transport.send(request, deadline=deadline)).parse(JobPage)
-
-    async def workflow(self, name: str, deadline: Deadline) -> WorkflowDetail:
-        """Return one workflow."""
-        request = Request(method="GET", url=f"{WORKFLOWS[1:]}/{name}")
-        return (await self._transport.send(request, deadline=deadline)).parse(WorkflowDetail)
-
-    async def workflows(self, deadline: Deadline) -> list[WorkflowSummary]:
-        """List the workflows."""
-        request = Request(method="GET", url=WORKFLOWS[1:])
-        return (await self._transport.send(request, deadline=deadline)).parse_list(WorkflowSummary)
+    async def call(
+        self,
+        request: requests.Request,
+        model: type[ModelT],
+        deadline: Deadline,
+        *,
+        retry: RetryPolicy | None = None,
+    ) -> ModelT:
+        """Send a request and parse the response."""
+        return (await self._transport.send(request, deadline, retry=retry)).parse(model)
 
     async def submit(
         self,
@@ -139,6 +96,7 @@ class Session:
         options: SubmitOptions,
         deadline: Deadline,
         *,
+        idempotency_key: str | None,
         cancel_on_timeout: bool | None,
     ) -> JobRecord:
         """Submit a job, with one idempotency key for all attempts.
@@ -146,18 +104,14 @@ class Session:
         If the call ends before the response arrives, the submit is repeated with the same key to
         learn the job's ID, and that job is cancelled unless ``cancel_on_timeout`` is False.
         """
-        key = options.idempotency_key or uuid.uuid4().hex
-        workflow = inputs.__workflow__
+        key = idempotency_key or uuid.uuid4().hex
         body = await self._uploads.wire(wire_inputs(inputs), deadline)
-        headers = {IDEMPOTENCY_KEY: key, "Content-Type": "application/json"}
-        if contract := getattr(inputs, "__contract__", ""):
-            headers[CONTRACT] = contract
-        request = Request(
-            method="POST", url=f"{INFER_ASYNC[1:]}/{workflow}", params=options.params(),
-            headers=headers, content=to_json(body),
+        request = requests.submit(
+            inputs.__workflow__, getattr(inputs, "__contract__", ""), to_json(body),
+            idempotency_key=key, params=options.params(),
         )  # fmt: skip
         try:
-            record = (await self._transport.send(request, deadline=deadline)).parse(JobRecord)
+            record = await self.call(request, JobRecord, deadline)
         except (DeadlineExceeded, asyncio.CancelledError) as error:
             if isinstance(error, ComfysnapError):
                 error.idempotency_key = key
@@ -169,7 +123,7 @@ class Session:
         except ComfysnapError as error:
             error.idempotency_key = key
             raise
-        logger.debug("job %s: %s of %s", record.id, record.status, workflow,
+        logger.debug("job %s: %s of %s", record.id, record.status, record.workflow,
                      extra={"job_id": record.id})  # fmt: skip
         return record
 
@@ -221,7 +175,7 @@ class Session:
         except (DeadlineExceeded, asyncio.CancelledError) as error:
             with_job(error, job_id, last)
             if self._cancels(cancel_on_timeout) and not self._polls.is_awaited(job_id):
-                await self._abandon(job_id)
+                await self._clean_up(lambda limit: self._abandon(job_id, limit))
             raise
 
     def events(self, job_id: str) -> AsyncGenerator[JobEvent]:
@@ -252,35 +206,22 @@ class Session:
 
     async def _poll(self, job_id: str, *, hold: float, after: int | None) -> Polled:
         """Send one status request, which the server may hold; the caller handles its failures."""
-        params: tuple[tuple[str, str], ...] = ()
-        if hold:
-            params = (("wait", f"{hold:.3f}"),)
-            if after is not None:
-                params += (("after", str(after)),)
-        request = Request(
-            method="GET", url=job_url(CHECK_STATUS, job_id), params=params, hold=hold, job_id=job_id
-        )
-        response = await self._transport.once(request)
-        return response.parse(JobRecord), response.retry_after
+        request = requests.status(job_id, hold=hold, after=after)
+        reply = await self._transport.send(request, retry=NO_RETRY)
+        return reply.parse(JobRecord), reply.retry_after
 
     def _cancels(self, cancel_on_timeout: bool | None) -> bool:
         return self.cancel_on_timeout if cancel_on_timeout is None else cancel_on_timeout
 
-    async def _abandon(self, job_id: str) -> None:
-        """Cancel a job that nobody waits for: shielded, bounded, and without raising."""
+    async def _abandon(self, job_id: str, limit: Deadline) -> str:
+        """Cancel a job that nobody waits for."""
+        await self.call(requests.cancel(job_id), JobRecord, limit, retry=_CLEANUP_RETRY)
+        return job_id
 
-        async def stop(limit: Deadline) -> str:
-            return (await self.cancel(job_id, limit, retry=_CLEANUP_RETRY)).id
-
-        await self._clean_up(stop)
-
-    async def _undo(self, submit: Request, limit: Deadline) -> str:
+    async def _undo(self, submit: requests.Request, limit: Deadline) -> str:
         """Learn the ID of a job whose submit had no response, and cancel the job."""
-        response = await self._transport.send(submit, deadline=limit, retry=_CLEANUP_RETRY)
-        record = response.parse(JobRecord)
-        if not record.is_final:
-            await self.cancel(record.id, limit, retry=_CLEANUP_RETRY)
-        return record.id
+        record = await self.call(submit, JobRecord, limit, retry=_CLEANUP_RETRY)
+        return record.id if record.is_final else await self._abandon(record.id, limit)
 
     async def _clean_up(self, work: Callable[[Deadline], Awaitable[str]]) -> str | None:
         """Finish ``work`` although the calling task is being cancelled.

@@ -20,15 +20,16 @@ class ServerSentEvent:
 
 
 class SseParser:
-    """An incremental parser."""
+    """An incremental parser, whose time is linear in the size of the stream."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._line = bytearray()
+        self._data = bytearray()
+        self._size = 0
         self._event = ""
-        self._data: list[str] = []
         self._id = ""
         self._retry: int | None = None
-        self._size = 0
+        self._ended_with_cr = False
         self._started = False
 
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
@@ -37,45 +38,46 @@ class SseParser:
         Raises:
             ValueError: An event is larger than ``MAX_EVENT_BYTES``.
         """
-        text = self._rest + chunk
-        if not self._started and text:
-            text = text.removeprefix(b"\xef\xbb\xbf")
-            self._started = True
-        # A trailing CR may be half of a CRLF.
-        held = b"\r" if text.endswith(b"\r") else b""
-        *lines, rest = _LINE_END.split(text.removesuffix(held))
-        if held:
-            self._rest = rest + held
-        else:
-            self._rest = rest
-        self._limit(len(self._rest))
-        found = [self._line(line.decode(errors="replace")) for line in lines]
-        return [event for event in found if event is not None]
+        if not chunk:
+            return []
+        rest = chunk.removeprefix(b"\n") if self._ended_with_cr else chunk  # half of a CRLF
+        self._ended_with_cr = chunk.endswith(b"\r")
+        *ends, rest = _LINE_END.split(rest)
+        found: list[ServerSentEvent] = []
+        for end in ends:
+            self._append(end)
+            line, self._line = bytes(self._line), bytearray()
+            if not self._started:
+                line, self._started = line.removeprefix(b"\xef\xbb\xbf"), True
+            if line:
+                self._field(line)
+            elif (event := self._dispatch()) is not None:
+                found.append(event)
+        self._append(rest)
+        return found
 
-    def _line(self, line: str) -> ServerSentEvent | None:
-        if not line:
-            return self._dispatch()
-        name, _, value = line.partition(":")
-        value = value.removeprefix(" ")
-        if name == "data":
-            self._limit(len(value))
-            self._size += len(value) + 1
-            self._data.append(value)
-        elif name == "event":
-            self._event = value
-        elif name == "id" and "\0" not in value:
-            self._id = value
-        elif name == "retry" and value.isascii() and value.isdigit() and len(value) < 10:
-            self._retry = int(value)
-        return None
-
-    def _limit(self, more: int) -> None:
-        if self._size + more > MAX_EVENT_BYTES:
+    def _append(self, part: bytes) -> None:
+        if len(self._line) + self._size + len(part) > MAX_EVENT_BYTES:
             raise ValueError("the event is too large")
+        self._line += part
+
+    def _field(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            self._data += value + b"\n"
+            self._size += len(line)
+        elif name == b"event":
+            self._event = value.decode(errors="replace")
+        elif name == b"id" and b"\0" not in value:
+            self._id = value.decode(errors="replace")
+        elif name == b"retry" and value.isdigit() and len(value) < 10:
+            self._retry = int(value)
 
     def _dispatch(self) -> ServerSentEvent | None:
         data, event = self._data, self._event
-        self._data, self._event, self._size = [], "", 0
+        self._data, self._event, self._size = bytearray(), "", 0
         if not data:
             return None
-        return ServerSentEvent(event or "message", "\n".join(data), self._id, self._retry)
+        text = data[:-1].decode(errors="replace")
+        return ServerSentEvent(event or "message", text, self._id, self._retry)

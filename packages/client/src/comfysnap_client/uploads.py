@@ -14,10 +14,11 @@ from typing import Any, BinaryIO, cast
 
 from pydantic_core import to_jsonable_python
 
+from comfysnap_client import requests
 from comfysnap_client.errors import NotFound
 from comfysnap_client.retry import Deadline
-from comfysnap_client.transport import Request, Transport
-from comfysnap_schema.wire import FILES, MAX_INLINE_FILE_BYTES, FileBySha256, FileInline
+from comfysnap_client.transport import Transport
+from comfysnap_schema.wire import MAX_INLINE_FILE_BYTES, FileBySha256, FileInline
 
 CHUNK = 1024 * 1024
 MAX_INLINE_TOTAL = 1024 * 1024
@@ -72,35 +73,22 @@ class Uploads:
         return ready
 
     async def _upload(self, source: "_Source", deadline: Deadline) -> FileBySha256:
-        async with self._turn:
-            await asyncio.to_thread(source.measure)
-            if not await self._exists(source.sha256, deadline):
-                await self._put(source, deadline)
-        return FileBySha256(sha256=source.sha256)
-
-    async def _exists(self, sha256: str, deadline: Deadline) -> bool:
-        request = Request(method="HEAD", url=f"{FILES[1:]}/{sha256}")
-        try:
-            await self._transport.send(request, deadline=deadline)
-        except NotFound:
-            return False
-        return True
-
-    async def _put(self, source: "_Source", deadline: Deadline) -> None:
         async def chunks() -> AsyncIterator[bytes]:
             await asyncio.to_thread(source.rewind)
             while chunk := await asyncio.to_thread(source.file.read, CHUNK):
                 yield chunk
 
-        await self._transport.send(
-            Request(
-                method="PUT", url=f"{FILES[1:]}/{source.sha256}", content=chunks,
-                headers={
-                    "Content-Length": str(source.size), "Content-Type": source.content_type,
-                },
-            ),
-            deadline=deadline,
-        )  # fmt: skip
+        async with self._turn:
+            await asyncio.to_thread(source.measure)
+            sha256 = source.sha256
+            try:
+                await self._transport.send(requests.has_file(sha256), deadline)
+            except NotFound:
+                request = requests.upload(
+                    sha256, chunks, size=source.size, content_type=source.content_type
+                )
+                await self._transport.send(request, deadline)
+        return FileBySha256(sha256=sha256)
 
 
 class _Source:

@@ -1,21 +1,68 @@
-"""Errors of models, node packs, the doctor and the demo.
+"""The exceptions of the server.
 
-    CommandError
-    ├── ModelError             a model file cannot be downloaded, or there is no room for it
-    ├── PackManifestError      snapshot.json cannot be installed as it is
-    ├── PackFetchError         a node pack cannot be downloaded
-    ├── PackInstallError       required node packs could not be installed
-    ├── ProbeError             ComfyUI cannot be loaded
-    └── DemoError              the demo's server did not start
+    ComfysnapServerError
+    ├── BackendError               a request that a backend refuses; see ``code``
+    │   ├── DataFolderError        the data folder of a local server cannot be used
+    │   └── StorageError           the job store cannot be written
+    ├── ProblemError               a request that the gateway refuses
+    ├── EngineError                the job failed; the engine can run the next one
+    ├── EngineInterrupted          the job was stopped on request
+    ├── EngineChoiceError          unknown engine, or invalid options
+    ├── EngineStartError           the engine cannot run jobs on this machine
+    │   └── DeviceMissingError     no CUDA device where one is required
+    ├── BrokenDeviceError          the GPU context is broken for the life of the process
+    ├── CudaMaskedError            CUDA was used while it was hidden (also a RuntimeError)
+    ├── UnsupportedComfyError      not a ComfyUI checkout that the engine supports
+    ├── UnknownReleaseError        not a known version of ComfyUI (also a ValueError)
+    ├── PreloadError               a model file cannot be preloaded (also a ValueError)
+    ├── SafetensorsError           not a valid safetensors file (also a ValueError)
+    ├── NodeError                  a simulated node cannot compute its result
+    ├── InputUnavailableError      an input file of a job is gone or cannot be downloaded
+    ├── FetchError                 a URL cannot be downloaded, or must not be
+    ├── WorkerLostError            a worker process died
+    ├── WorkerStartError           no worker process could be started
+    ├── InstallError               ComfyUI cannot be installed
+    ├── SelfTestError              an installed ComfyUI cannot run a job
+    └── CommandError               a task of a command failed
+        ├── ModelError             a model file cannot be downloaded, or there is no room for it
+        ├── PackManifestError      snapshot.json cannot be installed as it is
+        ├── PackFetchError         a node pack cannot be downloaded
+        ├── PackInstallError       required node packs could not be installed
+        ├── ProbeError             ComfyUI cannot be loaded
+        └── DemoError              the demo's server did not start
 
-Each is defined beside what raises it. Errors in ``comfysnap.toml`` and in workflows are
-``SchemaError``: see ``comfysnap_schema.wire``.
+Each is defined beside what raises it, except for those that several folders raise. Errors in
+``comfysnap.toml`` and in workflows are ``SchemaError``: see ``comfysnap_schema.wire``.
 
 The image build copies this module beside ``nodepacks``, so it imports only the standard library.
 """
 
+from typing import TYPE_CHECKING
 
-class CommandError(Exception):
+if TYPE_CHECKING:
+    from comfysnap_schema.wire import ErrorCode
+
+
+class ComfysnapServerError(Exception):
+    """Base class of the exceptions that this package raises."""
+
+
+class BackendError(ComfysnapServerError):
+    """A request that the backend refuses; the gateway turns ``code`` into its problem response.
+
+    Codes: ``unknown_job``, ``unknown_output``, ``output_expired``, ``unknown_file``,
+    ``idempotency_mismatch``, ``queue_full``, ``quota_exceeded``, ``hash_mismatch``,
+    ``file_too_large``, ``unavailable``.
+    """
+
+    def __init__(self, code: "ErrorCode", detail: str, *, retry_after: float | None = None) -> None:
+        self.code = code
+        self.detail = detail
+        self.retry_after = retry_after
+        super().__init__(detail)
+
+
+class CommandError(ComfysnapServerError):
     """A task of a command failed.
 
     Args:

@@ -15,7 +15,7 @@ class Stubborn:
     def run(self, image, steps):
         bar = comfy.utils.ProgressBar(steps)
         for _ in range(steps):
-            time.sleep(0.005)
+            time.sleep(0.005)  # the work of a step
             try:
                 bar.update(1)
             except Exception:  # noqa: S112 -- its purpose

@@ -46,7 +46,7 @@ def Steps(image, steps):
     """A cancellable sampler with 1 ms per step."""
     bar = comfy.utils.ProgressBar(steps)
     for _ in range(steps):
-        time.sleep(0.001)
+        time.sleep(0.001)  # the work of a step, so that an interrupt comes between two
         bar.update(1)
     return (image,)
 
@@ -186,7 +186,7 @@ def CountsUntilStopped(steps):
     with contextlib.suppress(Exception):
         bar = comfy.utils.ProgressBar(steps)
         for _ in range(steps):
-            time.sleep(0.001)
+            time.sleep(0.001)  # the work of a step
             bar.update(1)
             done += 1
     return (str(done),)
@@ -223,7 +223,7 @@ class Waits:
 
     async def run(self, image):
         comfy.utils.ProgressBar(2).update(1)
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
         return (image,)
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from comfysnap_schema.wire.jobs import JobStatus
 from comfysnap_server.backends.local import LocalBackend, LocalLimits
-from comfysnap_server.backends.local.channel import frame, receive
+from comfysnap_server.backends.local.channel import receive
 from comfysnap_server.engine.registry import EngineChoiceError, make_engine
 from tests.paths import ROOT
 from tests.server.backends.local.conftest import StartBackend
@@ -28,6 +29,13 @@ def children() -> set[str]:
         pid for task in Path("/proc/self/task").iterdir()
         for pid in (task / "children").read_text().split()
     }  # fmt: skip
+
+
+async def failure_of(backend: LocalBackend) -> str:
+    async with asyncio.timeout(20):
+        while backend.engine_failure is None:  # noqa: ASYNC110 -- read as an operator would
+            await asyncio.sleep(0.01)
+    return backend.engine_failure
 
 
 async def test_the_first_worker_is_cold_a_forked_one_is_not(backend: LocalBackend) -> None:
@@ -77,7 +85,8 @@ def test_a_worker_says_that_it_cannot_read_an_order_and_asks_to_be_replaced() ->
     with subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.DEVNULL) as worker:
         theirs.close()
         assert json.loads(receive(ours) or b"")["op"] == "ready"
-        ours.sendall(frame(b'{"op": "run", "request": {}}'))
+        order = b'{"op": "run", "request": {}}'
+        ours.sendall(struct.pack("!I", len(order)) + order)
         told = json.loads(receive(ours) or b"")
         ours.close()
         assert worker.wait(30) == 0
@@ -96,10 +105,7 @@ async def test_jobs_wait_while_the_engine_cannot_be_loaded_and_run_once_it_can(
         python_path=[ROOT],
     )
     job = (await backend.submit(request())).job
-    async with asyncio.timeout(20):
-        while backend.engine_failure is None:  # noqa: ASYNC110 -- read as an operator would
-            await asyncio.sleep(0.01)
-    assert "not mounted" in backend.engine_failure
+    assert "not mounted" in await failure_of(backend)
     assert not await backend.ready()
     assert not (await backend.get("anna", job.id)).is_final
     blocker.unlink()
@@ -116,10 +122,7 @@ async def test_another_interpreter_runs_the_workers_or_it_is_told_that_it_cannot
     if python == sys.executable:
         assert (await run(backend, request())).status is JobStatus.SUCCEEDED
         return
-    async with asyncio.timeout(20):
-        while backend.engine_failure is None:  # noqa: ASYNC110 -- read as an operator would
-            await asyncio.sleep(0.01)
-    assert python in backend.engine_failure
+    assert python in await failure_of(backend)
 
 
 async def test_an_engine_without_its_device_runs_no_job_and_the_reason_is_known(
@@ -129,20 +132,14 @@ async def test_an_engine_without_its_device_runs_no_job_and_the_reason_is_known(
         engine=f"{ENGINES}:DevicelessEngine", python_path=[ROOT]
     )
     job = (await backend.submit(request())).job
-    async with asyncio.timeout(20):
-        while backend.engine_failure is None:  # noqa: ASYNC110 -- read as an operator would
-            await asyncio.sleep(0.01)
-    assert "no CUDA device: found no driver" in backend.engine_failure
+    assert "no CUDA device: found no driver" in await failure_of(backend)
     assert not await backend.ready()
     assert not (await backend.get("anna", job.id)).is_final
 
 
 async def test_an_engine_that_takes_too_long_to_load_is_told(start_backend: StartBackend) -> None:
     backend: LocalBackend = await start_backend(limits=LocalLimits(start_timeout=0.0))
-    async with asyncio.timeout(20):
-        while backend.engine_failure is None:  # noqa: ASYNC110 -- read as an operator would
-            await asyncio.sleep(0.01)
-    assert "too long" in backend.engine_failure
+    assert "too long" in await failure_of(backend)
 
 
 async def test_a_stop_while_a_slow_engine_is_given_up_leaves_no_process(

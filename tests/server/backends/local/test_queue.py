@@ -10,7 +10,7 @@ import pytest
 from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.jobs import JobStatus
 from comfysnap_server.backends.local import LocalBackend, LocalLimits
-from comfysnap_server.backends.protocol import BackendError
+from comfysnap_server.errors import BackendError
 from tests.paths import ROOT
 from tests.server.backends.local.conftest import StartBackend
 from tests.server.backends.suite import (

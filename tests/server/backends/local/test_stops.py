@@ -4,23 +4,18 @@ import asyncio
 import os
 import signal
 import sqlite3
-import threading
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from comfysnap_schema.wire.files import FileByUrl
 from comfysnap_schema.wire.jobs import JobStatus
-from comfysnap_server.backends.local import LocalBackend, LocalLimits, migrations, runner
+from comfysnap_server.backends.local import LocalBackend, LocalLimits, migrations
 from comfysnap_server.backends.local import backend as local
-from comfysnap_server.backends.local.live import LiveJob, Stop
-from comfysnap_server.jobs.stage import InputUnavailableError
 from tests.paths import ROOT
 from tests.server.backends.local.conftest import StartBackend
-from tests.server.backends.suite import finish, loading, request
+from tests.server.backends.suite import finish, request
 
 ENGINE = "tests.server.backends.local.engines:GatedEngine"
 
@@ -63,32 +58,6 @@ async def test_a_job_that_is_being_taken_when_the_server_stops_is_queued_again(
     again: LocalBackend = await start_backend(**options)
     ended = await finish(again, await again.get("anna", job.id))
     assert (ended.status, ended.attempt) == (JobStatus.SUCCEEDED, 1)
-
-
-async def test_a_download_that_its_cancel_ends_first_is_cancelled_and_not_failed(
-    backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun = threading.Event()
-    request_stop = LiveJob.request_stop
-
-    def download(*_: object, stop: Callable[[], bool]) -> None:
-        begun.set()
-        while not stop():
-            time.sleep(0.001)
-        raise InputUnavailableError("photo", "the download was stopped")
-
-    def interrupted(live: LiveJob, reason: Stop) -> None:
-        live.stop = reason
-        time.sleep(0.1)  # the thread that downloads has its turn here
-        request_stop(live, reason)
-
-    monkeypatch.setattr(runner, "stage_inputs", download)
-    monkeypatch.setattr(LiveJob, "request_stop", interrupted)
-    files = {"photo.png": FileByUrl(url="https://example.com/photo.png")}
-    job = (await backend.submit(request(loading("photo.png"), files=files))).job
-    assert await asyncio.to_thread(begun.wait, 20)
-    await backend.cancel("anna", job.id)
-    assert (await finish(backend, job)).status is JobStatus.CANCELLED
 
 
 async def test_a_stop_does_not_wait_for_ever_for_a_store_that_cannot_be_written(

@@ -17,7 +17,7 @@ from comfysnap_schema.wire.jobs import JobRecord, JobStatus
 from comfysnap_server.backends.local import DataFolderError, LocalBackend, store
 from comfysnap_server.backends.local.migrations import MIGRATIONS, migrate, open_database
 from comfysnap_server.backends.local.writer import StorageError, Writer
-from comfysnap_server.backends.protocol import BackendError
+from comfysnap_server.errors import BackendError
 from tests.paths import ROOT
 from tests.server.backends.local.conftest import StartBackend
 from tests.server.backends.suite import finish, request, run
@@ -122,7 +122,7 @@ def test_a_full_disk_refuses_jobs_and_keeps_those_it_took(data: Path) -> None:
 import asyncio, sys
 from pathlib import Path
 from comfysnap_server.backends.local import LocalBackend
-from comfysnap_server.backends.protocol import BackendError
+from comfysnap_server.errors import BackendError
 from tests.server.backends.suite import request
 
 async def main():

@@ -34,6 +34,7 @@ def toy(plane: ControlPlane) -> ControlPlane:
     """With ``toy_app`` deployed, whose containers find it next to this file."""
     mount = {"TOY_MOUNT": str(plane.mounts / "toy")}
     plane.add_container_environment({"PYTHONPATH": str(HERE), **mount})
+    plane.secret("toy-secret", {"TOY_SECRET": "first"})
     plane.deploy(str(HERE / "toy_app.py"), environment=mount, cwd=HERE)
     return plane
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from comfysnap_schema.wire.files import Kind
 from comfysnap_schema.workflow.map import OutputSpec
 from comfysnap_server.backends.modal.platform import CallState, Platform
-from comfysnap_server.backends.protocol import JobRequest
+from comfysnap_server.jobs.request import JobRequest
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -9,6 +9,7 @@ import modal
 import modal.exception
 import pytest
 from google.protobuf.message import Message
+from grpclib import Status
 
 from comfysnap_server.backends.modal.cloud import QueueFeed
 from tests.control_plane import ControlPlane
@@ -168,7 +169,7 @@ async def test_a_volume_shows_what_was_committed_and_reloaded(
     toy: ControlPlane, worker: Any, started: modal.Queue
 ) -> None:
     toy.scale_to_zero("Toy.*")
-    busy = await worker.spawn.aio("sleep", 3)
+    busy = await worker.spawn.aio("sleep", 30)
     await next_start(started)
     await worker.remote.aio("write", "a")  # in a second container
     await busy.cancel.aio()
@@ -228,6 +229,78 @@ async def test_many_calls_share_the_allowed_containers(toy: ControlPlane, worker
     answers = await asyncio.gather(*(worker.remote.aio("echo", n) for n in range(30)))
     assert [answer["got"] for answer in answers] == list(range(30))
     assert len({answer["pid"] for answer in answers}) <= 3
+
+
+async def test_a_restore_brings_a_new_task_id_and_changed_secrets(
+    toy: ControlPlane, worker: Any
+) -> None:
+    toy.scale_to_zero("Toy.*")
+    toy.secret("toy-secret", {"TOY_SECRET": "first"})
+    (frozen,) = toy.freeze("Toy.*", 1)
+    first_task = frozen.task_id
+    toy.secret("toy-secret", {"TOY_SECRET": "second"})
+    before, after = await worker.remote.aio("identity")
+    assert before == {"MODAL_TASK_ID": first_task, "TOY_SECRET": "first"}
+    assert after == {"MODAL_TASK_ID": frozen.task_id, "TOY_SECRET": "second"}
+    assert frozen.task_id != first_task
+
+
+async def test_a_preempted_container_gets_no_result_in_and_the_input_runs_again(
+    toy: ControlPlane, worker: Any, started: modal.Queue
+) -> None:
+    call = await worker.spawn.aio("sleep", 1)
+    pid = await next_start(started)
+    toy.preempt(next(c for c in toy.pool("Toy.*").containers if c.pid == pid))
+    assert await call.get.aio(timeout=20) == "slept"
+    assert await next_start(started) != pid
+    assert toy.calls("Toy.*")[-1].input.retries == 0
+
+
+async def test_a_planned_fault_reaches_only_its_caller_and_ends(toy: ControlPlane) -> None:
+    values = modal.Dict.from_name("toy-values", create_if_missing=True)
+    await values.put.aio("a", 1)
+    fault = toy.faults.plan("DictGet", caller="client", fail=Status.ABORTED, times=1)
+    with pytest.raises(modal.exception.ConflictError):
+        await values.get.aio("a")
+    assert await values.get.aio("a") == 1
+    assert fault.applied == 1
+    toy.faults.clear()
+
+
+async def test_a_lost_response_leaves_the_work_done(toy: ControlPlane) -> None:
+    values = modal.Dict.from_name("toy-values", create_if_missing=True)
+    toy.faults.plan("DictUpdate", fail=Status.ABORTED, times=1, after=True)
+    with pytest.raises(modal.exception.ConflictError):
+        await values.put.aio("lost", 1)
+    toy.faults.clear()
+    assert await values.get.aio("lost") == 1
+
+
+async def test_entries_partitions_and_results_expire(toy: ControlPlane, worker: Any) -> None:
+    values = modal.Dict.from_name("toy-values", create_if_missing=True)
+    feed = modal.Queue.from_name("toy-feed", create_if_missing=True)
+    await values.put.aio("idle", 1)
+    await values.put.aio("used", 1)
+    await feed.put.aio("item", partition="p", partition_ttl=86400)
+    call = await worker.spawn.aio("echo")
+    await call.get.aio(timeout=20)
+    toy.advance(days=6)
+    assert await values.get.aio("used") == 1
+    assert await feed.len.aio(partition="p") == 0
+    toy.advance(days=1.5)
+    assert await values.get.aio("idle") is None
+    assert await values.get.aio("used") == 1
+    with pytest.raises(modal.exception.OutputExpiredError):
+        await call.get.aio(timeout=0)
+
+
+async def test_a_schedule_starts_a_container(toy: ControlPlane) -> None:
+    values = modal.Dict.from_name("toy-values", create_if_missing=True)
+    before = await values.get.aio("count", 0)
+    await asyncio.to_thread(toy.run_scheduled, "count")
+    assert await values.get.aio("count") == before + 1
+    with pytest.raises(ValueError, match="schedule"):
+        toy.run_scheduled("web")
 
 
 async def test_progress_that_finds_no_room_holds_up_nothing(plane: ControlPlane) -> None:

@@ -41,3 +41,4 @@ async def test_a_job_fails_with_the_reason_where_the_gpu_is_missing(
             with pytest.raises(JobFailed) as caught:
                 await job.result()
     assert "no CUDA device" in str(caught.value)
+    assert "modal app logs" in str(caught.value)

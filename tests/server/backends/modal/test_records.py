@@ -15,8 +15,8 @@ from comfysnap_server.backends.modal.platform import CallState
 from comfysnap_server.backends.modal.records import Claim, End, claim_key, job_key
 from comfysnap_server.backends.modal.reporting import FeedReporter
 from comfysnap_server.backends.modal.states import Policy
-from comfysnap_server.backends.protocol import BackendError
 from comfysnap_server.engine.protocol import PreviewFrame
+from comfysnap_server.errors import BackendError
 from tests.server.backends.modal.memory import START, Cloud, request
 from tests.server.backends.suite import once
 

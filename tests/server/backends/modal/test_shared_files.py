@@ -10,7 +10,7 @@ import pytest
 
 from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_server.backends.modal.shared_files import GatewayFiles, ReloadGate
-from comfysnap_server.backends.protocol import BackendError
+from comfysnap_server.errors import BackendError
 from tests.server.backends.modal.memory import MemoryFolder
 
 pytestmark = pytest.mark.modal

@@ -19,17 +19,23 @@ MOUNT = os.environ.get("TOY_MOUNT", "/toy")
 volume = modal.Volume.from_name("toy-files", create_if_missing=True)
 
 
+def identity() -> dict[str, str | None]:
+    return {name: os.environ.get(name) for name in ("MODAL_TASK_ID", "TOY_SECRET")}
+
+
 @app.cls(
     enable_memory_snapshot=True,
     max_containers=3,
     timeout=60,
     scaledown_window=20,
     volumes={MOUNT: volume},
+    secrets=[modal.Secret.from_name("toy-secret")],
 )
 class Toy:
     @modal.enter(snap=True)
     def load(self) -> None:
         self.order = ["load"]
+        self.before = identity()
         self.loaded_at = time.monotonic()
 
     @modal.enter(snap=False)
@@ -44,6 +50,9 @@ class Toy:
     async def echo(self, argument: Any) -> dict[str, Any]:
         restored = bool(os.environ.get("MODAL_ENABLE_SNAP_RESTORE"))
         return {"got": argument, "pid": os.getpid(), "order": self.order, "restored": restored}
+
+    async def identity(self, _: object) -> list[dict[str, str | None]]:
+        return [self.before, identity()]
 
     async def sleep(self, seconds: float) -> str:
         await asyncio.sleep(seconds)
@@ -95,6 +104,12 @@ class BriefToy:
         await asyncio.sleep(30)
 
 
+@app.function(schedule=modal.Cron("*/30 * * * *"))
+def count() -> int:
+    values["count"] = values.get("count", 0) + 1
+    return os.getpid()
+
+
 @app.function(scaledown_window=20)
 @modal.concurrent(max_inputs=10)
 @modal.asgi_app(requires_proxy_auth=True)
@@ -105,16 +120,16 @@ def web() -> Any:
     api = FastAPI()
 
     @api.get("/slow")
-    async def slow(seconds: float) -> str:  # pyright: ignore[reportUnusedFunction]
+    async def slow(seconds: float) -> str:
         await asyncio.sleep(seconds)
         return "done"
 
     @api.post("/echo")
-    async def echo(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
+    async def echo(request: Request) -> Response:
         return Response(await request.body(), media_type=request.headers["content-type"])
 
     @api.get("/stream")
-    async def stream() -> StreamingResponse:  # pyright: ignore[reportUnusedFunction]
+    async def stream() -> StreamingResponse:
         return StreamingResponse(iter([b"a" * 10, b"b" * 10]))
 
     return api

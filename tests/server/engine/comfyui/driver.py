@@ -10,7 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from comfysnap_schema.wire.jobs import Progress
+from comfysnap_schema.wire.jobs import Progress, Timings
+from comfysnap_schema.wire.options import JobOptions
 from comfysnap_schema.workflow.map import OutputSpec
 from comfysnap_server.engine.comfyui.engine import ComfyUIEngine
 from comfysnap_server.engine.protocol import EngineJob, PreviewFrame
@@ -34,7 +35,7 @@ def run(engine: ComfyUIEngine, request: dict[str, Any]) -> None:
         fields=request.get("fields", {}),
         input_dir=Path(request["folder"]) / "input",
         output_dir=Path(request["folder"]) / "output",
-        previews=request.get("previews", False),
+        options=JobOptions(previews=request.get("previews", False)),
     )
 
     def report(what: Progress | PreviewFrame) -> None:
@@ -43,10 +44,8 @@ def run(engine: ComfyUIEngine, request: dict[str, Any]) -> None:
         else:
             send(event="preview", job=job.job_id, size=len(what.data), start=what.data[:3].hex())
 
-    outcome = execute(engine, job, report)
-    error = outcome.error.model_dump(mode="json") if outcome.error else None
-    send(event="done", job=job.job_id, status=outcome.status, outputs=outcome.outputs, error=error,
-        node_seconds=dict(outcome.node_seconds))  # fmt: skip
+    end = execute(engine, job, report).end(Timings(), Progress()).model_dump(mode="json")
+    send(event="done", job=job.job_id, node_seconds=end["timings"]["nodes"], **end)
 
 
 def facts(engine: ComfyUIEngine) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from comfysnap_server.engine.comfyui.release import TESTED, read_version
+from comfysnap_server.pins import TESTED, read_version
 from tests.server.engine.comfyui.conftest import HERE, SOURCES, real_comfyui
 
 

@@ -81,7 +81,7 @@ def facts() -> dict[str, Any]:
     torch: Any = sys.modules["torch"]
     management: Any = sys.modules["comfy.model_management"]
     attention: Any = sys.modules["comfy.ldm.modules.attention"]
-    sdpa = sys.modules["comfy.ops"].scaled_dot_product_attention.__code__  # type: ignore[attr-defined]
+    sdpa = sys.modules["comfy.ops"].scaled_dot_product_attention.__code__
     kitchen: Any = sys.modules.get("comfy_kitchen")
     control: Any = sys.modules.get("comfy_aimdo.control")
     vbar: Any = sys.modules.get("comfy_aimdo.model_vbar")
@@ -128,7 +128,7 @@ def facts() -> dict[str, Any]:
             "reduction": torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed(),
             "deterministic": torch.are_deterministic_algorithms_enabled(),
         },
-        "classes": sorted(sys.modules["nodes"].NODE_CLASS_MAPPINGS),  # type: ignore[attr-defined]
+        "classes": sorted(sys.modules["nodes"].NODE_CLASS_MAPPINGS),
     }
 
 

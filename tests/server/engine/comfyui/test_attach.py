@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from comfysnap_server.engine.comfyui.release import TESTED, read_version
+from comfysnap_server.pins import TESTED, read_version
 from tests.server.engine.comfyui.conftest import SOURCES, paths_file, real_comfyui
 from tests.server.engine.comfyui.graphs import CHECKPOINT
 from tests.server.engine.comfyui.main_py import copy_checkout, made_by

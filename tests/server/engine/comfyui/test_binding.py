@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from comfysnap_server.engine.comfyui.binding import CachePolicy, ComfyAPI, bind
-from comfysnap_server.engine.comfyui.release import (
+from comfysnap_server.pins import (
     TESTED,
     UnsupportedComfyError,
     is_tested,

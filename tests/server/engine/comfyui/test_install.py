@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from comfysnap_schema.cli import build_app
+from comfysnap_server import pins
 from comfysnap_server.engine.comfyui import install as installing
-from comfysnap_server.engine.comfyui import pins
 from comfysnap_server.engine.comfyui.install import (
     InstallError,
     find_comfyui,

@@ -9,7 +9,7 @@ import pytest
 from comfysnap_schema.wire.jobs import JobStatus
 from comfysnap_schema.workflow.map import OutputSpec
 from comfysnap_server.backends.local import LocalBackend, LocalLimits
-from comfysnap_server.backends.protocol import JobRequest
+from comfysnap_server.jobs.request import JobRequest
 from tests.server.backends.suite import finish, request, run
 from tests.server.engine.comfyui import graphs
 from tests.server.engine.comfyui.conftest import Trees, paths_file

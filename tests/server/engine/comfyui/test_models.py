@@ -148,6 +148,10 @@ def test_a_file_that_cannot_be_preloaded_fails_the_load(
         {"dtype": "F16", "shape": [400], "data_offsets": [0, 800]},
         {"dtype": "F16", "shape": [-1], "data_offsets": [0, -2]},
         {"dtype": "F99", "shape": [4], "data_offsets": [0, 8]},
+        {"dtype": "F16", "shape": [4], "data_offsets": [0, float("inf")]},
+        {"dtype": "F16", "shape": [4.0], "data_offsets": [0, 8]},
+        {"dtype": "F16", "shape": [4], "data_offsets": [0, "8"]},
+        {"dtype": "F16", "shape": [float("nan")], "data_offsets": [0, 8]},
         {"dtype": "F16", "shape": [4]},
         [],
     ],
@@ -159,6 +163,30 @@ def test_a_tensor_with_invalid_offsets_is_rejected(
     paths = paths_file(LATEST, tmp_path)
     file = tmp_path / "odd.safetensors"
     file.write_bytes(len(text).to_bytes(8, "little") + text + b"\0" * 8)
+    driver = new_driver()
+    answer = driver.load(extra_model_paths=[str(paths)], preload=["checkpoints/odd.safetensors"])
+    assert answer.get("kind") == "PreloadError", answer
+
+
+TENSOR = '{"dtype": "F16", "shape": [4], "data_offsets": [%d, %d]}'
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        f'{{"a": {TENSOR % (0, 8)}, "b": {TENSOR % (4, 12)}}}',
+        f'{{"a": {TENSOR % (0, 8)}, "b": {TENSOR % (0, 8)}}}',
+        '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        f'{{"a": {TENSOR % (0, 8)}, "__metadata__": {{"x": Infinity}}}}',
+    ],
+    ids=["overlapping", "twice", "nested", "infinity"],
+)
+def test_a_header_that_the_format_forbids_is_rejected(
+    new_driver: NewDriver, tmp_path: Path, header: str
+) -> None:
+    paths = paths_file(LATEST, tmp_path)
+    file = tmp_path / "odd.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header.encode() + b"\0" * 16)
     driver = new_driver()
     answer = driver.load(extra_model_paths=[str(paths)], preload=["checkpoints/odd.safetensors"])
     assert answer.get("kind") == "PreloadError", answer

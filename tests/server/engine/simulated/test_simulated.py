@@ -1,7 +1,6 @@
 """The simulated engine runs real graphs, and draws a card where a model is needed."""
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,18 @@ from PIL import Image
 from comfysnap_schema.comfy.graph import Graph
 from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.files import Kind
-from comfysnap_schema.wire.jobs import JobStatus, Progress
+from comfysnap_schema.wire.jobs import JobStatus, Progress, Timings
 from comfysnap_schema.workflow.map import OutputSpec
 from comfysnap_server.engine.protocol import Engine, EngineJob, PreviewFrame
 from comfysnap_server.engine.registry import make_engine
-from comfysnap_server.jobs.run import Outcome, execute
-
-RunGraph = Callable[..., Outcome]
-MakeJob = Callable[..., EngineJob]
+from comfysnap_server.jobs.run import JobEnd, execute
+from tests.server.engine.conftest import MakeJob, RunGraph
 
 IMAGES = {"images": OutputSpec(node="9", kind=Kind.IMAGE, many=True)}
+
+
+def run_to_end(engine: Engine, job: EngineJob) -> JobEnd:
+    return execute(engine, job, lambda _event: None).end(Timings(), Progress())
 
 
 def txt2img(**sampler: Any) -> Graph:
@@ -45,7 +46,7 @@ def txt2img(**sampler: Any) -> Graph:
     }  # fmt: skip
 
 
-def image_at(outcome: Outcome, job_output: Path, index: int = 0) -> Image.Image:
+def image_at(outcome: JobEnd, job_output: Path, index: int = 0) -> Image.Image:
     files: Any = (outcome.outputs or {})["images"]
     return Image.open(job_output / files[index]["name"]).convert("RGB")
 
@@ -66,7 +67,7 @@ def test_a_diffusion_graph_draws_pictures_of_the_latents_size(
     engine: Engine, make_job: MakeJob
 ) -> None:
     job = make_job(txt2img(), IMAGES)
-    outcome = execute(engine, job, lambda _event: None)
+    outcome = run_to_end(engine, job)
     assert outcome.status is JobStatus.SUCCEEDED
     files: Any = (outcome.outputs or {})["images"]
     assert [file["name"] for file in files] == ["fox_00001_.png", "fox_00002_.png"]
@@ -74,7 +75,7 @@ def test_a_diffusion_graph_draws_pictures_of_the_latents_size(
     assert files[0]["content_type"] == "image/png"
     assert files[0]["size"] == (job.output_dir / "fox_00001_.png").stat().st_size
     assert image_at(outcome, job.output_dir).size == (320, 192)
-    assert set(outcome.node_seconds) == {"1", "2", "3", "4", "5", "6", "9"}
+    assert set(outcome.timings.nodes) == {"1", "2", "3", "4", "5", "6", "9"}
 
 
 def test_the_same_seed_draws_the_same_picture_and_another_seed_another(
@@ -82,7 +83,7 @@ def test_the_same_seed_draws_the_same_picture_and_another_seed_another(
 ) -> None:
     hashes: list[str] = []
     for seed in (7, 7, 8):
-        outcome = execute(engine, make_job(txt2img(seed=seed), IMAGES), lambda _event: None)
+        outcome = run_to_end(engine, make_job(txt2img(seed=seed), IMAGES))
         files: Any = (outcome.outputs or {})["images"]
         hashes.append(files[0]["sha256"])
     assert hashes[0] == hashes[1] != hashes[2]
@@ -160,7 +161,7 @@ def test_image_nodes_are_computed(engine: Engine, make_job: MakeJob) -> None:
     ]
     for graph, size, color in cases:
         job = make_job(graph, IMAGES)
-        outcome = execute(engine, job, lambda _event: None)
+        outcome = run_to_end(engine, job)
         assert outcome.error is None
         image = image_at(outcome, job.output_dir)
         assert image.size == size
@@ -175,7 +176,7 @@ def test_an_input_image_keeps_its_pixels_and_its_alpha_becomes_the_mask(
     graph["8"] = {"class_type": "SaveImage", "inputs": {"images": ["0", 0]}}
     outputs = {**IMAGES, "plain": OutputSpec(node="8")}
     job = make_job(graph, outputs, input_dir=tmp_path)
-    outcome = execute(engine, job, lambda _event: None)
+    outcome = run_to_end(engine, job)
     assert image_at(outcome, job.output_dir).getpixel((0, 0)) == (255, 255, 255)
     plain: Any = (outcome.outputs or {})["plain"]
     assert Image.open(job.output_dir / plain["name"]).getpixel((0, 0)) == (10, 20, 30)
@@ -246,7 +247,7 @@ def test_a_graph_that_cannot_run_is_rejected_before_any_node_runs(
     outcome = run_graph(graph, IMAGES)
     assert outcome.error is not None
     assert outcome.error.code is ErrorCode.GRAPH_INVALID
-    assert outcome.node_seconds == {}
+    assert outcome.timings.nodes == {}
 
 
 @pytest.mark.parametrize(
@@ -272,7 +273,7 @@ def test_an_output_node_saves_a_file_of_the_right_kind(
     }
     graph["9"] = {"class_type": node, "inputs": {"images": ["6", 0], "fps": 8}}
     job = make_job(graph, {"made": OutputSpec(node="9", kind=kind)})
-    outcome = execute(engine, job, lambda _event: None)
+    outcome = run_to_end(engine, job)
     assert outcome.error is None
     made: Any = (outcome.outputs or {})["made"]
     assert (made["kind"], made["content_type"]) == (kind, content_type)
@@ -289,7 +290,7 @@ def test_files_contain_a_note_that_no_model_ran(
     graph = txt2img()
     graph["9"] = {"class_type": node, "inputs": {"images": ["6", 0]}}
     job = make_job(graph, {"made": OutputSpec(node="9", kind=kind)})
-    outcome = execute(engine, job, lambda _event: None)
+    outcome = run_to_end(engine, job)
     made: Any = (outcome.outputs or {})["made"]
     assert b"simulated: no model ran" in (job.output_dir / made["name"]).read_bytes()
 
@@ -302,7 +303,7 @@ def test_an_animation_has_as_many_frames_as_the_latent(engine: Engine, make_job:
     }
     graph["9"] = {"class_type": "SaveAnimatedWEBP", "inputs": {"images": ["6", 0], "fps": 8}}
     job = make_job(graph, {"video": OutputSpec(node="9", kind=Kind.ANIMATION)})
-    outcome = execute(engine, job, lambda _event: None)
+    outcome = run_to_end(engine, job)
     video: Any = (outcome.outputs or {})["video"]
     with Image.open(job.output_dir / video["name"]) as image:
         assert getattr(image, "n_frames", 1) == 5
@@ -346,15 +347,15 @@ def test_a_prefix_with_folders_cannot_leave_the_jobs_folder(
     graph = saved(red())
     graph["9"]["inputs"]["filename_prefix"] = "../../../../tmp/evil"
     job = make_job(graph, IMAGES)
-    execute(engine, job, lambda _event: None)
+    run_to_end(engine, job)
     assert [path.name for path in job.output_dir.iterdir()] == ["evil_00001_.png"]
 
 
 def test_an_interrupt_before_the_start_is_not_lost(engine: Engine, make_job: MakeJob) -> None:
     job, other = make_job(txt2img(), IMAGES), make_job(txt2img(), IMAGES)
     engine.interrupt(job.job_id)
-    assert execute(engine, other, lambda _event: None).status is JobStatus.SUCCEEDED
-    assert execute(engine, job, lambda _event: None).status is JobStatus.CANCELLED
+    assert run_to_end(engine, other).status is JobStatus.SUCCEEDED
+    assert run_to_end(engine, job).status is JobStatus.CANCELLED
 
 
 def test_an_interrupt_stops_a_running_job_at_its_step(make_job: MakeJob) -> None:
@@ -377,7 +378,7 @@ def test_an_interrupt_stops_a_running_job_at_its_step(make_job: MakeJob) -> None
     assert outcome.status is JobStatus.CANCELLED
     assert outcome.error is not None
     assert outcome.error.code is ErrorCode.JOB_CANCELLED
-    assert outcome.run_seconds < 20
+    assert (outcome.timings.run or 0) < 20
 
 
 def test_a_batch_that_would_not_fit_into_memory_is_rejected(run_graph: RunGraph) -> None:

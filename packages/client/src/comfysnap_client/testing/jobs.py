@@ -55,7 +55,7 @@ class Scenario(Generic[OutputT]):
     """
 
     def __init__(self) -> None:
-        self._outcomes: list[Outcome] = []
+        self.outcomes: list[Outcome] = []
         self.faults: list[Fault] = []
         self.delay: float = 0.0
 
@@ -67,7 +67,9 @@ class Scenario(Generic[OutputT]):
         seconds: float = 0.0,
         after: Sequence[Progress] = (),
     ) -> Self:
-        """The job succeeds with ``output``.
+        """The job succeeds with ``output``::
+
+            server.on(FluxInput).succeeds(FluxOutput(images=[server.image()]))
 
         Args:
             output: The outputs; create files with ``MockServer.image`` or ``MockServer.file``.
@@ -92,7 +94,9 @@ class Scenario(Generic[OutputT]):
         status: JobStatus = JobStatus.FAILED,
         after: Sequence[Progress] = (),
     ) -> Self:
-        """The job ends without outputs.
+        """The job ends without outputs::
+
+            server.on(FluxInput).fails(ErrorCode.OUT_OF_MEMORY)
 
         Args:
             code: The value of ``JobError.code``.
@@ -106,7 +110,9 @@ class Scenario(Generic[OutputT]):
         return self._add(Outcome(status=status, error=problem, progress=(*progress, *after)))
 
     def hangs(self, *, progress: Sequence[Progress] = (), after: Sequence[Progress] = ()) -> Self:
-        """The job runs until it is cancelled.
+        """The job runs until it is cancelled::
+
+            server.on(FluxInput).hangs()
 
         Args:
             progress: Progress reported before it hangs.
@@ -115,7 +121,10 @@ class Scenario(Generic[OutputT]):
         return self._add(Outcome(status=None, progress=(*progress, *after)))
 
     def with_delay(self, seconds: float) -> Self:
-        """Every submit takes ``seconds``."""
+        """Every submit takes ``seconds``.
+
+        Example: ``server.on(FluxInput).with_delay(0.1)``
+        """
         self.delay = seconds
         return self
 
@@ -124,7 +133,9 @@ class Scenario(Generic[OutputT]):
         return self.with_delay(seconds)
 
     def drops_connections(self, times: int = 1, *, delivered: bool = False) -> Self:
-        """The connections of the next submits are dropped.
+        """The connections of the next submits are dropped::
+
+            server.on(FluxInput).drops_connections(2, delivered=True)
 
         Args:
             times: Number of attempts.
@@ -141,7 +152,9 @@ class Scenario(Generic[OutputT]):
         times: int = 1,
         retry_after: float | None = 0,
     ) -> Self:
-        """The next submits are rejected with an HTTP status, for example 429.
+        """The next submits are rejected with an HTTP status::
+
+            server.on(FluxInput).answers(429, ErrorCode.RATE_LIMITED)
 
         Args:
             status: The HTTP status.
@@ -152,28 +165,30 @@ class Scenario(Generic[OutputT]):
         self.faults.append(Fault(times=times, status=status, code=code, retry_after=retry_after))
         return self
 
-    def next_outcome(self) -> Outcome:
-        """The outcome of the next job.
-
-        Raises:
-            AssertionError: The test has not set one.
-        """
-        if not self._outcomes:
-            raise AssertionError("no outcome set; call server.on(...).succeeds(...) first")
-        return self._outcomes.pop(0) if len(self._outcomes) > 1 else self._outcomes[0]
-
-    def next_fault(self) -> Fault | None:
-        """The fault of the next submit, or None."""
-        while self.faults and self.faults[0].times == 0:
-            del self.faults[0]
-        if self.faults:
-            self.faults[0].times -= 1
-            return self.faults[0]
-        return None
-
     def _add(self, outcome: Outcome) -> Self:
-        self._outcomes.append(outcome)
+        self.outcomes.append(outcome)
         return self
+
+
+def next_outcome(scenario: Scenario[Any]) -> Outcome:
+    """The outcome of the next job.
+
+    Raises:
+        AssertionError: The test has not set one.
+    """
+    if not scenario.outcomes:
+        raise AssertionError("no outcome set; call server.on(...).succeeds(...) first")
+    return scenario.outcomes.pop(0) if len(scenario.outcomes) > 1 else scenario.outcomes[0]
+
+
+def next_fault(scenario: Scenario[Any]) -> Fault | None:
+    """The fault of the next submit, or None."""
+    while scenario.faults and scenario.faults[0].times == 0:
+        del scenario.faults[0]
+    if scenario.faults:
+        scenario.faults[0].times -= 1
+        return scenario.faults[0]
+    return None
 
 
 @dataclass(kw_only=True)

@@ -11,13 +11,13 @@ from typing import Any, TypeVar, cast
 
 import httpx
 import respx
-from pydantic import ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 
 from comfysnap_client.client import Client
 from comfysnap_client.polling import PollPolicy
 from comfysnap_client.retry import RetryPolicy
-from comfysnap_client.testing.jobs import MockJob, Scenario
-from comfysnap_schema.base import WorkflowInput, WorkflowOutput
+from comfysnap_client.testing.jobs import MockJob, Scenario, next_fault, next_outcome
+from comfysnap_schema.base import WorkflowInput, WorkflowOutput, output_type
 from comfysnap_schema.wire import (
     CONTRACT,
     IDEMPOTENCY_KEY,
@@ -33,6 +33,8 @@ from comfysnap_schema.wire import (
     Kind,
     OutputFile,
     Problem,
+    WorkflowDetail,
+    WorkflowSummary,
 )
 
 OutputT = TypeVar("OutputT", bound=WorkflowOutput)
@@ -45,7 +47,9 @@ TICK_S = 0.005
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """One accepted submit.
+    """One accepted submit::
+
+        assert [call.workflow for call in server.calls] == ["flux"]
 
     Attributes:
         workflow: Name of the workflow.
@@ -63,7 +67,10 @@ class Call:
 
 
 class MockServer:
-    """An in-memory server, created by ``mock_server`` or the fixture ``comfysnap_server``.
+    """An in-memory server, created by ``mock_server`` or the fixture ``comfysnap_server``::
+
+        with mock_server("https://another.test") as server:
+            server.on(FluxInput).hangs()
 
     Attributes:
         url: The base URL.
@@ -85,18 +92,30 @@ class MockServer:
         self._files: dict[str, bytes] = {}
 
     def on(self, inputs: type[WorkflowInput[OutputT]]) -> Scenario[OutputT]:
-        """Return the scenario of a workflow, by its input model, which also validates submits."""
+        """Return the scenario of a workflow, by its input model, which also validates submits.
+
+        Example: ``server.on(FluxInput).answers(503).succeeds(FluxOutput(images=[server.image()]))``
+        """
         known = self._scenarios.get(inputs.__workflow__)
         if known is None:
             known = self._scenarios[inputs.__workflow__] = (inputs, Scenario[OutputT]())
         return cast("Scenario[OutputT]", known[1])
 
     def inputs_of(self, model: type[InputT]) -> list[InputT]:
-        """Return the submitted inputs of this model, in order."""
+        """Return the submitted inputs of this model, in order.
+
+        Example: ``assert server.inputs_of(FluxInput)[0].prompt == "a fox"``
+        """
         return [call.inputs for call in self.calls if isinstance(call.inputs, model)]
 
     def client(self) -> Client:
-        """Create a client of this server, with short pauses for tests."""
+        """Create a client of this server, with short pauses for tests.
+
+        Example::
+
+            async with server.client() as client:
+                output = await client.infer_sync(FluxInput(prompt="a fox"))
+        """
         return Client(
             self.url,
             retry=RetryPolicy(initial=0.001, maximum=0.01),
@@ -112,7 +131,9 @@ class MockServer:
         kind: Kind = Kind.FILE,
         content_type: str = "application/octet-stream",
     ) -> FileT:
-        """Create an output file that can be downloaded.
+        """Create an output file that can be downloaded::
+
+            video = server.file("fox.mp4", b"...", kind=Kind.VIDEO)
 
         Args:
             name: File name within the job.
@@ -130,7 +151,9 @@ class MockServer:
         )  # fmt: skip
 
     def image(self, name: str = "image.png", *, width: int = 8, height: int = 8) -> ImageFile:
-        """Create a gray PNG image.
+        """Create a gray PNG image::
+
+            output = FluxOutput(images=[server.image(width=64)])
 
         Args:
             name: File name within the job.
@@ -147,7 +170,7 @@ class MockServer:
         handlers: dict[str, Callable[[httpx.Request, str], Awaitable[httpx.Response]]] = {
             "infer_async": self._infer, "check_status": self._status, "cancel": self._cancel,
             "events": self._events, "outputs": self._output, "files": self._file,
-            "jobs": self._list,
+            "jobs": self._list, "workflows": self._workflows,
         }  # fmt: skip
         handler = handlers.get(route)
         if handler is None:
@@ -160,7 +183,7 @@ class MockServer:
         model, scenario = self._scenarios[workflow]
         if scenario.delay:
             await asyncio.sleep(scenario.delay)
-        fault = scenario.next_fault()
+        fault = next_fault(scenario)
         if fault is not None and fault.status is not None:
             return _problem(request, fault.status, fault.code, retry_after=fault.retry_after)
         if fault is not None and not fault.delivered:
@@ -185,7 +208,7 @@ class MockServer:
         params = request.url.params.multi_items()
         job = MockJob(
             id=f"job_{len(self._jobs):026d}", workflow=model.__workflow__, inputs=inputs,
-            outcome=scenario.next_outcome(),
+            outcome=next_outcome(scenario),
             labels=dict(value.split(":", 1) for name, value in params if name == "label"),
         )  # fmt: skip
         self._jobs[job.id] = job
@@ -236,6 +259,21 @@ class MockServer:
     async def _list(self, request: httpx.Request, _: str) -> httpx.Response:
         return _json(request, JobPage(jobs=[j.record() for j in reversed(self._jobs.values())]))
 
+    async def _workflows(self, request: httpx.Request, name: str) -> httpx.Response:
+        known = {
+            workflow: WorkflowDetail(
+                name=workflow, title=workflow, contract=getattr(model, "__contract__", ""),
+                input_schema=model.model_json_schema(),
+                output_schema=output_type(model).model_json_schema(),
+            )
+            for workflow, (model, _) in self._scenarios.items()
+        }  # fmt: skip
+        if not name:
+            return _json(request, RootModel[list[WorkflowSummary]](list(known.values())))
+        if name not in known:
+            return _problem(request, 404, ErrorCode.UNKNOWN_WORKFLOW)
+        return _json(request, known[name])
+
     async def _output(self, request: httpx.Request, name: str) -> httpx.Response:
         if f"/outputs/{name}" not in self._outputs:
             return _problem(request, 404, ErrorCode.UNKNOWN_OUTPUT)
@@ -279,7 +317,7 @@ def _sse(record: JobRecord) -> list[str]:
     ]
 
 
-def _json(request: httpx.Request, model: JobRecord | JobPage, status: int = 200) -> httpx.Response:
+def _json(request: httpx.Request, model: BaseModel, status: int = 200) -> httpx.Response:
     headers = {"content-type": "application/json"}
     if request_id := request.headers.get(REQUEST_ID):
         headers[REQUEST_ID] = request_id

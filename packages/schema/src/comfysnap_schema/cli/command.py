@@ -4,16 +4,20 @@ import io
 import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points, version
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 try:
     import typer
+    from rich.markup import escape
+    from typer.core import TyperGroup
 except ModuleNotFoundError as _missing:
     raise SystemExit(
         "error: typer is not installed; pip install 'comfysnap-schema[cli]'"
     ) from _missing
 
-from comfysnap_schema.cli import new, workflows
+from comfysnap_schema.cli.check import check, diff
+from comfysnap_schema.cli.generate import generate
+from comfysnap_schema.cli.new import new
 from comfysnap_schema.wire import SchemaError
 
 COMMANDS_GROUP = "comfysnap.commands"
@@ -40,7 +44,8 @@ def main() -> None:
     except KeyboardInterrupt:  # while the commands load; later, typer handles it
         sys.exit(130)
     except SchemaError as error:
-        print(f"error: {error}", file=sys.stderr)
+        for each in getattr(error, "errors", [error]):
+            print(f"error: {each}", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
@@ -54,10 +59,26 @@ def main() -> None:
         sys.exit(1)
 
 
+class _LiteralHelp(TyperGroup):
+    """Shows square brackets in help texts, which typer would take for styles."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        _escape_help(self)
+
+
+def _escape_help(command: Any) -> None:
+    for each in (command, *command.params):
+        each.help = escape(each.help or "")
+    for inner in getattr(command, "commands", {}).values():
+        _escape_help(inner)
+
+
 def build_app() -> typer.Typer:
     """The command with every plug-in that loads; the others are reported on stderr."""
     app = typer.Typer(
         name="comfysnap",
+        cls=_LiteralHelp,
         help="ComfyUI workflows as typed, cancellable, fast-starting APIs.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
@@ -70,8 +91,8 @@ def build_app() -> typer.Typer:
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this package."""
-    for module in (new, workflows):
-        module.register(app)
+    for command in (new, generate, check, diff):
+        app.command()(command)
 
 
 def _load(plugin: EntryPoint, app: typer.Typer) -> None:

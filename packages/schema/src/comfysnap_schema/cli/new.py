@@ -3,15 +3,16 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from comfysnap_schema.cli.workflows import ProjectOption
+from comfysnap_schema.cli.options import ProjectOption
 from comfysnap_schema.wire import WORKFLOW_NAME_PATTERN, WorkflowError
 from comfysnap_schema.workflow import PROJECT_FILE, find_project, open_project
 
 if TYPE_CHECKING:
+    from comfysnap_schema.comfy import Drawing
     from comfysnap_schema.propose import Proposal, Scaffold
     from comfysnap_schema.workflow import Parameter
 
@@ -24,18 +25,16 @@ out = "comfysnap_models"            # Python package of typed models, written by
 """
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("new")(new)
-
-
 def new(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="Name of the workflow, as in its routes.")
     ],
     graph: Annotated[
         Path,
-        typer.Argument(metavar="EXPORT", help="A file exported by ComfyUI: API or UI format."),
+        typer.Argument(
+            metavar="EXPORT",
+            help="A file exported by ComfyUI, API or UI format, or a picture or video it saved.",
+        ),
     ],
     object_info: Annotated[
         str | None,
@@ -50,18 +49,25 @@ def new(
 
     Example: comfysnap new flux flux_api.json --object-info http://127.0.0.1:8188
     """
-    from comfysnap_schema.comfy import Catalogue, read_export
+    from comfysnap_schema.comfy import Catalogue, read_drawing, read_export, without_notes
     from comfysnap_schema.propose import propose, write_workflow
 
     _check_name(name)
     catalogue = Catalogue.read(object_info) if object_info else None
-    nodes = read_export(graph, catalogue)
-    proposal = propose(nodes, catalogue, name=name)
-    folder = open_project(project).workflows / name
-    scaffold = write_workflow(folder, nodes, proposal, catalogue)
+    nodes, left_out = without_notes(read_export(graph, catalogue), catalogue or ())
+    drawing = read_drawing(graph, nodes, catalogue)
+    proposal = propose(nodes, catalogue, name=name, drawing=drawing)
+    settings = open_project(project)
+    folder = settings.workflows / name
+    scaffold = write_workflow(folder, nodes, proposal, catalogue, drawing)
     if project is None and find_project(Path.cwd()) is None:
         _start_project(Path.cwd())
     _show(scaffold, proposal)
+    _show_sources(folder, settings.deploy, drawing)
+    if left_out:
+        print(f"note: left out the notes of ComfyUI's editor: node {', '.join(left_out)}")
+    if catalogue is not None and catalogue.skipped:
+        print(f"note: skipped malformed node classes: {', '.join(catalogue.skipped)}")
     print(f"wrote {folder}; next: comfysnap generate")
 
 
@@ -112,6 +118,24 @@ def _show(scaffold: "Scaffold", proposal: "Proposal") -> None:
         print(f"note: {name} is commented out: {reason}")
     for note in proposal.notes:
         print(f"note: {note}")
+
+
+def _show_sources(folder: Path, deploy: "dict[str, Any]", drawing: "Drawing") -> None:
+    """Print what a deployment still lacks: models to paste, node packs."""
+    from comfysnap_schema.propose import SNAPSHOT_FILE, snapshot, tables_text, tables_to_add
+
+    tables = tables_to_add(folder, deploy)
+    if tables:
+        print(f"\nto deploy it, add these models to {PROJECT_FILE}:\n")
+        print(tables_text(tables))
+    packs, unpinned = snapshot(drawing.packs)
+    if packs:
+        print(f'note: {folder / SNAPSHOT_FILE} pins its node packs, for [deploy] nodes = "..."')
+    for pack in unpinned:
+        print(
+            f"note: node pack {pack.id or pack.repo} has no version that can be pinned"
+            f" ({pack.version or 'none'}); add it to snapshot.json by hand"
+        )
 
 
 def _nodes(titles: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """ComfyUI's side of a workflow: graphs, node classes, validation, the import of UI exports."""
 
 from comfysnap_schema.comfy.catalogue import CATALOGUE_FILE, Catalogue
-from comfysnap_schema.comfy.definitions import InputDef, NodeDef, is_model_name
+from comfysnap_schema.comfy.definitions import MATCH_TYPE, InputDef, NodeDef, is_model_name
 from comfysnap_schema.comfy.graph import (
     Graph,
     InputPath,
@@ -11,25 +11,42 @@ from comfysnap_schema.comfy.graph import (
     parse_graph,
     read_graph,
     title_of,
+    without_notes,
 )
-from comfysnap_schema.comfy.ui_export import read_export
+from comfysnap_schema.comfy.loaders import loader_kind
+from comfysnap_schema.comfy.ui_export import (
+    Drawing,
+    ModelSource,
+    ShownWidget,
+    UsedPack,
+    read_drawing,
+    read_export,
+)
 from comfysnap_schema.comfy.validation import Issue, validate_graph
 
 __all__ = [
     "CATALOGUE_FILE",
+    "MATCH_TYPE",
     "Catalogue",
+    "Drawing",
     "Graph",
     "InputDef",
     "InputPath",
     "Issue",
+    "ModelSource",
     "NodeDef",
+    "ShownWidget",
+    "UsedPack",
     "canonical_json",
     "graph_hash",
     "is_link",
     "is_model_name",
+    "loader_kind",
     "parse_graph",
+    "read_drawing",
     "read_export",
     "read_graph",
     "title_of",
     "validate_graph",
+    "without_notes",
 ]

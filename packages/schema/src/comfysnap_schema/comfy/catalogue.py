@@ -30,6 +30,8 @@ class Catalogue:
 
     entries: Mapping[str, Mapping[str, Any]] = field(repr=False)
     """Class name to its entry in the form of ``/object_info``, without descriptions."""
+    skipped: tuple[str, ...] = ()
+    """Classes whose entries are malformed; a sloppy node pack must not spoil the others."""
 
     @classmethod
     def read(cls, source: str | Path) -> "Catalogue":
@@ -59,7 +61,7 @@ class Catalogue:
         """Build a catalogue from a parsed ``/object_info`` response.
 
         Raises:
-            CatalogueError: ``not_a_catalogue``.
+            CatalogueError: ``not_a_catalogue``, when no class of it is well-formed.
         """
         if not isinstance(data, dict) or not data:
             raise CatalogueError(
@@ -67,18 +69,17 @@ class Catalogue:
                 "not an /object_info response: expected a JSON object of node classes",
                 file=file,
             )
-        entries: dict[str, Mapping[str, Any]] = {}
-        for class_type, entry in cast("dict[str, Any]", data).items():
-            slim = slim_node(entry)
-            if slim is None:
-                raise CatalogueError(
-                    "not_a_catalogue",
-                    "not an /object_info response: a node class must have input and output",
-                    file=file,
-                    field=class_type,
-                )
-            entries[class_type] = slim
-        return cls(entries)
+        slim = {name: slim_node(entry) for name, entry in cast("dict[str, Any]", data).items()}
+        entries = {name: entry for name, entry in slim.items() if entry is not None}
+        skipped = tuple(name for name, entry in slim.items() if entry is None)
+        if not entries:
+            raise CatalogueError(
+                "not_a_catalogue",
+                "not an /object_info response: a node class must have input and output",
+                file=file,
+                field=skipped[0],
+            )
+        return cls(entries, skipped)
 
     def __contains__(self, class_type: object) -> bool:
         """Whether the class is known."""

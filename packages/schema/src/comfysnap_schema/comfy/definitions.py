@@ -3,6 +3,7 @@
 Node packs may put anything into their entries, so parsing never raises.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,6 +11,7 @@ from typing import Any, Final, Literal, cast
 
 from pydantic import JsonValue
 
+from comfysnap_schema.comfy.loaders import loader_kind
 from comfysnap_schema.wire import KINDS, Kind
 
 NEW_VALUES: Final[Mapping[str, JsonValue]] = {
@@ -215,7 +217,11 @@ def _expand(
         children = dynamic.extra
     elif dynamic.template is not None:
         children = tuple(
-            replace(dynamic.template, name=short, required=entry.required and index < dynamic.least)
+            replace(
+                dynamic.template,
+                name=short,
+                required=dynamic.template.required and index < dynamic.least,
+            )
             for index, short in enumerate(dynamic.names)
         )
     for child in children:
@@ -256,13 +262,18 @@ def _slim_group(members: object, depth: int = 0) -> Json:
 
 def _slim_spec(spec: object, depth: int) -> list[Any]:
     kind, options = _spec(spec)
-    kept = {key: value for key, value in options.items() if key in _OPTION_KEYS}
+    kind = _list(kind) if _is_list(kind) else kind
+    kept = {
+        key: value
+        for key, value in options.items()
+        if key in _OPTION_KEYS and not _is_endless(value)
+    }
     if _upload(options) is not None:
         kept.pop("options", None)
         kept.pop("default", None)
-        kind = _list(None) if _is_list(kind) else kind
+        kind = [] if _is_list(kind) else kind
     if depth < _DEPTH and isinstance(kept.get("options"), list):
-        kept["options"] = [_slim_option(option, depth) for option in kept["options"]]
+        kept["options"] = [_slim_option(option, depth) for option in _list(kept["options"])]
     if depth < _DEPTH and "inputs" in kept:
         kept["inputs"] = _slim_inputs(kept["inputs"], depth)
     template = _object(kept.get("template"))
@@ -299,12 +310,24 @@ def parse_node(class_type: str, entry: Mapping[str, Any]) -> NodeDef:
     )
     return NodeDef(
         class_type=class_type,
-        declared=_inputs(entry.get("input"), _object(entry.get("input_order"))),
+        declared=tuple(
+            _uploaded(class_type, each)
+            for each in _inputs(entry.get("input"), _object(entry.get("input_order")))
+        ),
         outputs=outputs,
         output_node=entry.get("output_node") is True,
         api_node=entry.get("api_node") is True,
         module=str(entry.get("python_module", "")),
     )
+
+
+def _uploaded(class_type: str, entry: InputDef) -> InputDef:
+    """Some packs list the files of the server; their own editor code adds the upload."""
+    kind = loader_kind(class_type, entry.name)
+    models = any(is_model_name(choice) for choice in entry.choices or ())
+    if kind is None or entry.upload is not None or entry.type != "COMBO" or models:
+        return entry
+    return replace(entry, upload=kind, choices=None)
 
 
 def _output(kind: object, name: object, is_list: object, match: object) -> OutputDef:
@@ -421,7 +444,9 @@ def _is_list(value: object) -> bool:
 
 
 def _list(value: object) -> list[Any]:
-    return list(cast("list[Any]", value)) if isinstance(value, (list, tuple)) else []
+    if not isinstance(value, (list, tuple)):
+        return []
+    return [item for item in cast("list[Any]", value) if not _is_endless(item)]
 
 
 def _at(values: list[Any], index: int) -> object:
@@ -433,4 +458,10 @@ def _flag(value: object) -> bool | None:
 
 
 def _number(value: object) -> int | float | None:
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return cast("int | float", value) if plain and not _is_endless(value) else None
+
+
+def _is_endless(value: object) -> bool:
+    """Whether a value is NaN or infinite: node packs write a range without an end so."""
+    return isinstance(value, float) and not math.isfinite(value)

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import math
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, NotRequired, cast
+from typing import Any, Final, NotRequired, cast
 
 from pydantic import JsonValue
 from typing_extensions import TypedDict  # Pydantic needs this one before Python 3.12
@@ -13,6 +15,15 @@ from comfysnap_schema.wire import GraphError
 
 HOW_TO_EXPORT = "in ComfyUI, choose Workflow > Export (API)"
 MAX_GRAPH_BYTES = 16 * 1024 * 1024
+NOTES: Final = frozenset(
+    {
+        "Note", "MarkdownNote", "Label (rgthree)", "Bookmark (rgthree)",
+        "Fast Groups Muter (rgthree)", "Fast Groups Bypasser (rgthree)",
+    }
+)  # fmt: skip
+"""Annotations and controls of ComfyUI's editor; they never run."""
+_NODE_KEYS: Final = ("class_type", "inputs", "_meta")
+_WRAPPERS: Final = ("prompt", "output", "workflow", "input")
 
 
 class Node(TypedDict):
@@ -36,18 +47,18 @@ class InputPath:
 
     @classmethod
     def parse(cls, text: str) -> "InputPath":
-        """Parse ``NODE.inputs.NAME``; node ids may contain ``:``, names may contain ``.``.
+        """Parse ``NODE.inputs.NAME``; both node ids and names may contain ``.``.
 
         Raises:
             GraphError: ``invalid_path``.
         """
-        parts = text.split(".", 2)
-        if len(parts) != 3 or parts[1] != "inputs" or not parts[0] or not parts[2]:
+        node, _, name = text.partition(".inputs.")
+        if not node or not name:
             raise GraphError(
                 "invalid_path",
                 f"{text!r} is not a valid path: use NODE.inputs.NAME, for example 6.inputs.text",
             )
-        return cls(parts[0], parts[2])
+        return cls(node, name)
 
     def __str__(self) -> str:
         """As written in ``workflow.toml``."""
@@ -94,24 +105,68 @@ def read_json(path: Path) -> Any:
     try:
         if path.stat().st_size > MAX_GRAPH_BYTES:
             raise GraphError("too_large", f"larger than {MAX_GRAPH_BYTES} bytes", file=str(path))
-        return json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        data = path.read_bytes()
     except OSError as error:
         raise GraphError("unreadable", error.strerror or str(error), file=str(path)) from error
+    return parse_json(data, file=str(path))
+
+
+def parse_json(data: bytes | str, *, file: str | None = None) -> Any:
+    """Parse JSON that may contain a graph. NaN and Infinity, which only Python writes, become
+    null, as ComfyUI's editor writes them.
+
+    Raises:
+        GraphError: ``invalid_json``.
+    """
+    try:
+        return json.loads(data, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise GraphError("invalid_json", f"not valid JSON: {error}", file=str(path)) from error
+        raise GraphError("invalid_json", f"not valid JSON: {error}", file=file) from error
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
+def _finite(text: str) -> float | None:
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+def unwrap(data: Any) -> Any:
+    """The workflow inside of what it is kept in: the request body of ``POST /prompt``
+    (``{"prompt": ...}``) or of a hosted worker (``{"input": {"workflow": ...}}``), or what
+    ComfyUI's editor makes (``{"output": ..., "workflow": ...}``)."""
+    found: object = data
+    while True:
+        outer = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+        inner = [outer[key] for key in _WRAPPERS if isinstance(outer.get(key), dict)]
+        if isinstance(outer.get("nodes"), list) or not inner or "class_type" in inner[0]:
+            return cast("Any", found)
+        found = inner[0]
+
+
+def without_notes(graph: Graph, known: Container[str] = ()) -> tuple[Graph, tuple[str, ...]]:
+    """The graph without notes of ComfyUI's editor, which ComfyUI rejects in an API graph, and the
+    ids of those left out. A class in ``known``, and a node that another is linked to, stays."""
+    linked = {
+        str(value[0])
+        for node in graph.values()
+        for value in node["inputs"].values()
+        if isinstance(value, list) and value
+    }
+    notes = tuple(
+        node_id
+        for node_id, node in graph.items()
+        if node["class_type"] in NOTES and node["class_type"] not in known and node_id not in linked
+    )
+    return {key: node for key, node in graph.items() if key not in notes}, notes
 
 
 def parse_graph(data: Any, *, file: str | None = None) -> Graph:
-    """Check that ``data`` is an API-format graph and return it; the wrapper of a request body of
-    ``POST /prompt`` (``{"prompt": {...}}``) is removed.
+    """Check that ``data`` is an API-format graph, and return it without what it is wrapped in (as
+    ``unwrap``) and without keys that a saved graph has and a request must not (``is_changed``).
 
     Raises:
         GraphError: ``ui_format``, ``not_a_graph``, ``empty_graph``, ``invalid_node``.
     """
+    data = unwrap(data)
     if not isinstance(data, dict):
         raise GraphError("not_a_graph", "a graph must be a JSON object of nodes", file=file)
     graph = cast("dict[str, Any]", data)
@@ -121,9 +176,6 @@ def parse_graph(data: Any, *, file: str | None = None) -> Graph:
             f"this is a UI-format export, not an API-format graph: {HOW_TO_EXPORT}",
             file=file,
         )
-    wrapped = graph.get("prompt")
-    if isinstance(wrapped, dict) and "class_type" not in wrapped:
-        graph = cast("dict[str, Any]", wrapped)
     if not graph:
         raise GraphError("empty_graph", "the graph has no nodes", file=file)
     for node_id, node in graph.items():
@@ -134,7 +186,10 @@ def parse_graph(data: Any, *, file: str | None = None) -> Graph:
                 file=file,
                 field=node_id,
             )
-    return cast("Graph", graph)
+    return {
+        node_id: cast("Node", {key: node[key] for key in _NODE_KEYS if key in node})
+        for node_id, node in graph.items()
+    }
 
 
 def _is_node(node: Any) -> bool:

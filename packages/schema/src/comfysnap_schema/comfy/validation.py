@@ -32,7 +32,12 @@ _CONVERT: Final[Mapping[str, Callable[..., Any]]] = {
     "STRING": str,
     "BOOLEAN": bool,
 }
-_WORDS: Final = {"INT": "an integer", "FLOAT": "a number", "STRING": "a string"}
+_WORDS: Final = {
+    "INT": "an integer",
+    "FLOAT": "a number",
+    "STRING": "a string",
+    "COMBO": "a choice that the server lists",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,11 +165,13 @@ class _Validator:
 
     def _unknown(self, node: str) -> Issue:
         class_type = self._graph[node]["class_type"]
-        issue = Issue(
-            code="missing_node_type",
-            message=f"unknown node class {class_type!r}{_suggestion(class_type, self._catalogue)};"
-            " is its node pack installed?",
+        message = (
+            f"unknown node class {class_type!r}{_suggestion(class_type, self._catalogue)};"
+            " is its node pack installed?"
         )
+        if class_type in self._catalogue.skipped:
+            message = f"node class {class_type!r} is malformed: its node pack declares no outputs"
+        issue = Issue(code="missing_node_type", message=message)
         return self._at(node, None, issue)
 
     def _not_outputs(self, expected: tuple[str, ...]) -> Iterator[Issue]:
@@ -284,10 +291,14 @@ def fits(output: OutputDef, definition: InputDef) -> bool:
     and one in common is enough (comfy_execution/validation.py: validate_node_input)."""
     if output.type in _ANY or definition.type in _ANY:
         return True
-    if output.choices is not None or definition.choices_in_type:
-        return definition.choices_in_type and output.choices == definition.choices
+    if definition.choices_in_type:
+        unknown = definition.choices is None  # those of uploads are not kept
+        return output.choices is not None and (unknown or output.choices == definition.choices)
+    if output.choices is not None:
+        return definition.type == "COMBO"
     made = {part.strip() for part in output.type.split(",")}
-    return not made.isdisjoint(part.strip() for part in definition.type.split(","))
+    wanted = {part.strip() for part in definition.type.split(",")}
+    return "*" in made | wanted or not made.isdisjoint(wanted)
 
 
 def _check_value(value: JsonValue, definition: InputDef, *, check_models: bool) -> Issue | None:
@@ -303,7 +314,8 @@ def _check_value(value: JsonValue, definition: InputDef, *, check_models: bool) 
             message=f"{_shown(plain)} is not a valid {definition.type}; expected"
             f" {_describe(definition)}",
         )
-    if issue is None and definition.choices is not None:
+    listed = definition.choices is not None or definition.type == "COMBO"
+    if issue is None and listed and definition.upload is None:
         return _check_choice(converted, definition, check_models=check_models)
     return issue
 
@@ -337,7 +349,14 @@ def _check_choice(value: JsonValue, definition: InputDef, *, check_models: bool)
     ]
     if not wrong:
         return None
-    if (definition.is_model_file or is_model_name(wrong[0])) and not check_models:
+    slashed = wrong[0].replace("\\", "/") if isinstance(wrong[0], str) else None
+    if slashed != wrong[0] and slashed in choices:
+        return Issue(
+            code="value_not_in_list",
+            message=f"{_shown(wrong[0])} has the backslashes of Windows; write {_shown(slashed)}",
+        )
+    of_one_server = definition.choices is None or definition.is_model_file
+    if (of_one_server or is_model_name(wrong[0])) and not check_models:
         return None
     return Issue(
         code="value_not_in_list",

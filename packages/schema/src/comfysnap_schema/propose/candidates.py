@@ -1,55 +1,60 @@
-"""Collects the inputs of a graph that a caller may want to set."""
+"""Collects the inputs of a graph that a caller may want to set: texts and files; then settings."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from pydantic import JsonValue
 
-from comfysnap_schema.comfy import InputPath
-from comfysnap_schema.propose.names import distinctive_words, slug
+from comfysnap_schema.comfy import InputPath, ShownWidget
+from comfysnap_schema.propose.names import class_word, distinctive_words, slug
 from comfysnap_schema.propose.roles import (
     FILES,
-    HEIGHT,
     NEGATIVE,
     PROMPT,
-    SEED,
-    SIZE,
-    SWITCH,
+    SETTING,
     TEXT,
-    WIDTH,
     Candidate,
     Role,
     file_kind,
-    simple_role,
-    sizes,
+    is_service,
 )
+from comfysnap_schema.propose.settings import settings
 from comfysnap_schema.propose.tracing import FoundText, Side, find_prompts, texts_behind
-from comfysnap_schema.propose.view import GraphView
+from comfysnap_schema.propose.view import VALUE_NAMES, GraphView
 from comfysnap_schema.wire import Kind
 
+_ENCODES_TWICE: Final = "t5xxl"
+"""FLUX's encoder: a caller has one prompt for it and for the smaller one beside it."""
 _OWN_NAMES: Final = frozenset({"tags", "lyrics", "system_prompt", "instruction"})
 _DIRECT_PROMPTS: Final = frozenset(
-    {"prompt", "positive_prompt", "positive", "text", "user_prompt", "prompt_text"}
-)
+    {
+        "prompt", "positive_prompt", "positive", "text", "user_prompt", "prompt_text",
+        "text_prompt",
+    }
+)  # fmt: skip
 _DIRECT_NEGATIVES: Final = frozenset({"negative_prompt", "negative"})
 _MAIN: Final = frozenset({"", "user", "main"})
 _PLAIN_TEXTS: Final = frozenset({"value", "text", "string", "prompt", "string_a", "string_b"})
 
 
-def candidates(view: GraphView) -> Iterator[Candidate]:
-    """Every candidate; the first one for an input takes precedence."""
+def candidates(view: GraphView, shown: Sequence[ShownWidget] = ()) -> Iterator[Candidate]:
+    """Every candidate; the first one for an input takes precedence.
+
+    Args:
+        view: The graph.
+        shown: Widgets that the author shows.
+    """
     yield from _prompts(view)
     yield from _files(view)
-    yield from _seeds(view)
-    yield from _sizes(view)
-    yield from _switches(view)
-    yield from _simple(view)
+    yield from settings(view)
+    yield from _shown(view, shown)
 
 
 def _prompts(view: GraphView) -> Iterator[Candidate]:
     found = find_prompts(view)
     positive = [text for text in found if text.side == "positive"]
-    filled = [text for text in positive if view.value(text.path)]
+    filled = [text for text in positive if _text(view, text.path)]
     yield from _side(view, filled or positive, PROMPT)
     yield from _side(view, [text for text in found if text.side == "negative"], NEGATIVE)
     yield from _direct_prompts(view, {text.path for text in found}, bool(positive))
@@ -60,10 +65,16 @@ def _side(view: GraphView, texts: list[FoundText], role: Role) -> Iterator[Candi
     named by theirs: ``system_prompt``."""
     several = len({str(view.value(text.path)) for text in texts}) > 1
     distinctive = {text.path: _distinctive(view, text.path.node) for text in texts}
+    texts = sorted(texts, key=lambda text: text.guide not in view.painters)
     main = next((text for text in texts if distinctive[text.path] in _MAIN), None)
     for text in sorted(texts, key=lambda text: text is not main):
-        special = several and main is not None and distinctive[text.path] not in _MAIN
-        yield _prompt(view, text, role, f"{distinctive[text.path]}_{role.name}" if special else "")
+        words = distinctive[text.path]
+        special = several and words not in _MAIN and (main is not None or _differ(distinctive))
+        yield _prompt(view, text, role, f"{words}_{role.name}" if special else "")
+
+
+def _differ(distinctive: Mapping[InputPath, str]) -> bool:
+    return len(set(distinctive.values())) == len(distinctive) > 1
 
 
 def _distinctive(view: GraphView, node: str) -> str:
@@ -79,13 +90,23 @@ def _prompt(view: GraphView, text: FoundText, role: Role, name: str) -> Candidat
     return Candidate(
         role=role,
         path=text.path,
-        value=view.value(text.path),
+        value=_text(view, text.path),
         node=text.path.node,
         reason=reason,
         name=own or name or _prompt_name(view, text, role),
         enabled=enabled,
-        hints=(_distinctive(view, text.guide),),
+        hints=(
+            _distinctive(view, text.path.node),
+            _distinctive(view, text.guide),
+            "" if text.guide in view.painters else class_word(view.class_of(text.guide)),
+        ),
     )
+
+
+def _text(view: GraphView, path: InputPath) -> JsonValue:
+    """The text at a path; that of the large encoder for the smaller ones beside it."""
+    large = view.inputs(path.node).get(_ENCODES_TWICE)
+    return large if path.name in _ENCODER_TEXTS and isinstance(large, str) else view.value(path)
 
 
 def _prompt_name(view: GraphView, text: FoundText, role: Role) -> str:
@@ -95,7 +116,8 @@ def _prompt_name(view: GraphView, text: FoundText, role: Role) -> str:
         for path, value in view.values(text.path.node)
         if value and path.name in _ENCODER_TEXTS
     }
-    if len(siblings) > 1 and text.path.name in _ENCODER_TEXTS - _LONG_TEXTS:
+    twice = _ENCODES_TWICE in view.inputs(text.path.node)
+    if len(siblings) > 1 and not twice and text.path.name in _ENCODER_TEXTS - _LONG_TEXTS:
         return f"{role.name}_{text.path.name}"
     return role.name
 
@@ -113,10 +135,12 @@ def _direct_prompts(view: GraphView, traced: set[InputPath], prompted: bool) -> 
     """Texts of nodes that work without a sampler: services, speech, captions."""
     for node in view.order:
         for name in view.inputs(node):
-            negative = name in _DIRECT_NEGATIVES
-            if not negative and name not in _DIRECT_PROMPTS:
+            last = name.rsplit(".", 1)[-1]
+            negative = last in _DIRECT_NEGATIVES
+            if not negative and last not in _DIRECT_PROMPTS:
                 continue
-            role = NEGATIVE if negative else TEXT if prompted else PROMPT
+            service = is_service(view, node) and node in view.makers
+            role = NEGATIVE if negative else TEXT if prompted and not service else PROMPT
             side: Side = "negative" if negative else "positive"
             for path, _ in texts_behind(view, node, name, side):
                 if path not in traced:
@@ -126,7 +150,8 @@ def _direct_prompts(view: GraphView, traced: set[InputPath], prompted: bool) -> 
 
 
 def _direct(view: GraphView, path: InputPath, node: str, role: Role) -> Candidate:
-    distinctive = _distinctive(view, node)
+    own = _distinctive(view, path.node)
+    distinctive = own or _distinctive(view, node)
     return Candidate(
         role=role,
         path=path,
@@ -146,10 +171,13 @@ def _other_texts(view: GraphView, traced: set[InputPath]) -> Iterator[Candidate]
             if known is None or path in traced or known.type != "STRING" or not known.multiline:
                 continue
             distinctive = _distinctive(view, node)
+            own = slug(path.name.rsplit(".", 1)[-1])
             uses = [name for _, name, _ in view.consumers[node]]
-            names = [distinctive, path.name, *uses]
+            names = [distinctive, own, *uses]
+            service = is_service(view, node) and node in view.makers
             yield Candidate(
-                role=TEXT, path=path, value=value, node=node, enabled=False,
+                role=TEXT, path=path, value=value, node=node,
+                enabled=service and not own.startswith("system"),
                 reason=f"the text of {view.title(node)!r}",
                 name=next((name for name in names if name and name not in _PLAIN_TEXTS), ""),
             )  # fmt: skip
@@ -166,8 +194,8 @@ def _files(view: GraphView) -> Iterator[Candidate]:
 def _file(view: GraphView, path: InputPath, value: JsonValue, kind: Kind) -> Candidate:
     role = FILES[kind]
     title = _distinctive(view, path.node)
-    uses = [slug(name) for _, name, _ in view.consumers[path.node]]
-    special = [use for use in uses if use not in _PLAIN_USES]
+    uses = list(_uses(view, path.node))
+    special = [use for use in uses if not _PLAIN_USE.fullmatch(use)]
     return Candidate(
         role=role,
         path=path,
@@ -176,12 +204,25 @@ def _file(view: GraphView, path: InputPath, value: JsonValue, kind: Kind) -> Can
         reason=f"the file that {view.title(path.node)!r} reads",
         name=_file_name(title, special, role.name),
         kind=kind,
-        hints=(title, *special),
+        hints=() if title else tuple(special),
     )
 
 
-_PLAIN_USES: Final = frozenset(
-    {"image", "images", "pixels", "mask", "video", "audio", "input", "image1", "model_file"}
+def _uses(view: GraphView, node: str) -> Iterator[str]:
+    """What a file is for: the inputs that it is linked to, or a telling one behind its encoder."""
+    for user, name, _ in view.consumers[node]:
+        use = slug(name.rsplit(".", 1)[-1])
+        behind = [slug(far.rsplit(".", 1)[-1]) for _, far, _ in view.consumers[user]]
+        telling = len(behind) == 1 and _TELLING.fullmatch(behind[0])
+        yield behind[0] if telling and _PLAIN_USE.fullmatch(use) else use
+
+
+_TELLING: Final = re.compile(
+    r"(front|back|left|right|start|end|first|last|reference|ref|control|background|subject|style"
+    r"|pose|face)(_(image|frame|video))?"
+)
+_PLAIN_USE: Final = re.compile(
+    r"(images?|pixels|mask|videos?|audios?|input|model_file|value|file|media|frames)(_?\d+)?"
 )
 
 
@@ -190,108 +231,21 @@ def _file_name(title: str, uses: list[str], base: str) -> str:
     if title:
         return title if title.endswith(base) else f"{title}_{base}"
     use = uses[0] if len(set(uses)) == 1 else ""
-    return use if base in use.split("_") else base
+    if base in use.split("_"):
+        return use
+    return f"{use}_{base}" if _TELLING.fullmatch(use) else base
 
 
-def _seeds(view: GraphView) -> Iterator[Candidate]:
-    for node in view.order:
-        for name in ("seed", "noise_seed"):
-            source = view.source(node, name) if name in view.inputs(node) else None
+def _shown(view: GraphView, shown: Sequence[ShownWidget]) -> Iterator[Candidate]:
+    for index, widget in enumerate(shown):
+        for path in widget.paths:
+            source = view.source(path.node, path.name)
             value = view.value(source) if source else None
-            if source is None or isinstance(value, bool) or not isinstance(value, int):
-                continue
-            off = view.inputs(node).get("add_noise") in ("disable", False)
-            yield Candidate(
-                role=SEED, path=source, value=value, node=node, random=True, enabled=not off,
-                reason=f"the noise of {view.title(node)!r}"
-                + ("; the node adds no noise, so the seed has no effect" if off else ""),
-                hints=(_distinctive(view, node),),
-            )  # fmt: skip
-
-
-def _sizes(view: GraphView) -> Iterator[Candidate]:
-    found = list(sizes(view))
-    main: set[tuple[str, object]] = {
-        (name, _at(view, node, name))
-        for node, makes in found
-        for name in ("width", "height")
-        if makes
-    }
-    for node, makes in sorted(found, key=lambda each: not each[1]):
-        ends = {name: view.source(node, name) for name in ("width", "height")}
-        square = ends["width"] is not None and ends["width"] == ends["height"]
-        for name, source in ends.items():
-            value = view.value(source) if source else None
-            if source is None or isinstance(value, bool) or not isinstance(value, int):
-                continue
-            agrees = (name, value) in main
-            role = SIZE if square else (WIDTH if name == "width" else HEIGHT)
-            yield Candidate(
-                role=role, path=source, value=value, node=node, enabled=makes or agrees,
-                reason=f"the size of {view.title(node)!r}",
-                hints=(_distinctive(view, node), _purpose(view, node)),
-            )  # fmt: skip
-    yield from _target_sizes(view, main)
-
-
-def _target_sizes(view: GraphView, main: set[tuple[str, object]]) -> Iterator[Candidate]:
-    """SDXL's encoders take the size as well."""
-    for node in view.order:
-        for name, role in (("target_width", WIDTH), ("target_height", HEIGHT)):
-            source = view.source(node, name)
-            if source is not None and (role.name, view.value(source)) in main:
+            if source is not None and value is not None:
+                own = slug(widget.name) not in {"", *VALUE_NAMES}
+                title = _distinctive(view, path.node)
                 yield Candidate(
-                    role=role, path=source, value=view.value(source), node=node,
-                    reason=f"the size of {view.title(node)!r}",
+                    role=SETTING, path=source, value=value, node=path.node,
+                    reason=f"{widget.name}, which the author shows",
+                    name=slug(widget.name) if own else title, group=f"shown {index}",
                 )  # fmt: skip
-
-
-def _at(view: GraphView, node: str, name: str) -> JsonValue:
-    source = view.source(node, name)
-    return view.value(source) if source else None
-
-
-def _purpose(view: GraphView, node: str) -> str:
-    return "resize" if "scale" in view.class_of(node).lower() else ""
-
-
-def _switches(view: GraphView) -> Iterator[Candidate]:
-    """A sampler that starts where the previous one ends: both steps are one parameter."""
-    for node in view.order:
-        link = view.link(node, "latent_image")
-        start = view.source(node, "start_at_step")
-        end = view.source(link[0], "end_at_step") if link else None
-        if start is None or end is None or view.value(start) != view.value(end):
-            continue
-        for path in (end, start):
-            yield Candidate(
-                role=SWITCH, path=path, value=view.value(path), node=node,
-                reason=f"where {view.title(node)!r} takes over",
-            )  # fmt: skip
-
-
-def _simple(view: GraphView) -> Iterator[Candidate]:
-    for node in view.order:
-        for name in view.inputs(node):
-            source = view.source(node, name)
-            value = view.value(source) if source else None
-            if source is None or value is None:
-                continue
-            role = simple_role(view, InputPath(node, name), value)
-            if role is None:
-                continue
-            enabled, why = _worth(view, node, role.name, value)
-            yield Candidate(
-                role=role, path=source, value=value, node=node, enabled=enabled,
-                reason=f"{name} of {view.title(node)!r}{why}",
-                hints=(_distinctive(view, node),), raw=slug(name),
-            )  # fmt: skip
-
-
-def _worth(view: GraphView, node: str, role: str, value: JsonValue) -> tuple[bool, str]:
-    """Whether the input is useful to a caller, and if not, why."""
-    if role == "cfg" and value == 1:
-        return False, "; 1 means no guidance, as distilled models expect"
-    if role == "denoise" and value == 1:
-        return False, "; below 1 is for an input image"
-    return True, ""

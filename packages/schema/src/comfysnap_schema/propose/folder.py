@@ -3,15 +3,29 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from comfysnap_schema.comfy import CATALOGUE_FILE, Catalogue, Graph
-from comfysnap_schema.propose.proposal import Proposal, ProposedInput, ProposedOutput
+from pydantic import JsonValue
+
+from comfysnap_schema.comfy import CATALOGUE_FILE, Catalogue, Drawing, Graph, InputPath, title_of
+from comfysnap_schema.propose.names import class_word, distinctive_words, slug, unique
+from comfysnap_schema.propose.outputs import ProposedOutput
+from comfysnap_schema.propose.proposal import Proposal, ProposedInput
+from comfysnap_schema.propose.sources import (
+    SOURCES_FILE,
+    model_tables,
+    snapshot,
+    tables_text,
+)
+from comfysnap_schema.propose.view import VALUE_NAMES
 from comfysnap_schema.wire import WorkflowError
 from comfysnap_schema.workflow import GRAPH_FILE, SPEC_FILE, Workflow
+
+SNAPSHOT_FILE: Final = "snapshot.json"
+"""In a workflow folder: the node packs of its export, in the format of ComfyUI-Manager."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +38,14 @@ class Scaffold:
 
 
 def write_workflow(
-    folder: Path, graph: Graph, proposal: Proposal, catalogue: Catalogue | None
+    folder: Path,
+    graph: Graph,
+    proposal: Proposal,
+    catalogue: Catalogue | None,
+    drawing: Drawing | None = None,
 ) -> Scaffold:
-    """Write ``graph.json``, ``workflow.toml`` and ``nodes.json``, all or nothing.
+    """Write ``graph.json``, ``workflow.toml`` and ``nodes.json``, all or nothing; with a drawing
+    that names sources also ``models.toml`` and ``snapshot.json``.
 
     Raises:
         WorkflowError: ``exists``, ``no_outputs``, or the proposal cannot be loaded.
@@ -52,17 +71,29 @@ def write_workflow(
             slim = catalogue.slim(node["class_type"] for node in graph.values())
             if len(slim):
                 slim.save(draft / CATALOGUE_FILE)
-        disabled = _write_map(draft, proposal)
+        _write_sources(draft, drawing or Drawing())
+        disabled = _write_map(draft, proposal, graph)
         shutil.move(draft, folder)
     return Scaffold(Workflow.load(folder), disabled)
 
 
-def _write_map(folder: Path, proposal: Proposal) -> dict[str, str]:
+def _write_sources(folder: Path, drawing: Drawing) -> None:
+    tables = model_tables(drawing.models)
+    if tables:
+        head = "# The model files that the export names, to paste into comfysnap.toml.\n\n"
+        (folder / SOURCES_FILE).write_text(head + tables_text(tables), encoding="utf-8")
+    packs, _ = snapshot(drawing.packs)
+    if packs:
+        text = json.dumps(packs, indent=4) + "\n"
+        (folder / SNAPSHOT_FILE).write_text(text, encoding="utf-8")
+
+
+def _write_map(folder: Path, proposal: Proposal, graph: Graph) -> dict[str, str]:
     """Write ``workflow.toml``, disabling inputs that do not load (a graph may have a value that
     its own node rejects)."""
     disabled: dict[str, str] = {}
     while True:
-        (folder / SPEC_FILE).write_text(map_text(proposal, disabled), encoding="utf-8")
+        (folder / SPEC_FILE).write_text(map_text(proposal, graph, disabled), encoding="utf-8")
         try:
             Workflow.load(folder)
         except WorkflowError as error:
@@ -75,8 +106,9 @@ def _write_map(folder: Path, proposal: Proposal) -> dict[str, str]:
             return disabled
 
 
-def map_text(proposal: Proposal, disabled: Mapping[str, str]) -> str:
-    """The text of a ``workflow.toml``: each entry with its reason, disabled ones as comments."""
+def map_text(proposal: Proposal, graph: Graph, disabled: Mapping[str, str]) -> str:
+    """The text of a ``workflow.toml``: each entry with its reason, disabled ones as comments, then
+    every other value of the graph in a line of its own."""
     import tomlkit
 
     title = " ".join(part for part in proposal.name.split("_") if part).capitalize()
@@ -84,7 +116,41 @@ def map_text(proposal: Proposal, disabled: Mapping[str, str]) -> str:
     parts = [tomlkit.dumps(head)]
     parts += [_input_text(entry, disabled.get(entry.name)) for entry in proposal.inputs]
     parts += [_output_text(entry) for entry in proposal.outputs]
-    return "\n".join(parts)
+    return "\n".join((*parts, *_others(proposal, graph)))
+
+
+_OTHERS: Final = """\
+# The other values of the graph. To offer some, remove "# " from [inputs] and from their lines.
+# [inputs]
+"""
+
+
+def _others(proposal: Proposal, graph: Graph) -> Iterator[str]:
+    """The values that are not proposed, as commented lines of one table."""
+    proposed = {path for entry in proposal.inputs for path in entry.paths}
+    taken = {entry.name for entry in proposal.inputs}
+    lines: list[str] = []
+    for node, entry in graph.items():
+        for key, value in entry["inputs"].items():
+            path = InputPath(node, key)
+            if path in proposed or value is None or isinstance(value, (list, dict)):
+                continue
+            title = distinctive_words(title_of(graph, node), entry["class_type"])
+            own = title if key in VALUE_NAMES else ""
+            word = class_word(entry["class_type"])
+            name = unique(own or slug(key.rsplit(".", 1)[-1]) or "value", (title, word), taken)
+            taken.add(name)
+            lines.append(
+                f"# {name} = {{ path = {json.dumps(str(path), ensure_ascii=False)} }}"
+                f"  # {_short(value)}, {' '.join(title_of(graph, node).split())}\n"
+            )
+    if lines:
+        yield _OTHERS + "".join(lines)
+
+
+def _short(value: JsonValue) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:39]}…"
 
 
 def _input_text(entry: ProposedInput, disabled: str | None) -> str:

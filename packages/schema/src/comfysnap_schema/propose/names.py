@@ -1,7 +1,7 @@
 """What names say: which classes are outputs, which words of a title are distinctive."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,7 +12,7 @@ from comfysnap_schema.wire import KINDS, Kind
 GENERIC_WORDS: Final = frozenset(
     {
         "a", "add", "advanced", "all", "and", "any", "apply", "audio", "base64", "basic", "batch",
-        "by", "change", "checkpoint", "choose", "clip", "color", "conditioning", "control",
+        "by", "cfg", "change", "checkpoint", "choose", "clip", "color", "conditioning", "control",
         "custom", "decode", "diffusion", "edit", "empty", "encode", "encoder", "encoders", "enter",
         "file",
         "float", "flux", "for", "from", "generate", "generation", "guider", "height", "here",
@@ -70,7 +70,7 @@ def output_of(class_type: str, inputs: Mapping[str, JsonValue]) -> OutputRole | 
 def words(text: str) -> list[str]:
     """Lower-case ASCII words of a title or a class name: ``KSampler (Advanced) - REFINER`` is
     ``ksampler advanced refiner``."""
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", " ", text)
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", text)
     return re.findall(r"[a-z0-9]+", spaced.lower())
 
 
@@ -78,24 +78,48 @@ def distinctive_words(title: str, class_type: str) -> str:
     """The words of a title that are neither generic nor from the node's class, as a name:
     ``refiner`` for ``KSampler (Advanced) - REFINER``. Empty when there are none."""
     known = {*words(class_type), *GENERIC_WORDS, class_type.lower()}
-    found = [word for word in words(title) if word not in known and not word.isdigit()]
-    return slug("_".join(found[:3]))
+    found = [word for word in words(title) if word not in known]
+    if all(word.isdigit() for word in found):
+        return ""
+    text = "_".join(found[:3])
+    return slug(text) or slug(re.sub(r"^(\d+)([a-z]+)", r"\2_\1", text))
+
+
+def class_word(class_type: str) -> str:
+    """The first distinctive word of a class: ``gemini`` for ``GeminiImage2Node``; may be empty."""
+    own = (word for word in words(class_type) if word.rstrip("0123456789") not in GENERIC_WORDS)
+    return slug(next(own, ""))
 
 
 def slug(text: str) -> str:
-    """A name of at most 40 characters that starts with a letter; may be empty."""
-    name = re.sub(r"[^a-z0-9]+", "_", text.lower())
-    return re.sub(r"^[^a-z]+", "", name)[:_LONGEST].strip("_")
+    """A name of at most 40 characters that starts with a letter; may be empty. Numbers in front go
+    to the end: ``45 left`` is ``left_45``."""
+    parts = [part for part in re.split(r"[^a-z0-9]+", text.lower()) if part]
+    first = next((index for index, part in enumerate(parts) if not part[0].isdigit()), None)
+    if first is None:
+        return ""
+    return "_".join((*parts[first:], *parts[:first]))[:_LONGEST].strip("_")
 
 
-def unique(base: str, qualifiers: Iterable[str], taken: Iterable[str], *, raw: str = "") -> str:
-    """The first unused name of: ``base``, ``base`` with a qualifier, ``raw``, a numbered one."""
+def _qualified(base: str, qualifiers: Iterable[str]) -> Iterator[str]:
+    for each in qualifiers:
+        if each and each != base:
+            yield f"{each}_{base}"[:_LONGEST_QUALIFIED]
+
+
+def unique(
+    base: str,
+    qualifiers: Iterable[str],
+    taken: Iterable[str],
+    *,
+    raw: str = "",
+    last: Iterable[str] = (),
+) -> str:
+    """The first unused name of: ``base``, ``base`` with a qualifier, ``raw``, ``base`` with a
+    qualifier of ``last``, a numbered one."""
     used = set(taken)
-    qualified = [
-        f"{each}_{base}"[:_LONGEST_QUALIFIED] for each in qualifiers if each and each != base
-    ]
     plain = [raw] if raw and not re.search(r"\d|_name$", raw) else []
-    for candidate in (base, *qualified, *plain):
+    for candidate in (base, *_qualified(base, qualifiers), *plain, *_qualified(base, last)):
         if candidate not in used:
             return candidate
     number = 2

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from comfysnap_schema.comfy import InputPath
+from comfysnap_schema.comfy import MATCH_TYPE, InputPath
 from comfysnap_schema.propose.view import GraphView
 
 Side = Literal["positive", "negative"]
@@ -25,7 +25,7 @@ _NOT_CONDITIONING: Final = frozenset(
         "noise", "sampler", "sigmas", "audio", "video", "hooks", "start_image", "end_image",
     }
 )  # fmt: skip
-_CONDITIONING: Final = ("CONDITIONING", "STRING", "GUIDER")
+_CONDITIONING: Final = ("CONDITIONING", "STRING", "GUIDER", MATCH_TYPE, "*")
 _SIDES: Final[tuple[Side, Side]] = ("positive", "negative")
 _ZEROED: Final = frozenset({"ConditioningZeroOut"})
 
@@ -52,7 +52,7 @@ def find_prompts(view: GraphView) -> list[FoundText]:
             for name in view.inputs(node) if _samples(view, node) else ():
                 if re.fullmatch(pattern, name):
                     for path, inner in texts_behind(view, node, name, side):
-                        own = inner if pattern == _SECOND else side
+                        own = _named_side(view, path) or (inner if pattern == _SECOND else side)
                         found.setdefault(path, FoundText(path, own, node))
     return list(found.values())
 
@@ -104,6 +104,14 @@ def _own_texts(view: GraphView, node: str) -> Iterator[InputPath]:
             known = view.input_def(path)
             if known is None or known.type == "STRING":
                 yield path
+
+
+def _named_side(view: GraphView, path: InputPath) -> Side | None:
+    """The side in the name of a text, in a node that holds the texts of both."""
+    texts = {other.name.lower() for other in _own_texts(view, path.node)}
+    if not all(any(text.startswith(side) for text in texts) for side in _SIDES):
+        return None
+    return next((side for side in _SIDES if path.name.lower().startswith(side)), None)
 
 
 def _follows(view: GraphView, path: InputPath, side: Side) -> bool:

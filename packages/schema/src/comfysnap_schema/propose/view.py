@@ -1,14 +1,25 @@
 """Queries on a graph for the proposal: links, values and where to set them, titles and names."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, cast
 
 from pydantic import JsonValue
 
-from comfysnap_schema.comfy import Catalogue, Graph, InputDef, InputPath, NodeDef, is_link, title_of
+from comfysnap_schema.comfy import (
+    MATCH_TYPE,
+    Catalogue,
+    Graph,
+    InputDef,
+    InputPath,
+    NodeDef,
+    is_link,
+    title_of,
+)
 from comfysnap_schema.propose.names import output_of
+from comfysnap_schema.wire import Kind
 
 VALUE_NAMES: Final = frozenset(
     {
@@ -27,6 +38,17 @@ VALUE_NAMES: Final = frozenset(
 """Input names of nodes with a single value (Primitive*, KJNodes' *Constant, rgthree's Seed)."""
 
 _MAIN_FLOW: Final = frozenset({"latent_image", "latent", "samples", "images", "image", "pixels"})
+_MAKES_NAMES: Final = _MAIN_FLOW | {
+    "video", "audio", "noise", "guider", "sigmas", "sampler", "mesh", "frames", "av_latent",
+}  # fmt: skip
+_MAKES_TYPES: Final = frozenset(
+    {
+        "IMAGE", "LATENT", "VIDEO", "AUDIO", "NOISE", "GUIDER", "SIGMAS", "SAMPLER", "MESH",
+        "VOXEL", "SVG", "*", MATCH_TYPE,
+    }
+)  # fmt: skip
+_GUIDES: Final = re.compile(r"control|reference|ref_|style|pose|mask|clip_vision")
+_SAVES: Final = frozenset(kind for kind in Kind if kind not in (Kind.TEXT, Kind.JSON))
 
 
 @dataclass(frozen=True)
@@ -116,6 +138,61 @@ class GraphView:
     def outputs(self) -> tuple[str, ...]:
         """Output nodes, in the order of the file."""
         return tuple(node for node in self.graph if self._is_output(node))
+
+    @cached_property
+    def makers(self) -> frozenset[str]:
+        """Nodes that make what is saved: the path of the picture back from the output, with the
+        noise and steps of its samplers. Not: what prepares a control image or writes a prompt."""
+        return self._made(lambda _: True)
+
+    @cached_property
+    def painters(self) -> frozenset[str]:
+        """The makers without those whose picture a sampler replaces whole, taking only its size."""
+        return self._made(lambda path: path.name != "latent_image" or not self._replaces(path.node))
+
+    def _replaces(self, node: str) -> bool:
+        denoise = self.source(node, "denoise")
+        return denoise is not None and self.value(denoise) == 1
+
+    def _made(self, wanted: Callable[[InputPath], bool]) -> frozenset[str]:
+        roles = {node: output_of(self.class_of(node), self.inputs(node)) for node in self.outputs}
+        saves = [node for node, role in roles.items() if role and role.kind in _SAVES]
+        saved = [node for node in saves if (role := roles[node]) and not role.preview]
+        stack = saved or saves or list(self.outputs) or list(self.graph)
+        found: set[str] = set()
+        while stack:
+            node = stack.pop()
+            if node not in found:
+                found.add(node)
+                stack += [
+                    origin
+                    for name, origin, _ in self.links(node)
+                    if node in self.outputs
+                    or (self._makes(path := InputPath(node, name)) and wanted(path))
+                ]
+        return frozenset(found)
+
+    def _makes(self, path: InputPath) -> bool:
+        if _GUIDES.search(path.name):
+            return False
+        known = self.input_def(path)
+        if known is None:
+            return path.name.rsplit(".", 1)[-1] in _MAKES_NAMES
+        return any(
+            kind.strip() in _MAKES_TYPES or kind.strip().startswith("FILE_3D")
+            for kind in known.type.split(",")
+        )
+
+    def behind(self, node: str) -> Iterator[str]:
+        """Every node that a node depends on, and itself."""
+        seen = {node}
+        stack = [node]
+        while stack:
+            at = stack.pop()
+            yield at
+            origins = {origin for _, origin, _ in self.links(at)} - seen
+            seen |= origins
+            stack += origins
 
     def _is_output(self, node: str) -> bool:
         known = self.node_def(node)

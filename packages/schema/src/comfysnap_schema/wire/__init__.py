@@ -43,6 +43,7 @@ from comfysnap_schema.wire.kinds import (
     content_type_of,
     kind_fits,
 )
+from comfysnap_schema.wire.options import JobOptions, Label, SubmitOptions
 from comfysnap_schema.wire.routes import (
     CANCEL,
     CHECK_STATUS,
@@ -101,10 +102,12 @@ __all__ = [
     "ImageFile",
     "InputError",
     "JobEvent",
+    "JobOptions",
     "JobPage",
     "JobRecord",
     "JobStatus",
     "Kind",
+    "Label",
     "Model3DFile",
     "OutputFile",
     "Preview",
@@ -112,6 +115,7 @@ __all__ = [
     "Progress",
     "ProjectError",
     "SchemaError",
+    "SubmitOptions",
     "Timings",
     "UiFormatError",
     "VideoFile",

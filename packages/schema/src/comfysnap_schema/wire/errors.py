@@ -18,7 +18,10 @@ from pydantic import BaseModel, Field
 
 
 class ErrorCode(StrEnum):
-    """Known values of ``Problem.code``; a server may send newer ones, so the field is open."""
+    """Known values of ``Problem.code``; a server may send newer ones, so the field is open.
+
+    Example: ``is_retryable = error.code == ErrorCode.QUEUE_FULL``
+    """
 
     # of a request
     INVALID_JSON = "invalid_json"

@@ -103,7 +103,10 @@ READER_CONTEXT = "comfysnap_file_reader"
 
 
 class OutputFile(BaseModel, extra="ignore"):
-    """A file that a job produced. Nothing is downloaded until ``read``, ``save`` or ``stream``."""
+    """A file that a job produced. Nothing is downloaded until ``read``, ``save`` or ``stream``.
+
+    These raise ``FileNotBoundError`` if the file was not returned by a client.
+    """
 
     name: str
     """Unique within the job."""
@@ -133,11 +136,7 @@ class OutputFile(BaseModel, extra="ignore"):
         return self._reader
 
     async def read(self) -> bytes:
-        """Download the whole file into memory.
-
-        Raises:
-            FileNotBoundError: The file was not handed out by a client.
-        """
+        """Download the whole file into memory."""
         return await self._bound.read(self)
 
     async def save(self, path: str | Path) -> Path:
@@ -145,18 +144,11 @@ class OutputFile(BaseModel, extra="ignore"):
 
         Args:
             path: A file name, or an existing folder (the file then keeps its own name).
-
-        Raises:
-            FileNotBoundError: The file was not handed out by a client.
         """
         return await self._bound.save(self, Path(path))
 
     def stream(self) -> AsyncGenerator[bytes]:
-        """Download in chunks.
-
-        Raises:
-            FileNotBoundError: The file was not handed out by a client.
-        """
+        """Download in chunks."""
         return self._bound.stream(self)
 
 
@@ -167,7 +159,6 @@ class ImageFile(OutputFile, extra="ignore"):
         """Download and decode into a Pillow image; needs Pillow.
 
         Raises:
-            FileNotBoundError: The file was not handed out by a client.
             PIL.UnidentifiedImageError: Pillow cannot read it.
         """
         import asyncio

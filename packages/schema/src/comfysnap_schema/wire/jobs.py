@@ -10,7 +10,10 @@ from comfysnap_schema.wire.errors import Problem
 
 
 class JobStatus(StrEnum):
-    """State of a job; the last five are final and never change."""
+    """State of a job; the last five are final and never change.
+
+    Example: ``assert JobStatus.FAILED.is_final``
+    """
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -29,7 +32,10 @@ class JobStatus(StrEnum):
 
 
 class Progress(BaseModel, frozen=True, extra="ignore", defer_build=True):
-    """Progress of a job; ``fraction`` never decreases within one attempt."""
+    """Progress of a job; ``fraction`` never decreases within one attempt.
+
+    Example: ``print(f"{record.progress.fraction:.0%}")``
+    """
 
     fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
     node: str | None = None
@@ -63,9 +69,13 @@ class Timings(BaseModel, frozen=True, extra="ignore", defer_build=True):
 
 
 class JobRecord(BaseModel, frozen=True, extra="ignore", defer_build=True):
-    """A job as every route returns it."""
+    """A job as every route returns it.
 
-    id: str
+    Example: ``seed = record.inputs.get("seed")``
+    """
+
+    id: Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,128}$")]
+    """Safe as a part of a path."""
     workflow: str
     status: Annotated[JobStatus | str, Field(union_mode="left_to_right")]
     version: int
@@ -114,7 +124,9 @@ class JobEvent(BaseModel, frozen=True, extra="ignore", defer_build=True):
 
     The SSE ``event`` field is ``type``, its ``id`` the job's version, its ``data`` this model.
     Events carry states, not history: after a reconnect with ``Last-Event-ID`` the server sends the
-    current state if it is newer. ``done`` comes last and carries the final job.
+    current state if it is newer. ``done`` comes last and carries the final job::
+
+        kinds = [event.type async for event in job.events()]
     """
 
     type: Annotated[

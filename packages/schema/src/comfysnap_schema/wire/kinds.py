@@ -103,7 +103,7 @@ KINDS: Final[dict[Kind, KindInfo]] = {
         outputs=(
             OutputNodes(
                 name="images",
-                classes=("PreviewImage", "MaskPreview"),
+                classes=("PreviewImage", "MaskPreview", "ImageCompare"),
                 pattern=r"preview.*(image|mask)",
                 many=True,
                 preview=True,
@@ -163,6 +163,7 @@ KINDS: Final[dict[Kind, KindInfo]] = {
                 classes=("SaveWEBM", "SaveVideo"),
                 pattern=r"(save|preview|combine).*video|video.*(save|combine)",
             ),
+            OutputNodes(name="video", classes=("SAM3_TrackPreview",), preview=True),
         ),
     ),
     Kind.AUDIO: KindInfo(
@@ -205,10 +206,15 @@ KINDS: Final[dict[Kind, KindInfo]] = {
         outputs=(
             OutputNodes(
                 name="model",
-                classes=("SaveGLB",),
-                pattern=r"(save|preview|export).*(glb|mesh|3d|ply|gltf|obj)",
+                classes=("Preview3D", "Preview3DAnimation", "Preview3DAdvanced"),
+                pattern=r"preview.*(3d|splat|point.?cloud)",
+                preview=True,
             ),
-            OutputNodes(name="model", classes=("Preview3D", "Preview3DAnimation"), preview=True),
+            OutputNodes(
+                name="model",
+                classes=("SaveGLB",),
+                pattern=r"(save|preview|export).*(glb|mesh|3d|ply|gltf|obj|splat|point.?cloud)",
+            ),
         ),
     ),
     Kind.TEXT: KindInfo(

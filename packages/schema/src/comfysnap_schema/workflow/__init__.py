@@ -17,9 +17,13 @@ from comfysnap_schema.workflow.parameters import Parameter, ParameterType
 from comfysnap_schema.workflow.project import (
     PROJECT_FILE,
     Project,
+    SettingsError,
     find_project,
+    locate_project,
     open_project,
     read_project,
+    read_table,
+    setting_error,
 )
 
 __all__ = [
@@ -34,6 +38,7 @@ __all__ = [
     "Parameter",
     "ParameterType",
     "Project",
+    "SettingsError",
     "Workflow",
     "WorkflowSpec",
     "add_workflow",
@@ -43,8 +48,11 @@ __all__ = [
     "find_project",
     "find_workflows",
     "load_workflows",
+    "locate_project",
     "open_project",
     "read_history",
     "read_project",
+    "read_table",
+    "setting_error",
     "travels_as_digits",
 ]

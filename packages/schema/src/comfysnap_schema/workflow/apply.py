@@ -24,7 +24,7 @@ from comfysnap_schema.wire import WorkflowError
 from comfysnap_schema.workflow.bypass import Bypass, apply_bypasses, plan_bypass
 from comfysnap_schema.workflow.contract import Contract, contract_of, travels_as_digits
 from comfysnap_schema.workflow.history import CONTRACTS_FILE, History, read_history
-from comfysnap_schema.workflow.map import OutputSpec, WorkflowSpec, read_spec
+from comfysnap_schema.workflow.map import OutputSpec, Place, WorkflowSpec, read_spec
 from comfysnap_schema.workflow.parameters import RANDOM_BELOW, Parameter
 from comfysnap_schema.workflow.prepare import PREPARE_FILE, Prepare, load_prepare, run_prepare
 from comfysnap_schema.workflow.resolve import Resolver
@@ -112,7 +112,7 @@ class Workflow:
         _check_outputs(graph, spec, catalogue, file)
         bypasses = {
             name: tuple(
-                plan_bypass(graph, catalogue, node, file=file, field=f"inputs.{name}.bypass")
+                plan_bypass(graph, catalogue, node, Place(file, f"inputs.{name}"))
                 for node in parameter.bypass
             )
             for name, parameter in parameters.items()
@@ -204,13 +204,10 @@ def add_workflow(found: dict[str, Workflow], workflow: Workflow) -> None:
         WorkflowError: ``duplicate_name``.
     """
     if workflow.name in found:
-        raise WorkflowError(
-            "duplicate_name",
-            f"duplicate workflow name {workflow.name!r}: also used in"
-            f" {found[workflow.name].folder}",
-            file=str(workflow.folder / SPEC_FILE),
-            field="name",
-        )
+        message = f"duplicate workflow name {workflow.name!r}: also used in"
+        message += f" {found[workflow.name].folder}"
+        file = str(workflow.folder / SPEC_FILE)
+        raise WorkflowError("duplicate_name", message, file=file, field="name")
     found[workflow.name] = workflow
 
 
@@ -254,14 +251,13 @@ def _check_places(
     """Check that every parameter has a place, and that no place has two parameters."""
     taken = {InputPath.parse(text): f"constants.{text}" for text in spec.constants}
     for name, parameter in parameters.items():
-        field_name = f"inputs.{name}.path"
+        place = Place(file, f"inputs.{name}")
         if not parameter.paths and not parameter.bypass and prepare is None:
             message = f"missing path: set where the value goes, or add a {PREPARE_FILE}"
-            raise WorkflowError("no_path", message, file=file, field=field_name)
+            place.fail("no_path", message, "path")
         for path in parameter.paths:
             if path in taken:
-                message = f"{path} is already set by {taken[path]}"
-                raise WorkflowError("duplicate_path", message, file=file, field=field_name)
+                place.fail("duplicate_path", f"{path} is already set by {taken[path]}", "path")
             taken[path] = f"inputs.{name}"
 
 
@@ -270,21 +266,20 @@ def _check_outputs(
 ) -> None:
     taken: dict[tuple[str, str], str] = {}
     for name, output in spec.outputs.items():
-        where = f"outputs.{name}.node"
+        place = Place(file, f"outputs.{name}")
         if output.node not in graph:
-            message = f"the graph has no node {output.node!r}"
-            raise WorkflowError("no_such_node", message, file=file, field=where)
+            place.fail("no_such_node", f"the graph has no node {output.node!r}", "node")
         if not _is_output(graph, output.node, catalogue):
             known = [node for node in graph if _is_output(graph, node, catalogue)]
             message = (
                 f"node {output.node} ({graph[output.node]['class_type']}) is not an output node;"
                 f" available: {', '.join(known) or 'none'}"
             )
-            raise WorkflowError("not_an_output", message, file=file, field=where)
+            place.fail("not_an_output", message, "node")
         other = taken.setdefault((output.node, output.kind), name)
         if other != name:
             message = f"duplicate of outputs.{other}: the {output.kind} of node {output.node}"
-            raise WorkflowError("duplicate_output", message, file=file, field=where)
+            place.fail("duplicate_output", message, "node")
 
 
 def _is_output(graph: Graph, node: str, catalogue: Catalogue | None) -> bool:
@@ -308,8 +303,7 @@ def _check_bypassed_outputs(
         for plan in plans:
             if plan.node in outputs:
                 message = f"node {plan.node} is needed for outputs.{outputs[plan.node]}"
-                field_name = f"inputs.{name}.bypass"
-                raise WorkflowError("cannot_bypass", message, file=file, field=field_name)
+                Place(file, f"inputs.{name}").fail("cannot_bypass", message, "bypass")
 
 
 def _as_integer(parameter: Parameter, value: JsonValue) -> JsonValue:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from comfysnap_schema.comfy import Catalogue, Graph, NodeDef, is_link
-from comfysnap_schema.wire import WorkflowError
+from comfysnap_schema.workflow.map import Place
 
 Slot = tuple[str, int]
 """A node and the index of its output."""
@@ -23,9 +23,7 @@ class Bypass:
     """Output slot to the link that replaces it."""
 
 
-def plan_bypass(
-    graph: Graph, catalogue: Catalogue | None, node: str, *, file: str, field: str
-) -> Bypass:
+def plan_bypass(graph: Graph, catalogue: Catalogue | None, node: str, place: Place) -> Bypass:
     """Find the input that replaces each output of a node: as in ComfyUI's editor, a linked one of
     the output's type, preferably in the same position.
 
@@ -34,12 +32,11 @@ def plan_bypass(
     """
     definition = catalogue.get(graph[node]["class_type"]) if catalogue else None
     if definition is None:
-        raise WorkflowError(
+        place.fail(
             "no_catalogue",
             f"bypassing node {node} requires a node catalogue that has {graph[node]['class_type']};"
             " to get a nodes.json, run `comfysnap new` with --object-info",
-            file=file,
-            field=field,
+            "bypass",
         )
     consumers = tuple(_consumers(graph, node))
     sources: dict[int, list[JsonValue]] = {}
@@ -47,12 +44,11 @@ def plan_bypass(
         source = _passes_through(definition, graph[node]["inputs"], slot)
         if source is None:
             kind = definition.outputs[slot].type if slot < len(definition.outputs) else "?"
-            raise WorkflowError(
+            place.fail(
                 "cannot_bypass",
                 f"node {node} ({definition.class_type}) has no linked input of type {kind} to"
                 f" connect to {name} of node {consumer}",
-                file=file,
-                field=field,
+                "bypass",
             )
         sources[slot] = source
     return Bypass(node, consumers, sources)

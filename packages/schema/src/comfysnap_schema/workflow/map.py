@@ -3,8 +3,9 @@
 import re
 import tomllib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, NoReturn, cast
 
 from pydantic import (
     BaseModel,
@@ -109,6 +110,27 @@ def _first_problem(error: ValidationError, path: Path) -> WorkflowError:
     return WorkflowError(
         "unknown_key", f"unknown key; valid keys: {', '.join(known)}", file=str(path), field=key
     )
+
+
+@dataclass(frozen=True)
+class Place:
+    """A table of ``workflow.toml``."""
+
+    file: str
+    table: str
+    """For example ``inputs.seed``."""
+
+    def field(self, key: str) -> str:
+        """The dotted name of one of its keys."""
+        return f"{self.table}.{key}"
+
+    def fail(self, code: str, message: str, key: str) -> NoReturn:
+        """Reject the value of a key.
+
+        Raises:
+            WorkflowError: With this code.
+        """
+        raise WorkflowError(code, message, file=self.file, field=self.field(key))
 
 
 def invalid_name(thing: str, name: object) -> str:

@@ -2,13 +2,13 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Final, NoReturn
+from typing import Final
 
 from pydantic import JsonValue
 
 from comfysnap_schema.comfy import Catalogue, Graph, InputPath, is_link, title_of
 from comfysnap_schema.wire import FILE_KINDS, GraphError, WorkflowError
-from comfysnap_schema.workflow.map import InputSpec
+from comfysnap_schema.workflow.map import InputSpec, Place
 from comfysnap_schema.workflow.parameters import (
     Choices,
     InputConstraints,
@@ -51,7 +51,7 @@ class Resolver:
                 ``not_applicable``, ``default_out_of_range``, ``default_not_a_choice``,
                 ``wrong_default_type``.
         """
-        scope = _Scope(self.file, name)
+        scope = Place(self.file, f"inputs.{name}")
         paths = tuple(self.path(text, scope.field("path")) for text in _listed(entry.path))
         place = self._constraints(paths, entry, scope)
         narrowed = _narrow(entry, place, scope)
@@ -94,7 +94,7 @@ class Resolver:
         return path
 
     def _constraints(
-        self, paths: tuple[InputPath, ...], entry: InputSpec, scope: "_Scope"
+        self, paths: tuple[InputPath, ...], entry: InputSpec, scope: Place
     ) -> InputConstraints:
         if not paths:
             return _constraints_of_entry(entry, scope)
@@ -112,25 +112,11 @@ class Resolver:
         return merged
 
 
-@dataclass(frozen=True)
-class _Scope:
-    """The current table of ``workflow.toml``."""
-
-    file: str
-    name: str
-
-    def field(self, key: str) -> str:
-        return f"inputs.{self.name}.{key}"
-
-    def fail(self, code: str, message: str, key: str) -> NoReturn:
-        raise WorkflowError(code, message, file=self.file, field=self.field(key))
-
-
 def _listed(value: str | list[str] | None) -> list[str]:
     return [value] if isinstance(value, str) else list(value or ())
 
 
-def _constraints_of_entry(entry: InputSpec, scope: _Scope) -> InputConstraints:
+def _constraints_of_entry(entry: InputSpec, scope: Place) -> InputConstraints:
     """The constraints of a parameter without a path, from the map alone."""
     if entry.bypass:
         return InputConstraints(type="boolean", value=True)
@@ -144,7 +130,7 @@ def _constraints_of_entry(entry: InputSpec, scope: _Scope) -> InputConstraints:
     return InputConstraints(type=entry.type or type_of_value(example))
 
 
-def _narrow(entry: InputSpec, place: InputConstraints, scope: _Scope) -> Parameter:
+def _narrow(entry: InputSpec, place: InputConstraints, scope: Place) -> Parameter:
     type_ = _type(entry, place, scope)
     numeric = type_ in ("integer", "number")
     choices = _choices(entry, place, scope) if type_ not in ("file", "boolean") else None
@@ -158,7 +144,7 @@ def _narrow(entry: InputSpec, place: InputConstraints, scope: _Scope) -> Paramet
     if minimum is not None and maximum is not None and minimum > maximum:
         scope.fail("empty_range", f"minimum {minimum} is above maximum {maximum}", "minimum")
     return Parameter(
-        name=scope.name,
+        name=scope.table.removeprefix("inputs."),
         type=type_,
         title=entry.title or "",
         description=entry.description,
@@ -173,7 +159,7 @@ def _narrow(entry: InputSpec, place: InputConstraints, scope: _Scope) -> Paramet
     )
 
 
-def _type(entry: InputSpec, place: InputConstraints, scope: _Scope) -> ParameterType:
+def _type(entry: InputSpec, place: InputConstraints, scope: Place) -> ParameterType:
     if entry.kind is not None and entry.kind not in FILE_KINDS:
         files = ", ".join(sorted(FILE_KINDS))
         scope.fail("wrong_type", f"{entry.kind!s} is not a file kind; expected {files}", "kind")
@@ -193,7 +179,7 @@ def _type(entry: InputSpec, place: InputConstraints, scope: _Scope) -> Parameter
     return wanted
 
 
-def _choices(entry: InputSpec, place: InputConstraints, scope: _Scope) -> Choices | None:
+def _choices(entry: InputSpec, place: InputConstraints, scope: Place) -> Choices | None:
     known = place.choices
     if entry.choices is None:
         usable = known is not None and (not place.are_files or place.value in known)
@@ -212,7 +198,7 @@ def _choices(entry: InputSpec, place: InputConstraints, scope: _Scope) -> Choice
 
 
 def _refuse_inapplicable(
-    entry: InputSpec, type_: ParameterType, ranged: bool, scope: _Scope
+    entry: InputSpec, type_: ParameterType, ranged: bool, scope: Place
 ) -> None:
     """Reject keys that would have no effect."""
     keys = {
@@ -230,7 +216,7 @@ def _refuse_inapplicable(
 
 
 def _bound(
-    wanted: Number | None, known: Number | None, place: InputConstraints, key: str, scope: _Scope
+    wanted: Number | None, known: Number | None, place: InputConstraints, key: str, scope: Place
 ) -> Number | None:
     if wanted is None or known is None:
         return known if wanted is None else wanted
@@ -240,7 +226,7 @@ def _bound(
 
 
 def _with_default(
-    parameter: Parameter, entry: InputSpec, place: InputConstraints, scope: _Scope
+    parameter: Parameter, entry: InputSpec, place: InputConstraints, scope: Place
 ) -> Parameter:
     if entry.required and entry.random:
         scope.fail("not_applicable", "an input with random cannot be required", "required")
@@ -265,7 +251,7 @@ def _with_default(
     return replace(parameter, default=checked_default(parameter, default, scope))
 
 
-def checked_default(parameter: Parameter, default: JsonValue, scope: _Scope) -> JsonValue:
+def checked_default(parameter: Parameter, default: JsonValue, scope: Place) -> JsonValue:
     """Check a default against the parameter's own rules, and convert it to the parameter's type."""
     if parameter.choices is not None:
         if not any(type(c) is type(default) and c == default for c in parameter.choices):
@@ -292,7 +278,7 @@ def checked_default(parameter: Parameter, default: JsonValue, scope: _Scope) -> 
     return default
 
 
-def _check_range(parameter: Parameter, default: Number, scope: _Scope) -> None:
+def _check_range(parameter: Parameter, default: Number, scope: Place) -> None:
     minimum, maximum, step = parameter.minimum, parameter.maximum, parameter.multiple_of
     if minimum is not None and default < minimum:
         scope.fail("default_out_of_range", f"{default} is below the minimum {minimum}", "default")

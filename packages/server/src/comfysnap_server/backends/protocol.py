@@ -2,54 +2,11 @@
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from pydantic import BaseModel, Field, JsonValue
-
-from comfysnap_schema.comfy import Graph
-from comfysnap_schema.wire import (
-    ErrorCode,
-    FileBySha256,
-    FileByUrl,
-    JobEvent,
-    JobPage,
-    JobRecord,
-    JobStatus,
-)
-from comfysnap_schema.workflow import OutputSpec
-
-
-class JobRequest(BaseModel, frozen=True):
-    """An accepted job: everything a worker needs, so that a queued job runs as it was accepted."""
-
-    job_id: str
-    owner: str
-    """Who submitted it; jobs, keys and files of one owner are invisible to others."""
-    workflow: str
-    inputs: dict[str, JsonValue]
-    """Complete, validated, without inline data."""
-    graph: Graph
-    """Applied and validated."""
-    graph_hash: str
-    outputs: dict[str, OutputSpec]
-    fields: dict[str, str] = Field(default_factory=dict)
-    """``node.inputs.name`` to API field."""
-    files: dict[str, FileBySha256 | FileByUrl] = Field(default_factory=dict)
-    """Name that the graph uses in the input folder, to the file."""
-    labels: dict[str, str] = Field(default_factory=dict)
-    timeout: float
-    """Longest run, in seconds."""
-    queue_timeout: float | None = None
-    """Seconds after which a job that did not start expires."""
-    max_attempts: int = 1
-    previews: bool = False
-    webhook: str | None = None
-    idempotency_key: str | None = None
-    fingerprint: str = ""
-    """Hash of the submit (workflow, body, options): the same key with another one is refused."""
-    created_at: datetime
+from comfysnap_schema.wire import JobEvent, JobPage, JobRecord, JobStatus
+from comfysnap_server.jobs import JobRequest
 
 
 @dataclass(frozen=True)
@@ -69,21 +26,6 @@ class StoredFile:
     content_type: str
     size: int
     sha256: str
-
-
-class BackendError(Exception):
-    """A request that the backend refuses; the gateway turns ``code`` into its problem response.
-
-    Codes: ``unknown_job``, ``unknown_output``, ``output_expired``, ``unknown_file``,
-    ``idempotency_mismatch``, ``queue_full``, ``quota_exceeded``, ``hash_mismatch``,
-    ``file_too_large``, ``unavailable``.
-    """
-
-    def __init__(self, code: ErrorCode, detail: str, *, retry_after: float | None = None) -> None:
-        self.code = code
-        self.detail = detail
-        self.retry_after = retry_after
-        super().__init__(detail)
 
 
 class Backend(Protocol):

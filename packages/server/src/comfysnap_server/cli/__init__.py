@@ -1,12 +1,19 @@
-"""The server's commands. ``deploy``, ``doctor`` and ``models`` are entry points of their own."""
+"""The server's commands, a file for each command or group."""
 
 import typer
 
-from comfysnap_server.cli import comfyui, demo, serve
+from comfysnap_server.cli import comfyui, models
+from comfysnap_server.cli.demo import demo
+from comfysnap_server.cli.deploy import deploy, rollback
+from comfysnap_server.cli.doctor import doctor
+from comfysnap_server.cli.key import key
+from comfysnap_server.cli.serve import serve
+from comfysnap_server.cli.ui import ui
 
 
 def register(app: typer.Typer) -> None:
-    """Add ``serve``, ``key``, ``demo`` and ``comfyui``."""
-    serve.register(app)
-    demo.register(app)
-    comfyui.register(app)
+    """Add the commands."""
+    for command in (serve, key, demo, doctor, deploy, rollback, ui):
+        app.command()(command)
+    app.add_typer(comfyui.app, name="comfyui")
+    app.add_typer(models.app, name="models")

@@ -7,18 +7,7 @@ from typing import Annotated
 
 import typer
 
-from comfysnap_server.engine.comfyui import pins
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    group = typer.Typer(
-        no_args_is_help=True, help="Install and show the ComfyUI that `comfysnap serve` runs."
-    )
-    group.command("install")(install)
-    group.command("nodes")(nodes)
-    group.command("show")(show)
-    app.add_typer(group, name="comfyui")
+from comfysnap_server import pins
 
 
 def install(
@@ -193,7 +182,7 @@ def show() -> None:
     Example: comfysnap comfyui show
     """
     from comfysnap_server.engine.comfyui.install import default_folder, find_comfyui
-    from comfysnap_server.engine.comfyui.release import (
+    from comfysnap_server.pins import (
         TESTED,
         UnsupportedComfyError,
         is_tested,
@@ -221,3 +210,10 @@ def show() -> None:
 
 def _print_message(line: str) -> None:
     print(line, flush=True)
+
+
+app = typer.Typer(
+    no_args_is_help=True, help="Install and show the ComfyUI that `comfysnap serve` runs."
+)
+for _command in (install, nodes, show):
+    app.command()(_command)

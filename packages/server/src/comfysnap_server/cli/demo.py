@@ -37,11 +37,6 @@ class DemoError(CommandError):
     """The demo's server did not start. Code: ``not_started``."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("demo")(demo)
-
-
 def demo(
     prompt: Annotated[str, typer.Argument(help="Prompt of the image.")] = "a fox in the snow",
     out: Annotated[Path, typer.Option(help="Folder for the image.")] = Path("comfysnap-out"),

@@ -1,30 +1,23 @@
-"""``comfysnap deploy``, ``rollback`` and ``ui``: the project on Modal."""
+"""``comfysnap deploy`` and ``rollback``: versions of the project on Modal."""
 
 # modal's stubs leave the type of a function partly unknown
 # pyright: reportUnknownVariableType=false
 
 import os
 import re
-import secrets
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from comfysnap_server.cli.common import EnvironmentOption, ProjectOption, modal_session
+from comfysnap_schema.cli.options import ProjectOption
+from comfysnap_schema.wire import SchemaError
+from comfysnap_server.cli.modal_session import EnvironmentOption, modal_session
 
 if TYPE_CHECKING:
     from comfysnap_server.deploy import Deployment
-    from comfysnap_server.doctor import Issue
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("deploy")(deploy)
-    app.command("rollback")(rollback)
-    app.command("ui")(ui)
+    from comfysnap_server.doctor import ProjectIssue
 
 
 def deploy(
@@ -57,13 +50,16 @@ def deploy(
     failed = any(issue.level is Level.ERROR for issue in issues)
     if failed and not (force or dry_run):
         raise typer.Exit(1)
-    _print_plan(deployment)
+    try:
+        _print_plan(deployment)
+    except SchemaError as error:  # printed above
+        raise typer.Exit(2) from error
     if dry_run:
         raise typer.Exit(1 if failed else 0)
     _deploy(deployment, environment, tag)
 
 
-def _print_issues(issues: "list[Issue]") -> None:
+def _print_issues(issues: "list[ProjectIssue]") -> None:
     from comfysnap_server.doctor import Level
 
     for issue in issues:
@@ -137,38 +133,3 @@ def rollback(
     command += [version] if version else []
     command += ["--env", environment] if environment else []
     raise typer.Exit(subprocess.run(command, check=False).returncode)
-
-
-def ui(project: ProjectOption = None, environment: EnvironmentOption = None) -> None:
-    """Run ComfyUI's own interface with the deployment's image and models, until Ctrl-C.
-
-    A container with the deployment's GPU runs, and costs money, as long as this command does. The
-    printed URL has a token: anyone with it can use the interface and, with ComfyUI-Manager, run any
-    code in the container.
-
-    Workflows and images are saved in ui/ on the files volume, models from Manager on the models
-    volume. Node packs from Manager are lost when the container stops; to keep them, open
-    /v2/snapshot/get_current at the printed URL, save it as the file in deploy.nodes, and deploy.
-
-    Example: comfysnap ui
-    """
-    from comfysnap_server.deploy import read_deployment, select_project
-
-    deployment = read_deployment(project)
-    if deployment.settings.engine != "comfyui":
-        print("error: deploy.engine must be comfyui for `comfysnap ui`", file=sys.stderr)
-        raise typer.Exit(2)
-    from comfysnap_server.ui.proxy import ACCESS_VARIABLE
-
-    token = secrets.token_urlsafe(32)
-    os.environ[ACCESS_VARIABLE] = token
-    select_project(deployment)
-    with modal_session():
-        from comfysnap_server.ui.app import app
-        from comfysnap_server.ui.app import ui as server
-
-        with app.run(environment_name=environment):
-            print(f"\n{server.get_web_url()}/?token={token}\n")
-            print("The first page loads once ComfyUI has started. Press Ctrl-C to stop.")
-            while True:
-                time.sleep(3600)

@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from comfysnap_server.cli.common import JsonOption, ProjectOption, modal_session
+from comfysnap_schema.cli.options import JsonOption, ProjectOption
+from comfysnap_server.cli.modal_session import modal_session
 
 if TYPE_CHECKING:
-    from comfysnap_server.doctor import Issue
+    from comfysnap_server.deploy import Deployment
+    from comfysnap_server.doctor import ProjectIssue
     from comfysnap_server.nodepacks import Probe
-
-
-def register(app: typer.Typer) -> None:
-    """Add ``doctor``."""
-    app.command("doctor")(doctor)
 
 
 def doctor(
@@ -61,6 +58,8 @@ def doctor(
         print(json.dumps([issue.as_json() for issue in issues], indent=1))
     else:
         show(issues)
+        if deployment is not None:
+            show_sources(deployment)
     failing = {Level.ERROR, Level.WARNING} if strict else {Level.ERROR}
     raise typer.Exit(1 if any(issue.level in failing for issue in issues) else 0)
 
@@ -77,7 +76,16 @@ def _probe(comfyui: Path | None, python: str | None) -> "Probe | None":
         raise typer.Exit(1) from error
 
 
-def show(issues: "list[Issue]") -> None:
+def show_sources(deployment: "Deployment") -> None:
+    """Print the lines to add for missing models whose sources the exports name."""
+    from comfysnap_server.doctor import missing_tables
+
+    text = missing_tables(deployment)
+    if text:
+        print(f"\nto add to {deployment.file.name}, as the exports name them:\n\n{text}")
+
+
+def show(issues: "list[ProjectIssue]") -> None:
     """Print a table of the issues, and their number by level."""
     from rich.console import Console
     from rich.table import Table

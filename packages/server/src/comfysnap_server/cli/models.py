@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from comfysnap_server.cli.common import JsonOption, ProjectOption, modal_session
+from comfysnap_schema.cli.options import JsonOption, ProjectOption
+from comfysnap_server.cli.modal_session import modal_session
 
 if TYPE_CHECKING:
     from comfysnap_server.deploy import Deployment
@@ -21,18 +22,6 @@ FolderOption = Annotated[
         "--to", metavar="FOLDER", help="Local models/ folder. Default: the models volume on Modal."
     ),
 ]
-
-
-def register(app: typer.Typer) -> None:
-    """Add ``models``."""
-    models = typer.Typer(
-        no_args_is_help=True,
-        help="Download, list and delete models, on Modal or in a local folder.",
-    )
-    models.command("sync")(sync)
-    models.command("list")(list_models)
-    models.command("rm")(remove)
-    app.add_typer(models, name="models")
 
 
 def sync(
@@ -213,3 +202,11 @@ def _storage(deployment: "Deployment", folder: Path | None) -> Generator["ModelS
 
     with modal_session(quiet=True):
         yield ModelsVolume(deployment.models_volume)
+
+
+app = typer.Typer(
+    no_args_is_help=True, help="Download, list and delete models, on Modal or in a local folder."
+)
+app.command("sync")(sync)
+app.command("list")(list_models)
+app.command("rm")(remove)

@@ -1,4 +1,4 @@
-"""``comfysnap serve`` and ``comfysnap key``: the server on this machine."""
+"""``comfysnap serve``: the server on this machine."""
 
 import ipaddress
 import json
@@ -8,32 +8,29 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic import JsonValue
 
-from comfysnap_schema.wire import ProjectError
+from comfysnap_schema.cli.options import ProjectOption
+from comfysnap_schema.wire import SchemaError
 from comfysnap_schema.workflow import (
-    PROJECT_FILE,
     Project,
     Workflow,
-    find_project,
     load_workflows,
+    locate_project,
     read_project,
 )
-from comfysnap_server.cli.common import ProjectOption
 
 if TYPE_CHECKING:
-    from comfysnap_server.backends.local import LocalLimits
-    from comfysnap_server.gateway import GatewayServer, GatewaySettings
+    from comfysnap_server.gateway import GatewayServer
+    from comfysnap_server.serve_settings import ServeSettings
 
 _LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
-_LOCAL: Final = "local"
-"""The table ``[serve.local]`` with the limits of the local backend."""
 
 
 class EngineChoice(StrEnum):
@@ -58,12 +55,6 @@ class AuthChoice(StrEnum):
     NONE = "none"
     KEYS = "keys"
     PROXY = "proxy"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("serve")(serve)
-    app.command("key")(key)
 
 
 def serve(
@@ -106,13 +97,16 @@ def serve(
 
     Example: comfysnap serve --port 8000
     """
-    from comfysnap_server.backends.protocol import BackendError
+    from comfysnap_server.errors import BackendError
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("comfysnap").setLevel(logging.DEBUG if verbose else logging.INFO)
     try:
+        loaded = _load(project)
         chosen = _on_devices(_engine(engine, _options(engine_option or [])), devices)
-        server = _make_server(_load(project), chosen, auth, host, port, data)
+        server = _make_server(loaded, chosen, auth, host, port, data)
+    except SchemaError:
+        raise  # printed by main
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
@@ -132,24 +126,10 @@ def serve(
         raise typer.Exit(130) from None
 
 
-def key(
-    owner: Annotated[str, typer.Argument(help="Name of the owner of the key and its jobs.")],
-) -> None:
-    """Create an API key. Only its hash is stored, in comfysnap.toml.
-
-    Example: comfysnap key alice
-    """
-    from comfysnap_server.gateway import hash_key, new_key
-
-    fresh = new_key()
-    print(f"API key (not shown again):  {fresh}")
-    print(f'\n[serve]\nauth = "keys"\n\n[serve.keys]\n{json.dumps(owner)} = "{hash_key(fresh)}"')
-
-
 @dataclass(frozen=True)
 class _Loaded:
-    file: Path
     project: Project
+    settings: "ServeSettings"
     workflows: Mapping[str, Workflow]
 
 
@@ -161,23 +141,14 @@ class _Engine:
 
 
 def _load(given: Path | None) -> _Loaded:
-    file = given / PROJECT_FILE if given and given.is_dir() else given or find_project(Path.cwd())
-    if file is None:
-        raise ProjectError(
-            "unreadable",
-            "not found in this folder or a parent; use --project, or try `comfysnap demo`",
-            file=PROJECT_FILE,
-        )
-    project = read_project(file)
+    from comfysnap_server.serve_settings import read_serve
+
+    project = read_project(locate_project(given))
+    settings = read_serve(project)
     workflows = load_workflows(project.workflows)
     if project.default is not None and project.default not in workflows:
-        raise ProjectError(
-            "invalid_value",
-            f"unknown workflow {project.default!r}; available: {', '.join(workflows)}",
-            file=str(file),
-            field="default",
-        )
-    return _Loaded(file, project, workflows)
+        raise project.unknown_workflow(project.default, workflows, "default")
+    return _Loaded(project, settings, workflows)
 
 
 def _make_server(
@@ -186,9 +157,16 @@ def _make_server(
     from comfysnap_server.backends.local import LocalBackend
     from comfysnap_server.gateway import GatewayServer, create_app
 
-    settings, limits = _settings(loaded, host, auth)
+    settings = loaded.settings
+    if auth is not None:
+        settings = settings.model_copy(update={"auth": auth.value})
+    settings = _restrict_hosts(settings, host, auth)
     backend = LocalBackend(
-        data, engine=engine.name, engine_options=engine.options, python=engine.python, limits=limits
+        data,
+        engine=engine.name,
+        engine_options=engine.options,
+        python=engine.python,
+        limits=settings.local,
     )
     default = loaded.project.default
     app = create_app(backend, loaded.workflows, settings, default=default)
@@ -213,49 +191,9 @@ def _announce(
     print("Ctrl-C stops the server; jobs are kept.", flush=True)
 
 
-def _settings(
-    loaded: _Loaded, host: str, auth: AuthChoice | None
-) -> "tuple[GatewaySettings, LocalLimits]":
-    from comfysnap_server.backends.local import LocalLimits
-    from comfysnap_server.gateway import GatewaySettings
-
-    table: dict[str, Any] = dict(loaded.project.serve)
-    local: Any = table.pop(_LOCAL, {})
-    if auth is not None:
-        table["auth"] = auth.value
-    try:
-        settings = GatewaySettings.model_validate(table)
-        if unknown := set(local) - {field.name for field in fields(LocalLimits)}:
-            raise _unknown_key(
-                loaded, (_LOCAL, min(unknown)), (field.name for field in fields(LocalLimits))
-            )
-        limits = TypeAdapter(LocalLimits).validate_python(
-            {"max_file_bytes": settings.max_file_bytes, **local}
-        )
-    except ValidationError as error:
-        found = error.errors()[0]
-        if found["type"] == "extra_forbidden":
-            known = (*GatewaySettings.model_fields, _LOCAL)
-            raise _unknown_key(loaded, found["loc"], known) from error
-        where = ".".join(str(part) for part in ("serve", *found["loc"]))
-        raise ProjectError(
-            "invalid_value", found["msg"], file=str(loaded.file), field=where
-        ) from error
-    return _restrict_hosts(settings, host, auth), limits
-
-
-def _unknown_key(loaded: _Loaded, at: Iterable[str | int], known: Iterable[str]) -> ProjectError:
-    return ProjectError(
-        "unknown_key",
-        f"unknown key; valid keys: {', '.join(known)}",
-        file=str(loaded.file),
-        field=".".join(str(part) for part in ("serve", *at)),
-    )
-
-
 def _restrict_hosts(
-    settings: "GatewaySettings", host: str, auth: AuthChoice | None
-) -> "GatewaySettings":
+    settings: "ServeSettings", host: str, auth: AuthChoice | None
+) -> "ServeSettings":
     """Without authentication, only allow requests from this machine, to its own host names."""
     if settings.auth != "none":
         return settings

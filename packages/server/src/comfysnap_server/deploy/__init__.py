@@ -2,8 +2,9 @@
 
 from comfysnap_server.deploy.deployment import (
     Deployment,
-    SettingsError,
     engine_options,
+    make_deployment,
+    read_chosen_project,
     read_deployment,
     select_project,
 )
@@ -17,12 +18,13 @@ __all__ = [
     "MODELS_DIR",
     "DeploySettings",
     "Deployment",
-    "SettingsError",
     "build_image",
     "comfyui_commit",
     "engine_options",
+    "make_deployment",
     "notice",
     "plan_lines",
+    "read_chosen_project",
     "read_deployment",
     "read_nodes",
     "select_project",

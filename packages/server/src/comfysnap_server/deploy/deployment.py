@@ -1,25 +1,23 @@
 """Reads a ``comfysnap.toml`` with its workflows and validates them together."""
 
-import difflib
 import os
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final
 
-from pydantic import BaseModel, JsonValue, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import JsonValue
 
 from comfysnap_schema.wire import ProjectError
 from comfysnap_schema.workflow import (
-    PROJECT_FILE,
     Project,
+    SettingsError,
     Workflow,
-    find_project,
     load_workflows,
+    locate_project,
     read_project,
+    read_table,
 )
 from comfysnap_server.deploy.settings import COMFYUI_DIR, PROJECT_DIR, DeploySettings
 
@@ -27,32 +25,17 @@ PROJECT_VARIABLE: Final = "COMFYSNAP_PROJECT"
 """Environment variable with the path of ``comfysnap.toml``; set in the containers."""
 
 
-class SettingsError(ProjectError):
-    """``[deploy]`` is not valid; code, field and message are those of the first of ``errors``."""
-
-    def __init__(self, errors: list[ProjectError]) -> None:
-        self.errors = errors
-        first = errors[0]
-        super().__init__(first.code, first.message, file=first.file, field=first.field)
-
-    def __str__(self) -> str:
-        """One error per line."""
-        return "\n".join(str(error) for error in self.errors)
-
-
 @dataclass(frozen=True)
 class Deployment:
     """A ``comfysnap.toml`` and its settings."""
 
-    file: Path
-    """Absolute path of ``comfysnap.toml``."""
     project: Project
     settings: DeploySettings
 
     @property
-    def root(self) -> Path:
-        """Folder that paths in the file are relative to."""
-        return self.file.parent
+    def file(self) -> Path:
+        """Absolute path of ``comfysnap.toml``."""
+        return self.project.file
 
     @property
     def name(self) -> str:
@@ -95,23 +78,8 @@ class Deployment:
         for field, wanted in named.items():
             for name in wanted:
                 if name not in chosen:
-                    raise ProjectError(
-                        "unknown_workflow",
-                        f"unknown workflow {name!r}; available: {', '.join(chosen) or 'none'}",
-                        file=str(self.file),
-                        field=field,
-                    )
+                    raise self.project.unknown_workflow(name, chosen, field)
         return chosen
-
-    def path(self, relative: Path) -> Path:
-        """The absolute path of a path in the file."""
-        return (self.root / relative).resolve()
-
-    @cached_property
-    def workflows_folder(self) -> Path:
-        """The workflows folder as written in the file, relative or absolute."""
-        written = tomllib.loads(self.file.read_text(encoding="utf-8")).get("workflows")
-        return Path(written or Project.model_fields["workflows"].default)
 
     def in_container(self, path: Path) -> str:
         """Path in a container of a path in the file.
@@ -131,30 +99,29 @@ def read_deployment(path: Path | None = None) -> Deployment:
 
     Raises:
         ProjectError: ``no_project``, and the codes of ``read_project``.
+        SettingsError: Those of ``make_deployment``.
+    """
+    return make_deployment(read_chosen_project(path))
+
+
+def read_chosen_project(path: Path | None) -> Project:
+    """As ``read_deployment``, without its ``[deploy]``."""
+    named = os.environ.get(PROJECT_VARIABLE)
+    return read_project(locate_project(path or (Path(named) if named else None)))
+
+
+def make_deployment(project: Project) -> Deployment:
+    """Validate the ``[deploy]`` of a project.
+
+    Raises:
         SettingsError: ``unknown_key``, ``invalid_value``, ``unknown_gpu``,
             ``model_without_folder``, ``mount_conflict``, ``missing_file``, ...
     """
-    named = os.environ.get(PROJECT_VARIABLE)
-    file = path or (Path(named) if named else find_project(Path.cwd()))
-    if file is None:
-        raise ProjectError(
-            "no_project", f"no {PROJECT_FILE} in this folder or a parent; use --project"
-        )
-    if file.is_dir():
-        file = file / PROJECT_FILE
-    project = read_project(file)
-    try:
-        settings = DeploySettings.model_validate(project.deploy)
-    except ValidationError as error:
-        errors = {
-            (each.field, each.message): each
-            for each in (_setting_error(str(file), details) for details in error.errors())
-        }
-        raise SettingsError(list(errors.values())) from error
-    deployment = Deployment(file.resolve(), project, settings)
-    errors_together = list(_check_project(deployment))
-    if errors_together:
-        raise SettingsError(errors_together)
+    settings = read_table(DeploySettings, project.deploy, file=project.file, name="deploy")
+    deployment = Deployment(project, settings)
+    errors = list(_check_project(deployment))
+    if errors:
+        raise SettingsError(errors)
     return deployment
 
 
@@ -163,46 +130,14 @@ def _check_project(deployment: Deployment) -> Iterator[ProjectError]:
     file = str(deployment.file)
     for key in ("nodes", "extra_model_paths"):
         value: Path | None = getattr(deployment.settings, key)
-        if value is not None and not deployment.path(value).is_file():
-            message = f"file not found: {deployment.path(value)}"
+        if value is not None and not deployment.project.path(value).is_file():
+            message = f"file not found: {deployment.project.path(value)}"
             yield ProjectError("missing_file", message, file=file, field=f"deploy.{key}")
     mounted = [deployment.models_volume, deployment.files_volume]
     mounted += [mount.volume for mount in deployment.settings.mounts]
     for name in {name for name in mounted if mounted.count(name) > 1}:
         message = f"volume {name!r} is mounted twice; Modal allows one mount path per volume"
         yield ProjectError("mount_conflict", message, file=file, field="deploy.volumes")
-
-
-def _setting_error(file: str, details: ErrorDetails) -> ProjectError:
-    location = list(details["loc"])
-    field = "deploy" + "".join(
-        f"[{part}]" if isinstance(part, int) else f".{part}" for part in location
-    )
-    if details["type"] == "extra_forbidden":
-        return ProjectError("unknown_key", _known_keys(location), file=file, field=field)
-    # only pydantic's own error types have a url
-    code = "invalid_value" if "url" in details else details["type"]
-    message = details["msg"]
-    if details["type"] in {"model_type", "dict_type"}:
-        message = f"must be a table: [{field}]"
-    return ProjectError(code, message, file=file, field=field)
-
-
-def _known_keys(location: list[int | str]) -> str:
-    model: type[BaseModel] = DeploySettings
-    for part in location[:-1]:
-        if isinstance(part, str):
-            model = _model_of(model.model_fields[part].annotation)
-    known = list(model.model_fields)
-    near = difflib.get_close_matches(str(location[-1]), known, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return f"unknown key; {hint}valid keys: {', '.join(sorted(known))}"
-
-
-def _model_of(annotation: Any) -> type[BaseModel]:
-    while not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-        annotation = cast("tuple[Any, ...]", annotation.__args__)[0]
-    return annotation
 
 
 def select_project(deployment: Deployment) -> None:

@@ -9,9 +9,9 @@ from shlex import join, quote
 from typing import TYPE_CHECKING, Final
 
 from comfysnap_schema.wire import ProjectError
+from comfysnap_server import pins
 from comfysnap_server.deploy.deployment import PROJECT_VARIABLE, Deployment, engine_options
 from comfysnap_server.deploy.settings import COMFYUI_DIR, MODELS_DIR, DeploySettings
-from comfysnap_server.engine.comfyui import pins
 from comfysnap_server.nodepacks import NodeManifest, PackManifestError, read_manifest
 
 if TYPE_CHECKING:
@@ -21,19 +21,16 @@ BUILD_DIR: Final = "/build"
 """Folder for files that only the image build uses."""
 TORCH_VERSIONS: Final = "/torch-versions.txt"
 """Constraints file with the installed torch, so that no later step changes it."""
-UV_VERSION: Final = "0.13.9"
 APT_PACKAGES: Final = ("git", "ffmpeg", "libgl1", "libglib2.0-0")
 """git fetches node packs; OpenCV and video nodes need the others."""
 PACKAGES: Final = ("comfysnap_schema", "comfysnap_server")
 INSTALLER_SOURCES: Final = (
     "errors.py",
-    "nodepacks/__init__.py",
-    "nodepacks/credential.py",
-    "nodepacks/fetch.py",
-    "nodepacks/install.py",
-    "nodepacks/manifest.py",
-    "nodepacks/probe.py",
-    "nodepacks/requirements.py",
+    "pins.py",
+    *sorted(
+        f"nodepacks/{file.name}"
+        for file in Path(str(files("comfysnap_server"))).glob("nodepacks/*.py")
+    ),
 )
 """Files of ``comfysnap_server`` that the image build needs to install node packs."""
 
@@ -56,7 +53,7 @@ def read_nodes(deployment: Deployment) -> NodeManifest | None:
     """
     if deployment.settings.nodes is None:
         return None
-    path = deployment.path(deployment.settings.nodes)
+    path = deployment.project.path(deployment.settings.nodes)
     try:
         return read_manifest(path)
     except PackManifestError as error:
@@ -146,7 +143,7 @@ def _pins(name: str, file: Path) -> Layer:
         f"packages of {name}",
         f"{count} pins with hashes",
         lambda image: image.uv_pip_install(
-            requirements=[str(file)], extra_options="--require-hashes", uv_version=UV_VERSION
+            requirements=[str(file)], extra_options="--require-hashes", uv_version=pins.UV
         ),
     )
 
@@ -174,7 +171,7 @@ def _comfyui_layers(deployment: Deployment) -> list[Layer]:
             [_pins(f"ComfyUI {pins.VERSION}", pins.lock_file()), checkout]
             if is_locked(settings, commit)
             else [
-                Layer("uv", UV_VERSION, lambda image: image.pip_install(f"uv=={UV_VERSION}")),
+                Layer("uv", pins.UV, lambda image: image.pip_install(f"uv=={pins.UV}")),
                 checkout,
                 *_resolved_packages(settings),
             ]
@@ -192,12 +189,12 @@ def _comfyui_layers(deployment: Deployment) -> list[Layer]:
                 "more packages",
                 ", ".join(extra),
                 lambda image: image.uv_pip_install(
-                    extra, extra_options=f"--constraints {TORCH_VERSIONS}", uv_version=UV_VERSION
+                    extra, extra_options=f"--constraints {TORCH_VERSIONS}", uv_version=pins.UV
                 ),
             )
         )
     if nodes is not None and settings.nodes is not None:
-        layers += _node_layers(deployment, nodes, deployment.path(settings.nodes))
+        layers += _node_layers(deployment, nodes, deployment.project.path(settings.nodes))
     notice_file = str(files("comfysnap_server.deploy") / "NOTICE.txt")
     return [
         *layers,
@@ -286,10 +283,9 @@ def _self_test_layer(deployment: Deployment) -> Layer:
 
 def _node_layers(deployment: Deployment, nodes: NodeManifest, snapshot: Path) -> list[Layer]:
     settings = deployment.settings
-    install = ["python", "-m", "comfysnap_server.nodepacks.install"]
+    install = ["python", "-m", "comfysnap_server.nodepacks", "install"]
     install += [f"{BUILD_DIR}/snapshot.json", COMFYUI_DIR, "--registry", settings.registry]
-    for host, variable in settings.git_tokens.items():
-        install += ["--token", f"{host}={variable}"]
+    tokens = [f"--token={host}={variable}" for host, variable in settings.git_tokens.items()]
 
     def add_files(image: "modal.Image") -> "modal.Image":
         for source in INSTALLER_SOURCES:
@@ -306,12 +302,11 @@ def _node_layers(deployment: Deployment, nodes: NodeManifest, snapshot: Path) ->
             else image
         )
 
-    def add_packs(image: "modal.Image") -> "modal.Image":
+    def fetch(image: "modal.Image") -> "modal.Image":
         import modal
 
         secrets = [modal.Secret.from_name(name) for name in settings.build_secrets]
-        # a variable, so that uv in a pack's install.py has it too
-        command = f"UV_COMPILE_BYTECODE=1 PYTHONPATH={BUILD_DIR} {join(install)}"
+        command = f"PYTHONPATH={BUILD_DIR} {join([*install, *tokens, '--step=fetch'])}"
         return image.run_commands(command, secrets=secrets)
 
     packs = ", ".join(
@@ -319,7 +314,13 @@ def _node_layers(deployment: Deployment, nodes: NodeManifest, snapshot: Path) ->
     )
     return [
         Layer("node snapshot", str(snapshot), add_files),
-        Layer("node packs", packs or "none", add_packs),
+        Layer("node packs", packs or "none", fetch),
+        _commands(
+            "packages of node packs",
+            "their requirements and scripts, without the secrets of the build",
+            # a variable, so that uv in a pack's install.py has it too
+            f"UV_COMPILE_BYTECODE=1 PYTHONPATH={BUILD_DIR} {join([*install, '--step=install'])}",
+        ),
     ]
 
 
@@ -333,16 +334,18 @@ def _variables(deployment: Deployment) -> Layer:
 
 
 def _project_layers(deployment: Deployment) -> list[Layer]:
-    settings = deployment.settings
+    settings, project = deployment.settings, deployment.project
     optional = (settings.nodes, settings.extra_model_paths)
     own = [Path(deployment.file.name), *(path for path in optional if path is not None)]
-    workflows = deployment.workflows_folder
+    workflows = project.written_workflows
 
     def add_files(image: "modal.Image") -> "modal.Image":
         for path in own:
-            image = image.add_local_file(deployment.path(path), deployment.in_container(path))
+            image = image.add_local_file(
+                deployment.project.path(path), deployment.in_container(path)
+            )
         return image.add_local_dir(
-            deployment.path(workflows),
+            project.path(workflows),
             deployment.in_container(workflows),
             ignore=["**/__pycache__", "**/.*"],
         )

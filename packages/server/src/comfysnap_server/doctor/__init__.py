@@ -1,13 +1,15 @@
 """Checks of ``comfysnap doctor``: settings, workflows, node packs, models, secrets."""
 
 from comfysnap_server.doctor.checks import check_modal, check_resources, check_volume, examine
-from comfysnap_server.doctor.issue import Issue, Level
+from comfysnap_server.doctor.issue import Level, ProjectIssue
+from comfysnap_server.doctor.sources import missing_tables
 
 __all__ = [
-    "Issue",
     "Level",
+    "ProjectIssue",
     "check_modal",
     "check_resources",
     "check_volume",
     "examine",
+    "missing_tables",
 ]

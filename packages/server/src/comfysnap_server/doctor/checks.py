@@ -5,20 +5,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comfysnap_schema.wire import SchemaError
-from comfysnap_schema.workflow import SPEC_FILE, Workflow, check_workflow
+from comfysnap_schema.workflow import SPEC_FILE, SettingsError, Workflow, check_workflow
 from comfysnap_server.deploy import (
     Deployment,
-    SettingsError,
     comfyui_commit,
-    read_deployment,
+    make_deployment,
+    read_chosen_project,
     read_nodes,
 )
-from comfysnap_server.deploy.gateway_settings import KEYS_VARIABLE, gateway_settings
-from comfysnap_server.doctor.issue import Issue, Level
+from comfysnap_server.deploy.gateway_settings import KEYS_VARIABLE
+from comfysnap_server.doctor.issue import Level, ProjectIssue
 from comfysnap_server.doctor.settings import check_settings
 from comfysnap_server.doctor.workflows import check_models, check_nodes, check_probe
 from comfysnap_server.models import ModelsVolume
 from comfysnap_server.nodepacks import NodeManifest, Probe
+from comfysnap_server.serve_settings import read_serve
 
 if TYPE_CHECKING:
     import modal
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 def examine(
     path: Path | None, *, probe: Probe | None = None
-) -> tuple[list[Issue], Deployment | None]:
+) -> tuple[list[ProjectIssue], Deployment | None]:
     """Check a project without network, account or GPU.
 
     Args:
@@ -37,15 +38,23 @@ def examine(
         The issues, and the deployment if it could be read.
     """
     try:
-        deployment = read_deployment(path)
-    except SettingsError as error:
-        return [_issue("settings", each) for each in error.errors], None
+        project = read_chosen_project(path)
     except SchemaError as error:
-        return [_issue("settings", error)], None
-    return list(_examine(deployment, probe)), deployment
+        return _issues(error), None
+    issues: list[ProjectIssue] = []
+    deployment: Deployment | None = None
+    try:
+        read_serve(project)
+    except SchemaError as error:
+        issues += _issues(error)
+    try:
+        deployment = make_deployment(project)
+    except SchemaError as error:
+        issues += _issues(error)
+    return [*issues, *(_examine(deployment, probe) if deployment else ())], deployment
 
 
-def _examine(deployment: Deployment, probe: Probe | None) -> Iterator[Issue]:
+def _examine(deployment: Deployment, probe: Probe | None) -> Iterator[ProjectIssue]:
     workflows, issues = _load_workflows(deployment)
     yield from issues
     nodes: NodeManifest | None = None
@@ -53,12 +62,7 @@ def _examine(deployment: Deployment, probe: Probe | None) -> Iterator[Issue]:
         nodes = read_nodes(deployment)
         comfyui_commit(deployment, nodes)
     except SchemaError as error:
-        yield _issue("settings", error)
-    try:
-        # the keys in the secret are not readable here
-        gateway_settings(deployment, {KEYS_VARIABLE: "{}"})
-    except SchemaError as error:
-        yield _issue("settings", error)
+        yield from _issues(error)
     yield from check_settings(deployment, workflows, nodes)
     yield from check_nodes(deployment.settings, workflows, nodes, probe)
     yield from check_models(deployment, workflows)
@@ -66,10 +70,10 @@ def _examine(deployment: Deployment, probe: Probe | None) -> Iterator[Issue]:
         yield from check_probe(deployment.settings, probe)
 
 
-def _load_workflows(deployment: Deployment) -> tuple[list[Workflow], list[Issue]]:
+def _load_workflows(deployment: Deployment) -> tuple[list[Workflow], list[ProjectIssue]]:
     """The workflows that load, and the issues of all."""
     chosen: list[Workflow] = []
-    issues: list[Issue] = []
+    issues: list[ProjectIssue] = []
     wanted = deployment.settings.workflows
     for spec in sorted(deployment.project.workflows.glob(f"*/{SPEC_FILE}")):
         try:
@@ -78,35 +82,42 @@ def _load_workflows(deployment: Deployment) -> tuple[list[Workflow], list[Issue]
                 chosen.append(workflow)
                 issues += _check_graph(workflow)
         except SchemaError as error:
-            issues.append(_issue("workflows", error))
+            issues += _issues(error)
     if all(issue.level is Level.NOTE for issue in issues):
         try:
             _ = deployment.workflows
         except SchemaError as error:
-            issues.append(_issue("workflows", error))
+            issues += _issues(error)
     return chosen, issues
 
 
-def _check_graph(workflow: Workflow) -> Iterator[Issue]:
+def _check_graph(workflow: Workflow) -> Iterator[ProjectIssue]:
     check = check_workflow(workflow)
     for problem in check.issues:
-        yield Issue(Level.ERROR, "graph_invalid", workflow.name, problem)
+        yield ProjectIssue.error("graph_invalid", workflow.name, problem)
     for note in check.notes:
-        yield Issue(Level.NOTE, "not_judged", workflow.name, note)
+        yield ProjectIssue.note("not_judged", workflow.name, note)
 
 
-def _issue(area: str, error: SchemaError) -> Issue:
-    where = ": ".join(part for part in (error.file, error.field) if part) or area
-    return Issue(Level.ERROR, error.code, where, error.message)
+def _issues(error: SchemaError) -> list[ProjectIssue]:
+    found = error.errors if isinstance(error, SettingsError) else [error]
+    return [
+        ProjectIssue.error(
+            each.code,
+            ": ".join(part for part in (each.file, each.field) if part) or "project",
+            each.message,
+        )
+        for each in found
+    ]
 
 
-def check_modal(deployment: Deployment) -> Iterator[Issue]:
+def check_modal(deployment: Deployment) -> Iterator[ProjectIssue]:
     """Check secrets and volumes on Modal; builds nothing and starts no container."""
     yield from check_resources(deployment)
     yield from check_volume(deployment)
 
 
-def check_resources(deployment: Deployment) -> Iterator[Issue]:
+def check_resources(deployment: Deployment) -> Iterator[ProjectIssue]:
     """Find secrets and volumes in the settings that do not exist on Modal."""
     import modal
 
@@ -125,13 +136,13 @@ def check_resources(deployment: Deployment) -> Iterator[Issue]:
                     f"secret {name!r} not found; create it: modal secret create {name} "
                     f"{_example(where)}"
                 )
-                yield Issue(Level.ERROR, "secret_missing", where, message)
+                yield ProjectIssue.error("secret_missing", where, message)
     for mount in settings.mounts:
         if not _exists(modal.Volume.from_name(mount.volume)):
             message = (
                 f"volume {mount.volume!r} not found; create it: modal volume create {mount.volume}"
             )
-            yield Issue(Level.ERROR, "volume_missing", "deploy.mounts", message)
+            yield ProjectIssue.error("volume_missing", "deploy.mounts", message)
 
 
 def _example(where: str) -> str:
@@ -152,7 +163,7 @@ def _exists(thing: "modal.Secret | modal.Volume") -> bool:
     return True
 
 
-def check_volume(deployment: Deployment) -> Iterator[Issue]:
+def check_volume(deployment: Deployment) -> Iterator[ProjectIssue]:
     """Find listed models that are not on the volume."""
     listed = [entry.path for entry in deployment.settings.models if entry.path is not None]
     existing = ModelsVolume(deployment.models_volume).files() if listed else {}
@@ -161,4 +172,4 @@ def check_volume(deployment: Deployment) -> Iterator[Issue]:
             message = (
                 f"{path} is not on volume {deployment.models_volume}; run `comfysnap models sync`"
             )
-            yield Issue(Level.WARNING, "model_not_synced", "deploy.models", message)
+            yield ProjectIssue.warning("model_not_synced", "deploy.models", message)

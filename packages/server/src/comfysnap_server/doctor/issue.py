@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Self
 
 
 class Level(StrEnum):
@@ -16,7 +17,7 @@ class Level(StrEnum):
 
 
 @dataclass(frozen=True)
-class Issue:
+class ProjectIssue:
     """Something that is wrong or deserves attention."""
 
     level: Level
@@ -26,6 +27,21 @@ class Issue:
     """File and key, workflow and node, or setting."""
     message: str
     """What is wrong, then what to do."""
+
+    @classmethod
+    def error(cls, code: str, where: str, message: str) -> Self:
+        """An issue of level ``error``."""
+        return cls(Level.ERROR, code, where, message)
+
+    @classmethod
+    def warning(cls, code: str, where: str, message: str) -> Self:
+        """An issue of level ``warning``."""
+        return cls(Level.WARNING, code, where, message)
+
+    @classmethod
+    def note(cls, code: str, where: str, message: str) -> Self:
+        """An issue of level ``note``."""
+        return cls(Level.NOTE, code, where, message)
 
     def as_json(self) -> dict[str, str]:
         """One element of ``comfysnap doctor --json``."""

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Sequence
 
 from comfysnap_schema.workflow import Workflow
 from comfysnap_server.deploy import Deployment, DeploySettings
-from comfysnap_server.doctor.issue import Issue, Level
+from comfysnap_server.doctor.issue import ProjectIssue
 from comfysnap_server.nodepacks import NodeManifest
 
 
 def check_settings(
     deployment: Deployment, workflows: Sequence[Workflow], nodes: NodeManifest | None
-) -> Iterator[Issue]:
+) -> Iterator[ProjectIssue]:
     """Find settings that contradict each other, have no effect, cost money or are unsafe."""
     settings = deployment.settings
     yield from _snapshot(settings)
@@ -19,19 +19,17 @@ def check_settings(
     yield from _scaling(settings)
     yield from _access(deployment)
     if settings.engine == "simulated":
-        yield Issue(
-            Level.WARNING,
+        yield ProjectIssue.warning(
             "simulated_engine",
             "deploy.engine",
             "jobs are simulated: images of the right size, without running a model",
         )
 
 
-def _snapshot(settings: DeploySettings) -> Iterator[Issue]:
+def _snapshot(settings: DeploySettings) -> Iterator[ProjectIssue]:
     gpus = settings.gpus or []
     if settings.snapshot == "off" and settings.preload:
-        yield Issue(
-            Level.WARNING,
+        yield ProjectIssue.warning(
             "preload_without_snapshot",
             "deploy.preload",
             'no effect with snapshot = "off": every cold start reads these files from the volume',
@@ -40,28 +38,24 @@ def _snapshot(settings: DeploySettings) -> Iterator[Issue]:
         return
     several = [gpu for gpu in gpus if gpu.partition(":")[2] not in {"", "1"}]
     if several:
-        yield Issue(
-            Level.ERROR,
+        yield ProjectIssue.error(
             "gpu_snapshot_of_several_gpus",
             "deploy.gpu",
             f'{several[0]}: Modal takes GPU snapshots of one GPU only; use snapshot = "cpu"',
         )
     if not gpus:
-        yield Issue(
-            Level.WARNING,
+        yield ProjectIssue.warning(
             "gpu_snapshot_without_gpu",
             "deploy.snapshot",
             'the simulated engine does not use a GPU; snapshot = "cpu" is used instead',
         )
     if len(gpus) > 1:
-        yield Issue(
-            Level.NOTE,
+        yield ProjectIssue.note(
             "snapshot_per_gpu",
             "deploy.gpu",
             "each GPU type has its own snapshots, so the first starts on each are slow",
         )
-    yield Issue(
-        Level.NOTE,
+    yield ProjectIssue.note(
         "gpu_snapshot_is_alpha",
         "deploy.snapshot",
         "GPU snapshots are an alpha feature of Modal; if a restore fails, the container starts "
@@ -69,10 +63,9 @@ def _snapshot(settings: DeploySettings) -> Iterator[Issue]:
     )
 
 
-def _after_restore(settings: DeploySettings, nodes: NodeManifest | None) -> Iterator[Issue]:
+def _after_restore(settings: DeploySettings, nodes: NodeManifest | None) -> Iterator[ProjectIssue]:
     if settings.after_restore and settings.snapshot != "cpu":
-        yield Issue(
-            Level.WARNING,
+        yield ProjectIssue.warning(
             "after_restore_without_cpu_snapshot",
             "deploy.after_restore",
             f'no effect with snapshot = "{settings.snapshot}": packs load with the GPU available',
@@ -80,81 +73,66 @@ def _after_restore(settings: DeploySettings, nodes: NodeManifest | None) -> Iter
     pinned = {pack.folder for pack in nodes.packs} if nodes else set[str]()
     for name in settings.after_restore:
         if name not in pinned and f"{name}.py" not in pinned:
-            yield Issue(
-                Level.ERROR,
+            yield ProjectIssue.error(
                 "unknown_pack",
                 "deploy.after_restore",
                 f"unknown node pack {name!r}; available: {_listed(pinned)}",
             )
 
 
-def _warm_up(settings: DeploySettings, workflows: Sequence[Workflow]) -> Iterator[Issue]:
+def _warm_up(settings: DeploySettings, workflows: Sequence[Workflow]) -> Iterator[ProjectIssue]:
     workflow = next((flow for flow in workflows if flow.name == settings.warm_up), None)
     if workflow is None:
         return
     needed = [name for name, entry in workflow.parameters.items() if entry.required]
     if needed:
-        yield Issue(
-            Level.ERROR,
+        yield ProjectIssue.error(
             "warm_up_needs_inputs",
             "deploy.warm_up",
             f"{workflow.name!r} must run with defaults only, but requires {', '.join(needed)}",
         )
 
 
-def _scaling(settings: DeploySettings) -> Iterator[Issue]:
+def _scaling(settings: DeploySettings) -> Iterator[ProjectIssue]:
     if settings.min_containers and settings.gpus:
-        yield Issue(
-            Level.WARNING,
+        yield ProjectIssue.warning(
             "paid_while_idle",
             "deploy.min_containers",
             f"{settings.min_containers} x {' or '.join(settings.gpus)} cost money around the clock",
         )
     if settings.buffer_containers >= settings.max_containers:
-        yield Issue(
-            Level.WARNING,
+        yield ProjectIssue.warning(
             "buffer_without_room",
             "deploy.buffer_containers",
             f"must be less than max_containers ({settings.max_containers}), "
             f"got {settings.buffer_containers}",
         )
     if settings.max_attempts > 1 and settings.timeout * settings.max_attempts > 24 * 3600:
-        yield Issue(
-            Level.NOTE,
+        yield ProjectIssue.note(
             "long_attempts",
             "deploy.max_attempts",
             "all attempts of one job can take more than a day in total",
         )
 
 
-def _access(deployment: Deployment) -> Iterator[Issue]:
+def _access(deployment: Deployment) -> Iterator[ProjectIssue]:
     settings = deployment.settings
     if settings.auth == "none":
-        yield Issue(
-            Level.WARNING,
-            "open_to_all",
-            "deploy.auth",
-            "anyone who knows the URL can run jobs at your cost",
+        yield ProjectIssue.warning(
+            "open_to_all", "deploy.auth", "anyone who knows the URL can run jobs at your cost"
         )
     if settings.auth != "keys" and settings.keys_secret:
-        yield Issue(
-            Level.WARNING,
-            "unused_keys",
-            "deploy.keys_secret",
-            f'no effect with auth = "{settings.auth}"',
+        yield ProjectIssue.warning(
+            "unused_keys", "deploy.keys_secret", f'no effect with auth = "{settings.auth}"'
         )
     if settings.auth != "keys" and "keys" in deployment.project.serve:
-        yield Issue(
-            Level.WARNING,
-            "unused_keys",
-            "serve.keys",
-            f'no effect on Modal with auth = "{settings.auth}"',
+        yield ProjectIssue.warning(
+            "unused_keys", "serve.keys", f'no effect on Modal with auth = "{settings.auth}"'
         )
     tokens = {entry.token_variable for entry in settings.models if entry.token is not None}
     tokens |= {entry.token_variable for entry in settings.models if entry.civitai is not None}
     if tokens and not settings.model_secrets:
-        yield Issue(
-            Level.WARNING,
+        yield ProjectIssue.warning(
             "token_without_secret",
             "deploy.model_secrets",
             f"models use {_listed({str(token) for token in tokens})}; set model_secrets to the "

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from comfysnap_schema.workflow import Workflow
 from comfysnap_server.deploy import Deployment, DeploySettings
-from comfysnap_server.doctor.issue import Issue, Level
+from comfysnap_server.doctor.issue import Level, ProjectIssue
 from comfysnap_server.models import ModelReference, model_references, unused_files
 from comfysnap_server.nodepacks import NodeManifest, Probe
 
@@ -21,7 +21,7 @@ def check_nodes(
     workflows: Sequence[Workflow],
     nodes: NodeManifest | None,
     probe: Probe | None,
-) -> Iterator[Issue]:
+) -> Iterator[ProjectIssue]:
     """Find node classes that no pinned pack provides, and packs with a short commit."""
     yield from _short_commits(nodes)
     pinned = {_normalized(pack.folder) for pack in nodes.packs} if nodes else set[str]()
@@ -36,26 +36,26 @@ def check_nodes(
                 pack = module.removeprefix(CUSTOM).partition(".")[0]
                 if _normalized(pack) in disabled:
                     message = f"{pack} provides this class and is disabled in the snapshot"
-                    yield Issue(Level.ERROR, "class_not_pinned", where, message)
+                    yield ProjectIssue.error("class_not_pinned", where, message)
                 elif _normalized(pack) not in pinned:
                     message = (
                         f"{pack} provides this class and is not in the snapshot (deploy.nodes)"
                     )
-                    yield Issue(Level.ERROR, "class_not_pinned", where, message)
+                    yield ProjectIssue.error("class_not_pinned", where, message)
             elif module.startswith(PAID) and settings.api_key_secret is None:
                 message = (
                     "a paid API node; set deploy.api_key_secret to a secret with COMFY_ORG_API_KEY"
                 )
-                yield Issue(Level.ERROR, "api_key_missing", where, message)
+                yield ProjectIssue.error("api_key_missing", where, message)
 
 
-def _short_commits(nodes: NodeManifest | None) -> Iterator[Issue]:
+def _short_commits(nodes: NodeManifest | None) -> Iterator[ProjectIssue]:
     for pack in nodes.short_commits if nodes else ():
         message = (
             f"{pack.commit} is a short hash, which can become ambiguous; use all 40 digits, or run "
             "`comfysnap comfyui nodes SNAPSHOT --write-back`"
         )
-        yield Issue(Level.WARNING, "short_commit", f"git_custom_nodes.{pack.url}", message)
+        yield ProjectIssue.warning("short_commit", f"git_custom_nodes.{pack.url}", message)
 
 
 def _module(workflow: Workflow, class_type: str, probe: Probe | None) -> str | None:
@@ -65,33 +65,35 @@ def _module(workflow: Workflow, class_type: str, probe: Probe | None) -> str | N
     return definition.module if definition else None
 
 
-def _unknown(where: str, class_type: str, probe: Probe | None) -> Issue:
+def _unknown(where: str, class_type: str, probe: Probe | None) -> ProjectIssue:
     if probe is not None:
         message = f"unknown class {class_type!r} in ComfyUI on this machine and its packs"
-        return Issue(Level.ERROR, "unknown_class", where, message)
+        return ProjectIssue.error("unknown_class", where, message)
     message = "cannot determine which node pack provides this class; use --comfyui"
-    return Issue(Level.NOTE, "unknown_class", where, message)
+    return ProjectIssue.note("unknown_class", where, message)
 
 
-def check_probe(settings: DeploySettings, probe: Probe) -> Iterator[Issue]:
+def check_probe(settings: DeploySettings, probe: Probe) -> Iterator[ProjectIssue]:
     """Find what keeps ComfyUI from running a job, and packs that fail to load, use CUDA while they
     load, or leave files open, which can break a snapshot."""
     if probe.self_test is not None:
-        yield Issue(Level.ERROR, "comfyui_cannot_run", "ComfyUI", probe.self_test)
+        yield ProjectIssue.error("comfyui_cannot_run", "ComfyUI", probe.self_test)
     for name in probe.own_failures:
         message = "import failed, so its node classes are missing; see ComfyUI's log"
-        yield Issue(Level.WARNING, "core_nodes_missing", name, message)
+        yield ProjectIssue.warning("core_nodes_missing", name, message)
     for pack, reason in probe.packs.items():
         if reason is not None:
-            yield Issue(Level.ERROR, "pack_not_loaded", pack, reason)
+            yield ProjectIssue.error("pack_not_loaded", pack, reason)
     if settings.snapshot == "cpu":
         yield from _check_masked_load(settings, probe)
 
 
-def _check_masked_load(settings: DeploySettings, probe: Probe) -> Iterator[Issue]:
+def _check_masked_load(settings: DeploySettings, probe: Probe) -> Iterator[ProjectIssue]:
     early: dict[str, Mapping[str, Any]] = {}
     for call in probe.touched:
         pack = str(call["pack"])
+        if call["function"] == "current_device":
+            continue  # the engine gives such a pack the true device later (pack_devices.py)
         if pack not in early or call["refused"]:
             early[pack] = call
     for pack, call in early.items():
@@ -102,10 +104,10 @@ def _check_masked_load(settings: DeploySettings, probe: Probe) -> Iterator[Issue
             f"calls torch.cuda.{call['function']} while it loads, at {call['where']}; {advice}"
         )
         level = Level.ERROR if call["refused"] else Level.WARNING
-        yield Issue(level, "cuda_touched_in_load", pack, message)
+        yield ProjectIssue(level, "cuda_touched_in_load", pack, message)
     for pack, files in probe.open_files.items():
         message = f"leaves {', '.join(files)} open, which can break a snapshot"
-        yield Issue(Level.WARNING, "open_after_load", pack, message)
+        yield ProjectIssue.warning("open_after_load", pack, message)
 
 
 def _normalized(pack: str) -> str:
@@ -113,7 +115,7 @@ def _normalized(pack: str) -> str:
     return pack.lower().removesuffix(".py").replace("_", "-")
 
 
-def check_models(deployment: Deployment, workflows: Sequence[Workflow]) -> Iterator[Issue]:
+def check_models(deployment: Deployment, workflows: Sequence[Workflow]) -> Iterator[ProjectIssue]:
     """Find models that are not listed, are listed in another folder, or are never used."""
     settings = deployment.settings
     if settings.engine == "simulated":
@@ -132,12 +134,12 @@ def check_models(deployment: Deployment, workflows: Sequence[Workflow]) -> Itera
                 yield _missing(reference, listed, others)
     yield from _preload(settings.preload, listed, others)
     for path in unused_files(listed, workflows, settings.preload):
-        yield Issue(Level.NOTE, "unused_model", "deploy.models", f"no workflow uses {path}")
+        yield ProjectIssue.note("unused_model", "deploy.models", f"no workflow uses {path}")
 
 
 def _missing(
     reference: ModelReference, listed: Sequence[PurePosixPath], others: Sequence[str]
-) -> Issue:
+) -> ProjectIssue:
     where = f"{reference.workflow}: {reference.place}"
     folder = " or ".join(reference.folders) or "its folder"
     elsewhere = [path for path in listed if reference.has_name_of(path)]
@@ -146,22 +148,22 @@ def _missing(
             f"{reference.class_type} needs {reference.name} in {folder}; "
             f"deploy.models has it at {elsewhere[0]}"
         )
-        return Issue(Level.ERROR, "model_elsewhere", where, message)
+        return ProjectIssue.error("model_elsewhere", where, message)
     message = f"{reference.class_type} needs {reference.name} in {folder}; not in deploy.models"
     if others:
         message += f", unless it is in {', '.join(others)}"
-        return Issue(Level.WARNING, "model_not_listed", where, message)
-    return Issue(Level.ERROR, "model_not_listed", where, message)
+        return ProjectIssue.warning("model_not_listed", where, message)
+    return ProjectIssue.error("model_not_listed", where, message)
 
 
 def _preload(
     preload: Sequence[str], listed: Sequence[PurePosixPath], others: Sequence[str]
-) -> Iterator[Issue]:
+) -> Iterator[ProjectIssue]:
     for name in preload:
         if PurePosixPath(name) not in listed:
             level = Level.WARNING if others else Level.ERROR
             message = f"{name} is not in deploy.models"
-            yield Issue(level, "model_not_listed", "deploy.preload", message)
+            yield ProjectIssue(level, "model_not_listed", "deploy.preload", message)
         if not name.endswith((".safetensors", ".sft")):
             message = f"{name}: only .safetensors files can be preloaded"
-            yield Issue(Level.ERROR, "not_preloadable", "deploy.preload", message)
+            yield ProjectIssue.error("not_preloadable", "deploy.preload", message)

@@ -1,4 +1,4 @@
-"""Converts the files and values of a job to outputs on the wire."""
+"""The outputs of a job: files with their hashes, and values that JSON can represent."""
 
 import hashlib
 import math
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from pydantic import JsonValue, ValidationError
+from pydantic import BaseModel, JsonValue
 
 from comfysnap_schema.comfy import title_of
 from comfysnap_schema.wire import (
@@ -27,14 +27,27 @@ from comfysnap_server.engine.protocol import EngineError, EngineJob, EngineResul
 MAX_NAME: Final = 128
 MAX_SUFFIX: Final = 16
 """Maximum length of a suffix; a longer one counts as part of the name."""
-_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 MAX_DEPTH: Final = 100
 """Maximum depth of a JSON output; JSON parsers fail at about 200."""
 _CHUNK: Final = 1024 * 1024
 
 
-def wire_outputs(job: EngineJob, result: EngineResult) -> dict[str, JsonValue]:
-    """Convert the outputs of a job; files are moved to ``output_dir/<name>``.
+class JobOutput(BaseModel, frozen=True):
+    """One output of a job: its files, or for texts and JSON the values; never empty."""
+
+    files: tuple[OutputFile, ...] = ()
+    values: tuple[JsonValue, ...] = ()
+    many: bool = False
+
+    def on_wire(self) -> JsonValue:
+        """The output in a job's record: one item, or a list with ``many``."""
+        files: list[JsonValue] = [file.model_dump(mode="json") for file in self.files]
+        items = files or [*self.values]
+        return items if self.many else items[0]
+
+
+def job_outputs(job: EngineJob, result: EngineResult) -> dict[str, JobOutput]:
+    """Collect the outputs of a job; files are moved to ``output_dir/<name>``.
 
     Raises:
         EngineError: ``output_missing``: an output node produced nothing; ``engine_failed``: a file
@@ -42,24 +55,28 @@ def wire_outputs(job: EngineJob, result: EngineResult) -> dict[str, JsonValue]:
     """
     files = _Files(job)
     return {
-        name: _wire_output(job, name, spec, result.outputs.get(name, []), files)
+        name: _job_output(job, name, spec, result.outputs.get(name, []), files)
         for name, spec in job.outputs.items()
     }
 
 
-def _wire_output(
+def _job_output(
     job: EngineJob,
     name: str,
     spec: OutputSpec,
     items: list[ProducedFile] | list[JsonValue],
     files: "_Files",
-) -> JsonValue:
+) -> JobOutput:
     wanted = items if spec.many else items[:1]
-    if spec.kind in FILE_KINDS:
-        made = [files.take(item) for item in wanted if isinstance(item, ProducedFile)]
-    else:
-        made = [_sendable(name, item) for item in wanted if not isinstance(item, ProducedFile)]
-    if not made:
+    is_file = spec.kind in FILE_KINDS
+    made = JobOutput(
+        files=tuple(files.take(i) for i in wanted if is_file and isinstance(i, ProducedFile)),
+        values=tuple(
+            _sendable(name, i) for i in wanted if not (is_file or isinstance(i, ProducedFile))
+        ),
+        many=spec.many,
+    )
+    if not made.files and not made.values:
         what = title_of(job.graph, spec.node) if spec.node in job.graph else spec.node
         message = f"node {spec.node} ({what}) did not produce a {spec.kind} for the output {name!r}"
         raise EngineError(
@@ -67,7 +84,7 @@ def _wire_output(
             message,
             fields=(FieldProblem(message=message, node=spec.node),),
         )
-    return [*made] if spec.many else made[0]
+    return made
 
 
 def _sendable(name: str, value: JsonValue, depth: int = 0) -> JsonValue:
@@ -99,15 +116,14 @@ class _Files:
     def __init__(self, job: EngineJob) -> None:
         self._job = job
         self._root = job.output_dir.resolve()
-        self._wire: dict[Path, OutputFile] = {}
+        self._moved: dict[Path, OutputFile] = {}
         self._names: set[str] = set()
 
-    def take(self, file: ProducedFile) -> JsonValue:
+    def take(self, file: ProducedFile) -> OutputFile:
         source = file.path.resolve()
-        if source not in self._wire:
-            self._wire[source] = self._move(source, file)
-        of_this_kind = self._wire[source].model_copy(update={"kind": file.kind})
-        return of_this_kind.model_dump(mode="json")
+        if source not in self._moved:
+            self._moved[source] = self._move(source, file)
+        return self._moved[source].model_copy(update={"kind": file.kind})
 
     def _move(self, source: Path, file: ProducedFile) -> OutputFile:
         if not source.is_relative_to(self._root) or not source.is_file():
@@ -125,7 +141,7 @@ class _Files:
             content_type=file.content_type or content_type_of(name),
             size=size,
             sha256=sha256,
-            url=output_url(self._job.job_id, name),
+            url=f"{OUTPUTS}/{self._job.job_id}/{name}",
         )
 
     def _free_name(self, source: Path) -> str:
@@ -151,23 +167,14 @@ def safe_name(name: str) -> str:
     return f"{stem[: MAX_NAME - len(suffix) - 1]}{dot}{suffix}"
 
 
-def output_url(job_id: str, name: str) -> str:
-    """Path of an output file's URL."""
-    return f"{OUTPUTS}/{job_id}/{name}"
-
-
-def output_files(job_id: str, outputs: Mapping[str, JsonValue]) -> Iterator[OutputFile]:
-    """The files among the outputs of a job. JSON outputs that only look like files are skipped:
-    their names come from nodes, and must not be used as paths."""
-    for value in outputs.values():
-        for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, dict) and "url" in item:
-                try:
-                    file = OutputFile.model_validate(item)
-                except ValidationError:
-                    continue
-                if _NAME.fullmatch(file.name) and file.url == output_url(job_id, file.name):
-                    yield file
+def output_files(
+    specs: Mapping[str, OutputSpec], outputs: Mapping[str, JsonValue]
+) -> Iterator[OutputFile]:
+    """The files among the outputs in a job's record, as its workflow declares them."""
+    for name, spec in specs.items():
+        if spec.kind in FILE_KINDS and (value := outputs.get(name)):
+            for item in value if isinstance(value, list) else [value]:
+                yield OutputFile.model_validate(item)
 
 
 def hash_file(path: Path) -> tuple[int, str]:

@@ -1,5 +1,6 @@
 """The engine interface: load (snapshot-safe), attach (after a restore), run one job, interrupt."""
 
+import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,8 +9,17 @@ from typing import Final, Protocol
 from pydantic import JsonValue
 
 from comfysnap_schema.comfy import Graph
-from comfysnap_schema.wire import ErrorCode, FieldProblem, Kind, Problem, Progress
+from comfysnap_schema.wire import (
+    ErrorCode,
+    FieldProblem,
+    JobOptions,
+    Kind,
+    Preview,
+    Problem,
+    Progress,
+)
 from comfysnap_schema.workflow import OutputSpec
+from comfysnap_server.errors import ComfysnapServerError
 
 SCRATCH: Final = "COMFYSNAP_SCRATCH"
 """Environment variable: folder for files that an engine keeps between jobs. Whoever sets it must
@@ -29,9 +39,7 @@ class EngineJob:
     """Contains the input files under the names that the graph uses."""
     output_dir: Path
     """Empty folder of this job, for the files of the result."""
-    previews: bool = False
-    timeout: float | None = None
-    """Seconds; the caller enforces it through ``interrupt``."""
+    options: JobOptions = field(default_factory=JobOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +49,11 @@ class PreviewFrame:
     content_type: str
     data: bytes
     node: str | None = None
+
+    def on_wire(self) -> Preview:
+        """The same in base64."""
+        data = base64.b64encode(self.data).decode()
+        return Preview(content_type=self.content_type, data=data, node=self.node)
 
 
 Report = Callable[[Progress | PreviewFrame], None]
@@ -67,7 +80,7 @@ class EngineResult:
     node_seconds: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
-class EngineError(Exception):
+class EngineError(ComfysnapServerError):
     """The job failed; the engine can run the next one."""
 
     def __init__(
@@ -79,11 +92,11 @@ class EngineError(Exception):
         super().__init__(detail)
 
 
-class EngineStartError(Exception):
+class EngineStartError(ComfysnapServerError):
     """The engine cannot run jobs on this machine; the message is the reason."""
 
 
-class EngineInterrupted(Exception):
+class EngineInterrupted(ComfysnapServerError):
     """``interrupt`` stopped the job."""
 
 

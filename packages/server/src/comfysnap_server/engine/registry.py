@@ -7,6 +7,7 @@ from typing import Any, cast
 from pydantic import JsonValue
 
 from comfysnap_server.engine.protocol import Engine
+from comfysnap_server.errors import ComfysnapServerError
 
 ENGINES: Mapping[str, str] = {
     "simulated": "comfysnap_server.engine.simulated.engine:SimulatedEngine",
@@ -15,7 +16,7 @@ ENGINES: Mapping[str, str] = {
 """``module:class`` by name; the module is imported when the engine is created."""
 
 
-class EngineChoiceError(Exception):
+class EngineChoiceError(ComfysnapServerError):
     """Unknown engine, or invalid options."""
 
 

@@ -13,7 +13,8 @@ from starlette.responses import Response
 
 from comfysnap_schema.wire import ErrorCode, FieldProblem, routes
 from comfysnap_schema.workflow import Workflow
-from comfysnap_server.backends.protocol import Backend, BackendError
+from comfysnap_server.backends.protocol import Backend
+from comfysnap_server.errors import BackendError
 from comfysnap_server.gateway.auth import Authenticator
 from comfysnap_server.gateway.files import FileRoutes
 from comfysnap_server.gateway.jobs import JobRoutes

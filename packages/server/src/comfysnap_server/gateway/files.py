@@ -7,7 +7,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, Response
 
 from comfysnap_schema.wire import ErrorCode, routes
-from comfysnap_server.backends.protocol import Backend, BackendError, StoredFile
+from comfysnap_server.backends.protocol import Backend, StoredFile
+from comfysnap_server.errors import BackendError
 from comfysnap_server.gateway.bodies import limited_stream
 from comfysnap_server.gateway.jobs import checked_job_id, owner_of
 from comfysnap_server.gateway.problems import ProblemError

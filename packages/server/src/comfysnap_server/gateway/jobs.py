@@ -12,8 +12,17 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from comfysnap_schema.wire import ErrorCode, JobPage, JobRecord, JobStatus, routes
-from comfysnap_server.backends.protocol import Backend, BackendError, SubmitResult
+from comfysnap_schema.wire import (
+    ErrorCode,
+    JobPage,
+    JobRecord,
+    JobStatus,
+    Label,
+    SubmitOptions,
+    routes,
+)
+from comfysnap_server.backends.protocol import Backend, SubmitResult
+from comfysnap_server.errors import BackendError
 from comfysnap_server.gateway.bodies import read_json_object
 from comfysnap_server.gateway.long_polls import LongPolls
 from comfysnap_server.gateway.middleware import OWNER_KEY
@@ -21,9 +30,7 @@ from comfysnap_server.gateway.problems import REQUEST_ID_KEY, ProblemError
 from comfysnap_server.gateway.settings import GatewaySettings
 from comfysnap_server.gateway.submit import (
     IDEMPOTENCY_KEY_PATTERN,
-    JobOptions,
     JobSubmitter,
-    Label,
     SubmitRequest,
     label_map,
 )
@@ -50,7 +57,7 @@ class JobHeaders(BaseModel, frozen=True, use_attribute_docstrings=True):
     """Hash of the contract that the client was generated from."""
 
 
-Options = Annotated[JobOptions, Query()]
+Options = Annotated[SubmitOptions, Query()]
 Headers = Annotated[JobHeaders, Header()]
 
 
@@ -226,7 +233,7 @@ class JobRoutes:
     async def _submit(
         self,
         request: Request,
-        options: JobOptions,
+        options: SubmitOptions,
         headers: JobHeaders,
     ) -> SubmitResult:
         workflow = request.path_params.get("workflow") or self._default

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from comfysnap_schema.wire import PROBLEM_JSON, RETRY_AFTER, ErrorCode, FieldProblem, Problem
+from comfysnap_server.errors import ComfysnapServerError
 from comfysnap_server.gateway.lingering import LingeringResponse
 
 STATUS_OF: Final[Mapping[ErrorCode, int]] = {
@@ -42,7 +43,7 @@ REQUEST_ID_KEY: Final = "comfysnap.request_id"
 """Where the request id stands in the ASGI scope."""
 
 
-class ProblemError(Exception):
+class ProblemError(ComfysnapServerError):
     """A refusal; ``code`` decides the status unless ``status`` is given."""
 
     def __init__(

@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Final, cast
+from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, JsonValue
+from pydantic import JsonValue
 
 from comfysnap_schema.comfy import Graph, canonical_json, graph_hash
 from comfysnap_schema.wire import (
@@ -24,16 +24,18 @@ from comfysnap_schema.wire import (
     FileBySha256,
     FileByUrl,
     InputError,
+    JobOptions,
     Kind,
+    SubmitOptions,
     routes,
 )
 from comfysnap_schema.workflow import Parameter, Workflow
-from comfysnap_server.backends.protocol import Backend, JobRequest, SubmitResult
+from comfysnap_server.backends.protocol import Backend, SubmitResult
 from comfysnap_server.gateway.inputs import MAX_ISSUES, InputValidator
 from comfysnap_server.gateway.problems import ProblemError, invalid_input
 from comfysnap_server.gateway.settings import GatewaySettings
+from comfysnap_server.jobs import JobRequest
 
-Label = Annotated[str, Field(pattern=routes.LABEL_PATTERN)]
 IDEMPOTENCY_KEY_PATTERN: Final = r"^[\x21-\x7e]{1,255}$"
 
 _ID_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -46,18 +48,6 @@ _SUFFIXES: Final = frozenset({
 """Endings that a file of a stranger may keep in ComfyUI's input folder."""
 
 
-class JobOptions(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
-    """Options of a job: query parameters, so that they never collide with inputs."""
-
-    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Longest run in seconds; cut to what the server allows."""
-    webhook: Annotated[str, Field(max_length=2048)] | None = None
-    label: Annotated[list[Label], Field(max_length=routes.MAX_LABELS)] = []
-    """``key:value``; repeatable."""
-    previews: bool = False
-    """Whether events carry preview frames."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class SubmitRequest:
     """One infer request, read but not yet checked against a workflow."""
@@ -66,7 +56,7 @@ class SubmitRequest:
     workflow: str
     inputs: dict[str, JsonValue]
     canonical: bytes
-    options: JobOptions
+    options: SubmitOptions
     idempotency_key: str | None
     contract: str | None
 
@@ -147,7 +137,7 @@ class JobSubmitter:
             f" server has {workflow.contract.hash!r}; run 'comfysnap generate' again",
         )
 
-    def _check_options(self, options: JobOptions) -> None:
+    def _check_options(self, options: SubmitOptions) -> None:
         if options.webhook is not None:
             raise ProblemError(
                 ErrorCode.INVALID_REQUEST,
@@ -164,6 +154,7 @@ class JobSubmitter:
         options = submission.options
         settings = self._settings
         return JobRequest(
+            **{name: getattr(options, name) for name in JobOptions.model_fields},
             job_id=new_job_id(),
             owner=submission.owner,
             workflow=workflow.name,
@@ -177,7 +168,6 @@ class JobSubmitter:
             timeout=min(options.timeout or settings.default_timeout, settings.max_timeout),
             queue_timeout=settings.queue_timeout,
             max_attempts=settings.max_attempts,
-            previews=options.previews,
             idempotency_key=submission.idempotency_key,
             fingerprint=fingerprint,
             created_at=datetime.now(UTC),

@@ -1,19 +1,21 @@
-"""What both backends do with a job: its input files, its run, its outputs."""
+"""One job from its request to its outcome, the same on every backend."""
 
 from comfysnap_server.jobs.endings import ENDINGS, Ending
 from comfysnap_server.jobs.fetch import FetchPolicy
-from comfysnap_server.jobs.files import FileStore
-from comfysnap_server.jobs.run import Outcome, execute, failed
-from comfysnap_server.jobs.stage import InputUnavailableError, stage_inputs
+from comfysnap_server.jobs.files import FileStore, find_output
+from comfysnap_server.jobs.request import JobRequest
+from comfysnap_server.jobs.run import JobEnd, JobRun, Outcome, ended, execute
 
 __all__ = [
     "ENDINGS",
     "Ending",
     "FetchPolicy",
     "FileStore",
-    "InputUnavailableError",
+    "JobEnd",
+    "JobRequest",
+    "JobRun",
     "Outcome",
+    "ended",
     "execute",
-    "failed",
-    "stage_inputs",
+    "find_output",
 ]

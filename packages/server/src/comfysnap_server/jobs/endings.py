@@ -48,6 +48,7 @@ def problem(code: ErrorCode, detail: str) -> Problem:
 
 
 _FAILED: Final = JobStatus.FAILED
+_MODAL_LOG: Final = "its log: `modal app logs NAME`, with the name in comfysnap.toml"
 ENDINGS: Final[Mapping[Ending, EndState]] = {
     Ending.CANCELLED: EndState(
         JobStatus.CANCELLED, ErrorCode.JOB_CANCELLED, "the job was cancelled"
@@ -66,12 +67,12 @@ ENDINGS: Final[Mapping[Ending, EndState]] = {
     ),
     Ending.ENGINE_FAILED: EndState(_FAILED, ErrorCode.ENGINE_FAILED, "the engine failed"),
     Ending.NOT_STARTED: EndState(
-        _FAILED, ErrorCode.ENGINE_FAILED, "the worker could not start; see its log"
+        _FAILED, ErrorCode.ENGINE_FAILED, f"the worker could not start; {_MODAL_LOG}"
     ),
     Ending.NO_DEVICE: EndState(
         _FAILED,
         ErrorCode.ENGINE_FAILED,
-        "the worker's container has no usable GPU (no CUDA device); see its log",
+        f"the worker's container has no usable GPU (no CUDA device); {_MODAL_LOG}",
     ),
     Ending.WORKER_LOST: EndState(_FAILED, ErrorCode.WORKER_LOST, "the container was lost"),
     Ending.SERVER_STOPPED: EndState(

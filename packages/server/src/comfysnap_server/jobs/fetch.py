@@ -15,6 +15,7 @@ from typing import Final
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from comfysnap_schema.wire import MAX_FILE_BYTES
+from comfysnap_server.errors import ComfysnapServerError
 from comfysnap_server.jobs.ssrf import Address, Network, is_allowed
 
 _CHUNK: Final = 256 * 1024
@@ -26,7 +27,7 @@ _LOOK_S: Final = 0.2
 """Between looks at the deadline, and at who may stop a download."""
 
 
-class FetchError(Exception):
+class FetchError(ComfysnapServerError):
     """The file cannot be had; the message names the reason, never what a refused host said."""
 
 

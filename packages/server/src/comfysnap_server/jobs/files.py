@@ -1,4 +1,4 @@
-"""Input files on a folder, addressed by content and kept apart by owner."""
+"""Files of jobs: input files in a folder, addressed by content and kept apart by owner."""
 
 import asyncio
 import hashlib
@@ -12,8 +12,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from comfysnap_schema.wire import MAX_FILE_BYTES, SHA256_PATTERN, ErrorCode
-from comfysnap_server.backends.protocol import BackendError
+from comfysnap_schema.wire import (
+    MAX_FILE_BYTES,
+    SHA256_PATTERN,
+    ErrorCode,
+    JobRecord,
+    OutputFile,
+)
+from comfysnap_server.engine.outputs import output_files
+from comfysnap_server.errors import BackendError
+from comfysnap_server.jobs.request import JobRequest
 
 _BUFFER: Final = 1024 * 1024
 _INCOMING: Final = "incoming"
@@ -174,3 +182,15 @@ def _delete_if_older(path: Path, limit: float) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def find_output(request: JobRequest, record: JobRecord, name: str) -> OutputFile:
+    """The output file called ``name``; only one in the job's record, so a name is never a path.
+
+    Raises:
+        BackendError: ``unknown_output``.
+    """
+    for file in output_files(request.outputs, record.outputs or {}):
+        if file.name == name:
+            return file
+    raise BackendError(ErrorCode.UNKNOWN_OUTPUT, f"unknown output {name!r}")

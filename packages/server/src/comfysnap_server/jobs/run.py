@@ -1,14 +1,26 @@
-"""Runs one job on an engine and says how it ended, in the words of the wire."""
+"""Runs one job: stages its input files, runs its graph on an engine, and says how it ended."""
 
 import logging
+import shutil
+import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from pydantic import JsonValue
+from pydantic import BaseModel, JsonValue
 
-from comfysnap_schema.wire import JobStatus, Problem
-from comfysnap_server.engine.outputs import wire_outputs
+from comfysnap_schema.comfy import InputPath
+from comfysnap_schema.wire import (
+    ErrorCode,
+    FieldProblem,
+    FileByUrl,
+    JobStatus,
+    Problem,
+    Progress,
+    Timings,
+)
+from comfysnap_server.engine.outputs import JobOutput, job_outputs
 from comfysnap_server.engine.protocol import (
     Engine,
     EngineError,
@@ -16,63 +28,212 @@ from comfysnap_server.engine.protocol import (
     EngineJob,
     Report,
 )
+from comfysnap_server.errors import BackendError, ComfysnapServerError
 from comfysnap_server.jobs.endings import ENDINGS, Ending
+from comfysnap_server.jobs.fetch import FetchError, FetchPolicy, fetch
+from comfysnap_server.jobs.files import FileStore
+from comfysnap_server.jobs.request import JobRequest
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a job ended."""
+class JobEnd(BaseModel, frozen=True):
+    """What a job's record says about its end, on the wire and in the stores."""
 
     status: JobStatus
-    """``succeeded``, ``failed`` or ``cancelled``; who interrupted it for its timeout says so."""
     outputs: dict[str, JsonValue] | None = None
     error: Problem | None = None
-    run_seconds: float = 0.0
-    node_seconds: Mapping[str, float] = field(default_factory=dict[str, float])
+    progress: Progress = Progress()
+    """The last one reported."""
+    timings: Timings = Timings()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How one attempt at a job ended."""
+
+    status: JobStatus
+    """``succeeded``, ``failed`` or ``cancelled``; see ``stopped_by``."""
+    outputs: Mapping[str, JobOutput] | None = None
+    error: Problem | None = None
+    timings: Timings = field(default_factory=Timings)
+    """``run`` and ``nodes``; None and empty when the engine did not run."""
     must_restart: bool = False
     """The engine failed in a way it did not foresee: its process must not run another job."""
 
+    def stopped_by(self, ending: Ending) -> "Outcome":
+        """With the reason why the job was interrupted; a job that ended in its own way before the
+        interrupt reached it keeps that end."""
+        if self.status is not JobStatus.CANCELLED:
+            return self
+        return replace(self, status=ENDINGS[ending].status, error=ENDINGS[ending].problem())
 
-def execute(engine: Engine, job: EngineJob, report: Report) -> Outcome:
-    """Run ``job`` to its end. Never raises for what the job does; a traceback only goes to the
-    log, under the job's id."""
-    started = time.perf_counter()
-    outputs: dict[str, JsonValue] | None = None
-    node_seconds: Mapping[str, float] = {}
-    error: Problem | None = None
-    status = JobStatus.FAILED
-    must_restart = False
-    try:
-        result = engine.run(job, report)
-        node_seconds = result.node_seconds
-        outputs = wire_outputs(job, result)
-        status = JobStatus.SUCCEEDED
-    except EngineInterrupted:
-        interrupted = ENDINGS[Ending.INTERRUPTED]
-        status, error = interrupted.status, interrupted.problem()
-    except EngineError as failure:
-        error = failure.problem
-    except MemoryError:
-        logger.exception("job %s ran out of memory", job.job_id)
-        error = ENDINGS[Ending.OUT_OF_MEMORY].problem()
-    except BaseException as failure:  # a node may raise SystemExit, and the job still has to end
-        must_restart = True
-        logger.exception("job %s: the engine failed", job.job_id)
-        detail = f"the engine failed unexpectedly ({type(failure).__name__})"
-        error = ENDINGS[Ending.ENGINE_FAILED].problem(detail)
-    return Outcome(
-        status=status,
-        outputs=outputs,
-        error=error,
-        run_seconds=time.perf_counter() - started,
-        node_seconds=node_seconds,
-        must_restart=must_restart,
-    )
+    def end(self, started: Timings, progress: Progress, seconds: float | None = None) -> JobEnd:
+        """The end of the job.
+
+        Args:
+            started: What was known when the worker took the job.
+            progress: The last one reported.
+            seconds: Since then; the run of a job whose engine did not end it.
+        """
+        succeeded = self.status is JobStatus.SUCCEEDED
+        run = seconds if self.timings.run is None else self.timings.run
+        return JobEnd(
+            status=self.status,
+            outputs={name: output.on_wire() for name, output in (self.outputs or {}).items()}
+            if succeeded
+            else None,
+            error=self.error,
+            progress=progress.model_copy(update={"fraction": 1.0}) if succeeded else progress,
+            timings=started.model_copy(update={"run": run, "nodes": self.timings.nodes}),
+        )
 
 
-def failed(ending: Ending, detail: str | None = None, *, must_restart: bool = False) -> Outcome:
+def ended(ending: Ending, detail: str | None = None, *, must_restart: bool = False) -> Outcome:
     """The outcome of a job that the engine did not end."""
     end = ENDINGS[ending]
     return Outcome(status=end.status, error=end.problem(detail), must_restart=must_restart)
+
+
+class JobRun:
+    """One attempt at a job, from its input files to its outcome.
+
+    Args:
+        engine: Attached; runs no other job meanwhile.
+        request: The job.
+        input_dir: Empty folder for the input files.
+        output_dir: Empty folder for the files of the result.
+        files: Uploaded files.
+        fetch: What may be downloaded.
+        report: Called from the thread of ``execute``.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        request: JobRequest,
+        *,
+        input_dir: Path,
+        output_dir: Path,
+        files: FileStore,
+        fetch: FetchPolicy,
+        report: Report,
+    ) -> None:
+        self.request = request
+        self._engine = engine
+        self._job = EngineJob(
+            job_id=request.job_id,
+            graph=request.graph,
+            outputs=request.outputs,
+            fields=request.fields,
+            input_dir=input_dir,
+            output_dir=output_dir,
+            options=request,
+        )
+        self._files = files
+        self._fetch = fetch
+        self._report = report
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._staged = False
+
+    def execute(self) -> Outcome:
+        """Stage the input files, then run the graph. Never raises for what the job does."""
+        stop = self._stopped.is_set
+        unavailable: Problem | None = None
+        try:
+            stage_inputs(self.request, self._files, self._job.input_dir, self._fetch, stop=stop)
+        except InputUnavailableError as error:
+            unavailable = error.problem
+        with self._lock:
+            if stop():
+                return ended(Ending.INTERRUPTED)
+            self._staged = True
+        if unavailable is not None:
+            return Outcome(status=JobStatus.FAILED, error=unavailable)
+        return execute(self._engine, self._job, self._report)
+
+    def interrupt(self) -> None:
+        """Stop the job, from any thread, whether it started or not."""
+        with self._lock:
+            self._stopped.set()
+            if self._staged:
+                self._engine.interrupt(self.request.job_id)
+
+
+def execute(engine: Engine, job: EngineJob, report: Report) -> Outcome:
+    """Run a graph to its end. Never raises for what the job does; a traceback only goes to the
+    log, under the job's id."""
+    began = time.perf_counter()
+    nodes: Mapping[str, float] = {}
+    try:
+        result = engine.run(job, report)
+        nodes = result.node_seconds
+        outcome = Outcome(status=JobStatus.SUCCEEDED, outputs=job_outputs(job, result))
+    except EngineInterrupted:
+        outcome = ended(Ending.INTERRUPTED)
+    except EngineError as failure:
+        outcome = Outcome(status=JobStatus.FAILED, error=failure.problem)
+    except MemoryError:
+        logger.exception("job %s ran out of memory", job.job_id)
+        outcome = ended(Ending.OUT_OF_MEMORY)
+    except BaseException as failure:  # a node may raise SystemExit, and the job still has to end
+        logger.exception("job %s: the engine failed", job.job_id)
+        detail = f"the engine failed unexpectedly ({type(failure).__name__})"
+        outcome = ended(Ending.ENGINE_FAILED, detail, must_restart=True)
+    seconds = round(time.perf_counter() - began, 6)
+    return replace(outcome, timings=Timings(run=seconds, nodes=dict(nodes)))
+
+
+class InputUnavailableError(ComfysnapServerError):
+    """An input file of the job cannot be had."""
+
+    def __init__(self, field: str | None, detail: str) -> None:
+        message = f"{field}: {detail}" if field else detail
+        self.problem = Problem(
+            title="Input unavailable",
+            code=ErrorCode.INPUT_UNAVAILABLE,
+            detail=message,
+            fields=(FieldProblem(field=field, message=detail),),
+        )
+        super().__init__(message)
+
+
+def stage_inputs(
+    request: JobRequest,
+    store: FileStore,
+    folder: Path,
+    policy: FetchPolicy,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Copy stored files into ``folder`` and download the others there, under the names that the
+    graph uses. Copies, because a node may write to its input.
+
+    Raises:
+        InputUnavailableError: A file is gone, or its address cannot be fetched.
+    """
+    for name, file in request.files.items():
+        target = folder / name
+        if target.parent != folder:
+            raise InputUnavailableError(_field(request, name), "the file name is not allowed")
+        try:
+            if isinstance(file, FileByUrl):
+                fetch(file.url, target, policy, stop=stop)
+            else:
+                shutil.copyfile(store.path(request.owner, file.sha256), target)
+        except (FetchError, BackendError) as error:
+            raise InputUnavailableError(_field(request, name), str(error)) from error
+        except OSError as error:  # whose text names folders of the server
+            reason = error.strerror or type(error).__name__
+            raise InputUnavailableError(_field(request, name), reason) from error
+
+
+def _field(request: JobRequest, name: str) -> str | None:
+    """The API field that the file came with."""
+    for node, entry in request.graph.items():
+        for key, value in entry["inputs"].items():
+            field = request.fields.get(str(InputPath(node, key)))
+            if value == name and field is not None:
+                return field
+    return None

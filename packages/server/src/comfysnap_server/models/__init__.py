@@ -1,6 +1,6 @@
 """Model files: the list, their sources, downloads, and which workflows use them."""
 
-from comfysnap_server.models.entry import ModelEntry, is_safe_path, setting_error
+from comfysnap_server.models.entry import ModelEntry, is_safe_path
 from comfysnap_server.models.sources import ModelError
 from comfysnap_server.models.storage import ModelsFolder, ModelStorage, ModelsVolume
 from comfysnap_server.models.syncing import (
@@ -29,7 +29,6 @@ __all__ = [
     "SyncPlan",
     "is_safe_path",
     "model_references",
-    "setting_error",
     "sync",
     "unused_files",
 ]

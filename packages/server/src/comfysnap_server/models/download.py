@@ -86,8 +86,8 @@ def download(
         stop: Set it to end the download soon; the partial file stays.
 
     Raises:
-        ModelError: ``access_denied``, ``not_found``, ``download_failed``, ``hash_mismatch``,
-            ``disk_full``, ``stopped``.
+        ModelError: ``access_denied``, ``not_found``, ``download_failed``, ``wrong_content``,
+            ``hash_mismatch``, ``disk_full``, ``stopped``.
     """
     for last_try in (False, True):
         _retry(file, part, client, policy, progress, stop)
@@ -178,15 +178,23 @@ def _save(
             part.note.write_text(json.dumps(name))
     length = response.headers.get("Content-Length", "")
     total = have + int(length) if length.isdigit() else file.size
+    most = min((size for size in (file.size, total) if size is not None), default=None)
+    too_long = False
     with part.path.open("ab") as stream:
         progress(have)
         # a fixed chunk size would buffer bytes, and lose them when the connection breaks
         for chunk in response.iter_raw():
+            if too_long := most is not None and have + len(chunk) > most:
+                break
             stream.write(chunk)
             have += len(chunk)
             progress(have)
             if stop.is_set():
                 raise stopped()
+    if too_long:
+        part.delete()
+        message = f"{file.source}: more than the expected {most} bytes"
+        raise ModelError("wrong_content", message, retryable=True)
     if total is not None and have != total:
         raise ModelError(
             "download_failed", f"{file.source}: got {have} of {total} bytes", retryable=True

@@ -2,11 +2,12 @@
 
 import os
 from pathlib import PurePosixPath
-from typing import Annotated, Final, Literal, LiteralString, Self
+from typing import Annotated, Final, Literal, Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import BaseModel, Field, model_validator
-from pydantic_core import PydanticCustomError
+
+from comfysnap_schema.workflow import setting_error
 
 MAX_NAME_BYTES: Final = 255
 """Maximum length of a file or folder name on common file systems."""
@@ -19,11 +20,6 @@ DEFAULT_TOKENS: dict[Source, str | None] = {
     "https": None,
 }
 """Source to the environment variable with its token, for entries without ``token``."""
-
-
-def setting_error(code: LiteralString, message: str) -> PydanticCustomError:
-    """Error for a validator of ``[deploy]`` to raise; the ``SettingsError`` has the same code."""
-    return PydanticCustomError(code, "{message}", {"message": message})
 
 
 class ModelEntry(BaseModel, frozen=True, extra="forbid"):

@@ -88,10 +88,21 @@ class SyncOptions:
 
 
 def make_client() -> "httpx.Client":
-    """HTTP client that follows redirects, and drops the token on one to another host."""
+    """HTTP client that follows redirects, but none from https to http, and drops the token on one
+    to another host."""
     import httpx
 
-    return httpx.Client(follow_redirects=True, timeout=httpx.Timeout(60.0, connect=15.0))
+    timeout = httpx.Timeout(60.0, connect=15.0)
+    hooks = {"response": [_refuse_downgrade]}
+    return httpx.Client(follow_redirects=True, timeout=timeout, event_hooks=hooks)
+
+
+def _refuse_downgrade(response: "httpx.Response") -> None:
+    if response.has_redirect_location and response.url.scheme == "https":
+        target = response.url.join(response.headers["Location"])
+        if target.scheme != "https":
+            message = f"{response.url.host} redirects to {target.copy_with(query=None)}"
+            raise ModelError("download_failed", f"{message}, without https")
 
 
 def plan(

@@ -1,6 +1,5 @@
 """Node packs of a ComfyUI-Manager snapshot. Needs only the standard library and packaging."""
 
-from comfysnap_server.nodepacks.fetch import Sources
 from comfysnap_server.nodepacks.install import PackInstallError, install_packs, print_report
 from comfysnap_server.nodepacks.manifest import (
     NodeManifest,
@@ -9,6 +8,7 @@ from comfysnap_server.nodepacks.manifest import (
     read_manifest,
 )
 from comfysnap_server.nodepacks.probe import Probe, ProbeError, run_probe
+from comfysnap_server.nodepacks.sources import Sources
 
 __all__ = [
     "NodeManifest",

@@ -3,8 +3,6 @@
 A token is only sent to its own host, and is never an argument, part of a URL, or written to a file.
 """
 
-import os
-import sys
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from typing import Final
@@ -34,13 +32,3 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host.rpartition(":")[0] or host).is_loopback
     except ValueError:
         return False
-
-
-def main() -> None:
-    """Answer ``get``; ``store`` and ``erase`` do nothing."""
-    if sys.argv[1:] == ["get"] and (answer := credential(sys.stdin, os.environ)):
-        sys.stdout.write(answer)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,48 +1,46 @@
 """Installs the packs of a ``snapshot.json`` into ComfyUI, with their packages and scripts.
 
-The image build runs it as ``python -m comfysnap_server.nodepacks.install``, and ``comfysnap
-comfyui nodes`` calls ``install_packs``. It prints a report and writes it to
-``comfysnap-nodes.json`` beside ``custom_nodes``.
+The image build runs it as ``python -m comfysnap_server.nodepacks install``, and ``comfysnap comfyui
+nodes`` calls ``install_packs``. The report is written to ``comfysnap-nodes.json`` beside
+``custom_nodes``. Packs are fetched first, with tokens; what runs after that may run their code, and
+has none.
 """
 
-import argparse
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from comfysnap_server import pins
 from comfysnap_server.errors import CommandError
-from comfysnap_server.nodepacks.fetch import PackFetchError, Sources, fetch_pack, remove
-from comfysnap_server.nodepacks.manifest import (
-    NodeManifest,
-    Pack,
-    PackManifestError,
-    read_manifest,
-)
+from comfysnap_server.nodepacks.fetch import fetch_pack, remove
+from comfysnap_server.nodepacks.manifest import GitPack, NodeManifest, Pack
 from comfysnap_server.nodepacks.requirements import (
     PackRequirement,
     find_conflicts,
     installed_versions,
     read_requirements,
 )
+from comfysnap_server.nodepacks.sources import PackFetchError, Sources
 
 REPORT_FILE: Final = "comfysnap-nodes.json"
-PINNED: Final = ("torch", "torchvision", "torchaudio", "triton")
+PINNED: Final = (*pins.TORCH_NAMES, "triton")
 """Packages that keep the image's version: they are built for its CUDA and for each other."""
-OURS: Final = ("pydantic>=2.12", "pillow>=11", "packaging>=26.1")
-"""Packages that the worker process needs; the same as the dependency group ``worker``."""
 SCRIPT_TIMEOUT: Final = 1800.0
 """Seconds, for each command."""
+
+Step = Literal["fetch", "install"]
+"""Part of an installation: fetch the packs, or install what was fetched."""
 
 
 @dataclass
@@ -52,6 +50,8 @@ class Report:
     installed: list[str] = field(default_factory=list[str])
     commits: dict[str, str] = field(default_factory=dict[str, str])
     """Git pack to its full commit."""
+    sha256: dict[str, str] = field(default_factory=dict[str, str])
+    """Other pack to the SHA-256 of its archive or file."""
     disabled: list[str] = field(default_factory=list[str])
     failed: dict[str, str] = field(default_factory=dict[str, str])
     """Required pack to the reason."""
@@ -90,7 +90,9 @@ class Python:
             subprocess.CalledProcessError: It fails.
         """
         code = "import json, sys; print(json.dumps([p for p in sys.path if p]))"
-        done = subprocess.run([executable, "-I", "-c", code], capture_output=True, check=True)
+        done = subprocess.run(
+            [executable, "-I", "-c", code], capture_output=True, check=True, env=dict(environment)
+        )
         return cls(executable, tuple(json.loads(done.stdout)), environment)
 
     def run(self, command: list[str], *, folder: Path | None = None) -> tuple[bool, str]:
@@ -111,14 +113,14 @@ class Python:
         return done.returncode == 0, done.stdout
 
     def install(
-        self, arguments: list[str], *, pins: Mapping[str, str] | None = None, dry: bool = False
+        self, arguments: list[str], *, keep: Mapping[str, str] | None = None, dry: bool = False
     ) -> tuple[bool, str]:
-        """Install packages with uv, without changing the versions in ``pins`` (default: those
+        """Install packages with uv, without changing the versions in ``keep`` (default: those
         installed now); returns whether it succeeded, and the output."""
         with tempfile.TemporaryDirectory() as folder:
             constraints = Path(folder) / "constraints.txt"
-            pinned = exact(self.pinned() if pins is None else pins)
-            constraints.write_text("\n".join([*pinned, *OURS]) + "\n", encoding="utf-8")
+            pinned = exact(self.pinned() if keep is None else keep)
+            constraints.write_text("\n".join([*pinned, *pins.WORKER]) + "\n", encoding="utf-8")
             command = ["uv", "pip", "install", "--python", self.executable]
             command += ["--constraints", str(constraints), *(["--dry-run"] if dry else [])]
             return self.run([*command, *arguments])
@@ -129,16 +131,12 @@ class Python:
 
 
 class Installer:
-    """An installation; ``run`` runs its steps in order."""
+    """An installation of a snapshot's packs into a ComfyUI checkout."""
 
-    def __init__(
-        self, manifest: NodeManifest, comfyui: Path, sources: Sources, python: Python
-    ) -> None:
+    def __init__(self, manifest: NodeManifest, comfyui: Path) -> None:
         self.manifest = manifest
         self.custom_nodes = comfyui / "custom_nodes"
-        self.comfyui = comfyui
-        self.sources = sources
-        self.python = python
+        self.report_file = comfyui / REPORT_FILE
         self.report = Report(disabled=list(manifest.disabled))
         self.packs: list[Pack] = list(manifest.packs)
         self.existing = {
@@ -146,34 +144,50 @@ class Installer:
         }
         """Folders that existed before; they are not removed if their pack fails."""
 
-    def run(self) -> Report:
-        """Install everything.
+    def resume(self) -> None:
+        """Go on after a fetch by another process."""
+        self.report = Report(**json.loads(self.report_file.read_text()))
+        self.packs = [pack for pack in self.packs if pack.folder not in self.report.left_out]
+        self.existing = set[str]()
+
+    def run(self, *steps: Callable[[], None]) -> Report:
+        """Run steps in order, and write the report.
 
         Raises:
             PackInstallError: A required pack could not be installed.
         """
         try:
-            for step in (self.fetch, self.resolve_conflicts, self.install_pips,
-                         self.install_requirements, self.run_scripts):  # fmt: skip
+            for step in steps:
                 step()
                 if self.report.failed:
                     raise PackInstallError(self.report)
-            self.report.installed = [pack.folder for pack in self.packs]
         finally:
-            (self.comfyui / REPORT_FILE).write_text(json.dumps(asdict(self.report), indent=2))
+            self.report_file.write_text(json.dumps(asdict(self.report), indent=2))
         return self.report
 
-    def fetch(self) -> None:
+    def install(self, python: "Python") -> Report:
+        """Install the packages of the fetched packs and run their scripts.
+
+        Raises:
+            PackInstallError: A required pack could not be installed.
+        """
+        self.python = python
+        self.run(self.resolve_conflicts, self.install_pips, self.install_requirements,
+                 self.run_scripts)  # fmt: skip
+        self.report.installed = [pack.folder for pack in self.packs]
+        return self.run()
+
+    def fetch(self, sources: Sources) -> None:
         """Fetch all packs, up to 8 at once."""
         self.custom_nodes.mkdir(parents=True, exist_ok=True)
 
         def fetch(pack: Pack) -> str | None:
             try:
-                commit = fetch_pack(pack, self.custom_nodes, self.sources)
+                found = fetch_pack(pack, self.custom_nodes, sources)
             except PackFetchError as error:
                 return f"{error.code}: {error}"
-            if commit:
-                self.report.commits[pack.folder] = commit
+            is_git = isinstance(pack, GitPack)
+            (self.report.commits if is_git else self.report.sha256)[pack.folder] = found
             return None
 
         packs = tuple(self.packs)
@@ -223,7 +237,7 @@ class Installer:
         for text in wanted:
             done, output = self.python.install([text])
             if not done:
-                self.report.pips_left_out[text] = last_lines(self.sources.redact(output))
+                self.report.pips_left_out[text] = last_lines(output)
 
     def install_requirements(self) -> None:
         """Install the requirements of all packs in one resolution."""
@@ -231,7 +245,7 @@ class Installer:
         files = self.requirement_files(self.packs)
         if files and not self.report.failed:
             done, output = self.python.install(files)
-            print_line(self.sources.redact(output))
+            print_line(output)
             if not done:
                 self.fail_all("packages", output)
 
@@ -247,23 +261,23 @@ class Installer:
             if done:
                 installable.append(pack)
             else:
-                self.drop(pack, f"packages: {last_lines(self.sources.redact(output))}")
+                self.drop(pack, f"packages: {last_lines(output)}")
 
     def run_scripts(self) -> None:
         """Run each pack's ``install.py``; undo changes to ``PINNED`` and drop the pack."""
-        pins = self.python.pinned()
+        before = self.python.pinned()
         for pack in tuple(self.packs):
             folder = self.custom_nodes / pack.folder
             if not (folder / "install.py").is_file():
                 continue
             done, output = self.python.run([self.python.executable, "install.py"], folder=folder)
-            print_line(self.sources.redact(output))
+            print_line(output)
             if not done:
-                self.drop(pack, f"install.py: {last_lines(self.sources.redact(output))}")
-            elif (now := self.python.pinned()) != pins:
-                changed = ", ".join(set(exact(now)) ^ set(exact(pins)))
+                self.drop(pack, f"install.py: {last_lines(output)}")
+            elif (now := self.python.pinned()) != before:
+                changed = ", ".join(set(exact(now)) ^ set(exact(before)))
                 self.drop(pack, f"install.py changed {changed}")
-                done, output = self.python.install(exact(pins), pins=pins)
+                done, output = self.python.install(exact(before), keep=before)
                 if not done:
                     self.fail_all(f"restoring what {pack.folder} changed", output)
 
@@ -277,7 +291,7 @@ class Installer:
 
     def fail_all(self, step: str, output: str) -> None:
         """Make the installation fail when no single pack is the cause."""
-        self.report.failed[step] = last_lines(self.sources.redact(output))
+        self.report.failed[step] = last_lines(output)
 
     def requirements_file(self, pack: Pack) -> Path:
         """Path of a pack's requirements.txt."""
@@ -308,8 +322,8 @@ def print_line(text: str) -> None:
 def print_report(report: Report) -> None:
     """Print a report for people."""
     for pack in report.installed:
-        commit = report.commits.get(pack)
-        print_line(f"  installed  {pack}" + (f" at {commit}" if commit else ""))
+        commit, digest = report.commits.get(pack), report.sha256.get(pack, "")
+        print_line(f"  installed  {pack} " + (f"at {commit}" if commit else f"sha256 {digest}"))
     for pack in report.disabled:
         print_line(f"  disabled   {pack}")
     for pack, reason in report.left_out.items():
@@ -321,15 +335,24 @@ def print_report(report: Report) -> None:
 
 
 def install_packs(
-    manifest: NodeManifest, comfyui: Path, sources: Sources, python: str = sys.executable
+    manifest: NodeManifest,
+    comfyui: Path,
+    sources: Sources,
+    python: str = sys.executable,
+    *,
+    step: Step | None = None,
 ) -> Report:
     """Install node packs into a ComfyUI checkout.
+
+    After the fetch, the variables with the tokens are removed from this process: it starts code of
+    packs, which could read them.
 
     Args:
         manifest: The packs and packages.
         comfyui: Folder of the checkout.
         sources: Where packs are fetched from.
         python: Interpreter that ComfyUI runs in; uv is looked up in its folder, then in PATH.
+        step: Only fetch, or only install what an earlier call fetched. None: both.
 
     Raises:
         PackInstallError: A required pack could not be installed, or git or uv is missing.
@@ -345,52 +368,13 @@ def install_packs(
     }
     if missing:
         raise PackInstallError(Report(failed=missing))
-    environment = sources.without_tokens() | {"COMFYUI_PATH": os.fspath(comfyui), "PATH": path}
-    return Installer(manifest, comfyui, sources, Python.at(python, environment)).run()
-
-
-class Arguments(argparse.Namespace):
-    """The command line."""
-
-    snapshot: Path
-    comfyui: Path
-    registry: str
-    token: list[str]
-    pause: float
-    python: str
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns the exit code, 1 if a required pack could not be installed."""
-    parser = argparse.ArgumentParser(prog="nodepacks.install", description=__doc__)
-    parser.add_argument("snapshot", type=Path)
-    parser.add_argument("comfyui", type=Path)
-    parser.add_argument("--registry", default=Sources.registry)
-    parser.add_argument("--token", action="append", default=[], metavar="HOST=VARIABLE")
-    parser.add_argument("--python", default=sys.executable)
-    parser.add_argument(
-        "--pause", type=float, default=Sources.pause, help="seconds before the second attempt"
-    )
-    given = parser.parse_args(arguments, namespace=Arguments())
-    sources = Sources(
-        registry=given.registry,
-        files=given.snapshot.parent / "custom_nodes",
-        tokens=dict(pair.split("=", 1) for pair in given.token),
-        pause=given.pause,
-    )
-    try:
-        manifest = read_manifest(given.snapshot)
-    except PackManifestError as error:
-        print_line(f"{given.snapshot}: {error}")
-        return 1
-    try:
-        print_report(install_packs(manifest, given.comfyui, sources, given.python))
-    except PackInstallError as error:
-        print_report(error.report)
-        print_line(f"required node packs could not be installed: {error}")
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    installer = Installer(manifest, comfyui)
+    if step == "install":
+        installer.resume()
+    else:
+        installer.run(lambda: installer.fetch(sources))
+    if step == "fetch":
+        return installer.report
+    sources.forget_tokens()
+    environment = {**os.environ, "COMFYUI_PATH": os.fspath(comfyui), "PATH": path}
+    return installer.install(Python.at(python, environment))

@@ -1,8 +1,8 @@
 """ComfyUI-Manager's ``snapshot.json``: which ComfyUI, node packs and packages to install.
 
 The format is that of ``get_current_snapshot`` in ``glob/manager_core.py`` of
-Comfy-Org/ComfyUI-Manager; the key ``required`` is our addition. Also runs in the image build, so it
-imports only the standard library.
+Comfy-Org/ComfyUI-Manager; the keys ``required`` and ``sha256`` are our additions. Also runs in the
+image build, so it imports only the standard library.
 """
 
 import json
@@ -20,6 +20,7 @@ SHIPPED: Final = frozenset({"websocket_image_save.py"})
 """Single-file packs that are part of ComfyUI; Manager lists them like any other."""
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _COMMIT_OR_START: Final = re.compile(r"[0-9a-f]{7,40}")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _FOLDER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SCP: Final = re.compile(r"[A-Za-z0-9._-]+@(?P<host>[A-Za-z0-9.-]+):(?P<path>[^/:].*)")
 _SECTIONS: Final = frozenset(
@@ -68,6 +69,8 @@ class RegistryPack:
     folder: str
     """The pack's id."""
     version: str
+    sha256: str | None = None
+    """Expected SHA-256 of the archive, in lower-case hex. None: not checked."""
     required: bool = True
 
 
@@ -241,13 +244,17 @@ def _git_pack(url: str, entry: Any) -> tuple[Pack, bool]:
 def _registry_pack(name: str, entry: Any) -> tuple[Pack, bool]:
     where = f"cnr_custom_nodes.{name}"
     given = {"version": entry} if isinstance(entry, str) else entry
-    options = _options(where, given, {"version"})
+    options = _options(where, given, {"version", "sha256"})
     version = options.get("version")
     if not (isinstance(version, str) and re.fullmatch(r"[0-9][0-9A-Za-z.+-]{0,63}", version)):
         raise PackManifestError("not_pinned", where, 'must be a version, for example "1.2.3"')
+    digest = options.get("sha256")
+    if digest is not None and not (isinstance(digest, str) and _SHA256.fullmatch(digest.lower())):
+        raise PackManifestError("invalid_entry", f"{where}.sha256", "must be 64 hex digits")
     pack = RegistryPack(
         folder=_checked_folder(name, where),
         version=version,
+        sha256=digest.lower() if digest else None,
         required=options.get("required", True),
     )
     return pack, options.get("disabled", False)

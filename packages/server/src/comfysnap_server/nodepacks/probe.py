@@ -1,7 +1,7 @@
 """Loads a ComfyUI and its node packs with CUDA hidden, to see what they do.
 
-Runs as ``python -m comfysnap_server.nodepacks.probe CHECKOUT`` in an interpreter with ComfyUI's
-packages, so nothing but the standard library and ``engine`` may be imported on the way here.
+Runs as ``python -m comfysnap_server.nodepacks probe CHECKOUT`` in an interpreter with ComfyUI's
+packages, so nothing else but the standard library, ``engine`` and packaging is imported here.
 """
 
 import json
@@ -65,7 +65,7 @@ def run_probe(comfyui: Path, python: str) -> Probe:
     roots = {str(Path(str(_origin(name))).parents[1]) for name in _PACKAGES}
     try:
         done = subprocess.run(
-            [python, "-m", "comfysnap_server.nodepacks.probe", str(comfyui)],
+            [python, "-m", "comfysnap_server.nodepacks", "probe", str(comfyui)],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sorted(roots))},
             capture_output=True,
             text=True,
@@ -86,11 +86,11 @@ def _origin(name: str) -> str | None:
     return spec.origin if spec else None
 
 
-def main() -> None:
+def probe(comfyui: str) -> None:
     """Print a ``Probe`` as one line of JSON."""
     from comfysnap_server.engine.comfyui.engine import ComfyUIEngine
 
-    engine = ComfyUIEngine(path=sys.argv[1], mask_cuda=True, api_nodes=True)
+    engine = ComfyUIEngine(path=comfyui, mask_cuda=True, api_nodes=True)
     engine.load()
     nodes: Any = sys.modules["nodes"]
     report = engine.report
@@ -121,7 +121,3 @@ def _self_test(engine: "ComfyUIEngine") -> str | None:
     except SelfTestError as error:
         return str(error)
     return None
-
-
-if __name__ == "__main__":
-    main()

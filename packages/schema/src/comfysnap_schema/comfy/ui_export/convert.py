@@ -7,7 +7,8 @@ from pydantic import JsonValue
 
 from comfysnap_schema.comfy.catalogue import Catalogue
 from comfysnap_schema.comfy.definitions import WIDGET_TYPES, NodeDef
-from comfysnap_schema.comfy.graph import HOW_TO_EXPORT, Graph, Node, parse_graph, read_json
+from comfysnap_schema.comfy.graph import HOW_TO_EXPORT, Graph, Node, parse_graph
+from comfysnap_schema.comfy.picture import read_saved
 from comfysnap_schema.comfy.ui_export.filenames import PREFIX, SAVES, filled
 from comfysnap_schema.comfy.ui_export.model import UiNode, is_ui_format, parse_ui
 from comfysnap_schema.comfy.ui_export.resolve import VIRTUAL, LinkResolver, Origin, Scope
@@ -18,13 +19,15 @@ __all__ = ["import_ui", "is_ui_format", "read_export"]
 
 
 def read_export(path: Path, catalogue: Catalogue | None) -> Graph:
-    """Read a workflow that ComfyUI saved, in its API format or its UI format.
+    """Read a workflow that ComfyUI saved, in its API format or its UI format, also inside of a
+    picture or a video.
 
     Raises:
-        GraphError: As ``read_graph``; ``ui_format`` for a UI export without a catalogue.
+        GraphError: As ``read_saved`` and ``parse_graph``; ``ui_format`` for a UI export without a
+            catalogue.
         UiFormatError: As ``import_ui``.
     """
-    data = read_json(path)
+    data = read_saved(path)
     if not is_ui_format(data):
         return parse_graph(data, file=str(path))
     if catalogue is None:

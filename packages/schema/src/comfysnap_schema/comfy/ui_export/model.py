@@ -29,6 +29,8 @@ class UiSlot:
     """Whether the slot belongs to a widget; a link replaces the widget's value."""
     links: tuple[str, ...] = ()
     """Of an input of a subgraph: the links from it to the nodes inside, in their order."""
+    label: str = ""
+    """The name that its author gave it; empty when it has none."""
 
 
 @dataclass(frozen=True)
@@ -234,6 +236,7 @@ def _slot(raw: Json) -> UiSlot:
         link=None if link is None else str(link),
         widget=isinstance(raw.get("widget"), dict),
         links=tuple(str(name) for name in as_list(raw.get("linkIds"))),
+        label=str(raw.get("label") or ""),
     )
 
 

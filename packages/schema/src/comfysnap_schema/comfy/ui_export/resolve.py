@@ -11,6 +11,7 @@ from pydantic import JsonValue
 
 from comfysnap_schema.comfy.catalogue import Catalogue
 from comfysnap_schema.comfy.definitions import MATCH_TYPE, InputDef, NodeDef
+from comfysnap_schema.comfy.graph import NOTES
 from comfysnap_schema.comfy.ui_export.model import (
     BYPASSED,
     MAX_NODES,
@@ -27,13 +28,6 @@ from comfysnap_schema.comfy.ui_export.model import (
 from comfysnap_schema.comfy.ui_export.promoted import Promotions, Value
 from comfysnap_schema.comfy.ui_export.widgets import ConversionError, Widget, readable_widgets
 
-NOTES: Final = frozenset(
-    {
-        "Note", "MarkdownNote", "Label (rgthree)", "Bookmark (rgthree)",
-        "Fast Groups Muter (rgthree)", "Fast Groups Bypasser (rgthree)",
-    }
-)  # fmt: skip
-"""Annotations and controls of the editor; they never run."""
 REROUTES: Final = frozenset({"Reroute", "Reroute (rgthree)"})
 SETTERS: Final = frozenset({"SetNode", "easy setNode"})
 GETTERS: Final = frozenset({"GetNode", "easy getNode"})

@@ -30,12 +30,12 @@ from comfysnap_server.backends.local.migrations import DataFolderError, open_dat
 from comfysnap_server.backends.local.queue import JobQueue
 from comfysnap_server.backends.local.recovery import recover
 from comfysnap_server.backends.local.runner import Runner
-from comfysnap_server.backends.local.stored_outputs import find_output
 from comfysnap_server.backends.local.supervisor import WorkerSupervisor
 from comfysnap_server.backends.local.sweep import Sweeper
 from comfysnap_server.backends.local.writer import Writer
-from comfysnap_server.backends.protocol import BackendError, JobRequest, StoredFile, SubmitResult
-from comfysnap_server.jobs import ENDINGS, Ending, FetchPolicy, FileStore
+from comfysnap_server.backends.protocol import StoredFile, SubmitResult
+from comfysnap_server.errors import BackendError
+from comfysnap_server.jobs import Ending, FetchPolicy, FileStore, JobRequest, ended, find_output
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class LocalBackend:
         )
         self._lock = FolderLock(data)
         self._files = FileStore(
-            data / "files", max_bytes=limits.max_file_bytes, keep_free=limits.keep_free_bytes
+            self._folders.files, max_bytes=limits.max_file_bytes, keep_free=limits.keep_free_bytes
         )
         self._live: dict[str, LiveJob] = {}
         self._finished: OrderedDict[str, LiveJob] = OrderedDict()
@@ -140,7 +140,6 @@ class LocalBackend:
             writer=self._writer,
             queue=self._queue,
             pool=self._pool,
-            files=self._files,
             folders=self._folders,
             fetch=self._fetch,
             interrupt_grace=self._limits.interrupt_grace,
@@ -232,16 +231,7 @@ class LocalBackend:
     async def submit(self, request: JobRequest) -> SubmitResult:
         """Accept a job; it is on the disk when this returns. See ``Backend.submit``."""
         self._check_running()
-        record = JobRecord(
-            id=request.job_id,
-            workflow=request.workflow,
-            status=JobStatus.QUEUED,
-            version=1,
-            inputs=request.inputs,
-            labels=request.labels,
-            graph_hash=request.graph_hash,
-            created_at=request.created_at,
-        )
+        record = request.record(status=JobStatus.QUEUED, version=1)
         worker = None if self._claiming else self._runner.idle_worker
         if worker is not None:
             record = self._runner.started(record, worker)
@@ -386,8 +376,16 @@ class LocalBackend:
     async def open_output(self, owner: str, job_id: str, name: str) -> StoredFile:
         """See ``Backend.open_output``."""
         job = await self._stored(owner, job_id)
-        folder = self._folders.output(job.record.id)
-        return await asyncio.to_thread(find_output, job, folder, name)
+        if job.request is None:
+            code = ErrorCode.OUTPUT_EXPIRED if job.record.outputs else ErrorCode.UNKNOWN_OUTPUT
+            raise BackendError(code, f"{name} is past its retention")
+        file = find_output(JobRequest.model_validate_json(job.request), job.record, name)
+        path = self._folders.output(job_id) / file.name
+        if not await asyncio.to_thread(path.is_file):
+            raise BackendError(ErrorCode.OUTPUT_EXPIRED, f"{name} is past its retention")
+        return StoredFile(
+            path=path, content_type=file.content_type, size=file.size, sha256=file.sha256
+        )
 
     async def has_file(self, owner: str, sha256: str) -> bool:
         """See ``Backend.has_file``."""
@@ -436,11 +434,9 @@ class LocalBackend:
 
     async def _end_unstarted(self, live: LiveJob, why: Stop | None, **changes: object) -> None:
         """End a job that no worker had; when that cannot be written, it stays queued."""
-        end = ENDINGS[why.ending if why else Ending.EXPIRED]
         before = live.draft
-        record = live.propose(
-            status=end.status, error=end.problem(), finished_at=datetime.now(UTC), **changes
-        )
+        end = ended(why.ending if why else Ending.EXPIRED).end(before.timings, before.progress)
+        record = live.propose(finished_at=datetime.now(UTC), **dict(end), **changes)
         try:
             await self._writer.run(lambda connection: store.save(connection, record))
         except BackendError:

@@ -23,6 +23,11 @@ class JobFolders:
         return self.data / "jobs"
 
     @property
+    def files(self) -> Path:
+        """Uploaded files."""
+        return self.data / "files"
+
+    @property
     def scratch(self) -> Path:
         """What engines keep on the disk between jobs."""
         return self.data / "scratch"
@@ -37,7 +42,7 @@ class JobFolders:
 
     @property
     def no_input(self) -> Path:
-        """The input folder of every job without files: the worker sees to it that it is empty."""
+        """The input folder of every job without files; the worker empties it."""
         return self.inputs / "none"
 
     def not_empty(self) -> Path | None:

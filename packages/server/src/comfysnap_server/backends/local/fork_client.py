@@ -17,11 +17,18 @@ from pydantic import JsonValue
 
 import comfysnap_schema
 import comfysnap_server
+from comfysnap_server.backends.local.channel import (
+    FORK_SERVER_MESSAGE,
+    ExitedMessage,
+    FailedMessage,
+    ForkedMessage,
+    LoadedMessage,
+    read_message,
+)
 from comfysnap_server.backends.local.worker_process import (
     StartTimings,
     WorkerProcess,
     WorkerStartError,
-    read_message,
 )
 from comfysnap_server.engine.protocol import SCRATCH
 
@@ -63,7 +70,6 @@ class ForkServerClient:
         self.gone = asyncio.Event()
         self.began = time.time()
         self.load = 0.0
-        self.engine = options.engine
         self.thread_holders: list[str] = []
         self.spawned = 0
 
@@ -200,17 +206,16 @@ class ForkServerClient:
     async def _loaded(self, reader: asyncio.StreamReader) -> None:
         try:
             async with asyncio.timeout(self._options.start_timeout):
-                message = await read_message(reader)
+                message = await read_message(reader, FORK_SERVER_MESSAGE)
         except TimeoutError as error:
             raise WorkerStartError("the engine took too long to load") from error
-        if message is None:
+        if isinstance(message, FailedMessage):
+            raise WorkerStartError(message.detail)
+        if not isinstance(message, LoadedMessage):
             raise WorkerStartError("the process ended before the engine was loaded")
-        if message["op"] == "failed":
-            raise WorkerStartError(str(message["detail"]))
         self._loads = False
-        self.load = float(message["seconds"])
-        self.engine = str(message["engine"])
-        self.thread_holders = [str(name) for name in message["threads"]]
+        self.load = message.seconds
+        self.thread_holders = message.threads
 
     async def _send(self, channel: socket.socket) -> int:
         """Hand a channel to the parent; the pid of the worker at its other end."""
@@ -224,13 +229,13 @@ class ForkServerClient:
         return await self._forked
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
-        while (message := await read_message(reader)) is not None:
-            if message["op"] == "forked" and self._forked is not None:
-                self._forked.set_result(int(message["pid"]))
-            elif message["op"] == "exited":
-                worker = self._workers.pop(int(message["pid"]), None)
+        while (message := await read_message(reader, FORK_SERVER_MESSAGE)) is not None:
+            if isinstance(message, ForkedMessage) and self._forked is not None:
+                self._forked.set_result(message.pid)
+            elif isinstance(message, ExitedMessage):
+                worker = self._workers.pop(message.pid, None)
                 if worker is not None:
-                    worker.exited(describe_exit(int(message["code"])))
+                    worker.exited(describe_exit(message.code))
 
     async def _watch(self, process: asyncio.subprocess.Process) -> None:
         code = await process.wait()

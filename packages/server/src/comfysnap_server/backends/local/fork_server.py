@@ -17,9 +17,17 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
-from comfysnap_server.backends.local.channel import frame
+from pydantic import BaseModel
+
+from comfysnap_server.backends.local.channel import (
+    ExitedMessage,
+    FailedMessage,
+    ForkedMessage,
+    LoadedMessage,
+    frame,
+)
 from comfysnap_server.backends.local.worker_main import WorkerMain
 from comfysnap_server.engine.protocol import Engine
 from comfysnap_server.engine.registry import make_engine
@@ -52,10 +60,10 @@ def main(arguments: list[str] | None = None) -> None:
         seconds = time.perf_counter() - started
     except Exception as error:
         traceback.print_exc()
-        _send(control, {"op": "failed", "detail": f"{type(error).__name__}: {error}"})
+        _send(control, FailedMessage(detail=f"{type(error).__name__}: {error}"))
         sys.exit(1)
     holding = thread_holders(engine)
-    _send(control, {"op": "loaded", "seconds": seconds, "engine": engine.name, "threads": holding})
+    _send(control, LoadedMessage(seconds=seconds, threads=holding))
     ForkServer(engine, control, forks=not holding).serve()
 
 
@@ -129,7 +137,7 @@ class ForkServer:
         if pid == 0:
             self._child(parent, channel)
         channel.close()
-        _send(self._control, {"op": "forked", "pid": pid})
+        _send(self._control, ForkedMessage(pid=pid))
 
     def _child(self, parent: int, channel: socket.socket) -> NoReturn:
         signal.set_wakeup_fd(-1)
@@ -147,7 +155,7 @@ class ForkServer:
             if pid == 0:
                 return
             code = os.waitstatus_to_exitcode(status)
-            _send(self._control, {"op": "exited", "pid": pid, "code": code})
+            _send(self._control, ExitedMessage(pid=pid, code=code))
 
 
 def _work(engine: Engine, channel: socket.socket) -> NoReturn:
@@ -170,7 +178,7 @@ def _ignore(_signal: int, _frame: object) -> None:
     """A handler, so that the wakeup descriptor is written to."""
 
 
-def _send(control: socket.socket, message: dict[str, Any]) -> None:
+def _send(control: socket.socket, message: BaseModel) -> None:
     try:
         control.sendall(frame(message))
     except OSError:

@@ -7,8 +7,7 @@ from enum import Enum
 from typing import Any
 
 from comfysnap_schema.wire import JobEvent, JobRecord, Preview, Progress
-from comfysnap_server.backends.protocol import JobRequest
-from comfysnap_server.jobs import Ending
+from comfysnap_server.jobs import Ending, JobRequest
 
 
 class Stop(Enum):

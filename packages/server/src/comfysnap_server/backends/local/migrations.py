@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from comfysnap_schema.wire import ErrorCode
-from comfysnap_server.backends.protocol import BackendError
+from comfysnap_server.errors import BackendError
 
 MIGRATIONS: Final[Sequence[str]] = (
     """

@@ -7,7 +7,7 @@ from typing import Final
 from comfysnap_schema.wire import JobRecord, JobStatus, Progress, Timings
 from comfysnap_server.backends.local import store
 from comfysnap_server.backends.local.live import LiveJob
-from comfysnap_server.jobs import ENDINGS, Ending
+from comfysnap_server.jobs import Ending, ended
 
 VERSION_JUMP: Final = 1_000_000
 """Versions of progress, and of places in the queue, are not written; after a restart a job must
@@ -47,12 +47,7 @@ def settled(record: JobRecord, max_attempts: int) -> JobRecord:
 
 
 def _ended(record: JobRecord, version: int, ending: Ending) -> JobRecord:
-    end = ENDINGS[ending]
+    end = ended(ending).end(record.timings, record.progress)
     return record.model_copy(
-        update={
-            "status": end.status,
-            "version": version,
-            "error": end.problem(),
-            "finished_at": datetime.now(UTC),
-        }
+        update={**dict(end), "version": version, "finished_at": datetime.now(UTC)}
     )

@@ -4,42 +4,25 @@ import asyncio
 import logging
 import shutil
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-from comfysnap_schema.wire import (
-    JobRecord,
-    JobStatus,
-    Preview,
-    Problem,
-    Progress,
-    Timings,
-)
+from comfysnap_schema.wire import JobRecord, JobStatus, Progress, Timings
 from comfysnap_server.backends.local import store
+from comfysnap_server.backends.local.channel import PreviewMessage, ProgressMessage, RunOrder
 from comfysnap_server.backends.local.folders import JobFolders
 from comfysnap_server.backends.local.live import LiveJob, Stop
 from comfysnap_server.backends.local.queue import JobQueue
 from comfysnap_server.backends.local.supervisor import WorkerSupervisor
-from comfysnap_server.backends.local.worker_main import RunOrder
 from comfysnap_server.backends.local.worker_process import (
     StartTimings,
     WorkerLostError,
     WorkerProcess,
 )
 from comfysnap_server.backends.local.writer import Writer
-from comfysnap_server.backends.protocol import BackendError, JobRequest
-from comfysnap_server.jobs import (
-    ENDINGS,
-    Ending,
-    FetchPolicy,
-    FileStore,
-    InputUnavailableError,
-    Outcome,
-    failed,
-    stage_inputs,
-)
+from comfysnap_server.errors import BackendError
+from comfysnap_server.jobs import Ending, FetchPolicy, JobRequest, Outcome, ended
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +46,6 @@ class Runner:
         writer: Writer,
         queue: JobQueue,
         pool: WorkerSupervisor,
-        files: FileStore,
         folders: JobFolders,
         fetch: FetchPolicy,
         interrupt_grace: float,
@@ -72,7 +54,6 @@ class Runner:
         self._writer = writer
         self._queue = queue
         self._pool = pool
-        self._files = files
         self._folders = folders
         self._fetch = fetch
         self._interrupt_grace = interrupt_grace
@@ -127,7 +108,7 @@ class Runner:
                 await self._run(live, worker)
             except Exception:
                 logger.exception("job %s could not be run", live.record.id)
-                outcome = failed(Ending.INTERNAL, must_restart=True)
+                outcome = ended(Ending.INTERNAL)
                 worker.kill()
                 await worker.lost.wait()
                 await self._finish(live, outcome, datetime.now(UTC))
@@ -177,15 +158,8 @@ class Runner:
     async def _attempt(
         self, live: LiveJob, worker: WorkerProcess, request: str, started: datetime
     ) -> None:
-        deadline = time.monotonic() + live.timeout
         try:
-            if live.has_files:
-                await self._put_inputs(live, request, deadline)
-            outcome = await self._drive(live, worker, request, deadline)
-        except InputUnavailableError as error:
-            outcome = Outcome(status=JobStatus.FAILED, error=error.problem)
-        except _StoppedError:
-            outcome = Outcome(status=JobStatus.CANCELLED)
+            outcome = await self._drive(live, worker, request)
         except WorkerLostError as error:
             await self._lost(live, error, started)
             return
@@ -197,60 +171,35 @@ class Runner:
             return
         await self._finish(live, outcome, started)
 
-    async def _put_inputs(self, live: LiveJob, request: str, deadline: float) -> None:
-        folder = self._folders.input(live.record.id)
-
-        def put() -> None:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            stage_inputs(
-                JobRequest.model_validate_json(request),
-                self._files,
-                folder,
-                self._fetch,
-                stop=lambda: live.stop is not None,
-            )
-
-        placing = asyncio.create_task(asyncio.to_thread(put))
-        placing.add_done_callback(_consume)
-        stopped = asyncio.get_running_loop().create_future()
-        with _stop_by(live, deadline, lambda: stopped.set_result(None)):
-            await asyncio.wait({placing, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if live.stop is not None:  # the reason, too, of a download that it ended
-            raise _StoppedError
-        placing.result()
-
-    async def _drive(
-        self, live: LiveJob, worker: WorkerProcess, request: str, deadline: float
-    ) -> Outcome:
+    async def _drive(self, live: LiveJob, worker: WorkerProcess, request: str) -> Outcome:
         """Run the job on the worker; a stop is an interrupt first, and the end of the process
-        when the engine does not heed it."""
-        job_id = live.record.id
-        patience: asyncio.TimerHandle | None = None
+        when the job does not heed it."""
+        if live.stop is not None:
+            return ended(Ending.INTERRUPTED)
+        job_id, loop = live.record.id, asyncio.get_running_loop()
+        timers = [loop.call_later(live.timeout, live.request_stop, Stop.TIMEOUT)]
 
         def interrupt() -> None:
-            nonlocal patience
             worker.interrupt(job_id)
-            loop = asyncio.get_running_loop()
-            patience = loop.call_later(self._interrupt_grace, _replace, worker, job_id)
+            timers.append(loop.call_later(self._interrupt_grace, _replace, worker, job_id))
 
+        live.on_stop = interrupt
         try:
-            with _stop_by(live, deadline, interrupt):
-                message = self._message(live, request)
-                return await worker.run(message, lambda message: _apply(live, message))
+            return await worker.run(self._order(live, request), lambda news: _apply(live, news))
         finally:
-            if patience is not None:
-                patience.cancel()
+            live.on_stop = None
+            for timer in timers:
+                timer.cancel()
 
-    def _message(self, live: LiveJob, request: str) -> bytes:
+    def _order(self, live: LiveJob, request: str) -> RunOrder:
         job_id, folders = live.record.id, self._folders
-        inputs = folders.input(job_id) if live.has_files else folders.no_input
-        order = RunOrder(
-            input_dir=inputs,
-            output_dir=folders.output(job_id),
+        return RunOrder(
             request=JobRequest.model_validate_json(request),
+            input_dir=folders.input(job_id) if live.has_files else folders.no_input,
+            output_dir=folders.output(job_id),
+            files=folders.files,
+            fetch=self._fetch,
         )
-        return order.model_dump_json().encode()
 
     async def _lost(self, live: LiveJob, lost: WorkerLostError, started: datetime) -> None:
         """The worker died with the job, or before it had the job."""
@@ -258,11 +207,11 @@ class Runner:
         if live.stop is Stop.SHUTDOWN or (live.stop is None and not lost.had_job):
             await self._requeue(live, record.attempt - 1)
         elif live.stop is not None:
-            await self._finish(live, Outcome(status=JobStatus.CANCELLED), started)
+            await self._finish(live, ended(Ending.INTERRUPTED), started)
         elif record.attempt < live.max_attempts:
             await self._requeue(live, record.attempt)
         else:
-            outcome = failed(Ending.WORKER_LOST, f"the worker was lost: {lost}")
+            outcome = ended(Ending.WORKER_LOST, f"the worker was lost: {lost}")
             await self._finish(live, outcome, started)
 
     async def _requeue(self, live: LiveJob, attempt: int) -> None:
@@ -277,27 +226,16 @@ class Runner:
         if live.stop is None:
             self._queue.add(live)
         elif live.stop is not Stop.SHUTDOWN:
-            await self._finish(live, Outcome(status=JobStatus.CANCELLED), datetime.now(UTC))
+            await self._finish(live, ended(Ending.INTERRUPTED), datetime.now(UTC))
 
     async def _finish(self, live: LiveJob, outcome: Outcome, started: datetime) -> None:
-        status, error = _ending(live, outcome)
+        if live.stop is not None:
+            outcome = outcome.stopped_by(live.stop.ending)
         now = datetime.now(UTC)
-        timings = live.draft.timings.model_copy(
-            update={
-                "run": outcome.run_seconds or (now - started).total_seconds(),
-                "nodes": dict(outcome.node_seconds),
-            }
-        )
-        succeeded = status is JobStatus.SUCCEEDED
-        progress = live.draft.progress
-        record = live.propose(
-            status=status,
-            outputs=outcome.outputs if succeeded else None,
-            error=error,
-            finished_at=now,
-            timings=timings,
-            progress=progress.model_copy(update={"fraction": 1.0}) if succeeded else progress,
-        )
+        seconds = (now - started).total_seconds()
+        end = outcome.end(live.draft.timings, live.draft.progress, seconds)
+        succeeded = end.status is JobStatus.SUCCEEDED
+        record = live.propose(finished_at=now, **dict(end))
         await self._write(live, record)
         self._ended(live)
         if live.has_files or not succeeded:
@@ -324,38 +262,9 @@ class Runner:
                 return
 
 
-class _StoppedError(Exception):
-    """The job was stopped before the engine had it."""
-
-
-@contextmanager
-def _stop_by(live: LiveJob, deadline: float, act: Callable[[], object]) -> Generator[None]:
-    """Call ``act``, at most once, when the job is to stop: somebody asks, or its time is up.
-
-    Raises:
-        _StoppedError: It was to stop already.
-    """
-    if live.stop is not None:
-        raise _StoppedError
-    left = max(deadline - time.monotonic(), 0)
-    timer = asyncio.get_running_loop().call_later(left, live.request_stop, Stop.TIMEOUT)
-    live.on_stop = act
-    try:
-        yield
-    finally:
-        live.on_stop = None
-        timer.cancel()
-
-
 def _replace(worker: WorkerProcess, job_id: str) -> None:
     logger.warning("job %s ignored the interrupt; its worker is replaced", job_id)
     worker.kill()
-
-
-def _consume(task: "asyncio.Task[Any]") -> None:
-    """Retrieve the error of a task that is no longer awaited, so that asyncio does not log it."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _start_kind(start: StartTimings, waited: float) -> Literal["cold", "warm", "restored"]:
@@ -364,16 +273,8 @@ def _start_kind(start: StartTimings, waited: float) -> Literal["cold", "warm", "
     return "restored" if start.forked else "cold"
 
 
-def _ending(live: LiveJob, outcome: Outcome) -> tuple[JobStatus, Problem | None]:
-    """A job that ended in its own way before the stop reached it keeps that end."""
-    if outcome.status is not JobStatus.CANCELLED or live.stop is None:
-        return outcome.status, outcome.error
-    end = ENDINGS[live.stop.ending]
-    return end.status, end.problem()
-
-
-def _apply(live: LiveJob, message: dict[str, Any]) -> None:
-    if message.get("op") == "progress":
-        live.advance(Progress.model_validate(message["progress"]))
-    elif message.get("op") == "preview":
-        live.show(Preview.model_validate(message["preview"]))
+def _apply(live: LiveJob, news: ProgressMessage | PreviewMessage) -> None:
+    if isinstance(news, ProgressMessage):
+        live.advance(news.progress)
+    else:
+        live.show(news.preview)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from comfysnap_schema.wire import IDEMPOTENCY_TTL_S, ErrorCode, JobRecord, JobStatus
-from comfysnap_server.backends.protocol import BackendError, JobRequest, SubmitResult
+from comfysnap_server.backends.protocol import SubmitResult
+from comfysnap_server.errors import BackendError
+from comfysnap_server.jobs import JobRequest
 
 _PAGE_CHARACTERS: Final = 8 * 1024 * 1024
 """Of a page of jobs, each of which may have inputs of megabytes."""
@@ -20,7 +22,8 @@ class StoredJob:
     seq: int
     """Order of submits."""
     record: JobRecord
-    outputs_gone: bool = False
+    request: str | None = None
+    """JSON; None once the outputs were deleted."""
 
 
 @dataclass(frozen=True)
@@ -158,11 +161,11 @@ def get(connection: sqlite3.Connection, owner: str, job_id: str) -> StoredJob:
         BackendError: ``unknown_job``.
     """
     row = connection.execute(
-        "SELECT seq, record, outputs_gone FROM jobs WHERE id = ? AND owner = ?", (job_id, owner)
+        "SELECT seq, record, request FROM jobs WHERE id = ? AND owner = ?", (job_id, owner)
     ).fetchone()
     if row is None:
         raise BackendError(ErrorCode.UNKNOWN_JOB, f"unknown job {job_id}")
-    return StoredJob(row[0], JobRecord.model_validate_json(row[1]), bool(row[2]))
+    return StoredJob(row[0], JobRecord.model_validate_json(row[1]), row[2] or None)
 
 
 def active(connection: sqlite3.Connection) -> list[tuple[int, JobRecord, JobRequest]]:

@@ -7,11 +7,10 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from comfysnap_schema.wire import FileBySha256
 from comfysnap_server.backends.local import store
 from comfysnap_server.backends.local.folders import JobFolders
 from comfysnap_server.backends.local.writer import Writer
-from comfysnap_server.backends.protocol import BackendError
+from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs import FileStore
 
 logger = logging.getLogger(__name__)
@@ -70,9 +69,4 @@ class Sweeper:
 
 
 def _needed_files(connection: sqlite3.Connection) -> set[str]:
-    return {
-        file.sha256
-        for _, _, request in store.active(connection)
-        for file in request.files.values()
-        if isinstance(file, FileBySha256)
-    }
+    return {sha256 for *_, request in store.active(connection) for sha256 in request.stored_files}

@@ -1,6 +1,5 @@
 """The worker: runs one job after the other on an engine, and dies with its server."""
 
-import base64
 import logging
 import os
 import queue
@@ -10,15 +9,25 @@ import socket
 import threading
 import time
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Final
 
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import BaseModel
 
 from comfysnap_schema.wire import JobStatus, Progress
-from comfysnap_server.backends.local.channel import frame, receive
-from comfysnap_server.backends.protocol import JobRequest
-from comfysnap_server.engine.protocol import Engine, EngineJob, PreviewFrame
-from comfysnap_server.jobs import Ending, Outcome, execute, failed
+from comfysnap_server.backends.local.channel import (
+    ORDER,
+    DoneMessage,
+    FailedMessage,
+    PreviewMessage,
+    ProgressMessage,
+    ReadyMessage,
+    RunOrder,
+    StartedMessage,
+    frame,
+    receive,
+)
+from comfysnap_server.engine.protocol import Engine, PreviewFrame
+from comfysnap_server.jobs import Ending, FileStore, JobRun, Outcome, ended
 
 logger = logging.getLogger(__name__)
 
@@ -26,40 +35,13 @@ REPORT_INTERVAL_S: Final = 0.05
 """At most one progress message and one preview in this time."""
 
 
-class DoneMessage(BaseModel, frozen=True):
-    """What the worker sends when a job ended."""
-
-    op: Literal["done"] = "done"
-    outcome: Outcome
-
-
-class RunOrder(BaseModel, frozen=True):
-    """What the server sends to have a job run."""
-
-    op: Literal["run"] = "run"
-    input_dir: Path
-    output_dir: Path
-    request: JobRequest
-
-
-class InterruptOrder(BaseModel, frozen=True):
-    """What the server sends to have the running job stop."""
-
-    op: Literal["interrupt"]
-    job_id: str
-
-
-ORDER: Final[TypeAdapter[RunOrder | InterruptOrder]] = TypeAdapter(
-    Annotated[RunOrder | InterruptOrder, Field(discriminator="op")]
-)
-
-
 class WorkerMain:
     """Talks to the server on the main thread and runs jobs on another one."""
 
     def __init__(self, engine: Engine, channel: socket.socket) -> None:
         self._engine = engine
-        self._orders: queue.SimpleQueue[RunOrder] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[tuple[RunOrder, JobRun]] = queue.SimpleQueue()
+        self._latest: JobRun | None = None
         self._channel = channel
         self._reports = Reports(channel)
 
@@ -71,12 +53,12 @@ class WorkerMain:
             self._engine.attach()
         except Exception as error:
             logger.exception("the engine could not be attached")
-            self._reports.send({"op": "failed", "detail": f"{type(error).__name__}: {error}"})
+            self._reports.send(FailedMessage(detail=f"{type(error).__name__}: {error}"))
             os._exit(1)
         threading.Thread(target=self._run_forever, name="jobs", daemon=True).start()
         device: str | None = getattr(self._engine, "device", None)
         attach = time.perf_counter() - started
-        self._reports.send({"op": "ready", "attach": attach, "device": device})
+        self._reports.send(ReadyMessage(attach=attach, device=device))
         with selectors.DefaultSelector() as selector:
             selector.register(self._channel, selectors.EVENT_READ)
             selector.register(self._reports.woken, selectors.EVENT_READ)
@@ -95,49 +77,43 @@ class WorkerMain:
             self._report_outcome(_could_not_run(error))
             return
         if isinstance(order, RunOrder):
-            self._reports.send({"op": "started"})
-            self._orders.put(order)
-        else:
-            self._engine.interrupt(order.job_id)
+            self._reports.send(StartedMessage())
+            self._latest = JobRun(
+                self._engine,
+                order.request,
+                input_dir=order.input_dir,
+                output_dir=order.output_dir,
+                files=FileStore(order.files),
+                fetch=order.fetch,
+                report=self._reports.report,
+            )
+            self._orders.put((order, self._latest))
+        elif self._latest is not None and self._latest.request.job_id == order.job_id:
+            self._latest.interrupt()
 
     def _run_forever(self) -> None:
         while True:
-            self._run(self._orders.get())
-
-    def _run(self, order: RunOrder) -> None:
-        try:
-            outcome = self._execute(order)
-        except Exception as error:
-            outcome = _could_not_run(error)
-        self._report_outcome(outcome)
+            try:
+                outcome = _execute(*self._orders.get())
+            except Exception as error:
+                outcome = _could_not_run(error)
+            self._report_outcome(outcome)
 
     def _report_outcome(self, outcome: Outcome) -> None:
-        try:
-            message = DoneMessage(outcome=outcome).model_dump_json()
-        except ValueError as error:  # an output that is not JSON
-            message = DoneMessage(outcome=_could_not_run(error)).model_dump_json()
         self._reports.drop()
-        self._reports.send(message.encode())
+        try:
+            self._reports.send(DoneMessage(outcome=outcome))
+        except ValueError as error:  # such as a message with half of a surrogate pair
+            self._reports.send(DoneMessage(outcome=_could_not_run(error)))
 
-    def _execute(self, order: RunOrder) -> Outcome:
-        request = order.request
-        make_empty(order.output_dir)
-        if not request.files:
-            make_empty(order.input_dir)
-        job = EngineJob(
-            job_id=request.job_id,
-            graph=request.graph,
-            outputs=request.outputs,
-            fields=request.fields,
-            input_dir=order.input_dir,
-            output_dir=order.output_dir,
-            previews=request.previews,
-            timeout=request.timeout,
-        )
-        outcome = execute(self._engine, job, self._reports.report)
-        if outcome.status is JobStatus.SUCCEEDED:
-            flush_files(order.output_dir)
-        return outcome
+
+def _execute(order: RunOrder, run: JobRun) -> Outcome:
+    make_empty(order.output_dir)
+    make_empty(order.input_dir)
+    outcome = run.execute()
+    if outcome.status is JobStatus.SUCCEEDED:
+        flush_files(order.output_dir)
+    return outcome
 
 
 class Reports:
@@ -182,18 +158,23 @@ class Reports:
             waiting, self._waiting = self._waiting, {}
             self._sent_at = time.monotonic()
         for news in waiting.values():
-            self.send(_message(news))
+            self.send(
+                ProgressMessage(progress=news)
+                if isinstance(news, Progress)
+                else PreviewMessage(preview=news.on_wire())
+            )
 
     def drop(self) -> None:
         """The job ended; what waits is history."""
         with self._lock:
             self._waiting = {}
 
-    def send(self, message: dict[str, Any] | bytes) -> None:
+    def send(self, message: BaseModel) -> None:
         """Send one message, whole. Ends the process when the server is gone."""
+        data = frame(message)
         with self._sending:
             try:
-                self._channel.sendall(frame(message))
+                self._channel.sendall(data)
             except OSError:
                 os._exit(0)
 
@@ -204,23 +185,10 @@ class Reports:
             return
 
 
-def _message(news: Progress | PreviewFrame) -> dict[str, Any]:
-    if isinstance(news, Progress):
-        return {"op": "progress", "progress": news.model_dump(mode="json")}
-    return {
-        "op": "preview",
-        "preview": {
-            "content_type": news.content_type,
-            "data": base64.b64encode(news.data).decode(),
-            "node": news.node,
-        },
-    }
-
-
 def _could_not_run(error: Exception) -> Outcome:
     logger.error("a job could not be run", exc_info=error)
     detail = f"the worker could not run the job ({type(error).__name__})"
-    return failed(Ending.ENGINE_FAILED, detail, must_restart=True)
+    return ended(Ending.ENGINE_FAILED, detail, must_restart=True)
 
 
 def make_empty(folder: Path) -> None:

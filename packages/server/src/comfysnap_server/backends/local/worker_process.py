@@ -7,12 +7,23 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from pydantic_core import from_json
-
-from comfysnap_server.backends.local.channel import LENGTH, frame
-from comfysnap_server.backends.local.worker_main import DoneMessage
+from comfysnap_server.backends.local.channel import (
+    WORKER_MESSAGE,
+    DoneMessage,
+    FailedMessage,
+    InterruptOrder,
+    PreviewMessage,
+    ProgressMessage,
+    ReadyMessage,
+    RunOrder,
+    StartedMessage,
+    WorkerMessage,
+    frame,
+    read_message,
+)
+from comfysnap_server.errors import ComfysnapServerError
 from comfysnap_server.jobs import Outcome
 
 logger = logging.getLogger(__name__)
@@ -20,10 +31,10 @@ logger = logging.getLogger(__name__)
 _EXIT_CODE_WAIT_S: Final = 0.25
 _EXIT_WAIT_S: Final = 5.0
 
-OnMessage = Callable[[dict[str, Any]], None]
+OnMessage = Callable[[ProgressMessage | PreviewMessage], None]
 
 
-class WorkerLostError(Exception):
+class WorkerLostError(ComfysnapServerError):
     """The worker process died; the message says how, ``had_job`` whether it began the job."""
 
     def __init__(self, reason: str, *, had_job: bool) -> None:
@@ -31,7 +42,7 @@ class WorkerLostError(Exception):
         super().__init__(reason)
 
 
-class WorkerStartError(Exception):
+class WorkerStartError(ComfysnapServerError):
     """No worker could be started; the message says why."""
 
 
@@ -77,15 +88,15 @@ class WorkerProcess:
         Raises:
             WorkerStartError: It could not be attached.
         """
-        message = await read_message(self._reader)
-        if message is not None and message.get("op") == "failed":
-            raise WorkerStartError(str(message["detail"]))
-        if message is None or message.get("op") != "ready":
+        message = await read_message(self._reader, WORKER_MESSAGE)
+        if isinstance(message, FailedMessage):
+            raise WorkerStartError(message.detail)
+        if not isinstance(message, ReadyMessage):
             raise WorkerStartError("the worker ended before it was ready")
         self._listening = asyncio.create_task(self._listen(), name="worker-listener")
-        return float(message["attach"]), message["device"]
+        return message.attach, message.device
 
-    async def run(self, message: bytes, on_message: OnMessage) -> Outcome:
+    async def run(self, order: RunOrder, on_message: OnMessage) -> Outcome:
         """Run one job.
 
         Raises:
@@ -98,14 +109,14 @@ class WorkerProcess:
         try:
             if self.lost.is_set():
                 raise WorkerLostError(self.reason, had_job=False)
-            self._writer.write(frame(message))
+            self._writer.write(frame(order))
             return await self._done
         finally:
             self._on_message = self._done = None
 
     def interrupt(self, job_id: str) -> None:
         """Ask the engine to stop a job."""
-        self._writer.write(frame({"op": "interrupt", "job_id": job_id}))
+        self._writer.write(frame(InterruptOrder(job_id=job_id)))
 
     def kill(self) -> None:
         """End the process and what it started, now; it takes no further job."""
@@ -141,35 +152,22 @@ class WorkerProcess:
             await self._writer.wait_closed()
 
     async def _listen(self) -> None:
-        while (message := await read_message(self._reader)) is not None:
-            try:
-                self._take(message)
-            except Exception:
-                logger.exception("worker %s sent what cannot be read; it is replaced", self.pid)
-                self.kill()
-                break
+        while (message := await read_message(self._reader, WORKER_MESSAGE)) is not None:
+            self._take(message)
         with suppress(TimeoutError):
             async with asyncio.timeout(_EXIT_CODE_WAIT_S):
                 await self._exited.wait()
         self._died()
 
-    def _take(self, message: dict[str, Any]) -> None:
-        if message["op"] == "started":
-            self._began = True
-        elif message["op"] != "done":
-            if self._on_message is not None:
-                self._on_message(message)
-        elif self._done is not None and not self._done.done():
-            self._done.set_result(DoneMessage.model_validate(message).outcome)
-
-
-async def read_message(reader: asyncio.StreamReader) -> dict[str, Any] | None:
-    """The next message; None when the other side is gone, or sends what cannot be passed on."""
-    try:
-        head = await reader.readexactly(LENGTH.size)
-        return from_json(await reader.readexactly(LENGTH.unpack(head)[0]))
-    except (asyncio.IncompleteReadError, OSError):
-        return None
-    except ValueError:  # such as half of a surrogate pair, which cannot be sent on
-        logger.exception("a process sent invalid JSON")
-        return None
+    def _take(self, message: WorkerMessage) -> None:
+        match message:
+            case StartedMessage():
+                self._began = True
+            case DoneMessage():
+                if self._done is not None and not self._done.done():
+                    self._done.set_result(message.outcome)
+            case ProgressMessage() | PreviewMessage():
+                if self._on_message is not None:
+                    self._on_message(message)
+            case _:
+                logger.error("worker %s sent %s out of turn", self.pid, message.op)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from comfysnap_schema.wire import ErrorCode
-from comfysnap_server.backends.protocol import BackendError
+from comfysnap_server.errors import BackendError
 
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from comfysnap_schema.wire import ErrorCode, FileBySha256, JobEvent, JobPage, JobRecord, JobStatus
+from comfysnap_schema.wire import ErrorCode, JobEvent, JobPage, JobRecord, JobStatus
 from comfysnap_server.backends.modal.follower import JobFollower
 from comfysnap_server.backends.modal.listing import JobIndex
 from comfysnap_server.backends.modal.platform import CallState, Platform
@@ -24,8 +24,9 @@ from comfysnap_server.backends.modal.states import (
     job_of,
 )
 from comfysnap_server.backends.modal.store import JobStore
-from comfysnap_server.backends.protocol import BackendError, JobRequest, StoredFile, SubmitResult
-from comfysnap_server.engine.outputs import output_files
+from comfysnap_server.backends.protocol import StoredFile, SubmitResult
+from comfysnap_server.errors import BackendError
+from comfysnap_server.jobs import JobRequest, find_output
 
 log = logging.getLogger(__name__)
 
@@ -320,10 +321,7 @@ class ModalBackend:
             BackendError: ``unknown_job``, ``unknown_output``, ``output_expired``.
         """
         job = await self.get(owner, job_id)
-        files = output_files(job_id, job.outputs or {})
-        output = next((file for file in files if file.name == name), None)
-        if output is None:
-            raise BackendError(ErrorCode.UNKNOWN_OUTPUT, "the job has no such output")
+        output = find_output(await self._store.request(job_id), job, name)
         finished = job.finished_at or self._platform.now()
         path = None
         if self._platform.now() - finished < self._retention:
@@ -363,7 +361,7 @@ class ModalBackend:
             )
             for (_, job_id), request in zip(part, found, strict=True):
                 if isinstance(request, JobRequest):
-                    needed |= _input_files(request)
+                    needed |= request.stored_files
                 elif request is not None:
                     log.error("job %s could not be resumed", job_id, exc_info=request)
                     complete = False
@@ -380,11 +378,6 @@ class ModalBackend:
         except BackendError:
             return None  # listed, and its request never written
         return None if job.final else job.request
-
-
-def _input_files(request: JobRequest) -> set[str]:
-    files = request.files.values()
-    return {file.sha256 for file in files if isinstance(file, FileBySha256)}
 
 
 def _check_fingerprint(known: str, given: str) -> None:

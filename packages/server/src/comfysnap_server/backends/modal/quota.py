@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from comfysnap_schema.wire import ErrorCode
-from comfysnap_server.backends.protocol import BackendError
+from comfysnap_server.errors import BackendError
 
 LONGEST_LIFE: Final = timedelta(days=3)
 """Older jobs have ended, and their records may be gone: a function runs for a day at most."""

@@ -8,9 +8,10 @@ from datetime import datetime
 from typing import Final, Literal, TypeVar
 from urllib.parse import quote, unquote
 
-from pydantic import BaseModel, Field, JsonValue
+from pydantic import BaseModel, Field
 
-from comfysnap_schema.wire import JobStatus, Preview, Problem, Progress, Timings
+from comfysnap_schema.wire import Preview, Progress
+from comfysnap_server.jobs import JobEnd
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
 
@@ -55,18 +56,12 @@ class CancelRequest(BaseModel, frozen=True):
     at: datetime
 
 
-class End(BaseModel, frozen=True):
+class End(JobEnd, frozen=True):
     """``{id}:final``: how the job ended; the first one stands. Written by the worker, or by the
     gateway for a job that no worker can end."""
 
-    status: JobStatus
     at: datetime
     attempt: int = 0
-    outputs: dict[str, JsonValue] | None = None
-    error: Problem | None = None
-    progress: Progress = Progress()
-    """The last one reported."""
-    timings: Timings = Timings()
 
 
 class Listed(BaseModel, frozen=True):

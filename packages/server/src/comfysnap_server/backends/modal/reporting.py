@@ -1,12 +1,11 @@
 """Carries progress from the engine's thread to the job's feed, a few times a second."""
 
 import asyncio
-import base64
 import logging
 import time
 from typing import Final
 
-from comfysnap_schema.wire import Preview, Progress
+from comfysnap_schema.wire import Progress
 from comfysnap_server.backends.modal.platform import Feed
 from comfysnap_server.backends.modal.records import FeedEntry, previews_of
 from comfysnap_server.engine.protocol import PreviewFrame
@@ -76,19 +75,15 @@ class FeedReporter:
         ended: bool = False,
     ) -> None:
         self._number += 1
-        preview = None
-        if frame is not None:
-            data = base64.b64encode(frame.data).decode()
-            preview = Preview(content_type=frame.content_type, data=data, node=frame.node)
         entry = FeedEntry(
             attempt=self._attempt,
             number=self._number,
             progress=progress,
-            preview=preview,
+            preview=frame and frame.on_wire(),
             ended=ended,
         )
         try:
-            partition = self._job_id if preview is None else previews_of(self._job_id)
+            partition = self._job_id if frame is None else previews_of(self._job_id)
             await self._feed.append(partition, entry.model_dump_json(exclude_defaults=True))
         except Exception:
             log.exception("progress of %s could not be sent", self._job_id)

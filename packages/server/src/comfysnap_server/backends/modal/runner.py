@@ -6,18 +6,17 @@ import os
 import secrets
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
-from comfysnap_schema.wire import JobStatus, Progress
+from comfysnap_schema.wire import JobStatus
 from comfysnap_server.backends.modal.platform import Platform
 from comfysnap_server.backends.modal.records import (
     Claim,
@@ -29,19 +28,16 @@ from comfysnap_server.backends.modal.records import (
 )
 from comfysnap_server.backends.modal.reporting import FeedReporter
 from comfysnap_server.backends.modal.shared_files import INPUTS, OUTPUTS
-from comfysnap_server.backends.modal.states import JobState, ended, started_timings
-from comfysnap_server.backends.protocol import JobRequest
-from comfysnap_server.engine.outputs import output_files
-from comfysnap_server.engine.protocol import Engine, EngineJob
+from comfysnap_server.backends.modal.states import JobState, end_of
+from comfysnap_server.engine.protocol import Engine
 from comfysnap_server.jobs import (
     Ending,
     FetchPolicy,
     FileStore,
-    InputUnavailableError,
+    JobRequest,
+    JobRun,
     Outcome,
-    execute,
-    failed,
-    stage_inputs,
+    ended,
 )
 
 log = logging.getLogger(__name__)
@@ -157,8 +153,7 @@ class JobRunner:
                 lost = JobState(request=job, claims=tuple(earlier))
                 detail = f"the container was lost; the job ran {len(earlier)} of at most "
                 detail += f"{job.max_attempts} times"
-                now = self._platform.now()
-                await self._finish(lost, ended(Ending.WORKER_LOST, lost, now, detail))
+                await self._finish(lost, ended(Ending.WORKER_LOST, detail))
                 return None
             known = read(Claim, await self._platform.records.get(key))
             if known == claim:  # Modal's client wrote it twice, as the first answer was lost
@@ -169,7 +164,7 @@ class JobRunner:
 
     async def _unless_stopped(self, snapshot: JobState) -> End | None:
         """The end of a job that must not start any more."""
-        job, now = snapshot.request, self._platform.now()
+        job = snapshot.request
         records = self._platform.records
         final, cancel = await asyncio.gather(
             records.get(job_key(job.job_id, "final")), records.get(job_key(job.job_id, "cancel"))
@@ -177,32 +172,38 @@ class JobRunner:
         if final is not None:
             return End.model_validate_json(final)
         if cancel is not None:
-            return await self._finish(snapshot, ended(Ending.CANCELLED, snapshot, now))
-        waited = now - job.created_at
+            return await self._finish(snapshot, ended(Ending.CANCELLED))
+        waited = self._platform.now() - job.created_at
         if job.queue_timeout is not None and waited > timedelta(seconds=job.queue_timeout):
-            return await self._finish(snapshot, ended(Ending.EXPIRED, snapshot, now))
+            return await self._finish(snapshot, ended(Ending.EXPIRED))
         return None
 
     async def _attempt(self, snapshot: JobState) -> End:
         job = snapshot.request
         reporter = FeedReporter(self._platform.feed, job.job_id, len(snapshot.claims))
         async with _folders() as (inputs, outputs):
+            run = JobRun(
+                self.engine,
+                job,
+                input_dir=inputs,
+                output_dir=outputs,
+                files=FileStore(self._platform.files.root / INPUTS),
+                fetch=self._policy.fetch,
+                report=reporter.report,
+            )
             try:
-                await self._materialise(job, inputs)
-                outcome = await self._execute(snapshot, inputs, outputs, reporter)
+                if job.stored_files:
+                    await self._platform.files.reload()
+                outcome = await self._execute(run, snapshot, reporter)
                 await _uninterrupted(self._keep(job, outcome, outputs))
-                final = self._final(snapshot, outcome)
-            except InputUnavailableError as error:
-                unavailable = Outcome(status=JobStatus.FAILED, error=error.problem)
-                final = self._final(snapshot, unavailable)
             except asyncio.CancelledError:
                 await _uninterrupted(self._give_back(snapshot, reporter))
                 raise
             except Exception as error:
                 log.exception("job %s: the worker failed", job.job_id)
                 detail = f"the worker failed unexpectedly ({type(error).__name__})"
-                final = self._final(snapshot, failed(Ending.ENGINE_FAILED, detail))
-            return await _uninterrupted(self._finish(snapshot, final, reporter))
+                outcome = ended(Ending.ENGINE_FAILED, detail)
+            return await _uninterrupted(self._finish(snapshot, outcome, reporter))
 
     async def _give_back(self, snapshot: JobState, reporter: FeedReporter) -> None:
         """End a job that was asked to stop. A container that Modal takes away is interrupted in the
@@ -211,67 +212,31 @@ class JobRunner:
         if asked is None:
             await reporter.close(ended=False)
             return
-        final = ended(Ending.CANCELLED, snapshot, self._platform.now())
-        await self._finish(snapshot, final, reporter)
+        await self._finish(snapshot, ended(Ending.CANCELLED), reporter)
 
-    async def _materialise(self, job: JobRequest, folder: Path) -> None:
-        if any("sha256" in file.model_fields_set for file in job.files.values()):
-            await self._platform.files.reload()
-        store = FileStore(self._platform.files.root / INPUTS)
-        stopped = threading.Event()
-        try:
-            await asyncio.to_thread(
-                stage_inputs, job, store, folder, self._policy.fetch, stop=stopped.is_set
-            )
-        except asyncio.CancelledError:
-            stopped.set()  # or the download would go on in its thread
-            raise
-
-    async def _execute(
-        self, snapshot: JobState, inputs: Path, outputs: Path, reporter: FeedReporter
-    ) -> Outcome:
-        job = snapshot.request
-        engine_job = EngineJob(
-            job_id=job.job_id,
-            graph=job.graph,
-            outputs=job.outputs,
-            fields=job.fields,
-            input_dir=inputs,
-            output_dir=outputs,
-            previews=job.previews,
-            timeout=job.timeout,
-        )
-        loop = asyncio.get_running_loop()
+    async def _execute(self, run: JobRun, snapshot: JobState, reporter: FeedReporter) -> Outcome:
         self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="engine")
-        running = loop.run_in_executor(
-            self._thread, execute, self.engine, engine_job, reporter.report
-        )
+        running = asyncio.get_running_loop().run_in_executor(self._thread, run.execute)
+        timeout = run.request.timeout
         try:
-            done, _ = await asyncio.wait({running}, timeout=job.timeout)
+            done, _ = await asyncio.wait({running}, timeout=timeout)
         except asyncio.CancelledError:
-            self.engine.interrupt(job.job_id)
+            run.interrupt()
             await _settled(running, timeout=None)
-            outcome = running.result()
-            if outcome.status is JobStatus.SUCCEEDED:
-                return outcome  # it finished first
+            if running.result().status is JobStatus.SUCCEEDED:
+                return running.result()  # it finished first
             raise
-        if done:
-            return running.result()
-        self.engine.interrupt(job.job_id)
-        if not await _settled(running, timeout=self._policy.stop_grace):
-            timed_out = ended(Ending.TIMED_OUT, snapshot, self._platform.now())
-            await self._finish(snapshot, timed_out, reporter)
-            log.error("job %s: the engine does not stop; ending the process", job.job_id)
-            self._exit_process(STUCK_EXIT_CODE)
-        outcome = running.result()
-        if outcome.status is JobStatus.SUCCEEDED:
-            return outcome
-        late = failed(Ending.TIMED_OUT, f"the job ran longer than {job.timeout:g} s")
-        return replace(late, run_seconds=outcome.run_seconds, node_seconds=outcome.node_seconds)
+        if not done:
+            run.interrupt()
+            if not await _settled(running, timeout=self._policy.stop_grace):
+                await self._finish(snapshot, ended(Ending.TIMED_OUT), reporter)
+                log.error("job %s does not stop; ending the process", run.request.job_id)
+                self._exit_process(STUCK_EXIT_CODE)
+        return running.result().stopped_by(Ending.TIMED_OUT)
 
     async def _keep(self, job: JobRequest, outcome: Outcome, folder: Path) -> None:
         """Copy the output files to the volume and commit them, before the end is published."""
-        files = list(output_files(job.job_id, outcome.outputs or {}))
+        files = [file for output in (outcome.outputs or {}).values() for file in output.files]
         if files:
             target = self._platform.files.root / OUTPUTS / job.job_id
 
@@ -283,30 +248,12 @@ class JobRunner:
             await asyncio.to_thread(copy)
             await self._platform.files.commit()
 
-    def _final(self, snapshot: JobState, outcome: Outcome) -> End:
-        timings = started_timings(snapshot.request, snapshot.claims[-1])
-        return End(
-            status=outcome.status,
-            at=self._platform.now(),
-            attempt=len(snapshot.claims),
-            outputs=outcome.outputs,
-            error=outcome.error,
-            timings=timings.model_copy(
-                update={
-                    "run": round(outcome.run_seconds, 6),
-                    "nodes": dict(outcome.node_seconds),
-                }
-            ),
-        )
-
     async def _finish(
-        self, snapshot: JobState, final: End, reporter: FeedReporter | None = None
+        self, snapshot: JobState, outcome: Outcome, reporter: FeedReporter | None = None
     ) -> End:
         job_id = snapshot.request.job_id
-        if final.status is JobStatus.SUCCEEDED:
-            final = final.model_copy(update={"progress": Progress(fraction=1.0)})
-        elif reporter is not None:
-            final = final.model_copy(update={"progress": reporter.last})
+        progress = reporter.last if reporter else None
+        final = end_of(snapshot, outcome, self._platform.now(), progress)
         final = await self._write_final(job_key(job_id, "final"), final)
         if reporter is not None:
             await reporter.close(ended=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from comfysnap_server.backends.modal.platform import SharedFolder
-from comfysnap_server.backends.protocol import BackendError
+from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs import FileStore
 
 INPUTS: Final = "inputs"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 from comfysnap_schema.wire import JobRecord, JobStatus, Progress, Timings
 from comfysnap_server.backends.modal.platform import CallState
@@ -14,8 +14,7 @@ from comfysnap_server.backends.modal.records import (
     FeedEntry,
     Spawned,
 )
-from comfysnap_server.backends.protocol import JobRequest
-from comfysnap_server.jobs import ENDINGS, Ending
+from comfysnap_server.jobs import Ending, JobRequest, Outcome, ended
 
 _ATTEMPT_STEP: Final = 1_000_000
 _FINAL_VERSION: Final = 1_000_000_000
@@ -75,46 +74,35 @@ def job_of(snapshot: JobState) -> JobRecord:
     # a call that comes again, or too late, claims an attempt before it sees the end
     claims = snapshot.claims[: final.attempt] if final else snapshot.claims
     claim = claims[-1] if claims else None
-    cancel_at = snapshot.cancel.at if snapshot.cancel else None
-    status = JobStatus.RUNNING if claim else JobStatus.QUEUED
-    attempt = len(claims)
-    progress = _progress(snapshot)
-    timings = Timings()
-    if claim:
-        timings = started_timings(request, claim)
+    state: dict[str, Any] = {
+        "status": JobStatus.RUNNING if claim else JobStatus.QUEUED,
+        "attempt": len(claims),
+        "progress": latest_progress(snapshot),
+        "timings": started_timings(request, claim),
+    }
     if final:
-        status, timings = final.status, final.timings
-        attempt = final.attempt
-        progress = final.progress
-    return JobRecord(
-        id=request.job_id,
-        workflow=request.workflow,
-        status=status,
+        state = dict(final)
+        state["finished_at"] = state.pop("at")
+    return request.record(
         version=_version(snapshot),
-        attempt=attempt,
-        cancel_requested_at=cancel_at,
-        progress=progress,
-        outputs=final.outputs if final else None,
-        error=final.error if final else None,
-        inputs=request.inputs,
-        labels=request.labels,
-        graph_hash=request.graph_hash,
-        created_at=request.created_at,
+        cancel_requested_at=snapshot.cancel.at if snapshot.cancel else None,
         started_at=claim.at if claim else None,
-        finished_at=final.at if final else None,
-        timings=timings,
+        **state,
     )
 
 
-def _progress(snapshot: JobState) -> Progress:
+def latest_progress(snapshot: JobState) -> Progress:
+    """The newest progress of the running attempt."""
     entry = snapshot.entry
     if entry is None or entry.progress is None or entry.attempt != len(snapshot.claims):
         return Progress()
     return entry.progress
 
 
-def started_timings(request: JobRequest, claim: Claim) -> Timings:
+def started_timings(request: JobRequest, claim: Claim | None) -> Timings:
     """What is known once a worker took the job."""
+    if claim is None:
+        return Timings()
     until = max(0.0, (claim.at - request.created_at).total_seconds())
     return Timings(
         queue=round(max(0.0, until - claim.start_seconds), 6),
@@ -163,12 +151,12 @@ def decide(snapshot: JobState, policy: Policy, now: datetime) -> Decision:
     age = (now - request.created_at).total_seconds()
     if snapshot.cancel:
         if not snapshot.claims:
-            return Decision(Step.STOP, ended(Ending.CANCELLED, snapshot, now))
+            return Decision(Step.STOP, end_of(snapshot, ended(Ending.CANCELLED), now))
         waited = (now - snapshot.cancel.at).total_seconds()
         return Decision(Step.KILL if waited > policy.cancel_grace else Step.NOTHING)
     if not snapshot.claims:
         if request.queue_timeout is not None and age > request.queue_timeout:
-            return Decision(Step.STOP, ended(Ending.EXPIRED, snapshot, now))
+            return Decision(Step.STOP, end_of(snapshot, ended(Ending.EXPIRED), now))
         if snapshot.call is None and age > policy.respawn_after:
             return Decision(Step.SPAWN)
     return Decision()
@@ -179,8 +167,8 @@ def decide_by_call(snapshot: JobState, state: CallState, now: datetime) -> End |
     if snapshot.final or state is CallState.PENDING:
         return None
     if state is CallState.STOPPED and snapshot.cancel:
-        return ended(Ending.CANCELLED, snapshot, now)
-    return ended(_BY_CALL[state], snapshot, now)
+        return end_of(snapshot, ended(Ending.CANCELLED), now)
+    return end_of(snapshot, ended(_BY_CALL[state]), now)
 
 
 _BY_CALL: Final = {
@@ -194,20 +182,18 @@ _BY_CALL: Final = {
 }
 
 
-def ended(ending: Ending, snapshot: JobState, now: datetime, detail: str | None = None) -> End:
-    """The final record of a job that did not succeed."""
-    end = ENDINGS[ending]
+def end_of(
+    snapshot: JobState, outcome: Outcome, now: datetime, progress: Progress | None = None
+) -> End:
+    """The final record of a job.
+
+    Args:
+        progress: The last one reported. None takes that of the feed.
+    """
     claim = snapshot.claims[-1] if snapshot.claims else None
-    timings = Timings()
-    if claim:
-        timings = started_timings(snapshot.request, claim).model_copy(
-            update={"run": max(0.0, (now - claim.at).total_seconds())}
-        )
-    return End(
-        status=end.status,
-        at=now,
-        attempt=len(snapshot.claims),
-        error=end.problem(detail),
-        progress=_progress(snapshot),
-        timings=timings,
+    end = outcome.end(
+        started_timings(snapshot.request, claim),
+        latest_progress(snapshot) if progress is None else progress,
+        max(0.0, (now - claim.at).total_seconds()) if claim else None,
     )
+    return End(at=now, attempt=len(snapshot.claims), **dict(end))

@@ -24,7 +24,8 @@ from comfysnap_server.backends.modal.records import (
     read,
 )
 from comfysnap_server.backends.modal.states import JobState
-from comfysnap_server.backends.protocol import BackendError, JobRequest
+from comfysnap_server.errors import BackendError
+from comfysnap_server.jobs import JobRequest
 
 log = logging.getLogger(__name__)
 

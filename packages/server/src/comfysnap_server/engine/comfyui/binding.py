@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from comfysnap_schema.comfy import Graph
-from comfysnap_server.engine.comfyui.release import TESTED, UnsupportedComfyError
+from comfysnap_server.pins import TESTED, UnsupportedComfyError
 
 Coro = Coroutine[Any, Any, Any]
 

@@ -283,7 +283,7 @@ class _Run:
             self._graph,
             planned_nodes(self._graph, outputs),
             self._report,
-            preview=show if self._job.previews else None,
+            preview=show if self._job.options.previews else None,
             interrupted=lambda: self._interrupts.requested,
             origin=self._origin,
         )
@@ -305,7 +305,7 @@ class _Run:
             detail = f"a node pack's prompt handler returned an invalid graph ({error!r})"
             raise EngineError(ErrorCode.GRAPH_INVALID, detail) from error
         server.last_prompt_id, server.last_node_id = self._job.job_id, None
-        extra |= api.preview_data(self._job.previews)
+        extra |= api.preview_data(self._job.options.previews)
         return graph, {**extra, **self._key.extra_data, "client_id": CLIENT_ID}
 
     async def _execute(self, graph: Graph, extra: dict[str, Any], outputs: list[str]) -> None:

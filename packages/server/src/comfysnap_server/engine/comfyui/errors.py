@@ -7,6 +7,7 @@ from comfysnap_schema.comfy import Graph, InputPath, is_link, title_of
 from comfysnap_schema.wire import ErrorCode, FieldProblem
 from comfysnap_server.engine.fields import node_problem
 from comfysnap_server.engine.protocol import EngineError
+from comfysnap_server.errors import ComfysnapServerError
 
 MAX_MESSAGE: Final = 1000
 """Maximum length of a node's message, in characters."""
@@ -30,7 +31,7 @@ _BROKEN_WORDS: Final = (
 )
 
 
-class BrokenDeviceError(Exception):
+class BrokenDeviceError(ComfysnapServerError):
     """The GPU context is broken for the life of the process, which must be restarted."""
 
 

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from comfysnap_server.engine.comfyui import pins
+from comfysnap_server import pins
+from comfysnap_server.errors import ComfysnapServerError
 
 MARKER: Final = "installed.json"
 """Written last; marks a complete install."""
@@ -28,7 +29,7 @@ Raises:
 """
 
 
-class InstallError(Exception):
+class InstallError(ComfysnapServerError):
     """A step failed; completed steps are kept and skipped the next time."""
 
 

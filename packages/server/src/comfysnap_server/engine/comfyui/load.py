@@ -31,16 +31,12 @@ from comfysnap_server.engine.comfyui.packs import (
     load_pack,
     run_prestartup,
 )
-from comfysnap_server.engine.comfyui.release import (
-    UnsupportedComfyError,
-    read_version,
-    untested_note,
-)
 from comfysnap_server.engine.comfyui.report import LoadReport
 from comfysnap_server.engine.comfyui.server import make_prompt_server
 from comfysnap_server.engine.comfyui.startup import start_up
 from comfysnap_server.engine.comfyui.warm import warm_imports
 from comfysnap_server.engine.comfyui.weights import WeightStore, resolve, serve_from_memory
+from comfysnap_server.pins import UnsupportedComfyError, read_version, untested_note
 
 logger = logging.getLogger(__name__)
 

@@ -12,6 +12,8 @@ from pathlib import PurePath
 from types import FrameType
 from typing import Any, Final
 
+from comfysnap_server.errors import ComfysnapServerError
+
 ANSWERS: Final[dict[str, Any]] = {
     "is_available": False,
     "device_count": 0,
@@ -42,7 +44,7 @@ CORE: Final = "comfyui"
 """Caller of a function when it is not a node pack."""
 
 
-class CudaMaskedError(RuntimeError):
+class CudaMaskedError(ComfysnapServerError, RuntimeError):
     """Code needs the GPU while it is hidden."""
 
 

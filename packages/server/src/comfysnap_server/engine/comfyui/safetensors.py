@@ -10,7 +10,9 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, NoReturn, cast
+
+from comfysnap_server.errors import ComfysnapServerError
 
 MAX_HEADER: Final = 100 * 1024 * 1024
 """Maximum size of the header in bytes, as in the format's own library."""
@@ -24,7 +26,7 @@ DTYPES: Final = {
 }  # fmt: skip
 
 
-class SafetensorsError(ValueError):
+class SafetensorsError(ComfysnapServerError, ValueError):
     """Not a valid safetensors file, or a type that this torch does not support."""
 
 
@@ -40,8 +42,13 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, str] | None]:
         start = file.tell()
         metadata = header.pop("__metadata__", None)
         available = os.fstat(file.fileno()).st_size - start
-        tensors = {name: _tensor(file, name, entry, start, available)
-                   for name, entry in sorted(header.items(), key=_position)}  # fmt: skip
+        places = sorted((_place(name, entry), name) for name, entry in header.items())
+        ends = [0, *(end for (_, end), _ in places)]
+        for previous, ((begin, end), name) in zip(ends, places, strict=False):
+            if not previous <= begin <= end <= available:
+                raise SafetensorsError(f"tensor {name}: data_offsets overlap or exceed the file")
+        tensors = {name: _tensor(file, name, header[name], start + begin, end - begin)
+                   for (begin, end), name in places}  # fmt: skip
     return tensors, metadata
 
 
@@ -50,35 +57,45 @@ def _header(file: io.FileIO, path: Path) -> dict[str, Any]:
     if not 2 <= length <= MAX_HEADER:
         raise SafetensorsError(f"{path}: missing safetensors header")
     try:
-        header: Any = json.loads(file.read(length))
-    except ValueError as error:
+        header: Any = json.loads(file.read(length), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
         raise SafetensorsError(f"{path}: invalid safetensors header: {error}") from error
     if not isinstance(header, dict):
         raise SafetensorsError(f"{path}: missing safetensors header")
     return cast("dict[str, Any]", header)
 
 
-def _position(item: tuple[str, Any]) -> int:
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not valid JSON")
+
+
+def _place(name: str, entry: Any) -> tuple[int, int]:
     try:
-        return int(item[1]["data_offsets"][0])
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise SafetensorsError(f"tensor {item[0]}: missing data_offsets") from error
+        begin, end = _sizes(entry["data_offsets"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise SafetensorsError(f"tensor {name}: missing data_offsets") from error
+    return begin, end
 
 
-def _tensor(file: io.FileIO, name: str, entry: Any, start: int, available: int) -> Any:
+def _sizes(values: Any) -> list[int]:
+    if not all(type(value) is int and value >= 0 for value in values):
+        raise ValueError("expected integers of at least 0")
+    return list(values)
+
+
+def _tensor(file: io.FileIO, name: str, entry: Any, start: int, length: int) -> Any:
     torch: Any = importlib.import_module("torch")
     try:
-        begin, end = (int(offset) for offset in entry["data_offsets"])
-        shape = [int(size) for size in entry["shape"]]
+        shape = _sizes(entry["shape"])
         dtype = getattr(torch, DTYPES[entry["dtype"]])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SafetensorsError(f"tensor {name}: {error!r}") from error
     size = math.prod(shape) * dtype.itemsize
-    if end - begin != size or begin < 0 or end > available or min(shape, default=0) < 0:
-        raise SafetensorsError(f"tensor {name}: data_offsets do not match its shape and the file")
+    if length != size:
+        raise SafetensorsError(f"tensor {name}: data_offsets do not match its shape")
     tensor = torch.empty(shape, dtype=dtype)
     if size:
-        file.seek(start + begin)
+        file.seek(start)
         _fill(file, memoryview(tensor.view(-1).view(torch.uint8).numpy()), name)
     return tensor
 

@@ -21,6 +21,7 @@ from comfysnap_schema.wire import Progress
 from comfysnap_schema.workflow import OutputSpec
 from comfysnap_server.engine.comfyui.engine import ComfyUIEngine
 from comfysnap_server.engine.protocol import EngineError, EngineJob, PreviewFrame
+from comfysnap_server.errors import ComfysnapServerError
 
 GRAPH: Final[Graph] = {
     "1": {
@@ -32,7 +33,7 @@ GRAPH: Final[Graph] = {
 """Consists of nodes that every release has; needs no model and no GPU."""
 
 
-class SelfTestError(Exception):
+class SelfTestError(ComfysnapServerError):
     """ComfyUI cannot run the graph; the message is the reason."""
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from comfysnap_server.engine.comfyui.options import ComfyOptions
-from comfysnap_server.engine.comfyui.release import UnsupportedComfyError
+from comfysnap_server.pins import UnsupportedComfyError
 
 logger = logging.getLogger(__name__)
 

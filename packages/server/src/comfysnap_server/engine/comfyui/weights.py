@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from comfysnap_server.engine.comfyui.safetensors import SafetensorsError, read
+from comfysnap_server.errors import ComfysnapServerError
 
 logger = logging.getLogger(__name__)
 
 SUFFIXES: Final = (".safetensors", ".sft")
 
 
-class PreloadError(ValueError):
+class PreloadError(ComfysnapServerError, ValueError):
     """A file on the ``preload`` list cannot be preloaded."""
 
 

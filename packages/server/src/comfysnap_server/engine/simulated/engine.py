@@ -185,7 +185,7 @@ class _Run:
         for step in range(1, total + 1):
             self._interrupts.check(self._job.job_id, pace)
             self._report(meter.step(call.node, step, total))
-            if self._job.previews and step % max(total // _PREVIEWS_A_NODE, 1) == 0:
+            if self._job.options.previews and step % max(total // _PREVIEWS_A_NODE, 1) == 0:
                 self._report(self._preview(call, step / total))
 
     def _preview(self, call: Call, done: float) -> PreviewFrame:

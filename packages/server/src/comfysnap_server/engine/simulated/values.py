@@ -10,6 +10,8 @@ from typing import Any, Final, TypeGuard, cast
 
 from PIL import Image, ImageDraw, ImageFont
 
+from comfysnap_server.errors import ComfysnapServerError
+
 SIMULATED: Final = "simulated: no model ran"
 """Shown in every picture, and stored in every file that has a place for it."""
 MAX_SIDE: Final = 16384
@@ -20,7 +22,7 @@ MAX_FRAMES: Final = 2048
 """Maximum number of images in one value."""
 
 
-class NodeError(Exception):
+class NodeError(ComfysnapServerError):
     """A node failed. ``input_name`` names the invalid input; None when no single input is."""
 
     def __init__(self, message: str, *, input_name: str | None = None) -> None:

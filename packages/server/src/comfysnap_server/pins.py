@@ -1,4 +1,4 @@
-"""Pinned versions of an install of ComfyUI: its release, Python packages, torch and CUDA.
+"""Releases of ComfyUI, and the pinned versions of an install: Python packages, torch and CUDA.
 
 Used by the image, ``comfysnap comfyui install`` and the documentation's tests.
 """
@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
+
+from comfysnap_server.errors import ComfysnapServerError
 
 VERSION: Final = "0.33.0"
 """The ComfyUI release that is installed by default."""
@@ -28,6 +30,8 @@ MANAGER: Final = "comfyui_manager==4.2.2"
 """Requirement of ``main.py --enable-manager``, from ``manager_requirements.txt`` of ``VERSION``."""
 WORKER: Final = ("pydantic>=2.12", "pillow>=11", "packaging>=26.1")
 """Requirements of comfysnap in ComfyUI's environment; the dependency group ``worker``."""
+UV: Final = "0.13.9"
+"""Version of uv in the image build."""
 LOCK_DATE: Final = "2026-08-14T00:00:00Z"
 """The lock contains only packages published before this time."""
 
@@ -114,6 +118,10 @@ RELEASES: Final[Mapping[str, str]] = {
     "0.3.48": "bff60b5cfc10d1b037a95746226ac6698dc3e373",
 }
 """Commits by version, newest first."""
+TESTED: Final = (
+    "0.3.64", "0.3.76", "0.5.1", "0.9.2", "0.14.0", "0.19.3", "0.23.0", "0.28.0", "0.33.0",
+)  # fmt: skip
+"""Releases that the tests marked ``comfyui`` ran on, oldest first (October 2025 to August 2026)."""
 COMMIT: Final = RELEASES[VERSION]
 
 _VERSION: Final = re.compile(r"v?([0-9]+\.[0-9]+\.[0-9]+)")
@@ -121,7 +129,11 @@ _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _LAST_TORCHAUDIO: Final = (2, 11)
 
 
-class UnknownReleaseError(ValueError):
+class UnsupportedComfyError(ComfysnapServerError):
+    """The folder is not a ComfyUI checkout, or this engine does not support it."""
+
+
+class UnknownReleaseError(ComfysnapServerError, ValueError):
     """Not a known version of ComfyUI or a full commit."""
 
 
@@ -179,3 +191,46 @@ def torch_packages(torch: str) -> tuple[str, ...]:
     parts = [int(part) for part in torch.split(".")]
     audio = TORCHAUDIO if tuple(parts[:2]) > _LAST_TORCHAUDIO else torch
     return f"torch=={torch}", "torchvision", f"torchaudio=={audio}"
+
+
+def read_version(checkout: Path) -> str:
+    """Read the version of a checkout, without importing it.
+
+    Raises:
+        UnsupportedComfyError: The folder is not a ComfyUI checkout.
+    """
+    wanted = ("execution.py", "nodes.py", "folder_paths.py", "server.py")
+    missing = [name for name in wanted if not (checkout / name).is_file()]
+    if missing:
+        raise UnsupportedComfyError(
+            f"{checkout} is not a ComfyUI checkout: missing {', '.join(missing)}"
+        )
+    try:
+        text = (checkout / "comfyui_version.py").read_text(encoding="utf-8")
+    except OSError:
+        raise UnsupportedComfyError(
+            f"{checkout} is older than ComfyUI {TESTED[0]}: missing comfyui_version.py"
+        ) from None
+    for line in text.splitlines():
+        if line.startswith("__version__"):
+            return line.partition("=")[2].strip().strip("\"'")
+    raise UnsupportedComfyError(f"{checkout}/comfyui_version.py does not define __version__")
+
+
+def is_tested(version: str) -> bool:
+    """Whether a version is between the oldest and the newest tested release."""
+    return _key(TESTED[0]) <= _key(version) <= _key(TESTED[-1])
+
+
+def untested_note(version: str) -> str | None:
+    """A warning about a version outside the tested range; None inside it."""
+    if is_tested(version):
+        return None
+    return (
+        f"ComfyUI {version} is outside the tested releases ({TESTED[0]} to {TESTED[-1]}); it "
+        "has all required functions, so it is used anyway"
+    )
+
+
+def _key(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())

@@ -1,9 +1,8 @@
-"""Options that several commands have, and the session of those that use Modal."""
+"""What the commands that use Modal share: its environment, its output and its errors."""
 
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -11,19 +10,10 @@ import typer
 NO_CONNECTION: Final = 3
 """Exit code when Modal cannot be reached or denies access."""
 
-ProjectOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--project",
-        metavar="PATH",
-        help="Project folder or its comfysnap.toml. Default: this folder or a parent.",
-    ),
-]
 EnvironmentOption = Annotated[
     str | None,
     typer.Option("--env", "-e", envvar="MODAL_ENVIRONMENT", help="Modal environment."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @contextmanager

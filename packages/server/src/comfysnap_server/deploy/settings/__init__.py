@@ -1,0 +1,18 @@
+"""The tables of ``[deploy]``, a file for each."""
+
+from comfysnap_server.deploy.settings.table import MAX_TIMEOUT, DeploySettings
+from comfysnap_server.deploy.settings.volumes import (
+    COMFYUI_DIR,
+    FILES_DIR,
+    MODELS_DIR,
+    PROJECT_DIR,
+)
+
+__all__ = [
+    "COMFYUI_DIR",
+    "FILES_DIR",
+    "MAX_TIMEOUT",
+    "MODELS_DIR",
+    "PROJECT_DIR",
+    "DeploySettings",
+]

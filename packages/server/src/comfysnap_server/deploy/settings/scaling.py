@@ -1,0 +1,43 @@
+"""Numbers of containers: of ``[deploy]`` itself, and ``[deploy.gateway]``."""
+
+from typing import Annotated, Self
+
+from pydantic import BaseModel, Field, model_validator
+
+from comfysnap_schema.workflow import setting_error
+from comfysnap_server.deploy.settings.values import Cores, Mebibytes
+
+
+class Scaling(BaseModel, frozen=True, extra="forbid"):
+    """Number of containers."""
+
+    min_containers: Annotated[int, Field(ge=0)] = 0
+    """Containers that always run, and cost money without any job."""
+    max_containers: Annotated[int, Field(ge=1)] = 4
+    buffer_containers: Annotated[int, Field(ge=0)] = 0
+    """Idle containers kept in reserve while others are busy."""
+    scaledown_window: Annotated[int, Field(ge=2, le=3600)] = 60
+    """Seconds until an idle container is stopped."""
+
+    @model_validator(mode="after")
+    def _check_range(self) -> Self:
+        if self.min_containers > self.max_containers:
+            raise setting_error(
+                "invalid_range",
+                f"min_containers ({self.min_containers}) must not exceed "
+                f"max_containers ({self.max_containers})",
+            )
+        return self
+
+
+class GatewayScaling(Scaling, frozen=True, extra="forbid"):
+    """``[deploy.gateway]``: the function on CPU with the HTTP API."""
+
+    scaledown_window: Annotated[int, Field(ge=2, le=3600)] = 300
+    cpu: Cores = 1.0
+    memory: Mebibytes = 1024
+    max_inputs: Annotated[int, Field(ge=1, le=1000)] = 100
+    """Concurrent requests of a container; each client that waits for a job is one."""
+    snapshot: bool = True
+    """Whether the gateway starts from a memory snapshot."""
+    custom_domains: list[str] = Field(default_factory=list)

@@ -1,0 +1,56 @@
+"""An accepted job, as it travels from the gateway through a backend to the worker."""
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import Field, JsonValue
+
+from comfysnap_schema.comfy import Graph
+from comfysnap_schema.wire import FileBySha256, FileByUrl, JobOptions, JobRecord
+from comfysnap_schema.workflow import OutputSpec
+
+
+class JobRequest(JobOptions, frozen=True):
+    """Everything that a worker needs, so that a queued job runs as it was accepted."""
+
+    job_id: str
+    owner: str
+    """Who submitted it; jobs, keys and files of one owner are invisible to others."""
+    workflow: str
+    inputs: dict[str, JsonValue]
+    """Complete, validated, without inline data."""
+    graph: Graph
+    """Applied and validated."""
+    graph_hash: str
+    outputs: dict[str, OutputSpec]
+    fields: dict[str, str] = Field(default_factory=dict)
+    """``node.inputs.name`` to API field."""
+    files: dict[str, FileBySha256 | FileByUrl] = Field(default_factory=dict)
+    """Name that the graph uses in the input folder, to the file."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    timeout: float
+    """Longest run, in seconds."""
+    queue_timeout: float | None = None
+    """Seconds after which a job that did not start expires."""
+    max_attempts: int = 1
+    idempotency_key: str | None = None
+    fingerprint: str = ""
+    """Hash of the submit (workflow, body, options): the same key with another one is refused."""
+    created_at: datetime
+
+    def record(self, **state: Any) -> JobRecord:
+        """The job in the given state, as clients see it."""
+        return JobRecord(
+            id=self.job_id,
+            workflow=self.workflow,
+            inputs=self.inputs,
+            labels=self.labels,
+            graph_hash=self.graph_hash,
+            created_at=self.created_at,
+            **state,
+        )
+
+    @property
+    def stored_files(self) -> set[str]:
+        """Hashes of the uploaded files that the job reads."""
+        return {file.sha256 for file in self.files.values() if isinstance(file, FileBySha256)}

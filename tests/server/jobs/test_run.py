@@ -1,0 +1,149 @@
+"""One attempt at a job: stopped at any moment, it ends as cancelled or in its own way."""
+
+import threading
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+
+from comfysnap_schema.comfy.graph import Graph
+from comfysnap_schema.wire.errors import ErrorCode
+from comfysnap_schema.wire.files import FileByUrl
+from comfysnap_schema.wire.jobs import JobStatus, Progress, Timings
+from comfysnap_server.engine.protocol import PreviewFrame
+from comfysnap_server.engine.simulated.engine import SimulatedEngine
+from comfysnap_server.jobs.endings import Ending
+from comfysnap_server.jobs.fetch import FetchPolicy
+from comfysnap_server.jobs.files import FileStore
+from comfysnap_server.jobs.request import JobRequest
+from comfysnap_server.jobs.run import JobRun, Outcome, ended
+from tests.server.backends.suite import FOREVER, loading, request, sampling
+from tests.server.jobs.conftest import Site
+
+LOOPBACK = FetchPolicy(allow=("127.0.0.1/32",), timeout=60)
+
+
+class RecordingEngine(SimulatedEngine):
+    """Notes which jobs it was asked to stop."""
+
+    def __init__(self, step_seconds: float = 0.0) -> None:
+        super().__init__(step_seconds)
+        self.interrupted: list[str] = []
+
+    def interrupt(self, job_id: str) -> None:
+        self.interrupted.append(job_id)
+        super().interrupt(job_id)
+
+
+class Attempt:
+    """A job on a thread of its own."""
+
+    def __init__(self, folder: Path, asked: JobRequest, step_seconds: float = 0.0) -> None:
+        for name in ("input", "output"):
+            (folder / name).mkdir()
+        self.engine = RecordingEngine(step_seconds)
+        self.sampling = threading.Event()
+        self.run = JobRun(
+            self.engine,
+            asked,
+            input_dir=folder / "input",
+            output_dir=folder / "output",
+            files=FileStore(folder / "files"),
+            fetch=LOOPBACK,
+            report=self._take,
+        )
+        self.outcome: Outcome | None = None
+        self._thread = threading.Thread(target=self._execute)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def result(self) -> Outcome:
+        self._thread.join(30)
+        assert self.outcome is not None
+        return self.outcome
+
+    def _execute(self) -> None:
+        self.outcome = self.run.execute()
+
+    def _take(self, news: Progress | PreviewFrame) -> None:
+        if isinstance(news, Progress) and news.step:
+            self.sampling.set()
+
+
+def downloading(site: Site) -> JobRequest:
+    files = {"photo.png": FileByUrl(url=f"{site.url}/photo.png")}
+    return request(loading("photo.png"), files=files)
+
+
+def test_a_download_that_is_stopped_cancels_its_job_and_never_reaches_the_engine(
+    site: Site, tmp_path: Path
+) -> None:
+    asked, ended_here = threading.Event(), threading.Event()
+
+    def stall(_: BaseHTTPRequestHandler) -> None:
+        asked.set()
+        ended_here.wait(30)
+
+    site.routes["/photo.png"] = stall
+    attempt = Attempt(tmp_path, downloading(site))
+    attempt.start()
+    try:
+        assert asked.wait(20)
+        attempt.run.interrupt()
+        outcome = attempt.result()
+    finally:
+        ended_here.set()
+    assert outcome.status is JobStatus.CANCELLED
+    assert outcome.timings.run is None
+    assert attempt.engine.interrupted == []
+
+
+def test_a_download_that_fails_by_itself_fails_its_job_and_names_the_field(
+    site: Site, tmp_path: Path
+) -> None:
+    site.routes["/photo.png"] = lambda handler: handler.send_error(404)
+    outcome = Attempt(tmp_path, downloading(site)).run.execute()
+    assert outcome.error is not None
+    assert (outcome.status, outcome.error.code) == (JobStatus.FAILED, ErrorCode.INPUT_UNAVAILABLE)
+    assert outcome.error.fields[0].field == "photo"
+
+
+@pytest.mark.parametrize("graph", [sampling(2), sampling(FOREVER)])
+def test_a_job_that_is_stopped_before_it_starts_does_not_run(graph: Graph, tmp_path: Path) -> None:
+    attempt = Attempt(tmp_path, request(graph))
+    attempt.run.interrupt()
+    assert attempt.run.execute().status is JobStatus.CANCELLED
+    assert not attempt.sampling.is_set()
+
+
+def test_a_job_that_is_stopped_while_it_runs_is_cancelled_with_its_time(tmp_path: Path) -> None:
+    attempt = Attempt(tmp_path, request(sampling(FOREVER)), step_seconds=0.01)
+    attempt.start()
+    assert attempt.sampling.wait(20)
+    attempt.run.interrupt()
+    outcome = attempt.result()
+    assert outcome.status is JobStatus.CANCELLED
+    assert outcome.timings.run is not None
+    assert attempt.engine.interrupted == [attempt.run.request.job_id]
+
+
+def test_the_reason_of_a_stop_replaces_only_the_end_that_the_stop_made(tmp_path: Path) -> None:
+    stopped = ended(Ending.INTERRUPTED).stopped_by(Ending.TIMED_OUT)
+    assert stopped.status is JobStatus.TIMED_OUT
+    assert stopped.error is not None
+    assert stopped.error.code is ErrorCode.JOB_TIMED_OUT
+    finished = Attempt(tmp_path, request()).run.execute()
+    assert finished.stopped_by(Ending.TIMED_OUT) is finished
+    failed = ended(Ending.OUT_OF_MEMORY)
+    assert failed.stopped_by(Ending.CANCELLED) is failed
+
+
+def test_the_end_of_a_job_has_its_outputs_as_clients_read_them(tmp_path: Path) -> None:
+    outcome = Attempt(tmp_path, request()).run.execute()
+    end = outcome.end(Timings(queue=1.5), Progress(fraction=0.5, node="9"))
+    assert outcome.outputs is not None
+    (file,) = outcome.outputs["image"].files
+    assert end.outputs == {"image": file.model_dump(mode="json")}
+    assert (end.timings.queue, end.progress.fraction, end.progress.node) == (1.5, 1.0, "9")
+    assert set(end.timings.nodes) == {"3", "5", "6", "9"}
