@@ -9,10 +9,6 @@ import comfysnap_server
 from comfysnap_server import errors
 
 ROOT = Path(comfysnap_server.__file__).parent
-OUTSIDE = {
-    "SettingsError": "an error in comfysnap.toml, like the others of SchemaError",
-}
-"""Exceptions outside the tree, with the reason."""
 
 
 def defined() -> dict[str, list[str]]:
@@ -46,12 +42,7 @@ def drawn() -> dict[str, str | None]:
 
 def test_the_drawing_names_every_exception_below_its_parent() -> None:
     found, tree = defined(), drawn()
-    assert {*found} - {*OUTSIDE} == {*tree}
+    assert {*found} == {*tree}
     wrong = {name for name, parent in tree.items() if parent and parent not in found[name]}
     assert wrong == set()
     assert [name for name, parent in tree.items() if parent is None] == ["ComfysnapServerError"]
-
-
-def test_only_what_is_still_there_is_excused() -> None:
-    assert {*OUTSIDE} <= {*defined()}
-    assert not {*OUTSIDE} & {*drawn()}

@@ -336,14 +336,14 @@ def drawing(**changes: Any) -> dict[str, Any]:
     return {"nodes": nodes, "links": links}
 
 
-UPSCALE = {
+UPSCALE: dict[str, dict[str, Any]] = {
     "EmptyImage": {"width": ["INT", {}], "height": ["INT", {}], "batch_size": ["INT", {}],
                    "color": ["INT", {}]},
     "UpscaleModelLoader": {"model_name": [["a.safetensors"]]},
     "ImageUpscaleWithModel": {"upscale_model": ["UPSCALE_MODEL"], "image": ["IMAGE"]},
     "SaveImage": {"images": ["IMAGE"], "filename_prefix": ["STRING", {}]},
 }  # fmt: skip
-MAKES = {"UpscaleModelLoader": ["UPSCALE_MODEL"], "SaveImage": []}
+MAKES: dict[str, list[str]] = {"UpscaleModelLoader": ["UPSCALE_MODEL"], "SaveImage": []}
 
 
 @pytest.fixture

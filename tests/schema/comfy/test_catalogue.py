@@ -476,12 +476,12 @@ def test_other_url_schemes_are_file_names(tmp_path: Path) -> None:
 
 def test_files_that_a_loader_of_a_pack_lists_are_uploads() -> None:
     """Its own editor code adds the upload; ComfyUI's catalogue does not say so."""
-    inputs = {"video": [["beach.mp4"], {}], "frames": ["INT", {}]}
-    models = {"image": [["a.safetensors"], {}]}
-    outputs = {"image": [["old.png"], {}]}
+    inputs: dict[str, Any] = {"video": [["beach.mp4"], {}], "frames": ["INT", {}]}
+    models: dict[str, Any] = {"image": [["a.safetensors"], {}]}
+    outputs: dict[str, Any] = {"image": [["old.png"], {}]}
     known = Catalogue.parse(
         {
-            name: {"input": {"required": required}, "output": []}
+            name: {"input": {"required": required}, "output": ["IMAGE"]}
             for name, required in (
                 ("VHS_LoadVideo", inputs),
                 ("LoadImageModel", models),

@@ -23,7 +23,7 @@ class FakeBackend:
         self.jobs: dict[str, JobRecord] = {}
         self.files: dict[str, bytes] = {}
         self.outputs: dict[str, StoredFile] = {}
-        self.changed = asyncio.Condition()
+        self.changed = asyncio.Event()
         self.submitted = asyncio.Event()
         self.running = False
         self.idle_worker = False
@@ -73,16 +73,17 @@ class FakeBackend:
             job = self.jobs[job_id]
             return job.is_final or (after is not None and job.version > after)
 
-        async with self.changed:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.changed.wait_for(news), timeout)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while not news():
+                    await self.changed.wait()
         return await self.get(owner, job_id)
 
     async def update(self, job_id: str, **changes: Any) -> JobRecord:
-        async with self.changed:
-            job = self.jobs[job_id]
-            self.jobs[job_id] = job.model_copy(update={"version": job.version + 1, **changes})
-            self.changed.notify_all()
+        job = self.jobs[job_id]
+        self.jobs[job_id] = job.model_copy(update={"version": job.version + 1, **changes})
+        changed, self.changed = self.changed, asyncio.Event()
+        changed.set()
         return self.jobs[job_id]
 
     async def list_jobs(

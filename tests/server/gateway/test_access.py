@@ -79,6 +79,25 @@ async def test_behind_a_proxy_there_is_one_owner(backend: FakeBackend, workflow:
         assert backend.requests[job].owner == "proxy"
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [{"Origin": "https://evil.example"}, {"Origin": "null"},
+     {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"},
+     {"Content-Type": "application/x-www-form-urlencoded"}, {"Content-Type": "text/plain"}],
+)  # fmt: skip
+async def test_behind_a_proxy_a_foreign_page_cannot_call(
+    backend: FakeBackend, workflow: Workflow, headers: dict[str, str]
+) -> None:
+    settings = GatewaySettings(auth="proxy", origins=("https://app.example",))
+    async with client(backend, workflow, settings) as http:
+        answer = await http.post("/infer_async", content=b'{"prompt": "x"}', headers=headers)
+        assert answer.status_code in (403, 415)
+        assert not backend.jobs
+        for own in ({}, {"Origin": "https://app.example"}, {"Origin": "http://127.0.0.1:8000"}):
+            answer = await http.post("/infer_async", json={"prompt": "x"}, headers=own)
+            assert answer.status_code == 202
+
+
 def test_keys_without_a_key_is_a_mistake(backend: FakeBackend, workflow: Workflow) -> None:
     with pytest.raises(ValueError, match="no key"):
         create_app(backend, {workflow.name: workflow}, GatewaySettings(auth="keys"))

@@ -151,3 +151,16 @@ async def test_an_upload_above_the_limit_is_refused_announced_or_not(
         answer = await http.put(f"/files/{'0' * 64}", content=content)
         assert (answer.status_code, answer.json()["code"]) == (413, "file_too_large")
     assert not backend.files
+
+
+@pytest.mark.parametrize(
+    "kind", ["image/png\r\nSet-Cookie: a=b", "image/png\n", "png", "", "text/html; a\x00b"]
+)
+async def test_a_content_type_that_is_none_is_not_sent(
+    http: httpx.AsyncClient, backend: FakeBackend, url: str, tmp_path: Path, kind: str
+) -> None:
+    backend.add_output(tmp_path / "note", CONTENT, kind)
+    answer = await http.get(url.replace("fox.png", "note"))
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["content-disposition"].startswith("attachment")
+    assert answer.content == CONTENT

@@ -80,6 +80,21 @@ def test_a_client_that_hangs_up_frees_its_place(server: GatewayServer) -> None:
     _until(server, job, 200)
 
 
+def test_a_job_that_is_accepted_while_all_waits_are_taken_is_never_refused(
+    server: GatewayServer,
+) -> None:
+    first = submit(server)
+    with connect(server) as connection:
+        wait = f"GET /check_status/{first}?wait=25 HTTP/1.1\r\nHost: x\r\n\r\n"
+        connection.sendall(wait.encode())
+        _until(server, first, 429)
+        answer = httpx.post(f"{server.url}/infer_sync", json={"prompt": "x"})
+        assert answer.status_code == 202
+        assert answer.json()["status"] == "queued"
+        assert answer.headers["location"] == f"/check_status/{answer.json()['id']}"
+        assert "retry-after" not in answer.headers
+
+
 def test_an_event_stream_too_many_is_refused_before_it_begins(server: GatewayServer) -> None:
     job = submit(server)
     with httpx.stream("GET", f"{server.url}/events/{job}") as first:

@@ -68,6 +68,7 @@ def test_a_loopback_server_is_never_asked(site: Site, tmp_path: Path, host: str)
         "192.0.2.1", "198.18.0.1", "::1", "::", "fe80::1", "fc00::1", "fd00:ec2::254", "ff02::1",
         "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::", "2001:db8::1", "192.0.0.192",
         "fec0::1", "3fff::1", "64:ff9b:1::a00:1", "::127.0.0.1", "2001:0:7f00:1::",
+        "192.88.99.1", "::ffff:192.88.99.1",
     ],
 )  # fmt: skip
 def test_addresses_that_are_not_public(address: str) -> None:

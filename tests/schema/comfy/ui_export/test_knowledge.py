@@ -35,7 +35,9 @@ def shown(drawing: Drawing) -> dict[str, list[str]]:
     return {widget.name: [str(path) for path in widget.paths] for widget in drawing.shown}
 
 
-def with_subgraph(values: Any = None, *, mode: int = 0, **properties: Any) -> Json:
+def with_subgraph(
+    values: Any = None, *, mode: int = 0, proxies: list[list[str]] | None = None
+) -> Json:
     """A subgraph whose inputs set a text and, together, two widths; a primitive through a reroute
     sets its second width from outside."""
     inner = subgraph(
@@ -62,7 +64,7 @@ def with_subgraph(values: Any = None, *, mode: int = 0, **properties: Any) -> Js
         [slot("text", "STRING"), slot("width", "INT", 8, widget=True)],
         ["CONDITIONING", "LATENT"],
         values,
-        properties=properties,
+        properties={"proxyWidgets": proxies},
         mode=mode,
     )
     nodes = [
@@ -143,16 +145,16 @@ def test_reroutes_in_a_circle_set_nothing() -> None:
 
 
 def test_unlinked_inputs_of_a_subgraph_and_widgets_it_shows_are_shown() -> None:
-    proxies = {"proxyWidgets": [["11", "height"], ["-1", "text"], ["99", "gone"]]}
-    found = drawn(with_subgraph([2, "a fox", None], **proxies))
+    proxies = [["11", "height"], ["-1", "text"], ["99", "gone"]]
+    found = drawn(with_subgraph([2, "a fox", None], proxies=proxies))
     assert shown(found) == {
         "what_to_draw": ["2:10.inputs.text"],
         "height": ["2:11.inputs.height"],
     }
-    assert chosen(app(with_subgraph([2, "x", None], **proxies), [["2", "height"]])) == {
+    assert chosen(app(with_subgraph([2, "x", None], proxies=proxies), [["2", "height"]])) == {
         "height": ["2:11.inputs.height"]
     }
-    assert chosen(app(with_subgraph([2, "x", None], **proxies), [["2", "gone"]])) == {}
+    assert chosen(app(with_subgraph([2, "x", None], proxies=proxies), [["2", "gone"]])) == {}
 
 
 def test_a_subgraph_that_is_off_shows_nothing() -> None:

@@ -10,6 +10,7 @@ import pytest
 from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.jobs import JobStatus
 from comfysnap_server.backends.local import LocalBackend, LocalLimits
+from comfysnap_server.backends.local.live import LiveJob
 from comfysnap_server.errors import BackendError
 from tests.paths import ROOT
 from tests.server.backends.local.conftest import StartBackend
@@ -62,6 +63,32 @@ async def test_places_in_the_queue_are_told_and_move_up(backend: LocalBackend) -
         while last.progress.queue_position != 1:
             last = await backend.wait("anna", last.id, after=last.version, timeout=20)
     assert last.status is JobStatus.QUEUED
+
+
+async def test_a_place_in_a_long_queue_is_found_without_going_through_it(
+    backend: LocalBackend,
+) -> None:
+    running = (await backend.submit(request(sampling(FOREVER)))).job
+    await until_sampling(backend, running)
+    waiting = [(await backend.submit(request())).job for _ in range(400)]
+    for job in waiting[10:200]:
+        await backend.cancel("anna", job.id)
+    looked_at = 0
+
+    class Counting:
+        def __get__(self, live: Any, _: object) -> int:
+            nonlocal looked_at
+            looked_at += 1
+            return live.__dict__["seq"]
+
+        def __set__(self, live: Any, value: int) -> None:
+            live.__dict__["seq"] = value
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LiveJob, "seq", Counting(), raising=False)
+        found = [await backend.get("anna", waiting[-1].id) for _ in range(50)]
+    assert {job.progress.queue_position for job in found} == {210}
+    assert looked_at < 400
 
 
 async def test_a_job_that_does_not_start_in_time_expires(

@@ -211,6 +211,24 @@ def test_an_unreadable_image_fails_the_job_and_names_field_class_and_title(
     assert "LoadImage" in finding.message
 
 
+@pytest.mark.parametrize("kind", ["PCX", "DDS", "XBM", "EPS"])
+def test_only_common_formats_are_opened_whatever_the_name_says(
+    run_graph: RunGraph, tmp_path: Path, kind: str
+) -> None:
+    mode = "1" if kind == "XBM" else "RGB"
+    Image.new(mode, (8, 8)).save(tmp_path / "in.png", format=kind)
+    outcome = run_graph(saved(("LoadImage", {"image": "in.png"})), IMAGES, input_dir=tmp_path)
+    assert outcome.error is not None
+    assert "not a readable image" in outcome.error.fields[0].message
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_common_formats_are_opened(run_graph: RunGraph, tmp_path: Path, kind: str) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "in", format=kind)
+    outcome = run_graph(saved(("LoadImage", {"image": "in"})), IMAGES, input_dir=tmp_path)
+    assert outcome.status is JobStatus.SUCCEEDED
+
+
 def test_a_decompression_bomb_fails_before_it_is_decoded(
     run_graph: RunGraph, tmp_path: Path
 ) -> None:

@@ -28,6 +28,19 @@ class StoredFile:
     sha256: str
 
 
+def event_of(job: JobRecord, sent: JobRecord | None) -> JobEvent:
+    """The event of a new state, after that of ``sent``: ``progress`` when nothing else changed."""
+    if job.is_final:
+        return JobEvent(type="done", job=job)
+    if sent and (sent.status, sent.attempt, sent.cancel_requested_at) == (
+        job.status,
+        job.attempt,
+        job.cancel_requested_at,
+    ):
+        return JobEvent(type="progress", progress=job.progress)
+    return JobEvent(type="status", job=job)
+
+
 class Backend(Protocol):
     """Where jobs run. A job of another owner is ``unknown_job``."""
 

@@ -4,6 +4,7 @@ import ipaddress
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -124,6 +125,9 @@ def serve(
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+    if server.failure is not None:
+        print(f"error: the engine cannot be loaded: {server.failure}", file=sys.stderr)
+        raise typer.Exit(2)
 
 
 @dataclass(frozen=True)
@@ -155,8 +159,9 @@ def _make_server(
     loaded: _Loaded, engine: _Engine, auth: AuthChoice | None, host: str, port: int, data: Path
 ) -> "GatewayServer":
     from comfysnap_server.backends.local import LocalBackend
-    from comfysnap_server.gateway import GatewayServer, create_app
+    from comfysnap_server.gateway import GatewayServer, create_app, raise_descriptor_limit
 
+    raise_descriptor_limit()
     settings = loaded.settings
     if auth is not None:
         settings = settings.model_copy(update={"auth": auth.value})
@@ -174,7 +179,9 @@ def _make_server(
     def announce(url: str) -> None:
         _announce(url, engine.name, data, loaded.workflows.values(), default)
 
-    return GatewayServer(app, host=host, port=port, announce=announce)
+    return GatewayServer(
+        app, host=host, port=port, announce=announce, failure=lambda: backend.start_failure
+    )
 
 
 def _announce(
@@ -226,7 +233,21 @@ def _engine(choice: EngineChoice, options: dict[str, JsonValue]) -> _Engine:
             "and COMFYUI_PYTHON to its interpreter"
         )
     python = found.python if found else os.environ.get("COMFYUI_PYTHON")
-    return _Engine("comfyui", {**({"path": found.path} if found else {}), **options}, python)
+    options = {**({"path": found.path} if found else {}), **options}
+    _check_comfyui(Path(str(options["path"])), python)
+    return _Engine("comfyui", options, python)
+
+
+def _check_comfyui(checkout: Path, python: str | None) -> None:
+    """Fail at start rather than with every worker."""
+    from comfysnap_server.pins import UnsupportedComfyError, read_version
+
+    try:
+        read_version(checkout)
+    except UnsupportedComfyError as error:
+        raise ValueError(f"{error}; set COMFYUI_PATH to a checkout") from error
+    if python is not None and shutil.which(python) is None:
+        raise ValueError(f"COMFYUI_PYTHON is not an interpreter: {python}")
 
 
 def _on_devices(engine: _Engine, devices: Devices) -> _Engine:

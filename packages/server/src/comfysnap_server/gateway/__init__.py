@@ -2,6 +2,7 @@
 
 from comfysnap_server.gateway.app import create_app
 from comfysnap_server.gateway.auth import hash_key, new_key
+from comfysnap_server.gateway.capacity import raise_descriptor_limit
 from comfysnap_server.gateway.serving import GatewayServer
 from comfysnap_server.gateway.settings import GatewaySettings
 
@@ -11,4 +12,5 @@ __all__ = [
     "create_app",
     "hash_key",
     "new_key",
+    "raise_descriptor_limit",
 ]

@@ -2,8 +2,8 @@
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from functools import cache
-from typing import Any, Final
+from functools import cache, partial
+from typing import Any, Final, cast
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -15,7 +15,10 @@ from comfysnap_schema.wire import ErrorCode, FieldProblem, routes
 from comfysnap_schema.workflow import Workflow
 from comfysnap_server.backends.protocol import Backend
 from comfysnap_server.errors import BackendError
+from comfysnap_server.gateway import input_urls
 from comfysnap_server.gateway.auth import Authenticator
+from comfysnap_server.gateway.bodies import BodyReader
+from comfysnap_server.gateway.capacity import Capacity, Places
 from comfysnap_server.gateway.files import FileRoutes
 from comfysnap_server.gateway.jobs import JobRoutes
 from comfysnap_server.gateway.long_polls import LongPolls
@@ -25,6 +28,7 @@ from comfysnap_server.gateway.problems import ProblemError, problem_response
 from comfysnap_server.gateway.settings import GatewaySettings
 from comfysnap_server.gateway.submit import JobSubmitter
 from comfysnap_server.gateway.workflows import WorkflowRoutes, docs_router
+from comfysnap_server.jobs import FetchPolicy
 
 _CODE_OF: Final = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
 
@@ -35,11 +39,18 @@ def create_app(
     settings: GatewaySettings,
     *,
     default: str | None = None,
+    capacity: Capacity | None = None,
+    fetch: FetchPolicy | None = None,
 ) -> FastAPI:
     """The gateway in front of ``backend``, which it starts and stops.
 
     Args:
+        backend: Where jobs run.
+        workflows: What it offers, by name.
+        settings: Access and limits.
         default: Workflow of the bare infer routes; None: the only one there is.
+        capacity: How much it holds at once; None: what this process may open.
+        fetch: What may be downloaded as an input file; None: any public address, in 30 s.
 
     Raises:
         ValueError: ``default`` is not a workflow, or ``auth = "keys"`` comes without keys.
@@ -49,7 +60,13 @@ def create_app(
     if default is not None and default not in workflows:
         raise ValueError(f"unknown default workflow {default!r}; available: {', '.join(workflows)}")
     auth = Authenticator(settings)
-    waits = LongPolls(settings.max_waits)
+    capacity = capacity or Capacity.of_process()
+    places = _PlacesOf(settings)
+    waits = LongPolls(places("waiting requests", capacity.waits, settings.max_waits))
+    receive = partial(BodyReader, patience=settings.body_timeout, min_rate=settings.min_upload_rate)
+    bodies = receive(places("request bodies", capacity.bodies))
+    uploads = receive(places("uploads", capacity.uploads))
+    downloads = places("downloads", capacity.downloads)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
@@ -69,12 +86,13 @@ def create_app(
         ),
     )
     app.state.waits = waits
-    app.include_router(
-        JobRoutes(
-            backend, JobSubmitter(backend, workflows, settings), settings, waits, default
-        ).router()
-    )
-    app.include_router(FileRoutes(backend, settings).router())
+    app.state.capacity = capacity
+    fetch = fetch or FetchPolicy(max_bytes=settings.max_file_bytes, timeout=input_urls.TIMEOUT_S)
+    fetches = places("downloads of input files", input_urls.MAX_DOWNLOADS)
+    downloader = input_urls.InputDownloads(backend, fetches, fetch)
+    submitter = JobSubmitter(backend, workflows, settings, downloader)
+    app.include_router(JobRoutes(backend, submitter, settings, waits, bodies, default).router())
+    app.include_router(FileRoutes(backend, settings, uploads, downloads).router())
     app.include_router(WorkflowRoutes(backend, workflows, default).router())
     openapi = cache(lambda: build_openapi(app, workflows, default, settings.auth))
     app.include_router(docs_router(openapi))
@@ -94,6 +112,22 @@ def drain(app: FastAPI) -> None:
     """End held requests with what is known now; called in the app's loop when it has to stop."""
     waits: LongPolls = app.state.waits
     waits.drain()
+
+
+def capacity_of(app: FastAPI) -> Capacity:
+    """How much the app holds at once."""
+    return cast("Capacity", app.state.capacity)
+
+
+class _PlacesOf:
+    """Makes places of which no owner gets more than half, where there are several owners."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._alone = settings.auth != "keys" or len(settings.keys) == 1
+
+    def __call__(self, what: str, limit: int, per_owner: int | None = None) -> Places:
+        share = limit if self._alone else (limit + 1) // 2
+        return Places(what, limit, share if per_owner is None else min(share, per_owner))
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

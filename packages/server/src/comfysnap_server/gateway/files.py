@@ -1,21 +1,25 @@
 """The routes of files: outputs of jobs, and uploads addressed by content."""
 
 import re
-from typing import Final
+from contextlib import AbstractContextManager, aclosing
+from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from comfysnap_schema.wire import ErrorCode, routes
 from comfysnap_server.backends.protocol import Backend, StoredFile
 from comfysnap_server.errors import BackendError
-from comfysnap_server.gateway.bodies import limited_stream
+from comfysnap_server.gateway.bodies import BodyReader
+from comfysnap_server.gateway.capacity import Places
 from comfysnap_server.gateway.jobs import checked_job_id, owner_of
 from comfysnap_server.gateway.problems import ProblemError
 from comfysnap_server.gateway.settings import GatewaySettings
 
 _SHA256: Final = re.compile(routes.SHA256_PATTERN)
 _RANGE: Final = re.compile(r"bytes=(?:(\d{1,19})-(\d{0,19})|-(\d{1,19}))")
+_CONTENT_TYPE: Final = re.compile(r"[\w.+-]+/[\w.+-]+(; ?[\w.+-]+=[\w.+-]+)*", re.ASCII)
 _INLINE: Final = frozenset({
     "image/png", "image/jpeg", "image/webp", "image/gif", "image/avif", "image/apng", "image/bmp",
     "video/mp4", "video/webm", "audio/mpeg", "audio/wav", "audio/x-wav", "audio/flac", "audio/ogg",
@@ -37,18 +41,39 @@ _CONTENT: Final = {
 }
 
 
+_ANY: Final = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"description": "The file", "content": _ANY},
+    206: {"description": "The range of it", "content": _ANY},
+    304: {"description": "The caller has it already"},
+}
+_RANGE_HEADERS: Final = [
+    {"name": name, "in": "header", "required": False, "schema": {"type": "string"}}
+    for name in ("Range", "If-Range", "If-None-Match")
+]
+
+
 class FileRoutes:
     """Handlers around one backend."""
 
-    def __init__(self, backend: Backend, settings: GatewaySettings) -> None:
+    def __init__(
+        self, backend: Backend, settings: GatewaySettings, bodies: BodyReader, downloads: Places
+    ) -> None:
         self._backend = backend
         self._settings = settings
+        self._bodies = bodies
+        self._downloads = downloads
 
     def router(self) -> APIRouter:
         """The routes."""
         router = APIRouter(tags=["files"])
         output = routes.OUTPUTS + "/{job_id}/{name}"
-        router.get(output, response_class=FileResponse)(self.output)
+        router.get(
+            output,
+            response_class=FileResponse,
+            responses=_ANSWERS,
+            openapi_extra={"parameters": _RANGE_HEADERS},
+        )(self.output)
         router.head(output, response_class=FileResponse, include_in_schema=False)(self.output)
         upload = routes.FILES + "/{sha256}"
         router.put(upload, status_code=204, openapi_extra={"requestBody": _CONTENT})(self.upload)
@@ -57,7 +82,8 @@ class FileRoutes:
 
     async def output(self, request: Request, job_id: str, name: str) -> Response:
         """A file that a job made; single ranges, ``If-Range`` and ``If-None-Match`` work."""
-        file = await self._backend.open_output(owner_of(request), checked_job_id(job_id), name)
+        owner = owner_of(request)
+        file = await self._backend.open_output(owner, checked_job_id(job_id), name)
         etag = f'"{file.sha256}"'
         headers = {**_HARMLESS, "ETag": etag}
         if _matches(request.headers.get("if-none-match"), etag):
@@ -67,27 +93,30 @@ class FileRoutes:
             stat = file.path.stat()
         except FileNotFoundError as error:
             raise BackendError(ErrorCode.OUTPUT_EXPIRED, "the file is gone") from error
-        kind = file.content_type.partition(";")[0].strip().lower()
-        return FileResponse(
+        # Of a node's making: line breaks in it would end in a header.
+        well_formed = _CONTENT_TYPE.fullmatch(file.content_type)
+        content_type = file.content_type if well_formed else "application/octet-stream"
+        kind = content_type.partition(";")[0].strip().lower()
+        response = _Download(
             file.path,
             headers=headers,
-            media_type=file.content_type,
+            media_type=content_type,
             filename=name,
             stat_result=stat,
             content_disposition_type="inline" if kind in _INLINE else "attachment",
         )
+        response.place = self._downloads.take(owner)
+        return response
 
     async def upload(self, request: Request, sha256: str) -> Response:
         """Store an input file under the SHA-256 of its content."""
         digest = _checked_sha256(sha256)
-        settings = self._settings
-        chunks = limited_stream(
-            request,
-            settings.max_file_bytes,
-            ErrorCode.FILE_TOO_LARGE,
-            patience=settings.body_timeout,
+        owner = owner_of(request)
+        chunks = self._bodies.stream(
+            request, owner, self._settings.max_file_bytes, ErrorCode.FILE_TOO_LARGE
         )
-        await self._backend.put_file(owner_of(request), digest, chunks)
+        async with aclosing(chunks):
+            await self._backend.put_file(owner, digest, chunks)
         return Response(status_code=204)
 
     async def has_file(self, request: Request, sha256: str) -> Response:
@@ -95,6 +124,17 @@ class FileRoutes:
         if not await self._backend.has_file(owner_of(request), _checked_sha256(sha256)):
             raise BackendError(ErrorCode.UNKNOWN_FILE, "unknown file")
         return Response()
+
+
+class _Download(FileResponse):
+    """Takes its place before the first byte, while the request can still be refused."""
+
+    place: AbstractContextManager[None]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hold the place while the file is sent."""
+        with self.place:
+            await super().__call__(scope, receive, send)
 
 
 def _checked_sha256(text: str) -> str:

@@ -3,7 +3,7 @@
 import difflib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Final
 
 import jsonschema_rs
@@ -28,27 +28,26 @@ class InputValidator:
 
     def problems(self, inputs: Mapping[str, JsonValue]) -> tuple[FieldProblem, ...]:
         """Every issue, at most ``MAX_ISSUES``; empty when the inputs fit."""
-        if self._validator.is_valid(inputs):
-            return ()
-        found = (
-            problem
-            for error in self._validator.iter_errors(inputs)
-            for problem in self._describe(error)
+        # Apart from the validator, whose error about unknown names lists every one of them.
+        known = {name: value for name, value in inputs.items() if name in self._properties}
+        found = (self._describe(error) for error in self._errors(known))
+        unknown = (
+            FieldProblem(field=name[:100], message=self._unknown(name))
+            for name in inputs
+            if name not in self._properties
         )
-        return tuple(islice(found, MAX_ISSUES))
+        return tuple(islice(chain(found, unknown), MAX_ISSUES))
 
-    def _describe(self, error: jsonschema_rs.ValidationError) -> Iterable[FieldProblem]:
-        kind = error.kind.name
+    def _errors(self, inputs: Mapping[str, JsonValue]) -> Iterable[jsonschema_rs.ValidationError]:
+        return () if self._validator.is_valid(inputs) else self._validator.iter_errors(inputs)
+
+    def _describe(self, error: jsonschema_rs.ValidationError) -> FieldProblem:
         if error.instance_path:
             field = str(error.instance_path[0])
-            yield FieldProblem(field=field, message=self._message(field, error))
-        elif kind == "required":
-            yield FieldProblem(field=error.kind.value, message="is required")
-        elif kind == "additionalProperties":
-            for name in error.kind.value:
-                yield FieldProblem(field=name[:100], message=self._unknown(name))
-        else:
-            yield FieldProblem(message=error.message[:300])
+            return FieldProblem(field=field, message=self._message(field, error))
+        if error.kind.name == "required":
+            return FieldProblem(field=error.kind.value, message="is required")
+        return FieldProblem(message=error.message[:300])
 
     def _unknown(self, name: str) -> str:
         near = difflib.get_close_matches(name[:100], self._known, n=1)

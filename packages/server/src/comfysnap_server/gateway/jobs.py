@@ -2,8 +2,8 @@
 
 import logging
 import re
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import AsyncIterator, Generator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Annotated, Final, cast
 
 from fastapi import APIRouter, Header, Query, Request
@@ -23,7 +23,7 @@ from comfysnap_schema.wire import (
 )
 from comfysnap_server.backends.protocol import Backend, SubmitResult
 from comfysnap_server.errors import BackendError
-from comfysnap_server.gateway.bodies import read_json_object
+from comfysnap_server.gateway.bodies import BodyReader
 from comfysnap_server.gateway.long_polls import LongPolls
 from comfysnap_server.gateway.middleware import OWNER_KEY
 from comfysnap_server.gateway.problems import REQUEST_ID_KEY, ProblemError
@@ -112,9 +112,11 @@ class JobRoutes:
         submitter: JobSubmitter,
         settings: GatewaySettings,
         waits: LongPolls,
+        bodies: BodyReader,
         default: str | None,
     ) -> None:
         self._backend = backend
+        self._bodies = bodies
         self._submitter = submitter
         self._settings = settings
         self._waits = waits
@@ -135,7 +137,11 @@ class JobRoutes:
         router.get(routes.CHECK_STATUS + "/{job_id}", response_model=JobRecord)(self.check_status)
         router.get(routes.JOBS, response_model=JobPage)(self.list_jobs)
         router.post(routes.CANCEL + "/{job_id}", response_model=JobRecord)(self.cancel)
-        router.get(routes.EVENTS + "/{job_id}", response_class=EventSourceResponse)(self.events)
+        router.get(
+            routes.EVENTS + "/{job_id}",
+            response_class=EventSourceResponse,
+            responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+        )(self.events)
         return router
 
     async def infer_sync(
@@ -146,13 +152,15 @@ class JobRoutes:
     ) -> Response:
         """Run a workflow and answer with the finished job, failed ones included (200).
 
-        A job that takes longer than the server holds a request comes back running (202). Hanging
-        up does not cancel.
+        A job that takes longer than the server holds a request comes back unfinished (202), and so
+        does one whose end cannot be waited for because too many requests wait already. Hanging up
+        does not cancel.
         """
         submitted = await self._submit(request, options, headers)
         job = submitted.job
         if not job.is_final:
-            job = await self._wait(request, job, None, self._settings.max_sync_wait)
+            with _accepted(job):
+                job = await self._wait(request, job, None, self._settings.max_sync_wait)
         return _submitted_response(submitted, job, 200 if job.is_final else 202)
 
     async def infer_async(
@@ -170,7 +178,7 @@ class JobRoutes:
         job = submitted.job
         if job.status is JobStatus.RUNNING and not submitted.replayed:
             owner = owner_of(request)
-            with suppress(BackendError):  # the job is accepted, whatever cannot be read now
+            with _accepted(job):
                 job = await self._backend.wait(owner, job.id, after=None, timeout=_SETTLE_S)
         return _submitted_response(submitted, job, 202)
 
@@ -243,12 +251,16 @@ class JobRoutes:
                 "the server has several workflows and no default; name one:"
                 f" {request.url.path}/NAME",
             )
-        inputs, canonical = await read_json_object(
-            request, self._settings.max_body_bytes, self._settings.body_timeout
+        owner = owner_of(request)
+        inputs, canonical = await self._bodies.read_json(
+            request,
+            owner,
+            self._settings.max_body_bytes,
+            forms=self._settings.auth != "proxy",
         )
         return await self._submitter.submit(
             SubmitRequest(
-                owner=owner_of(request),
+                owner=owner,
                 workflow=workflow,
                 inputs=inputs,
                 canonical=canonical,
@@ -273,12 +285,24 @@ class JobRoutes:
 class _EventStream(EventSourceResponse):
     """Takes its slot before the first byte, while the request can still be refused."""
 
-    slot: AbstractAsyncContextManager[None]
+    slot: AbstractContextManager[None]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hold the slot while events flow."""
-        async with self.slot:
+        with self.slot:
             await super().__call__(scope, receive, send)
+
+
+@contextmanager
+def _accepted(job: JobRecord) -> Generator[None]:
+    """Keep what fails after a job was accepted from its answer: an error would have the caller
+    submit the job again, and run it twice."""
+    try:
+        yield
+    except (BackendError, ProblemError) as error:
+        log.info("job %s is answered without a wait: %s", job.id, error)
+    except Exception:
+        log.exception("job %s was accepted, but waiting for its end failed", job.id)
 
 
 def _is_news(job: JobRecord, after: int | None) -> bool:

@@ -1,15 +1,13 @@
 """Requests that are held open: counted by owner, ended by a hang-up or when the server stops."""
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 from starlette.types import Message, Receive
 
-from comfysnap_schema.wire import ErrorCode
-from comfysnap_server.gateway.problems import ProblemError
+from comfysnap_server.gateway.capacity import Places
 
 T = TypeVar("T")
 
@@ -17,9 +15,8 @@ T = TypeVar("T")
 class LongPolls:
     """The held requests of one gateway."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._open: Counter[str] = Counter()
+    def __init__(self, places: Places) -> None:
+        self._places = places
         self._timeouts: set[asyncio.Timeout] = set()
         self._draining = False
 
@@ -30,32 +27,19 @@ class LongPolls:
             for timeout in self._timeouts:
                 _expire(timeout)
 
-    @asynccontextmanager
-    async def slot(self, owner: str) -> AsyncGenerator[None]:
+    def slot(self, owner: str) -> AbstractContextManager[None]:
         """Count one held request.
 
         Raises:
-            ProblemError: ``rate_limited``, the owner holds too many.
+            ProblemError: ``rate_limited``, too many are held; raised on entry.
         """
-        if self._open[owner] >= self._limit:
-            raise ProblemError(
-                ErrorCode.RATE_LIMITED,
-                f"{self._limit} requests of yours are already waiting",
-                retry_after=1,
-            )
-        self._open[owner] += 1
-        try:
-            yield
-        finally:
-            self._open[owner] -= 1
-            if not self._open[owner]:
-                del self._open[owner]
+        return self._places.take(owner)
 
     async def hold(
         self, owner: str, receive: Receive, work: Callable[[], Awaitable[T]]
     ) -> T | None:
         """The result of ``work``, or None when the client hung up or the server stops first."""
-        async with self.slot(owner):
+        with self.slot(owner):
             timeout = asyncio.timeout(0 if self._draining else None)
             watcher = asyncio.create_task(_watch(receive, timeout))
             try:

@@ -61,7 +61,7 @@ class GatewayMiddleware:
         except ProblemError as error:
             await problem_response(scope, error)(scope, receive, send_with_id)
         except ClientDisconnect:
-            log.info("%s %r: the client hung up [%s]", scope["method"], scope["path"], request_id)
+            log.debug("%s %r: the client hung up [%s]", scope["method"], scope["path"], request_id)
         except Exception:
             log.exception("%s %r failed [%s]", scope["method"], scope["path"], request_id)
             if status:
@@ -92,8 +92,9 @@ class GatewayMiddleware:
         scope[OWNER_KEY] = owner
 
     def _check_host(self, headers: Mapping[str, str]) -> None:
-        """Without a key, a browser is the one way for a stranger to get here from outside: by
-        DNS rebinding (a foreign Host) or by a cross-origin request."""
+        """Where no key is sent, a stranger's web page can get here through a reader's browser: by
+        DNS rebinding (a foreign Host) or by a cross-origin request. A proxy that knows its user by
+        a cookie lets it pass."""
         settings = self._settings
         host = headers.get("host", "")
         if settings.hosts and _host_name(host) not in settings.hosts:
@@ -103,7 +104,7 @@ class GatewayMiddleware:
                 " allow it in [serve] hosts",
             )
         origin = headers.get("origin")
-        if settings.auth != "none" or origin is None or origin in settings.origins:
+        if settings.auth == "keys" or origin is None or origin in settings.origins:
             return
         site = headers.get("sec-fetch-site")
         if site not in _SAME_SITE and origin.partition("://")[2] != host:

@@ -3,19 +3,29 @@
 import asyncio
 import socket
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
 
-from comfysnap_server.gateway.app import drain
-from comfysnap_server.gateway.connections import BoundedHttpProtocol
+from comfysnap_server.gateway.app import capacity_of, drain
+from comfysnap_server.gateway.connections import BoundedHttpProtocol, ConnectionTable
 
 _GRACE_S = 10
 
 
 class GatewayServer(uvicorn.Server):
-    """A uvicorn server that ends held requests when it is asked to stop."""
+    """A uvicorn server that ends held requests when it is asked to stop.
+
+    Args:
+        app: The gateway.
+        host: Address to listen on.
+        port: Port; 0: any that is free.
+        announce: Called with the address once it listens.
+        failure: Asked ten times a second; what it returns other than None ends the server.
+    """
 
     def __init__(
         self,
@@ -24,14 +34,21 @@ class GatewayServer(uvicorn.Server):
         host: str,
         port: int,
         announce: Callable[[str], None] | None = None,
+        failure: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._app = app
+        self._failure = failure
+        self.failure: str | None = None
+        """Why it ended by itself."""
         self._announce = announce
         self._loop: asyncio.AbstractEventLoop | None = None
+        capacity = capacity_of(app)
+        protocol = partial(BoundedHttpProtocol, table=ConnectionTable(capacity.connections))
         super().__init__(
             uvicorn.Config(
                 app,
-                http=BoundedHttpProtocol,
+                http=cast("type[BoundedHttpProtocol]", protocol),
+                backlog=capacity.backlog,
                 host=host,
                 port=port,
                 access_log=False,
@@ -67,6 +84,13 @@ class GatewayServer(uvicorn.Server):
         await super().startup(sockets)
         if self.started and self._announce is not None:
             self._announce(self.url)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to end now."""
+        self.failure = self._failure()
+        if self.failure is not None:
+            self.stop()
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop on a signal; long polls and event streams end with what is known."""

@@ -26,10 +26,13 @@ class GatewaySettings(BaseModel, frozen=True, extra="forbid"):
 
     max_body_bytes: Annotated[int, Field(gt=0)] = routes.MAX_BODY_BYTES
     body_timeout: Annotated[float, Field(gt=0)] = 60.0
-    """For the whole JSON body to come, and for each next piece of an upload."""
+    """For the whole JSON body to come, and for the silences of an upload."""
+    min_upload_rate: Annotated[float, Field(gt=0)] = 16 * 1024
+    """Bytes per second: an upload that is slower for ``body_timeout`` seconds is refused."""
     max_file_bytes: Annotated[int, Field(gt=0)] = routes.MAX_FILE_BYTES
     max_waits: Annotated[int, Field(gt=0)] = 2000
-    """Requests of one owner that may be held open at once: waits, event streams, infer_sync."""
+    """Requests of one owner that may be held open at once: waits, event streams, infer_sync. Fewer
+    where the system lets the server open only few files."""
     max_wait: Annotated[float, Field(ge=0)] = routes.MAX_WAIT_S
     """Longest hold of ``/check_status``; a longer ``wait`` is cut to it."""
     max_sync_wait: Annotated[float, Field(ge=0)] = routes.MAX_SYNC_WAIT_S

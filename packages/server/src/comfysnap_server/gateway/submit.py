@@ -22,7 +22,6 @@ from comfysnap_schema.wire import (
     ErrorCode,
     FieldProblem,
     FileBySha256,
-    FileByUrl,
     InputError,
     JobOptions,
     Kind,
@@ -31,6 +30,7 @@ from comfysnap_schema.wire import (
 )
 from comfysnap_schema.workflow import Parameter, Workflow
 from comfysnap_server.backends.protocol import Backend, SubmitResult
+from comfysnap_server.gateway.input_urls import InputDownloads
 from comfysnap_server.gateway.inputs import MAX_ISSUES, InputValidator
 from comfysnap_server.gateway.problems import ProblemError, invalid_input
 from comfysnap_server.gateway.settings import GatewaySettings
@@ -74,18 +74,21 @@ class _Files:
 
     inputs: dict[str, JsonValue]
     names: dict[str, JsonValue] = field(default_factory=dict[str, JsonValue])
-    files: dict[str, FileBySha256 | FileByUrl] = field(
-        default_factory=dict[str, FileBySha256 | FileByUrl]
-    )
+    files: dict[str, FileBySha256] = field(default_factory=dict[str, FileBySha256])
 
 
 class JobSubmitter:
     """Turns submissions into jobs."""
 
     def __init__(
-        self, backend: Backend, workflows: Mapping[str, Workflow], settings: GatewaySettings
+        self,
+        backend: Backend,
+        workflows: Mapping[str, Workflow],
+        settings: GatewaySettings,
+        downloads: InputDownloads,
     ) -> None:
         self._backend = backend
+        self._downloads = downloads
         self._workflows = workflows
         self._settings = settings
         self._validators = {
@@ -103,24 +106,34 @@ class JobSubmitter:
         """
         fingerprint = submission.fingerprint
         try:
-            request = await self._checked(submission, fingerprint)
+            workflow = self._checked(submission)
+            urls = _urls(submission.inputs, workflow)
+            # A replay downloads nothing: the file may have changed, or be gone.
+            earlier = await self._earlier(submission, fingerprint) if urls else None
+            if earlier is not None:
+                return earlier
+            request = await self._request(submission, workflow, fingerprint, urls)
         except ProblemError:
             # What is refused today may have been accepted when the key was first sent.
-            key = submission.idempotency_key
-            earlier = key and await self._backend.replay(submission.owner, key, fingerprint)
-            if not earlier:
+            earlier = await self._earlier(submission, fingerprint)
+            if earlier is None:
                 raise
-            return SubmitResult(earlier, replayed=True)
+            return earlier
         return await self._backend.submit(request)
 
-    async def _checked(self, submission: SubmitRequest, fingerprint: str) -> JobRequest:
+    async def _earlier(self, submission: SubmitRequest, fingerprint: str) -> SubmitResult | None:
+        key = submission.idempotency_key
+        job = await self._backend.replay(submission.owner, key, fingerprint) if key else None
+        return SubmitResult(job, replayed=True) if job else None
+
+    def _checked(self, submission: SubmitRequest) -> Workflow:
         workflow = self._workflow(submission.workflow)
         self._check_contract(workflow, submission.contract)
         self._check_options(submission.options)
         problems = self._validators[workflow.name].problems(submission.inputs)
         if problems:
             raise invalid_input(*problems)
-        return await self._request(submission, workflow, fingerprint)
+        return workflow
 
     def _workflow(self, name: str) -> Workflow:
         workflow = self._workflows.get(name)
@@ -146,9 +159,14 @@ class JobSubmitter:
             )
 
     async def _request(
-        self, submission: SubmitRequest, workflow: Workflow, fingerprint: str
+        self,
+        submission: SubmitRequest,
+        workflow: Workflow,
+        fingerprint: str,
+        urls: Mapping[str, str],
     ) -> JobRequest:
-        found = await self._files(submission, workflow)
+        digests = await self._downloads.store(submission.owner, urls)
+        found = await self._files(submission, workflow, digests)
         inputs = workflow.complete(found.inputs)
         graph = await _build(workflow, {**inputs, **found.names})
         options = submission.options
@@ -163,7 +181,7 @@ class JobSubmitter:
             graph_hash=self._hashes[workflow.name],
             outputs=dict(workflow.outputs),
             fields=dict(workflow.fields),
-            files=found.files,
+            files={**found.files},
             labels=label_map(options.label),
             timeout=min(options.timeout or settings.default_timeout, settings.max_timeout),
             queue_timeout=settings.queue_timeout,
@@ -173,14 +191,20 @@ class JobSubmitter:
             created_at=datetime.now(UTC),
         )
 
-    async def _files(self, submission: SubmitRequest, workflow: Workflow) -> _Files:
+    async def _files(
+        self, submission: SubmitRequest, workflow: Workflow, digests: Mapping[str, str]
+    ) -> _Files:
         found = _Files(dict(submission.inputs))
         for name, value in submission.inputs.items():
             parameter = workflow.parameters[name]
             if parameter.type == "file" and value is not None:
-                reference, label = await self._file(
-                    submission.owner, parameter, cast("dict[str, str]", value)
-                )
+                given = cast("dict[str, str]", value)
+                if name in digests:
+                    reference = FileBySha256(sha256=digests[name])
+                    suffix = PurePosixPath(urlsplit(given["url"]).path).suffix
+                    label = reference.sha256[:32] + _suffix(parameter, suffix)
+                else:
+                    reference, label = await self._file(submission.owner, parameter, given)
                 found.inputs[name] = cast("JsonValue", reference.model_dump())
                 found.names[name] = label
                 found.files[label] = reference
@@ -188,9 +212,7 @@ class JobSubmitter:
 
     async def _file(
         self, owner: str, parameter: Parameter, value: dict[str, str]
-    ) -> tuple[FileBySha256 | FileByUrl, str]:
-        if "url" in value:
-            return _by_url(parameter, value["url"])
+    ) -> tuple[FileBySha256, str]:
         if "data" in value:
             data = _decode(parameter, value["data"])
             digest = hashlib.sha256(data).hexdigest()
@@ -248,19 +270,29 @@ def unknown_workflow(name: str, known: Mapping[str, Any]) -> ProblemError:
     )
 
 
-def _by_url(parameter: Parameter, url: str) -> tuple[FileByUrl, str]:
+def _urls(inputs: Mapping[str, JsonValue], workflow: Workflow) -> dict[str, str]:
+    """The URLs of input files, by API field.
+
+    Raises:
+        ProblemError: One cannot be downloaded, whatever is there.
+    """
+    found: dict[str, str] = {}
+    for name, value in inputs.items():
+        if workflow.parameters[name].type == "file" and isinstance(value, dict) and "url" in value:
+            url = str(value["url"])
+            if not _is_usable(url):
+                message = "must be a public http(s) address, without user name or password"
+                raise invalid_input(FieldProblem(field=name, message=message))
+            found[name] = url
+    return found
+
+
+def _is_usable(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        usable = bool(parts.hostname) and parts.username is None and parts.port != 0
+        return bool(parts.hostname) and parts.username is None and parts.port != 0
     except ValueError:
-        usable = False
-        parts = urlsplit("")
-    if not usable:
-        message = "must be a public http(s) address, without user name or password"
-        raise invalid_input(FieldProblem(field=parameter.name, message=message))
-    digest = hashlib.sha256(url.encode()).hexdigest()
-    suffix = PurePosixPath(parts.path).suffix
-    return FileByUrl(url=url), digest[:32] + _suffix(parameter, suffix)
+        return False
 
 
 def _suffix(parameter: Parameter, suffix: str) -> str:

@@ -30,7 +30,9 @@ class WorkflowRoutes:
         router.get(routes.WORKFLOWS)(self.list_workflows)
         router.get(routes.WORKFLOWS + "/{name}", response_model=WorkflowDetail)(self.workflow)
         router.get(routes.HEALTH)(self.health)
-        router.get(routes.READY)(self.ready)
+        schema = {"type": "object", "properties": {"status": {"type": "string"}}}
+        not_ready = {"description": "Not now", "content": {"application/json": {"schema": schema}}}
+        router.get(routes.READY, responses={503: not_ready})(self.ready)
         return router
 
     async def list_workflows(self) -> list[WorkflowSummary]:

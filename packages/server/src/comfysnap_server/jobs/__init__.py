@@ -1,7 +1,8 @@
 """One job from its request to its outcome, the same on every backend."""
 
 from comfysnap_server.jobs.endings import ENDINGS, Ending
-from comfysnap_server.jobs.fetch import FetchPolicy
+from comfysnap_server.jobs.fetch import FetchError, FetchPolicy
+from comfysnap_server.jobs.fetch import fetch as fetch_file
 from comfysnap_server.jobs.files import FileStore, find_output
 from comfysnap_server.jobs.request import JobRequest
 from comfysnap_server.jobs.run import JobEnd, JobRun, Outcome, ended, execute
@@ -9,6 +10,7 @@ from comfysnap_server.jobs.run import JobEnd, JobRun, Outcome, ended, execute
 __all__ = [
     "ENDINGS",
     "Ending",
+    "FetchError",
     "FetchPolicy",
     "FileStore",
     "JobEnd",
@@ -17,5 +19,6 @@ __all__ = [
     "Outcome",
     "ended",
     "execute",
+    "fetch_file",
     "find_output",
 ]

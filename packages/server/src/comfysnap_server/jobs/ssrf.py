@@ -15,6 +15,7 @@ _NOT_PUBLIC: Final = (
     # Not global in the registries, and some releases of ``ipaddress`` take parts of them for it:
     # https://www.iana.org/assignments/iana-ipv4-special-registry (and -ipv6-)
     ipaddress.ip_network("192.0.0.0/24"),
+    ipaddress.ip_network("192.88.99.0/24"),  # relays into 6to4, deprecated by RFC 7526
     ipaddress.ip_network("fec0::/10"),
     ipaddress.ip_network("3fff::/20"),
     ipaddress.ip_network("64:ff9b:1::/48"),

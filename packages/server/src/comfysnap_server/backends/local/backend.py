@@ -22,18 +22,18 @@ from comfysnap_server.backends.local.live import (
     EventFollower,
     LiveJob,
     Stop,
-    done_event,
     wait_for,
 )
 from comfysnap_server.backends.local.lock import FolderLock
 from comfysnap_server.backends.local.migrations import DataFolderError, open_database, open_reader
 from comfysnap_server.backends.local.queue import JobQueue
+from comfysnap_server.backends.local.readiness import DiskCheck
 from comfysnap_server.backends.local.recovery import recover
 from comfysnap_server.backends.local.runner import Runner
 from comfysnap_server.backends.local.supervisor import WorkerSupervisor
 from comfysnap_server.backends.local.sweep import Sweeper
 from comfysnap_server.backends.local.writer import Writer
-from comfysnap_server.backends.protocol import StoredFile, SubmitResult
+from comfysnap_server.backends.protocol import StoredFile, SubmitResult, event_of
 from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs import Ending, FetchPolicy, FileStore, JobRequest, ended, find_output
 
@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_DATABASE: Final = "jobs.sqlite3"
+_UPLOADS: Final = "files"
 _REMEMBERED: Final = 1000
 """Finished jobs that are kept in memory, for those who ask right after."""
 _WRITE_PATIENCE_S: Final = 5.0
@@ -94,6 +96,7 @@ class LocalBackend:
         self._finished: OrderedDict[str, LiveJob] = OrderedDict()
         self._tasks: list[asyncio.Task[None]] = []
         self._running = False
+        self._not_ready: str | None = "the server is not running"
         self._expiring: set[asyncio.Task[None]] = set()
         self._claiming: asyncio.Future[store.Accepted] | None = None
         """The submit that is being stored with the idle worker's name on it."""
@@ -102,6 +105,11 @@ class LocalBackend:
     def engine_failure(self) -> str | None:
         """Why no worker can be started; None while all is well."""
         return self._pool.failure if self._running else None
+
+    @property
+    def start_failure(self) -> str | None:
+        """Why the engine was never loaded, after several attempts; None while it may be."""
+        return self._pool.start_failure if self._running else None
 
     @property
     def thread_holders(self) -> list[str]:
@@ -120,12 +128,12 @@ class LocalBackend:
             DataFolderError: The folder is in use, not writable, or from a newer version.
         """
         try:
-            self._data.mkdir(parents=True, exist_ok=True)
+            self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise DataFolderError(f"{self._data}: {error.strerror}") from error
         await asyncio.to_thread(self._lock.acquire, patience=self._limits.takeover_patience)
         try:
-            path = self._data / "jobs.sqlite3"
+            path = self._data / _DATABASE
             await asyncio.to_thread(self._make_folders, used=path.exists())
             connection = await asyncio.to_thread(open_database, path)
             self._reader = open_reader(path)
@@ -134,6 +142,7 @@ class LocalBackend:
             raise
         self._reading = ThreadPoolExecutor(1, "job-reader")
         self._writer = Writer(connection)
+        self._disk = DiskCheck(self._data, self._writer, keep_free=self._limits.keep_free_bytes)
         self._queue = JobQueue()
         self._pool = WorkerSupervisor(self._processes)
         self._runner = Runner(
@@ -179,6 +188,11 @@ class LocalBackend:
                     f"{strange} is not empty, and no server used {self._data} before"
                 )
             self._folders.make()
+            uploads, database = self._data / _UPLOADS, self._data / _DATABASE
+            uploads.mkdir(exist_ok=True)
+            uploads.chmod(0o700)
+            database.touch()
+            database.chmod(0o600)
         except OSError as error:
             raise DataFolderError(f"{error.filename}: {error.strerror}") from error
 
@@ -225,8 +239,20 @@ class LocalBackend:
         await asyncio.wait({self._working}, timeout=patience)
 
     async def ready(self) -> bool:
-        """Whether jobs can be accepted and will run."""
-        return self._running and self._pool.healthy and self._runner.stuck is None
+        """Whether jobs can be accepted and will run. The log says why not."""
+        why = await self._why_not_ready()
+        if why != self._not_ready and self._running:
+            level = logging.WARNING if why and self._pool.started else logging.INFO
+            logger.log(level, "not ready: %s" if why else "ready", *([why] if why else []))
+        self._not_ready = why
+        return why is None
+
+    async def _why_not_ready(self) -> str | None:
+        if not self._running:
+            return "the server is not running"
+        if self._runner.stuck is not None:
+            return self._runner.stuck
+        return self._pool.why_unhealthy or await self._disk.problem()
 
     async def submit(self, request: JobRequest) -> SubmitResult:
         """Accept a job; it is on the disk when this returns. See ``Backend.submit``."""
@@ -343,7 +369,7 @@ class LocalBackend:
             return self._with_position(live)
         now = datetime.now(UTC)
         if not live.taken:
-            live.taken = True
+            self._queue.drop(live)
             await self._end_unstarted(live, Stop.CANCEL, cancel_requested_at=now)
         elif live.draft.cancel_requested_at is None:
             record = live.propose(cancel_requested_at=now)
@@ -363,7 +389,7 @@ class LocalBackend:
         """See ``Backend.events``."""
         live = self._find(owner, job_id)
         if live is None:
-            yield done_event((await self._stored(owner, job_id)).record)
+            yield event_of((await self._stored(owner, job_id)).record, None)
             return
         async for event in EventFollower(live, after).events():
             yield (
@@ -371,7 +397,7 @@ class LocalBackend:
                 if event.job is None
                 else event.model_copy(update={"job": self._with_position(live)})
             )
-        yield done_event(live.record)
+        yield event_of(live.record, None)
 
     async def open_output(self, owner: str, job_id: str, name: str) -> StoredFile:
         """See ``Backend.open_output``."""
@@ -427,7 +453,7 @@ class LocalBackend:
 
     def _expire(self, live: LiveJob) -> None:
         if not live.taken:
-            live.taken = True
+            self._queue.drop(live)
             task = asyncio.create_task(self._end_unstarted(live, None))
             self._expiring.add(task)
             task.add_done_callback(self._expiring.discard)

@@ -56,7 +56,8 @@ class JobFolders:
         for folder in (self.inputs, self.scratch):
             shutil.rmtree(folder, ignore_errors=True)
         for folder in (self.inputs, self.outputs, self.scratch):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.chmod(0o700)  # that of an older version too
 
     def delete(self, job_id: str) -> None:
         """Delete all files of a job."""

@@ -31,6 +31,7 @@ from comfysnap_server.backends.local.channel import (
 from comfysnap_server.backends.local.worker_main import WorkerMain
 from comfysnap_server.engine.protocol import Engine
 from comfysnap_server.engine.registry import make_engine
+from comfysnap_server.errors import ComfysnapServerError
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,8 @@ def main(arguments: list[str] | None = None) -> None:
         engine.load()
         seconds = time.perf_counter() - started
     except Exception as error:
-        traceback.print_exc()
+        if not isinstance(error, ComfysnapServerError):  # else the message says it all
+            traceback.print_exc()
         _send(control, FailedMessage(detail=f"{type(error).__name__}: {error}"))
         sys.exit(1)
     holding = thread_holders(engine)

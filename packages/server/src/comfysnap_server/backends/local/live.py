@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any
 
 from comfysnap_schema.wire import JobEvent, JobRecord, Preview, Progress
+from comfysnap_server.backends.protocol import event_of
 from comfysnap_server.jobs import Ending, JobRequest
 
 
@@ -138,11 +139,6 @@ async def wait_for(live: LiveJob, *, after: int | None, timeout: float) -> None:
         return
 
 
-def done_event(record: JobRecord) -> JobEvent:
-    """The last event of a job."""
-    return JobEvent(type="done", job=record)
-
-
 class EventFollower:
     """Turns publications of a job into events; states in quick succession become one event."""
 
@@ -150,7 +146,7 @@ class EventFollower:
         self._live = live
         self._seen = -1 if after is None else after
         self._previews = live.previews
-        self._key: tuple[Any, ...] | None = None
+        self._sent: JobRecord | None = None
 
     async def events(self) -> AsyncIterator[JobEvent]:
         """Every state newer than what was seen; ends before the final one."""
@@ -169,10 +165,8 @@ class EventFollower:
         events: list[JobEvent] = []
         if record.version > self._seen:
             self._seen = record.version
-            key = (record.status, record.attempt, record.cancel_requested_at)
-            progress = JobEvent(type="progress", progress=record.progress)
-            events.append(progress if key == self._key else JobEvent(type="status", job=record))
-            self._key = key
+            events.append(event_of(record, self._sent))
+            self._sent = record
         if live.previews > self._previews:
             self._previews = live.previews
             events.append(JobEvent(type="preview", preview=live.preview))

@@ -2,6 +2,7 @@
 
 import asyncio
 import heapq
+from bisect import bisect_left
 from typing import Final
 
 from comfysnap_server.backends.local.live import LiveJob
@@ -15,12 +16,17 @@ class JobQueue:
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, LiveJob]] = []
+        self._waiting: list[int] = []
+        """The ``seq`` of each waiting job, sorted, for positions."""
         self._filled = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, live: LiveJob) -> None:
         """Put a job at its place; one that comes back is at its old place again."""
         live.taken = False
+        place = bisect_left(self._waiting, live.seq)
+        if self._waiting[place : place + 1] != [live.seq]:
+            self._waiting.insert(place, live.seq)
         heapq.heappush(self._heap, (live.seq, live))
         self._filled.set()
 
@@ -40,12 +46,19 @@ class JobQueue:
         live = self._next()
         if live is not None:
             heapq.heappop(self._heap)
-            live.taken = True
+            self.drop(live)
         return live
+
+    def drop(self, live: LiveJob) -> None:
+        """A job no longer waits: it is taken, or ends before it was."""
+        live.taken = True
+        place = bisect_left(self._waiting, live.seq)
+        if self._waiting[place : place + 1] == [live.seq]:
+            del self._waiting[place]
 
     def position(self, live: LiveJob) -> int:
         """Jobs ahead of this one in the queue."""
-        return sum(1 for seq, other in self._heap if seq < live.seq and not other.taken)
+        return bisect_left(self._waiting, live.seq)
 
     def moved(self) -> None:
         """A job left: watchers of other jobs get the new positions, a little later and for all

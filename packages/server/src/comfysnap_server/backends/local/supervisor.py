@@ -14,6 +14,10 @@ _BACKOFF_S: Final = (0.0, 0.0, 1.0, 2.0, 5.0, 15.0, 30.0)
 """Before a start, by how many failed in a row."""
 _SETTLED_S: Final = 5.0
 """A worker that lived this long, or ran a job, did not fail at its start."""
+_FIRST_STARTS: Final = 3
+"""So many failed starts, and none before that did not fail, are final."""
+_START_PATIENCE_S: Final = 30.0
+"""A worker that takes longer, of an engine that is loaded, may never come."""
 
 
 class WorkerSupervisor:
@@ -27,6 +31,9 @@ class WorkerSupervisor:
         self._ready = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._failures = 0
+        self.started = False
+        """Whether a worker was ever ready."""
+        self._starting_since = time.monotonic()
         self.failure: str | None = None
         """Why the last start failed; None while all is well."""
 
@@ -36,10 +43,21 @@ class WorkerSupervisor:
         self._keeper = asyncio.create_task(self._keep(), name="worker-keeper")
 
     @property
-    def healthy(self) -> bool:
-        """Whether the engine was loaded, and a worker is there or about to be."""
-        loaded = self._parent is not None and self._parent.spawned > 0
-        return self._ready.is_set() or (loaded and self._failures == 0)
+    def why_unhealthy(self) -> str | None:
+        """Why no worker is there or about to be; None when there is."""
+        if self._ready.is_set():
+            return None
+        if self._parent is None or self._parent.spawned == 0:
+            return self.failure or "the engine is not loaded yet"
+        if self._failures:
+            return self.failure or "the workers die soon after their start"
+        late = time.monotonic() - self._starting_since > _START_PATIENCE_S
+        return "a worker takes long to start" if late else None
+
+    @property
+    def start_failure(self) -> str | None:
+        """Why the first starts failed, all of them; None while the engine may be loaded yet."""
+        return self.failure if not self.started and self._failures >= _FIRST_STARTS else None
 
     @property
     def thread_holders(self) -> list[str]:
@@ -73,6 +91,7 @@ class WorkerSupervisor:
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(_BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)])
+            self._starting_since = time.monotonic()
             try:
                 self._worker = await self._start_one()
             except WorkerStartError as error:
@@ -81,6 +100,7 @@ class WorkerSupervisor:
                 logger.error("no worker could be started: %s", error)  # noqa: TRY400 -- the worker logged its own traceback
                 continue
             self.failure = None
+            self.started = True
             self._ready.set()
             began = time.monotonic()
             await self._worker.lost.wait()

@@ -24,7 +24,7 @@ from comfysnap_server.backends.modal.states import (
     job_of,
 )
 from comfysnap_server.backends.modal.store import JobStore
-from comfysnap_server.backends.protocol import StoredFile, SubmitResult
+from comfysnap_server.backends.protocol import StoredFile, SubmitResult, event_of
 from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs import JobRequest, find_output
 
@@ -242,7 +242,7 @@ class ModalBackend:
             while True:
                 job, shown = job_of(watch.snapshot), watch.previews
                 if job.version > known or job.is_final:
-                    yield _event(job, sent)
+                    yield event_of(job, sent)
                     known, sent = job.version, job
                 if job.is_final:
                     return
@@ -389,18 +389,3 @@ def _check_fingerprint(known: str, given: str) -> None:
 
 def _is_news(job: JobRecord, after: int | None) -> bool:
     return job.is_final or (after is not None and job.version > after)
-
-
-def _event(job: JobRecord, sent: JobRecord | None) -> JobEvent:
-    if job.is_final:
-        return JobEvent(type="done", job=job)
-    same = sent and (sent.status, sent.attempt, sent.cancel_requested_at) == (
-        job.status,
-        job.attempt,
-        job.cancel_requested_at,
-    )
-    return (
-        JobEvent(type="progress", progress=job.progress)
-        if same
-        else JobEvent(type="status", job=job)
-    )

@@ -5,7 +5,7 @@ the job.
 """
 
 from datetime import datetime
-from typing import Final, Literal, TypeVar
+from typing import Literal, TypeVar
 from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, Field
@@ -14,9 +14,6 @@ from comfysnap_schema.wire import Preview, Progress
 from comfysnap_server.jobs import JobEnd
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
-
-MAX_IDLE_S: Final = 7 * 24 * 3600
-"""After which a Dict forgets an entry."""
 
 
 class KnownKey(BaseModel, frozen=True):

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +45,17 @@ _RESAMPLING: Final[Mapping[str, Image.Resampling]] = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+_FORMATS: Final = frozenset(
+    {"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP"}
+)
+"""Pillow reads more: EPS through Ghostscript, and others that are seldom used and tested."""
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(_FORMATS & Image.OPEN.keys())
 
 
 def node(*classes: str, required: tuple[str, ...] = ()) -> Callable[[Handler], Handler]:
@@ -101,7 +113,7 @@ def read_image(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path, formats=_formats()) as image:
                 check_size(*image.size, getattr(image, "n_frames", 1))
                 for raw in ImageSequence.Iterator(image):
                     frame = ImageOps.exif_transpose(raw)

@@ -1,0 +1,161 @@
+"""Downloads the input files that a submit names by URL, before its job is accepted."""
+
+import asyncio
+import shutil
+import tempfile
+import threading
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import ExitStack, aclosing
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+from comfysnap_schema.wire import ErrorCode, FieldProblem
+from comfysnap_server.backends.protocol import Backend
+from comfysnap_server.errors import BackendError
+from comfysnap_server.gateway.capacity import Places
+from comfysnap_server.gateway.problems import ProblemError
+from comfysnap_server.jobs import FetchError, FetchPolicy, fetch_file
+
+T = TypeVar("T")
+
+TIMEOUT_S: Final = 30.0
+"""For all downloads of one submit, which its caller waits for."""
+MAX_DOWNLOADS: Final = 32
+"""At once; each has a thread."""
+_KEEP_FREE_BYTES: Final = 256 * 1024 * 1024
+_CHUNK: Final = 1024 * 1024
+_PATIENCE_S: Final = 1.0
+"""For a download to end by itself at its deadline, and say why."""
+
+
+class InputDownloads:
+    """Downloads into the file store of a backend.
+
+    Every download has a thread of its own, because a name server that does not answer holds its
+    thread for as long as it likes; a shared pool would be full of such threads.
+
+    Args:
+        backend: Where the files are stored.
+        places: How many downloads at once.
+        policy: What may be downloaded.
+    """
+
+    def __init__(self, backend: Backend, places: Places, policy: FetchPolicy) -> None:
+        self._backend = backend
+        self._places = places
+        self._policy = policy
+
+    async def store(self, owner: str, urls: Mapping[str, str]) -> dict[str, str]:
+        """Download all ``urls`` at the same time.
+
+        Args:
+            owner: Whose files they become.
+            urls: By API field.
+
+        Returns:
+            The SHA-256 of each file, by API field.
+
+        Raises:
+            ProblemError: ``input_unavailable`` (422) names the field; ``rate_limited``.
+            BackendError: The backend cannot store a file.
+        """
+        tasks = {
+            field: asyncio.create_task(self._store(owner, field, url))
+            for field, url in urls.items()
+        }
+        try:
+            await asyncio.gather(*tasks.values())
+        finally:
+            for task in tasks.values():
+                task.cancel()
+        return {field: task.result() for field, task in tasks.items()}
+
+    async def _store(self, owner: str, field: str, url: str) -> str:
+        stopped = threading.Event()
+        with ExitStack() as stack:
+            stack.enter_context(self._places.take(owner))
+            stack.callback(stopped.set)
+            folder = _new_folder()
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            stop = partial(_must_stop, stopped, folder)
+            download = _in_thread(
+                partial(fetch_file, url, folder / "file", self._policy, stop=stop)
+            )
+            # Place and folder are the thread's: it may outlive the request.
+            held = stack.pop_all()
+        try:
+            await asyncio.wait({download}, timeout=self._policy.timeout + _PATIENCE_S)
+            digest = _result(download, field)
+            async with aclosing(_chunks(folder / "file")) as chunks:
+                await self._backend.put_file(owner, digest, chunks)
+            return digest
+        finally:
+            stopped.set()
+            download.add_done_callback(partial(_release, held))
+
+
+def _release(held: ExitStack, download: "asyncio.Future[str]") -> None:
+    if not download.cancelled():
+        download.exception()  # or asyncio logs one that nobody waits for any more
+    held.close()
+
+
+def _new_folder() -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix="comfysnap-input-"))
+    except OSError as error:
+        detail = f"the file cannot be stored: {error.strerror}"
+        raise BackendError(ErrorCode.UNAVAILABLE, detail, retry_after=60) from error
+
+
+def _must_stop(stopped: threading.Event, folder: Path) -> bool:
+    return stopped.is_set() or shutil.disk_usage(folder).free < _KEEP_FREE_BYTES
+
+
+def _result(download: "asyncio.Future[str]", field: str) -> str:
+    if not download.done():
+        raise _unavailable(field, "the host name could not be resolved in time")
+    try:
+        return download.result()
+    except FetchError as error:
+        raise _unavailable(field, str(error)) from error
+
+
+def _unavailable(field: str, message: str) -> ProblemError:
+    return ProblemError(
+        ErrorCode.INPUT_UNAVAILABLE,
+        f"{field}: {message}",
+        status=422,
+        fields=(FieldProblem(field=field, message=message),),
+    )
+
+
+def _in_thread(work: Callable[[], T]) -> "asyncio.Future[T]":
+    """The result of ``work`` in a thread that nobody waits for when the process ends."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def deliver(set_value: Callable[[], None]) -> None:
+        if not future.done():
+            set_value()
+
+    def run() -> None:
+        set_value: Callable[[], None]
+        try:
+            set_value = partial(future.set_result, work())
+        except Exception as error:
+            set_value = partial(future.set_exception, error)
+        try:
+            loop.call_soon_threadsafe(deliver, set_value)
+        except RuntimeError:  # the server has stopped
+            return
+
+    threading.Thread(target=run, name="input-download", daemon=True).start()
+    return future
+
+
+async def _chunks(path: Path) -> AsyncGenerator[bytes]:
+    with await asyncio.to_thread(path.open, "rb") as file:
+        while chunk := await asyncio.to_thread(file.read, _CHUNK):
+            yield chunk
