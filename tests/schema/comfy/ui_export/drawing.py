@@ -46,6 +46,11 @@ CLASSES: Json = {
     "Pick": entry(["IMAGE"], names=["COMBO", {"options": ["p", "q"], "multiselect": True}]),
     "Draw": entry([], canvas=["DRAWING"]),
     "Remote": entry([], name=["COMBO", {"remote": {}}], combo_seed=["COMBO", {"options": ["s"]}]),
+    "Reload": entry(
+        [],
+        image=["COMBO", {"image_upload": True, "remote": {"route": "/x", "refresh_button": True}}],
+        size=["INT"],
+    ),
     "Pack": entry([], size=["INT"]) | {"python_module": "custom_nodes.pack"},
     "ShowText|pysssss": entry([], text=["STRING"]) | {"python_module": "custom_nodes.show"},
     "Resize": entry(
@@ -61,6 +66,100 @@ CLASSES: Json = {
         ],
         crop=["BOOLEAN"],
     ),
+    "Tint": entry(
+        ["IMAGE"],
+        colour=["COLOR", {"default": "#ff0000"}],
+        plain=["COLOR"],
+        palette=["COLORS"],
+        curve=["CURVE"],
+        area=["BOUNDING_BOX"],
+        boxes=["BOUNDING_BOXES"],
+        mask=["STRING", {"widgetType": "PAINTER", "image_upload": True}],
+        level=["RANGE"],
+        layers=["COMPOSITOR"],
+        notes=["MARKDOWN"],
+        strength=["FLOAT,INT", {"widgetType": "FLOAT", "default": 1.0}],
+    ),
+    "Socket": entry(["IMAGE"], {"box": ["BOUNDING_BOX", {"forceInput": True}]}, size=["INT"]),
+    "Compare": entry([], view=["IMAGECOMPARE"], size=["INT"]),
+    "Photo": entry([], image=["WEBCAM"]),
+    "Random": entry(
+        [],
+        choice=["COMBO", {"options": ["p", "q"], "control_after_generate": True}],
+        number=["FLOAT", {"default": 0.5, "control_after_generate": "fixed"}],
+        seed=["INT", {"control_after_generate": False}],
+        size=["INT"],
+    ),
+    "Mode": entry(
+        ["IMAGE"],
+        sampling=[
+            "COMFY_DYNAMICCOMBO_V3",
+            {
+                "options": [
+                    {
+                        "key": "on",
+                        "inputs": {
+                            "required": {
+                                "seed": ["INT", {"default": 3}],
+                                "note": ["STRING", {"dynamicPrompts": True}],
+                                "images": [
+                                    "COMFY_AUTOGROW_V3",
+                                    {
+                                        "template": {
+                                            "input": {"required": {"image": ["IMAGE", {}]}},
+                                            "prefix": "image",
+                                            "min": 1,
+                                            "max": 4,
+                                        }
+                                    },
+                                ],
+                            }
+                        },
+                    },
+                    {"key": "off", "inputs": {"required": {}}},
+                ]
+            },
+        ],
+        size=["INT"],
+    ),
+    "Kept": entry(
+        [],
+        how=[
+            "COMFY_DYNAMICCOMBO_V3",
+            {
+                "options": [
+                    {
+                        "key": "a",
+                        "inputs": {"required": {"n": ["INT", {"control_after_generate": True}]}},
+                    },
+                    {"key": "b", "inputs": {"required": {}}},
+                ]
+            },
+        ],
+        size=["INT"],
+    ),
+    "Texts": entry(
+        [],
+        size=["INT"],
+        texts=[
+            "COMFY_AUTOGROW_V3",
+            {
+                "template": {
+                    "input": {"required": {"text": ["STRING", {"default": "t"}]}},
+                    "names": ["a", "b", "c"],
+                    "min": 0,
+                }
+            },
+        ],
+    ),
+    "Match": entry(
+        ["COMFY_MATCHTYPE_V3"],
+        any=["COMFY_MATCHTYPE_V3", {"template": {"template_id": "t", "allowed_types": "*"}}],
+    ),
+    "CustomCombo": entry(["STRING", "INT"], choice=["COMBO", {"options": []}]),
+    "SaveGLB": entry([], mesh=["MESH"], filename_prefix=["STRING", {"default": "mesh"}]),
+    "Mesh": entry(["MESH"]),
+    "SaveImage": entry([], images=["IMAGE"], filename_prefix=["STRING", {"default": "ComfyUI"}]),
 }
 
 

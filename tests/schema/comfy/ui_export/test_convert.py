@@ -58,7 +58,7 @@ def test_ui_exports_are_distinguished_from_api_ones() -> None:
     assert not is_ui_format([])
 
 
-def test_primitives_give_their_value_through_reroutes() -> None:
+def test_primitives_set_the_widgets_that_they_are_linked_to_without_a_reroute() -> None:
     nodes = [
         node(1, "PrimitiveNode", outputs=["INT"], values=[42, "fixed"]),
         node(2, "Reroute", [slot("", "*", 1)], ["*"]),
@@ -70,17 +70,34 @@ def test_primitives_give_their_value_through_reroutes() -> None:
         ),
         node(4, "PrimitiveNode", outputs=["COMBO"], values=[["p"]]),
         node(5, "Pick", [slot("names", "COMBO", 4, widget=True)], values=["q"]),
+        node(6, "PrimitiveNode", outputs=["INT"], values=[42, "fixed"]),
     ]
     links = [
         [1, 1, 0, 2, 0, "INT"],
         [2, 2, 0, 3, 0, "INT"],
-        [3, 1, 0, 3, 1, "INT"],
+        [3, 6, 0, 3, 1, "INT"],
         [4, 4, 0, 5, 0, "COMBO"],
     ]
     graph = import_ui(ui(nodes, links), CATALOGUE)
-    assert inputs(graph, "3") == {"width": 42, "height": 42}
+    assert inputs(graph, "3") == {"width": 1, "height": 42}
     assert inputs(graph, "5") == {"names": {"__value__": ["p"]}}
     assert set(graph) == {"3", "5"}
+
+
+def test_the_value_of_a_primitive_is_sent_as_its_widget_sends_it() -> None:
+    nodes = [
+        node(1, "PrimitiveNode", outputs=["STRING"], values=["a // note"]),
+        node(2, "Encode", [slot("text", "STRING", 1, widget=True)], values=["own"]),
+        node(3, "PrimitiveNode", outputs=["STRING"]),
+        node(4, "Encode", [slot("text", "STRING", 2, widget=True)], values=["own"]),
+        node(5, "PrimitiveNode", outputs=["CLIP"], values=["x"]),
+        node(6, "Encode", [slot("clip", "CLIP", 3)], values=["own"]),
+    ]
+    links = [[1, 1, 0, 2, 0, "STRING"], [2, 3, 0, 4, 0, "STRING"], [3, 5, 0, 6, 0, "CLIP"]]
+    graph = import_ui(ui(nodes, links), CATALOGUE)
+    assert inputs(graph, "2") == {"text": "a "}
+    assert inputs(graph, "4") == {"text": "own"}
+    assert inputs(graph, "6") == {"text": "own"}
 
 
 def test_reroutes_and_notes_leave_no_node() -> None:
@@ -191,6 +208,11 @@ def test_dangling_and_circular_links_are_rejected(links: list[list[Any]]) -> Non
     assert refusals(ui(nodes, links)) == [("broken_link", "2")]
 
 
+def test_a_link_from_an_input_of_the_top_level_graph_is_rejected() -> None:
+    data = ui([node(2, "Save", [slot("images", "IMAGE", 1)])], [[1, -10, 0, 2, 0, "IMAGE"]])
+    assert refusals(data | {"inputs": [slot("images", "IMAGE")]}) == [("broken_link", "2")]
+
+
 def test_a_link_that_is_not_in_the_file_counts_as_not_linked() -> None:
     graph = import_ui(ui([node(2, "Save", [slot("images", "IMAGE", 1)])], []), CATALOGUE)
     assert "images" not in inputs(graph, "2")
@@ -256,12 +278,14 @@ def test_a_disabled_primitive_still_sets_its_value(mode: int) -> None:
     assert inputs(graph, "2") == {"width": 42, "height": 2}
 
 
-@pytest.mark.parametrize("mode", [2, 4])
-def test_a_disabled_reroute_still_passes_its_input_on(mode: int) -> None:
+@pytest.mark.parametrize(("mode", "passed"), [(2, None), (4, ["1", 0])])
+def test_a_bypassed_reroute_passes_its_input_on_and_a_muted_one_does_not(
+    mode: int, passed: Any
+) -> None:
     nodes = [
         node(1, "Load", outputs=["IMAGE"], values=["x.png"]),
         node(2, "Reroute", [slot("", "*", 1)], ["*"], mode=mode),
         node(3, "Save", [slot("images", "IMAGE", 2)]),
     ]
     graph = import_ui(ui(nodes, [[1, 1, 0, 2, 0, "*"], [2, 2, 0, 3, 0, "*"]]), CATALOGUE)
-    assert inputs(graph, "3")["images"] == ["1", 0]
+    assert inputs(graph, "3").get("images") == passed

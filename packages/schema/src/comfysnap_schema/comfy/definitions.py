@@ -14,8 +14,35 @@ from pydantic import JsonValue
 from comfysnap_schema.comfy.loaders import loader_kind
 from comfysnap_schema.wire import KINDS, Kind
 
-VALUE_TYPES: Final = frozenset({"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"})
-"""Types of inputs that accept a value, not only a link."""
+NEW_VALUES: Final[Mapping[str, JsonValue]] = {
+    "INT": 0,
+    "FLOAT": 0,
+    "STRING": "",
+    "BOOLEAN": False,
+    "COMBO": None,
+    "MARKDOWN": "",
+    "TEXTAREA": "",
+    "COLOR": "#000000",
+    "COLORS": [],
+    "CURVE": {"points": [[0, 0], [1, 1]], "interpolation": "monotone_cubic"},
+    "RANGE": {"min": 0.0, "max": 1.0},
+    "BOUNDING_BOX": {"x": 0, "y": 0, "width": 512, "height": 512},
+    "BOUNDING_BOXES": [],
+    "PAINTER": "",
+    "COMPOSITOR": {},
+    "CHART": {},
+    "GALLERIA": [],
+    "IMAGECOMPARE": ["", ""],
+}
+"""Types for which ComfyUI's editor has a widget (its ``ComfyWidgets``), with the value of a new
+one that declares no default; other types are sockets."""
+LIVE_TYPES: Final = frozenset(
+    {"LOAD_3D", "LOAD_3D_ADVANCED", "LOAD_3D_ANIMATION", "WEBCAM", "AUDIO_RECORD"}
+)
+"""Widget types whose value the editor renders or records anew for each job."""
+WIDGET_TYPES: Final = LIVE_TYPES.union(NEW_VALUES)
+SEEDS: Final = frozenset({"seed", "noise_seed"})
+"""Names for which an INT has a control widget unless it declares otherwise (``useIntWidget``)."""
 
 MODEL_EXTENSIONS: Final = (
     ".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gguf", ".onnx",
@@ -78,10 +105,15 @@ class InputDef:
     """Set when the value names an uploaded input file."""
     force_input: bool = False
     """A value type that ComfyUI's editor shows as a socket only."""
-    control_after_generate: bool = False
-    """ComfyUI's editor adds a second widget (fixed, increment, randomize) after this one."""
+    control_after_generate: bool | None = None
+    """ComfyUI's editor adds a second widget (fixed, increment, randomize) after this one; None
+    when undeclared, which leaves it to the name."""
     widget_type: str | None = None
     """The widget type of an input that accepts several types."""
+    remote: bool = False
+    """ComfyUI's editor fetches the choices, and adds a switch for that after this widget."""
+    refresh_button: bool = False
+    """The editor adds a button too, and sends its value."""
     dynamic: "DynamicInput | None" = None
 
     @property
@@ -89,7 +121,12 @@ class InputDef:
         """Whether the input has a widget for a plain value in ComfyUI's editor."""
         if self.dynamic is not None:
             return self.dynamic.kind == "combo"
-        return (self.widget_type or self.type) in VALUE_TYPES and not self.force_input
+        return self.widget in WIDGET_TYPES and not self.force_input
+
+    @property
+    def widget(self) -> str:
+        """The type of its widget, if it has one."""
+        return self.widget_type or self.type
 
     @property
     def is_model_file(self) -> bool:
@@ -326,6 +363,7 @@ def _input(name: str, spec: object, required: bool, depth: int) -> InputDef:
     if dynamic is not None and dynamic.kind == "combo":
         listed, known = list(dynamic.options), True
     widget = options.get("widgetType")
+    remote = options.get("remote")
     return InputDef(
         name=name,
         type=type_name,
@@ -343,8 +381,10 @@ def _input(name: str, spec: object, required: bool, depth: int) -> InputDef:
         dynamic_prompts=options.get("dynamicPrompts") is True,
         upload=upload,
         force_input=options.get("forceInput") is True,
-        control_after_generate=bool(options.get("control_after_generate")),
+        control_after_generate=_flag(options.get("control_after_generate")),
         widget_type=widget if isinstance(widget, str) else None,
+        remote=isinstance(remote, dict),
+        refresh_button=_object(remote).get("refresh_button") is True,
         dynamic=dynamic,
     )
 
@@ -411,6 +451,10 @@ def _list(value: object) -> list[Any]:
 
 def _at(values: list[Any], index: int) -> object:
     return values[index] if index < len(values) else None
+
+
+def _flag(value: object) -> bool | None:
+    return None if value is None else bool(value)
 
 
 def _number(value: object) -> int | float | None:

@@ -6,12 +6,13 @@ from typing import Any
 from pydantic import JsonValue
 
 from comfysnap_schema.comfy.catalogue import Catalogue
-from comfysnap_schema.comfy.definitions import VALUE_TYPES, NodeDef
+from comfysnap_schema.comfy.definitions import WIDGET_TYPES, NodeDef
 from comfysnap_schema.comfy.graph import HOW_TO_EXPORT, Graph, Node, parse_graph
 from comfysnap_schema.comfy.picture import read_saved
+from comfysnap_schema.comfy.ui_export.filenames import PREFIX, SAVES, filled
 from comfysnap_schema.comfy.ui_export.model import UiNode, is_ui_format, parse_ui
-from comfysnap_schema.comfy.ui_export.resolve import VIRTUAL, LinkResolver, Origin, Scope, Value
-from comfysnap_schema.comfy.ui_export.widgets import ConversionError, widget_values
+from comfysnap_schema.comfy.ui_export.resolve import VIRTUAL, LinkResolver, Origin, Scope
+from comfysnap_schema.comfy.ui_export.widgets import ConversionError, sent_values, widgets_of
 from comfysnap_schema.wire import GraphError, UiFormatError
 
 __all__ = ["import_ui", "is_ui_format", "read_export"]
@@ -74,7 +75,6 @@ def import_ui(data: object, catalogue: Catalogue, *, file: str | None = None) ->
                 refused.append(("too_large", scope.id_of(node.id), message))
     if refused:
         raise UiFormatError(tuple(refused), file=file)
-    _drop_dead_links(graph)
     return graph
 
 
@@ -84,42 +84,45 @@ def _convert(resolver: LinkResolver, scope: Scope, node: UiNode) -> Node:
         raise ConversionError(
             "unknown_node", f"unknown node class {node.type!r}: not in the node catalogue"
         )
-    inputs = widget_values(known, node) | resolver.proxied(scope, node)
-    for slot in node.inputs:
-        found = resolver.input(scope, node, slot)
+    widgets = widgets_of(known, node)
+    linked: dict[str, JsonValue] = {}
+    for name, found in resolver.linked(scope, node, known, widgets):
         if isinstance(found, Origin):
-            inputs[slot.name] = [found.node, found.slot]
-        elif isinstance(found, Value):
+            linked[name] = [found.node, found.slot]
+        elif not found.on_widget:
             value: Any = found.value
-            inputs[slot.name] = {"__value__": value} if isinstance(value, list) else value
-    _check_widgets(resolver.catalogue, known, node, inputs)
+            linked[name] = {"__value__": value} if isinstance(value, list) else value
+        elif name in widgets and found.value is not None:
+            widgets[name].value = found.value
+    own = {name: widget for name, widget in widgets.items() if name not in linked}
+    sent = sent_values(known, own)
+    prefix = sent.get(PREFIX)
+    if node.type in SAVES and isinstance(prefix, str):
+        sent[PREFIX] = filled(prefix, resolver.workflow, resolver.catalogue)
+    inputs = sent | linked
+    _check_types(resolver.catalogue, known, node, inputs)
     converted: Node = {"class_type": node.type, "inputs": inputs}
     if node.title:
         converted["_meta"] = {"title": node.title}
     return converted
 
 
-def _check_widgets(
+def _check_types(
     catalogue: Catalogue, known: NodeDef, node: UiNode, inputs: dict[str, JsonValue]
 ) -> None:
-    """A required input of a type that no class outputs is set by a custom widget of the editor."""
-    sockets = {slot.name for slot in node.inputs if not slot.widget}
+    """Refuse inputs of a type for which the editor that saved the file may have had a widget that
+    is not known here: its value would move all later ones."""
+    saved = {slot.name: slot for slot in node.inputs}
+    makeable = catalogue.made_types | WIDGET_TYPES | {"*"}
     for entry in known.declared:
-        if entry.is_widget or entry.dynamic or entry.name in sockets or entry.name in inputs:
+        if entry.is_widget or entry.dynamic or entry.force_input or entry.name in inputs:
             continue
-        kinds = {kind.strip() for kind in entry.type.split(",")}
-        makeable = catalogue.made_types | VALUE_TYPES | {"*"}
-        if entry.required and kinds.isdisjoint(makeable):
+        slot = saved.get(entry.name)
+        made = not makeable.isdisjoint(kind.strip() for kind in entry.type.split(","))
+        shown = slot.widget and slot.type == entry.type if slot else entry.required and not made
+        if shown:
             raise ConversionError(
                 "custom_widget",
                 f"input {entry.name} of {known.class_type} is set by a custom widget of the editor"
                 f" ({entry.type})",
             )
-
-
-def _drop_dead_links(graph: Graph) -> None:
-    """Remove links to nodes that do not run, as the editor does."""
-    for node in graph.values():
-        for name, value in list(node["inputs"].items()):
-            if isinstance(value, list) and value[0] not in graph:
-                del node["inputs"][name]

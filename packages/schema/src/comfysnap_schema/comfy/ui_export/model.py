@@ -1,7 +1,7 @@
 """ComfyUI's UI export as parsed from the file: nodes, slots, links, subgraphs."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 from comfysnap_schema.wire import GraphError
@@ -11,6 +11,8 @@ BYPASSED: Final = 4
 SUBGRAPH_INPUT: Final = "-10"
 """Links inside a subgraph that come from its own inputs have this origin."""
 SUBGRAPH_OUTPUT: Final = "-20"
+PRIMITIVE: Final = "PrimitiveNode"
+"""A node of the editor that sets the widgets it is linked to."""
 MAX_NODES: Final = 20_000
 
 Json = dict[str, Any]
@@ -25,6 +27,8 @@ class UiSlot:
     link: str | None = None
     widget: bool = False
     """Whether the slot belongs to a widget; a link replaces the widget's value."""
+    links: tuple[str, ...] = ()
+    """Of an input of a subgraph: the links from it to the nodes inside, in their order."""
     label: str = ""
     """The name that its author gave it; empty when it has none."""
 
@@ -57,6 +61,7 @@ class UiNode:
 class UiLink:
     """A link between two slots."""
 
+    id: str
     origin: str
     origin_slot: int
     target: str
@@ -90,6 +95,20 @@ class UiGraph:
         for link in self.links.values():
             if link.origin == origin and link.origin_slot == slot:
                 yield link
+
+    def from_input(self, index: int) -> Iterator[UiLink]:
+        """The links that start at one of the graph's own inputs, in its own order."""
+        links = {link.id: link for link in self.out_of(SUBGRAPH_INPUT, index)}
+        listed = [name for name in self.inputs[index].links if name in links]
+        yield from (links[name] for name in dict.fromkeys([*listed, *links]))
+
+    def targets(self, links: Iterable[UiLink]) -> Iterator[tuple[str, UiSlot]]:
+        """The nodes and inputs at the end of links."""
+        for link in links:
+            node = self.nodes.get(link.target)
+            # By the link's id: the file may number slots otherwise than the node class does.
+            slots = [slot for slot in node.inputs if slot.link == link.id] if node else []
+            yield from ((link.target, slot) for slot in slots)
 
 
 @dataclass(frozen=True)
@@ -130,7 +149,55 @@ def parse_ui(data: object, *, file: str | None = None) -> UiWorkflow:
     count = sum(len(graph.nodes) for graph in (root, *subgraphs))
     if count > MAX_NODES:
         raise GraphError("too_large", f"too many nodes; at most {MAX_NODES}", file=file)
-    return UiWorkflow(root, {graph.id: graph for graph in subgraphs})
+    last = as_object(raw.get("state")).get("lastNodeId", raw.get("last_node_id"))
+    distinct = _with_distinct_ids(root, subgraphs, last if isinstance(last, int) else 0)
+    return UiWorkflow(distinct[0], {graph.id: graph for graph in distinct[1:]})
+
+
+def _with_distinct_ids(root: UiGraph, subgraphs: list[UiGraph], last: int) -> list[UiGraph]:
+    """The graphs, with new ids for the nodes of subgraphs whose id is taken by another graph
+    (the editor's deduplicateSubgraphNodeIds)."""
+    used = set(root.nodes)
+    renamed: dict[str, dict[str, str]] = {}
+    for graph in subgraphs:
+        names = renamed.setdefault(graph.id, {})
+        for node in graph.nodes:
+            if node in used:
+                last += 1
+                while str(last) in used:
+                    last += 1
+                names[node] = str(last)
+            else:
+                last = max(last, int(node) if node.isdecimal() else 0)
+            used.add(names.get(node, node))
+    return [
+        _renamed(graph, renamed.get(graph.id, {}) if graph is not root else {}, renamed)
+        for graph in (root, *subgraphs)
+    ]
+
+
+def _renamed(
+    graph: UiGraph, names: Mapping[str, str], proxied: Mapping[str, Mapping[str, str]]
+) -> UiGraph:
+    def new(node: str) -> str:
+        return names.get(node, node)
+
+    nodes = [
+        replace(node, id=new(node.id), properties=_with_proxies(node, proxied.get(node.type, {})))
+        for node in graph.nodes.values()
+    ]
+    links = {
+        name: replace(link, origin=new(link.origin), target=new(link.target))
+        for name, link in graph.links.items()
+    }
+    return replace(graph, nodes={node.id: node for node in nodes}, links=links)
+
+
+def _with_proxies(node: UiNode, names: Mapping[str, str]) -> Json:
+    """The properties of an instance, whose shown widgets belong to nodes with new ids."""
+    shown = [as_list(pair) for pair in as_list(node.properties.get("proxyWidgets"))]
+    pairs = [[names.get(str(pair[0]), pair[0]), *pair[1:]] if pair else pair for pair in shown]
+    return {**node.properties, "proxyWidgets": pairs} if names and shown else node.properties
 
 
 def _graph(raw: Json) -> UiGraph:
@@ -168,6 +235,7 @@ def _slot(raw: Json) -> UiSlot:
         type=kind if isinstance(kind, str) else "COMBO" if isinstance(kind, list) else "*",
         link=None if link is None else str(link),
         widget=isinstance(raw.get("widget"), dict),
+        links=tuple(str(name) for name in as_list(raw.get("linkIds"))),
         label=str(raw.get("label") or ""),
     )
 
@@ -180,7 +248,8 @@ def _link(raw: Any) -> tuple[str, UiLink]:
         name, origin, origin_slot, target, target_slot = (entry[key] for key in keys)
     else:
         name, origin, origin_slot, target, target_slot = raw[:5]
-    return str(name), UiLink(str(origin), int(origin_slot), str(target), int(target_slot))
+    link = UiLink(str(name), str(origin), int(origin_slot), str(target), int(target_slot))
+    return link.id, link
 
 
 def as_object(value: object) -> Json:

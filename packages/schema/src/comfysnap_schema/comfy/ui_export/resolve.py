@@ -1,20 +1,22 @@
 """Follows the links of a UI export to the nodes that run, as ComfyUI's editor does.
 
-The rules are those of its graphToPrompt and ExecutableNodeDTO (comfyui-frontend-package 1.27).
+The rules are those of its graphToPrompt and ExecutableNodeDTO (comfyui-frontend-package 1.48).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from pydantic import JsonValue
 
 from comfysnap_schema.comfy.catalogue import Catalogue
+from comfysnap_schema.comfy.definitions import MATCH_TYPE, InputDef, NodeDef
 from comfysnap_schema.comfy.graph import NOTES
 from comfysnap_schema.comfy.ui_export.model import (
     BYPASSED,
     MAX_NODES,
     MUTED,
+    PRIMITIVE,
     SUBGRAPH_INPUT,
     SUBGRAPH_OUTPUT,
     UiGraph,
@@ -22,14 +24,13 @@ from comfysnap_schema.comfy.ui_export.model import (
     UiNode,
     UiSlot,
     UiWorkflow,
-    as_list,
 )
-from comfysnap_schema.comfy.ui_export.widgets import ConversionError
+from comfysnap_schema.comfy.ui_export.promoted import Promotions, Value
+from comfysnap_schema.comfy.ui_export.widgets import ConversionError, Widget, readable_widgets
 
 REROUTES: Final = frozenset({"Reroute", "Reroute (rgthree)"})
 SETTERS: Final = frozenset({"SetNode", "easy setNode"})
 GETTERS: Final = frozenset({"GetNode", "easy getNode"})
-PRIMITIVE: Final = "PrimitiveNode"
 VIRTUAL: Final = NOTES | REROUTES | SETTERS | GETTERS | {PRIMITIVE}
 """Node types that exist only in the editor."""
 
@@ -57,19 +58,13 @@ class Origin:
     slot: int
 
 
-@dataclass(frozen=True)
-class Value:
-    """A value that the editor sets on an input: from a primitive, or a widget of a subgraph."""
-
-    value: JsonValue
-
-
-@dataclass(frozen=True)
 class LinkResolver:
     """Resolves inputs; a link from nowhere gives None, as in the editor."""
 
-    workflow: UiWorkflow
-    catalogue: Catalogue
+    def __init__(self, workflow: UiWorkflow, catalogue: Catalogue) -> None:
+        self.workflow = workflow
+        self.catalogue = catalogue
+        self._promotions = Promotions(workflow, catalogue)
 
     def scopes(self) -> Iterator[Scope]:
         """The top-level graph and every instance of a subgraph that runs, outer ones first.
@@ -92,7 +87,8 @@ class LinkResolver:
 
     def _enter(self, scope: Scope, node: UiNode) -> Scope | None:
         graph = self.workflow.subgraphs.get(node.type)
-        if graph is None or node.off:
+        off = node.off and scope.instance is None  # the editor sends those that are nested
+        if graph is None or off:
             return None
         if len(scope.path) > len(self.workflow.subgraphs):
             raise ConversionError("broken_link", f"the subgraph {graph.name!r} contains itself")
@@ -111,9 +107,33 @@ class LinkResolver:
         known = self.catalogue.get(node.type)
         if known is None:
             return node.inputs
-        order = sorted(known.declared, key=lambda entry: entry.is_widget)
-        declared = {entry.name: UiSlot(entry.name, entry.type) for entry in order}
+        values = {name: widget.value for name, widget in readable_widgets(known, node).items()}
+        declared = {
+            slot.name: slot
+            for entry in sorted(known.declared, key=lambda entry: entry.is_widget)
+            for slot in _slots(entry, entry.name, values, saved)
+        }
         return tuple({**declared, **saved}.values())
+
+    def linked(
+        self, scope: Scope, node: UiNode, known: NodeDef, widgets: Mapping[str, Widget]
+    ) -> Iterator[tuple[str, Origin | Value]]:
+        """The inputs of a node that a link or an enclosing instance sets.
+
+        Raises:
+            ConversionError: ``broken_link``, for a cycle or a missing node.
+        """
+        declared = known.expand({name: widget.value for name, widget in widgets.items()})
+        added = [UiSlot(name, "*") for name in self._promotions.added(scope.graph, node)]
+        for slot in {slot.name: slot for slot in (*node.inputs, *added)}.values():
+            chosen = declared.get(slot.name.partition(".")[0])
+            child = chosen is not None and chosen.dynamic is not None
+            gone = slot.name not in widgets and slot.name not in declared
+            if gone and (child or slot.widget):
+                continue  # the editor removes inputs that the class no longer has
+            found = self.input(scope, node, slot)
+            if found is not None:
+                yield slot.name, found
 
     def input(self, scope: Scope, node: UiNode, slot: UiSlot) -> Origin | Value | None:
         """The origin or value of an input; None when it has neither.
@@ -121,6 +141,10 @@ class LinkResolver:
         Raises:
             ConversionError: ``broken_link``, for a cycle or a missing node.
         """
+        link = scope.graph.links.get(slot.link) if slot.link is not None else None
+        origin = scope.graph.nodes.get(link.origin) if link is not None else None
+        if origin is not None and origin.type == PRIMITIVE:  # copied even when it is off
+            return Value(origin.value(0), on_widget=True)
         return self._input(scope, node, slot, slot.type, frozenset())
 
     def _input(
@@ -130,27 +154,35 @@ class LinkResolver:
         if here in seen:
             raise ConversionError("broken_link", f"the links into {slot.name} form a cycle")
         seen |= {here}
+        added = self._promotions.added(scope.graph, node).get(slot.name)
+        if added is not None:
+            return self._from_outside(scope, UiSlot(added, kind), seen)
         link = scope.graph.links.get(slot.link) if slot.link is not None else None
         if link is None:
             return None
         if link.origin == SUBGRAPH_INPUT:
-            return self._from_outside(scope, link, kind, seen)
+            return self._from_input(scope, link, seen)
         return self._output(scope, link, kind, seen)
 
-    def _from_outside(
-        self, scope: Scope, link: UiLink, kind: str, seen: frozenset[Any]
+    def _from_input(
+        self, scope: Scope, link: UiLink, seen: frozenset[Any]
     ) -> Origin | Value | None:
-        if scope.parent is None or scope.instance is None:
-            raise ConversionError(
-                "broken_link", "a link outside subgraphs starts at a subgraph input"
-            )
-        slots = self.slots(scope.instance)
-        if link.origin_slot >= len(slots):
-            raise ConversionError("broken_link", f"the subgraph has no input {link.origin_slot}")
-        slot = slots[link.origin_slot]
-        if slot.link is None:
-            return self._promoted(scope, scope.instance, slot)
-        return self._input(scope.parent, scope.instance, slot, kind, seen)
+        if link.origin_slot >= len(scope.graph.inputs):
+            raise ConversionError("broken_link", f"the graph has no input {link.origin_slot}")
+        return self._from_outside(scope, scope.graph.inputs[link.origin_slot], seen)
+
+    def _from_outside(
+        self, scope: Scope, entry: UiSlot, seen: frozenset[Any]
+    ) -> Origin | Value | None:
+        """What an input of a subgraph's instance is linked to, or its own value."""
+        parent, instance = scope.parent, scope.instance
+        if parent is None or instance is None:
+            raise ConversionError("broken_link", "a link starts outside the graph")
+        slot = next((each for each in instance.inputs if each.name == entry.name), entry)
+        inside = slot.name in self._promotions.added(parent.graph, instance)
+        if inside or slot.link is not None:
+            return self._input(parent, instance, slot, entry.type, seen)
+        return self._promotions.value(parent.graph, instance, slot.name)
 
     def _output(
         self, scope: Scope, link: UiLink, kind: str, seen: frozenset[Any]
@@ -160,14 +192,12 @@ class LinkResolver:
             raise ConversionError(
                 "broken_link", f"a link starts at node {link.origin}, which does not exist"
             )
-        if node.type == PRIMITIVE:  # the editor copies its value even when it is off
-            return Value(node.value(0))
+        if node.mode == MUTED:
+            return None
         if node.mode == BYPASSED:
             slot = self._bypass(node, link.origin_slot, kind)
-            return self._input(scope, node, slot, kind, seen) if slot else None
+            return self._input(scope, node, slot, slot.type, seen) if slot else None
         if node.type in self.workflow.subgraphs:
-            if node.mode == MUTED:
-                return None
             return self._from_inside(scope, node, link.origin_slot, kind, seen)
         if node.type in VIRTUAL:
             return self._virtual(scope, node, kind, seen)
@@ -181,7 +211,7 @@ class LinkResolver:
         if link is None:
             return None
         if link.origin == SUBGRAPH_INPUT:
-            return self._from_outside(inner, link, kind, seen)
+            return self._from_input(inner, link, seen)
         return self._output(inner, link, kind, seen)
 
     def _virtual(
@@ -218,62 +248,20 @@ class LinkResolver:
             None,
         )
 
-    def _promoted(self, scope: Scope, instance: UiNode, slot: UiSlot) -> Value | None:
-        """The value of the widget that an instance shows for one of its inputs, if it has one."""
-        names = [
-            entry.name
-            for index, entry in enumerate(scope.graph.inputs)
-            if self._leads_to_widget(scope.graph, index)
-        ]
-        values = self._instance_values(instance, names)
-        return Value(values[slot.name]) if slot.name in values else None
 
-    def _instance_values(self, instance: UiNode, names: list[str]) -> dict[str, Any]:
-        """Values of an instance's own widgets; empty when the inner nodes store them."""
-        if isinstance(instance.values, dict):
-            return {name: instance.values[name] for name in names if name in instance.values}
-        if not instance.values:
-            return {}
-        shown = proxies(instance)
-        if len(shown) == len(instance.values):
-            order = [name if node == "-1" else "" for node, name in shown]
-            return dict(zip(order, instance.values, strict=True))
-        if len(names) == len(instance.values):
-            return dict(zip(names, instance.values, strict=True))
-        raise ConversionError(
-            "widget_values",
-            f"expected {len(names)} widget values for the subgraph, got {len(instance.values)}",
-        )
-
-    def proxied(self, scope: Scope, node: UiNode) -> dict[str, Any]:
-        """Values that the enclosing instance stores for the node's own widgets."""
-        instance = scope.instance
-        if instance is None or not isinstance(instance.values, list):
-            return {}
-        shown = proxies(instance)
-        if len(shown) != len(instance.values):
-            return {}
-        return {
-            name: value
-            for (owner, name), value in zip(shown, instance.values, strict=True)
-            if owner == node.id and value is not None
-        }
-
-    def _leads_to_widget(self, graph: UiGraph, index: int) -> bool:
-        slots = (_slot_at(graph, link) for link in graph.out_of(SUBGRAPH_INPUT, index))
-        return any(slot is not None and slot.widget for slot in slots)
-
-
-def _slot_at(graph: UiGraph, link: UiLink) -> UiSlot | None:
-    node = graph.nodes.get(link.target)
-    slots = node.inputs if node else ()
-    return slots[link.target_slot] if link.target_slot < len(slots) else None
-
-
-def proxies(instance: UiNode) -> list[tuple[str, str]]:
-    """``(inner node, widget)`` pairs that an instance shows; ``-1`` is the instance itself."""
-    pairs = as_list(instance.properties.get("proxyWidgets"))
-    return [(str(pair[0]), str(pair[1])) for pair in map(as_list, pairs) if len(pair) >= 2]
+def _slots(
+    entry: InputDef, name: str, values: Mapping[str, JsonValue], saved: Iterable[str]
+) -> Iterator[UiSlot]:
+    dynamic = entry.dynamic
+    if dynamic is not None and dynamic.template is not None:
+        kind = dynamic.template.type
+        first = [f"{name}.{short}" for short in dynamic.names[: dynamic.least + 1]]
+        grown = [each for each in saved if each.startswith(f"{name}.")]
+        yield from (UiSlot(each, kind) for each in (*first, *grown))
+    else:
+        yield UiSlot(name, "*" if entry.type == MATCH_TYPE else entry.type)
+    for child in dynamic.options.get(str(values.get(name)), ()) if dynamic is not None else ():
+        yield from _slots(child, f"{name}.{child.name}", values, saved)
 
 
 def _connects(one: str, other: str) -> bool:

@@ -1,17 +1,29 @@
-"""Widget values of a UI export: a bare list whose order only the node's class defines."""
+"""The widgets that the editor makes for a node, and their values in a UI export: a bare list whose
+order only the node's class defines.
+
+The rules are those of litegraphService, widgets.ts, dynamicWidgets.ts and the core extensions
+(comfyui-frontend-package 1.48).
+"""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Final, cast
 
 from pydantic import JsonValue
 
-from comfysnap_schema.comfy.definitions import VALUE_TYPES, InputDef, NodeDef
+from comfysnap_schema.comfy.definitions import LIVE_TYPES, NEW_VALUES, SEEDS, InputDef, NodeDef
 from comfysnap_schema.comfy.ui_export.model import UiNode
+from comfysnap_schema.wire import Kind
 
 _CONTROL: Final = "control_after_generate"
 _CONTROLS: Final = frozenset({"fixed", "increment", "decrement", "randomize", "increment-wrap"})
-_ZERO: Final[dict[str, JsonValue]] = {"INT": 0, "FLOAT": 0, "STRING": "", "BOOLEAN": False}
+_FILTER: Final = "control_filter_list"
+_WITH_BUTTON: Final = frozenset({Kind.IMAGE, Kind.VIDEO, Kind.AUDIO})
+_VIEWERS: Final[Mapping[str, str]] = {"SaveGLB": "image", "Preview3D": "image"}
+"""Classes to which the editor adds a viewer; it sends an empty value for it."""
+_CUSTOM_COMBO: Final = "CustomCombo"
 _SHOWS_RESULTS: Final = frozenset({"ShowText|pysssss"})
 """Classes that store their last shown result after their widget values."""
 
@@ -25,111 +37,226 @@ class ConversionError(Exception):
         super().__init__(message)
 
 
-def widget_values(known: NodeDef, node: UiNode) -> dict[str, JsonValue]:
-    """The values of a node's widgets by input name, as the editor would send them.
+@dataclass
+class Widget:
+    """One widget of a node."""
+
+    name: str
+    value: JsonValue
+    entry: InputDef | None = None
+    """None for a helper: a control, a button, a field of another widget."""
+    stored: bool = True
+    """Whether it takes a place in the list of values."""
+    sent: bool = True
+    is_prompt: bool = False
+    """Whether the editor resolves comments and choices in its text."""
+
+    def as_sent(self) -> JsonValue:
+        """The value in the API graph; None when it is left out."""
+        value = self.value
+        if value is None and self.entry is not None and self.entry.choices:
+            value = self.entry.choices[0]
+        if isinstance(value, list):
+            wrapped: dict[str, JsonValue] = {"__value__": cast("JsonValue", value)}
+            curve = self.entry is not None and self.entry.widget == "CURVE"
+            return {"__type__": "CURVE", **wrapped} if curve else wrapped
+        return _without_choices(value) if self.is_prompt and isinstance(value, str) else value
+
+
+def widgets_of(known: NodeDef, node: UiNode) -> dict[str, Widget]:
+    """A node's widgets by name, with the values that the file has for them.
 
     Raises:
-        ConversionError: ``widget_values``, ``custom_widget``, ``dynamic_prompt``.
+        ConversionError: ``widget_values``, ``custom_widget``.
     """
+    layout = _Layout(known)
     if isinstance(node.values, dict):
-        return dict(_by_name(known, node.values))
-    reader = _Reader(_without_forced(known, node.values))
-    found: dict[str, JsonValue] = {
-        name: value
-        for entry in known.declared
-        for name, value in reader.read(entry, "")
-        if value is not None
-    }
-    surplus = [value for value in reader.rest() if value not in (None, "", "image")]
+        layout.read_by_name(node.values)
+        return layout.by_name()
+    values = _without_forced(known, layout, node.values)
+    surplus = layout.read(values)
     own = known.module.startswith("custom_nodes") and known.class_type not in _SHOWS_RESULTS
-    if surplus and own:
+    if own and any(value not in (None, "", "image") for value in surplus):
         raise ConversionError(
             "custom_widget",
             f"{known.class_type} has {len(surplus)} values of custom widgets of the editor",
         )
+    return layout.by_name()
+
+
+def readable_widgets(known: NodeDef, node: UiNode) -> dict[str, Widget]:
+    """As ``widgets_of``, but empty for a node that cannot be converted."""
+    try:
+        return widgets_of(known, node)
+    except ConversionError:
+        return {}
+
+
+def sent_values(known: NodeDef, widgets: Mapping[str, Widget]) -> dict[str, JsonValue]:
+    """The values by input name, as the editor sends them.
+
+    Raises:
+        ConversionError: ``custom_widget``, ``dynamic_prompt``.
+    """
+    found: dict[str, JsonValue] = {}
+    for widget in widgets.values():
+        if widget.entry is not None and widget.entry.widget in LIVE_TYPES:
+            raise ConversionError(
+                "custom_widget",
+                f"input {widget.name} of {known.class_type} is made by the editor for each job"
+                f" ({widget.entry.widget})",
+            )
+        value = widget.as_sent() if widget.sent else None
+        if value is not None:
+            found[widget.name] = value
     return found
 
 
-def _by_name(known: NodeDef, values: dict[str, Any]) -> Iterator[tuple[str, JsonValue]]:
-    for entry in known.expand(values).values():
-        if entry.is_widget:
-            value = values.get(entry.name, _default(entry))
-            if value is not None:
-                yield entry.name, _sent(entry, value)
+class _Layout:
+    """The widgets of a node in the editor's order; values go to them one after the other."""
 
+    def __init__(self, known: NodeDef) -> None:
+        self._known = known
+        self._widgets: list[Widget] = []
+        for entry in known.declared:
+            self._grow(entry, entry.name)
+        for entry in known.declared:
+            self._add(entry, entry.name)
+        self._add_helpers_of_class()
+        for widget in self._widgets:  # those that a dynamic combo adds later stay as they are
+            widget.is_prompt = widget.entry is not None and widget.entry.dynamic_prompts
 
-class _Reader:
-    """Takes values off the list in the order in which the editor creates widgets."""
+    def by_name(self) -> dict[str, Widget]:
+        helpers = [widget for widget in self._widgets if widget.entry is None]
+        return {widget.name: widget for widget in (*helpers, *self._widgets)}
 
-    def __init__(self, values: list[Any]) -> None:
-        self._values = values
-        self._next = 0
+    def read(self, values: list[Any]) -> list[Any]:
+        """Set the widgets, and return the values that are left."""
+        if self._known.class_type == _CUSTOM_COMBO:
+            return self._read_custom_combo(*values[:1], options=values[2:])
+        rest = list(values)
+        for widget in self._each():
+            if rest and widget.stored:
+                self._set(widget, rest.pop(0))
+        return rest
 
-    def read(self, entry: InputDef, prefix: str) -> Iterator[tuple[str, JsonValue]]:
+    def read_by_name(self, values: Mapping[str, Any]) -> None:
+        for widget in self._each():
+            if widget.entry is not None and widget.name in values:
+                self._set(widget, values[widget.name])
+
+    def _each(self) -> Iterator[Widget]:
+        """The widgets, including those that setting one of them adds behind it."""
+        index = 0
+        while index < len(self._widgets):
+            yield self._widgets[index]
+            index += 1
+
+    def _set(self, widget: Widget, value: Any) -> None:
+        control = widget.entry is None and widget.name == _CONTROL
+        if control and value not in _CONTROLS and not isinstance(value, bool):
+            raise ConversionError(
+                "widget_values",
+                f"expected a {_CONTROL} value, got {value!r}; {self._known.class_type} has changed"
+                " since the workflow was saved",
+            )
+        widget.value = value
+        self._choose(widget)
+
+    def _add(self, entry: InputDef, name: str) -> None:
         if not entry.is_widget:
             return
-        name = prefix + entry.name
-        value = self._take(_default(entry))
-        yield name, None if value is None else _sent(entry, value)
-        if entry.dynamic is not None:
-            for child in entry.dynamic.options.get(str(value), ()):
-                yield from self.read(child, f"{name}.")
-        if _has_control(entry):
-            control = self._take("fixed")
-            if control not in _CONTROLS:
-                raise ConversionError(
-                    "widget_values",
-                    f"expected the {_CONTROL} value of {name}, got {control!r}; the node class has"
-                    " changed since the workflow was saved",
-                )
+        kind = entry.widget
+        widget = Widget(name, _new_value(entry), entry, stored=kind != "IMAGECOMPARE")
+        self._widgets.append(widget)
+        if kind == "BOUNDING_BOX":
+            fields = ("x", "y", "width", "height")
+            self._widgets += [Widget(field, None, sent=False) for field in fields]
+        if entry.remote:
+            self._widgets.append(Widget("Auto-refresh after generation", False, sent=False))
+        if entry.refresh_button:
+            self._widgets.append(Widget("refresh", "refresh"))
+        if _has_control(entry, name):
+            self._widgets.append(Widget(_CONTROL, "fixed", sent=False))
+            if kind == "COMBO" and not entry.multiselect:
+                self._widgets.append(Widget(_FILTER, "", sent=False))
+        self._choose(widget)
 
-    def rest(self) -> list[Any]:
-        return self._values[self._next :]
+    def _grow(self, entry: InputDef, name: str) -> None:
+        dynamic = entry.dynamic
+        if dynamic is not None and dynamic.template is not None:
+            for short in dynamic.names[: max(dynamic.least + 1, 1)]:
+                self._add(dynamic.template, f"{name}.{short}")
 
-    def _take(self, default: Any) -> Any:
-        if self._next >= len(self._values):
-            return default
-        self._next += 1
-        return self._values[self._next - 1]
+    def _choose(self, widget: Widget) -> None:
+        """Replace the widgets that a dynamic combo adds; controls among them stay behind."""
+        if widget.entry is None or widget.entry.dynamic is None:
+            return
+        prefix = f"{widget.name}."
+        self._widgets = [each for each in self._widgets if not each.name.startswith(prefix)]
+        before = len(self._widgets)
+        for child in widget.entry.dynamic.options.get(str(widget.value), ()):
+            self._grow(child, prefix + child.name)
+            self._add(child, prefix + child.name)
+        added = self._widgets[before:]
+        del self._widgets[before:]
+        at = self._widgets.index(widget) + 1
+        self._widgets[at:at] = added
+
+    def _add_helpers_of_class(self) -> None:
+        if any(_has_button(entry) for entry in self._known.declared):
+            self._widgets.append(Widget("upload", None, sent=False))
+        viewer = _VIEWERS.get(self._known.class_type)
+        if viewer is not None:
+            self._widgets.append(Widget(viewer, "", stored=False))
+
+    def _read_custom_combo(self, choice: Any = None, *, options: list[Any]) -> list[Any]:
+        """Its options are widgets that the editor adds one by one; it also sends the index of the
+        chosen one."""
+        texts = [*takewhile(bool, options), ""]
+        self._widgets[0].value = choice
+        self._widgets.append(Widget("index", texts.index(choice) if choice in texts else -1))
+        named = enumerate(texts, start=1)
+        self._widgets += [Widget(f"option{number}", text) for number, text in named]
+        return []
 
 
-def _has_control(entry: InputDef) -> bool:
-    """Whether the editor adds the control; it does so for seeds by name too (useIntWidget)."""
-    if entry.type == "INT" and entry.name in ("seed", "noise_seed"):
-        return True
-    return entry.control_after_generate and entry.type in ("INT", "COMBO")
+def _has_button(entry: InputDef) -> bool:
+    """Whether the editor adds an upload button behind the widgets."""
+    return entry.required and entry.type == "COMBO" and entry.upload in _WITH_BUTTON
 
 
-def _without_forced(known: NodeDef, values: list[Any]) -> list[Any]:
+def _has_control(entry: InputDef, name: str) -> bool:
+    if entry.control_after_generate is None:
+        return entry.widget == "INT" and name in SEEDS
+    return entry.control_after_generate and entry.widget in ("INT", "FLOAT", "COMBO")
+
+
+def _without_forced(known: NodeDef, layout: _Layout, values: list[Any]) -> list[Any]:
     """Older files have values of inputs that have since become sockets; the editor drops them if
     the count matches (migrateWidgetsValues)."""
+    shown = layout.by_name()
     slots = [
-        entry.force_input
+        forced
         for entry in known.declared
-        if entry.is_widget or (entry.force_input and entry.type in VALUE_TYPES)
-        for _ in range(2 if _has_control(entry) else 1)
+        if entry.name in shown or entry.force_input
+        for forced in (
+            (entry.force_input, False) if entry.control_after_generate else (entry.force_input,)
+        )
     ]
+    slots += [False for name in ("upload",) if name in shown]
     if not any(slots) or len(slots) != len(values):
         return values
     return [value for value, forced in zip(values, slots, strict=True) if not forced]
 
 
-def _default(entry: InputDef) -> JsonValue:
-    """The value of a new widget in the editor."""
-    if entry.default is not None:
+def _new_value(entry: InputDef) -> JsonValue:
+    """The value of a new widget."""
+    if entry.dynamic is not None:
+        return next(iter(entry.dynamic.options), None)
+    if entry.default is not None and (entry.default or entry.widget != "COMBO"):
         return entry.default
-    if entry.choices:
-        return entry.choices[0]
-    return _ZERO.get(entry.widget_type or entry.type)
-
-
-def _sent(entry: InputDef, value: JsonValue) -> JsonValue:
-    """Wrap a list value, because a bare list would be a link."""
-    if isinstance(value, list):
-        return {"__value__": cast("JsonValue", value)}
-    if entry.dynamic_prompts and isinstance(value, str):
-        return _without_choices(value)
-    return value
+    return entry.choices[0] if entry.choices else NEW_VALUES.get(entry.widget)
 
 
 def _without_choices(text: str) -> str:
