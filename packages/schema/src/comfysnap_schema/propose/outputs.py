@@ -12,6 +12,8 @@ from comfysnap_schema.propose.view import GraphView
 from comfysnap_schema.wire import KINDS, Kind
 from comfysnap_schema.workflow import OutputSpec
 
+COMPARISONS: Final = frozenset({"ImageCompare"})
+"""Previews that authors add to look at the result: outputs beside saved files too."""
 _VAGUE_PREFIX: Final = re.compile(
     r"comfyui|(image|video|audio|output|result|test|file|text)s?", re.IGNORECASE
 )
@@ -41,7 +43,9 @@ def proposed_outputs(view: GraphView, chosen: Sequence[str]) -> tuple[ProposedOu
     saved = {role.kind for role in roles.values() if not role.preview}
     wanted = set(chosen) & roles.keys()
     enabled = {
-        node: node in wanted if wanted else not (role.preview and role.kind in saved)
+        node: node in wanted
+        if wanted
+        else not (role.preview and role.kind in saved) or view.class_of(node) in COMPARISONS
         for node, role in roles.items()
     }
     ordered = sorted(roles, key=lambda node: (not enabled[node], [*KINDS].index(roles[node].kind)))
