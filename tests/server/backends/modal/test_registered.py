@@ -72,7 +72,7 @@ def test_an_empty_table_is_a_cpu_snapshot_behind_proxy_auth(register: Register) 
     assert gateway.webhook_config.type == api_pb2.WEBHOOK_TYPE_ASGI_APP
     assert gateway.max_concurrent_inputs == 100
     assert gateway.resources.gpu_config.gpu_type == ""
-    assert sent["sweep"].function.schedule.HasField("period")
+    assert sent["sweep"].function.schedule.cron.cron_string == "*/30 * * * *"
 
 
 def test_a_ranked_list_of_gpus_keeps_its_order(register: Register) -> None:
