@@ -12,6 +12,7 @@ import modal
 from comfysnap_server.backends.modal import (
     DictRecords,
     FunctionCalls,
+    Patience,
     Platform,
     QueueFeed,
     VolumeFolder,
@@ -45,10 +46,12 @@ def make_platform(method: Any = None) -> Platform:
     Args:
         method: Method of the GPU class that runs a job. None in the worker.
     """
+    # a request of a client is not held long, but without its records a worker loses its job
+    patience = Patience(60 if method is None else 10)
     return Platform(
-        records=DictRecords(_jobs),
-        index=DictRecords(_index),
-        feed=QueueFeed(_progress),
-        calls=FunctionCalls(method),
-        files=VolumeFolder(files_volume, Path(files_dir)),
+        records=DictRecords(_jobs, patience),
+        index=DictRecords(_index, patience),
+        feed=QueueFeed(_progress, patience),
+        calls=FunctionCalls(method, patience),
+        files=VolumeFolder(files_volume, Path(files_dir), patience),
     )
