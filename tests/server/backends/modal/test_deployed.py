@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import signal
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -160,16 +159,18 @@ async def test_a_job_whose_container_is_killed_is_lost_and_says_so(
     assert (await job.status()).attempt == 1
 
 
-async def test_a_job_whose_container_is_interrupted_was_cancelled_by_nobody(
+async def test_a_preempted_job_runs_again_and_was_cancelled_by_nobody(
     deployed: ControlPlane, client: Client
 ) -> None:
-    job = await client.infer_async(LONG)
+    job = await client.infer_async(MEDIUM)
     await seen(job, is_sampling)
-    busy(deployed).kill(signal.SIGINT)  # what Modal sends before it takes a container away
-    with pytest.raises(JobFailed) as caught:
-        await job.result()
-    assert caught.value.code == "worker_lost"
-    assert (await job.status()).cancel_requested_at is None
+    first = busy(deployed)
+    await asyncio.to_thread(deployed.preempt, first)
+    assert (await job.result()).images
+    record = await job.status()
+    assert record.attempt == 1
+    assert record.cancel_requested_at is None
+    assert not first.alive
 
 
 async def test_a_restore_that_fails_costs_a_cold_start_and_no_job(

@@ -19,11 +19,14 @@ from typing import Any, Final, Literal, TypeVar
 from comfysnap_schema.wire import JobStatus
 from comfysnap_server.backends.modal.platform import Platform
 from comfysnap_server.backends.modal.records import (
+    MAX_PREEMPTIONS,
     Claim,
     End,
     FeedEntry,
+    Preempted,
     claim_key,
     job_key,
+    preempted_key,
     read,
 )
 from comfysnap_server.backends.modal.reporting import FeedReporter
@@ -129,8 +132,9 @@ class JobRunner:
         return final.status.value
 
     async def _claim(self, job: JobRequest, call_id: str) -> JobState | None:
-        """Take the next attempt; None when another call has the job, or all attempts are used."""
+        """Take the next run; None when another call has the job, or all attempts are used."""
         earlier: list[Claim] = []
+        preemptions = 0
         cold, restored = self._start == "cold", self._start == "restored"
         start = self._attach_seconds if cold or restored else 0.0
         while True:
@@ -143,16 +147,20 @@ class JobRunner:
                 load_seconds=self._load_seconds,
                 attach_seconds=self._attach_seconds,
                 device=getattr(self.engine, "device", None),
+                preemptions=preemptions,
             )
             key = claim_key(job.job_id, len(earlier) + 1)
-            if len(earlier) < job.max_attempts and await self._platform.records.add(
+            attempts = len(earlier) - preemptions
+            if attempts < job.max_attempts and await self._platform.records.add(
                 key, claim.model_dump_json()
             ):
                 return JobState(request=job, claims=(*earlier, claim))
-            if len(earlier) >= job.max_attempts:
+            if attempts >= job.max_attempts:
                 lost = JobState(request=job, claims=tuple(earlier))
-                detail = f"the container was lost; the job ran {len(earlier)} of at most "
+                detail = f"the container was lost; the job ran {attempts} of at most "
                 detail += f"{job.max_attempts} times"
+                if preemptions:
+                    detail += f", and was preempted {preemptions} times"
                 await self._finish(lost, ended(Ending.WORKER_LOST, detail))
                 return None
             known = read(Claim, await self._platform.records.get(key))
@@ -161,6 +169,9 @@ class JobRunner:
             if known is None or known.call_id != call_id:
                 return None
             earlier.append(known)
+            if preemptions < MAX_PREEMPTIONS:
+                mark = await self._platform.records.get(preempted_key(job.job_id, len(earlier)))
+                preemptions += mark is not None
 
     async def _unless_stopped(self, snapshot: JobState) -> End | None:
         """The end of a job that must not start any more."""
@@ -208,11 +219,19 @@ class JobRunner:
     async def _give_back(self, snapshot: JobState, reporter: FeedReporter) -> None:
         """End a job that was asked to stop. A container that Modal takes away is interrupted in the
         same way; its job goes on in the next one, or its call's end becomes the job's."""
-        asked = await self._platform.records.get(job_key(snapshot.request.job_id, "cancel"))
-        if asked is None:
+        if await self._asked_to_stop(snapshot):
+            await self._finish(snapshot, ended(Ending.CANCELLED), reporter)
+        else:
             await reporter.close(ended=False)
-            return
-        await self._finish(snapshot, ended(Ending.CANCELLED), reporter)
+
+    async def _asked_to_stop(self, snapshot: JobState) -> bool:
+        """Whether a client cancelled the job; else the run is marked as preempted."""
+        records, job_id = self._platform.records, snapshot.request.job_id
+        if await records.get(job_key(job_id, "cancel")) is not None:
+            return True
+        mark = Preempted(at=self._platform.now())
+        await records.add(preempted_key(job_id, len(snapshot.claims)), mark.model_dump_json())
+        return False
 
     async def _execute(self, run: JobRun, snapshot: JobState, reporter: FeedReporter) -> Outcome:
         self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="engine")
@@ -222,7 +241,10 @@ class JobRunner:
             done, _ = await asyncio.wait({running}, timeout=timeout)
         except asyncio.CancelledError:
             run.interrupt()
+            # at once: Modal gives a preempted container little time, and an engine may take it all
+            marked = asyncio.ensure_future(self._asked_to_stop(snapshot))
             await _settled(running, timeout=None)
+            await _settled(marked, timeout=None)
             if running.result().status is JobStatus.SUCCEEDED:
                 return running.result()  # it finished first
             raise

@@ -69,13 +69,13 @@ def job_of(snapshot: JobState) -> JobRecord:
     claim = claims[-1] if claims else None
     state: dict[str, Any] = {
         "status": JobStatus.RUNNING if claim else JobStatus.QUEUED,
-        "attempt": len(claims),
         "progress": latest_progress(snapshot),
         "timings": started_timings(request, claim),
     }
     if final:
         state = dict(final)
         state["finished_at"] = state.pop("at")
+    state["attempt"] = len(claims) - (claim.preemptions if claim else 0)
     return request.record(
         version=_version(snapshot),
         cancel_requested_at=snapshot.cancel.at if snapshot.cancel else None,

@@ -10,6 +10,7 @@ from typing import Final
 from comfysnap_schema.wire import IDEMPOTENCY_TTL_S, ErrorCode
 from comfysnap_server.backends.modal.platform import Platform
 from comfysnap_server.backends.modal.records import (
+    MAX_PREEMPTIONS,
     CancelRequest,
     Claim,
     End,
@@ -135,7 +136,7 @@ class JobStore:
         found: list[Claim] = []
         while claim := read(Claim, await self._records.get(claim_key(job_id, len(found) + 1))):
             found.append(claim)
-            if len(found) >= (await self.request(job_id)).max_attempts:
+            if len(found) >= (await self.request(job_id)).max_attempts + MAX_PREEMPTIONS:
                 break
         return tuple(found)
 
