@@ -28,8 +28,10 @@ def gateway_settings(deployment: Deployment, environment: Mapping[str, str]) -> 
     longest = float(ours.timeout)
     if "max_timeout" in settings.model_fields_set:
         longest = min(settings.max_timeout, longest)
+    held = ours.gateway.max_held
     return settings.model_copy(
         update={
+            "max_held": min(settings.max_held or held, held),
             "auth": ours.auth,
             "keys": _keys(deployment, environment) if ours.auth == "keys" else {},
             "max_attempts": ours.max_attempts,

@@ -49,7 +49,7 @@ def create_app(
     if default is not None and default not in workflows:
         raise ValueError(f"unknown default workflow {default!r}; available: {', '.join(workflows)}")
     auth = Authenticator(settings)
-    waits = LongPolls(settings.max_waits)
+    waits = LongPolls(settings.max_waits, settings.max_held)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:

@@ -51,7 +51,9 @@ api: Final = None if modal.is_local() else make_api()
     scaledown_window=settings.gateway.scaledown_window,
     enable_memory_snapshot=settings.gateway.snapshot,
 )
-@modal.concurrent(max_inputs=settings.gateway.max_inputs)
+@modal.concurrent(
+    max_inputs=settings.gateway.max_inputs, target_inputs=settings.gateway.target_inputs
+)
 @modal.asgi_app(
     requires_proxy_auth=settings.auth == "proxy",
     custom_domains=settings.gateway.custom_domains or None,
