@@ -116,4 +116,6 @@ class Platform:
     feed: Feed
     calls: Calls
     files: SharedFolder
+    models: SharedFolder | None = None
+    """The models volume; None where no engine runs."""
     now: Callable[[], datetime] = utc_now

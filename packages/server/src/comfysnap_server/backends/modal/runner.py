@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from comfysnap_schema.wire import JobStatus
+from comfysnap_server.backends.modal.models import NewModels
 from comfysnap_server.backends.modal.platform import Platform
 from comfysnap_server.backends.modal.records import (
     MAX_PREEMPTIONS,
@@ -91,6 +92,7 @@ class JobRunner:
         self._platform = platform
         self._policy = policy or WorkerPolicy()
         self._exit_process = exit_process
+        self._models = NewModels(platform.models) if platform.models else None
         self._thread: ThreadPoolExecutor | None = None
         self._load_seconds = 0.0
         self._attach_seconds = 0.0
@@ -205,6 +207,8 @@ class JobRunner:
             try:
                 if job.stored_files:
                     await self._platform.files.reload()
+                if self._models:
+                    await self._models.look_for(job.graph)
                 outcome = await self._execute(run, snapshot, reporter)
                 await _uninterrupted(self._keep(job, outcome, outputs))
             except asyncio.CancelledError:

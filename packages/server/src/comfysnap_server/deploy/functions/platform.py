@@ -18,7 +18,7 @@ from comfysnap_server.backends.modal import (
     VolumeFolder,
 )
 from comfysnap_server.deploy.deployment import read_deployment
-from comfysnap_server.deploy.settings import FILES_DIR
+from comfysnap_server.deploy.settings import FILES_DIR, MODELS_DIR
 
 deployment: Final = read_deployment()
 settings: Final = deployment.settings
@@ -54,4 +54,5 @@ def make_platform(method: Any = None) -> Platform:
         feed=QueueFeed(_progress, patience),
         calls=FunctionCalls(method, patience),
         files=VolumeFolder(files_volume, Path(files_dir), patience),
+        models=VolumeFolder(models_volume, Path(MODELS_DIR), patience) if method is None else None,
     )

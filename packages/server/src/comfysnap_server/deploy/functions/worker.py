@@ -56,7 +56,9 @@ def _volumes() -> dict[str | Any, Any]:
         )
         for mount in settings.mounts
     }
-    return {files_dir: files_volume, MODELS_DIR: models_volume, **extra}
+    # read-only: Modal commits what it may write to at each exit, and only 'models sync' writes
+    models = models_volume.with_mount_options(read_only=True)
+    return {files_dir: files_volume, MODELS_DIR: models, **extra}
 
 
 def _warm_up(engine: Engine) -> None:
