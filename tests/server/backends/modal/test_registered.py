@@ -127,7 +127,7 @@ def test_volumes_and_secrets_are_where_they_belong(empty: ControlPlane, register
     files = next(name for name in mounted.values() if name.endswith("-files"))
     assert mounted == {"/files": files, "/models": "all-models", "/mnt/loras": "shared-loras"}
     read_only = [mount.mount_path for mount in worker.volume_mounts if mount.read_only]
-    assert read_only == ["/mnt/loras"]
+    assert read_only == ["/models", "/mnt/loras"]
     assert [names[mount.volume_id] for mount in gateway.volume_mounts] == [files]
     assert [names[secret] for secret in worker.secret_ids] == ["hf"]
     assert [names[secret] for secret in gateway.secret_ids] == ["team-keys"]

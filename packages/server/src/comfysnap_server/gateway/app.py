@@ -15,7 +15,7 @@ from comfysnap_schema.wire import ErrorCode, FieldProblem, routes
 from comfysnap_schema.workflow import Workflow
 from comfysnap_server.backends.protocol import Backend
 from comfysnap_server.errors import BackendError
-from comfysnap_server.gateway.auth import Authenticator
+from comfysnap_server.gateway.auth import Authenticator, Keys
 from comfysnap_server.gateway.files import FileRoutes
 from comfysnap_server.gateway.jobs import JobRoutes
 from comfysnap_server.gateway.long_polls import LongPolls
@@ -35,11 +35,13 @@ def create_app(
     settings: GatewaySettings,
     *,
     default: str | None = None,
+    keys: Keys | None = None,
 ) -> FastAPI:
     """The gateway in front of ``backend``, which it starts and stops.
 
     Args:
         default: Workflow of the bare infer routes; None: the only one there is.
+        keys: Keys that change while the app runs; None: those of the settings.
 
     Raises:
         ValueError: ``default`` is not a workflow, or ``auth = "keys"`` comes without keys.
@@ -48,7 +50,7 @@ def create_app(
         default = next(iter(workflows))
     if default is not None and default not in workflows:
         raise ValueError(f"unknown default workflow {default!r}; available: {', '.join(workflows)}")
-    auth = Authenticator(settings)
+    auth = Authenticator(settings, keys)
     waits = LongPolls(settings.max_waits, settings.max_held)
 
     @asynccontextmanager

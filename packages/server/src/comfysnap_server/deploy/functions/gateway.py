@@ -13,10 +13,13 @@ from comfysnap_server.deploy.functions.backend import TIMEOUT_S, image, make_bac
 from comfysnap_server.deploy.functions.platform import (
     app,
     deployment,
+    make_keys,
     resolve_handles,
     settings,
 )
 from comfysnap_server.deploy.gateway_settings import gateway_settings
+from comfysnap_server.deploy.keys import KEYS_VARIABLE, DeployedKeys, read_secret
+from comfysnap_server.gateway import Keys
 
 secrets: Final = [modal.Secret.from_name(deployment.keys_secret)] if deployment.keys_secret else []
 
@@ -28,11 +31,14 @@ def make_api() -> Any:
     return create_app(
         make_backend(),
         deployment.workflows,
-        gateway_settings(deployment, os.environ),
+        gateway_settings(deployment),
         default=deployment.project.default,
+        keys=keys,
     )
 
 
+keys: Final = Keys() if settings.auth == "keys" else None
+"""Filled after the restore: nothing of a secret may lie in a snapshot."""
 api: Final = None if modal.is_local() else make_api()
 """Built at import, so that it is in the snapshot: loading FastAPI takes longer than a restore."""
 
@@ -59,8 +65,11 @@ api: Final = None if modal.is_local() else make_api()
     custom_domains=settings.gateway.custom_domains or None,
 )
 def gateway() -> Any:
-    """The HTTP API."""
-    return api
+    """The HTTP API; called after a restore, with the secrets as they are then."""
+    if keys is None:
+        return api
+    start = read_secret(os.environ.get(KEYS_VARIABLE), deployment.keys_secret)
+    return DeployedKeys(api, keys, make_keys(), start)
 
 
 if not modal.is_local():

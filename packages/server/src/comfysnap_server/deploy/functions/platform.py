@@ -34,6 +34,12 @@ _index: Final = modal.Dict.from_name(f"{deployment.name}-index", create_if_missi
 _progress: Final = modal.Queue.from_name(f"{deployment.name}-progress", create_if_missing=True)
 
 
+def make_keys() -> DictRecords:
+    """The Dict with the keys of the gateways."""
+    name = f"{deployment.name}-keys"
+    return DictRecords(modal.Dict.from_name(name, create_if_missing=True), Patience(10))
+
+
 def resolve_handles() -> None:
     """Look up the shared objects before the snapshot, so that the first job need not."""
     for handle in (_jobs, _index, _progress, files_volume):
