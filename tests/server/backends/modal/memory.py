@@ -36,7 +36,7 @@ class MemoryRecords:
 class MemoryFeed:
     entries: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
 
-    async def append(self, job_id: str, entry: str) -> None:
+    async def append(self, job_id: str, entry: str, *, keep: int = 60) -> None:
         self.entries.append((job_id, entry))
 
     async def read(self, job_id: str, *, wait: float) -> AsyncIterator[str]:

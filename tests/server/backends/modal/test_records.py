@@ -142,9 +142,11 @@ async def test_a_small_request_travels_inline_and_a_large_one_does_not(
 ) -> None:
     await backend.submit(request(1))
     await backend.submit(request(2, inputs={"prompt": "x" * 9000}))
-    (_, small), (_, large) = cloud.calls.spawned
+    await backend.submit(request(3, inputs={"prompt": "\u72d0" * 3000}))  # 9,000 bytes
+    (_, small), (_, large), (_, wide) = cloud.calls.spawned
     assert small is not None
     assert large is None
+    assert wide is None
 
 
 async def test_a_key_whose_gateway_died_before_the_job_was_written_makes_that_job(

@@ -75,6 +75,10 @@ def test_an_empty_table_is_a_cpu_snapshot_behind_proxy_auth(register: Register) 
     assert sent["sweep"].function.schedule.cron.cron_string == "*/30 * * * *"
 
 
+def test_the_longest_timeout_is_within_the_limit_of_modal(register: Register) -> None:
+    assert _definition(register("timeout = 86400")["Worker.*"]).timeout_secs == 86400
+
+
 def test_a_ranked_list_of_gpus_keeps_its_order(register: Register) -> None:
     sent = register('gpu = ["H100", "A100-80GB:2", "L40S"]')
     ranked = sent["Worker.*"].function_data.ranked_functions

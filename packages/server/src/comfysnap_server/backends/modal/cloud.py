@@ -27,8 +27,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-FEED_TTL_S: Final = 24 * 3600
-"""How long a job's progress is kept after its last entry."""
 _ANSWER_S: Final = 5.0
 """How much later than asked for an answer that was held back may come."""
 _UNANSWERED: Final = (
@@ -111,11 +109,13 @@ class QueueFeed:
         self._queue = queue
         self._patience = patience
 
-    async def append(self, job_id: str, entry: str) -> None:
+    async def append(self, job_id: str, entry: str, *, keep: int) -> None:
         """See ``Feed``."""
+        put = self._queue.put.aio
         # a put that may block waits for ever once a partition holds its 5,000 entries
-        put, options = self._queue.put.aio, {"partition": job_id, "partition_ttl": FEED_TTL_S}
-        await self._patience.ask(lambda: put(entry, block=False, **options))
+        await self._patience.ask(
+            lambda: put(entry, block=False, partition=job_id, partition_ttl=keep)
+        )
 
     async def read(self, job_id: str, *, wait: float) -> AsyncIterator[str]:
         """See ``Feed``."""

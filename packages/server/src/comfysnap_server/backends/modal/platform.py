@@ -57,8 +57,8 @@ class Records(Protocol):
 class Feed(Protocol):
     """A ``modal.Queue`` with a partition for each job, read without taking."""
 
-    async def append(self, job_id: str, entry: str) -> None:
-        """Add an entry."""
+    async def append(self, job_id: str, entry: str, *, keep: int) -> None:
+        """Add an entry, and keep all of the job's for ``keep`` seconds from now."""
         ...
 
     def read(self, job_id: str, *, wait: float) -> AsyncIterator[str]:

@@ -30,7 +30,7 @@ from comfysnap_server.backends.modal.records import (
     preempted_key,
     read,
 )
-from comfysnap_server.backends.modal.reporting import FeedReporter
+from comfysnap_server.backends.modal.reporting import ENDED_KEPT_S, FeedReporter
 from comfysnap_server.backends.modal.shared_files import INPUTS, OUTPUTS
 from comfysnap_server.backends.modal.states import JobState, end_of
 from comfysnap_server.engine.protocol import Engine
@@ -49,6 +49,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 STUCK_EXIT_CODE: Final = 70
+_LONGEST_CHECKPOINT_S: Final = 60.0
+"""From the load to the first job of the container that makes the snapshot, and goes on in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +99,14 @@ class JobRunner:
         self._load_seconds = 0.0
         self._attach_seconds = 0.0
         self._start: Literal["cold", "warm", "restored"] = "cold"
+        self._loaded_at = platform.now()
 
     def load(self) -> None:
         """What a snapshot may hold."""
         started = time.perf_counter()
         self.engine.load()
         self._load_seconds = round(time.perf_counter() - started, 6)
+        self._loaded_at = self._platform.now()
 
     def attach(self, *, restored: bool, warm_up: Callable[[], object] = lambda: None) -> None:
         """After a restore, or after ``load`` when there is no snapshot."""
@@ -111,6 +115,19 @@ class JobRunner:
         warm_up()
         self._start = "restored" if restored else "cold"
         self._attach_seconds = round(time.perf_counter() - started, 6)
+        log.info(
+            "worker started: %s, load %.2f s, attach %.2f s, device %s",
+            self._start, self._load_seconds, self._attach_seconds, self._device,
+        )  # fmt: skip
+
+    @property
+    def _device(self) -> str | None:
+        return getattr(self.engine, "device", None)
+
+    def close(self) -> None:
+        """End the engine's thread, once it is idle."""
+        if self._thread is not None:
+            self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def run(self, job_id: str, request: str | None, call_id: str) -> str:
         """Run one job and return the status it ended with; ``superseded`` when another call runs
@@ -130,6 +147,10 @@ class JobRunner:
             return RunResult.SUPERSEDED
         final = await self._unless_stopped(snapshot)
         if final is None:
+            log.info(
+                "job %s started: workflow %s, run %d, %s",
+                job_id, job.workflow, len(snapshot.claims), snapshot.claims[-1].start_kind,
+            )  # fmt: skip
             final = await self._attempt(snapshot)
         return final.status.value
 
@@ -137,6 +158,8 @@ class JobRunner:
         """Take the next run; None when another call has the job, or all attempts are used."""
         earlier: list[Claim] = []
         preemptions = 0
+        if self._start == "restored" and self._waited_for_load(job):
+            self._start = "cold"
         cold, restored = self._start == "cold", self._start == "restored"
         start = self._attach_seconds if cold or restored else 0.0
         while True:
@@ -148,7 +171,7 @@ class JobRunner:
                 start_seconds=start + (self._load_seconds if cold else 0.0),
                 load_seconds=self._load_seconds,
                 attach_seconds=self._attach_seconds,
-                device=getattr(self.engine, "device", None),
+                device=self._device,
                 preemptions=preemptions,
             )
             key = claim_key(job.job_id, len(earlier) + 1)
@@ -174,6 +197,11 @@ class JobRunner:
             if preemptions < MAX_PREEMPTIONS:
                 mark = await self._platform.records.get(preempted_key(job.job_id, len(earlier)))
                 preemptions += mark is not None
+
+    def _waited_for_load(self, job: JobRequest) -> bool:
+        """Whether the snapshot was made in this very start: for this job, and just now."""
+        passed = (self._platform.now() - self._loaded_at).total_seconds()
+        return job.created_at < self._loaded_at and passed < _LONGEST_CHECKPOINT_S
 
     async def _unless_stopped(self, snapshot: JobState) -> End | None:
         """The end of a job that must not start any more."""
@@ -281,11 +309,17 @@ class JobRunner:
         progress = reporter.last if reporter else None
         final = end_of(snapshot, outcome, self._platform.now(), progress)
         final = await self._write_final(job_key(job_id, "final"), final)
+        # of an error only the code: its text may quote the prompt
+        log.info(
+            "job %s ended: %s, workflow %s, device %s, %.2f s",
+            job_id, final.error.code if final.error else final.status, snapshot.request.workflow,
+            self._device, final.timings.run or 0.0,
+        )  # fmt: skip
         if reporter is not None:
             await reporter.close(ended=True)
         else:
             entry = FeedEntry(attempt=len(snapshot.claims), number=1_000_000 // 4, ended=True)
-            await self._platform.feed.append(job_id, entry.model_dump_json())
+            await self._platform.feed.append(job_id, entry.model_dump_json(), keep=ENDED_KEPT_S)
         return final
 
     async def _write_final(self, key: str, final: End) -> End:

@@ -85,7 +85,7 @@ class JobStore:
         """Queue the job with Modal. A failure is only logged: the request is kept, and the next
         gateway that reads the job spawns it."""
         text = request.model_dump_json()
-        inline = text if len(text) <= MAX_INLINE_BYTES else None
+        inline = text if len(text.encode()) <= MAX_INLINE_BYTES else None
         try:
             call_id = await self._platform.calls.spawn(request.job_id, inline)
             spawned = Spawned(call_id=call_id, at=self._platform.now())

@@ -3,6 +3,7 @@
 # modal's stubs leave the types of its decorators partly unknown
 # pyright: reportUnknownMemberType=false, reportUntypedFunctionDecorator=false
 
+import logging
 import os
 from importlib import import_module
 from typing import Any, Final
@@ -14,12 +15,14 @@ from comfysnap_server.deploy.functions.platform import (
     app,
     deployment,
     make_keys,
-    resolve_handles,
+    resolving,
     settings,
 )
 from comfysnap_server.deploy.gateway_settings import gateway_settings
 from comfysnap_server.deploy.keys import KEYS_VARIABLE, DeployedKeys, read_secret
 from comfysnap_server.gateway import Keys
+
+log = logging.getLogger(__name__)
 
 secrets: Final = [modal.Secret.from_name(deployment.keys_secret)] if deployment.keys_secret else []
 
@@ -66,6 +69,13 @@ api: Final = None if modal.is_local() else make_api()
 )
 def gateway() -> Any:
     """The HTTP API; called after a restore, with the secrets as they are then."""
+    with resolving():
+        app = _with_keys()
+    log.info("gateway started: %d workflows", len(deployment.workflows))
+    return app
+
+
+def _with_keys() -> Any:
     if keys is None:
         return api
     start = read_secret(os.environ.get(KEYS_VARIABLE), deployment.keys_secret)
@@ -74,4 +84,3 @@ def gateway() -> Any:
 
 if not modal.is_local():
     import_module("aiohttp")  # else Modal's web wrapper imports it after the restore, for 0.3 s
-    resolve_handles()

@@ -3,7 +3,12 @@
 # modal's stubs leave the types of hydrate partly unknown
 # pyright: reportUnknownMemberType=false
 
+import logging
 import os
+import sys
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +24,8 @@ from comfysnap_server.backends.modal import (
 )
 from comfysnap_server.deploy.deployment import read_deployment
 from comfysnap_server.deploy.settings import FILES_DIR, MODELS_DIR
+
+log = logging.getLogger(__name__)
 
 deployment: Final = read_deployment()
 settings: Final = deployment.settings
@@ -40,10 +47,28 @@ def make_keys() -> DictRecords:
     return DictRecords(modal.Dict.from_name(name, create_if_missing=True), Patience(10))
 
 
-def resolve_handles() -> None:
-    """Look up the shared objects before the snapshot, so that the first job need not."""
-    for handle in (_jobs, _index, _progress, files_volume):
-        handle.hydrate()
+def configure_logging() -> None:
+    """Show our lines in Modal's logs; how other packages log is left to them."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    for name in ("comfysnap", "comfysnap_server"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
+@contextmanager
+def resolving(*more: Any) -> Generator[None]:
+    """Look up the shared objects meanwhile, and ``more``: all at once, and after the restore, as
+    what was looked up before a snapshot is looked up again."""
+    handles = (_jobs, _index, _progress, files_volume, *more)
+    with ThreadPoolExecutor(len(handles)) as threads:
+        looking = [threads.submit(handle.hydrate) for handle in handles]
+        yield
+    for found in looking:
+        if error := found.exception():
+            log.warning("a shared object is looked up when it is needed: %s", error)
 
 
 def make_platform(method: Any = None) -> Platform:
@@ -62,3 +87,7 @@ def make_platform(method: Any = None) -> Platform:
         files=VolumeFolder(files_volume, Path(files_dir), patience),
         models=VolumeFolder(models_volume, Path(MODELS_DIR), patience) if method is None else None,
     )
+
+
+if not modal.is_local():
+    configure_logging()
