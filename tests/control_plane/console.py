@@ -1,4 +1,4 @@
-"""RPCs of Modal's commands: logs, rollback, and the files of a volume."""
+"""RPCs of Modal's commands: logs, rollback, secrets, and the files of a volume."""
 
 import asyncio
 import contextlib
@@ -56,6 +56,12 @@ class ConsoleCalls:
             function.version = app.version
         await self._published(app)
         return api_pb2.AppRollbackResponse(url="http://127.0.0.1/", deployed_at=time.time())
+
+    @unary
+    async def SecretUpdate(self, request: api_pb2.SecretUpdateRequest) -> Empty:
+        values = self._state.secrets[request.secret_id]
+        values.update({update.key: update.value for update in request.updates})
+        return Empty()
 
     @streaming
     async def VolumeListFiles(

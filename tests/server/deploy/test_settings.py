@@ -222,14 +222,14 @@ def test_a_relative_workflows_folder_has_the_same_path_in_a_container(
 
 def test_local_settings_are_ignored_on_modal(write: WriteProject) -> None:
     read = read_deployment(write("[serve]\nmax_timeout = 90\n[serve.local]\nmax_queued = 3\n"))
-    settings = gateway_settings(read, {})
+    settings = gateway_settings(read)
     assert (settings.auth, settings.max_timeout, settings.default_timeout) == ("proxy", 90, 90)
 
 
 def test_a_job_may_run_as_long_as_the_deployment_allows(write: WriteProject) -> None:
-    longest = gateway_settings(read_deployment(write("[deploy]\ntimeout = 7200")), {})
+    longest = gateway_settings(read_deployment(write("[deploy]\ntimeout = 7200")))
     assert (longest.max_timeout, longest.default_timeout) == (7200, 600)
-    short = gateway_settings(read_deployment(write("[deploy]\ntimeout = 60")), {})
+    short = gateway_settings(read_deployment(write("[deploy]\ntimeout = 60")))
     assert (short.max_timeout, short.default_timeout) == (60, 60)
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from comfysnap_schema.wire.jobs import JobStatus
 from comfysnap_schema.workflow.apply import Workflow
+from comfysnap_server.gateway import long_polls
 from comfysnap_server.gateway.app import create_app, drain
 from comfysnap_server.gateway.settings import GatewaySettings
 from tests.server.gateway.fakes import FakeBackend
@@ -159,6 +160,25 @@ async def test_too_many_held_requests_are_refused(backend: FakeBackend, workflow
         await backend.update(job, status=JobStatus.SUCCEEDED)
         assert (await first).status_code == 200
         assert (await http.get(f"/check_status/{job}?wait=25")).status_code == 200
+
+
+@pytest.mark.parametrize("held_long", [False, True])
+async def test_where_no_more_are_held_one_is_answered_early(
+    backend: FakeBackend, workflow: Workflow, monkeypatch: pytest.MonkeyPatch, held_long: bool
+) -> None:
+    monkeypatch.setattr(long_polls, "_SHORTEST_HOLD_S", 0.0 if held_long else 60.0)
+    app = create_app(backend, {workflow.name: workflow}, GatewaySettings(max_held=1))
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+        job = await submit(http)
+        older = asyncio.create_task(http.get(f"/check_status/{job}?wait=25"))
+        await asyncio.sleep(0.01)
+        newer = asyncio.create_task(http.get(f"/events/{job}"))
+        early, other = (older, newer) if held_long else (newer, older)
+        assert (await asyncio.wait_for(early, 5)).status_code == 200
+        assert not other.done()
+        await backend.update(job, status=JobStatus.SUCCEEDED)
+        assert (await other).status_code == 200
 
 
 async def test_a_server_that_stops_ends_held_requests_with_what_it_knows(

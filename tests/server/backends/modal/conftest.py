@@ -8,7 +8,7 @@ import modal
 import pytest
 
 from comfysnap_server.backends.modal.backend import ModalBackend
-from comfysnap_server.backends.modal.cloud import DictRecords, FunctionCalls, QueueFeed
+from comfysnap_server.backends.modal.cloud import DictRecords, FunctionCalls, Patience, QueueFeed
 from comfysnap_server.backends.modal.platform import Platform
 from comfysnap_server.backends.modal.states import Policy
 from tests.control_plane import ControlPlane
@@ -97,11 +97,12 @@ async def backend(deployed: ControlPlane, tmp_path: Path) -> AsyncIterator[Modal
     """As in one more gateway container, with the files volume at hand."""
     files = deployed.volumes.committed(deployed.state.named["vo", "snap-files"])
     worker = cast("Any", modal.Cls.from_name("snap", "Worker"))()
+    patience = Patience(10)
     platform = Platform(
-        records=DictRecords(modal.Dict.from_name("snap-jobs", create_if_missing=True)),
-        index=DictRecords(modal.Dict.from_name("snap-index", create_if_missing=True)),
-        feed=QueueFeed(modal.Queue.from_name("snap-progress", create_if_missing=True)),
-        calls=FunctionCalls(worker.run),
+        records=DictRecords(modal.Dict.from_name("snap-jobs", create_if_missing=True), patience),
+        index=DictRecords(modal.Dict.from_name("snap-index", create_if_missing=True), patience),
+        feed=QueueFeed(modal.Queue.from_name("snap-progress", create_if_missing=True), patience),
+        calls=FunctionCalls(worker.run, patience),
         files=MemoryFolder(files),
     )
     backend = ModalBackend(platform, tmp_path, policy=Policy(refresh=0.5))

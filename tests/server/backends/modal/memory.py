@@ -8,7 +8,7 @@ from pathlib import Path
 
 from comfysnap_schema.wire.files import Kind
 from comfysnap_schema.workflow.map import OutputSpec
-from comfysnap_server.backends.modal.platform import CallState, Platform
+from comfysnap_server.backends.modal.platform import CallEnd, CallState, Platform
 from comfysnap_server.jobs.request import JobRequest
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -36,7 +36,7 @@ class MemoryRecords:
 class MemoryFeed:
     entries: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
 
-    async def append(self, job_id: str, entry: str) -> None:
+    async def append(self, job_id: str, entry: str, *, keep: int = 60) -> None:
         self.entries.append((job_id, entry))
 
     async def read(self, job_id: str, *, wait: float) -> AsyncIterator[str]:
@@ -52,6 +52,7 @@ class MemoryCalls:
 
     spawned: list[tuple[str, str | None]] = field(default_factory=list[tuple[str, str | None]])
     states: dict[str, CallState] = field(default_factory=dict[str, CallState])
+    reason: str = ""
     cancelled: list[tuple[str, bool]] = field(default_factory=list[tuple[str, bool]])
     killed: asyncio.Event = field(default_factory=asyncio.Event)
     failing: bool = False
@@ -62,9 +63,10 @@ class MemoryCalls:
         self.spawned.append((job_id, request))
         return f"fc-{len(self.spawned)}"
 
-    async def state(self, call_id: str, *, wait: float) -> CallState:
+    async def end(self, call_id: str, *, wait: float) -> CallEnd | None:
         await asyncio.sleep(min(wait, 0.01))
-        return self.states.get(call_id, CallState.PENDING)
+        state = self.states.get(call_id)
+        return state and CallEnd(call_id, state, self.reason)
 
     async def cancel(self, call_id: str, *, terminate: bool) -> None:
         self.cancelled.append((call_id, terminate))

@@ -11,7 +11,7 @@ import pytest
 from google.protobuf.message import Message
 from grpclib import Status
 
-from comfysnap_server.backends.modal.cloud import QueueFeed
+from comfysnap_server.backends.modal.cloud import Patience, QueueFeed
 from tests.control_plane import ControlPlane
 
 pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
@@ -309,4 +309,4 @@ async def test_progress_that_finds_no_room_holds_up_nothing(plane: ControlPlane)
         await full.put_many.aio(list(range(100)), partition="job")
     async with asyncio.timeout(20):
         with pytest.raises(queue.Full):
-            await QueueFeed(full).append("job", "more")
+            await QueueFeed(full, Patience(1)).append("job", "more", keep=60)

@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import signal
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -23,6 +22,7 @@ from comfysnap_schema.workflows.hello import HelloInput
 from comfysnap_schema.workflows.img2img import Img2imgInput
 from comfysnap_schema.workflows.sdxl import SdxlInput
 from comfysnap_server.backends.modal.backend import ModalBackend
+from comfysnap_server.backends.modal.reporting import ENDED_KEPT_S
 from tests.control_plane import Container, ControlPlane
 
 pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
@@ -90,6 +90,76 @@ async def test_a_job_runs_in_a_restored_container_and_its_file_comes_back(
     again = await client.infer_async(QUICK)
     await again.result()
     assert (await again.status()).timings.start_kind == "warm"
+
+
+async def test_the_start_that_makes_the_snapshot_is_a_cold_one(
+    deployed: ControlPlane, client: Client
+) -> None:
+    deployed.scale_to_zero(WORKER)
+    job = await client.infer_async(QUICK)
+    await job.result()
+    assert (await job.status()).timings.start_kind == "cold"
+
+
+async def test_logs_tell_of_jobs_and_of_no_prompt(deployed: ControlPlane, client: Client) -> None:
+    deployed.scale_to_zero(WORKER)
+    job = await client.infer_async(SdxlInput(prompt="a secret fox", steps=1))
+    await job.result()
+    (worker,) = deployed.pool(WORKER).live
+    (start,) = [line for line in worker.log.splitlines() if "worker started" in line]
+    assert "load" in start
+    lines = [line for line in worker.log.splitlines() if job.id in line]
+    assert "started: workflow sdxl" in lines[0]
+    assert "ended: succeeded, workflow sdxl" in lines[-1]
+    assert "secret fox" not in deployed.logs()
+    assert "gateway started" in deployed.logs()
+
+
+async def test_a_container_that_stops_leaves_no_thread_behind(
+    deployed: ControlPlane, client: Client, redeploy: Callable[[], None]
+) -> None:
+    await client.infer_sync(QUICK)
+    old = deployed.pool(WORKER).live
+    await asyncio.to_thread(redeploy)
+    await client.infer_sync(QUICK)  # and with it the idle ones of the version before stop
+    async with asyncio.timeout(20):
+        for container in old:
+            while container.exit_code is None:  # noqa: ASYNC110 -- another process
+                await asyncio.sleep(0.1)
+    assert all(container.exit_code == 0 for container in old)
+    assert "background thread" not in deployed.logs()
+
+
+async def test_the_progress_of_an_ended_job_is_not_kept_long(
+    deployed: ControlPlane, client: Client
+) -> None:
+    job = await client.infer_async(QUICK)
+    await job.result()
+    queue = deployed.stores.queues[deployed.state.named["qu", "snap-progress"]]
+    assert queue[job.id.encode()].ttl == ENDED_KEPT_S
+
+
+async def test_shared_objects_are_looked_up_at_once_after_a_restore(
+    deployed: ControlPlane, client: Client
+) -> None:
+    deployed.scale_to_zero(WORKER)
+    deployed.freeze(WORKER, 1)
+    before = lookups(deployed)
+    slow = deployed.faults.plan("*GetOrCreate", caller="Worker*", delay=0.5)
+    job = await client.infer_async(QUICK)
+    await job.result()
+    deployed.faults.clear()
+    assert slow.applied == lookups(deployed) - before == 5
+    queue, start = (await job.status()).timings.queue, (await job.status()).timings.start
+    assert (queue or 0) + (start or 0) < 2  # one after the other they take 2.5 s
+
+
+def lookups(plane: ControlPlane) -> int:
+    """How often workers looked up a shared object."""
+    seen = plane.faults.seen
+    return sum(
+        n for (caller, rpc), n in seen.items() if caller == WORKER and rpc.endswith("GetOrCreate")
+    )
 
 
 async def test_progress_arrives_while_the_job_runs(client: Client) -> None:
@@ -160,16 +230,18 @@ async def test_a_job_whose_container_is_killed_is_lost_and_says_so(
     assert (await job.status()).attempt == 1
 
 
-async def test_a_job_whose_container_is_interrupted_was_cancelled_by_nobody(
+async def test_a_preempted_job_runs_again_and_was_cancelled_by_nobody(
     deployed: ControlPlane, client: Client
 ) -> None:
-    job = await client.infer_async(LONG)
+    job = await client.infer_async(MEDIUM)
     await seen(job, is_sampling)
-    busy(deployed).kill(signal.SIGINT)  # what Modal sends before it takes a container away
-    with pytest.raises(JobFailed) as caught:
-        await job.result()
-    assert caught.value.code == "worker_lost"
-    assert (await job.status()).cancel_requested_at is None
+    first = busy(deployed)
+    await asyncio.to_thread(deployed.preempt, first)
+    assert (await job.result()).images
+    record = await job.status()
+    assert record.attempt == 1
+    assert record.cancel_requested_at is None
+    assert not first.alive
 
 
 async def test_a_restore_that_fails_costs_a_cold_start_and_no_job(

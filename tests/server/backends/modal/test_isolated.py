@@ -24,7 +24,7 @@ name = "isolated"
 default = "hello"
 [deploy]
 engine = "simulated"
-workflows = ["hello"]
+workflows = ["hello", "sdxl"]
 auth = "none"
 scaledown_window = 30
 timeout = 60
@@ -78,7 +78,8 @@ def plane() -> Iterator[ControlPlane]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    shutil.copytree(WORKFLOWS / "hello", tmp_path / "workflows" / "hello")
+    for name in ("hello", "sdxl"):
+        shutil.copytree(WORKFLOWS / name, tmp_path / "workflows" / name)
     (tmp_path / "comfysnap.toml").write_text(SETTINGS)
     return tmp_path
 
@@ -117,3 +118,40 @@ def test_the_deployment_runs_a_job_with_only_what_it_uploaded(
         assert job["status"] == "succeeded", plane.logs()
         (image,) = job["outputs"]["images"]
         assert client.get(image["url"]).content.startswith(b"\x89PNG")
+
+
+def test_a_warm_worker_sees_models_that_came_later_and_cannot_write_any(
+    plane: ControlPlane, project: Path
+) -> None:
+    variables = {"COMFYSNAP_PROJECT": str(project / "comfysnap.toml")}
+    plane.deploy("-m", "comfysnap_server.deploy.app", environment=variables)
+    url = plane.function("gateway").web_url
+
+    def run() -> None:
+        job = httpx.post(f"{url}/infer_sync/sdxl", json={"prompt": "a fox", "steps": 1}, timeout=60)
+        assert job.json()["status"] == "succeeded", plane.logs()
+
+    def reloads() -> int:
+        return plane.faults.seen["Worker.*", "VolumeReload"]
+
+    names = {f"checkpoints/sd_xl_{kind}_1.0.safetensors" for kind in ("base", "refiner")}
+    volume_id = plane.state.named["vo", "isolated-models"]
+    for name in names:
+        file = plane.volumes.committed(volume_id) / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    plane.scale_to_zero("Worker.*")
+    run()
+    before = reloads()
+    run()
+    assert reloads() == before
+    (container,) = plane.pool("Worker.*").live
+    later = plane.volumes.committed(volume_id) / "checkpoints" / "later.safetensors"
+    later.touch()
+    (container.views[volume_id].folder / sorted(names)[0]).unlink()  # as if it came later, too
+    run()
+    assert reloads() == before + 1
+    assert (container.views[volume_id].folder / "checkpoints" / later.name).exists()
+    mounts = {m.mount_path: m for m in plane.function("Worker.*").definition.volume_mounts}
+    assert mounts["/models"].read_only
+    assert not mounts["/files"].read_only

@@ -11,7 +11,7 @@ from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.files import FileBySha256
 from comfysnap_schema.wire.jobs import JobStatus
 from comfysnap_server.backends.modal.backend import ModalBackend
-from comfysnap_server.backends.modal.platform import CallState
+from comfysnap_server.backends.modal.platform import CallEnd, CallState
 from comfysnap_server.backends.modal.records import Claim, End, claim_key, job_key
 from comfysnap_server.backends.modal.reporting import FeedReporter
 from comfysnap_server.backends.modal.states import Policy
@@ -117,14 +117,14 @@ async def test_a_look_at_a_job_reads_no_preview_and_a_stream_shows_each_once(
 async def test_a_job_that_cannot_be_asked_for_holds_up_no_other(
     cloud: Cloud, backend: ModalBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask = cloud.calls.state
+    ask = cloud.calls.end
 
-    async def broken(call_id: str, *, wait: float) -> CallState:
+    async def broken(call_id: str, *, wait: float) -> CallEnd | None:
         if call_id == "fc-1":
             raise ConnectionError("Modal is away")
         return await ask(call_id, wait=wait)
 
-    monkeypatch.setattr(cloud.calls, "state", broken)
+    monkeypatch.setattr(cloud.calls, "end", broken)
     needed = hashlib.sha256(b"needed").hexdigest()
     await backend.put_file("someone", needed, once(b"needed"))
     await backend.submit(request(1, files={"a.png": FileBySha256(sha256=needed)}))
@@ -142,9 +142,11 @@ async def test_a_small_request_travels_inline_and_a_large_one_does_not(
 ) -> None:
     await backend.submit(request(1))
     await backend.submit(request(2, inputs={"prompt": "x" * 9000}))
-    (_, small), (_, large) = cloud.calls.spawned
+    await backend.submit(request(3, inputs={"prompt": "\u72d0" * 3000}))  # 9,000 bytes
+    (_, small), (_, large), (_, wide) = cloud.calls.spawned
     assert small is not None
     assert large is None
+    assert wide is None
 
 
 async def test_a_key_whose_gateway_died_before_the_job_was_written_makes_that_job(
@@ -323,7 +325,6 @@ async def test_a_job_that_did_not_start_in_time_expires(
     [
         (CallState.RETURNED, False, JobStatus.FAILED, ErrorCode.WORKER_LOST),
         (CallState.RAISED, False, JobStatus.FAILED, ErrorCode.ENGINE_FAILED),
-        (CallState.UNEQUIPPED, False, JobStatus.FAILED, ErrorCode.ENGINE_FAILED),
         (CallState.STOPPED, False, JobStatus.FAILED, ErrorCode.WORKER_LOST),
         (CallState.STOPPED, True, JobStatus.CANCELLED, ErrorCode.JOB_CANCELLED),
         (CallState.TIMED_OUT, False, JobStatus.TIMED_OUT, ErrorCode.JOB_TIMED_OUT),

@@ -72,7 +72,11 @@ def test_an_empty_table_is_a_cpu_snapshot_behind_proxy_auth(register: Register) 
     assert gateway.webhook_config.type == api_pb2.WEBHOOK_TYPE_ASGI_APP
     assert gateway.max_concurrent_inputs == 100
     assert gateway.resources.gpu_config.gpu_type == ""
-    assert sent["sweep"].function.schedule.HasField("period")
+    assert sent["sweep"].function.schedule.cron.cron_string == "*/30 * * * *"
+
+
+def test_the_longest_timeout_is_within_the_limit_of_modal(register: Register) -> None:
+    assert _definition(register("timeout = 86400")["Worker.*"]).timeout_secs == 86400
 
 
 def test_a_ranked_list_of_gpus_keeps_its_order(register: Register) -> None:
@@ -127,7 +131,7 @@ def test_volumes_and_secrets_are_where_they_belong(empty: ControlPlane, register
     files = next(name for name in mounted.values() if name.endswith("-files"))
     assert mounted == {"/files": files, "/models": "all-models", "/mnt/loras": "shared-loras"}
     read_only = [mount.mount_path for mount in worker.volume_mounts if mount.read_only]
-    assert read_only == ["/mnt/loras"]
+    assert read_only == ["/models", "/mnt/loras"]
     assert [names[mount.volume_id] for mount in gateway.volume_mounts] == [files]
     assert [names[secret] for secret in worker.secret_ids] == ["hf"]
     assert [names[secret] for secret in gateway.secret_ids] == ["team-keys"]

@@ -131,6 +131,28 @@ async def test_a_requeued_call_is_refused_when_its_attempts_are_used(
     assert error.code is ErrorCode.WORKER_LOST
 
 
+@pytest.mark.parametrize(("preemptions", "result"), [(3, "succeeded"), (4, "superseded")])
+async def test_three_preemptions_use_up_no_attempt(
+    cloud: Cloud, engine: FakeEngine, make: Callable[[], JobRunner], preemptions: int, result: str
+) -> None:
+    for _ in range(preemptions):
+        await preempt(asyncio.create_task(run(make())), engine)
+    assert await run(make()) == result
+    assert end(cloud).status.value == ("succeeded" if result == "succeeded" else "failed")
+
+
+async def preempt(running: asyncio.Task[str], engine: FakeEngine) -> None:
+    """Cancel the call as Modal does when it takes the container away."""
+    engine.go.clear()
+    assert await asyncio.to_thread(engine.running.wait, 10)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    engine.interrupted = False
+    engine.running.clear()
+    engine.go.set()
+
+
 async def test_a_requeued_call_runs_again_where_that_is_allowed(
     cloud: Cloud, engine: FakeEngine, make: Callable[[], JobRunner]
 ) -> None:

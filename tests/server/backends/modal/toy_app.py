@@ -61,6 +61,12 @@ class Toy:
     async def fail(self, text: str) -> None:
         raise ValueError(text)
 
+    async def time_out(self, _: object) -> None:
+        raise TimeoutError
+
+    async def lose_connection(self, _: object) -> None:
+        raise modal.exception.ConnectionError("the worker could not ask Modal")
+
     async def write(self, name: str) -> None:
         await asyncio.to_thread(Path(MOUNT, name).write_text, name)
 

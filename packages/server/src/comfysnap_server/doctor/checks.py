@@ -13,7 +13,7 @@ from comfysnap_server.deploy import (
     read_chosen_project,
     read_nodes,
 )
-from comfysnap_server.deploy.gateway_settings import KEYS_VARIABLE
+from comfysnap_server.deploy.keys import KEYS_VARIABLE
 from comfysnap_server.doctor.issue import Level, ProjectIssue
 from comfysnap_server.doctor.settings import check_settings
 from comfysnap_server.doctor.workflows import check_models, check_nodes, check_probe

@@ -1,7 +1,7 @@
 """The HTTP API; it knows only ``backends.protocol.Backend``."""
 
 from comfysnap_server.gateway.app import create_app
-from comfysnap_server.gateway.auth import hash_key, new_key
+from comfysnap_server.gateway.auth import Keys, hash_key, new_key
 from comfysnap_server.gateway.capacity import raise_descriptor_limit
 from comfysnap_server.gateway.serving import GatewayServer
 from comfysnap_server.gateway.settings import GatewaySettings
@@ -9,6 +9,7 @@ from comfysnap_server.gateway.settings import GatewaySettings
 __all__ = [
     "GatewayServer",
     "GatewaySettings",
+    "Keys",
     "create_app",
     "hash_key",
     "new_key",

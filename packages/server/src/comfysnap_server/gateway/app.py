@@ -16,7 +16,7 @@ from comfysnap_schema.workflow import Workflow
 from comfysnap_server.backends.protocol import Backend
 from comfysnap_server.errors import BackendError
 from comfysnap_server.gateway import input_urls
-from comfysnap_server.gateway.auth import Authenticator
+from comfysnap_server.gateway.auth import Authenticator, Keys
 from comfysnap_server.gateway.bodies import BodyReader
 from comfysnap_server.gateway.capacity import Capacity, Places
 from comfysnap_server.gateway.files import FileRoutes
@@ -41,6 +41,7 @@ def create_app(
     default: str | None = None,
     capacity: Capacity | None = None,
     fetch: FetchPolicy | None = None,
+    keys: Keys | None = None,
 ) -> FastAPI:
     """The gateway in front of ``backend``, which it starts and stops.
 
@@ -51,6 +52,7 @@ def create_app(
         default: Workflow of the bare infer routes; None: the only one there is.
         capacity: How much it holds at once; None: what this process may open.
         fetch: What may be downloaded as an input file; None: any public address, in 30 s.
+        keys: Keys that change while the app runs; None: those of the settings.
 
     Raises:
         ValueError: ``default`` is not a workflow, or ``auth = "keys"`` comes without keys.
@@ -59,10 +61,12 @@ def create_app(
         default = next(iter(workflows))
     if default is not None and default not in workflows:
         raise ValueError(f"unknown default workflow {default!r}; available: {', '.join(workflows)}")
-    auth = Authenticator(settings)
+    auth = Authenticator(settings, keys)
     capacity = capacity or Capacity.of_process()
     places = _PlacesOf(settings)
-    waits = LongPolls(places("waiting requests", capacity.waits, settings.max_waits))
+    waits = LongPolls(
+        places("waiting requests", capacity.waits, settings.max_waits), settings.max_held
+    )
     receive = partial(BodyReader, patience=settings.body_timeout, min_rate=settings.min_upload_rate)
     bodies = receive(places("request bodies", capacity.bodies))
     uploads = receive(places("uploads", capacity.uploads))

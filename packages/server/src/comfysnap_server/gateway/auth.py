@@ -23,22 +23,48 @@ def hash_key(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
+class Keys:
+    """The accepted keys, which may change while the gateway runs."""
+
+    def __init__(self, keys: Mapping[str, str | list[str]] | None = None) -> None:
+        """Accept these; see ``GatewaySettings.keys``."""
+        self._hashes: tuple[tuple[str, str], ...] = ()
+        self.replace(keys or {})
+
+    def replace(self, keys: Mapping[str, str | list[str]]) -> None:
+        """Accept these and no others from now on."""
+        self._hashes = tuple(
+            (owner, digest)
+            for owner, digests in keys.items()
+            for digest in ([digests] if isinstance(digests, str) else digests)
+        )
+
+    def owner(self, key: str) -> str | None:
+        """Whose key it is."""
+        given = hash_key(key)
+        found: str | None = None
+        for owner, digest in self._hashes:
+            if hmac.compare_digest(given, digest):
+                found = owner
+        return found
+
+
 class Authenticator:
     """Names the owner of a request."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    def __init__(self, settings: GatewaySettings, keys: Keys | None = None) -> None:
         """Take the mode and the keys.
+
+        Args:
+            settings: The mode, and the keys where no others are given.
+            keys: Keys that may change, and may still be to come.
 
         Raises:
             ValueError: The mode is ``keys`` and there are none.
         """
         self._mode = settings.auth
-        self._hashes = tuple(
-            (owner, digest)
-            for owner, digests in settings.keys.items()
-            for digest in ([digests] if isinstance(digests, str) else digests)
-        )
-        if self._mode == "keys" and not self._hashes:
+        self._keys = keys or Keys(settings.keys)
+        if self._mode == "keys" and keys is None and not settings.keys:
             raise ValueError("auth is 'keys' but no key is configured")
 
     def owner(self, headers: Mapping[str, str]) -> str | None:
@@ -50,9 +76,4 @@ class Authenticator:
         scheme, _, key = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key:
             return None
-        given = hash_key(key.strip())
-        found: str | None = None
-        for owner, digest in self._hashes:
-            if hmac.compare_digest(given, digest):
-                found = owner
-        return found
+        return self._keys.owner(key.strip())

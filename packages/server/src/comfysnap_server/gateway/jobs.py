@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import AsyncIterator, Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Annotated, Final, cast
 
 from fastapi import APIRouter, Header, Query, Request
@@ -24,7 +24,7 @@ from comfysnap_schema.wire import (
 from comfysnap_server.backends.protocol import Backend, SubmitResult
 from comfysnap_server.errors import BackendError
 from comfysnap_server.gateway.bodies import BodyReader
-from comfysnap_server.gateway.long_polls import LongPolls
+from comfysnap_server.gateway.long_polls import LongPolls, Slot
 from comfysnap_server.gateway.middleware import OWNER_KEY
 from comfysnap_server.gateway.problems import REQUEST_ID_KEY, ProblemError
 from comfysnap_server.gateway.settings import GatewaySettings
@@ -219,17 +219,18 @@ class JobRoutes:
         job = await self._backend.get(owner, checked_job_id(job_id))
         known = headers.last_event_id or ""
         after = int(known) if _VERSION.fullmatch(known) else None
-        stream = self._stream(owner, job.id, after, cast("str", request.scope[REQUEST_ID_KEY]))
+        slot = self._waits.slot(owner)
+        stream = self._stream(slot, job.id, after, cast("str", request.scope[REQUEST_ID_KEY]))
         response = _EventStream(stream, ping=self._settings.keep_alive)
-        response.slot = self._waits.slot(owner)
+        response.slot = slot
         return response
 
     async def _stream(
-        self, owner: str, job_id: str, after: int | None, request_id: str
+        self, slot: Slot, job_id: str, after: int | None, request_id: str
     ) -> AsyncIterator[ServerSentEvent]:
         try:
-            events = self._backend.events(owner, job_id, after=after)
-            while event := await self._waits.until_drained(lambda: anext(events, None)):
+            events = self._backend.events(slot.owner, job_id, after=after)
+            while event := await slot.until_ended(lambda: anext(events, None)):
                 yield ServerSentEvent(
                     event.model_dump_json(exclude_none=True),
                     event=str(event.type),
@@ -285,11 +286,11 @@ class JobRoutes:
 class _EventStream(EventSourceResponse):
     """Takes its slot before the first byte, while the request can still be refused."""
 
-    slot: AbstractContextManager[None]
+    slot: Slot
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hold the slot while events flow."""
-        with self.slot:
+        async with self.slot:
             await super().__call__(scope, receive, send)
 
 

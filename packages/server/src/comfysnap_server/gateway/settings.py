@@ -33,6 +33,10 @@ class GatewaySettings(BaseModel, frozen=True, extra="forbid"):
     max_waits: Annotated[int, Field(gt=0)] = 2000
     """Requests of one owner that may be held open at once: waits, event streams, infer_sync. Fewer
     where the system lets the server open only few files."""
+    max_held: Annotated[int, Field(gt=0)] | None = None
+    """Requests of all owners that are held open at once; above it the longest held is answered
+    early. None: any number, and on Modal three fifths of
+    ``deploy.gateway.max_inputs``."""
     max_wait: Annotated[float, Field(ge=0)] = routes.MAX_WAIT_S
     """Longest hold of ``/check_status``; a longer ``wait`` is cut to it."""
     max_sync_wait: Annotated[float, Field(ge=0)] = routes.MAX_SYNC_WAIT_S

@@ -20,7 +20,6 @@ class Ending(Enum):
     ENGINE_FAILED = auto()
     """The engine or its worker failed in an unforeseen way."""
     NOT_STARTED = auto()
-    NO_DEVICE = auto()
     WORKER_LOST = auto()
     SERVER_STOPPED = auto()
     CALL_STOPPED = auto()
@@ -68,11 +67,6 @@ ENDINGS: Final[Mapping[Ending, EndState]] = {
     Ending.ENGINE_FAILED: EndState(_FAILED, ErrorCode.ENGINE_FAILED, "the engine failed"),
     Ending.NOT_STARTED: EndState(
         _FAILED, ErrorCode.ENGINE_FAILED, f"the worker could not start; {_MODAL_LOG}"
-    ),
-    Ending.NO_DEVICE: EndState(
-        _FAILED,
-        ErrorCode.ENGINE_FAILED,
-        f"the worker's container has no usable GPU (no CUDA device); {_MODAL_LOG}",
     ),
     Ending.WORKER_LOST: EndState(_FAILED, ErrorCode.WORKER_LOST, "the container was lost"),
     Ending.SERVER_STOPPED: EndState(

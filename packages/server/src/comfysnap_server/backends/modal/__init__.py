@@ -4,6 +4,7 @@ from comfysnap_server.backends.modal.backend import ModalBackend
 from comfysnap_server.backends.modal.cloud import (
     DictRecords,
     FunctionCalls,
+    Patience,
     QueueFeed,
     VolumeFolder,
 )
@@ -15,6 +16,7 @@ __all__ = [
     "FunctionCalls",
     "JobRunner",
     "ModalBackend",
+    "Patience",
     "Platform",
     "QueueFeed",
     "VolumeFolder",

@@ -11,11 +11,10 @@ from typing import Final
 from comfysnap_schema.wire import ErrorCode, JobEvent, JobPage, JobRecord, JobStatus
 from comfysnap_server.backends.modal.follower import JobFollower
 from comfysnap_server.backends.modal.listing import JobIndex
-from comfysnap_server.backends.modal.platform import CallState, Platform
+from comfysnap_server.backends.modal.platform import CallEnd, Platform
 from comfysnap_server.backends.modal.quota import LONGEST_LIFE, Quota
 from comfysnap_server.backends.modal.shared_files import GatewayFiles
 from comfysnap_server.backends.modal.states import (
-    CallEnd,
     JobState,
     Policy,
     Step,
@@ -144,8 +143,8 @@ class ModalBackend:
     async def _replayed(self, owner: str, job_id: str) -> JobRecord | None:
         try:
             return await self.get(owner, job_id)
-        except BackendError:
-            return None
+        except BackendError as error:
+            return _none_if_unknown(error)
 
     async def get(self, owner: str, job_id: str) -> JobRecord:
         """The job as it is now.
@@ -159,7 +158,7 @@ class ModalBackend:
         snapshot = await self._owned(owner, job_id)
         end = None
         if not snapshot.final and (call_id := snapshot.running_call):
-            end = CallEnd(call_id, await self._platform.calls.state(call_id, wait=0))
+            end = await self._platform.calls.end(call_id, wait=0)
         snapshot = await self._advance(snapshot, end)
         return snapshot if snapshot.final else await self._store.with_feed(snapshot)
 
@@ -186,7 +185,7 @@ class ModalBackend:
         call_id = snapshot.running_call
         if decision.step in (Step.STOP, Step.KILL) and call_id:
             await self._platform.calls.cancel(call_id, terminate=decision.step is Step.KILL)
-        if end and end.state is not CallState.PENDING and not snapshot.final:
+        if end and not snapshot.final:
             snapshot = await self._after_call(snapshot, end)
         return snapshot
 
@@ -195,7 +194,7 @@ class ModalBackend:
         fresh = await self._store.snapshot(snapshot.request.job_id, snapshot)
         if fresh.final or fresh.running_call != end.call_id:
             return fresh  # another call runs the job
-        final = decide_by_call(fresh, end.state, self._platform.now())
+        final = decide_by_call(fresh, end, self._platform.now())
         return await self._store.finish(fresh, final) if final else fresh
 
     async def wait(
@@ -283,8 +282,8 @@ class ModalBackend:
     async def _listed(self, owner: str, job_id: str) -> JobRecord | None:
         try:
             return job_of(await self._owned(owner, job_id))
-        except BackendError:
-            return None
+        except BackendError as error:
+            return _none_if_unknown(error)
 
     async def cancel(self, owner: str, job_id: str) -> JobRecord:
         """Raise the flag, then stop the call; its container is killed only if that does not help
@@ -375,9 +374,14 @@ class ModalBackend:
             return None
         try:
             job = await self._current(owner, job_id)
-        except BackendError:
-            return None  # listed, and its request never written
+        except BackendError as error:  # listed, and its request never written
+            return _none_if_unknown(error)
         return None if job.final else job.request
+
+
+def _none_if_unknown(error: BackendError) -> None:
+    if error.code is not ErrorCode.UNKNOWN_JOB:
+        raise error
 
 
 def _check_fingerprint(known: str, given: str) -> None:

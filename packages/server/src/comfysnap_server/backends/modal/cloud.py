@@ -2,123 +2,213 @@
 
 # modal's stubs leave the types of .aio partly unknown
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportPrivateUsage=false
 
-from collections.abc import AsyncIterator
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import modal
-from modal.exception import (
-    ExecutionError,
-    FunctionTimeoutError,
-    InternalFailure,
-    NotFoundError,
-    OutputExpiredError,
-    RemoteError,
+import modal.exception
+from grpclib.exceptions import StreamTerminatedError
+from modal._utils.async_utils import synchronize_api
+from modal._utils.grpc_utils import Retry
+from modal_proto import api_pb2
+
+from comfysnap_schema.wire import ErrorCode
+from comfysnap_server.backends.modal.platform import CallEnd, CallState
+from comfysnap_server.errors import BackendError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_ANSWER_S: Final = 5.0
+"""How much later than asked for an answer that was held back may come."""
+_UNANSWERED: Final = (
+    modal.exception.ConnectionError,
+    modal.exception.InternalError,
+    modal.exception.ResourceExhaustedError,
+    modal.exception.ServiceError,
+    StreamTerminatedError,
+    OSError,
 )
+"""Modal could not be asked, or had no answer."""
 
-from comfysnap_server.backends.modal.platform import CallState
-from comfysnap_server.engine.protocol import EngineStartError
 
-FEED_TTL_S: Final = 24 * 3600
-"""How long a job's progress is kept after its last entry."""
+class Patience:
+    """Asks Modal again while it does not answer; its client alone gives up within a second.
+
+    Args:
+        seconds: For each request, all attempts together.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    async def ask(self, work: Callable[[], Awaitable[T]]) -> T:
+        """The result of ``work``, which may have been done more than once.
+
+        Raises:
+            BackendError: ``unavailable``.
+        """
+        deadline, pause = time.monotonic() + self._seconds, 0.1
+        while True:
+            try:
+                return await work()
+            except _UNANSWERED as error:
+                if time.monotonic() + pause > deadline:
+                    log.warning("Modal did not answer for %g s: %r", self._seconds, error)
+                    raise BackendError(
+                        ErrorCode.UNAVAILABLE, "Modal does not answer", retry_after=5
+                    ) from error
+            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311, no secret
+            pause = min(2 * pause, 2)
 
 
 class DictRecords:
     """``Records`` on a named Dict."""
 
-    def __init__(self, entries: modal.Dict) -> None:
+    def __init__(self, entries: modal.Dict, patience: Patience) -> None:
         self._entries = entries
+        self._patience = patience
 
     async def get(self, key: str) -> str | None:
         """See ``Records``."""
-        return await self._entries.get.aio(key)
+        return await self._patience.ask(lambda: self._entries.get.aio(key))
 
     async def add(self, key: str, value: str) -> bool:
         """See ``Records``."""
-        return await self._entries.put.aio(key, value, skip_if_exists=True)
+        put = self._entries.put.aio
+        if await self._patience.ask(lambda: put(key, value, skip_if_exists=True)):
+            return True
+        return await self.get(key) == value  # an attempt whose answer was lost wrote it
 
     async def put(self, key: str, value: str) -> None:
         """See ``Records``."""
-        await self._entries.put.aio(key, value)
+        await self._patience.ask(lambda: self._entries.put.aio(key, value))
 
     async def items(self) -> AsyncIterator[tuple[str, str]]:
         """See ``Records``."""
-        async for key, value in self._entries.items.aio():
-            yield key, value
+
+        async def read() -> list[tuple[str, str]]:
+            return [item async for item in self._entries.items.aio()]
+
+        for item in await self._patience.ask(read):
+            yield item
 
 
 class QueueFeed:
     """``Feed`` on a named Queue."""
 
-    def __init__(self, queue: modal.Queue) -> None:
+    def __init__(self, queue: modal.Queue, patience: Patience) -> None:
         self._queue = queue
+        self._patience = patience
 
-    async def append(self, job_id: str, entry: str) -> None:
+    async def append(self, job_id: str, entry: str, *, keep: int) -> None:
         """See ``Feed``."""
+        put = self._queue.put.aio
         # a put that may block waits for ever once a partition holds its 5,000 entries
-        await self._queue.put.aio(entry, block=False, partition=job_id, partition_ttl=FEED_TTL_S)
+        await self._patience.ask(
+            lambda: put(entry, block=False, partition=job_id, partition_ttl=keep)
+        )
 
     async def read(self, job_id: str, *, wait: float) -> AsyncIterator[str]:
         """See ``Feed``."""
-        async for entry in self._queue.iterate.aio(partition=job_id, item_poll_timeout=wait):
+        entries: AsyncIterator[str] | None = None
+
+        async def following() -> str | None:
+            nonlocal entries
+            if entries is None:  # also after an error, which ends an iteration
+                entries = aiter(self._queue.iterate.aio(partition=job_id, item_poll_timeout=wait))
+            try:
+                return await anext(entries, None)
+            except _UNANSWERED:
+                entries = None
+                raise
+
+        while (entry := await self._patience.ask(following)) is not None:
             yield entry
 
 
 class FunctionCalls:
     """``Calls`` of one method."""
 
-    def __init__(self, method: Any) -> None:
+    def __init__(self, method: Any, patience: Patience) -> None:
         self._method = method
+        self._patience = patience
 
     async def spawn(self, job_id: str, request: str | None) -> str:
         """See ``Calls``."""
-        call = await self._method.spawn.aio(job_id, request)
+        call = await self._patience.ask(lambda: self._method.spawn.aio(job_id, request))
         return call.object_id
 
-    async def state(self, call_id: str, *, wait: float) -> CallState:
+    async def end(self, call_id: str, *, wait: float) -> CallEnd | None:
         """See ``Calls``."""
+        client = await modal.Client.from_env.aio()
         try:
-            await modal.FunctionCall.from_id(call_id).get.aio(timeout=wait)
-        except TimeoutError:
-            return CallState.PENDING
-        except FunctionTimeoutError:
-            return CallState.TIMED_OUT
-        except (OutputExpiredError, NotFoundError):
-            return CallState.GONE
-        except InternalFailure:
-            return CallState.LOST
-        except RemoteError:
-            return CallState.STOPPED
-        except ExecutionError:
-            return CallState.RAISED  # with an exception that cannot be read here
-        except EngineStartError:
-            return CallState.UNEQUIPPED
-        except Exception as error:
-            if type(error).__module__.partition(".")[0] in {"modal", "grpclib"}:
-                raise  # Modal could not be asked
-            return CallState.RAISED
-        return CallState.RETURNED
+            result = await self._patience.ask(lambda: _result.aio(client, call_id, wait))
+        except modal.exception.NotFoundError:
+            return CallEnd(call_id, CallState.GONE)
+        if result is None:
+            return None
+        return CallEnd(call_id, _STATES.get(result.status, CallState.GONE), result.exception)
 
     async def cancel(self, call_id: str, *, terminate: bool) -> None:
         """See ``Calls``."""
+        cancel = modal.FunctionCall.from_id(call_id).cancel.aio
         try:
-            await modal.FunctionCall.from_id(call_id).cancel.aio(terminate_containers=terminate)
-        except NotFoundError:
+            await self._patience.ask(lambda: cancel(terminate_containers=terminate))
+        except modal.exception.NotFoundError:
             return
+
+
+_Result = api_pb2.GenericResult
+_STATES: Final = {
+    _Result.GENERIC_STATUS_SUCCESS: CallState.RETURNED,
+    _Result.GENERIC_STATUS_FAILURE: CallState.RAISED,
+    _Result.GENERIC_STATUS_INIT_FAILURE: CallState.RAISED,
+    _Result.GENERIC_STATUS_TERMINATED: CallState.STOPPED,
+    _Result.GENERIC_STATUS_IDLE_TIMEOUT: CallState.STOPPED,
+    _Result.GENERIC_STATUS_TIMEOUT: CallState.TIMED_OUT,
+    _Result.GENERIC_STATUS_INTERNAL_FAILURE: CallState.LOST,
+}
+
+
+async def _ask_for_result(client: Any, call_id: str, wait: float) -> "_Result | None":
+    """The raw result of a call. ``FunctionCall.get`` raises what the call raised beside its own
+    errors, so that a ``TimeoutError`` or a lost connection of the worker looks like one of here.
+    """
+    request = api_pb2.FunctionGetOutputsRequest(
+        function_call_id=call_id, timeout=wait, last_entry_id="0-0", start_idx=0, end_idx=0
+    )
+    response = await client._stub.FunctionGetOutputs(
+        request, retry=Retry(attempt_timeout=wait + _ANSWER_S)
+    )
+    if response.outputs:
+        return response.outputs[0].result
+    return None if response.num_unfinished_inputs else _Result()
+
+
+_result: Final[Any] = synchronize_api(_ask_for_result)
 
 
 class VolumeFolder:
     """``SharedFolder`` on a Volume."""
 
-    def __init__(self, volume: modal.Volume, root: Path) -> None:
+    def __init__(self, volume: modal.Volume, root: Path, patience: Patience) -> None:
         self._volume = volume
+        self._patience = patience
         self.root = root
 
     async def commit(self) -> None:
         """See ``SharedFolder``."""
-        await self._volume.commit.aio()
+        await self._patience.ask(self._volume.commit.aio)
 
     async def reload(self) -> None:
         """See ``SharedFolder``."""
-        await self._volume.reload.aio()
+        await self._patience.ask(self._volume.reload.aio)

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from comfysnap_schema.wire import Preview
-from comfysnap_server.backends.modal.platform import CallState, Platform
+from comfysnap_server.backends.modal.platform import CallEnd, Platform
 from comfysnap_server.backends.modal.records import FeedEntry, previews_of
-from comfysnap_server.backends.modal.states import CallEnd, JobState, Policy
+from comfysnap_server.backends.modal.states import JobState, Policy
 
 log = logging.getLogger(__name__)
 
@@ -123,12 +123,12 @@ class JobFollower:
                 if call_id is None:
                     await asyncio.sleep(self._policy.refresh)
                     continue
-                state = await self._platform.calls.state(call_id, wait=CALL_WAIT_S)
+                end = await self._platform.calls.end(call_id, wait=CALL_WAIT_S)
             except Exception:
                 log.exception("call %s could not be asked for", call_id)
                 await asyncio.sleep(self._policy.refresh)
                 continue
-            if state is not CallState.PENDING:
-                self._end = CallEnd(call_id, state)
+            if end is not None:
+                self._end = end
                 self.poke()
                 await asyncio.sleep(self._policy.refresh)

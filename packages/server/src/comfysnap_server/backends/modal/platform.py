@@ -9,15 +9,11 @@ from typing import Protocol
 
 
 class CallState(Enum):
-    """What a function call's result says."""
+    """How a function call ended."""
 
-    PENDING = "pending"
-    """Waiting or running; Modal does not say which."""
     RETURNED = "returned"
     RAISED = "raised"
-    """The method or an enter hook raised."""
-    UNEQUIPPED = "unequipped"
-    """Its container lacks what the engine needs, such as a GPU."""
+    """The method or an enter hook raised, or the container could not start."""
     STOPPED = "stopped"
     """Cancelled, by the gateway or from outside."""
     TIMED_OUT = "timed_out"
@@ -26,6 +22,16 @@ class CallState(Enum):
     """Too old, or never there."""
     LOST = "lost"
     """Modal gave up on it."""
+
+
+@dataclass(frozen=True)
+class CallEnd:
+    """What became of one call."""
+
+    call_id: str
+    state: CallState
+    reason: str = ""
+    """What Modal says of it, such as the exception that an enter hook raised."""
 
 
 class Records(Protocol):
@@ -51,12 +57,13 @@ class Records(Protocol):
 class Feed(Protocol):
     """A ``modal.Queue`` with a partition for each job, read without taking."""
 
-    async def append(self, job_id: str, entry: str) -> None:
-        """Add an entry."""
+    async def append(self, job_id: str, entry: str, *, keep: int) -> None:
+        """Add an entry, and keep all of the job's for ``keep`` seconds from now."""
         ...
 
     def read(self, job_id: str, *, wait: float) -> AsyncIterator[str]:
-        """All entries from the first; ends after ``wait`` seconds without a new one."""
+        """All entries from the first; ends after ``wait`` seconds without a new one. Begins anew
+        after an error, and so may yield entries twice."""
         ...
 
 
@@ -71,8 +78,9 @@ class Calls(Protocol):
         """
         ...
 
-    async def state(self, call_id: str, *, wait: float) -> CallState:
-        """The call's state, once it is not pending or after ``wait`` seconds."""
+    async def end(self, call_id: str, *, wait: float) -> CallEnd | None:
+        """How the call ended; None when it did not in ``wait`` seconds (queued or running: Modal
+        does not say which)."""
         ...
 
     async def cancel(self, call_id: str, *, terminate: bool) -> None:
@@ -108,4 +116,6 @@ class Platform:
     feed: Feed
     calls: Calls
     files: SharedFolder
+    models: SharedFolder | None = None
+    """The models volume; None where no engine runs."""
     now: Callable[[], datetime] = utc_now

@@ -5,7 +5,7 @@ the job.
 """
 
 from datetime import datetime
-from typing import Literal, TypeVar
+from typing import Final, Literal, TypeVar
 from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, Field
@@ -14,6 +14,9 @@ from comfysnap_schema.wire import Preview, Progress
 from comfysnap_server.jobs import JobEnd
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
+
+MAX_PREEMPTIONS: Final = 3
+"""How often a preempted job runs again without using up an attempt."""
 
 
 class KnownKey(BaseModel, frozen=True):
@@ -32,7 +35,7 @@ class Spawned(BaseModel, frozen=True):
 
 
 class Claim(BaseModel, frozen=True):
-    """``{id}:claim:{attempt}``: the call that runs this attempt. Written by the worker; a second
+    """``{id}:claim:{run}``: the call that runs the job this time. Written by the worker; a second
     call for the same job finds another call's claim and gives way, a requeued one finds its own.
     """
 
@@ -45,6 +48,15 @@ class Claim(BaseModel, frozen=True):
     load_seconds: float
     attach_seconds: float
     device: str | None = None
+    preemptions: int = 0
+    """How many of the runs before this one were preempted, and so were no attempts."""
+
+
+class Preempted(BaseModel, frozen=True):
+    """``{id}:preempted:{run}``: the run was interrupted by Modal, not by a cancel. Written by the
+    worker on its way out; a container that ran out of memory has no time to."""
+
+    at: datetime
 
 
 class CancelRequest(BaseModel, frozen=True):
@@ -91,9 +103,14 @@ def job_key(job_id: str, what: Literal["request", "call", "cancel", "final"]) ->
     return f"{job_id}:{what}"
 
 
-def claim_key(job_id: str, attempt: int) -> str:
-    """Where the claim of an attempt is kept; attempts count from 1."""
-    return f"{job_id}:claim:{attempt}"
+def claim_key(job_id: str, run: int) -> str:
+    """Where the claim of a run is kept; runs count from 1, preempted ones too."""
+    return f"{job_id}:claim:{run}"
+
+
+def preempted_key(job_id: str, run: int) -> str:
+    """Where the mark of a preempted run is kept."""
+    return f"{job_id}:preempted:{run}"
 
 
 def previews_of(job_id: str) -> str:

@@ -16,6 +16,10 @@ SHORTEST_S: Final = 0.1
 SHARE: Final = 0.01
 """Between entries lies this share of the time so far, and no less than ``SHORTEST_S``: each costs a
 round trip, and each reader of the job reads them all (an hour makes about 700)."""
+PROGRESS_KEPT_S: Final = 2 * 3600
+"""From each entry on; a node may be silent for long."""
+ENDED_KEPT_S: Final = 300
+"""From the end of a job on, and from each preview. A queue has at most 100,000 partitions."""
 MAX_PREVIEW_BYTES: Final = 256 * 1024
 
 
@@ -84,6 +88,8 @@ class FeedReporter:
         )
         try:
             partition = self._job_id if frame is None else previews_of(self._job_id)
-            await self._feed.append(partition, entry.model_dump_json(exclude_defaults=True))
+            text = entry.model_dump_json(exclude_defaults=True)
+            keep = ENDED_KEPT_S if ended or frame is not None else PROGRESS_KEPT_S
+            await self._feed.append(partition, text, keep=keep)
         except Exception:
             log.exception("progress of %s could not be sent", self._job_id)

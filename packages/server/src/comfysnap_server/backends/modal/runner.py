@@ -17,16 +17,20 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from comfysnap_schema.wire import JobStatus
+from comfysnap_server.backends.modal.models import NewModels
 from comfysnap_server.backends.modal.platform import Platform
 from comfysnap_server.backends.modal.records import (
+    MAX_PREEMPTIONS,
     Claim,
     End,
     FeedEntry,
+    Preempted,
     claim_key,
     job_key,
+    preempted_key,
     read,
 )
-from comfysnap_server.backends.modal.reporting import FeedReporter
+from comfysnap_server.backends.modal.reporting import ENDED_KEPT_S, FeedReporter
 from comfysnap_server.backends.modal.shared_files import INPUTS, OUTPUTS
 from comfysnap_server.backends.modal.states import JobState, end_of
 from comfysnap_server.engine.protocol import Engine
@@ -45,6 +49,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 STUCK_EXIT_CODE: Final = 70
+_LONGEST_CHECKPOINT_S: Final = 60.0
+"""From the load to the first job of the container that makes the snapshot, and goes on in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,16 +94,19 @@ class JobRunner:
         self._platform = platform
         self._policy = policy or WorkerPolicy()
         self._exit_process = exit_process
+        self._models = NewModels(platform.models) if platform.models else None
         self._thread: ThreadPoolExecutor | None = None
         self._load_seconds = 0.0
         self._attach_seconds = 0.0
         self._start: Literal["cold", "warm", "restored"] = "cold"
+        self._loaded_at = platform.now()
 
     def load(self) -> None:
         """What a snapshot may hold."""
         started = time.perf_counter()
         self.engine.load()
         self._load_seconds = round(time.perf_counter() - started, 6)
+        self._loaded_at = self._platform.now()
 
     def attach(self, *, restored: bool, warm_up: Callable[[], object] = lambda: None) -> None:
         """After a restore, or after ``load`` when there is no snapshot."""
@@ -106,6 +115,19 @@ class JobRunner:
         warm_up()
         self._start = "restored" if restored else "cold"
         self._attach_seconds = round(time.perf_counter() - started, 6)
+        log.info(
+            "worker started: %s, load %.2f s, attach %.2f s, device %s",
+            self._start, self._load_seconds, self._attach_seconds, self._device,
+        )  # fmt: skip
+
+    @property
+    def _device(self) -> str | None:
+        return getattr(self.engine, "device", None)
+
+    def close(self) -> None:
+        """End the engine's thread, once it is idle."""
+        if self._thread is not None:
+            self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def run(self, job_id: str, request: str | None, call_id: str) -> str:
         """Run one job and return the status it ended with; ``superseded`` when another call runs
@@ -125,12 +147,19 @@ class JobRunner:
             return RunResult.SUPERSEDED
         final = await self._unless_stopped(snapshot)
         if final is None:
+            log.info(
+                "job %s started: workflow %s, run %d, %s",
+                job_id, job.workflow, len(snapshot.claims), snapshot.claims[-1].start_kind,
+            )  # fmt: skip
             final = await self._attempt(snapshot)
         return final.status.value
 
     async def _claim(self, job: JobRequest, call_id: str) -> JobState | None:
-        """Take the next attempt; None when another call has the job, or all attempts are used."""
+        """Take the next run; None when another call has the job, or all attempts are used."""
         earlier: list[Claim] = []
+        preemptions = 0
+        if self._start == "restored" and self._waited_for_load(job):
+            self._start = "cold"
         cold, restored = self._start == "cold", self._start == "restored"
         start = self._attach_seconds if cold or restored else 0.0
         while True:
@@ -142,17 +171,21 @@ class JobRunner:
                 start_seconds=start + (self._load_seconds if cold else 0.0),
                 load_seconds=self._load_seconds,
                 attach_seconds=self._attach_seconds,
-                device=getattr(self.engine, "device", None),
+                device=self._device,
+                preemptions=preemptions,
             )
             key = claim_key(job.job_id, len(earlier) + 1)
-            if len(earlier) < job.max_attempts and await self._platform.records.add(
+            attempts = len(earlier) - preemptions
+            if attempts < job.max_attempts and await self._platform.records.add(
                 key, claim.model_dump_json()
             ):
                 return JobState(request=job, claims=(*earlier, claim))
-            if len(earlier) >= job.max_attempts:
+            if attempts >= job.max_attempts:
                 lost = JobState(request=job, claims=tuple(earlier))
-                detail = f"the container was lost; the job ran {len(earlier)} of at most "
+                detail = f"the container was lost; the job ran {attempts} of at most "
                 detail += f"{job.max_attempts} times"
+                if preemptions:
+                    detail += f", and was preempted {preemptions} times"
                 await self._finish(lost, ended(Ending.WORKER_LOST, detail))
                 return None
             known = read(Claim, await self._platform.records.get(key))
@@ -161,6 +194,14 @@ class JobRunner:
             if known is None or known.call_id != call_id:
                 return None
             earlier.append(known)
+            if preemptions < MAX_PREEMPTIONS:
+                mark = await self._platform.records.get(preempted_key(job.job_id, len(earlier)))
+                preemptions += mark is not None
+
+    def _waited_for_load(self, job: JobRequest) -> bool:
+        """Whether the snapshot was made in this very start: for this job, and just now."""
+        passed = (self._platform.now() - self._loaded_at).total_seconds()
+        return job.created_at < self._loaded_at and passed < _LONGEST_CHECKPOINT_S
 
     async def _unless_stopped(self, snapshot: JobState) -> End | None:
         """The end of a job that must not start any more."""
@@ -194,6 +235,8 @@ class JobRunner:
             try:
                 if job.stored_files:
                     await self._platform.files.reload()
+                if self._models:
+                    await self._models.look_for(job.graph)
                 outcome = await self._execute(run, snapshot, reporter)
                 await _uninterrupted(self._keep(job, outcome, outputs))
             except asyncio.CancelledError:
@@ -208,11 +251,19 @@ class JobRunner:
     async def _give_back(self, snapshot: JobState, reporter: FeedReporter) -> None:
         """End a job that was asked to stop. A container that Modal takes away is interrupted in the
         same way; its job goes on in the next one, or its call's end becomes the job's."""
-        asked = await self._platform.records.get(job_key(snapshot.request.job_id, "cancel"))
-        if asked is None:
+        if await self._asked_to_stop(snapshot):
+            await self._finish(snapshot, ended(Ending.CANCELLED), reporter)
+        else:
             await reporter.close(ended=False)
-            return
-        await self._finish(snapshot, ended(Ending.CANCELLED), reporter)
+
+    async def _asked_to_stop(self, snapshot: JobState) -> bool:
+        """Whether a client cancelled the job; else the run is marked as preempted."""
+        records, job_id = self._platform.records, snapshot.request.job_id
+        if await records.get(job_key(job_id, "cancel")) is not None:
+            return True
+        mark = Preempted(at=self._platform.now())
+        await records.add(preempted_key(job_id, len(snapshot.claims)), mark.model_dump_json())
+        return False
 
     async def _execute(self, run: JobRun, snapshot: JobState, reporter: FeedReporter) -> Outcome:
         self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="engine")
@@ -222,7 +273,10 @@ class JobRunner:
             done, _ = await asyncio.wait({running}, timeout=timeout)
         except asyncio.CancelledError:
             run.interrupt()
+            # at once: Modal gives a preempted container little time, and an engine may take it all
+            marked = asyncio.ensure_future(self._asked_to_stop(snapshot))
             await _settled(running, timeout=None)
+            await _settled(marked, timeout=None)
             if running.result().status is JobStatus.SUCCEEDED:
                 return running.result()  # it finished first
             raise
@@ -255,11 +309,17 @@ class JobRunner:
         progress = reporter.last if reporter else None
         final = end_of(snapshot, outcome, self._platform.now(), progress)
         final = await self._write_final(job_key(job_id, "final"), final)
+        # of an error only the code: its text may quote the prompt
+        log.info(
+            "job %s ended: %s, workflow %s, device %s, %.2f s",
+            job_id, final.error.code if final.error else final.status, snapshot.request.workflow,
+            self._device, final.timings.run or 0.0,
+        )  # fmt: skip
         if reporter is not None:
             await reporter.close(ended=True)
         else:
             entry = FeedEntry(attempt=len(snapshot.claims), number=1_000_000 // 4, ended=True)
-            await self._platform.feed.append(job_id, entry.model_dump_json())
+            await self._platform.feed.append(job_id, entry.model_dump_json(), keep=ENDED_KEPT_S)
         return final
 
     async def _write_final(self, key: str, final: End) -> End:

@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any, Final
 
 from comfysnap_schema.wire import JobRecord, JobStatus, Progress, Timings
-from comfysnap_server.backends.modal.platform import CallState
+from comfysnap_server.backends.modal.platform import CallEnd, CallState
 from comfysnap_server.backends.modal.records import (
     CancelRequest,
     Claim,
@@ -14,18 +14,11 @@ from comfysnap_server.backends.modal.records import (
     FeedEntry,
     Spawned,
 )
-from comfysnap_server.jobs import Ending, JobRequest, Outcome, ended
+from comfysnap_server.jobs import ENDINGS, Ending, JobRequest, Outcome, ended
 
 _ATTEMPT_STEP: Final = 1_000_000
 _FINAL_VERSION: Final = 1_000_000_000
-
-
-@dataclass(frozen=True)
-class CallEnd:
-    """What became of one call."""
-
-    call_id: str
-    state: CallState
+_LONGEST_REASON: Final = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,13 +69,13 @@ def job_of(snapshot: JobState) -> JobRecord:
     claim = claims[-1] if claims else None
     state: dict[str, Any] = {
         "status": JobStatus.RUNNING if claim else JobStatus.QUEUED,
-        "attempt": len(claims),
         "progress": latest_progress(snapshot),
         "timings": started_timings(request, claim),
     }
     if final:
         state = dict(final)
         state["finished_at"] = state.pop("at")
+    state["attempt"] = len(claims) - (claim.preemptions if claim else 0)
     return request.record(
         version=_version(snapshot),
         cancel_requested_at=snapshot.cancel.at if snapshot.cancel else None,
@@ -162,19 +155,24 @@ def decide(snapshot: JobState, policy: Policy, now: datetime) -> Decision:
     return Decision()
 
 
-def decide_by_call(snapshot: JobState, state: CallState, now: datetime) -> End | None:
-    """The final record of a job whose call ended without writing one; None: it goes on."""
-    if snapshot.final or state is CallState.PENDING:
+def decide_by_call(snapshot: JobState, call: CallEnd, now: datetime) -> End | None:
+    """The final record of a job whose call ended without writing one; None: it has one."""
+    if snapshot.final:
         return None
-    if state is CallState.STOPPED and snapshot.cancel:
+    if call.state is CallState.STOPPED and snapshot.cancel:
         return end_of(snapshot, ended(Ending.CANCELLED), now)
-    return end_of(snapshot, ended(_BY_CALL[state]), now)
+    ending = _BY_CALL[call.state]
+    if snapshot.claims and ending is Ending.NOT_STARTED:
+        ending = Ending.ENGINE_FAILED
+    detail = ENDINGS[ending].detail
+    if call.reason:
+        detail += f"; reason: {call.reason[:_LONGEST_REASON]}"
+    return end_of(snapshot, ended(ending, detail), now)
 
 
 _BY_CALL: Final = {
     CallState.RETURNED: Ending.NO_RESULT,
     CallState.RAISED: Ending.NOT_STARTED,
-    CallState.UNEQUIPPED: Ending.NO_DEVICE,
     CallState.STOPPED: Ending.CALL_STOPPED,
     CallState.TIMED_OUT: Ending.TIMED_OUT,
     CallState.GONE: Ending.RESULT_EXPIRED,

@@ -10,6 +10,7 @@ from typing import Final
 from comfysnap_schema.wire import IDEMPOTENCY_TTL_S, ErrorCode
 from comfysnap_server.backends.modal.platform import Platform
 from comfysnap_server.backends.modal.records import (
+    MAX_PREEMPTIONS,
     CancelRequest,
     Claim,
     End,
@@ -84,7 +85,7 @@ class JobStore:
         """Queue the job with Modal. A failure is only logged: the request is kept, and the next
         gateway that reads the job spawns it."""
         text = request.model_dump_json()
-        inline = text if len(text) <= MAX_INLINE_BYTES else None
+        inline = text if len(text.encode()) <= MAX_INLINE_BYTES else None
         try:
             call_id = await self._platform.calls.spawn(request.job_id, inline)
             spawned = Spawned(call_id=call_id, at=self._platform.now())
@@ -135,7 +136,7 @@ class JobStore:
         found: list[Claim] = []
         while claim := read(Claim, await self._records.get(claim_key(job_id, len(found) + 1))):
             found.append(claim)
-            if len(found) >= (await self.request(job_id)).max_attempts:
+            if len(found) >= (await self.request(job_id)).max_attempts + MAX_PREEMPTIONS:
                 break
         return tuple(found)
 

@@ -1,51 +1,30 @@
-"""The gateway and the sweep: functions on CPU, without ComfyUI."""
+"""The gateway: a function on CPU, without ComfyUI."""
 
 # modal's stubs leave the types of its decorators partly unknown
 # pyright: reportUnknownMemberType=false, reportUntypedFunctionDecorator=false
 
 import logging
 import os
-import tempfile
-from datetime import timedelta
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Final
 
 import modal
 
-from comfysnap_server.backends.modal import ModalBackend
+from comfysnap_server.deploy.functions.backend import TIMEOUT_S, image, make_backend, volumes
 from comfysnap_server.deploy.functions.platform import (
     app,
     deployment,
-    files_dir,
-    files_volume,
-    make_platform,
-    resolve_handles,
+    make_keys,
+    resolving,
     settings,
 )
-from comfysnap_server.deploy.functions.worker import Worker
 from comfysnap_server.deploy.gateway_settings import gateway_settings
-from comfysnap_server.deploy.image import build_gateway_image
+from comfysnap_server.deploy.keys import KEYS_VARIABLE, DeployedKeys, read_secret
+from comfysnap_server.gateway import Keys
 
 log = logging.getLogger(__name__)
 
-TIMEOUT_S: Final = 3600
-"""Seconds; limit of an event stream, after which the client reconnects."""
-SWEEP_PERIOD: Final = modal.Period(minutes=30)
-
-image: Final = build_gateway_image(deployment)
 secrets: Final = [modal.Secret.from_name(deployment.keys_secret)] if deployment.keys_secret else []
-volumes: Final[dict[str | Any, Any]] = {files_dir: files_volume}
-
-
-def make_backend() -> ModalBackend:
-    """The backend of this container."""
-    return ModalBackend(
-        make_platform(Worker().run),
-        Path(tempfile.gettempdir()) / "comfysnap",
-        retention=timedelta(hours=settings.retention_hours),
-        max_unfinished_per_owner=settings.max_unfinished_per_owner,
-    )
 
 
 def make_api() -> Any:
@@ -55,11 +34,14 @@ def make_api() -> Any:
     return create_app(
         make_backend(),
         deployment.workflows,
-        gateway_settings(deployment, os.environ),
+        gateway_settings(deployment),
         default=deployment.project.default,
+        keys=keys,
     )
 
 
+keys: Final = Keys() if settings.auth == "keys" else None
+"""Filled after the restore: nothing of a secret may lie in a snapshot."""
 api: Final = None if modal.is_local() else make_api()
 """Built at import, so that it is in the snapshot: loading FastAPI takes longer than a restore."""
 
@@ -78,30 +60,27 @@ api: Final = None if modal.is_local() else make_api()
     scaledown_window=settings.gateway.scaledown_window,
     enable_memory_snapshot=settings.gateway.snapshot,
 )
-@modal.concurrent(max_inputs=settings.gateway.max_inputs)
+@modal.concurrent(
+    max_inputs=settings.gateway.max_inputs, target_inputs=settings.gateway.target_inputs
+)
 @modal.asgi_app(
     requires_proxy_auth=settings.auth == "proxy",
     custom_domains=settings.gateway.custom_domains or None,
 )
 def gateway() -> Any:
-    """The HTTP API."""
-    return api
+    """The HTTP API; called after a restore, with the secrets as they are then."""
+    with resolving():
+        app = _with_keys()
+    log.info("gateway started: %d workflows", len(deployment.workflows))
+    return app
 
 
-@app.function(
-    image=image, volumes=volumes, timeout=TIMEOUT_S, schedule=SWEEP_PERIOD, max_containers=1
-)
-async def sweep() -> int:
-    """Update jobs that nobody polls, and delete files past their retention."""
-    backend = make_backend()
-    try:
-        deleted = await backend.sweep()
-    finally:
-        await backend.stop()
-    log.info("swept %d entries", deleted)
-    return deleted
+def _with_keys() -> Any:
+    if keys is None:
+        return api
+    start = read_secret(os.environ.get(KEYS_VARIABLE), deployment.keys_secret)
+    return DeployedKeys(api, keys, make_keys(), start)
 
 
 if not modal.is_local():
     import_module("aiohttp")  # else Modal's web wrapper imports it after the restore, for 0.3 s
-    resolve_handles()

@@ -3,7 +3,12 @@
 # modal's stubs leave the types of hydrate partly unknown
 # pyright: reportUnknownMemberType=false
 
+import logging
 import os
+import sys
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,12 +17,15 @@ import modal
 from comfysnap_server.backends.modal import (
     DictRecords,
     FunctionCalls,
+    Patience,
     Platform,
     QueueFeed,
     VolumeFolder,
 )
 from comfysnap_server.deploy.deployment import read_deployment
-from comfysnap_server.deploy.settings import FILES_DIR
+from comfysnap_server.deploy.settings import FILES_DIR, MODELS_DIR
+
+log = logging.getLogger(__name__)
 
 deployment: Final = read_deployment()
 settings: Final = deployment.settings
@@ -33,10 +41,34 @@ _index: Final = modal.Dict.from_name(f"{deployment.name}-index", create_if_missi
 _progress: Final = modal.Queue.from_name(f"{deployment.name}-progress", create_if_missing=True)
 
 
-def resolve_handles() -> None:
-    """Look up the shared objects before the snapshot, so that the first job need not."""
-    for handle in (_jobs, _index, _progress, files_volume):
-        handle.hydrate()
+def make_keys() -> DictRecords:
+    """The Dict with the keys of the gateways."""
+    name = f"{deployment.name}-keys"
+    return DictRecords(modal.Dict.from_name(name, create_if_missing=True), Patience(10))
+
+
+def configure_logging() -> None:
+    """Show our lines in Modal's logs; how other packages log is left to them."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    for name in ("comfysnap", "comfysnap_server"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
+@contextmanager
+def resolving(*more: Any) -> Generator[None]:
+    """Look up the shared objects meanwhile, and ``more``: all at once, and after the restore, as
+    what was looked up before a snapshot is looked up again."""
+    handles = (_jobs, _index, _progress, files_volume, *more)
+    with ThreadPoolExecutor(len(handles)) as threads:
+        looking = [threads.submit(handle.hydrate) for handle in handles]
+        yield
+    for found in looking:
+        if error := found.exception():
+            log.warning("a shared object is looked up when it is needed: %s", error)
 
 
 def make_platform(method: Any = None) -> Platform:
@@ -45,10 +77,17 @@ def make_platform(method: Any = None) -> Platform:
     Args:
         method: Method of the GPU class that runs a job. None in the worker.
     """
+    # a request of a client is not held long, but without its records a worker loses its job
+    patience = Patience(60 if method is None else 10)
     return Platform(
-        records=DictRecords(_jobs),
-        index=DictRecords(_index),
-        feed=QueueFeed(_progress),
-        calls=FunctionCalls(method),
-        files=VolumeFolder(files_volume, Path(files_dir)),
+        records=DictRecords(_jobs, patience),
+        index=DictRecords(_index, patience),
+        feed=QueueFeed(_progress, patience),
+        calls=FunctionCalls(method, patience),
+        files=VolumeFolder(files_volume, Path(files_dir), patience),
+        models=VolumeFolder(models_volume, Path(MODELS_DIR), patience) if method is None else None,
     )
+
+
+if not modal.is_local():
+    configure_logging()

@@ -23,11 +23,11 @@ from comfysnap_server.deploy.functions.platform import (
     files_volume,
     make_platform,
     models_volume,
-    resolve_handles,
+    resolving,
     settings,
 )
 from comfysnap_server.deploy.image import build_image
-from comfysnap_server.deploy.settings import MODELS_DIR
+from comfysnap_server.deploy.settings import MODELS_DIR, STOP_MARGIN_S
 from comfysnap_server.engine.protocol import Engine, EngineJob, PreviewFrame
 from comfysnap_server.engine.registry import make_engine
 from comfysnap_server.jobs import execute
@@ -36,8 +36,6 @@ log = logging.getLogger(__name__)
 
 SNAPSHOT: Final = settings.snapshot != "off"
 GPU_SNAPSHOT: Final = settings.snapshot == "gpu" and settings.gpus is not None
-STOP_MARGIN_S: Final = 120
-"""Seconds that Modal's timeout is longer than a job's, to end containers that hang."""
 
 
 def _before_snapshot(method: Callable[[Any], None]) -> Any:
@@ -56,7 +54,9 @@ def _volumes() -> dict[str | Any, Any]:
         )
         for mount in settings.mounts
     }
-    return {files_dir: files_volume, MODELS_DIR: models_volume, **extra}
+    # read-only: Modal commits what it may write to at each exit, and only 'models sync' writes
+    models = models_volume.with_mount_options(read_only=True)
+    return {files_dir: files_volume, MODELS_DIR: models, **extra}
 
 
 def _warm_up(engine: Engine) -> None:
@@ -82,6 +82,19 @@ def _warm_up(engine: Engine) -> None:
         log.warning("the warm-up workflow %r failed: %s", name, outcome.error)
 
 
+def _log_report(engine: Engine) -> None:
+    """Log what ComfyUI could not load; the simulated engine has no report."""
+    report = getattr(engine, "report", None)
+    if report is None:
+        return
+    log.info("ComfyUI %s loaded, %d node packs", report.version, len(report.packs))
+    for pack in report.packs:
+        if not pack.loaded:
+            log.warning("node pack %s was not loaded: %s", pack.name, pack.reason)
+    for note in report.notes:
+        log.warning("%s", note)
+
+
 def _ignore(_: Progress | PreviewFrame) -> None:
     return
 
@@ -96,7 +109,7 @@ def _ignore(_: Progress | PreviewFrame) -> None:
     cloud=settings.cloud,
     volumes=_volumes(),
     secrets=[modal.Secret.from_name(name) for name in settings.worker_secrets],
-    timeout=settings.timeout + STOP_MARGIN_S,
+    timeout=settings.longest_run + STOP_MARGIN_S,
     startup_timeout=settings.startup_timeout,
     min_containers=settings.min_containers,
     max_containers=settings.max_containers,
@@ -114,10 +127,10 @@ class Worker:
         engine = make_engine(settings.engine, engine_options(deployment))
         self._worker = JobRunner(engine, make_platform())
         self._worker.load()
+        _log_report(engine)
         if GPU_SNAPSHOT:
             engine.attach()
             _warm_up(engine)
-        resolve_handles()
 
     @modal.enter(snap=False)
     def attach(self) -> None:
@@ -126,10 +139,16 @@ class Worker:
             self.load()
         restored = os.environ.get("MODAL_ENABLE_SNAP_RESTORE") == "1"
         engine = self._worker.engine
-        self._worker.attach(
-            restored=restored,
-            warm_up=lambda: None if GPU_SNAPSHOT else _warm_up(engine),
-        )
+        with resolving(models_volume):
+            self._worker.attach(
+                restored=restored,
+                warm_up=lambda: None if GPU_SNAPSHOT else _warm_up(engine),
+            )
+
+    @modal.exit()
+    def close(self) -> None:
+        """End the threads, which Modal would wait for."""
+        self._worker.close()
 
     @modal.method()
     async def run(self, job_id: str, request: str | None) -> str:

@@ -1,6 +1,6 @@
 """The tables of ``[deploy]``, a file for each."""
 
-from comfysnap_server.deploy.settings.table import MAX_TIMEOUT, DeploySettings
+from comfysnap_server.deploy.settings.table import MAX_TIMEOUT, STOP_MARGIN_S, DeploySettings
 from comfysnap_server.deploy.settings.volumes import (
     COMFYUI_DIR,
     FILES_DIR,
@@ -14,5 +14,6 @@ __all__ = [
     "MAX_TIMEOUT",
     "MODELS_DIR",
     "PROJECT_DIR",
+    "STOP_MARGIN_S",
     "DeploySettings",
 ]

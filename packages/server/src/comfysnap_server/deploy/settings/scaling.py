@@ -41,3 +41,13 @@ class GatewayScaling(Scaling, frozen=True, extra="forbid"):
     snapshot: bool = True
     """Whether the gateway starts from a memory snapshot."""
     custom_domains: list[str] = Field(default_factory=list)
+
+    @property
+    def target_inputs(self) -> int:
+        """Requests with which Modal starts another container; one takes more only for a while."""
+        return min(self.max_inputs, max(2, self.max_inputs * 4 // 5))
+
+    @property
+    def max_held(self) -> int:
+        """How many of them may wait for jobs; the others are left to submits and cancels."""
+        return max(1, self.target_inputs * 3 // 4)

@@ -27,6 +27,8 @@ from comfysnap_server.models import ModelEntry
 
 MAX_TIMEOUT: Final = 24 * 3600
 """Seconds; Modal's limit."""
+STOP_MARGIN_S: Final = 120
+"""Seconds that Modal's timeout is longer than a job's, to end containers that hang."""
 MAX_RETENTION_HOURS: Final = 7 * 24
 """Job records are entries of a ``modal.Dict``, which expire after seven idle days."""
 
@@ -131,6 +133,11 @@ class DeploySettings(Scaling, frozen=True, extra="forbid"):
                 )
             if path is not None:
                 seen[path] = entry
+
+    @property
+    def longest_run(self) -> int:
+        """Seconds that a job may run: ``timeout``, and less where Modal's own limit is near."""
+        return min(self.timeout, MAX_TIMEOUT - STOP_MARGIN_S)
 
     @property
     def worker_secrets(self) -> list[str]:

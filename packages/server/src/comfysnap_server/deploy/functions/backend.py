@@ -1,0 +1,33 @@
+"""What the functions on CPU share: their image, and the backend."""
+
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from comfysnap_server.backends.modal import ModalBackend
+from comfysnap_server.deploy.functions.platform import (
+    deployment,
+    files_dir,
+    files_volume,
+    make_platform,
+    settings,
+)
+from comfysnap_server.deploy.functions.worker import Worker
+from comfysnap_server.deploy.image import build_gateway_image
+
+TIMEOUT_S: Final = 3600
+"""Seconds; limit of an event stream, after which the client reconnects, and of a sweep."""
+
+image: Final = build_gateway_image(deployment)
+volumes: Final[dict[str | Any, Any]] = {files_dir: files_volume}
+
+
+def make_backend() -> ModalBackend:
+    """The backend of this container."""
+    return ModalBackend(
+        make_platform(Worker().run),
+        Path(tempfile.gettempdir()) / "comfysnap",
+        retention=timedelta(hours=settings.retention_hours),
+        max_unfinished_per_owner=settings.max_unfinished_per_owner,
+    )
