@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from comfysnap_schema.comfy.catalogue import CATALOGUE_FILE, Catalogue
-from comfysnap_schema.comfy.graph import read_graph
+from comfysnap_schema.comfy.graph import InputPath, read_graph
 from comfysnap_schema.propose.folder import write_workflow
 from comfysnap_schema.propose.outputs import ProposedOutput
 from comfysnap_schema.propose.proposal import propose
@@ -281,6 +281,117 @@ node = "3"
 def test_check_reports_that_prepare_rejects_the_defaults(make_workflow: MakeWorkflow) -> None:
     source = "def prepare(graph, inputs):\n    raise ValueError('no')\n"
     assert check_workflow(Workflow.load(make_workflow(prepare__py=source))).issues
+
+
+def test_every_other_value_stands_commented_out_in_a_line_below_the_map(
+    project: Path, root: Path
+) -> None:
+    source = root / "workflows" / "img2img"
+    nodes = ("--object-info", source / CATALOGUE_FILE)
+    assert comfysnap("new", "mine", source / "graph.json", *nodes)[0] == 0
+    folder = project / "workflows" / "mine"
+    before = Workflow.load(folder)
+    spec = folder / "workflow.toml"
+    head, mark, rest = spec.read_text().partition("# [inputs]\n")
+    assert mark
+    assert len(rest.splitlines()) == rest.count(" = { path = ")
+    spec.write_text(head + "[inputs]\n" + "".join(f"{line[2:]}\n" for line in rest.splitlines()))
+    after = Workflow.load(folder)
+    offered = {path for parameter in after.parameters.values() for path in parameter.paths}
+    commented = {path for path in offered if f'"{path}"' in head}
+    plain = {
+        InputPath(node, name)
+        for node, entry in after.graph.items()
+        for name, value in entry["inputs"].items()
+        if not isinstance(value, list)
+    }
+    assert len(after.parameters) > len(before.parameters)
+    assert plain - offered == {path for path in plain if f'# path = "{path}"' in head}
+    assert commented == {path for entry in before.parameters.values() for path in entry.paths}
+
+
+def drawing(**changes: Any) -> dict[str, Any]:
+    """A UI export of an upscaler."""
+    sizes = {"name": "a.safetensors", "directory": "upscale_models"}
+    values: dict[str, tuple[str, list[Any], list[Any]]] = {
+        "1": ("EmptyImage", [64, 64, 1, 255], []),
+        "2": ("UpscaleModelLoader", ["a.safetensors"], []),
+        "3": ("ImageUpscaleWithModel", [], [("upscale_model", 1), ("image", 2)]),
+        "4": ("SaveImage", ["x"], [("images", 3)]),
+    }
+    nodes = [
+        {
+            "id": int(name), "type": kind, "widgets_values": widgets,
+            "inputs": [{"name": slot, "type": "*", "link": link} for slot, link in links],
+            "outputs": [{"name": "X", "type": "*"}],
+            "properties": changes | (
+                {"models": [sizes | {"url": "https://huggingface.co/o/n/resolve/main/a.safetensors"}]}
+                if kind == "UpscaleModelLoader" else {}
+            ),
+        }
+        for name, (kind, widgets, links) in values.items()
+    ]  # fmt: skip
+    links = [[1, 2, 0, 3, 0, "*"], [2, 1, 0, 3, 1, "*"], [3, 3, 0, 4, 0, "*"]]
+    return {"nodes": nodes, "links": links}
+
+
+UPSCALE = {
+    "EmptyImage": {"width": ["INT", {}], "height": ["INT", {}], "batch_size": ["INT", {}],
+                   "color": ["INT", {}]},
+    "UpscaleModelLoader": {"model_name": [["a.safetensors"]]},
+    "ImageUpscaleWithModel": {"upscale_model": ["UPSCALE_MODEL"], "image": ["IMAGE"]},
+    "SaveImage": {"images": ["IMAGE"], "filename_prefix": ["STRING", {}]},
+}  # fmt: skip
+MAKES = {"UpscaleModelLoader": ["UPSCALE_MODEL"], "SaveImage": []}
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
+    """A UI export, and the catalogue of its nodes."""
+
+    def write(**properties: Any) -> tuple[Path, Path]:
+        export, info = tmp_path / "drawing.json", tmp_path / "info.json"
+        export.write_text(json.dumps(drawing(**properties)))
+        entries = {
+            name: {
+                "input": {"required": inputs}, "output": MAKES.get(name, ["IMAGE"]),
+                "output_node": name == "SaveImage",
+            }
+            for name, inputs in UPSCALE.items()
+        }  # fmt: skip
+        info.write_text(json.dumps(entries))
+        return export, info
+
+    return write
+
+
+def test_sources_in_a_drawing_are_kept_and_printed_to_paste(
+    project: Path, exported: Callable[..., tuple[Path, Path]]
+) -> None:
+    export, info = exported(cnr_id="upscalers", ver="1.2.0")
+    code, output = comfysnap("new", "mine", export, "--object-info", info)
+    assert code == 0
+    folder = project / "workflows" / "mine"
+    text = (folder / "models.toml").read_text().partition("\n\n")[2]
+    assert text.strip() in output
+    assert json.loads((folder / "snapshot.json").read_text()) == {
+        "cnr_custom_nodes": {"upscalers": "1.2.0"}
+    }
+    with (project / "comfysnap.toml").open("a") as file:
+        file.write(f"\n{text}")
+    code, output = comfysnap("new", "again", export, "--object-info", info)
+    assert code == 0
+    assert "deploy.models" not in output
+
+
+def test_packs_that_cannot_be_pinned_are_noted(
+    project: Path, exported: Callable[..., tuple[Path, Path]]
+) -> None:
+    export, info = exported(cnr_id="upscalers", ver="nightly")
+    code, output = comfysnap("new", "mine", export, "--object-info", info)
+    assert code == 0
+    assert "node pack upscalers" in output
+    assert not (project / "workflows" / "mine" / "snapshot.json").exists()
 
 
 @pytest.mark.shared

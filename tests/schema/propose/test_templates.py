@@ -97,13 +97,14 @@ def test_templates_get_the_map_that_was_looked_at(
 def test_what_authors_chose_for_app_mode_is_proposed(
     templates: dict[str, Template], catalogue: Catalogue
 ) -> None:
-    """Nine of ten inputs and every output without reading the choice, everything with it."""
+    """Nine of ten inputs and every output that makes something without reading the choice,
+    everything with it."""
     chosen = {
         name: each
         for name, each in templates.items()
         if each.drawing.inputs or each.drawing.outputs
     }
-    inputs = outputs = without = 0
+    inputs = outputs = without = compared = 0
     missed: list[str] = []
     for name, template in chosen.items():
         wanted = wanted_paths(template, catalogue)
@@ -115,9 +116,12 @@ def test_what_authors_chose_for_app_mode_is_proposed(
         without += len(found := [paths for paths in wanted if paths <= offered(ours)])
         missed += [f"{name} {sorted(paths)}" for paths in wanted if paths not in found]
         assert all(paths <= offered(theirs) for paths in wanted), name
-        assert set(template.drawing.outputs) <= made(ours), name
+        unmade = set(template.drawing.outputs) - made(ours)
+        assert {template.graph[node]["class_type"] for node in unmade} <= {"ImageCompare"}, name
+        compared += len(unmade)
         assert set(template.drawing.outputs) <= made(theirs), name
-    say(f"{len(chosen)} templates: {without} of {inputs} inputs, {outputs} of {outputs} outputs")
+    say(f"{len(chosen)} templates: {without} of {inputs} inputs, {outputs} outputs,")
+    say(f"of which {compared} only compare pictures and are left out")
     say("not proposed:", *missed)
     assert inputs >= 50
     assert without >= 0.9 * inputs

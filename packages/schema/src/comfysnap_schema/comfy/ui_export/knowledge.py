@@ -18,13 +18,7 @@ from comfysnap_schema.comfy.ui_export.model import (
     is_ui_format,
     parse_ui,
 )
-from comfysnap_schema.comfy.ui_export.resolve import (
-    PRIMITIVE,
-    REROUTES,
-    LinkResolver,
-    Scope,
-    proxies,
-)
+from comfysnap_schema.comfy.ui_export.resolve import PRIMITIVE, REROUTES, LinkResolver, Scope
 from comfysnap_schema.wire import GraphError
 
 OWN_PACK: Final = "comfy-core"
@@ -117,7 +111,6 @@ class _Reader:
 
     def __init__(self, graph: Graph, resolver: LinkResolver) -> None:
         self._graph = graph
-        self._resolver = resolver
         self._scopes = list(resolver.scopes())
 
     def properties(self) -> Iterator[dict[str, Any]]:
@@ -147,10 +140,11 @@ class _Reader:
             inner = self._inside(top, node)
             if inner is None:
                 continue
-            for slot, saved in zip(inner.graph.inputs, self._resolver.slots(node), strict=True):
-                if saved.link is None:
+            linked = {slot.name for slot in node.inputs if slot.link is not None}
+            for slot in inner.graph.inputs:
+                if slot.name not in linked:
                     yield from self._widget(top, node, slot.name, slot.label)
-            for owner, name in proxies(node):
+            for owner, name in _proxies(node):
                 if owner in inner.graph.nodes:
                     yield from self._widget(inner, inner.graph.nodes[owner], name, "")
 
@@ -189,7 +183,7 @@ class _Reader:
             yield from self._behind(scope, node.id, 0, seen)
         elif (inner := self._inside(scope, node)) is not None:
             names = [slot.name for slot in inner.graph.inputs]
-            owners = [owner for owner, widget in proxies(node) if widget == name]
+            owners = [owner for owner, widget in _proxies(node) if widget == name]
             if name in names:
                 yield from self._behind(inner, SUBGRAPH_INPUT, names.index(name), seen)
             elif owners and owners[0] in inner.graph.nodes:
@@ -206,6 +200,12 @@ class _Reader:
             if target is not None and link.target_slot < len(target.inputs):
                 found: UiSlot = target.inputs[link.target_slot]
                 yield from self._paths(scope, target, found.name, seen)
+
+
+def _proxies(instance: UiNode) -> list[tuple[str, str]]:
+    """``(inner node, widget)`` pairs that an instance shows; ``-1`` is the instance itself."""
+    pairs = as_list(instance.properties.get("proxyWidgets"))
+    return [(str(pair[0]), str(pair[1])) for pair in map(as_list, pairs) if len(pair) >= 2]
 
 
 def _is_uuid(text: str) -> bool:
