@@ -1,6 +1,7 @@
 """``comfysnap new`` and ``comfysnap check``."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
