@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -61,7 +61,10 @@ def renumbered(graph: Graph, ids: Rename) -> Graph:
     """The graph with other ids, in which links follow."""
 
     def moved(value: Any) -> Any:
-        return [ids.get(value[0], value[0]), value[1]] if isinstance(value, list) else value
+        if not isinstance(value, list):
+            return value
+        node, slot = cast("list[Any]", value)
+        return [ids.get(node, node), slot]
 
     return {
         ids.get(node, node): {

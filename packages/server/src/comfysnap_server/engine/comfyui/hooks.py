@@ -96,8 +96,9 @@ def _with_lists(returned: Any) -> Any:
     ui: Any = returned.get("ui") if isinstance(returned, dict) else getattr(returned, "ui", None)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     if not isinstance(ui, dict):
         return returned  # pyright: ignore[reportUnknownVariableType]
-    items = cast("dict[str, Any]", ui).items()
-    listed = {key: [item] if isinstance(item, (str, dict)) else item for key, item in items}
+    listed: dict[str, Any] = {}
+    for key, item in cast("dict[str, Any]", ui).items():
+        listed[key] = cast("Any", [item] if isinstance(item, (str, dict)) else item)
     if isinstance(returned, dict):
         return {**cast("dict[str, Any]", returned), "ui": listed}
     returned.ui = listed

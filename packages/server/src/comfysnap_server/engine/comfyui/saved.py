@@ -49,8 +49,8 @@ class SavedFiles:
         those have a maximum size. Returns whether it was saved."""
         if origin not in self._nodes or not isinstance(image, (tuple, list)):
             return False
-        parts = [*cast("list[Any]", image), None, None, None]
-        frame = parts[1]
+        parts: list[Any] = [*cast("list[Any]", image), None, None, None]
+        frame: Any = parts[1]
         if parts[2] is not None or not hasattr(frame, "save"):
             return False
         form = parts[0] if parts[0] in _SUFFIXES else "PNG"
