@@ -7,6 +7,7 @@ import asyncio
 import copy
 import inspect
 import logging
+import sys
 import time
 import traceback
 
@@ -132,6 +133,14 @@ class Expanded:
         return node_id
 
 
+def get_output_from_returns(return_values, obj):
+    """Results and ``ui``, whose items it takes one by one: of a text, each letter."""
+    reported = [each["ui"] for each in return_values if isinstance(each, dict) and "ui" in each]
+    keys = reported[0] if reported else ()
+    ui = {key: [item for each in reported for item in each[key]] for key in keys}
+    return return_values, ui, False
+
+
 class Executor:
     """Subclasses of each release define its caches and their entries."""
 
@@ -251,7 +260,7 @@ class Executor:
             result = function(**inputs)
             if inspect.isawaitable(result):
                 result = await result
-        ui = result.get("ui") if isinstance(result, dict) else None
+        ui = sys.modules["execution"].get_output_from_returns([result], node)[1]
         if ui:
             done = {"node": node_id, "output": ui, "prompt_id": prompt_id}
             self.server.send_sync("executed", done, self.server.client_id)

@@ -185,6 +185,44 @@ def test_models_in_workflows_are_checked_against_the_list(
     assert found(write(f'[deploy]\nnodes = "snapshot.json"\n{deploy}')) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "listed", "expected"),
+    [
+        ("embedding:neat", "", {("warning", "model_not_listed")}),
+        ("embedding:neat", "embeddings", set[tuple[str, str]]()),
+        ({"on": True, "lora": "neat.pt"}, "", {("error", "model_not_listed")}),
+        ({"on": True, "lora": "neat.pt"}, "loras", set[tuple[str, str]]()),
+        ({"on": False, "lora": "neat.pt"}, "", set[tuple[str, str]]()),
+        (
+            {"on": True, "lora": "neat.pt"},
+            "vae",
+            {("error", "model_elsewhere"), ("note", "unused_model")},
+        ),
+    ],
+)
+def test_models_in_prompts_and_rows_are_checked_against_the_list(
+    write: WriteProject,
+    workflow: Callable[..., None],
+    snapshot: Callable[..., None],
+    tmp_path: Path,
+    text: Any,
+    listed: str,
+    expected: set[tuple[str, str]],
+) -> None:
+    workflow()
+    snapshot()
+    (file,) = tmp_path.glob("**/graph.json")
+    graph = json.loads(file.read_text())
+    graph["50"] = {"class_type": next(iter(graph.values()))["class_type"], "inputs": {"more": text}}
+    file.write_text(json.dumps(graph))
+    models = (
+        f'[[deploy.models]]\nfolder = "{listed}"\nurl = "https://h/neat.pt"\n' if listed else ""
+    )
+    issues, _ = examine(write(f'[deploy]\nnodes = "snapshot.json"\n{models}'))
+    about = {(str(i.level), i.code) for i in issues if "neat" in i.message or "50." in i.where}
+    assert about == expected
+
+
 SETTINGS: list[tuple[str, set[tuple[str, str]]]] = [
     ('snapshot = "off"\npreload = ["checkpoints/a.safetensors"]',
      {("warning", "preload_without_snapshot")}),

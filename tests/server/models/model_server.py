@@ -13,6 +13,13 @@ from urllib.parse import parse_qs, urlsplit
 COMMIT = "c0ffee" + "0" * 34
 
 
+def safetensors(data: bytes) -> bytes:
+    """A safetensors file with one tensor."""
+    tensor = {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}
+    header = json.dumps({"a": tensor}).encode()
+    return len(header).to_bytes(8, "little") + header + data
+
+
 @dataclass
 class Served:
     """A file and how it is served."""

@@ -16,7 +16,7 @@ from comfysnap_schema.cli import build_app
 from comfysnap_schema.wire.errors import SchemaError
 from comfysnap_server.deploy.deployment import read_deployment
 from comfysnap_server.models.usage import model_references, unused_files
-from tests.server.models.model_server import ModelServer, Served, serve_models
+from tests.server.models.model_server import ModelServer, Served, safetensors, serve_models
 
 WriteProject = Callable[[str], Path]
 
@@ -25,6 +25,18 @@ GRAPH = {
     "2": {"class_type": "LoraLoader", "inputs": {"lora_name": "style.safetensors"}},
     "3": {"class_type": "PackLoader", "inputs": {"file": "deep/own.gguf", "text": "a fox"}},
     "4": {"class_type": "SaveImage", "inputs": {"images": ["1", 0]}},
+    "5": {
+        "class_type": "Rows",
+        "inputs": {
+            "lora_1": {"on": True, "lora": "XL\\film.safetensors", "strength": 0.8},
+            "lora_2": {"on": False, "lora": "sketch.safetensors"},
+            "more": {"rows": [{"weights": "own.gguf"}]},
+        },
+    },
+    "6": {
+        "class_type": "Encode",
+        "inputs": {"text": "a (embedding:XL\\neat:1.2), embedding:b.pt,"},
+    },
 }
 
 
@@ -62,12 +74,14 @@ def models(server: ModelServer, *names: str) -> str:
 def test_sync_prints_the_size_downloads_and_then_has_nothing_to_do(
     write: WriteProject, server: ModelServer, tmp_path: Path
 ) -> None:
-    server.files["/a.safetensors"] = Served(b"a" * 1500)
+    server.files["/a.safetensors"] = Served(safetensors(b"a" * 1500))
     file = write(models(server, "a.safetensors"))
     first = command("sync", "--project", file, "--to", tmp_path / "models")
     assert first.exit_code == 0, first.output
-    assert "1 file to download, 1.5 kB" in first.output
-    assert (tmp_path / "models" / "loras" / "a.safetensors").stat().st_size == 1500
+    assert "1 file to download, 1.6 kB" in first.output
+    assert (tmp_path / "models" / "loras" / "a.safetensors").read_bytes() == safetensors(
+        b"a" * 1500
+    )
     second = command("sync", "--project", file, "--to", tmp_path / "models")
     assert second.exit_code == 0
     assert "0 files to download" in second.output
@@ -76,7 +90,7 @@ def test_sync_prints_the_size_downloads_and_then_has_nothing_to_do(
 def test_a_sync_with_a_failed_download_exits_with_1_and_names_it(
     write: WriteProject, server: ModelServer, tmp_path: Path
 ) -> None:
-    server.files["/a.safetensors"] = Served(b"a")
+    server.files["/a.safetensors"] = Served(safetensors(b"a"))
     file = write(models(server, "a.safetensors", "none.safetensors"))
     result = command("sync", "--project", file, "--to", tmp_path / "models")
     assert result.exit_code == 1
@@ -122,7 +136,7 @@ def test_an_invalid_list_is_bad_input(write: WriteProject) -> None:
 def test_a_killed_sync_is_resumed(
     write: WriteProject, server: ModelServer, tmp_path: Path, how: signal.Signals
 ) -> None:
-    content = os.urandom(4_000_000)
+    content = safetensors(os.urandom(4_000_000))
     server.files["/a.safetensors"] = Served(content, hold_after=2_000_000)
     file = write(models(server, "a.safetensors"))
     comfysnap = Path(sys.executable).with_name("comfysnap")
@@ -229,7 +243,35 @@ def test_every_use_of_a_model_is_found(
         ("inputs.lora", "style.safetensors", ("loras",)),
         ("inputs.lora", "b.safetensors", ("loras",)),
         ("3.inputs.file", "deep/own.gguf", ()),
+        ("5.inputs.lora_1.lora", "XL/film.safetensors", ("loras",)),
+        ("5.inputs.lora_2.lora", "sketch.safetensors", ("loras",)),
+        ("5.inputs.more.rows.0.weights", "own.gguf", ()),
+        ("6.inputs.text", "XL/neat", ("embeddings",)),
+        ("6.inputs.text", "b.pt", ("embeddings",)),
     }
+    assert [ref.name for ref in model_references(art) if not ref.is_on] == ["sketch.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("path", "is_used"),
+    [
+        ("loras/XL/film.safetensors", True),
+        ("loras/film.safetensors", False),
+        ("loras/sketch.safetensors", True),
+        ("embeddings/XL/neat.safetensors", True),
+        ("embeddings/XL/neat.pt", True),
+        ("embeddings/neat.pt", False),
+        ("embeddings/b.pt", True),
+        ("embeddings/b.safetensors", False),
+        ("any/own.gguf", True),
+    ],
+)
+def test_a_file_that_a_row_or_a_prompt_names_is_used(
+    write: WriteProject, workflow: Callable[[str], None], path: str, is_used: bool
+) -> None:
+    workflow("")
+    workflows = list(read_deployment(write("")).workflows.values())
+    assert bool(unused_files([PurePosixPath(path)], workflows, [])) is not is_used
 
 
 @pytest.mark.parametrize(
@@ -238,6 +280,9 @@ def test_every_use_of_a_model_is_found(
         ("", {"loras/c.pt", "vae/d.pt"}),
         ('[inputs.lora]\npath = "2.inputs.lora_name"', {"vae/d.pt"}),
         ('[inputs.file]\npath = "3.inputs.file"', set[str]()),
+        ('[inputs.rows]\npath = "5.inputs.lora_1"', {"vae/d.pt"}),
+        ('[inputs.rows]\npath = "5.inputs.more"', set[str]()),
+        ('[inputs.prompt]\npath = "6.inputs.text"', {"loras/c.pt", "vae/d.pt"}),
     ],
 )
 def test_a_file_that_callers_can_choose_is_not_unused(

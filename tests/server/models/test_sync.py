@@ -23,7 +23,7 @@ from comfysnap_server.models.syncing import (
     SyncPlan,
     sync,
 )
-from tests.server.models.model_server import ModelServer, Served, serve_models
+from tests.server.models.model_server import ModelServer, Served, safetensors, serve_models
 from tests.server.tls import https_redirect
 
 QUICK = RetryPolicy(attempts=3, wait_initial=0, wait_max=0)
@@ -296,7 +296,7 @@ def test_a_token_comes_from_its_variable_and_is_only_sent_to_its_host(
 ) -> None:
     monkeypatch.setenv("CIVITAI_TOKEN", "sesame")
     with serve_models() as storage:
-        storage.files["/blob"] = Served(b"lora")
+        storage.files["/blob"] = Served(safetensors(b"lora"))
         server.files["/api/download/models/7"] = Served(
             b"", token="sesame", location=f"{storage.url}/blob?signed=1"
         )
@@ -466,3 +466,71 @@ def test_partial_files_of_removed_entries_are_deleted_when_all_files_are_there(
     assert list(parts.iterdir())
     assert Run(tmp_path, entry(url=f"{server.url}/new.bin"))().good
     assert list(parts.iterdir()) == []
+
+
+PAGE = b"\xef\xbb\xbf\n <!DOCTYPE html><html><title>Sign in</title></html>"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 9\n"
+WHOLE = safetensors(b"weights" * 100)
+NOT_MODELS = [
+    ("a.safetensors", PAGE, "web page"),
+    ("a.ckpt", PAGE, "web page"),
+    ("a.ckpt", b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "web page"),
+    ("a.safetensors", POINTER, "Git LFS pointer"),
+    ("a.gguf", POINTER, "Git LFS pointer"),
+    ("a.gguf", b"GIF89a", "not a GGUF file"),
+    ("a.pt", b"", "empty file"),
+    ("a.safetensors", WHOLE[:4], "cut off within its header"),
+    ("a.safetensors", WHOLE[:30], "cut off within its header"),
+    ("a.safetensors", WHOLE[:-1], f"expected {len(WHOLE)} bytes, got {len(WHOLE) - 1}"),
+    ("a.safetensors", b'{"error": "not found"}' * 9, "cut off within its header"),
+    ("a.safetensors", b"\x09" + b"\0" * 7 + b"not json!", "its header is not valid"),
+    ("a.sft", b"\x08" + b"\0" * 7 + b'{"a": 1}', "its header is not valid"),
+    ("a.sft", b"\x1c" + b"\0" * 7 + b'{"a":{"data_offsets":[0,""]}}', "its header is not valid"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "reason"), NOT_MODELS)
+def test_a_download_that_is_not_a_model_is_refused_whatever_its_content_type(
+    server: ModelServer, tmp_path: Path, name: str, content: bytes, reason: str
+) -> None:
+    server.files["/get"] = Served(content)
+    for pin in ({}, {"sha256": "1" * 64}):
+        run = Run(tmp_path, entry(url=f"{server.url}/get", name=name, **pin))()
+        assert not run.good
+        (failed,) = [event for event in run.events if isinstance(event, Failed)]
+        assert failed.code == "wrong_content"
+        assert reason in failed.reason
+    assert not (tmp_path / "checkpoints" / name).exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.safetensors", WHOLE), ("a.gguf", b"GGUF\3"), ("a.pt", b"PK\3\4"), ("a.yaml", b"a: 1")],
+)
+def test_a_download_that_is_a_model_is_kept(
+    server: ModelServer, tmp_path: Path, name: str, content: bytes
+) -> None:
+    server.files["/get"] = Served(content)
+    assert Run(tmp_path, entry(url=f"{server.url}/get", name=name))().good
+    assert (tmp_path / "checkpoints" / name).read_bytes() == content
+
+
+def test_a_file_with_the_pinned_hash_is_kept_whatever_it_is(
+    server: ModelServer, tmp_path: Path
+) -> None:
+    server.files["/get"] = Served(POINTER)
+    pinned = entry(url=f"{server.url}/get", name="a.safetensors", sha256=sha256(POINTER))
+    assert Run(tmp_path, pinned)().good
+
+
+def test_an_existing_page_in_place_of_a_model_is_downloaded_again(
+    server: ModelServer, tmp_path: Path
+) -> None:
+    server.files["/a.safetensors"] = Served(WHOLE)
+    file = tmp_path / "checkpoints" / "a.safetensors"
+    file.parent.mkdir()
+    file.write_bytes(PAGE.ljust(len(WHOLE)))
+    run = Run(tmp_path, entry(url=f"{server.url}/a.safetensors"))()
+    assert run.good
+    assert "web page" in run.plan.reasons["checkpoints/a.safetensors"]
+    assert file.read_bytes() == WHOLE

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import io
+import json
 import os
 import random
 import shutil
@@ -13,6 +14,8 @@ import comfy.utils
 import folder_paths
 import torch
 from comfy_execution.graph import ExecutionBlocker
+from PIL import Image
+from server import PromptServer
 
 IMAGE = {"image": ("IMAGE",)}
 STEPS = {"steps": ("INT", {"min": 1, "max": 100000})}
@@ -321,3 +324,33 @@ def TellsOfForeignFiles(text):
     """Reports files outside the job's folder."""
     items = [{"filename": name, "subfolder": "", "type": "output"} for name in text.split()]
     return {"ui": {"images": items}}
+
+
+@node(TEXT, returns=(), output=True)
+def SavesAndReports(text):
+    """Writes files and reports ``ui``, both as the text says in JSON."""
+    folders = {"output": folder_paths.get_output_directory(),
+               "temp": folder_paths.get_temp_directory()}  # fmt: skip
+    told = json.loads(text.replace("{output}", folders["output"]))
+    for name, content in told["files"].items():
+        kind, _, below = name.partition("/")
+        path = os.path.join(folders[kind], below)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(content)
+    return {"ui": told["ui"]} if "ui" in told else {}
+
+
+@node({"way": ("STRING", {"default": "bar"})}, returns=(), output=True)
+def SendsImages(way):
+    """Sends two images and a preview to the front end and saves nothing."""
+    images = [("PNG", Image.new("RGB", (8, 8), "red"), None),
+              ("JPEG", Image.new("RGB", (8, 8), "blue"), 512),
+              ("JPEG", Image.new("RGB", (8, 8), "green"), None)]  # fmt: skip
+    bar = comfy.utils.ProgressBar(len(images))
+    for step, image in enumerate(images):
+        if way == "bar":
+            bar.update_absolute(step, len(images), image)
+        else:
+            PromptServer.instance.send_sync(2, list(image), "comfysnap")
+    return {}

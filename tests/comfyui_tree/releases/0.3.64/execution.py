@@ -3,9 +3,9 @@
 import enum
 
 from comfy_execution.caching import Cache
-from tree_executor import Executor, PromptQueue, validate
+from tree_executor import Executor, PromptQueue, get_output_from_returns, validate
 
-__all__ = ["PromptQueue"]
+__all__ = ["PromptQueue", "get_output_from_returns"]
 
 
 class CacheType(enum.Enum):

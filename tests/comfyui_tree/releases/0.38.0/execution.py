@@ -2,10 +2,11 @@
 
 import tree_recent_execution
 from app.assets.manager import default_asset_manager
-from tree_executor import PromptQueue
+from tree_executor import PromptQueue, get_output_from_returns
 from tree_recent_execution import CacheSet, CacheType, set_preview_method, validate_prompt
 
-__all__ = ["CacheSet", "CacheType", "PromptQueue", "set_preview_method", "validate_prompt"]
+__all__ = ["CacheSet", "CacheType", "PromptQueue", "get_output_from_returns",
+           "set_preview_method", "validate_prompt"]  # fmt: skip
 
 
 class PromptExecutor(tree_recent_execution.PromptExecutor):

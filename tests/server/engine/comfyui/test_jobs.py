@@ -1,6 +1,8 @@
 """Jobs on a loaded engine: outputs, isolation, failures, progress."""
 
 import io
+import json
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -126,6 +128,90 @@ def test_text_and_json_are_returned_as_values(engine: Driver) -> None:
     assert engine.texts(graph) == ["a word"]
     done, _ = engine.run(graph, kind="json")
     assert done["outputs"]["out"] == ["a word"]
+
+
+FRAME = {"filename": "clip_%03d.png", "subfolder": "sub", "type": "output"}
+FRAMES = {f"output/sub/clip_{number:03}.png": "" for number in (10, 2, 1)}
+
+
+REPORTS: list[tuple[dict[str, str], dict[str, Any] | None, list[str]]] = [
+    ({"output/mesh/a.png": ""}, {"result": ["mesh/a.png", None, {}]}, ["a.png"]),
+    ({"output/mesh/a.png": ""}, {"result": "mesh/a.png"}, ["a.png"]),
+    ({"output/mesh/a.png": ""}, {"result": ["mesh\\a.png"]}, ["a.png"]),
+    ({"output/a.png": ""}, {"result": ["a.png [output]"]}, ["a.png"]),
+    ({"output/a.png": ""}, {"files": [["{output}/a.png"]]}, ["a.png"]),
+    ({"output/a.png": ""}, {"files": [{"fullpath": "{output}/a.png"}]}, ["a.png"]),
+    ({"output/a.png": ""}, {"files": {"filename": "a.png"}}, ["a.png"]),
+    ({"output/a.png": ""}, {"video": ["a.png", "output"]}, ["a.png"]),
+    ({"temp/b.png": ""}, {"result": ["temp/b.png"]}, ["b.png"]),
+    (FRAMES, {"gifs": [FRAME]}, ["clip_001.png", "clip_002.png", "clip_010.png"]),
+    (FRAMES, {"gifs": ["sub/clip_%d.png"]}, ["clip_001.png", "clip_002.png", "clip_010.png"]),
+    ({"output/n_10.png": "", "output/n_9.png": ""}, {"images": []}, ["n_9.png", "n_10.png"]),
+    ({"output/a.png": "", "output/a.txt": "seed"}, None, ["a.png"]),
+    ({"output/a.png": "", "temp/small.jpg": ""}, None, ["a.png", "small.jpg"]),
+    ({"output/a.png": "", "output/b.txt": ""}, {"text": ["b.txt"]}, ["a.png"]),
+]
+
+
+@pytest.mark.parametrize(("files", "ui", "names"), REPORTS)
+def test_files_are_found_in_any_form_in_which_a_node_reports_them(
+    engine: Driver, files: dict[str, str], ui: dict[str, Any] | None, names: list[str]
+) -> None:
+    told = {"files": files} | ({"ui": ui} if ui is not None else {})
+    for _ in range(2):
+        done, _ = engine.run({"1": graphs.node("SavesAndReports", text=json.dumps(told))})
+        assert done["status"] == "succeeded", done
+        assert [file["name"] for file in done["outputs"]["out"]] == names
+
+
+@pytest.mark.parametrize(
+    "name", ["../../driver.log", "/etc/hostname", "/etc/host%d", "", "x" * 9999]
+)
+def test_a_bare_path_outside_the_jobs_folder_is_not_an_output(engine: Driver, name: str) -> None:
+    told = json.dumps({"files": {}, "ui": {"result": [name]}})
+    done, _ = engine.run({"1": graphs.node("SavesAndReports", text=told)}, kind="file")
+    assert done["error"]["code"] == "output_missing"
+
+
+def test_files_of_another_node_are_not_those_of_an_output_that_saved_none(engine: Driver) -> None:
+    quiet = json.dumps({"files": {}})
+    graph = {**graphs.hello(), "9": graphs.node("SavesAndReports", text=quiet)}
+    done, _ = engine.run(graph, output="9")
+    assert done["error"]["code"] == "output_missing"
+
+
+@pytest.mark.parametrize(
+    ("ui", "texts"),
+    [
+        ({"string": "a bare text"}, ["a bare text"]),
+        ({"text": [["one", "two"]]}, ["one", "two"]),
+        ({"text": ["a", "b"]}, ["a", "b"]),
+        ({"text": ["notes.txt"]}, ["notes.txt"]),
+    ],
+)
+def test_a_text_is_never_taken_letter_by_letter(
+    engine: Driver, ui: dict[str, Any], texts: list[str]
+) -> None:
+    told = json.dumps({"files": {"output/notes.txt": "inside"}, "ui": ui})
+    assert engine.texts({"1": graphs.node("SavesAndReports", text=told)}) == texts
+
+
+def test_a_text_file_that_is_not_reported_is_a_text(engine: Driver) -> None:
+    told = json.dumps({"files": {"output/notes.txt": "inside"}})
+    assert engine.texts({"1": graphs.node("SavesAndReports", text=told)}) == ["inside"]
+
+
+@pytest.mark.parametrize("way", ["bar", "server"])
+def test_images_that_a_node_sends_to_the_front_end_are_its_output(engine: Driver, way: str) -> None:
+    for previews in (False, True):
+        graph = {"1": graphs.node("SendsImages", way=way)}
+        done, job = engine.run(graph, previews=previews)
+        assert done["status"] == "succeeded", done
+        sent = [(file["name"], file["content_type"]) for file in done["outputs"]["out"]]
+        assert sent == [
+            ("SendsImages_00001.png", "image/png"), ("SendsImages_00002.jpg", "image/jpeg")
+        ]  # fmt: skip
+        assert len([e for e in job.events if e["event"] == "preview"]) == int(previews)
 
 
 def test_random_state_does_not_leak_between_jobs(engine: Driver) -> None:

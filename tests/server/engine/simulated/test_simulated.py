@@ -298,6 +298,15 @@ def test_an_output_node_saves_a_file_of_the_right_kind(
     assert (job.output_dir / made["name"]).read_bytes().startswith(magic)
 
 
+def test_frames_of_a_video_node_are_images(engine: Engine, make_job: MakeJob) -> None:
+    graph = txt2img()
+    inputs: dict[str, Any] = {"images": ["6", 0], "format": "video/8bit-png"}
+    graph["9"] = {"class_type": "VHS_VideoCombine", "inputs": inputs}
+    job = make_job(graph, {"made": OutputSpec(node="9", kind=Kind.IMAGE)})
+    made: Any = (run_to_end(engine, job).outputs or {})["made"]
+    assert made["content_type"] == "image/png"
+
+
 @pytest.mark.parametrize(
     ("node", "kind"),
     [("SaveImage", Kind.IMAGE), ("SaveWEBM", Kind.VIDEO), ("SaveGLB", Kind.MODEL_3D)],

@@ -18,6 +18,7 @@ except ModuleNotFoundError as _missing:
 from comfysnap_schema.cli.check import check, diff
 from comfysnap_schema.cli.generate import generate
 from comfysnap_schema.cli.new import new
+from comfysnap_schema.cli.update import update
 from comfysnap_schema.wire import SchemaError
 
 COMMANDS_GROUP = "comfysnap.commands"
@@ -91,7 +92,7 @@ def build_app() -> typer.Typer:
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this package."""
-    for command in (new, generate, check, diff):
+    for command in (new, update, generate, check, diff):
         app.command()(command)
 
 

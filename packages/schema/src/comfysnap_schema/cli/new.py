@@ -49,13 +49,14 @@ def new(
 
     Example: comfysnap new flux flux_api.json --object-info http://127.0.0.1:8188
     """
-    from comfysnap_schema.comfy import Catalogue, read_drawing, read_export, without_notes
+    from comfysnap_schema.cli.exported import read_exported
+    from comfysnap_schema.comfy import Catalogue
     from comfysnap_schema.propose import propose, write_workflow
 
     _check_name(name)
     catalogue = Catalogue.read(object_info) if object_info else None
-    nodes, left_out = without_notes(read_export(graph, catalogue), catalogue or ())
-    drawing = read_drawing(graph, nodes, catalogue)
+    exported = read_exported(graph, catalogue)
+    nodes, drawing = exported.graph, exported.drawing
     proposal = propose(nodes, catalogue, name=name, drawing=drawing)
     settings = open_project(project)
     folder = settings.workflows / name
@@ -64,10 +65,8 @@ def new(
         _start_project(Path.cwd())
     _show(scaffold, proposal)
     _show_sources(folder, settings.deploy, drawing)
-    if left_out:
-        print(f"note: left out the notes of ComfyUI's editor: node {', '.join(left_out)}")
-    if catalogue is not None and catalogue.skipped:
-        print(f"note: skipped malformed node classes: {', '.join(catalogue.skipped)}")
+    for note in exported.notes:
+        print(f"note: {note}")
     print(f"wrote {folder}; next: comfysnap generate")
 
 

@@ -14,6 +14,12 @@ from comfysnap_schema.comfy.graph import (
     without_notes,
 )
 from comfysnap_schema.comfy.loaders import loader_kind
+from comfysnap_schema.comfy.model_names import (
+    EMBEDDING,
+    ModelName,
+    model_names,
+    with_forward_slashes,
+)
 from comfysnap_schema.comfy.ui_export import (
     Drawing,
     ModelSource,
@@ -26,6 +32,7 @@ from comfysnap_schema.comfy.validation import Issue, validate_graph
 
 __all__ = [
     "CATALOGUE_FILE",
+    "EMBEDDING",
     "MATCH_TYPE",
     "Catalogue",
     "Drawing",
@@ -33,6 +40,7 @@ __all__ = [
     "InputDef",
     "InputPath",
     "Issue",
+    "ModelName",
     "ModelSource",
     "NodeDef",
     "ShownWidget",
@@ -42,11 +50,13 @@ __all__ = [
     "is_link",
     "is_model_name",
     "loader_kind",
+    "model_names",
     "parse_graph",
     "read_drawing",
     "read_export",
     "read_graph",
     "title_of",
     "validate_graph",
+    "with_forward_slashes",
     "without_notes",
 ]

@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -71,13 +71,14 @@ def write_workflow(
             slim = catalogue.slim(node["class_type"] for node in graph.values())
             if len(slim):
                 slim.save(draft / CATALOGUE_FILE)
-        _write_sources(draft, drawing or Drawing())
+        write_sources(draft, drawing or Drawing())
         disabled = _write_map(draft, proposal, graph)
         shutil.move(draft, folder)
     return Scaffold(Workflow.load(folder), disabled)
 
 
-def _write_sources(folder: Path, drawing: Drawing) -> None:
+def write_sources(folder: Path, drawing: Drawing) -> None:
+    """Write ``models.toml`` and ``snapshot.json``, as far as the drawing names sources."""
     tables = model_tables(drawing.models)
     if tables:
         head = "# The model files that the export names, to paste into comfysnap.toml.\n\n"
@@ -116,24 +117,29 @@ def map_text(proposal: Proposal, graph: Graph, disabled: Mapping[str, str]) -> s
     parts = [tomlkit.dumps(head)]
     parts += [_input_text(entry, disabled.get(entry.name)) for entry in proposal.inputs]
     parts += [_output_text(entry) for entry in proposal.outputs]
-    return "\n".join((*parts, *_others(proposal, graph)))
+    offered = {path for entry in proposal.inputs for path in entry.paths}
+    return "\n".join((*parts, *others(graph, offered, {entry.name for entry in proposal.inputs})))
 
 
-_OTHERS: Final = """\
+OTHERS: Final = """\
 # The other values of the graph. To offer some, remove "# " from [inputs] and from their lines.
 # [inputs]
 """
 
 
-def _others(proposal: Proposal, graph: Graph) -> Iterator[str]:
-    """The values that are not proposed, as commented lines of one table."""
-    proposed = {path for entry in proposal.inputs for path in entry.paths}
-    taken = {entry.name for entry in proposal.inputs}
+def others(graph: Graph, offered: Collection[InputPath], taken: set[str]) -> Iterator[str]:
+    """The values that are not offered, as commented lines of one table.
+
+    Args:
+        graph: The graph.
+        offered: The inputs that the map has, also as comments.
+        taken: Their names; those given here are added.
+    """
     lines: list[str] = []
     for node, entry in graph.items():
         for key, value in entry["inputs"].items():
             path = InputPath(node, key)
-            if path in proposed or value is None or isinstance(value, (list, dict)):
+            if path in offered or value is None or isinstance(value, (list, dict)):
                 continue
             title, word = title_of(graph, node), class_word(entry["class_type"])
             titled = key in VALUE_NAMES and title != entry["class_type"]
@@ -146,7 +152,7 @@ def _others(proposal: Proposal, graph: Graph) -> Iterator[str]:
                 f"  # {_short(value)}, {' '.join(title.split())}\n"
             )
     if lines:
-        yield _OTHERS + "".join(lines)
+        yield OTHERS + "".join(lines)
 
 
 def _short(value: JsonValue) -> str:

@@ -12,8 +12,10 @@ from comfysnap_schema.workflow.check import check_workflow, examples
 from comfysnap_schema.workflow.contract import Contract, JsonSchema, travels_as_digits
 from comfysnap_schema.workflow.diff import compare
 from comfysnap_schema.workflow.history import CONTRACTS_FILE, read_history
-from comfysnap_schema.workflow.map import InputSpec, OutputSpec, WorkflowSpec
+from comfysnap_schema.workflow.map import InputSpec, OutputSpec, WorkflowSpec, read_spec
+from comfysnap_schema.workflow.matching import Matches, match_nodes
 from comfysnap_schema.workflow.parameters import Parameter, ParameterType
+from comfysnap_schema.workflow.prepare import PREPARE_FILE
 from comfysnap_schema.workflow.project import (
     PROJECT_FILE,
     Project,
@@ -29,11 +31,13 @@ from comfysnap_schema.workflow.project import (
 __all__ = [
     "CONTRACTS_FILE",
     "GRAPH_FILE",
+    "PREPARE_FILE",
     "PROJECT_FILE",
     "SPEC_FILE",
     "Contract",
     "InputSpec",
     "JsonSchema",
+    "Matches",
     "OutputSpec",
     "Parameter",
     "ParameterType",
@@ -49,9 +53,11 @@ __all__ = [
     "find_workflows",
     "load_workflows",
     "locate_project",
+    "match_nodes",
     "open_project",
     "read_history",
     "read_project",
+    "read_spec",
     "read_table",
     "setting_error",
     "travels_as_digits",

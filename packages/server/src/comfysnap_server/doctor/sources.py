@@ -3,7 +3,7 @@
 from pathlib import PurePosixPath
 from typing import Any
 
-from comfysnap_schema.propose import tables_text, tables_to_add
+from comfysnap_schema.propose import place_of, tables_text, tables_to_add
 from comfysnap_schema.wire import SchemaError
 from comfysnap_server.deploy import Deployment
 from comfysnap_server.models import model_references
@@ -20,9 +20,9 @@ def missing_tables(deployment: Deployment) -> str:
         return ""
     found: list[dict[str, Any]] = []
     for workflow in workflows:
-        needed = {PurePosixPath(reference.name).name for reference in model_references(workflow)}
+        needed = [reference for reference in model_references(workflow) if reference.is_on]
         for table in tables_to_add(workflow.folder, deployment.project.deploy):
-            name = str(table.get("name") or PurePosixPath(str(table.get("file", ""))).name)
-            if name in needed and table not in found:
+            path = PurePosixPath(*place_of(table))
+            if table not in found and any(reference.has_name_of(path) for reference in needed):
                 found.append(table)
     return tables_text(found)

@@ -129,6 +129,8 @@ def check_models(deployment: Deployment, workflows: Sequence[Workflow]) -> Itera
     for workflow in workflows:
         for reference in model_references(workflow):
             key = (workflow.name, reference.name)
+            if not reference.is_on:
+                continue
             if key not in reported and not any(reference.is_at(path) for path in listed):
                 reported.add(key)
                 yield _missing(reference, listed, others)
@@ -150,6 +152,9 @@ def _missing(
         )
         return ProjectIssue.error("model_elsewhere", where, message)
     message = f"{reference.class_type} needs {reference.name} in {folder}; not in deploy.models"
+    if reference.is_embedding:
+        message = f"{message}; ComfyUI leaves out an embedding that it does not find"
+        return ProjectIssue.warning("model_not_listed", where, message)
     if others:
         message += f", unless it is in {', '.join(others)}"
         return ProjectIssue.warning("model_not_listed", where, message)

@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
+from comfysnap_server.models.content import content_problem
 from comfysnap_server.models.sources import (
     IDENTITY,
     HubFile,
@@ -92,9 +93,14 @@ def download(
     for last_try in (False, True):
         _retry(file, part, client, policy, progress, stop)
         digest = sha256_of(part.path)
-        if file.sha256 in {None, digest}:
+        if file.sha256 == digest:
+            return digest
+        problem = content_problem(part.path, file.path.name)
+        if problem is None and file.sha256 is None:
             return digest
         part.delete()
+        if problem is not None:
+            raise ModelError("wrong_content", f"{file.source}: {problem}")
         if last_try:
             raise ModelError(
                 "hash_mismatch", f"{file.source}: expected SHA-256 {file.sha256}, got {digest}"
@@ -224,7 +230,7 @@ def download_from_hub(
     """Download a file that Hugging Face stores in Xet; returns its path and its SHA-256.
 
     Raises:
-        ModelError: ``download_failed``, ``hash_mismatch``, ``stopped``.
+        ModelError: ``download_failed``, ``hash_mismatch``, ``wrong_content``, ``stopped``.
     """
     import httpx2
     from huggingface_hub import HfApi
@@ -258,6 +264,10 @@ def download_from_hub(
         raise ModelError("download_failed", f"{file.source}: {error}") from error
     path = Path(str(name))
     digest = sha256_of(path)
+    problem = content_problem(path, file.path.name) if file.sha256 != digest else None
+    if problem is not None:
+        path.unlink()
+        raise ModelError("wrong_content", f"{file.source}: {problem}")
     if file.sha256 not in {None, digest}:
         path.unlink()
         message = f"{file.source}: expected SHA-256 {file.sha256}, got {digest}"

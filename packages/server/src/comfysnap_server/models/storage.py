@@ -12,6 +12,7 @@ from tempfile import gettempdir
 from threading import Lock
 from typing import Any, Final, Protocol, TypedDict, cast
 
+from comfysnap_server.models.content import content_problem
 from comfysnap_server.models.download import PartialFile, sha256_of
 from comfysnap_server.models.entry import is_safe_path
 from comfysnap_server.models.sources import ModelFile
@@ -114,6 +115,8 @@ class ModelsFolder:
         if record and file.sha256 is None and file.etag and record["etag"] != file.etag:
             return FileState.WRONG, "another version at its source"
         if file.sha256 is None and record is None:
+            if problem := content_problem(path, file.path.name):
+                return FileState.WRONG, problem
             self.note(file, sha256_of(path))
             return FileState.PRESENT, "existing file, its source has no hash to check it against"
         if record is None or verify:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
-from comfysnap_schema.comfy import InputPath, is_model_name
+from comfysnap_schema.comfy import EMBEDDING, InputPath, ModelName, is_model_name, model_names
 from comfysnap_schema.workflow import Workflow
 
 FOLDERS: Final[dict[str, tuple[str, ...]]] = {
@@ -24,8 +24,11 @@ FOLDERS: Final[dict[str, tuple[str, ...]]] = {
     "hypernetwork_name": ("hypernetworks",),
     "photomaker_model_name": ("photomaker",),
     "audio_encoder_name": ("audio_encoders",),
+    "lora": ("loras",),
+    EMBEDDING: ("embeddings",),
 }
-"""Input of ComfyUI's own loaders to the folders it reads (``nodes.py``, ``comfy_extras``)."""
+"""Input of ComfyUI's own loaders to the folders it reads (``nodes.py``, ``comfy_extras``), and keys
+in rows of LoRA nodes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +43,27 @@ class ModelReference:
     """As written, but with forward slashes; may contain folders."""
     folders: tuple[str, ...]
     """Folders of ``models/`` that the node searches. Empty: unknown."""
+    is_on: bool = True
+    """False in a row that is switched off: the job runs without the file."""
+
+    @property
+    def is_embedding(self) -> bool:
+        """Whether a prompt names it; ComfyUI runs without an embedding that it does not find."""
+        return self.folders == FOLDERS[EMBEDDING]
 
     def is_at(self, path: PurePosixPath) -> bool:
         """Whether ``path``, inside ``models/``, is this file."""
+        name = PurePosixPath(self.name)
+        if not is_model_name(self.name) and is_model_name(path.name):  # of an embedding
+            path = path.with_suffix("")
         if self.folders:
-            return any(path == PurePosixPath(folder, self.name) for folder in self.folders)
-        return path.parts[-len(PurePosixPath(self.name).parts) :] == PurePosixPath(self.name).parts
+            return any(path == folder / name for folder in map(PurePosixPath, self.folders))
+        return path.parts[-len(name.parts) :] == name.parts
 
     def has_name_of(self, path: PurePosixPath) -> bool:
         """Whether ``path`` has this file name, in any folder."""
-        return path.name == PurePosixPath(self.name).name
+        name = PurePosixPath(self.name).name
+        return path.name == name or (not is_model_name(name) and path.stem == name)
 
 
 def model_references(workflow: Workflow) -> list[ModelReference]:
@@ -60,26 +74,26 @@ def model_references(workflow: Workflow) -> list[ModelReference]:
 def _references(workflow: Workflow) -> Iterator[ModelReference]:
     for node_id, node in workflow.graph.items():
         for name, value in node["inputs"].items():
-            if is_model_name(value):
-                place = InputPath(node_id, name)
-                yield _reference(workflow, str(place), place, str(value))
+            path = InputPath(node_id, name)
+            for found in model_names(name, value):
+                yield _reference(workflow, f"{path}{found.inside}", path, found)
     for parameter in workflow.parameters.values():
         named = [*(parameter.choices or ()), parameter.default]
-        for value in dict.fromkeys(value for value in named if isinstance(value, str)):
-            for path in parameter.paths:
-                if is_model_name(value):
-                    place = f"inputs.{parameter.name}"
-                    yield _reference(workflow, place, path, value)
+        for path in parameter.paths:
+            names = (found for value in named for found in model_names(path.name, value))
+            for found in dict.fromkeys(names):
+                yield _reference(workflow, f"inputs.{parameter.name}", path, found)
 
 
-def _reference(workflow: Workflow, place: str, path: InputPath, value: str) -> ModelReference:
+def _reference(workflow: Workflow, place: str, path: InputPath, found: ModelName) -> ModelReference:
     node = workflow.graph[path.node]
     return ModelReference(
         workflow=workflow.name,
         place=place,
         class_type=node["class_type"],
-        name=value.replace("\\", "/"),
-        folders=FOLDERS.get(path.name, ()),
+        name=found.name,
+        folders=FOLDERS.get(found.key, ()),
+        is_on=found.is_on,
     )
 
 
@@ -89,14 +103,16 @@ def selectable_folders(workflows: Iterable[Workflow]) -> set[str] | None:
     found: set[str] = set()
     for workflow in workflows:
         for parameter in workflow.parameters.values():
-            if parameter.choices is not None or parameter.type != "string":
+            if parameter.choices is not None or parameter.type not in ("string", "json"):
                 continue
             for path in parameter.paths:
-                if not is_model_name(workflow.graph[path.node]["inputs"].get(path.name)):
-                    continue
-                if path.name not in FOLDERS:
+                value = workflow.graph[path.node]["inputs"].get(path.name)
+                keys = {name.key for name in model_names(path.name, value)}
+                if not keys <= FOLDERS.keys():
                     return None
-                found.update(FOLDERS[path.name])
+                if not is_model_name(value):  # any text can name an embedding
+                    keys.add(EMBEDDING)
+                found.update(*(FOLDERS[key] for key in keys))
     return found
 
 

@@ -33,7 +33,7 @@ from comfysnap_server.engine.comfyui.errors import (
 )
 from comfysnap_server.engine.comfyui.events import JobEvents, planned_nodes, preview_jpeg
 from comfysnap_server.engine.comfyui.folders import TEMP, set_job_folders
-from comfysnap_server.engine.comfyui.hooks import follow, install_hook
+from comfysnap_server.engine.comfyui.hooks import follow, install_hook, keep_texts_whole
 from comfysnap_server.engine.comfyui.interrupt import Interrupts
 from comfysnap_server.engine.comfyui.load import (
     Comfy,
@@ -44,6 +44,7 @@ from comfysnap_server.engine.comfyui.load import (
 from comfysnap_server.engine.comfyui.options import ComfyOptions
 from comfysnap_server.engine.comfyui.outputs import Folders, by_graph_node, collect
 from comfysnap_server.engine.comfyui.report import LoadReport
+from comfysnap_server.engine.comfyui.saved import SavedFiles
 from comfysnap_server.engine.comfyui.secrets import ApiKey
 from comfysnap_server.engine.protocol import (
     SCRATCH,
@@ -115,6 +116,7 @@ class ComfyUIEngine:
             self._comfy = load_comfy(self.options)
             self._new_executor()
             install_hook(self._comfy, self._interrupts)
+            keep_texts_whole(self._comfy.execution)
 
     def attach(self) -> None:
         """Find the device, reseed, create new folders, and import the ``after_restore`` packs.
@@ -254,6 +256,8 @@ class _Run:
         self._files = [path.name for path in job.input_dir.iterdir()]  # before a node deletes one
         self._ui: Mapping[str, Any] = {}
         self._kept_temp: set[Path] = set()
+        outputs = {spec.node for spec in job.outputs.values()}
+        self._saved = SavedFiles(job.graph, outputs, job.output_dir)
         self._events: JobEvents | None = None
         self.failure = ""
         """Message of the node that failed."""
@@ -269,7 +273,7 @@ class _Run:
         await self._execute(graph, extra, outputs)
         self._judge(events)
         folders = Folders(self._job.output_dir, self._comfy.default_dirs, self._began)
-        produced = collect(self._graph, self._job.outputs, self._ui, folders)
+        produced = collect(self._graph, self._job.outputs, self._ui, folders, self._saved)
         for items in produced.values():
             self._kept_temp.update(i.path for i in items if isinstance(i, ProducedFile))
         return EngineResult(outputs=produced, node_seconds=events.node_seconds)
@@ -286,6 +290,7 @@ class _Run:
             preview=show if self._job.options.previews else None,
             interrupted=lambda: self._interrupts.requested,
             origin=self._origin,
+            saved=self._saved,
         )
 
     def _prompt(self) -> tuple[Graph, dict[str, Any]]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from comfysnap_schema.comfy import Graph
+from comfysnap_server.engine.comfyui.saved import SavedFiles
 from comfysnap_server.engine.progress import ProgressMeter
 from comfysnap_server.engine.protocol import PreviewFrame, Report
 
@@ -27,8 +28,10 @@ class JobEvents:
         preview: Callable[[Any], bytes | None] | None,
         interrupted: Callable[[], bool],
         origin: Callable[[str], str],
+        saved: SavedFiles,
     ) -> None:
         self._report = report
+        self._saved = saved
         self._meter = ProgressMeter(graph, planned, origin)
         self._preview = preview
         self._interrupted = interrupted
@@ -50,13 +53,22 @@ class JobEvents:
 
     def start(self, node: str) -> None:
         """A node starts."""
+        self._saved.start(node, self._origin(node))
         self._started[node] = time.perf_counter()
         self._report(self._meter.start(node))
 
     def step(self, node: str, value: float, maximum: float, image: Any) -> None:
         """A node reports its progress, possibly with a preview."""
         self._report(self._meter.step(node, _whole(value), _whole(maximum)))
-        if image is not None and self._preview is not None:
+        if image is not None:
+            self.send_image(node, image)
+
+    def send_image(self, node: str, image: Any) -> None:
+        """A node sends an image to the front end: an output without a maximum size, or a preview,
+        which is reported at most every ``PREVIEW_INTERVAL`` seconds."""
+        if self._saved.receive(self._origin(node), image):
+            return
+        if self._preview is not None:
             now = time.monotonic()
             if now - self._last_preview >= PREVIEW_INTERVAL:
                 data = self._preview(image)
@@ -67,6 +79,7 @@ class JobEvents:
 
     def finish(self, node: str) -> None:
         """A node ended; ignored if it did not start because it was cached."""
+        self._saved.finish(node, self._origin(node))
         started = self._started.pop(node, None)
         if started is not None:
             spent = self.node_seconds.get(node, 0.0) + time.perf_counter() - started

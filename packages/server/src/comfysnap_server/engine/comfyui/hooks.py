@@ -3,11 +3,14 @@
 import functools
 import importlib
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from comfysnap_server.engine.comfyui.events import JobEvents
 from comfysnap_server.engine.comfyui.interrupt import Interrupts
 from comfysnap_server.engine.comfyui.load import Comfy
+
+_IMAGE_EVENT: Final = 2
+"""``UNENCODED_PREVIEW_IMAGE`` (``protocol.py``): an image that the server would encode and send."""
 
 
 def install_hook(comfy: Comfy, interrupts: Interrupts) -> None:
@@ -31,7 +34,9 @@ def install_hook(comfy: Comfy, interrupts: Interrupts) -> None:
 def follow(comfy: Comfy, events: JobEvents, interrupts: Interrupts) -> None:
     """Send ComfyUI's messages about the next prompt to ``events``."""
 
-    def listen(event: str, data: Any) -> None:
+    def listen(event: Any, data: Any) -> None:
+        if event == _IMAGE_EVENT and comfy.server.last_node_id is not None:
+            events.send_image(str(comfy.server.last_node_id), data)
         if event in ("execution_start", "executing"):
             interrupts.reassert()
         if not isinstance(data, dict):
@@ -74,3 +79,27 @@ def _handler_class(progress: Any) -> Callable[[JobEvents], Any]:
             self._events.finish(node_id)
 
     return Handler
+
+
+def keep_texts_whole(execution: Any) -> None:
+    """Make one item of a text or an object that a node reports without a list: ComfyUI joins the
+    ``ui`` of a node's calls item by item, which takes a text letter by letter."""
+    original = execution.get_output_from_returns
+
+    def get_output_from_returns(return_values: list[Any], obj: Any) -> Any:
+        return original([_with_lists(value) for value in return_values], obj)
+
+    execution.get_output_from_returns = get_output_from_returns
+
+
+def _with_lists(returned: Any) -> Any:
+    ui: Any = returned.get("ui") if isinstance(returned, dict) else getattr(returned, "ui", None)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    if not isinstance(ui, dict):
+        return returned  # pyright: ignore[reportUnknownVariableType]
+    listed: dict[str, Any] = {}
+    for key, item in cast("dict[str, Any]", ui).items():
+        listed[key] = cast("Any", [item] if isinstance(item, (str, dict)) else item)
+    if isinstance(returned, dict):
+        return {**cast("dict[str, Any]", returned), "ui": listed}
+    returned.ui = listed
+    return returned

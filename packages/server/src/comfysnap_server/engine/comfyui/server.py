@@ -5,7 +5,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-Listener = Callable[[str, Any], None]
+Listener = Callable[[Any, Any], None]
+"""Called with an event, a name or the number of a kind of binary message, and its data."""
 
 
 def make_prompt_server(
@@ -39,7 +40,7 @@ def make_prompt_server(
             self._loop = value
 
         def send_sync(self, event: Any, data: Any, sid: Any = None) -> None:
-            if self.listener is not None and isinstance(event, str):
+            if self.listener is not None:
                 self.listener(event, data)
 
         def queue_updated(self) -> None:

@@ -128,9 +128,11 @@ def save_video(call: Call, folder: OutputFolder) -> Saved:
 
 
 def save_combined(call: Call, folder: OutputFolder) -> Saved:
-    """Save a GIF or WebP if ``format`` names one, else a video."""
+    """Save a GIF or WebP if ``format`` names one, PNG files for frames, else a video."""
     by_format: Mapping[str, Save] = {"image/gif": save_gif, "image/webp": save_webp}
-    return by_format.get(call.text("format"), save_video)(call, folder)
+    form = call.text("format")
+    default = save_images if form.endswith("bit-png") else save_video
+    return by_format.get(form, default)(call, folder)
 
 
 def save_audio(call: Call, folder: OutputFolder) -> Saved:
