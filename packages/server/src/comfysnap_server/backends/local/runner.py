@@ -236,7 +236,8 @@ class Runner:
         end = outcome.end(live.draft.timings, live.draft.progress, seconds)
         succeeded = end.status is JobStatus.SUCCEEDED
         record = live.propose(finished_at=now, **dict(end))
-        await self._write(live, record)
+        made = self._folders.output_bytes(record.id) if succeeded else 0
+        await self._write(live, record, output_bytes=made)
         self._ended(live)
         if live.has_files or not succeeded:
             await asyncio.to_thread(self._clear, record.id, succeeded)
@@ -247,11 +248,11 @@ class Runner:
         else:
             self._folders.delete(job_id)
 
-    async def _write(self, live: LiveJob, record: JobRecord) -> None:
+    async def _write(self, live: LiveJob, record: JobRecord, *, output_bytes: int = 0) -> None:
         """Write and publish; retry while the disk refuses, since no end of a job may be lost."""
         while True:
             try:
-                await self._writer.run(lambda c: store.save(c, record))
+                await self._writer.run(lambda c: store.save(c, record, output_bytes=output_bytes))
             except BackendError as error:
                 self.stuck = str(error)
                 logger.exception("the state of job %s cannot be written yet", record.id)
