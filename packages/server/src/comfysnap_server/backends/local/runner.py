@@ -12,6 +12,7 @@ from comfysnap_schema.wire import JobRecord, JobStatus, Progress, Timings
 from comfysnap_server.backends.local import store
 from comfysnap_server.backends.local.channel import PreviewMessage, ProgressMessage, RunOrder
 from comfysnap_server.backends.local.folders import JobFolders
+from comfysnap_server.backends.local.guard import boot_ticks
 from comfysnap_server.backends.local.live import LiveJob, Stop
 from comfysnap_server.backends.local.queue import JobQueue
 from comfysnap_server.backends.local.supervisor import WorkerSupervisor
@@ -158,14 +159,18 @@ class Runner:
     async def _attempt(
         self, live: LiveJob, worker: WorkerProcess, request: str, started: datetime
     ) -> None:
+        since = boot_ticks()
         try:
             outcome = await self._drive(live, worker, request)
         except WorkerLostError as error:
+            await worker.end_strays(since)
             await self._lost(live, error, started)
             return
         if outcome.must_restart:
             worker.kill()
             await worker.lost.wait()  # or the next job would be handed to it
+        if outcome.must_restart or live.stop is not None:
+            await worker.end_strays(since)
         if outcome.status is JobStatus.CANCELLED and live.stop is Stop.SHUTDOWN:
             await self._requeue(live, live.draft.attempt - 1)
             return

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 _EXIT_CODE_WAIT_S: Final = 0.25
 _EXIT_WAIT_S: Final = 5.0
+TAKE_PATIENCE_S: Final = 30.0
+"""A worker that says nothing of its job for so long hangs."""
 
 OnMessage = Callable[[ProgressMessage | PreviewMessage], None]
 
@@ -66,9 +68,16 @@ class WorkerProcess:
     """One worker process that is ready."""
 
     def __init__(
-        self, pid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        pid: int,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        end_strays: Callable[[int], Awaitable[None]],
     ) -> None:
         self.pid = pid
+        self.end_strays = end_strays
+        """Ends what this worker, alive or dead, started since that tick of ``boot_ticks``, whatever
+        became of its parents and sessions; returns when it is gone."""
         self.start: StartTimings
         self.jobs = 0
         self.lost = asyncio.Event()
@@ -105,14 +114,24 @@ class WorkerProcess:
         self.jobs += 1
         self._on_message = on_message
         self._began = False
-        self._done = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._done = loop.create_future()
+        taking: asyncio.TimerHandle | None = None
         try:
             if self.lost.is_set():
                 raise WorkerLostError(self.reason, had_job=False)
             self._writer.write(frame(order))
+            taking = loop.call_later(TAKE_PATIENCE_S, self._check_began)
             return await self._done
         finally:
+            if taking is not None:
+                taking.cancel()
             self._on_message = self._done = None
+
+    def _check_began(self) -> None:
+        if not self._began:
+            self.kill()
+            self.reason = "it did not take the job"
 
     def interrupt(self, job_id: str) -> None:
         """Ask the engine to stop a job."""
