@@ -1,6 +1,7 @@
 """A long history: lists that an index answers, beside statuses; and rows that are damaged."""
 
 import asyncio
+import hashlib
 import sqlite3
 import threading
 from contextlib import closing
@@ -10,13 +11,26 @@ import pytest
 
 from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.jobs import JobRecord, JobStatus
-from comfysnap_server.backends.local import DataFolderError, LocalBackend, LocalLimits, store
+from comfysnap_server.backends.local import (
+    DATABASE,
+    DataFolderError,
+    LocalBackend,
+    LocalLimits,
+    back_up,
+    store,
+)
 from comfysnap_server.backends.local.migrations import open_database
 from comfysnap_server.errors import BackendError
 from tests.server.backends.local.conftest import StartBackend
-from tests.server.backends.suite import FOREVER, finish, request, run, sampling, until_sampling
-
-DATABASE = "jobs.sqlite3"
+from tests.server.backends.suite import (
+    FOREVER,
+    finish,
+    once,
+    request,
+    run,
+    sampling,
+    until_sampling,
+)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +151,45 @@ async def test_a_database_cut_in_half_is_refused_with_the_way_out(
     (data / DATABASE).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataFolderError, match="comfysnap backup"):
         await start_backend()
+
+
+async def test_a_backup_of_a_running_server_restores_its_jobs(
+    start_backend: StartBackend, data: Path, tmp_path: Path
+) -> None:
+    backend: LocalBackend = await start_backend()
+    job = await run(backend, request())
+    await asyncio.to_thread(back_up, data / DATABASE, tmp_path / "copy")
+    await backend.stop()
+    (data / DATABASE).write_bytes(b"this is not a database at all" * 100)
+    with pytest.raises(DataFolderError, match="comfysnap backup"):
+        await start_backend()
+    with pytest.raises(DataFolderError):
+        await asyncio.to_thread(back_up, data / DATABASE, tmp_path / "copy")
+    (tmp_path / "copy").replace(data / DATABASE)
+    backend = await start_backend()
+    assert (await backend.get("anna", job.id)).outputs == job.outputs
+
+
+async def test_a_second_server_is_refused_though_the_lock_files_were_deleted(
+    start_backend: StartBackend, data: Path
+) -> None:
+    await start_backend()
+    for name in ("server.lock", "workers.lock"):
+        (data / name).unlink()
+    with pytest.raises(DataFolderError, match="in use"):
+        await start_backend()
+
+
+async def test_a_start_deletes_what_an_upload_left_when_the_server_was_killed(
+    start_backend: StartBackend, data: Path
+) -> None:
+    backend: LocalBackend = await start_backend()
+    await backend.put_file("anna", hashlib.sha256(b"a").hexdigest(), once(b"a"))
+    await backend.stop()
+    part = data / "files" / "incoming" / "0.part"
+    part.touch()
+    await start_backend()
+    assert not part.exists()
 
 
 async def test_a_clean_stop_leaves_no_log_of_the_database(

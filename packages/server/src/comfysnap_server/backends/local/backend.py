@@ -40,7 +40,7 @@ from comfysnap_server.jobs import Ending, FetchPolicy, FileStore, JobRequest, en
 
 logger = logging.getLogger(__name__)
 
-_DATABASE: Final = "jobs.sqlite3"
+DATABASE: Final = "jobs.sqlite3"
 _UPLOADS: Final = "files"
 _REMEMBERED: Final = 1000
 """Finished jobs that are kept in memory, for those who ask right after."""
@@ -137,7 +137,7 @@ class LocalBackend:
             raise DataFolderError(f"{self._data}: {error.strerror}") from error
         await asyncio.to_thread(self._lock.acquire, patience=self._limits.takeover_patience)
         try:
-            path = self._data / _DATABASE
+            path = self._data / DATABASE
             await asyncio.to_thread(self._make_folders, used=path.exists())
             connection = await asyncio.to_thread(open_database, path)
             self._reader = Reader(path, "job-reader")
@@ -192,7 +192,7 @@ class LocalBackend:
                     f"{strange} is not empty, and no server used {self._data} before"
                 )
             self._folders.make()
-            uploads, database = self._data / _UPLOADS, self._data / _DATABASE
+            uploads, database = self._data / _UPLOADS, self._data / DATABASE
             uploads.mkdir(exist_ok=True)
             uploads.chmod(0o700)
             database.touch()

@@ -19,7 +19,6 @@ from pydantic import JsonValue
 
 import comfysnap_schema
 import comfysnap_server
-from comfysnap_server.backends.local import guard
 from comfysnap_server.backends.local.channel import (
     FORK_SERVER_MESSAGE,
     ExitedMessage,
@@ -36,6 +35,7 @@ from comfysnap_server.backends.local.worker_process import (
 from comfysnap_server.engine.protocol import SCRATCH
 
 _PARENT: Final = "comfysnap_server.backends.local.fork_server"
+_GUARD: Final = Path(__file__).with_name("guard.py")
 _STOP_PATIENCE_S: Final = 5.0
 _STRAYS_PATIENCE_S: Final = 10.0
 FORK_PATIENCE_S: Final = 10.0
@@ -231,7 +231,7 @@ class ForkServerClient:
             sys.executable,
             "-I",
             "-S",
-            guard.__file__,
+            str(_GUARD),
             str(life),
             str(control),
             options.python or sys.executable,

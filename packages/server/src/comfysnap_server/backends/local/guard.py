@@ -26,13 +26,6 @@ Table = dict[int, tuple[int, int]]
 """Parent and start of each process, the start in clock ticks since the boot."""
 
 
-def boot_ticks() -> int:
-    """Now, as the start of a process is counted; 0 where that is not known."""
-    if sys.platform != "linux":
-        return 0
-    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
-
-
 class Guard:
     """Watches one command.
 

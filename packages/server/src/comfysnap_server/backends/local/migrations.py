@@ -4,6 +4,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -192,6 +193,27 @@ def open_reader(path: Path) -> sqlite3.Connection:
     )
     connection.text_factory = _text
     return connection
+
+
+def back_up(source: Path, target: Path) -> None:
+    """Copy a database, also while a server uses it; the copy appears whole or not at all.
+
+    Raises:
+        DataFolderError: There is no database, it is damaged, or the copy cannot be written.
+    """
+    if not source.is_file():
+        raise DataFolderError(f"{source}: not found")
+    part = target.with_name(f"{target.name}.part")
+    part.unlink(missing_ok=True)
+    try:
+        with closing(open_reader(source)) as reader, closing(sqlite3.connect(part)) as copy:
+            reader.backup(copy)
+            _check(copy)
+        part.replace(target)
+    except (sqlite3.Error, OSError) as error:
+        raise DataFolderError(f"{source}: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def migrate(connection: sqlite3.Connection) -> None:

@@ -12,7 +12,6 @@ from comfysnap_schema.wire import JobRecord, JobStatus, Progress, Timings
 from comfysnap_server.backends.local import store
 from comfysnap_server.backends.local.channel import PreviewMessage, ProgressMessage, RunOrder
 from comfysnap_server.backends.local.folders import JobFolders
-from comfysnap_server.backends.local.guard import boot_ticks
 from comfysnap_server.backends.local.live import LiveJob, Stop
 from comfysnap_server.backends.local.queue import JobQueue
 from comfysnap_server.backends.local.supervisor import WorkerSupervisor
@@ -20,6 +19,7 @@ from comfysnap_server.backends.local.worker_process import (
     StartTimings,
     WorkerLostError,
     WorkerProcess,
+    boot_ticks,
 )
 from comfysnap_server.backends.local.writer import Writer
 from comfysnap_server.errors import BackendError

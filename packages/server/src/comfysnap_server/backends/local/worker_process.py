@@ -4,6 +4,8 @@ import asyncio
 import logging
 import os
 import signal
+import sys
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -46,6 +48,13 @@ class WorkerLostError(ComfysnapServerError):
 
 class WorkerStartError(ComfysnapServerError):
     """No worker could be started; the message says why."""
+
+
+def boot_ticks() -> int:
+    """Now, as /proc counts the start of a process; 0 where that is not known."""
+    if sys.platform != "linux":
+        return 0
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
 
 
 @dataclass(frozen=True, kw_only=True)
