@@ -1,12 +1,15 @@
 """``[serve]`` and ``[serve.local]``, read here alone for ``serve``, ``deploy`` and ``doctor``."""
 
 from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from pydantic import ConfigDict, with_config
 
 from comfysnap_schema.workflow import Project, read_table
 from comfysnap_server.backends.local import LocalLimits
 from comfysnap_server.gateway import GatewaySettings
+
+STORED_BYTES_PER_KEY: Final = 20 * 1024**3
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -29,7 +32,19 @@ def read_serve(project: Project) -> ServeSettings:
         SettingsError: ``unknown_key``, ``invalid_value``: every error in the table.
     """
     settings = read_table(ServeSettings, project.serve, file=project.file, name="serve")
-    if "max_file_bytes" in project.serve.get("local", {}):
-        return settings
-    local = replace(settings.local, max_file_bytes=settings.max_file_bytes)
-    return settings.model_copy(update={"local": local})
+    given = project.serve.get("local", {})
+    defaults: dict[str, Any] = {
+        "max_file_bytes": settings.max_file_bytes,
+        **(_shares(settings.local) if settings.auth == "keys" else {}),
+    }
+    changes = {name: value for name, value in defaults.items() if name not in given}
+    return settings.model_copy(update={"local": replace(settings.local, **changes)})
+
+
+def _shares(local: LocalLimits) -> dict[str, int]:
+    """Limits of one key, so that none keeps the others from the server."""
+    return {
+        "max_unfinished_per_owner": max(local.max_queued // 2, 1),
+        "max_queued_bytes_per_owner": local.max_queued_bytes // 2,
+        "max_stored_bytes_per_owner": STORED_BYTES_PER_KEY,
+    }

@@ -165,3 +165,23 @@ class MumblingEngine(SimulatedEngine):
         """Name a node in half a letter."""
         report(Progress(fraction=0.5, node="\ud800"))
         return super().run(job, report)
+
+
+class StrayEngine(SimulatedEngine):
+    """Starts a process in a session of its own, whose parent ends at once, and writes its pid."""
+
+    def __init__(self, pid_file: str) -> None:
+        super().__init__(60.0)
+        self._pid_file = Path(pid_file)
+
+    def run(self, job: EngineJob, report: Report) -> EngineResult:
+        """Leave the process behind, then run."""
+        new = f"{self._pid_file}.new"
+        script = f"setsid sleep 600 & echo $! > {new}; mv {new} {self._pid_file}"
+        pid = os.posix_spawn("/bin/sh", ["sh", "-c", script], dict(os.environ))
+        os.waitpid(pid, 0)
+        return super().run(job, report)
+
+
+class ThreadedStrayEngine(StrayEngine, ThreadedEngine):
+    """The same in a worker that cannot be forked."""

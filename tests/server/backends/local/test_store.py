@@ -14,7 +14,7 @@ import pytest
 
 from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.jobs import JobRecord, JobStatus
-from comfysnap_server.backends.local import DataFolderError, LocalBackend, store
+from comfysnap_server.backends.local import DataFolderError, LocalBackend, LocalLimits, store
 from comfysnap_server.backends.local.migrations import MIGRATIONS, migrate, open_database
 from comfysnap_server.backends.local.writer import StorageError, Writer
 from comfysnap_server.errors import BackendError
@@ -104,8 +104,8 @@ async def test_after_a_refused_start_another_can_succeed(
 
 
 def limit_file_size() -> None:
-    """What a full disk does, for this process alone: no file grows above 200 kB."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+    """What a full disk does, for this process alone: no file grows above 400 kB."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
 
 
 def python(script: str, before: Callable[[], None], *arguments: str) -> str:
@@ -171,7 +171,11 @@ def test_a_submit_reads_nothing_of_the_history(tmp_path: Path) -> None:
     )
     statements: list[str] = []
     connection.set_trace_callback(statements.append)
-    store.submit(connection, asked, record, max_queued=10, max_per_owner=10)
+    limits = LocalLimits(
+        max_unfinished_per_owner=10, max_queued_bytes_per_owner=10**6,
+        max_stored_bytes_per_owner=10**6,
+    )  # fmt: skip
+    store.submit(connection, asked, record, limits)
     connection.set_trace_callback(None)
     plans = [
         step[3]

@@ -114,6 +114,11 @@ class FileStore:
             return False
         return True
 
+    def used(self, owner: str) -> int:
+        """Bytes that the owner's files take."""
+        folder = self._path(owner, "0" * 64).parents[1]
+        return sum(path.stat().st_size for path in folder.glob("*/*"))
+
     def path(self, owner: str, sha256: str) -> Path:
         """Where the file lies. Read it, never write to it.
 

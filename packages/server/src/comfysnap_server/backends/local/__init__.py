@@ -1,7 +1,7 @@
 """Jobs on this machine: SQLite, and one worker process."""
 
-from comfysnap_server.backends.local.backend import LocalBackend
+from comfysnap_server.backends.local.backend import DATABASE, LocalBackend
 from comfysnap_server.backends.local.limits import LocalLimits
-from comfysnap_server.backends.local.migrations import DataFolderError
+from comfysnap_server.backends.local.migrations import DataFolderError, back_up
 
-__all__ = ["DataFolderError", "LocalBackend", "LocalLimits"]
+__all__ = ["DATABASE", "DataFolderError", "LocalBackend", "LocalLimits", "back_up"]

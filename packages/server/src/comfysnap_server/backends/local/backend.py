@@ -2,14 +2,12 @@
 
 import asyncio
 import logging
-import sqlite3
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from pydantic import JsonValue
 
@@ -25,13 +23,15 @@ from comfysnap_server.backends.local.live import (
     wait_for,
 )
 from comfysnap_server.backends.local.lock import FolderLock
-from comfysnap_server.backends.local.migrations import DataFolderError, open_database, open_reader
+from comfysnap_server.backends.local.migrations import DataFolderError, open_database
 from comfysnap_server.backends.local.queue import JobQueue
+from comfysnap_server.backends.local.reader import Reader
 from comfysnap_server.backends.local.readiness import DiskCheck
 from comfysnap_server.backends.local.recovery import recover
 from comfysnap_server.backends.local.runner import Runner
 from comfysnap_server.backends.local.supervisor import WorkerSupervisor
 from comfysnap_server.backends.local.sweep import Sweeper
+from comfysnap_server.backends.local.uploads import Uploads
 from comfysnap_server.backends.local.writer import Writer
 from comfysnap_server.backends.protocol import StoredFile, SubmitResult, event_of
 from comfysnap_server.errors import BackendError
@@ -39,9 +39,7 @@ from comfysnap_server.jobs import Ending, FetchPolicy, FileStore, JobRequest, en
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-_DATABASE: Final = "jobs.sqlite3"
+DATABASE: Final = "jobs.sqlite3"
 _UPLOADS: Final = "files"
 _REMEMBERED: Final = 1000
 """Finished jobs that are kept in memory, for those who ask right after."""
@@ -89,8 +87,13 @@ class LocalBackend:
             start_timeout=limits.start_timeout,
         )
         self._lock = FolderLock(data)
-        self._files = FileStore(
+        files = FileStore(
             self._folders.files, max_bytes=limits.max_file_bytes, keep_free=limits.keep_free_bytes
+        )
+        self._uploads = Uploads(
+            files,
+            max_per_owner=limits.max_stored_bytes_per_owner,
+            job_bytes=self._job_bytes,
         )
         self._live: dict[str, LiveJob] = {}
         self._finished: OrderedDict[str, LiveJob] = OrderedDict()
@@ -133,14 +136,14 @@ class LocalBackend:
             raise DataFolderError(f"{self._data}: {error.strerror}") from error
         await asyncio.to_thread(self._lock.acquire, patience=self._limits.takeover_patience)
         try:
-            path = self._data / _DATABASE
+            path = self._data / DATABASE
             await asyncio.to_thread(self._make_folders, used=path.exists())
             connection = await asyncio.to_thread(open_database, path)
-            self._reader = open_reader(path)
+            self._reader = Reader(path, "job-reader")
+            self._lister = Reader(path, "job-lister")
         except BaseException:
             self._lock.release()
             raise
-        self._reading = ThreadPoolExecutor(1, "job-reader")
         self._writer = Writer(connection)
         self._disk = DiskCheck(self._data, self._writer, keep_free=self._limits.keep_free_bytes)
         self._queue = JobQueue()
@@ -157,8 +160,7 @@ class LocalBackend:
         try:
             waiting = await self._writer.run(recover)
         except BaseException:
-            await asyncio.to_thread(self._writer.close)
-            self._reader.close()
+            await asyncio.to_thread(self._close_store)
             self._lock.release()
             raise
         for live in waiting:
@@ -166,11 +168,12 @@ class LocalBackend:
         self._pool.start(self._lock.workers or 0)
         sweeper = Sweeper(
             self._writer,
-            self._read,
+            self._lister.run,
             self._folders,
-            self._files,
+            self._uploads,
             keep_outputs=self._limits.keep_outputs,
             keep_inputs=self._limits.keep_inputs,
+            keep_jobs=self._limits.keep_jobs,
             interval=self._limits.sweep_interval,
         )
         self._working = asyncio.create_task(self._runner.run_forever(), name="job-runner")
@@ -188,7 +191,7 @@ class LocalBackend:
                     f"{strange} is not empty, and no server used {self._data} before"
                 )
             self._folders.make()
-            uploads, database = self._data / _UPLOADS, self._data / _DATABASE
+            uploads, database = self._data / _UPLOADS, self._data / DATABASE
             uploads.mkdir(exist_ok=True)
             uploads.chmod(0o700)
             database.touch()
@@ -210,12 +213,16 @@ class LocalBackend:
         await self._leave_queue()
         self._queue.close()
         await self._pool.stop()
-        await asyncio.to_thread(self._writer.close)
-        await asyncio.to_thread(self._reading.shutdown)
-        self._reader.close()
+        await asyncio.to_thread(self._close_store)
         patience = self._limits.takeover_patience
         if not await asyncio.to_thread(self._lock.release_after_workers, patience=patience):
             logger.error("a worker process does not end; another server cannot start before")
+
+    def _close_store(self) -> None:
+        """The writer last, which then leaves no log file."""
+        self._lister.close()
+        self._reader.close()
+        self._writer.close()
 
     async def _leave_queue(self) -> None:
         for live in list(self._live.values()):  # a job may end while another is put back
@@ -257,19 +264,15 @@ class LocalBackend:
     async def submit(self, request: JobRequest) -> SubmitResult:
         """Accept a job; it is on the disk when this returns. See ``Backend.submit``."""
         self._check_running()
+        self._disk.check_room()
+        uploaded = await self._uploads.bytes_of(request.owner)
         record = request.record(status=JobStatus.QUEUED, version=1)
         worker = None if self._claiming else self._runner.idle_worker
         if worker is not None:
             record = self._runner.started(record, worker)
         limits = self._limits
         decision = self._writer.run(
-            lambda connection: store.submit(
-                connection,
-                request,
-                record,
-                max_queued=limits.max_queued,
-                max_per_owner=limits.max_unfinished_per_owner,
-            )
+            lambda connection: store.submit(connection, request, record, limits, uploaded=uploaded)
         )
         entering = asyncio.ensure_future(self._enter_accepted(decision, request))
         if worker is not None:
@@ -277,9 +280,10 @@ class LocalBackend:
         # Shielded: a caller who hangs up must not keep an accepted job from the queue.
         accepted = await asyncio.shield(entering)
         live = self._live.get(accepted.job.id) or self._finished.get(accepted.job.id)
-        return SubmitResult(
-            self._with_position(live) if live else accepted.job, replayed=accepted.replayed
-        )
+        job = accepted.job
+        if live is not None:
+            job = self._with_position(live).model_copy(update={"inputs": job.inputs})
+        return SubmitResult(job, replayed=accepted.replayed)
 
     async def _enter_accepted(
         self, decision: "asyncio.Future[store.Accepted]", request: JobRequest
@@ -307,16 +311,15 @@ class LocalBackend:
     async def replay(self, owner: str, idempotency_key: str, fingerprint: str) -> JobRecord | None:
         """See ``Backend.replay``."""
         self._check_running()
-        record = await self._read(
+        record = await self._reader.run(
             lambda connection: store.replay(connection, owner, idempotency_key, fingerprint)
         )
-        live = self._live.get(record.id) if record else None
-        return self._with_position(live) if live else record
+        return record and self._as_now(record)
 
     async def get(self, owner: str, job_id: str) -> JobRecord:
         """See ``Backend.get``."""
         live = self._find(owner, job_id)
-        return self._with_position(live) if live else (await self._stored(owner, job_id)).record
+        return await (self._shown(live) if live else self._stored(owner, job_id))
 
     async def wait(
         self, owner: str, job_id: str, *, after: int | None, timeout: float
@@ -324,9 +327,9 @@ class LocalBackend:
         """See ``Backend.wait``."""
         live = self._find(owner, job_id)
         if live is None:
-            return (await self._stored(owner, job_id)).record
+            return await self._stored(owner, job_id)
         await wait_for(live, after=after, timeout=timeout)
-        return self._with_position(live)
+        return await self._shown(live)
 
     async def list_jobs(
         self,
@@ -342,7 +345,7 @@ class LocalBackend:
         self._check_running()
         if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
             raise BackendError(ErrorCode.INVALID_REQUEST, "invalid cursor")
-        found, more = await self._read(
+        jobs, more = await self._lister.run(
             lambda connection: store.page(
                 connection,
                 owner,
@@ -353,20 +356,18 @@ class LocalBackend:
                 limit=limit,
             )
         )
-        jobs = [
-            self._with_position(live) if (live := self._live.get(row.record.id)) else row.record
-            for row in found
-        ]
-        return JobPage(jobs=jobs, cursor=str(found[-1].seq) if more else None)
+        return JobPage(
+            jobs=[self._as_now(job) for job in jobs], cursor=None if more is None else str(more)
+        )
 
     async def cancel(self, owner: str, job_id: str) -> JobRecord:
         """See ``Backend.cancel``. A queued job is cancelled at once; a running one when the engine
         stopped, unless it ends before."""
         live = self._find(owner, job_id)
         if live is None:
-            return (await self._stored(owner, job_id)).record
+            return await self._stored(owner, job_id)
         if live.taken and live.draft.is_final:
-            return self._with_position(live)
+            return await self._shown(live)
         now = datetime.now(UTC)
         if not live.taken:
             self._queue.drop(live)
@@ -381,7 +382,7 @@ class LocalBackend:
             if saved:
                 live.publish(record)
                 live.request_stop(Stop.CANCEL)
-        return self._with_position(live)
+        return await self._shown(live)
 
     async def events(
         self, owner: str, job_id: str, *, after: int | None
@@ -389,23 +390,24 @@ class LocalBackend:
         """See ``Backend.events``."""
         live = self._find(owner, job_id)
         if live is None:
-            yield event_of((await self._stored(owner, job_id)).record, None)
+            yield event_of(await self._stored(owner, job_id), None)
             return
         async for event in EventFollower(live, after).events():
             yield (
                 event
                 if event.job is None
-                else event.model_copy(update={"job": self._with_position(live)})
+                else event.model_copy(update={"job": await self._shown(live)})
             )
-        yield event_of(live.record, None)
+        yield event_of(await self._shown(live), None)
 
     async def open_output(self, owner: str, job_id: str, name: str) -> StoredFile:
         """See ``Backend.open_output``."""
         job = await self._stored(owner, job_id)
-        if job.request is None:
-            code = ErrorCode.OUTPUT_EXPIRED if job.record.outputs else ErrorCode.UNKNOWN_OUTPUT
+        request = await self._reader.run(lambda c: store.request_of(c, job_id))
+        if request is None:
+            code = ErrorCode.OUTPUT_EXPIRED if job.outputs else ErrorCode.UNKNOWN_OUTPUT
             raise BackendError(code, f"{name} is past its retention")
-        file = find_output(JobRequest.model_validate_json(job.request), job.record, name)
+        file = find_output(JobRequest.model_validate_json(request), job, name)
         path = self._folders.output(job_id) / file.name
         if not await asyncio.to_thread(path.is_file):
             raise BackendError(ErrorCode.OUTPUT_EXPIRED, f"{name} is past its retention")
@@ -415,11 +417,14 @@ class LocalBackend:
 
     async def has_file(self, owner: str, sha256: str) -> bool:
         """See ``Backend.has_file``."""
-        return await asyncio.to_thread(self._files.has, owner, sha256)
+        return await self._uploads.has(owner, sha256)
 
     async def put_file(self, owner: str, sha256: str, chunks: AsyncIterator[bytes]) -> None:
         """See ``Backend.put_file``."""
-        await self._files.put(owner, sha256, chunks)
+        await self._uploads.put(owner, sha256, chunks)
+
+    async def _job_bytes(self, owner: str) -> int:
+        return await self._reader.run(lambda c: store.stored_bytes(c, owner))
 
     def _check_running(self) -> None:
         if not self._running:
@@ -430,18 +435,22 @@ class LocalBackend:
         live = self._live.get(job_id) or self._finished.get(job_id)
         return live if live is not None and live.owner == owner else None
 
-    async def _stored(self, owner: str, job_id: str) -> store.StoredJob:
+    async def _stored(self, owner: str, job_id: str) -> JobRecord:
         self._check_running()
-        return await self._read(lambda connection: store.get(connection, owner, job_id))
+        return await self._reader.run(lambda connection: store.get(connection, owner, job_id))
 
-    async def _read(self, operation: Callable[[sqlite3.Connection], T]) -> T:
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(self._reading, operation, self._reader)
-        except sqlite3.Error as error:
-            raise BackendError(
-                ErrorCode.UNAVAILABLE, f"the job store cannot be read: {error}", retry_after=5
-            ) from error
+    async def _shown(self, live: LiveJob) -> JobRecord:
+        record = self._with_position(live)
+        inputs = live.inputs
+        if inputs is None:
+            inputs = (await self._stored(live.owner, record.id)).inputs
+        return record.model_copy(update={"inputs": inputs})
+
+    def _as_now(self, stored: JobRecord) -> JobRecord:
+        live = self._live.get(stored.id)
+        if live is None:
+            return stored
+        return self._with_position(live).model_copy(update={"inputs": stored.inputs})
 
     def _with_position(self, live: LiveJob) -> JobRecord:
         record = live.record

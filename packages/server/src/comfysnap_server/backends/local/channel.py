@@ -85,6 +85,7 @@ class LoadedMessage(BaseModel, frozen=True):
     """From the fork server: the engine is loaded."""
 
     op: Literal["loaded"] = "loaded"
+    pid: int
     seconds: float
     threads: list[str]
     """Who left threads behind; empty when the process can be forked."""

@@ -1,5 +1,6 @@
 """Where the files of jobs lie in the data folder."""
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,14 @@ class JobFolders:
         """The files of the result."""
         return self.outputs / job_id
 
+    def output_bytes(self, job_id: str) -> int:
+        """Size of the files of the result."""
+        try:
+            with os.scandir(self.output(job_id)) as entries:
+                return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+        except OSError:
+            return 0
+
     @property
     def no_input(self) -> Path:
         """The input folder of every job without files; the worker empties it."""
@@ -58,6 +67,8 @@ class JobFolders:
         for folder in (self.inputs, self.outputs, self.scratch):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.chmod(0o700)  # that of an older version too
+        for part in [*self.data.glob("*.part"), *self.files.glob("incoming/*.part")]:
+            part.unlink()
 
     def delete(self, job_id: str) -> None:
         """Delete all files of a job."""

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -10,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,7 +35,11 @@ from comfysnap_server.backends.local.worker_process import (
 from comfysnap_server.engine.protocol import SCRATCH
 
 _PARENT: Final = "comfysnap_server.backends.local.fork_server"
+_GUARD: Final = Path(__file__).with_name("guard.py")
 _STOP_PATIENCE_S: Final = 5.0
+_STRAYS_PATIENCE_S: Final = 10.0
+FORK_PATIENCE_S: Final = 10.0
+"""A fork server that takes longer to fork hangs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +73,11 @@ class ForkServerClient:
         self._forked: asyncio.Future[int] | None = None
         self._tasks: list[asyncio.Task[Any]] = []
         self._loads = True
+        self._hung = False
+        self._pid = 0
+        self._life: socket.socket | None = None
+        """To the guard, which ends all processes when it is closed."""
+        self._asking = asyncio.Lock()
         self.gone = asyncio.Event()
         self.began = time.time()
         self.load = 0.0
@@ -81,7 +92,8 @@ class ForkServerClient:
     @property
     def usable(self) -> bool:
         """Whether another worker can come from it."""
-        return not self.gone.is_set() and (self.forks or self.spawned == 0)
+        alive = not self._hung and not self.gone.is_set()
+        return alive and (self.forks or self.spawned == 0)
 
     async def start(self) -> None:
         """Start the process and wait for the engine to be loaded.
@@ -89,20 +101,26 @@ class ForkServerClient:
         Raises:
             WorkerStartError: It could not be loaded.
         """
+        python = self._options.python
+        if python is not None and shutil.which(python) is None:
+            raise WorkerStartError(f"{python}: not an interpreter")
         self._control, theirs = socket.socketpair()
+        self._life, their_life = socket.socketpair()
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *self._command(theirs.fileno()),
+                *self._command(their_life.fileno(), theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), self._lock),
+                pass_fds=(their_life.fileno(), theirs.fileno(), self._lock),
                 start_new_session=True,
                 env=self._environment(),
             )
         except OSError as error:
-            raise WorkerStartError(f"{self._options.python}: {error.strerror}") from error
+            raise WorkerStartError(f"{sys.executable}: {error.strerror}") from error
         finally:
             theirs.close()
+            their_life.close()
         self._tasks.append(asyncio.create_task(self._watch(self._process), name="warm-parent"))
+        self._life.setblocking(False)
         reader, self._writer = await asyncio.open_unix_connection(sock=self._control.dup())
         await self._loaded(reader)
         self._tasks.append(asyncio.create_task(self._listen(reader), name="warm-parent-listener"))
@@ -125,12 +143,15 @@ class ForkServerClient:
             pid = await self._send(theirs)
         except BaseException as error:
             writer.close()
+            if isinstance(error, TimeoutError):
+                self._end_all()
+                raise WorkerStartError("the fork server hangs; it is replaced") from error
             if isinstance(error, OSError):
                 raise WorkerStartError("the fork server is gone") from error
             raise
         finally:
             theirs.close()
-        worker = WorkerProcess(pid, reader, writer)
+        worker = WorkerProcess(pid, reader, writer, partial(self._end_strays, pid))
         self._workers[pid] = worker
         try:
             async with asyncio.timeout(self._options.start_timeout):
@@ -161,31 +182,64 @@ class ForkServerClient:
         if self._control is not None:
             self._control.close()
         if self._process is None:
+            self._close_life()
             return
         for worker in [*self._workers.values()]:
             await worker.close()
-        patience = 0.0 if self._loads else _STOP_PATIENCE_S
-        try:
-            async with asyncio.timeout(patience):
+        if self._loads or not await self._is_gone_in(_STOP_PATIENCE_S):
+            self._end_all()
+            if not await self._is_gone_in(2 * _STOP_PATIENCE_S):
+                with suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
                 await self.gone.wait()
-        except TimeoutError:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)  # with what node packs started
-            await self.gone.wait()
+        self._close_life()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _command(self, control: int) -> list[str]:
+    async def _is_gone_in(self, patience: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self.gone.wait()
+        return self.gone.is_set()
+
+    def _end_all(self) -> None:
+        """Have the guard end the process and all that came of it."""
+        self._hung = True
+        if self._life is not None:
+            with suppress(OSError):
+                self._life.shutdown(socket.SHUT_RDWR)
+
+    def _close_life(self) -> None:
+        self._end_all()
+        if self._life is not None:
+            self._life.close()
+
+    async def _end_strays(self, worker: int, since: int) -> None:
+        """Have the guard end what a job left behind; see ``WorkerProcess.end_strays``."""
+        if self._life is None or self._hung or self.gone.is_set():
+            return
+        loop = asyncio.get_running_loop()
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(_STRAYS_PATIENCE_S), self._asking:
+                await loop.sock_sendall(self._life, f"{worker} {since}\n".encode())
+                await loop.sock_recv(self._life, 64)
+
+    def _command(self, life: int, control: int) -> list[str]:
         options = self._options
         return [
+            sys.executable,
+            "-I",
+            "-S",
+            str(_GUARD),
+            str(life),
+            str(control),
             options.python or sys.executable,
             "-m",
             _PARENT,
             f"--engine={options.engine}",
             f"--options={json.dumps(dict(options.engine_options))}",
             f"--control={control}",
-            f"--server={os.getpid()}",
             f"--lock={self._lock}",
         ]
 
@@ -214,6 +268,7 @@ class ForkServerClient:
         if not isinstance(message, LoadedMessage):
             raise WorkerStartError("the process ended before the engine was loaded")
         self._loads = False
+        self._pid = message.pid
         self.load = message.seconds
         self.thread_holders = message.threads
 
@@ -223,15 +278,17 @@ class ForkServerClient:
             raise BrokenPipeError
         if not self.forks:
             socket.send_fds(self._control, [b"w"], [channel.fileno()])
-            return self._process.pid
+            return self._pid
         self._forked = asyncio.get_running_loop().create_future()
         socket.send_fds(self._control, [b"w"], [channel.fileno()])
-        return await self._forked
+        async with asyncio.timeout(FORK_PATIENCE_S):
+            return await self._forked
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         while (message := await read_message(reader, FORK_SERVER_MESSAGE)) is not None:
-            if isinstance(message, ForkedMessage) and self._forked is not None:
-                self._forked.set_result(message.pid)
+            if isinstance(message, ForkedMessage):
+                if self._forked is not None and not self._forked.done():
+                    self._forked.set_result(message.pid)
             elif isinstance(message, ExitedMessage):
                 worker = self._workers.pop(message.pid, None)
                 if worker is not None:

@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
         _send(control, FailedMessage(detail=f"{type(error).__name__}: {error}"))
         sys.exit(1)
     holding = thread_holders(engine)
-    _send(control, LoadedMessage(seconds=seconds, threads=holding))
+    _send(control, LoadedMessage(pid=os.getpid(), seconds=seconds, threads=holding))
     ForkServer(engine, control, forks=not holding).serve()
 
 

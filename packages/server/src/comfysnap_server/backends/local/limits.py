@@ -10,7 +10,13 @@ class LocalLimits:
     """Limits of the local backend. Times in seconds."""
 
     max_queued: int = 1000
+    max_queued_bytes: int = 1024 * 1024 * 1024
+    """Requests of unfinished jobs, which wait on the disk."""
     max_unfinished_per_owner: int | None = None
+    max_queued_bytes_per_owner: int | None = None
+    """Of the same; None: no limit but the common one. With several keys: half of it."""
+    max_stored_bytes_per_owner: int | None = None
+    """Uploads, outputs and jobs of one owner; None: the whole disk. With keys: 20 GiB."""
     max_file_bytes: int = MAX_FILE_BYTES
     keep_free_bytes: int = 256 * 1024 * 1024
     """Of the disk: uploads stop there, so that accepted jobs can still run and end."""
@@ -24,4 +30,6 @@ class LocalLimits:
     """After the end of a job; then its files are ``output_expired``."""
     keep_inputs: float = 7 * 24 * 3600.0
     """After an input file was last stored or asked for."""
+    keep_jobs: float = 30 * 24 * 3600.0
+    """After the end of a job; then it is ``unknown_job``."""
     sweep_interval: float = 600.0

@@ -4,11 +4,16 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Final
+
+from pydantic import JsonValue
+from pydantic_core import to_json
 
 from comfysnap_schema.wire import JobEvent, JobRecord, Preview, Progress
 from comfysnap_server.backends.protocol import event_of
 from comfysnap_server.jobs import Ending, JobRequest
+
+_SMALL_BYTES: Final = 4096
 
 
 class Stop(Enum):
@@ -27,7 +32,8 @@ class Stop(Enum):
 @dataclass(eq=False)
 class LiveJob:
     """The in-memory half of a job. ``record`` is what callers see, durable except for its progress;
-    ``draft`` is the newest decision, on its way to the disk."""
+    ``draft`` is the newest decision, on its way to the disk. Both are without the job's inputs,
+    which may be large and never change."""
 
     seq: int
     owner: str
@@ -37,6 +43,8 @@ class LiveJob:
     has_files: bool
     record: JobRecord
     draft: JobRecord
+    inputs: dict[str, JsonValue] | None
+    """None when they are large: the store has them."""
     taken: bool = False
     """No longer queued: a worker has it, or its end is decided."""
     stop: Stop | None = None
@@ -52,6 +60,8 @@ class LiveJob:
     @classmethod
     def of(cls, seq: int, request: JobRequest, record: JobRecord) -> "LiveJob":
         """From what the store has."""
+        small = len(to_json(request.inputs)) <= _SMALL_BYTES
+        record = record.model_copy(update={"inputs": {}})
         return cls(
             seq=seq,
             owner=request.owner,
@@ -61,6 +71,7 @@ class LiveJob:
             has_files=bool(request.files),
             record=record,
             draft=record,
+            inputs=request.inputs if small else None,
         )
 
     @property

@@ -20,6 +20,8 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._server: int | None = None
+        self._itself: int | None = None
+        """The folder: locked too, since a file in it can be deleted under a server."""
         self.workers: int | None = None
         """Descriptor to hand to worker processes."""
 
@@ -39,6 +41,10 @@ class FolderLock:
             raise DataFolderError(
                 f"{self._folder} is in use by another server (process {holder or 'unknown'})"
             )
+        self._itself = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
+        if not _try(self._itself):
+            self.release()
+            raise DataFolderError(f"{self._folder} is in use by another server")
         os.truncate(self._server, 0)
         os.pwrite(self._server, str(os.getpid()).encode(), 0)
         self.workers = self._open("workers.lock")
@@ -59,11 +65,11 @@ class FolderLock:
 
     def release(self) -> None:
         """Let go of both."""
-        for descriptor in (self.workers, self._server):
+        for descriptor in (self.workers, self._server, self._itself):
             if descriptor is not None:
                 with suppress(OSError):
                     os.close(descriptor)
-        self._server = self.workers = None
+        self._server = self.workers = self._itself = None
 
     def _open(self, name: str) -> int:
         path = self._folder / name

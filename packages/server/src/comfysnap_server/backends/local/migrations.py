@@ -1,12 +1,17 @@
 """The tables of the local job store, and how older ones become newer ones."""
 
+import logging
 import sqlite3
+import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
 from comfysnap_schema.wire import ErrorCode
 from comfysnap_server.errors import BackendError
+
+logger = logging.getLogger(__name__)
 
 MIGRATIONS: Final[Sequence[str]] = (
     """
@@ -43,11 +48,64 @@ MIGRATIONS: Final[Sequence[str]] = (
     CREATE INDEX jobs_finished ON jobs (finished_at)
         WHERE outputs_gone = 0 AND finished_at IS NOT NULL;
     """,
+    """
+    CREATE TABLE payloads (
+        seq INTEGER PRIMARY KEY,
+        request TEXT NOT NULL,
+        inputs TEXT NOT NULL
+    );
+    INSERT INTO payloads SELECT seq, request, CASE WHEN json_valid(record)
+        THEN coalesce(json_extract(record, '$.inputs'), '{}') ELSE '{}' END FROM jobs;
+    UPDATE jobs SET request = '',
+        record = CASE WHEN json_valid(record) THEN json_remove(record, '$.inputs') ELSE record END;
+    ALTER TABLE jobs ADD COLUMN kept INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE usage (owner TEXT PRIMARY KEY, kept INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TRIGGER kept_more AFTER INSERT ON jobs BEGIN
+        INSERT INTO usage VALUES (NEW.owner, NEW.kept)
+            ON CONFLICT (owner) DO UPDATE SET kept = kept + NEW.kept;
+    END;
+    CREATE TRIGGER kept_other AFTER UPDATE OF kept ON jobs BEGIN
+        INSERT INTO usage VALUES (NEW.owner, NEW.kept - OLD.kept)
+            ON CONFLICT (owner) DO UPDATE SET kept = kept + NEW.kept - OLD.kept;
+    END;
+    CREATE TRIGGER kept_less AFTER DELETE ON jobs BEGIN
+        UPDATE usage SET kept = kept - OLD.kept WHERE owner = OLD.owner;
+        DELETE FROM payloads WHERE seq = OLD.seq;
+        DELETE FROM job_labels WHERE seq = OLD.seq;
+    END;
+    UPDATE jobs SET kept = (SELECT length(payloads.request) + length(inputs)
+        FROM payloads WHERE payloads.seq = jobs.seq);
+    CREATE TABLE job_labels (
+        owner TEXT NOT NULL,
+        key TEXT NOT NULL,
+        value TEXT NOT NULL,
+        seq INTEGER NOT NULL,
+        PRIMARY KEY (owner, key, value, seq)
+    ) WITHOUT ROWID;
+    INSERT INTO job_labels SELECT owner, key, value, seq FROM labels JOIN jobs USING (seq);
+    DROP TABLE labels;
+    CREATE INDEX labels_of_job ON job_labels (seq);
+    DROP INDEX jobs_active;
+    CREATE INDEX jobs_active ON jobs (status, owner, kept)
+        WHERE status IN ('queued', 'running');
+    CREATE INDEX jobs_of_status ON jobs (owner, status, seq);
+    CREATE INDEX jobs_of_workflow ON jobs (owner, workflow, seq);
+    CREATE INDEX jobs_of_both ON jobs (owner, workflow, status, seq);
+    CREATE INDEX jobs_ended ON jobs (finished_at) WHERE outputs_gone = 1;
+    """,
 )
 """Each takes the tables from one ``user_version`` to the next; never change one that was
 released, add another."""
 
 BUSY_TIMEOUT_S: Final = 5.0
+_CHECK_S: Final = 5.0
+"""A check of a large database stops here; what it did not read is met row by row."""
+_DAMAGED: Final = (
+    "the job store is damaged (%s); put a copy made by `comfysnap backup` in its place and delete"
+    " the files -wal and -shm beside it, or move it away to start without jobs"
+)
+_INCREMENTAL: Final = 2
+_MAX_LOG_BYTES: Final = 64 * 1024 * 1024
 
 
 class DataFolderError(BackendError):
@@ -70,24 +128,92 @@ def open_database(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise DataFolderError(f"{path}: {error}") from error
     try:
+        connection.text_factory = _text
+        connection.execute(f"PRAGMA auto_vacuum = {_INCREMENTAL}")  # of a new database
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA journal_size_limit = {_MAX_LOG_BYTES}")
+        _check(connection)
         migrate(connection)
+        _let_shrink(connection)
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        is_damaged = error.sqlite_errorcode & 0xFF in (
+            sqlite3.SQLITE_CORRUPT,
+            sqlite3.SQLITE_NOTADB,
+        )
+        raise DataFolderError(f"{path}: {_DAMAGED % error if is_damaged else error}") from error
     except (sqlite3.Error, DataFolderError) as error:
         connection.close()
         raise DataFolderError(f"{path}: {error}") from error
     return connection
 
 
+def _text(data: bytes) -> str:
+    """Damaged text is found when it is parsed, in one row, rather than by all of a query."""
+    return data.decode(errors="replace")
+
+
+def _check(connection: sqlite3.Connection) -> None:
+    deadline = time.monotonic() + _CHECK_S
+    connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
+    try:
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError as error:
+        if "interrupted" not in str(error):
+            raise
+        return
+    finally:
+        connection.set_progress_handler(None, 0)
+    if found != "ok":
+        why = found.strip().splitlines()[-1]
+        raise DataFolderError(_DAMAGED % why)
+
+
+def _let_shrink(connection: sqlite3.Connection) -> None:
+    """A database of an older version is written anew once, so that it can shrink."""
+    (mode,) = connection.execute("PRAGMA auto_vacuum").fetchone()
+    if mode == _INCREMENTAL:
+        return
+    try:
+        connection.execute(f"PRAGMA auto_vacuum = {_INCREMENTAL}")
+        connection.execute("VACUUM")
+    except sqlite3.OperationalError:
+        logger.warning("the job store cannot be written anew; it will not shrink", exc_info=True)
+
+
 def open_reader(path: Path) -> sqlite3.Connection:
     """Open for reading only."""
-    return sqlite3.connect(
+    connection = sqlite3.connect(
         f"{path.resolve().as_uri()}?mode=ro",
         uri=True,
         timeout=BUSY_TIMEOUT_S,
         isolation_level=None,
         check_same_thread=False,
     )
+    connection.text_factory = _text
+    return connection
+
+
+def back_up(source: Path, target: Path) -> None:
+    """Copy a database, also while a server uses it; the copy appears whole or not at all.
+
+    Raises:
+        DataFolderError: There is no database, it is damaged, or the copy cannot be written.
+    """
+    if not source.is_file():
+        raise DataFolderError(f"{source}: not found")
+    part = target.with_name(f"{target.name}.part")
+    part.unlink(missing_ok=True)
+    try:
+        with closing(open_reader(source)) as reader, closing(sqlite3.connect(part)) as copy:
+            reader.backup(copy)
+            _check(copy)
+        part.replace(target)
+    except (sqlite3.Error, OSError) as error:
+        raise DataFolderError(f"{source}: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def migrate(connection: sqlite3.Connection) -> None:

@@ -1,7 +1,6 @@
 """The jobs that wait for a worker, in the order they were submitted."""
 
 import asyncio
-import heapq
 from bisect import bisect_left
 from typing import Final
 
@@ -12,53 +11,51 @@ _PUBLISH_S: Final = 0.5
 
 
 class JobQueue:
-    """A job that was taken, cancelled or expired is dropped when its turn comes."""
+    """Keeps no job that was taken, cancelled or expired."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, LiveJob]] = []
-        self._waiting: list[int] = []
-        """The ``seq`` of each waiting job, sorted, for positions."""
+        self._order: list[int] = []
+        """The ``seq`` of each waiting job, sorted."""
+        self._waiting: dict[int, LiveJob] = {}
         self._filled = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, live: LiveJob) -> None:
         """Put a job at its place; one that comes back is at its old place again."""
         live.taken = False
-        place = bisect_left(self._waiting, live.seq)
-        if self._waiting[place : place + 1] != [live.seq]:
-            self._waiting.insert(place, live.seq)
-        heapq.heappush(self._heap, (live.seq, live))
+        if live.seq not in self._waiting:
+            self._order.insert(bisect_left(self._order, live.seq), live.seq)
+        self._waiting[live.seq] = live
         self._filled.set()
 
     async def filled(self) -> None:
         """Wait until a job waits."""
-        while self._next() is None:
+        while self.empty:
             self._filled.clear()
             await self._filled.wait()
 
     @property
     def empty(self) -> bool:
         """Whether no job waits."""
-        return self._next() is None
+        return not self._order
 
     def take(self) -> LiveJob | None:
         """The first job, now taken; None when none waits."""
-        live = self._next()
-        if live is not None:
-            heapq.heappop(self._heap)
-            self.drop(live)
+        if not self._order:
+            return None
+        live = self._waiting[self._order[0]]
+        self.drop(live)
         return live
 
     def drop(self, live: LiveJob) -> None:
         """A job no longer waits: it is taken, or ends before it was."""
         live.taken = True
-        place = bisect_left(self._waiting, live.seq)
-        if self._waiting[place : place + 1] == [live.seq]:
-            del self._waiting[place]
+        if self._waiting.pop(live.seq, None) is not None:
+            del self._order[bisect_left(self._order, live.seq)]
 
     def position(self, live: LiveJob) -> int:
         """Jobs ahead of this one in the queue."""
-        return bisect_left(self._waiting, live.seq)
+        return bisect_left(self._order, live.seq)
 
     def moved(self) -> None:
         """A job left: watchers of other jobs get the new positions, a little later and for all
@@ -73,11 +70,6 @@ class JobQueue:
 
     def _publish(self) -> None:
         self._timer = None
-        for _, live in self._heap:
-            if live.watched and not live.taken:
+        for live in self._waiting.values():
+            if live.watched:
                 live.touch()
-
-    def _next(self) -> LiveJob | None:
-        while self._heap and self._heap[0][1].taken:
-            heapq.heappop(self._heap)
-        return self._heap[0][1] if self._heap else None

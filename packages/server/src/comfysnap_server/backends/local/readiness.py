@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from comfysnap_schema.wire import ErrorCode
 from comfysnap_server.backends.local.writer import Writer
 from comfysnap_server.errors import BackendError
 
@@ -42,6 +43,19 @@ class DiskCheck:
                 self._problem = await self._check()
                 self._until = time.monotonic() + _KEEP_S
             return self._problem
+
+    def check_room(self) -> None:
+        """Refuse a job whose outputs might not fit.
+
+        Raises:
+            BackendError: ``unavailable``.
+        """
+        if shutil.disk_usage(self._data).free < self._keep_free:
+            raise BackendError(
+                ErrorCode.UNAVAILABLE,
+                "the disk of the server is almost full (keep_free_bytes)",
+                retry_after=60,
+            )
 
     async def _check(self) -> str | None:
         try:

@@ -19,6 +19,7 @@ from comfysnap_server.backends.local.worker_process import (
     StartTimings,
     WorkerLostError,
     WorkerProcess,
+    boot_ticks,
 )
 from comfysnap_server.backends.local.writer import Writer
 from comfysnap_server.errors import BackendError
@@ -158,14 +159,18 @@ class Runner:
     async def _attempt(
         self, live: LiveJob, worker: WorkerProcess, request: str, started: datetime
     ) -> None:
+        since = boot_ticks()
         try:
             outcome = await self._drive(live, worker, request)
         except WorkerLostError as error:
+            await worker.end_strays(since)
             await self._lost(live, error, started)
             return
         if outcome.must_restart:
             worker.kill()
             await worker.lost.wait()  # or the next job would be handed to it
+        if outcome.must_restart or live.stop is not None:
+            await worker.end_strays(since)
         if outcome.status is JobStatus.CANCELLED and live.stop is Stop.SHUTDOWN:
             await self._requeue(live, live.draft.attempt - 1)
             return
@@ -236,7 +241,8 @@ class Runner:
         end = outcome.end(live.draft.timings, live.draft.progress, seconds)
         succeeded = end.status is JobStatus.SUCCEEDED
         record = live.propose(finished_at=now, **dict(end))
-        await self._write(live, record)
+        made = self._folders.output_bytes(record.id) if succeeded else 0
+        await self._write(live, record, output_bytes=made)
         self._ended(live)
         if live.has_files or not succeeded:
             await asyncio.to_thread(self._clear, record.id, succeeded)
@@ -247,11 +253,11 @@ class Runner:
         else:
             self._folders.delete(job_id)
 
-    async def _write(self, live: LiveJob, record: JobRecord) -> None:
+    async def _write(self, live: LiveJob, record: JobRecord, *, output_bytes: int = 0) -> None:
         """Write and publish; retry while the disk refuses, since no end of a job may be lost."""
         while True:
             try:
-                await self._writer.run(lambda c: store.save(c, record))
+                await self._writer.run(lambda c: store.save(c, record, output_bytes=output_bytes))
             except BackendError as error:
                 self.stuck = str(error)
                 logger.exception("the state of job %s cannot be written yet", record.id)

@@ -1,29 +1,27 @@
 """What is asked of the job store: plain functions on a connection."""
 
+import logging
 import sqlite3
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from pydantic_core import from_json, to_json
+
 from comfysnap_schema.wire import IDEMPOTENCY_TTL_S, ErrorCode, JobRecord, JobStatus
+from comfysnap_server.backends.local.limits import LocalLimits
 from comfysnap_server.backends.protocol import SubmitResult
 from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs import JobRequest
 
+logger = logging.getLogger(__name__)
+
 _PAGE_CHARACTERS: Final = 8 * 1024 * 1024
 """Of a page of jobs, each of which may have inputs of megabytes."""
-
-
-@dataclass(frozen=True)
-class StoredJob:
-    """A row."""
-
-    seq: int
-    """Order of submits."""
-    record: JobRecord
-    request: str | None = None
-    """JSON; None once the outputs were deleted."""
+_QUOTA_RETRY_S: Final = 3600
+_VACUUM_PAGES: Final = 1000
+"""Given back to the disk at once, so that no other write waits long."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +37,18 @@ def submit(
     connection: sqlite3.Connection,
     request: JobRequest,
     record: JobRecord,
+    limits: LocalLimits,
     *,
-    max_queued: int,
-    max_per_owner: int | None,
+    uploaded: int = 0,
 ) -> Accepted:
     """Insert a job, or find the one that its idempotency key made.
+
+    Args:
+        connection: Of the writer.
+        request: What to run.
+        record: Its first state.
+        limits: Of the queue, and of owners.
+        uploaded: Bytes of the owner's uploads, which count to what the owner has stored.
 
     Raises:
         BackendError: ``idempotency_mismatch``, ``queue_full``, ``quota_exceeded``.
@@ -53,9 +58,16 @@ def submit(
         earlier = replay(connection, request.owner, key, request.fingerprint)
         if earlier is not None:
             return Accepted(earlier, replayed=True)
-    _check_room(connection, request.owner, max_queued, max_per_owner)
     text = request.model_dump_json()
-    seq = _insert(connection, request, record, text)
+    inputs = to_json(record.inputs).decode()
+    size = len(text) + len(inputs)
+    _check_queue(connection, request.owner, size, limits)
+    if limits.max_stored_bytes_per_owner is not None:
+        check_stored(
+            uploaded + stored_bytes(connection, request.owner) + size,
+            limits.max_stored_bytes_per_owner,
+        )
+    seq = _insert(connection, request.owner, record, (text, inputs))
     if key is not None:
         connection.execute(
             "INSERT OR REPLACE INTO idempotency VALUES (?, ?, ?, ?, ?)",
@@ -65,49 +77,75 @@ def submit(
 
 
 def _insert(
-    connection: sqlite3.Connection, request: JobRequest, record: JobRecord, text: str
+    connection: sqlite3.Connection, owner: str, record: JobRecord, payload: tuple[str, str]
 ) -> int:
+    size = sum(map(len, payload))
     try:
         cursor = connection.execute(
-            "INSERT INTO jobs (id, owner, workflow, status, request, record)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            (
-                record.id,
-                request.owner,
-                record.workflow,
-                record.status,
-                text,
-                record.model_dump_json(),
-            ),
+            "INSERT INTO jobs (id, owner, workflow, status, request, record, kept)"
+            " VALUES (?, ?, ?, ?, '', ?, ?)",
+            (record.id, owner, record.workflow, record.status, _json(record), size),
         )
     except sqlite3.IntegrityError as error:
         raise BackendError(ErrorCode.INTERNAL, f"there is a job {record.id} already") from error
     seq = int(cursor.lastrowid or 0)
+    connection.execute("INSERT INTO payloads VALUES (?, ?, ?)", (seq, *payload))
     connection.executemany(
-        "INSERT INTO labels VALUES (?, ?, ?)",
-        [(key, value, seq) for key, value in record.labels.items()],
+        "INSERT INTO job_labels VALUES (?, ?, ?, ?)",
+        [(owner, key, value, seq) for key, value in record.labels.items()],
     )
     return seq
 
 
-def _check_room(
-    connection: sqlite3.Connection, owner: str, max_queued: int, max_per_owner: int | None
+def _check_queue(
+    connection: sqlite3.Connection, owner: str, size: int, limits: LocalLimits
 ) -> None:
-    # The IN is what lets SQLite use the index of unfinished jobs, whatever the history.
-    (queued,) = connection.execute(
-        "SELECT count(*) FROM jobs WHERE status IN ('queued', 'running') AND status = 'queued'"
+    queued, held, mine, mine_held = connection.execute(
+        "SELECT coalesce(sum(status = 'queued'), 0), coalesce(sum(kept), 0),"
+        " coalesce(sum(owner = ?1), 0), coalesce(sum(kept * (owner = ?1)), 0)"
+        " FROM jobs WHERE status IN ('queued', 'running')",
+        (owner,),
     ).fetchone()
-    if queued >= max_queued:
-        raise BackendError(ErrorCode.QUEUE_FULL, f"{queued} jobs are queued already", retry_after=5)
-    if max_per_owner is None:
-        return
-    (mine,) = connection.execute(
-        "SELECT count(*) FROM jobs WHERE status IN ('queued', 'running') AND owner = ?", (owner,)
-    ).fetchone()
-    if mine >= max_per_owner:
-        raise BackendError(
-            ErrorCode.QUOTA_EXCEEDED, f"{mine} of your jobs are not finished yet", retry_after=5
+    if queued >= limits.max_queued:
+        raise _full(ErrorCode.QUEUE_FULL, f"{queued} jobs are queued already (max_queued)")
+    if held + size > limits.max_queued_bytes:
+        detail = f"queued jobs hold {held} of {limits.max_queued_bytes} bytes (max_queued_bytes)"
+        raise _full(ErrorCode.QUEUE_FULL, detail)
+    most = limits.max_unfinished_per_owner
+    if most is not None and mine >= most:
+        detail = f"{mine} of your jobs are not finished yet (max_unfinished_per_owner)"
+        raise _full(ErrorCode.QUOTA_EXCEEDED, detail)
+    most = limits.max_queued_bytes_per_owner
+    if most is not None and mine_held + size > most:
+        raise _full(
+            ErrorCode.QUOTA_EXCEEDED,
+            f"your unfinished jobs hold {mine_held} of {most} bytes (max_queued_bytes_per_owner)",
         )
+
+
+def _full(code: ErrorCode, detail: str) -> BackendError:
+    return BackendError(code, detail, retry_after=5)
+
+
+def check_stored(stored: int, most: int) -> None:
+    """Refuse what would take an owner beyond the limit.
+
+    Raises:
+        BackendError: ``quota_exceeded``.
+    """
+    if stored > most:
+        raise BackendError(
+            ErrorCode.QUOTA_EXCEEDED,
+            f"your files and jobs would hold {stored} of {most} bytes (max_stored_bytes_per_owner);"
+            " they are deleted some days after their last use",
+            retry_after=_QUOTA_RETRY_S,
+        )
+
+
+def stored_bytes(connection: sqlite3.Connection, owner: str) -> int:
+    """Bytes of an owner's jobs and their outputs."""
+    row = connection.execute("SELECT kept FROM usage WHERE owner = ?", (owner,)).fetchone()
+    return row[0] if row else 0
 
 
 def replay(
@@ -119,8 +157,9 @@ def replay(
         BackendError: ``idempotency_mismatch``.
     """
     row = connection.execute(
-        "SELECT fingerprint, record FROM idempotency"
+        "SELECT fingerprint, id, record, inputs FROM idempotency"
         " JOIN jobs ON jobs.id = job_id AND jobs.owner = idempotency.owner"
+        " JOIN payloads USING (seq)"
         " WHERE idempotency.owner = ? AND key = ? AND expires_at > ?",
         (owner, key, time.time()),
     ).fetchone()
@@ -130,53 +169,121 @@ def replay(
         raise BackendError(
             ErrorCode.IDEMPOTENCY_MISMATCH, "this idempotency key came with another request before"
         )
-    return JobRecord.model_validate_json(row[1])
+    return _record(*row[1:])
 
 
-def save(connection: sqlite3.Connection, record: JobRecord) -> bool:
-    """Write a job's new state; false when it is final already, which never changes."""
+def save(connection: sqlite3.Connection, record: JobRecord, *, output_bytes: int = 0) -> bool:
+    """Write a job's new state; false when it is final already, which never changes.
+
+    Args:
+        connection: Of the writer.
+        record: The state; its inputs were written with the submit.
+        output_bytes: Size of the files of a job that succeeded.
+    """
     finished = record.finished_at.timestamp() if record.finished_at else None
     cursor = connection.execute(
-        "UPDATE jobs SET status = ?, finished_at = ?, record = ?"
+        "UPDATE jobs SET status = ?, finished_at = ?, record = ?, kept = kept + ?"
         " WHERE id = ? AND status IN ('queued', 'running')",
-        (record.status, finished, record.model_dump_json(), record.id),
+        (record.status, finished, _json(record), output_bytes, record.id),
     )
-    return cursor.rowcount == 1
+    if cursor.rowcount != 1:
+        return False
+    if record.is_final and record.status is not JobStatus.SUCCEEDED:
+        _drop_requests(connection, [record.id])  # without outputs nothing asks for it again
+    return True
+
+
+def _drop_requests(connection: sqlite3.Connection, job_ids: list[str]) -> None:
+    ids = [(job_id,) for job_id in job_ids]
+    connection.executemany(
+        "UPDATE payloads SET request = '' WHERE seq = (SELECT seq FROM jobs WHERE id = ?)", ids
+    )
+    connection.executemany(
+        "UPDATE jobs SET kept = (SELECT length(inputs) FROM payloads"
+        " WHERE payloads.seq = jobs.seq) WHERE id = ?",
+        ids,
+    )
 
 
 def claim(connection: sqlite3.Connection, record: JobRecord) -> str | None:
     """Write that a worker takes the job, and give its request (JSON); None when it is final."""
     if not save(connection, record):
         return None
-    (request,) = connection.execute(
-        "SELECT request FROM jobs WHERE id = ?", (record.id,)
+    return request_of(connection, record.id)
+
+
+def request_of(connection: sqlite3.Connection, job_id: str) -> str | None:
+    """The request (JSON) of a job; None once its outputs were deleted."""
+    row = connection.execute(
+        "SELECT payloads.request FROM jobs JOIN payloads USING (seq) WHERE id = ?", (job_id,)
     ).fetchone()
-    return request
+    return (row and row[0]) or None
 
 
-def get(connection: sqlite3.Connection, owner: str, job_id: str) -> StoredJob:
+def get(connection: sqlite3.Connection, owner: str, job_id: str) -> JobRecord:
     """A job of this owner.
 
     Raises:
-        BackendError: ``unknown_job``.
+        BackendError: ``unknown_job``; ``internal`` when its row is damaged.
     """
     row = connection.execute(
-        "SELECT seq, record, request FROM jobs WHERE id = ? AND owner = ?", (job_id, owner)
+        "SELECT id, record, inputs FROM jobs JOIN payloads USING (seq) WHERE id = ? AND owner = ?",
+        (job_id, owner),
     ).fetchone()
     if row is None:
         raise BackendError(ErrorCode.UNKNOWN_JOB, f"unknown job {job_id}")
-    return StoredJob(row[0], JobRecord.model_validate_json(row[1]), row[2] or None)
+    return _record(*row)
 
 
-def active(connection: sqlite3.Connection) -> list[tuple[int, JobRecord, JobRequest]]:
-    """The jobs that are not final, in order of their submits."""
+def _json(record: JobRecord) -> str:
+    return record.model_dump_json(exclude={"inputs"})
+
+
+def _record(job_id: str, text: str, inputs: str) -> JobRecord:
+    try:
+        record = JobRecord.model_validate_json(text)
+        return record.model_copy(update={"inputs": dict(from_json(inputs))})
+    except (ValueError, TypeError) as error:
+        raise BackendError(
+            ErrorCode.INTERNAL, f"what the job store has of job {job_id} is damaged"
+        ) from error
+
+
+def active(connection: sqlite3.Connection) -> list[tuple[int, str]]:
+    """``seq`` and id of the jobs that are not final, in order of their submits."""
     rows = connection.execute(
-        "SELECT seq, record, request FROM jobs WHERE status IN ('queued', 'running') ORDER BY seq"
+        "SELECT seq, id FROM jobs WHERE status IN ('queued', 'running') ORDER BY seq"
     )
-    return [
-        (seq, JobRecord.model_validate_json(record), JobRequest.model_validate_json(request))
-        for seq, record, request in rows
-    ]
+    return rows.fetchall()
+
+
+def load(connection: sqlite3.Connection, seq: int) -> tuple[JobRecord, JobRequest]:
+    """A job that is not final.
+
+    Raises:
+        ValueError: Its row is damaged.
+    """
+    row = connection.execute("SELECT request FROM payloads WHERE seq = ?", (seq,)).fetchone()
+    request = JobRequest.model_validate_json(row[0] if row else "")
+    return load_record(connection, seq), request
+
+
+def load_record(connection: sqlite3.Connection, seq: int) -> JobRecord:
+    """The record of a job, without its inputs.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    (text,) = connection.execute("SELECT record FROM jobs WHERE seq = ?", (seq,)).fetchone()
+    return JobRecord.model_validate_json(text)
+
+
+def set_aside(connection: sqlite3.Connection, seq: int) -> None:
+    """Let a job whose row is damaged wait no longer; its row stays until its retention ends."""
+    connection.execute(
+        "UPDATE jobs SET status = 'failed', finished_at = ? WHERE seq = ?",
+        (time.time(), seq),
+    )
 
 
 def page(
@@ -188,36 +295,53 @@ def page(
     labels: Mapping[str, str],
     before: int | None,
     limit: int,
-) -> tuple[list[StoredJob], bool]:
-    """Up to ``limit`` jobs of an owner, newest first, fewer when they are large; and whether there
-    are more."""
-    where, values = ["owner = ?"], [owner]
-    filters: list[tuple[str, object]] = [
-        ("status = ?", status),
-        ("workflow = ?", workflow),
-        ("seq < ?", before),
-    ]
-    parameters: list[object] = [*values]
+) -> tuple[list[JobRecord], int | None]:
+    """Up to ``limit`` jobs of an owner, newest first, fewer when they are large or damaged; and
+    ``before`` of the next page, None on the last. An index leads to them, whatever the filter."""
+    tables, where, parameters = ["jobs"], ["jobs.owner = ?"], [*_values(owner)]
+    filters = (("status = ?", status), ("workflow = ?", workflow), ("jobs.seq < ?", before))
     for clause, value in filters:
         if value is not None:
             where.append(clause)
-            parameters.append(value)
-    for key, value in labels.items():
-        where.append("EXISTS (SELECT 1 FROM labels WHERE key = ? AND value = ? AND seq = jobs.seq)")
-        parameters += [key, value]
+            parameters += _values(value)
+    for number, (key, value) in enumerate(labels.items()):
+        name = f"label{number}"
+        tables.append(f"JOIN job_labels {name} ON {name}.seq = jobs.seq")
+        where.append(f"{name}.owner = ? AND {name}.key = ? AND {name}.value = ?")
+        parameters += _values(owner, key, value)
     rows = connection.execute(
-        f"SELECT seq, record FROM jobs WHERE {' AND '.join(where)}"  # noqa: S608 -- only clauses from above
-        " ORDER BY seq DESC LIMIT ?",
+        "SELECT jobs.seq, id, record, inputs"  # noqa: S608 -- only clauses from above
+        f" FROM {' '.join(tables)} JOIN payloads ON payloads.seq = jobs.seq"
+        f" WHERE {' AND '.join(where)} ORDER BY jobs.seq DESC LIMIT ?",
         [*parameters, limit + 1],
     )
-    found: list[StoredJob] = []
+    found: list[JobRecord] = []
     size = 0
-    for seq, record in rows:
-        size += len(record)
-        if len(found) == limit or (found and size > _PAGE_CHARACTERS):
-            return found, True
-        found.append(StoredJob(seq, JobRecord.model_validate_json(record)))
-    return found, False
+    last: int | None = None
+    for count, (seq, *columns) in enumerate(rows):
+        size += sum(map(len, columns))
+        if count == limit or (count and size > _PAGE_CHARACTERS):
+            return found, last
+        last = seq
+        try:
+            found.append(_record(*columns))
+        except BackendError as error:
+            logger.warning("not listed: %s", error)
+    return found, None
+
+
+def _values(*values: object) -> list[object]:
+    return [*values]
+
+
+def needed_files(connection: sqlite3.Connection) -> set[str]:
+    """Hashes of the uploaded files that unfinished jobs read."""
+    rows = connection.execute(
+        "SELECT DISTINCT json_extract(file.value, '$.sha256') FROM jobs JOIN payloads USING (seq),"
+        " json_each(CASE WHEN json_valid(payloads.request) THEN payloads.request ELSE '{}' END,"
+        " '$.files') file WHERE status IN ('queued', 'running')"
+    )
+    return {sha256 for (sha256,) in rows if sha256}
 
 
 def finished_before(connection: sqlite3.Connection, moment: float, limit: int) -> list[str]:
@@ -231,9 +355,25 @@ def finished_before(connection: sqlite3.Connection, moment: float, limit: int) -
 def mark_outputs_gone(connection: sqlite3.Connection, job_ids: list[str]) -> None:
     """Their outputs are to be deleted; their graphs are no longer needed either."""
     connection.executemany(
-        "UPDATE jobs SET outputs_gone = 1, request = '' WHERE id = ?",
-        [(job_id,) for job_id in job_ids],
+        "UPDATE jobs SET outputs_gone = 1 WHERE id = ?", [(job_id,) for job_id in job_ids]
     )
+    _drop_requests(connection, job_ids)
+
+
+def forget_jobs(connection: sqlite3.Connection, moment: float, limit: int) -> int:
+    """Delete up to ``limit`` jobs without outputs that ended before ``moment``; how many."""
+    return connection.execute(
+        "DELETE FROM jobs WHERE seq IN"
+        " (SELECT seq FROM jobs WHERE outputs_gone = 1 AND finished_at < ? LIMIT ?)",
+        (moment, limit),
+    ).rowcount
+
+
+def shrink(connection: sqlite3.Connection) -> bool:
+    """Give some free pages back to the disk; whether there may be more."""
+    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    connection.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
+    return free > _VACUUM_PAGES
 
 
 def forget_keys(connection: sqlite3.Connection) -> None:

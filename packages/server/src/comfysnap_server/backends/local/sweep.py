@@ -1,4 +1,4 @@
-"""Deletes files that are past their retention."""
+"""Deletes files and jobs that are past their retention."""
 
 import asyncio
 import logging
@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from comfysnap_server.backends.local import store
 from comfysnap_server.backends.local.folders import JobFolders
+from comfysnap_server.backends.local.uploads import Uploads
 from comfysnap_server.backends.local.writer import Writer
 from comfysnap_server.errors import BackendError
-from comfysnap_server.jobs import FileStore
 
 logger = logging.getLogger(__name__)
 
@@ -28,18 +28,20 @@ class Sweeper:
         writer: Writer,
         read: Read,
         folders: JobFolders,
-        files: FileStore,
+        uploads: Uploads,
         *,
         keep_outputs: float,
         keep_inputs: float,
+        keep_jobs: float,
         interval: float,
     ) -> None:
         self._writer = writer
         self._read = read
         self._folders = folders
-        self._files = files
-        self._keep_outputs = keep_outputs
+        self._uploads = uploads
+        self._keep_outputs = min(keep_outputs, keep_jobs)
         self._keep_inputs = keep_inputs
+        self._keep_jobs = keep_jobs
         self._interval = interval
 
     async def run_forever(self) -> None:
@@ -48,7 +50,7 @@ class Sweeper:
             try:
                 await self.sweep()
             except (BackendError, OSError):
-                logger.exception("files past their retention could not be deleted")
+                logger.exception("files or jobs past their retention could not be deleted")
             await asyncio.sleep(self._interval)
 
     async def sweep(self) -> None:
@@ -60,13 +62,14 @@ class Sweeper:
         ):
             await self._writer.run(lambda c, ids=job_ids: store.mark_outputs_gone(c, ids))
             await asyncio.to_thread(self._delete, job_ids)
-        needed = await self._read(_needed_files)
-        await asyncio.to_thread(self._files.sweep, older_than=self._keep_inputs, keep=needed)
+        forgotten = time.time() - self._keep_jobs
+        while await self._writer.run(lambda c: store.forget_jobs(c, forgotten, _BATCH)):
+            pass
+        while await self._writer.run(store.shrink, durable=False):
+            pass
+        needed = await self._read(store.needed_files)
+        await self._uploads.sweep(older_than=self._keep_inputs, keep=needed)
 
     def _delete(self, job_ids: list[str]) -> None:
         for job_id in job_ids:
             self._folders.delete(job_id)
-
-
-def _needed_files(connection: sqlite3.Connection) -> set[str]:
-    return {sha256 for *_, request in store.active(connection) for sha256 in request.stored_files}

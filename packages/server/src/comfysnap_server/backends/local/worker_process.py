@@ -4,7 +4,9 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -30,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 _EXIT_CODE_WAIT_S: Final = 0.25
 _EXIT_WAIT_S: Final = 5.0
+TAKE_PATIENCE_S: Final = 30.0
+"""A worker that says nothing of its job for so long hangs."""
 
 OnMessage = Callable[[ProgressMessage | PreviewMessage], None]
 
@@ -44,6 +48,13 @@ class WorkerLostError(ComfysnapServerError):
 
 class WorkerStartError(ComfysnapServerError):
     """No worker could be started; the message says why."""
+
+
+def boot_ticks() -> int:
+    """Now, as /proc counts the start of a process; 0 where that is not known."""
+    if sys.platform != "linux":
+        return 0
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +77,16 @@ class WorkerProcess:
     """One worker process that is ready."""
 
     def __init__(
-        self, pid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        pid: int,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        end_strays: Callable[[int], Awaitable[None]],
     ) -> None:
         self.pid = pid
+        self.end_strays = end_strays
+        """Ends what this worker, alive or dead, started since that tick of ``boot_ticks``, whatever
+        became of its parents and sessions; returns when it is gone."""
         self.start: StartTimings
         self.jobs = 0
         self.lost = asyncio.Event()
@@ -105,14 +123,24 @@ class WorkerProcess:
         self.jobs += 1
         self._on_message = on_message
         self._began = False
-        self._done = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._done = loop.create_future()
+        taking: asyncio.TimerHandle | None = None
         try:
             if self.lost.is_set():
                 raise WorkerLostError(self.reason, had_job=False)
             self._writer.write(frame(order))
+            taking = loop.call_later(TAKE_PATIENCE_S, self._check_began)
             return await self._done
         finally:
+            if taking is not None:
+                taking.cancel()
             self._on_message = self._done = None
+
+    def _check_began(self) -> None:
+        if not self._began:
+            self.kill()
+            self.reason = "it did not take the job"
 
     def interrupt(self, job_id: str) -> None:
         """Ask the engine to stop a job."""

@@ -71,19 +71,25 @@ class Writer:
         self._connection.close()
 
     def _work(self) -> None:
-        while (first := self._queue.get()) is not None:
-            batch = [first]
-            last = False
-            while len(batch) < _MOST and not self._queue.empty():
-                item = self._queue.get()
-                if item is None:
-                    last = True
-                    break
-                batch.append(item)
-            self._commit(batch)
-            first.loop.call_soon_threadsafe(_deliver, batch)
-            if last:
-                return
+        while self._work_once():
+            pass
+
+    def _work_once(self) -> bool:
+        """Commit what waits; false at the end. Keeps nothing of it, which may be large."""
+        first = self._queue.get()
+        if first is None:
+            return False
+        batch = [first]
+        last = False
+        while len(batch) < _MOST and not self._queue.empty():
+            item = self._queue.get()
+            if item is None:
+                last = True
+                break
+            batch.append(item)
+        self._commit(batch)
+        first.loop.call_soon_threadsafe(_deliver, batch)
+        return not last
 
     def _commit(self, batch: list[_Pending]) -> None:
         connection = self._connection

@@ -1,0 +1,196 @@
+"""What one owner, and all of them, may have on this machine; and what is forgotten when."""
+
+import asyncio
+import gc
+import hashlib
+import sqlite3
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfysnap_schema.wire.errors import ErrorCode
+from comfysnap_schema.wire.jobs import JobRecord, JobStatus
+from comfysnap_server.backends.local import LocalBackend, LocalLimits
+from comfysnap_server.errors import BackendError
+from tests.server.backends.local.conftest import StartBackend
+from tests.server.backends.suite import FOREVER, once, request, run, sampling, until_sampling
+
+MIB = 1024 * 1024
+
+
+def rows(data: Path, table: str = "jobs") -> int:
+    connection = sqlite3.connect(data / "jobs.sqlite3")
+    (count,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608 -- ours
+    connection.close()
+    return count
+
+
+def large(size: int = MIB, **options: Any) -> Any:
+    return request(inputs={"prompt": "x" * size}, **options)
+
+
+async def busy(backend: LocalBackend) -> JobRecord:
+    """Keep the worker busy, so that the next jobs wait."""
+    return await until_sampling(backend, (await backend.submit(request(sampling(FOREVER)))).job)
+
+
+async def put(backend: LocalBackend, content: bytes, owner: str = "anna") -> None:
+    await backend.put_file(owner, hashlib.sha256(content).hexdigest(), once(content))
+
+
+def free_pages(data: Path) -> int:
+    connection = sqlite3.connect(data / "jobs.sqlite3")
+    (count,) = connection.execute("PRAGMA freelist_count").fetchone()
+    connection.close()
+    return count
+
+
+async def refusal(refused: Any) -> BackendError:
+    with pytest.raises(BackendError) as caught:
+        await refused
+    return caught.value
+
+
+async def test_an_owner_s_unfinished_jobs_hold_bounded_bytes(start_backend: StartBackend) -> None:
+    limits = LocalLimits(max_queued_bytes_per_owner=6 * MIB, max_queued_bytes=9 * MIB)
+    backend: LocalBackend = await start_backend(limits=limits)
+    running = await busy(backend)
+    await backend.submit(large())
+    queued = (await backend.submit(large())).job
+    error = await refusal(backend.submit(large(2 * MIB)))
+    assert error.code is ErrorCode.QUOTA_EXCEEDED
+    assert "max_queued_bytes_per_owner" in error.detail
+    assert error.retry_after
+    await backend.submit(large(2 * MIB, owner="ben"))
+    error = await refusal(backend.submit(large(2 * MIB, owner="eve")))
+    assert error.code is ErrorCode.QUEUE_FULL
+    assert "max_queued_bytes)" in error.detail
+    await backend.cancel("anna", queued.id)
+    await backend.submit(large())
+    await backend.cancel("anna", running.id)
+
+
+async def test_uploads_and_jobs_of_an_owner_count_to_one_limit(start_backend: StartBackend) -> None:
+    limits = LocalLimits(max_stored_bytes_per_owner=4 * MIB)
+    backend: LocalBackend = await start_backend(limits=limits)
+    await put(backend, b"a" * MIB)
+    await put(backend, b"a" * MIB)  # the same file takes no more
+    error = await refusal(put(backend, b"b" * 4 * MIB))
+    assert error.code is ErrorCode.QUOTA_EXCEEDED
+    assert error.retry_after
+    await run(backend, large())
+    error = await refusal(put(backend, b"b" * 2 * MIB))
+    assert error.code is ErrorCode.QUOTA_EXCEEDED
+    error = await refusal(backend.submit(large(2 * MIB)))
+    assert error.code is ErrorCode.QUOTA_EXCEEDED
+    assert "max_stored_bytes_per_owner" in error.detail
+    await put(backend, b"b" * 2 * MIB, owner="ben")
+
+
+async def test_parallel_uploads_do_not_exceed_the_limit_together(
+    start_backend: StartBackend,
+) -> None:
+    limits = LocalLimits(max_stored_bytes_per_owner=3 * MIB)
+    backend: LocalBackend = await start_backend(limits=limits)
+    contents = [bytes([number]) * MIB for number in range(6)]
+    results = await asyncio.gather(
+        *(put(backend, content) for content in contents), return_exceptions=True
+    )
+    assert sum(result is None for result in results) == 3
+
+
+async def test_outputs_count_until_they_are_deleted(
+    start_backend: StartBackend, data: Path
+) -> None:
+    backend: LocalBackend = await start_backend()
+    job = await run(backend, request())
+    outputs: Any = job.outputs
+    connection = sqlite3.connect(data / "jobs.sqlite3")
+    (kept,) = connection.execute("SELECT kept FROM usage WHERE owner = 'anna'").fetchone()
+    assert kept > outputs["image"]["size"]
+    await backend.stop()
+    await start_backend(limits=LocalLimits(keep_outputs=0, sweep_interval=0.01))
+    async with asyncio.timeout(20):
+        while kept > 100:
+            await asyncio.sleep(0.01)
+            (kept,) = connection.execute("SELECT kept FROM usage").fetchone()
+    connection.close()
+
+
+async def test_jobs_are_forgotten_and_the_database_shrinks(
+    start_backend: StartBackend, data: Path
+) -> None:
+    backend: LocalBackend = await start_backend()
+    running = await busy(backend)
+    for _ in range(8):
+        job = (await backend.submit(large(labels={"team": "red"}))).job
+        await backend.cancel("anna", job.id)
+    await backend.cancel("anna", running.id)
+    await backend.wait("anna", running.id, after=None, timeout=20)
+    await backend.stop()
+    before = (data / "jobs.sqlite3").stat().st_size
+    assert before > 8 * MIB
+    backend = await start_backend(limits=LocalLimits(keep_jobs=0, sweep_interval=0.01))
+    async with asyncio.timeout(20):
+        while rows(data) or free_pages(data):  # noqa: ASYNC110 -- files set no event
+            await asyncio.sleep(0.01)
+    error = await refusal(backend.get("anna", job.id))
+    assert error.code is ErrorCode.UNKNOWN_JOB
+    await backend.stop()
+    assert (rows(data, "payloads"), rows(data, "job_labels")) == (0, 0)
+    assert (data / "jobs.sqlite3").stat().st_size < before / 4
+
+
+async def test_a_database_of_an_older_version_shrinks_too(
+    start_backend: StartBackend, data: Path
+) -> None:
+    from comfysnap_server.backends.local.migrations import MIGRATIONS
+
+    old = sqlite3.connect(data / "jobs.sqlite3")
+    old.executescript(f"{MIGRATIONS[0]} {MIGRATIONS[1]} PRAGMA user_version = 2;")
+    old.close()
+    await start_backend()
+    connection = sqlite3.connect(data / "jobs.sqlite3")
+    assert connection.execute("PRAGMA auto_vacuum").fetchone() == (2,)
+    connection.close()
+
+
+async def test_large_queued_jobs_wait_on_the_disk(start_backend: StartBackend) -> None:
+    backend: LocalBackend = await start_backend()
+    running = await busy(backend)
+    first = (await backend.submit(large())).job  # what the first one brings is not counted
+    gc.collect()
+    tracemalloc.start()
+    jobs = [(await backend.submit(large())).job.id for _ in range(10)]
+    await backend.get("anna", jobs[0])
+    gc.collect()
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 3 * MIB  # the last of them may still be on its way
+    job = await backend.get("anna", jobs[0])
+    assert (job.status, job.inputs) == (JobStatus.QUEUED, first.inputs)
+    cancelled = await backend.cancel("anna", jobs[0])
+    assert cancelled.inputs == first.inputs
+    await backend.cancel("anna", running.id)
+
+
+async def test_a_job_that_waited_with_large_inputs_runs_after_a_restart(
+    start_backend: StartBackend,
+) -> None:
+    backend: LocalBackend = await start_backend()
+    await busy(backend)
+    waiting = (await backend.submit(large())).job
+    await backend.stop()
+    backend = await start_backend(engine_options={"step_seconds": 0})
+    job = await backend.get("anna", waiting.id)
+    assert job.inputs == waiting.inputs
+    page = await backend.list_jobs("anna")
+    assert waiting.inputs in [job.inputs for job in page.jobs]
+
+
+async def test_a_full_disk_takes_no_further_job(start_backend: StartBackend) -> None:
+    backend: LocalBackend = await start_backend(limits=LocalLimits(keep_free_bytes=2**60))
+    error = await refusal(backend.submit(request()))
+    assert (error.code, error.retry_after) == (ErrorCode.UNAVAILABLE, 60)
