@@ -4,13 +4,12 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import httpx2
 import pytest
 
-from comfysnap_server.models.download import RetryPolicy
+from comfysnap_server.models.download import RetryPolicy, Stop
 from comfysnap_server.models.entry import ModelEntry
 from comfysnap_server.models.sources import ModelError
 from comfysnap_server.models.storage import ModelsFolder
@@ -46,7 +45,7 @@ class Run:
     def __init__(self, folder: Path, *entries: ModelEntry, **options: Any) -> None:
         self.events: list[SyncEvent] = []
         self.commits = 0
-        self.stop = Event()
+        self.stop = Stop()
         self.on_event: Callable[[SyncEvent], None] = lambda _event: None
         self.folder = folder
         self.entries = entries

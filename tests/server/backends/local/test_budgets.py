@@ -124,8 +124,8 @@ async def test_jobs_are_forgotten_and_the_database_shrinks(
 ) -> None:
     backend: LocalBackend = await start_backend()
     running = await busy(backend)
-    for _ in range(8):
-        job = (await backend.submit(large(labels={"team": "red"}))).job
+    jobs = [(await backend.submit(large(labels={"team": "red"}))).job for _ in range(8)]
+    for job in jobs:
         await backend.cancel("anna", job.id)
     await backend.cancel("anna", running.id)
     await backend.wait("anna", running.id, after=None, timeout=20)
@@ -136,7 +136,7 @@ async def test_jobs_are_forgotten_and_the_database_shrinks(
     async with asyncio.timeout(20):
         while rows(data) or free_pages(data):  # noqa: ASYNC110 -- files set no event
             await asyncio.sleep(0.01)
-    error = await refusal(backend.get("anna", job.id))
+    error = await refusal(backend.get("anna", jobs[-1].id))
     assert error.code is ErrorCode.UNKNOWN_JOB
     await backend.stop()
     assert (rows(data, "payloads"), rows(data, "job_labels")) == (0, 0)

@@ -88,11 +88,11 @@ def _local_events(
     import queue
     import threading
 
-    from comfysnap_server.models import ModelsFolder
+    from comfysnap_server.models import ModelsFolder, Stop
     from comfysnap_server.models import sync as sync_folder
 
     events: queue.SimpleQueue[SyncEvent | BaseException | None] = queue.SimpleQueue()
-    stop = threading.Event()
+    stop = Stop()
 
     def work() -> None:
         try:

@@ -22,6 +22,7 @@ from comfysnap_server.models import (
     Failed,
     ModelError,
     ModelsFolder,
+    Stop,
     SyncEvent,
     SyncOptions,
     SyncPlan,
@@ -53,7 +54,7 @@ def sync_models(options: SyncOptions) -> Generator[SyncEvent]:
     """Download missing and wrong models into the volume; yields events."""
     volume.reload()
     events: queue.SimpleQueue[SyncEvent | None] = queue.SimpleQueue()
-    stop = threading.Event()
+    stop = Stop()
 
     def work() -> None:
         try:

@@ -1,5 +1,6 @@
 """Model files: the list, their sources, downloads, and which workflows use them."""
 
+from comfysnap_server.models.download import Stop
 from comfysnap_server.models.entry import ModelEntry, is_safe_path
 from comfysnap_server.models.sources import ModelError
 from comfysnap_server.models.storage import ModelsFolder, ModelStorage, ModelsVolume
@@ -24,6 +25,7 @@ __all__ = [
     "ModelStorage",
     "ModelsFolder",
     "ModelsVolume",
+    "Stop",
     "SyncEvent",
     "SyncOptions",
     "SyncPlan",

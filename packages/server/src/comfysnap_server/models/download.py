@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -20,6 +22,37 @@ from comfysnap_server.models.sources import (
 
 if TYPE_CHECKING:
     import httpx
+
+
+class Stop(Event):
+    """Ends downloads, those that wait for bytes too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._connections: set[socket.socket] = set()
+
+    def set(self) -> None:
+        """End every download soon."""
+        super().set()
+        for connection in list(self._connections):
+            _end(connection)
+
+    @contextmanager
+    def ends(self, response: "httpx.Response") -> Generator[None]:
+        """Let ``set`` end the reads of a response."""
+        connection: socket.socket = response.extensions["network_stream"].get_extra_info("socket")
+        self._connections.add(connection)
+        if self.is_set():
+            _end(connection)
+        try:
+            yield
+        finally:
+            self._connections.discard(connection)
+
+
+def _end(connection: socket.socket) -> None:
+    with suppress(OSError):  # it is closed already
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)  # not TLS's own, for its reader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +107,7 @@ def download(
     policy: RetryPolicy,
     *,
     progress: Callable[[int], None],
-    stop: Event,
+    stop: Stop,
 ) -> str:
     """Download a file to ``part.path``; returns its SHA-256 in hex.
 
@@ -84,7 +117,7 @@ def download(
         client: Must follow redirects and drop the token on a redirect to another host.
         policy: Retries.
         progress: Called with the number of bytes downloaded so far.
-        stop: Set it to end the download soon; the partial file stays.
+        stop: Set it to end the download; the partial file stays.
 
     Raises:
         ModelError: ``access_denied``, ``not_found``, ``download_failed``, ``wrong_content``,
@@ -114,7 +147,7 @@ def _retry(
     client: "httpx.Client",
     policy: RetryPolicy,
     progress: Callable[[int], None],
-    stop: Event,
+    stop: Stop,
 ) -> None:
     failures = 0
     while True:
@@ -139,7 +172,7 @@ def _stream(
     part: PartialFile,
     client: "httpx.Client",
     progress: Callable[[int], None],
-    stop: Event,
+    stop: Stop,
 ) -> None:
     """Send one request: for the missing bytes if the version is the same, else for the file."""
     import httpx
@@ -151,7 +184,7 @@ def _stream(
     if have and validator is not None:
         headers |= {"Range": f"bytes={have}-", "If-Range": validator}
     try:
-        with client.stream("GET", file.url, headers=headers) as response:
+        with client.stream("GET", file.url, headers=headers) as response, stop.ends(response):
             if response.status_code == 416:
                 part.delete()
                 raise ModelError(
@@ -173,7 +206,7 @@ def _save(
     part: PartialFile,
     have: int,
     progress: Callable[[int], None],
-    stop: Event,
+    stop: Stop,
 ) -> None:
     """Append the body; starts again if the server did not resume."""
     if not (response.status_code == 206 and _starts_at(response, have)):
@@ -225,7 +258,7 @@ def download_from_hub(
     folder: Path,
     *,
     progress: Callable[[int], None],
-    stop: Event,
+    stop: Stop,
 ) -> tuple[Path, str]:
     """Download a file that Hugging Face stores in Xet; returns its path and its SHA-256.
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from threading import Event
 from typing import TYPE_CHECKING, Final
 
 from comfysnap_server.models.download import (
     RetryPolicy,
+    Stop,
     download,
     download_from_hub,
     stopped,
@@ -163,7 +163,7 @@ def sync(
     on_event: Callable[[SyncEvent], None],
     options: SyncOptions | None = None,
     commit: Callable[[], None] = lambda: None,
-    stop: Event | None = None,
+    stop: Stop | None = None,
 ) -> bool:
     """Download what is missing or wrong; returns whether every file is there and right.
 
@@ -180,7 +180,7 @@ def sync(
         TimeoutError: Another sync is using the folder.
     """
     options = options or SyncOptions()
-    stop = stop or Event()
+    stop = stop or Stop()
     with folder.locked(), make_client() as client:
         sync_plan = plan(entries, folder, client, options)
         on_event(sync_plan)
@@ -210,7 +210,7 @@ def _download_all(
     options: SyncOptions,
     on_event: Callable[[SyncEvent], None],
     commit: Callable[[], None],
-    stop: Event,
+    stop: Stop,
 ) -> bool:
     def outcome_of(file: ModelFile) -> Downloaded | Failed:
         try:
@@ -244,7 +244,7 @@ def _download(
     client: "httpx.Client",
     options: SyncOptions,
     on_event: Callable[[SyncEvent], None],
-    stop: Event,
+    stop: Stop,
 ) -> str:
     if stop.is_set():
         raise stopped()
