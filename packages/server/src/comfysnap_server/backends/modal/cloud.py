@@ -2,7 +2,8 @@
 
 # modal's stubs leave the types of .aio partly unknown
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportPrivateUsage=false
+# pyright: reportPrivateUsage=false, reportUnknownLambdaType=false
+# pyright: reportUnknownArgumentType=false
 
 import asyncio
 import logging
