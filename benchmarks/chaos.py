@@ -151,6 +151,8 @@ class Seen:
     accepted: dict[str, str] = field(default_factory=dict[str, str])
     """Job id by idempotency key."""
     ends: dict[str, str] = field(default_factory=dict[str, str])
+    no_room: int = 0
+    """Jobs that were writing just when the disk became full."""
     problems: list[str] = field(default_factory=list[str])
 
 
@@ -193,7 +195,9 @@ class Caller:
         while job["status"] not in FINAL:
             job = await self._ask("GET", f"/check_status/{job['id']}?wait=10")
         self.seen.ends[job["id"]] = job["status"]
-        if job["status"] not in ("succeeded", "cancelled"):
+        if "OSError" in str(job["error"]):
+            self.seen.no_room += 1
+        elif job["status"] not in ("succeeded", "cancelled"):
             self.seen.problems.append(f"{job['id']}: {job['status']}: {job['error']}")
 
     async def _check_files(self, job_id: str) -> None:
@@ -363,6 +367,8 @@ def main() -> int:
             raise
         left = left_processes(server)
         problems = [*seen.problems, *monkey.problems, *twice(server.data)]
+    if seen.no_room > monkey.counts["fill_disk"]:
+        problems.append(f"{seen.no_room} jobs met a full disk")
     lost = jobs - len(seen.ends)
     doubled = len(seen.accepted) - len(set(seen.accepted.values()))
     print(f"{'seed':24} {options.seed}")

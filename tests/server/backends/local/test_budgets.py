@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import hashlib
+import shutil
 import sqlite3
 import tracemalloc
 from pathlib import Path
@@ -12,10 +13,18 @@ import pytest
 
 from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.jobs import JobRecord, JobStatus
-from comfysnap_server.backends.local import LocalBackend, LocalLimits
+from comfysnap_server.backends.local import LocalBackend, LocalLimits, readiness
 from comfysnap_server.errors import BackendError
 from tests.server.backends.local.conftest import StartBackend
-from tests.server.backends.suite import FOREVER, once, request, run, sampling, until_sampling
+from tests.server.backends.suite import (
+    FOREVER,
+    finish,
+    once,
+    request,
+    run,
+    sampling,
+    until_sampling,
+)
 
 MIB = 1024 * 1024
 
@@ -136,7 +145,7 @@ async def test_jobs_are_forgotten_and_the_database_shrinks(
     async with asyncio.timeout(20):
         while rows(data) or free_pages(data):  # noqa: ASYNC110 -- files set no event
             await asyncio.sleep(0.01)
-    error = await refusal(backend.get("anna", jobs[-1].id))
+    error = await refusal(backend.get("anna", jobs[0].id))
     assert error.code is ErrorCode.UNKNOWN_JOB
     await backend.stop()
     assert (rows(data, "payloads"), rows(data, "job_labels")) == (0, 0)
@@ -194,3 +203,26 @@ async def test_a_full_disk_takes_no_further_job(start_backend: StartBackend) -> 
     backend: LocalBackend = await start_backend(limits=LocalLimits(keep_free_bytes=2**60))
     error = await refusal(backend.submit(request()))
     assert (error.code, error.retry_after) == (ErrorCode.UNAVAILABLE, 60)
+
+
+async def test_jobs_wait_while_the_disk_is_full_and_run_when_there_is_room(
+    start_backend: StartBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend: LocalBackend = await start_backend()
+    running = await busy(backend)
+    waiting = (await backend.submit(request())).job
+    usage = shutil.disk_usage
+    asked = asyncio.Event()
+
+    def full(path: Path) -> Any:
+        asked.set()
+        return usage(path)._replace(free=0)
+
+    monkeypatch.setattr(readiness.shutil, "disk_usage", full)
+    await backend.cancel("anna", running.id)
+    async with asyncio.timeout(20):
+        await asked.wait()
+    assert (await backend.get("anna", waiting.id)).status is JobStatus.QUEUED
+    assert not await backend.ready()
+    monkeypatch.setattr(readiness.shutil, "disk_usage", usage)
+    assert (await finish(backend, waiting)).status is JobStatus.SUCCEEDED

@@ -71,7 +71,6 @@ def fill(connection: sqlite3.Connection, count: int) -> None:
         status = JobStatus.FAILED if number % 10 == 0 else JobStatus.SUCCEEDED
         store.submit(connection, asked, asked.record(status=status, version=1), LocalLimits())
     connection.execute("COMMIT")
-    connection.execute("ANALYZE")
 
 
 async def test_a_status_does_not_wait_for_a_list(

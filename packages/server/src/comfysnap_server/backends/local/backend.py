@@ -153,6 +153,7 @@ class LocalBackend:
             queue=self._queue,
             pool=self._pool,
             folders=self._folders,
+            disk=self._disk,
             fetch=self._fetch,
             interrupt_grace=self._limits.interrupt_grace,
             ended=self._remember,

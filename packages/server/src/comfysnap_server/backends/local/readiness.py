@@ -57,6 +57,10 @@ class DiskCheck:
                 retry_after=60,
             )
 
+    def takes_outputs(self) -> bool:
+        """Whether the next job can write a file; below ``keep_free`` jobs that wait still run."""
+        return shutil.disk_usage(self._data).free >= min(self._keep_free, _FILE_BYTES)
+
     async def _check(self) -> str | None:
         try:
             await asyncio.to_thread(self._write_file)

@@ -14,6 +14,7 @@ from comfysnap_server.backends.local.channel import PreviewMessage, ProgressMess
 from comfysnap_server.backends.local.folders import JobFolders
 from comfysnap_server.backends.local.live import LiveJob, Stop
 from comfysnap_server.backends.local.queue import JobQueue
+from comfysnap_server.backends.local.readiness import DiskCheck
 from comfysnap_server.backends.local.supervisor import WorkerSupervisor
 from comfysnap_server.backends.local.worker_process import (
     StartTimings,
@@ -48,6 +49,7 @@ class Runner:
         queue: JobQueue,
         pool: WorkerSupervisor,
         folders: JobFolders,
+        disk: DiskCheck,
         fetch: FetchPolicy,
         interrupt_grace: float,
         ended: Callable[[LiveJob], None],
@@ -56,6 +58,7 @@ class Runner:
         self._queue = queue
         self._pool = pool
         self._folders = folders
+        self._disk = disk
         self._fetch = fetch
         self._interrupt_grace = interrupt_grace
         self._ended = ended
@@ -101,6 +104,10 @@ class Runner:
             worker = await self._pool.worker()
             if self.stopping:
                 return
+            if not self._disk.takes_outputs():
+                logger.error("the disk is full; jobs wait until there is room")
+                await asyncio.sleep(_RETRY_S)
+                continue
             live = self._queue.take()
             if live is None:
                 continue

@@ -299,7 +299,10 @@ def page(
     """Up to ``limit`` jobs of an owner, newest first, fewer when they are large or damaged; and
     ``before`` of the next page, None on the last. An index leads to them, whatever the filter."""
     tables, where, parameters = ["jobs"], ["jobs.owner = ?"], [*_values(owner)]
-    filters = (("status = ?", status), ("workflow = ?", workflow), ("jobs.seq < ?", before))
+    # Left to itself, SQLite reads every job of the owner to find those of a label.
+    by_label = bool(labels) and status is None and workflow is None
+    order = "label0.seq" if by_label else "jobs.seq"
+    filters = (("status = ?", status), ("workflow = ?", workflow), (f"{order} < ?", before))
     for clause, value in filters:
         if value is not None:
             where.append(clause)
@@ -309,10 +312,12 @@ def page(
         tables.append(f"JOIN job_labels {name} ON {name}.seq = jobs.seq")
         where.append(f"{name}.owner = ? AND {name}.key = ? AND {name}.value = ?")
         parameters += _values(owner, key, value)
+    if by_label:
+        tables[:2] = ["job_labels label0 CROSS JOIN jobs ON jobs.seq = label0.seq"]
     rows = connection.execute(
         "SELECT jobs.seq, id, record, inputs"  # noqa: S608 -- only clauses from above
         f" FROM {' '.join(tables)} JOIN payloads ON payloads.seq = jobs.seq"
-        f" WHERE {' AND '.join(where)} ORDER BY jobs.seq DESC LIMIT ?",
+        f" WHERE {' AND '.join(where)} ORDER BY {order} DESC LIMIT ?",
         [*parameters, limit + 1],
     )
     found: list[JobRecord] = []
