@@ -385,6 +385,49 @@ def test_sources_in_a_drawing_are_kept_and_printed_to_paste(
     assert "deploy.models" not in output
 
 
+def test_the_editors_workflow_is_kept_for_nodes_of_packs(
+    project: Path, exported: Callable[..., tuple[Path, Path]], tmp_path: Path
+) -> None:
+    export, info = exported()
+    assert comfysnap("new", "mine", export, "--object-info", info)[0] == 0
+    folder = project / "workflows" / "mine"
+    assert json.loads((folder / "drawing.json").read_text()) == json.loads(export.read_text())
+    assert Workflow.load(folder).drawing == json.loads(export.read_text())
+    entries = json.loads(info.read_text())
+    for entry in entries.values():
+        entry["python_module"] = "nodes"
+    info.write_text(json.dumps(entries))
+    assert comfysnap("update", "mine", "--object-info", info)[0] == 0
+    assert Workflow.load(folder).drawing is None
+    (folder / CATALOGUE_FILE).unlink()
+    assert Workflow.load(folder).drawing is not None
+    (folder / "drawing.json").unlink()
+    assert Workflow.load(folder).drawing is None
+
+
+def test_an_update_renews_the_editors_workflow_or_notes_that_it_is_older(
+    project: Path, exported: Callable[..., tuple[Path, Path]]
+) -> None:
+    export, info = exported()
+    assert comfysnap("new", "mine", export, "--object-info", info)[0] == 0
+    folder = project / "workflows" / "mine"
+    kept = (folder / "drawing.json").read_bytes()
+    graph = json.loads((folder / "graph.json").read_text())
+    next(iter(graph.values()))["_meta"] = {"title": "Other"}
+    api = project / "api.json"
+    api.write_text(json.dumps(graph))
+    code, output = comfysnap("update", "mine", api)
+    assert code == 0, output
+    assert "drawing.json is of the earlier graph" in output
+    assert (folder / "drawing.json").read_bytes() == kept
+    drawn = json.loads(export.read_text()) | {"extra": {"newer": True}}
+    export.write_text(json.dumps(drawn))
+    code, output = comfysnap("update", "mine", export)
+    assert code == 0, output
+    assert "drawing.json is of" not in output
+    assert json.loads((folder / "drawing.json").read_text()) == drawn
+
+
 def test_packs_that_cannot_be_pinned_are_noted(
     project: Path, exported: Callable[..., tuple[Path, Path]]
 ) -> None:

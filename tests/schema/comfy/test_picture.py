@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from comfysnap_schema.comfy.graph import MAX_GRAPH_BYTES
-from comfysnap_schema.comfy.picture import MAX_PARTS, read_saved
+from comfysnap_schema.comfy.picture import MAX_PARTS, read_editor_workflow, read_saved
 from comfysnap_schema.comfy.ui_export import read_export
 from comfysnap_schema.wire.errors import GraphError
 
@@ -238,3 +238,42 @@ def test_a_file_that_is_no_picture_is_read_as_json(put: Put, tmp_path: Path) -> 
     with pytest.raises(GraphError) as caught:
         read_saved(put(b"RIFF1234WAVE"))
     assert caught.value.code == "invalid_json"
+
+
+DRAWN: dict[str, Any] = {"nodes": [{"id": 1}], "links": []}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        DRAWN,
+        {"workflow": DRAWN, "output": {}},
+        {"prompt": {}, "extra_data": {"extra_pnginfo": {"workflow": DRAWN}}},
+        {"input": {"workflow": DRAWN}},
+        {"comment": json.dumps({"workflow": json.dumps(DRAWN)})},
+    ],
+)
+def test_the_editors_workflow_is_found_in_what_it_is_kept_in(tmp_path: Path, data: Any) -> None:
+    file = tmp_path / "saved.json"
+    file.write_text(json.dumps(data))
+    assert read_editor_workflow(file) == DRAWN
+
+
+@pytest.mark.parametrize(
+    "data",
+    [{"1": {"class_type": "A", "inputs": {}}}, {"workflow": "not json"}, [],
+     {"input": {"input": {"input": {"input": {"input": {"input": {"workflow": DRAWN}}}}}}}],
+)  # fmt: skip
+def test_a_graph_alone_has_no_editors_workflow(tmp_path: Path, data: Any) -> None:
+    file = tmp_path / "saved.json"
+    file.write_text(json.dumps(data))
+    assert read_editor_workflow(file) is None
+
+
+def test_the_editors_workflow_is_read_of_a_picture_and_a_missing_file_is_an_error(
+    tmp_path: Path,
+) -> None:
+    assert read_editor_workflow(SAVED / "still.png") is not None
+    with pytest.raises(GraphError) as caught:
+        read_editor_workflow(tmp_path / "missing.json")
+    assert caught.value.code == "unreadable"

@@ -138,6 +138,18 @@ async def test_the_graph_is_filled_in_for_the_backend(
     assert request.fields["6.inputs.text"] == "prompt"
 
 
+async def test_the_editors_workflow_goes_to_the_backend(
+    backend: FakeBackend, workflow: Workflow, settings: GatewaySettings
+) -> None:
+    drawing: dict[str, Any] = {"nodes": [], "links": []}
+    (workflow.folder / "drawing.json").write_text(json.dumps(drawing))
+    app = create_app(backend, {"draw": Workflow.load(workflow.folder)}, settings)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as http:
+        answer = await http.post("/infer_async", json={"prompt": "a fox"})
+    assert backend.requests[answer.json()["id"]].drawing == drawing
+
+
 async def test_every_wrong_field_is_named(http: httpx.AsyncClient, backend: FakeBackend) -> None:
     answer = await http.post(
         "/infer_async", json={"promt": "x", "steps": "many", "width": 17, "noise": -1}

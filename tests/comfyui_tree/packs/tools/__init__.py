@@ -354,3 +354,19 @@ def SendsImages(way):
         else:
             PromptServer.instance.send_sync(2, list(image), "comfysnap")
     return {}
+
+
+class ReadsDrawing:
+    """Counts the nodes of the editor's workflow."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY = ("STRING",), "run", "test"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": TEXT, "hidden": {"extra_pnginfo": "EXTRA_PNGINFO"}}
+
+    def run(self, text, extra_pnginfo=None):
+        return (f"{text} {len(extra_pnginfo['workflow']['nodes'])}",)
+
+
+NODE_CLASS_MAPPINGS["ReadsDrawing"] = ReadsDrawing

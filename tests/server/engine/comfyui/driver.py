@@ -35,6 +35,7 @@ def run(engine: ComfyUIEngine, request: dict[str, Any]) -> None:
         fields=request.get("fields", {}),
         input_dir=Path(request["folder"]) / "input",
         output_dir=Path(request["folder"]) / "output",
+        drawing=request.get("drawing"),
         options=JobOptions(previews=request.get("previews", False)),
     )
 

@@ -124,3 +124,18 @@ def test_a_file_cannot_be_saved_outside_the_jobs_folder(engine: Driver, prefix: 
     done, job = engine.run(graphs.hello(prefix=prefix))
     assert done["error"]["code"] == "node_failed"
     assert job.files() == []
+
+
+def test_a_node_that_reads_the_drawing_gets_it_or_says_that_it_is_missing(engine: Driver) -> None:
+    graph = graphs.to_text("ReadsDrawing", text="nodes:")
+    done, _ = engine.run(graph, kind="text")
+    assert done["error"]["code"] == "node_failed"
+    assert "comfysnap update" in done["error"]["detail"]
+    assert engine.texts(graph, drawing={"nodes": [{"id": 1}, {"id": 2}]}) == ["nodes: 2"]
+    done, _ = engine.run(graph, kind="text", drawing={"links": []})
+    assert "comfysnap update" not in done["error"]["detail"]
+
+
+def test_another_failure_does_not_mention_the_drawing(engine: Driver) -> None:
+    done, _ = engine.run(graphs.through("Fails", text="no luck"))
+    assert "comfysnap update" not in done["error"]["detail"]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from comfysnap_schema.comfy import Catalogue, Drawing, Graph
@@ -14,6 +14,8 @@ class Exported:
 
     graph: "Graph"
     drawing: "Drawing"
+    editor_workflow: "dict[str, Any] | None"
+    """The workflow as the editor draws it, where the export has it."""
     notes: tuple[str, ...]
     """What was left out or rewritten, for people."""
 
@@ -27,6 +29,7 @@ def read_exported(path: Path, catalogue: "Catalogue | None") -> Exported:
     """
     from comfysnap_schema.comfy import (
         read_drawing,
+        read_editor_workflow,
         read_export,
         with_forward_slashes,
         without_notes,
@@ -41,4 +44,5 @@ def read_exported(path: Path, catalogue: "Catalogue | None") -> Exported:
         notes.append(f"replaced the backslashes of Windows in {', '.join(renamed)}")
     if catalogue is not None and catalogue.skipped:
         notes.append(f"skipped malformed node classes: {', '.join(catalogue.skipped)}")
-    return Exported(graph, read_drawing(path, nodes, catalogue), tuple(notes))
+    drawing = read_drawing(path, nodes, catalogue)
+    return Exported(graph, drawing, read_editor_workflow(path), tuple(notes))

@@ -60,7 +60,9 @@ def new(
     proposal = propose(nodes, catalogue, name=name, drawing=drawing)
     settings = open_project(project)
     folder = settings.workflows / name
-    scaffold = write_workflow(folder, nodes, proposal, catalogue, drawing)
+    scaffold = write_workflow(
+        folder, nodes, proposal, catalogue, drawing, editor_workflow=exported.editor_workflow
+    )
     if project is None and find_project(Path.cwd()) is None:
         _start_project(Path.cwd())
     _show(scaffold, proposal)

@@ -70,6 +70,7 @@ def update(
         exported.graph,
         catalogue,
         exported.drawing,
+        editor_workflow=exported.editor_workflow,
         nodes=dict(_pair(text) for text in node or ()),
         drop=drop or (),
     )

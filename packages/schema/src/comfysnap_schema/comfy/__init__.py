@@ -20,6 +20,7 @@ from comfysnap_schema.comfy.model_names import (
     model_names,
     with_forward_slashes,
 )
+from comfysnap_schema.comfy.picture import read_editor_workflow
 from comfysnap_schema.comfy.ui_export import (
     Drawing,
     ModelSource,
@@ -53,6 +54,7 @@ __all__ = [
     "model_names",
     "parse_graph",
     "read_drawing",
+    "read_editor_workflow",
     "read_export",
     "read_graph",
     "title_of",

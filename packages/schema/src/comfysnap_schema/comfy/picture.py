@@ -18,6 +18,8 @@ MAX_METADATA_BYTES: Final = 4 * MAX_GRAPH_BYTES
 """All metadata that is read of one file, unpacked."""
 _KEYS: Final = ("prompt", "workflow")
 _COMMENT: Final = "comment"
+_AROUND: Final = ("workflow", "extra_pnginfo", "extra_data", "input", _COMMENT)
+"""Keys below which the editor's workflow may be."""
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _EBML: Final = b"\x1a\x45\xdf\xa3"
 _SEGMENT, _TAGS, _TAG, _SIMPLE = 0x18538067, 0x1254C367, 0x7373, 0x67C8
@@ -43,6 +45,33 @@ def read_saved(path: Path) -> Any:
     except OSError as error:
         raise GraphError("unreadable", error.strerror or str(error), file=str(path)) from error
     return unwrap(read_json(path))
+
+
+def read_editor_workflow(path: Path) -> dict[str, Any] | None:
+    """Read the workflow as ComfyUI's editor draws it, from the same files as ``read_saved``; None
+    when the file has only a graph in API format.
+
+    Raises:
+        GraphError: As ``read_saved``.
+    """
+    try:
+        with path.open("rb") as file:
+            read = _reader_of(file.read(16))
+            data: object = read_json(path) if read is None else dict(read(_File(file, path)))
+    except OSError as error:
+        raise GraphError("unreadable", error.strerror or str(error), file=str(path)) from error
+    return _drawn(data)
+
+
+def _drawn(data: object, depth: int = 0) -> dict[str, Any] | None:
+    found = _parsed(data) if depth and isinstance(data, str) else data
+    if not isinstance(found, dict) or depth > len(_AROUND):
+        return None
+    outer = cast("dict[str, Any]", found)
+    if isinstance(outer.get("nodes"), list):
+        return outer
+    inner = (_drawn(outer[key], depth + 1) for key in _AROUND if key in outer)
+    return next((each for each in inner if each is not None), None)
 
 
 def _choose(saved: Mapping[str, Any], file: str) -> Any:

@@ -22,7 +22,7 @@ from comfysnap_schema.propose.sources import (
 )
 from comfysnap_schema.propose.view import VALUE_NAMES
 from comfysnap_schema.wire import WorkflowError
-from comfysnap_schema.workflow import GRAPH_FILE, SPEC_FILE, Workflow
+from comfysnap_schema.workflow import DRAWING_FILE, GRAPH_FILE, SPEC_FILE, Workflow
 
 SNAPSHOT_FILE: Final = "snapshot.json"
 """In a workflow folder: the node packs of its export, in the format of ComfyUI-Manager."""
@@ -43,9 +43,19 @@ def write_workflow(
     proposal: Proposal,
     catalogue: Catalogue | None,
     drawing: Drawing | None = None,
+    *,
+    editor_workflow: Mapping[str, Any] | None = None,
 ) -> Scaffold:
     """Write ``graph.json``, ``workflow.toml`` and ``nodes.json``, all or nothing; with a drawing
     that names sources also ``models.toml`` and ``snapshot.json``.
+
+    Args:
+        folder: The folder to create.
+        graph: The graph.
+        proposal: Its map.
+        catalogue: The node catalogue to keep beside it.
+        drawing: What the export says beside the graph.
+        editor_workflow: The workflow as the editor draws it, for ``drawing.json``.
 
     Raises:
         WorkflowError: ``exists``, ``no_outputs``, or the proposal cannot be loaded.
@@ -72,9 +82,17 @@ def write_workflow(
             if len(slim):
                 slim.save(draft / CATALOGUE_FILE)
         write_sources(draft, drawing or Drawing())
+        write_drawing(draft, editor_workflow)
         disabled = _write_map(draft, proposal, graph)
         shutil.move(draft, folder)
     return Scaffold(Workflow.load(folder), disabled)
+
+
+def write_drawing(folder: Path, editor_workflow: Mapping[str, Any] | None) -> None:
+    """Write ``drawing.json``, if the export has the editor's workflow."""
+    if editor_workflow is not None:
+        text = json.dumps(editor_workflow, ensure_ascii=False) + "\n"
+        (folder / DRAWING_FILE).write_text(text, encoding="utf-8")
 
 
 def write_sources(folder: Path, drawing: Drawing) -> None:

@@ -39,7 +39,9 @@ def proposed_outputs(view: GraphView, chosen: Sequence[str]) -> tuple[ProposedOu
         chosen: Output nodes that the author chose; empty: those that save, and previews of kinds
             that nothing saves.
     """
-    roles = dict(_roles(view))
+    every = dict(_roles(view))
+    roles = {node: role for node, role in every.items() if not _is_untouched(view, node, role)}
+    roles = roles or every
     saved = {role.kind for role in roles.values() if not role.preview}
     wanted = set(chosen) & roles.keys()
     enabled = {
@@ -68,16 +70,14 @@ def proposed_outputs(view: GraphView, chosen: Sequence[str]) -> tuple[ProposedOu
 def _roles(view: GraphView) -> Iterator[tuple[str, OutputRole]]:
     for node in view.outputs:
         role = output_of(view.class_of(node), view.inputs(node))
-        if role is not None and not (_shows(role) and _is_untouched(view, node)):
+        if role is not None:
             yield node, role
 
 
-def _shows(role: OutputRole) -> bool:
-    return role.preview or role.kind is Kind.TEXT
-
-
-def _is_untouched(view: GraphView, node: str) -> bool:
+def _is_untouched(view: GraphView, node: str, role: OutputRole) -> bool:
     """Whether a preview shows an input of the workflow as it is."""
+    if not role.preview and role.kind is not Kind.TEXT:
+        return False
     origins = [origin for _, origin, _ in view.links(node)]
     return bool(origins) and all(
         not list(view.links(origin))

@@ -18,9 +18,10 @@ from comfysnap_schema.comfy import (
     read_graph,
     title_of,
 )
-from comfysnap_schema.propose.folder import OTHERS, others, write_sources
+from comfysnap_schema.propose.folder import OTHERS, others, write_drawing, write_sources
 from comfysnap_schema.wire import SchemaError, WorkflowError
 from comfysnap_schema.workflow import (
+    DRAWING_FILE,
     GRAPH_FILE,
     PREPARE_FILE,
     SPEC_FILE,
@@ -65,6 +66,7 @@ def plan_update(
     catalogue: Catalogue | None,
     drawing: Drawing | None = None,
     *,
+    editor_workflow: Mapping[str, Any] | None = None,
     nodes: Mapping[str, str] | None = None,
     drop: Sequence[str] = (),
 ) -> Update:
@@ -75,6 +77,7 @@ def plan_update(
         graph: The new graph.
         catalogue: A new node catalogue. None: keeps the one in the folder.
         drawing: What the export says beside the graph.
+        editor_workflow: The workflow as the editor draws it, for ``drawing.json``.
         nodes: Old node id to new one, where the update cannot know.
         drop: Inputs and outputs to remove, whose nodes are gone.
 
@@ -92,6 +95,7 @@ def plan_update(
     changes = tuple(_node_changes(before, graph, matches, kept))
     if doubts:
         return Update(changes=changes, doubts=doubts)
+    is_drawn = editor_workflow is not None or graph == before
     text = _map_text(folder / SPEC_FILE, spec, matches, drop, graph)
     with tempfile.TemporaryDirectory(prefix="comfysnap-") as parent:
         draft = Path(parent) / folder.name
@@ -103,6 +107,7 @@ def plan_update(
         if catalogue is not None:
             catalogue.slim(n["class_type"] for n in graph.values()).save(draft / CATALOGUE_FILE)
         write_sources(draft, drawing or Drawing())
+        write_drawing(draft, editor_workflow)
         try:
             new = Workflow.load(draft)
             checked = check_workflow(new)
@@ -113,7 +118,7 @@ def plan_update(
             changes=(*changes, *_default_changes(old, new)),
             callers=tuple((f"{c.field}: {c.message}", c.breaking)
                           for c in compare(old.contract, new.contract)),
-            notes=tuple(_notes(folder, new, matches, (*checked.notes, *checked.issues))),
+            notes=tuple(_notes(folder, matches, (*checked.notes, *checked.issues), is_drawn)),
             files=dict(_differing(folder, draft)),
         )  # fmt: skip
 
@@ -266,11 +271,13 @@ def _default_changes(old: Workflow, new: Workflow) -> Iterator[str]:
             yield f"default: {name} was {before.default!r}, is now {parameter.default!r}"
 
 
-def _notes(folder: Path, new: Workflow, matches: Matches, checked: Iterable[str]) -> Iterator[str]:
+def _notes(folder: Path, matches: Matches, checked: Iterable[str], is_drawn: bool) -> Iterator[str]:
     yield from checked
     moved = any(one != other for one, other in matches.nodes.items())
     if moved and (folder / PREPARE_FILE).is_file():
         yield f"{PREPARE_FILE} is not changed; if it names node ids, adapt it"
+    if not is_drawn and (folder / DRAWING_FILE).is_file():
+        yield f"{DRAWING_FILE} is of the earlier graph; an export in UI format renews it"
 
 
 def _differing(folder: Path, draft: Path) -> Iterator[tuple[str, bytes]]:

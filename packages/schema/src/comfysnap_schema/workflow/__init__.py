@@ -1,6 +1,7 @@
 """A workflow folder: its input map, contract and history, and how inputs become a graph."""
 
 from comfysnap_schema.workflow.apply import (
+    DRAWING_FILE,
     GRAPH_FILE,
     SPEC_FILE,
     Workflow,
@@ -30,6 +31,7 @@ from comfysnap_schema.workflow.project import (
 
 __all__ = [
     "CONTRACTS_FILE",
+    "DRAWING_FILE",
     "GRAPH_FILE",
     "PREPARE_FILE",
     "PROJECT_FILE",

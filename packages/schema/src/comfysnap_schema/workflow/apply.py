@@ -17,6 +17,7 @@ from comfysnap_schema.comfy import (
     InputPath,
     Issue,
     is_link,
+    read_editor_workflow,
     read_graph,
     validate_graph,
 )
@@ -31,7 +32,10 @@ from comfysnap_schema.workflow.resolve import Resolver
 
 GRAPH_FILE = "graph.json"
 SPEC_FILE = "workflow.toml"
+DRAWING_FILE = "drawing.json"
+"""The workflow as ComfyUI's editor draws it, which some nodes of node packs read."""
 
+_PACKS = "custom_nodes"
 _SAVES = re.compile(r"save|preview|show|display|combine|output|export", re.IGNORECASE)
 
 
@@ -54,6 +58,8 @@ class Workflow:
     """Parameter name to the nodes that ``false`` bypasses."""
     earlier: History | None = None
     """The content of ``contracts.json``, if there is one."""
+    editor_workflow: Mapping[str, JsonValue] | None = field(default=None, compare=False)
+    """The content of ``drawing.json``, if there is one."""
 
     @property
     def name(self) -> str:
@@ -64,6 +70,20 @@ class Workflow:
     def outputs(self) -> Mapping[str, OutputSpec]:
         """Output name to the node that makes it."""
         return self.spec.outputs
+
+    @cached_property
+    def drawing(self) -> dict[str, JsonValue] | None:
+        """``editor_workflow`` for the nodes that run; None where all are ComfyUI's own, which at
+        most save it in their files."""
+        if self.editor_workflow is None:
+            return None
+        modules: list[str] = []
+        for class_type in {node["class_type"] for node in self.graph.values()}:
+            known = self.catalogue.get(class_type) if self.catalogue else None
+            modules.append(known.module if known else "")
+        if all(module and not module.startswith(_PACKS) for module in modules):
+            return None
+        return dict(self.editor_workflow)
 
     @cached_property
     def contract(self) -> Contract:
@@ -90,10 +110,10 @@ class Workflow:
     @classmethod
     def load(cls, folder: Path) -> "Workflow":
         """Read a workflow folder: ``graph.json``, ``workflow.toml`` and, when they are there,
-        ``nodes.json``, ``contracts.json`` and ``prepare.py`` (which is imported).
+        ``nodes.json``, ``contracts.json``, ``drawing.json`` and ``prepare.py`` (which is imported).
 
         Raises:
-            GraphError: ``graph.json`` is not a valid graph.
+            GraphError: ``graph.json`` is not a valid graph, or ``drawing.json`` not valid JSON.
             CatalogueError: ``nodes.json`` is not a valid catalogue.
             WorkflowError: The map is wrong, by itself or for the graph; ``file``, ``field`` and
                 ``code`` say where and why.
@@ -120,7 +140,9 @@ class Workflow:
         }
         _check_bypassed_outputs(bypasses, spec, file)
         earlier = read_history(folder / CONTRACTS_FILE)
-        return cls(folder, spec, graph, parameters, catalogue, prepare, bypasses, earlier)
+        drawn = folder / DRAWING_FILE
+        drawing = read_editor_workflow(drawn) if drawn.is_file() else None
+        return cls(folder, spec, graph, parameters, catalogue, prepare, bypasses, earlier, drawing)
 
     def complete(self, inputs: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
         """Complete valid wire inputs: fill in defaults, draw random seeds, convert digit strings.

@@ -79,7 +79,7 @@ class _Matcher:
             titled, alike = self._titled(node), self._like(node)
             if titled and alike and titled != alike:
                 continue
-            found = titled or alike or self._only(node)
+            found = titled or alike
             if found is not None and found not in self._taken:
                 self._found[node] = found
         return len(self._found) > before
@@ -122,19 +122,13 @@ class _Matcher:
                 return found[0]
         return None
 
-    def _only(self, node: str) -> str | None:
-        """The only free node of the class, when its title stayed the same."""
-        peers = self._peers(node)
-        if len(peers) != 1 or self._rivals(node):
-            return None
-        same = title_of(self._new.graph, peers[0]) == title_of(self._old.graph, node)
-        return peers[0] if same else None
-
     def _why(self, node: str) -> str:
         label = f"node {node} ({title_of(self._old.graph, node)})"
         peers = [each for each in self._peers(node) if each != node or each not in self._taken]
         if not peers:
             return f"{label} is gone"
+        if len(peers) == 1:
+            return f"{label} may be node {peers[0]}, whose title, links and values are others"
         class_type = self._old.class_of(node)
         return f"{label} may be one of several {class_type} nodes: {', '.join(peers)}"
 
@@ -164,9 +158,9 @@ class _Side:
         return self._links(node, 1)
 
     def values(self, node: str) -> object:
-        """The values in a node."""
+        """The values in a node; one without values is like no other."""
         inputs = self.graph[node]["inputs"].items()
-        return {name: value for name, value in inputs if not is_link(value)}
+        return {name: value for name, value in inputs if not is_link(value)} or object()
 
     def _links_within(self, node: str, depth: int) -> object:
         return self._uses(node, depth), self._sources(node, depth)

@@ -35,6 +35,8 @@ class EngineJob:
     outputs: Mapping[str, OutputSpec]
     fields: Mapping[str, str] = field(default_factory=dict[str, str])
     """API fields by ``node.inputs.name``, to name fields in errors."""
+    drawing: Mapping[str, JsonValue] | None = None
+    """The workflow as ComfyUI's editor draws it, for nodes that read it."""
     input_dir: Path
     """Contains the input files under the names that the graph uses."""
     output_dir: Path

@@ -182,6 +182,7 @@ class JobSubmitter:
             outputs=dict(workflow.outputs),
             fields=dict(workflow.fields),
             files={**found.files},
+            drawing=workflow.drawing,
             labels=label_map(options.label),
             timeout=min(options.timeout or settings.default_timeout, settings.max_timeout),
             queue_timeout=settings.queue_timeout,

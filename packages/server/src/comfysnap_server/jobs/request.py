@@ -27,6 +27,8 @@ class JobRequest(JobOptions, frozen=True):
     """``node.inputs.name`` to API field."""
     files: dict[str, FileBySha256 | FileByUrl] = Field(default_factory=dict)
     """Name that the graph uses in the input folder, to the file."""
+    drawing: dict[str, JsonValue] | None = None
+    """The workflow as ComfyUI's editor draws it, for nodes of packs that read it."""
     labels: dict[str, str] = Field(default_factory=dict)
     timeout: float
     """Longest run, in seconds."""

@@ -126,6 +126,7 @@ class JobRun:
             graph=request.graph,
             outputs=request.outputs,
             fields=request.fields,
+            drawing=request.drawing,
             input_dir=input_dir,
             output_dir=output_dir,
             options=request,

@@ -25,10 +25,13 @@ from comfysnap_server.engine.comfyui.cache import (
     memory_headroom,
 )
 from comfysnap_server.engine.comfyui.errors import (
+    NO_DRAWING,
     BrokenDeviceError,
     describe_node,
     is_broken_device,
+    misses_drawing,
     node_error,
+    reads_drawing,
     validation_error,
 )
 from comfysnap_server.engine.comfyui.events import JobEvents, planned_nodes, preview_jpeg
@@ -297,8 +300,10 @@ class _Run:
         """A copy of the graph and its extra data, after the prompt handlers of node packs
         (``add_on_prompt_handler``), which fill in wildcards and seeds."""
         server = self._comfy.server
+        drawing = self._job.drawing
+        data = {} if drawing is None else {"extra_pnginfo": {"workflow": dict(drawing)}}
         posted: Any = server.trigger_on_prompt(
-            {"prompt": copy_graph(self._job.graph), "client_id": CLIENT_ID, "extra_data": {}}
+            {"prompt": copy_graph(self._job.graph), "client_id": CLIENT_ID, "extra_data": data}
         )
         api = self._comfy.api
         try:
@@ -355,7 +360,13 @@ class _Run:
             self.failure.strip(),
             self._key.redact("".join(data.get("traceback") or ())),
         )
+        if self._job.drawing is None and misses_drawing(self._class_of(str(data["node_id"])), data):
+            data["exception_message"] = f"{self.failure.strip()}; {NO_DRAWING}"
         raise node_error(self._graph, self._job.fields, data)
+
+    def _class_of(self, node: str) -> Any:
+        entry = self._graph.get(self._origin(node))
+        return self._comfy.nodes.NODE_CLASS_MAPPINGS.get(entry["class_type"]) if entry else None
 
     def aborted(self, error: BaseException) -> EngineError:
         """The error for an exception that ComfyUI does not catch (``SystemExit``, a cancelled
@@ -377,7 +388,9 @@ class _Run:
         if self._events is None:
             return set()
         classes = self._comfy.nodes.NODE_CLASS_MAPPINGS
-        local = self._events.job_local
+        local = set(self._events.job_local)
+        if self._job.drawing is not None:  # which is not in the key of a result
+            local |= {node for node in self._graph if reads_drawing(self._class_of(node))}
         return local | job_local_nodes(
             self._graph,
             {self._origin(node) for node in local},

@@ -12,6 +12,14 @@ from comfysnap_server.errors import ComfysnapServerError
 MAX_MESSAGE: Final = 1000
 """Maximum length of a node's message, in characters."""
 
+NO_DRAWING: Final = (
+    "this node reads the workflow as ComfyUI's editor draws it (extra_pnginfo), which the folder of"
+    " the workflow lacks: run `comfysnap update NAME` with an export in UI format or a picture"
+)
+_DRAWING: Final = "EXTRA_PNGINFO"
+_OF_NONE: Final = frozenset({"TypeError", "KeyError", "AttributeError"})
+"""Exceptions of nodes that read something from None."""
+
 _MEMORY_TYPES: Final = frozenset(
     {"torch.OutOfMemoryError", "torch.cuda.OutOfMemoryError", "MemoryError"}
 )
@@ -45,6 +53,21 @@ def is_broken_device(message: str) -> bool:
     """Whether a node's exception means that every later CUDA call will fail too."""
     text = message.lower()
     return any(word in text for word in _BROKEN_WORDS)
+
+
+def reads_drawing(kind: Any) -> bool:
+    """Whether a node class takes the editor's workflow, at least to save it."""
+    try:
+        hidden = kind.INPUT_TYPES().get("hidden", {})
+        return any(_DRAWING in str(what).upper() for what in hidden.values())
+    except Exception:  # a node pack's own code
+        return False
+
+
+def misses_drawing(kind: Any, message: Mapping[str, Any]) -> bool:
+    """Whether a node of a class failed because the prompt came without the editor's workflow."""
+    exception = str(message.get("exception_type")).rpartition(".")[2]
+    return exception in _OF_NONE and reads_drawing(kind)
 
 
 def validation_error(
