@@ -13,7 +13,7 @@ import pytest
 
 from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.jobs import JobRecord, JobStatus
-from comfysnap_server.backends.local import LocalBackend, LocalLimits, readiness
+from comfysnap_server.backends.local import LocalBackend, LocalLimits
 from comfysnap_server.errors import BackendError
 from tests.server.backends.local.conftest import StartBackend
 from tests.server.backends.suite import (
@@ -218,11 +218,11 @@ async def test_jobs_wait_while_the_disk_is_full_and_run_when_there_is_room(
         asked.set()
         return usage(path)._replace(free=0)
 
-    monkeypatch.setattr(readiness.shutil, "disk_usage", full)
+    monkeypatch.setattr(shutil, "disk_usage", full)
     await backend.cancel("anna", running.id)
     async with asyncio.timeout(20):
         await asked.wait()
     assert (await backend.get("anna", waiting.id)).status is JobStatus.QUEUED
     assert not await backend.ready()
-    monkeypatch.setattr(readiness.shutil, "disk_usage", usage)
+    monkeypatch.setattr(shutil, "disk_usage", usage)
     assert (await finish(backend, waiting)).status is JobStatus.SUCCEEDED
