@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from comfysnap_schema.cli.command import build_app
+from comfysnap_schema.cli import build_app
 from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.jobs import JobRecord, JobStatus
 from comfysnap_server.backends.local import (
