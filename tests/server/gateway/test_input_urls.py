@@ -2,7 +2,9 @@
 
 import asyncio
 import hashlib
+import os
 import socket
+import tempfile
 import threading
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
@@ -178,3 +180,16 @@ async def test_downloads_too_many_are_refused_until_their_threads_have_ended(
         late = await http.post("/infer_async", json=asking_for("http://late.silent/a.png"))
         assert late.status_code == 429
         assert (await http.post("/infer_async", json={"prompt": "x"})).status_code == 202
+
+
+def test_what_a_killed_server_left_of_downloads_is_deleted(
+    workflow: Workflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    old, new = tmp_path / "comfysnap-input-old", tmp_path / "comfysnap-input-new"
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "file").touch()
+    os.utime(old, (1, 1))
+    create_app(FakeBackend(), {workflow.name: workflow}, GatewaySettings())
+    assert (old.exists(), new.exists()) == (False, True)

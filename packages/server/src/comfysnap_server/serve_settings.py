@@ -35,16 +35,21 @@ def read_serve(project: Project) -> ServeSettings:
     given = project.serve.get("local", {})
     defaults: dict[str, Any] = {
         "max_file_bytes": settings.max_file_bytes,
-        **(_shares(settings.local) if settings.auth == "keys" else {}),
+        **_shares(settings.local, len(settings.keys)),
     }
     changes = {name: value for name, value in defaults.items() if name not in given}
     return settings.model_copy(update={"local": replace(settings.local, **changes)})
 
 
-def _shares(local: LocalLimits) -> dict[str, int]:
-    """Limits of one key, so that none keeps the others from the server."""
+def _shares(local: LocalLimits, owners: int) -> dict[str, int]:
+    """Limits of an owner of a key, so that none keeps the others from the server."""
+    if not owners:
+        return {}
+    stored = {"max_stored_bytes_per_owner": STORED_BYTES_PER_KEY}
+    if owners == 1:
+        return stored
     return {
-        "max_unfinished_per_owner": max(local.max_queued // 2, 1),
-        "max_queued_bytes_per_owner": local.max_queued_bytes // 2,
-        "max_stored_bytes_per_owner": STORED_BYTES_PER_KEY,
+        **stored,
+        "max_unfinished_per_owner": (local.max_queued + 1) // 2,
+        "max_queued_bytes_per_owner": (local.max_queued_bytes + 1) // 2,
     }

@@ -8,7 +8,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from comfysnap_schema.cli import build_app
 from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.jobs import JobRecord, JobStatus
 from comfysnap_server.backends.local import (
@@ -167,6 +169,20 @@ async def test_a_backup_of_a_running_server_restores_its_jobs(
     (tmp_path / "copy").replace(data / DATABASE)
     backend = await start_backend()
     assert (await backend.get("anna", job.id)).outputs == job.outputs
+
+
+def test_the_backup_command_copies_the_store_or_says_why_not(tmp_path: Path) -> None:
+    with closing(open_database(tmp_path / DATABASE)) as connection:
+        fill(connection, 10)
+    target = tmp_path / "copy"
+    arguments = ["backup", str(target), "--data", str(tmp_path)]
+    assert CliRunner().invoke(build_app(), arguments).exit_code == 0
+    with closing(sqlite3.connect(target)) as copy:
+        assert copy.execute("SELECT count(*) FROM jobs").fetchone() == (10,)
+    (tmp_path / DATABASE).unlink()
+    refused = CliRunner().invoke(build_app(), arguments)
+    assert refused.exit_code == 1
+    assert DATABASE in refused.stderr
 
 
 async def test_a_second_server_is_refused_though_the_lock_files_were_deleted(

@@ -4,8 +4,9 @@ import asyncio
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack, aclosing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -24,6 +25,9 @@ TIMEOUT_S: Final = 30.0
 MAX_DOWNLOADS: Final = 32
 """At once; each has a thread."""
 _KEEP_FREE_BYTES: Final = 256 * 1024 * 1024
+_PREFIX: Final = "comfysnap-input-"
+_ABANDONED_S: Final = 600.0
+"""A folder this old is of no download of any server."""
 _CHUNK: Final = 1024 * 1024
 _PATIENCE_S: Final = 1.0
 """For a download to end by itself at its deadline, and say why."""
@@ -45,6 +49,7 @@ class InputDownloads:
         self._backend = backend
         self._places = places
         self._policy = policy
+        _delete_old_folders()
 
     async def store(self, owner: str, urls: Mapping[str, str]) -> dict[str, str]:
         """Download all ``urls`` at the same time.
@@ -101,9 +106,18 @@ def _release(held: ExitStack, download: "asyncio.Future[str]") -> None:
     held.close()
 
 
+def _delete_old_folders() -> None:
+    """Delete what a server left that was killed while it downloaded."""
+    limit = time.time() - _ABANDONED_S
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            if folder.stat().st_mtime < limit:
+                shutil.rmtree(folder)
+
+
 def _new_folder() -> Path:
     try:
-        return Path(tempfile.mkdtemp(prefix="comfysnap-input-"))
+        return Path(tempfile.mkdtemp(prefix=_PREFIX))
     except OSError as error:
         detail = f"the file cannot be stored: {error.strerror}"
         raise BackendError(ErrorCode.UNAVAILABLE, detail, retry_after=60) from error

@@ -14,9 +14,9 @@ class LocalLimits:
     """Requests of unfinished jobs, which wait on the disk."""
     max_unfinished_per_owner: int | None = None
     max_queued_bytes_per_owner: int | None = None
-    """Of the same; None: no limit but the common one. With several keys: half of it."""
+    """Of the same; None: no limit but the common one. With several keys: half of it by default."""
     max_stored_bytes_per_owner: int | None = None
-    """Uploads, outputs and jobs of one owner; None: the whole disk. With keys: 20 GiB."""
+    """Uploads, outputs and jobs of an owner; None: the whole disk. With keys: 20 GiB by default."""
     max_file_bytes: int = MAX_FILE_BYTES
     keep_free_bytes: int = 256 * 1024 * 1024
     """Of the disk: uploads stop there, so that accepted jobs can still run and end."""

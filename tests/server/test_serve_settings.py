@@ -1,0 +1,44 @@
+"""Limits of one owner, as ``[serve]`` sets them."""
+
+from pathlib import Path
+
+from comfysnap_schema.workflow import read_project
+from comfysnap_server.backends.local import LocalLimits
+from comfysnap_server.serve_settings import STORED_BYTES_PER_KEY, read_serve
+
+ANNA, BEN = "a" * 64, "b" * 64
+
+
+def limits(folder: Path, text: str) -> LocalLimits:
+    file = folder / "comfysnap.toml"
+    file.write_text(text)
+    (folder / "workflows").mkdir(exist_ok=True)
+    return read_serve(read_project(file)).local
+
+
+def test_owners_of_keys_share_the_queue_and_have_a_limit_on_the_disk(tmp_path: Path) -> None:
+    text = f'[serve]\nauth = "keys"\n[serve.keys]\nanna = "{ANNA}"\nben = "{BEN}"\n'
+    shared = limits(tmp_path, text)
+    assert shared.max_unfinished_per_owner == shared.max_queued // 2
+    assert shared.max_queued_bytes_per_owner == shared.max_queued_bytes // 2
+    assert shared.max_stored_bytes_per_owner == STORED_BYTES_PER_KEY
+
+
+def test_the_owner_of_the_only_key_has_the_queue_to_itself(tmp_path: Path) -> None:
+    alone = limits(tmp_path, f'[serve]\nauth = "keys"\n[serve.keys]\nanna = "{ANNA}"\n')
+    assert (alone.max_unfinished_per_owner, alone.max_queued_bytes_per_owner) == (None, None)
+    assert alone.max_stored_bytes_per_owner == STORED_BYTES_PER_KEY
+
+
+def test_limits_of_owners_that_are_set_count(tmp_path: Path) -> None:
+    text = (
+        f'[serve.keys]\nanna = "{ANNA}"\nben = "{BEN}"\n'
+        "[serve.local]\nmax_stored_bytes_per_owner = 1000\nmax_unfinished_per_owner = 3\n"
+    )
+    given = limits(tmp_path, text)
+    assert (given.max_stored_bytes_per_owner, given.max_unfinished_per_owner) == (1000, 3)
+
+
+def test_without_keys_the_one_owner_may_fill_queue_and_disk(tmp_path: Path) -> None:
+    free = limits(tmp_path, "")
+    assert (free.max_unfinished_per_owner, free.max_stored_bytes_per_owner) == (None, None)
