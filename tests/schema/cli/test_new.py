@@ -336,7 +336,7 @@ def drawing(**changes: Any) -> dict[str, Any]:
     return {"nodes": nodes, "links": links}
 
 
-UPSCALE = {
+UPSCALE: dict[str, Any] = {
     "EmptyImage": {"width": ["INT", {}], "height": ["INT", {}], "batch_size": ["INT", {}],
                    "color": ["INT", {}]},
     "UpscaleModelLoader": {"model_name": [["a.safetensors"]]},
@@ -353,7 +353,7 @@ def exported(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
     def write(**properties: Any) -> tuple[Path, Path]:
         export, info = tmp_path / "drawing.json", tmp_path / "info.json"
         export.write_text(json.dumps(drawing(**properties)))
-        entries = {
+        entries: dict[str, Any] = {
             name: {
                 "input": {"required": inputs}, "output": MAKES.get(name, ["IMAGE"]),
                 "output_node": name == "SaveImage",

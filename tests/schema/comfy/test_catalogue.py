@@ -476,19 +476,15 @@ def test_other_url_schemes_are_file_names(tmp_path: Path) -> None:
 
 def test_files_that_a_loader_of_a_pack_lists_are_uploads() -> None:
     """Its own editor code adds the upload; ComfyUI's catalogue does not say so."""
-    inputs = {"video": [["beach.mp4"], {}], "frames": ["INT", {}]}
-    models = {"image": [["a.safetensors"], {}]}
-    outputs = {"image": [["old.png"], {}]}
-    known = Catalogue.parse(
-        {
-            name: {"input": {"required": required}, "output": []}
-            for name, required in (
-                ("VHS_LoadVideo", inputs),
-                ("LoadImageModel", models),
-                ("LoadImageOutput", outputs),
-            )
-        }
-    )
+    inputs: dict[str, dict[str, Any]] = {
+        "VHS_LoadVideo": {"video": [["beach.mp4"], {}], "frames": ["INT", {}]},
+        "LoadImageModel": {"image": [["a.safetensors"], {}]},
+        "LoadImageOutput": {"image": [["old.png"], {}]},
+    }
+    data: dict[str, Any] = {
+        name: {"input": {"required": required}, "output": []} for name, required in inputs.items()
+    }
+    known = Catalogue.parse(data)
     video = known["VHS_LoadVideo"].expand({})["video"]
     assert (video.upload, video.choices) == (Kind.VIDEO, None)
     assert known["LoadImageModel"].expand({})["image"].upload is None

@@ -368,7 +368,11 @@ def test_value_nodes_outside_subgraphs_are_knobs() -> None:
 def service(**inputs: Any) -> Catalogue:
     """A service with these inputs, and a node that saves."""
     entry = {"input": {"required": inputs}, "output": ["IMAGE"], "api_node": True}
-    save = {"input": {"required": {"images": ["IMAGE"]}}, "output": [], "output_node": True}
+    save: dict[str, Any] = {
+        "input": {"required": {"images": ["IMAGE"]}},
+        "output": [],
+        "output_node": True,
+    }
     return Catalogue.parse({"Cloud": entry, "SaveImage": save})
 
 

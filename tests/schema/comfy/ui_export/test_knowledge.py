@@ -143,7 +143,7 @@ def test_reroutes_in_a_circle_set_nothing() -> None:
 
 
 def test_unlinked_inputs_of_a_subgraph_and_widgets_it_shows_are_shown() -> None:
-    proxies = {"proxyWidgets": [["11", "height"], ["-1", "text"], ["99", "gone"]]}
+    proxies: dict[str, Any] = {"proxyWidgets": [["11", "height"], ["-1", "text"], ["99", "gone"]]}
     found = drawn(with_subgraph([2, "a fox", None], **proxies))
     assert shown(found) == {
         "what_to_draw": ["2:10.inputs.text"],
