@@ -14,7 +14,7 @@ from comfysnap_schema.comfy.graph import (
     without_notes,
 )
 from comfysnap_schema.comfy.loaders import loader_kind
-from comfysnap_schema.comfy.model_names import (
+from comfysnap_schema.comfy.model_files import (
     EMBEDDING,
     ModelName,
     model_names,
