@@ -59,7 +59,7 @@ async def test_the_sweep_outlasts_an_outage(deployed: ControlPlane, client: Clie
     deployed.hold(WORKER)
     try:
         job = await client.infer_async(HelloInput(width=16, height=16))
-        deployed.faults.plan("*Get*", caller="sweep", fail=Status.UNAVAILABLE, seconds=5)
+        deployed.faults.plan("DictGet*", caller="sweep", fail=Status.UNAVAILABLE, seconds=5)
         deployed.faults.plan("DictContents", caller="sweep", fail=Status.UNAVAILABLE, times=5)
         call = deployed.run_scheduled("sweep")
         assert call.output is not None

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import time
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -15,6 +17,7 @@ from comfysnap_server.backends.modal.platform import CallEnd, Platform
 from comfysnap_server.backends.modal.quota import LONGEST_LIFE, Quota
 from comfysnap_server.backends.modal.shared_files import GatewayFiles
 from comfysnap_server.backends.modal.states import (
+    Decision,
     JobState,
     Policy,
     Step,
@@ -32,6 +35,9 @@ log = logging.getLogger(__name__)
 DEFAULT_RETENTION: Final = timedelta(days=7)
 _SCANNED: Final = 500
 """Most jobs that one page of a filtered listing looks at."""
+_KEPT: Final = 1000
+_FRESH_S: Final = 1.0
+"""How long what was read of a job may begin a wait for it."""
 _AT_ONCE: Final = 50
 """Jobs that a sweep looks at together; one after the other, a busy day would outlast it."""
 
@@ -66,6 +72,7 @@ class ModalBackend:
         self._files = GatewayFiles(platform.files, local)
         self._index = JobIndex(platform.index)
         self._watches: dict[str, JobFollower] = {}
+        self._recent: OrderedDict[str, tuple[float, JobState]] = OrderedDict()
         self._lingering: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -120,10 +127,21 @@ class ModalBackend:
                 return SubmitResult(replayed, replayed=True)
             # the gateway that reserved the key died before it wrote the job
             request = request.model_copy(update={"job_id": earlier.job_id})
+        call = None
         if await self._store.accept(request):
-            await self._store.spawn(request)
-        job = await self._store.snapshot(request.job_id)
+            call = await self._store.spawn(request)
+        if call is not None:
+            job = self._keep(JobState(request=request, call=call))
+        else:
+            job = await self._store.snapshot(request.job_id)
         return SubmitResult(job_of(job), replayed=earlier is not None)
+
+    def _keep(self, state: JobState) -> JobState:
+        """Remember what was just read, for the wait that follows in the same request."""
+        self._recent[state.request.job_id] = (time.monotonic(), state)
+        while len(self._recent) > _KEPT:
+            self._recent.popitem(last=False)
+        return state
 
     async def replay(self, owner: str, idempotency_key: str, fingerprint: str) -> JobRecord | None:
         """The job that the key made, or None.
@@ -155,21 +173,33 @@ class ModalBackend:
         return job_of(await self._current(owner, job_id))
 
     async def _current(self, owner: str, job_id: str) -> JobState:
-        snapshot = await self._owned(owner, job_id)
-        end = None
-        if not snapshot.final and (call_id := snapshot.running_call):
-            end = await self._platform.calls.end(call_id, wait=0)
-        snapshot = await self._advance(snapshot, end)
-        return snapshot if snapshot.final else await self._store.with_feed(snapshot)
+        await self._check_owner(owner, job_id)
+        known = self._recent[job_id][1] if job_id in self._recent else None
+        end, call_id = None, known.running_call if known and not known.final else None
+        if call_id is None:
+            snapshot = await self._store.look(job_id)
+            if not snapshot.final and (call_id := snapshot.running_call):
+                end = await self._platform.calls.end(call_id, wait=0)
+        else:
+            snapshot, end = await asyncio.gather(
+                self._store.look(job_id, known),
+                self._platform.calls.end(call_id, wait=0),
+            )
+            if end and snapshot.running_call != call_id:
+                end = None  # another call runs the job
+        return self._keep(await self._advance(snapshot, end))
 
-    async def _owned(self, owner: str, job_id: str) -> JobState:
+    async def _check_owner(self, owner: str, job_id: str) -> None:
         if (await self._store.request(job_id)).owner != owner:
             raise BackendError(ErrorCode.UNKNOWN_JOB, "unknown job")
+
+    async def _owned(self, owner: str, job_id: str) -> JobState:
+        await self._check_owner(owner, job_id)
         return await self._store.snapshot(job_id)
 
     async def _refresh(self, known: JobState, end: CallEnd | None) -> JobState:
-        fresh = await self._store.snapshot(known.request.job_id, known)
-        return await self._advance(fresh, end)
+        fresh = await self._store.look(known.request.job_id, known)
+        return self._keep(await self._advance(fresh, end))
 
     async def _advance(self, snapshot: JobState, end: CallEnd | None) -> JobState:
         """Do what the records, or the end of the call, ask for."""
@@ -177,6 +207,9 @@ class ModalBackend:
             return snapshot
         now = self._platform.now()
         decision = decide(snapshot, self._policy, now)
+        if decision != Decision():  # the feed may lack what the records have
+            snapshot = await self._store.snapshot(snapshot.request.job_id, snapshot)
+            decision = decide(snapshot, self._policy, now)
         if decision.step is Step.SPAWN:
             await self._store.spawn(snapshot.request)
             return await self._store.snapshot(snapshot.request.job_id, snapshot)
@@ -201,20 +234,22 @@ class ModalBackend:
         self, owner: str, job_id: str, *, after: int | None, timeout: float
     ) -> JobRecord:
         """See ``Backend.wait``."""
-        job = await self.get(owner, job_id)
-        if _is_news(job, after) or timeout <= 0:
-            return job
+        if timeout <= 0:
+            return await self.get(owner, job_id)
         async with self._following(owner, job_id) as watch:
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     await watch.until(lambda w: _is_news(job_of(w.snapshot), after))
-            return max(job, job_of(watch.snapshot), key=lambda known: known.version)
+            return job_of(watch.snapshot)
 
     @asynccontextmanager
     async def _following(self, owner: str, job_id: str) -> AsyncGenerator[JobFollower]:
+        await self._check_owner(owner, job_id)
         watch = self._watches.get(job_id)
         if watch is None:
-            snapshot = await self._owned(owner, job_id)
+            read_at, snapshot = self._recent.get(job_id, (float("-inf"), None))
+            if snapshot is None or time.monotonic() - read_at > _FRESH_S:
+                snapshot = await self._current(owner, job_id)
             watch = self._watches.get(job_id)
             if watch is None:
                 watch = JobFollower(self._platform, self._policy, self._refresh, snapshot)
@@ -281,7 +316,8 @@ class ModalBackend:
 
     async def _listed(self, owner: str, job_id: str) -> JobRecord | None:
         try:
-            return job_of(await self._owned(owner, job_id))
+            await self._check_owner(owner, job_id)
+            return job_of(await self._store.look(job_id))
         except BackendError as error:
             return _none_if_unknown(error)
 
@@ -292,13 +328,14 @@ class ModalBackend:
         if not snapshot.final:
             await self._store.request_cancel(job_id)
             # read again: a claim from before the flag means that the worker has to stop
-            snapshot = await self._advance(await self._store.snapshot(job_id, snapshot), None)
+            known = await self._store.snapshot(job_id, snapshot)
+            snapshot = self._keep(await self._advance(known, None))
             if not snapshot.final and (call_id := snapshot.running_call):
                 await self._platform.calls.cancel(call_id, terminate=False)
                 self._see_to_the_end(owner, job_id)
             if watch := self._watches.get(job_id):
                 watch.poke()
-        return job_of(snapshot if snapshot.final else await self._store.with_feed(snapshot))
+        return job_of(snapshot if snapshot.final else await self._store.look(job_id, snapshot))
 
     def _see_to_the_end(self, owner: str, job_id: str) -> None:
         """Follow a job that has to stop, even when no request follows it."""
@@ -373,7 +410,11 @@ class ModalBackend:
         if await self._ended(job_id):
             return None
         try:
-            job = await self._current(owner, job_id)
+            snapshot = await self._owned(owner, job_id)
+            end = None
+            if not snapshot.final and (call_id := snapshot.running_call):
+                end = await self._platform.calls.end(call_id, wait=0)
+            job = await self._advance(snapshot, end)
         except BackendError as error:  # listed, and its request never written
             return _none_if_unknown(error)
         return None if job.final else job.request

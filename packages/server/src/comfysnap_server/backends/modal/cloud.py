@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 import modal
 import modal.exception
 from grpclib.exceptions import StreamTerminatedError
+from modal._serialization import deserialize
 from modal._utils.async_utils import synchronize_api
 from modal._utils.grpc_utils import Retry
 from modal_proto import api_pb2
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_LONGEST_POLL_S: Final = 30.0
+_FULL_PAGE: Final = 50
+"""Entries that one answer may have had no room for others beside."""
 _ANSWER_S: Final = 5.0
 """How much later than asked for an answer that was held back may come."""
 _UNANSWERED: Final = (
@@ -120,20 +124,24 @@ class QueueFeed:
 
     async def read(self, job_id: str, *, wait: float) -> AsyncIterator[str]:
         """See ``Feed``."""
-        entries: AsyncIterator[str] | None = None
+        last, until = "", time.monotonic() + wait
+        while True:
+            left = max(0.0, min(_LONGEST_POLL_S, until - time.monotonic()))
+            page = await self._patience.ask(
+                lambda last=last, left=left: self._page(job_id, last, left)
+            )
+            for last, entry in page:  # noqa: B007, the next page begins after the last one
+                yield entry
+            if page:
+                until = time.monotonic() + wait
+            elif time.monotonic() >= until:
+                return
+            if not wait and len(page) < _FULL_PAGE:
+                return
 
-        async def following() -> str | None:
-            nonlocal entries
-            if entries is None:  # also after an error, which ends an iteration
-                entries = aiter(self._queue.iterate.aio(partition=job_id, item_poll_timeout=wait))
-            try:
-                return await anext(entries, None)
-            except _UNANSWERED:
-                entries = None
-                raise
-
-        while (entry := await self._patience.ask(following)) is not None:
-            yield entry
+    async def _page(self, job_id: str, last: str, wait: float) -> list[tuple[str, str]]:
+        await self._queue.hydrate.aio()
+        return await _items.aio(self._queue.client, self._queue.object_id, job_id, last, wait)
 
 
 class FunctionCalls:
@@ -168,6 +176,22 @@ class FunctionCalls:
             return
 
 
+async def _ask_for_items(
+    client: Any, queue_id: str, partition: str, last: str, wait: float
+) -> list[tuple[str, str]]:
+    """Entries of a partition behind ``last``, with their ids. ``Queue.iterate`` asks once more to
+    learn that there are no others."""
+    request = api_pb2.QueueNextItemsRequest(
+        queue_id=queue_id,
+        partition_key=partition.encode(),
+        last_entry_id=last,
+        item_poll_timeout=wait,
+    )
+    response = await client._stub.QueueNextItems(request)
+    return [(item.entry_id, deserialize(item.value, client)) for item in response.items]
+
+
+_items: Final[Any] = synchronize_api(_ask_for_items)
 _Result = api_pb2.GenericResult
 _STATES: Final = {
     _Result.GENERIC_STATUS_SUCCESS: CallState.RETURNED,

@@ -4,17 +4,20 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from comfysnap_schema.wire import Preview
 from comfysnap_server.backends.modal.platform import CallEnd, Platform
 from comfysnap_server.backends.modal.records import FeedEntry, previews_of
-from comfysnap_server.backends.modal.states import JobState, Policy
+from comfysnap_server.backends.modal.states import JobState, Policy, seconds_until_due
 
 log = logging.getLogger(__name__)
 
 Refresh = Callable[[JobState, CallEnd | None], Awaitable[JobState]]
 """Reads the records again and does what they, or the end of the call, ask for."""
 
+_AGAIN_S = 5.0
+"""Before another try to read what could not be read, or to ask for the call that goes on."""
 CALL_WAIT_S = 50.0
 """How long one question for the call's result may be held."""
 
@@ -67,7 +70,8 @@ class JobFollower:
         """Look at the records when poked, and now and then."""
         while not self.snapshot.final:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._policy.refresh):
+                due = seconds_until_due(self.snapshot, self._policy, self._platform.now())
+                async with asyncio.timeout(due):
                     await self._poked.wait()
             self._poked.clear()
             try:
@@ -75,8 +79,17 @@ class JobFollower:
             except Exception:
                 log.exception("job %s could not be read", self.snapshot.request.job_id)
                 continue
-            known = self.snapshot.entry  # the feed went on meanwhile
-            await self._show(fresh.with_entry(known) if known else fresh)
+            await self._show(self._with_what_came(fresh))
+
+    def _with_what_came(self, fresh: JobState) -> JobState:
+        """The feed went on while the records were read."""
+        known = self.snapshot
+        if fresh.final:
+            return fresh
+        if known.entry is not None:
+            fresh = fresh.with_entry(known.entry)
+        claims = max(fresh.claims, known.claims, key=len)
+        return replace(fresh, claims=claims, cancel=fresh.cancel or known.cancel)
 
     def take_previews(self) -> None:
         """Take in previews too, if the job sends any."""
@@ -97,15 +110,21 @@ class JobFollower:
                 # each reading begins with the first entry
                 async for text in self._platform.feed.read(partition, wait=CALL_WAIT_S):
                     entry = FeedEntry.model_validate_json(text)
+                    if entry.cancel is not None and self.snapshot.cancel is None:
+                        await self._show(replace(self.snapshot, cancel=entry.cancel))
+                        self.poke()
                     if (entry.attempt, entry.number) > seen:
                         seen = (entry.attempt, entry.number)
                         await self._take(entry)
             except Exception:
                 log.exception("%s could not be read", partition)
-                await asyncio.sleep(self._policy.refresh)
+                await asyncio.sleep(min(self._policy.refresh, _AGAIN_S))
 
     async def _take(self, entry: FeedEntry) -> None:
-        if entry.ended or entry.attempt > len(self.snapshot.claims):
+        if entry.claim is not None and entry.attempt == len(self.snapshot.claims) + 1:
+            claims = (*self.snapshot.claims, entry.claim)
+            await self._show(replace(self.snapshot, claims=claims))
+        elif entry.ended or entry.attempt > len(self.snapshot.claims):
             self.poke()
         if entry.preview is not None:
             self.preview = entry.preview
@@ -121,14 +140,14 @@ class JobFollower:
             call_id = self.snapshot.running_call
             try:
                 if call_id is None:
-                    await asyncio.sleep(self._policy.refresh)
+                    await asyncio.sleep(min(self._policy.refresh, _AGAIN_S))
                     continue
                 end = await self._platform.calls.end(call_id, wait=CALL_WAIT_S)
             except Exception:
                 log.exception("call %s could not be asked for", call_id)
-                await asyncio.sleep(self._policy.refresh)
+                await asyncio.sleep(min(self._policy.refresh, _AGAIN_S))
                 continue
             if end is not None:
                 self._end = end
                 self.poke()
-                await asyncio.sleep(self._policy.refresh)
+                await asyncio.sleep(min(self._policy.refresh, _AGAIN_S))

@@ -82,7 +82,8 @@ class Listed(BaseModel, frozen=True):
 
 
 class FeedEntry(BaseModel, frozen=True):
-    """One entry of a job's partition in the progress queue; read without taking it."""
+    """One entry of a job's partition in the progress queue; read without taking it. What the
+    records say is repeated here, because one request reads all of it."""
 
     attempt: int
     number: int
@@ -91,6 +92,10 @@ class FeedEntry(BaseModel, frozen=True):
     preview: Preview | None = None
     ended: bool = False
     """The final record is written."""
+    claim: Claim | None = None
+    """Of the run that begins; with the first entry of a run."""
+    cancel: CancelRequest | None = None
+    """With the one entry that a gateway writes: of no attempt, and never shown as progress."""
 
 
 def idem_key(owner: str, key: str) -> str:

@@ -7,15 +7,17 @@ from typing import Final
 
 from comfysnap_schema.wire import Progress
 from comfysnap_server.backends.modal.platform import Feed
-from comfysnap_server.backends.modal.records import FeedEntry, previews_of
+from comfysnap_server.backends.modal.records import Claim, FeedEntry, previews_of
 from comfysnap_server.engine.protocol import PreviewFrame
 
 log = logging.getLogger(__name__)
 
-SHORTEST_S: Final = 0.1
-SHARE: Final = 0.01
-"""Between entries lies this share of the time so far, and no less than ``SHORTEST_S``: each costs a
-round trip, and each reader of the job reads them all (an hour makes about 700)."""
+SHORTEST_S: Final = 0.15
+SHARE: Final = 0.7
+MODERATE_S: Final = 3.5
+SLOW_SHARE: Final = 0.01
+"""Seconds between entries: most of the time so far, from 0.15 to 3.5, and later a hundredth of it.
+Each costs a round trip, and a look at the job reads them all (10 s make 8, an hour about 450)."""
 PROGRESS_KEPT_S: Final = 2 * 3600
 """From each entry on; a node may be silent for long."""
 ENDED_KEPT_S: Final = 300
@@ -26,7 +28,8 @@ MAX_PREVIEW_BYTES: Final = 256 * 1024
 class FeedReporter:
     """One attempt's entries; only the newest of what came within an interval is sent."""
 
-    def __init__(self, feed: Feed, job_id: str, attempt: int) -> None:
+    def __init__(self, feed: Feed, job_id: str, attempt: int, claim: Claim | None = None) -> None:
+        self._claim = claim
         self._feed = feed
         self._job_id = job_id
         self._attempt = attempt
@@ -59,8 +62,9 @@ class FeedReporter:
             await self._append(ended=True)
 
     async def _send(self) -> None:
-        await self._append()  # shows that the attempt started
+        await self._append(claim=self._claim)
         while True:
+            await asyncio.sleep(self._pause())
             await self._news.wait()
             self._news.clear()
             progress, preview = self._progress, self._preview
@@ -69,7 +73,10 @@ class FeedReporter:
                 await self._append(progress)
             if preview is not None:
                 await self._append(frame=preview)
-            await asyncio.sleep(max(SHORTEST_S, SHARE * (time.monotonic() - self._started)))
+
+    def _pause(self) -> float:
+        passed = time.monotonic() - self._started
+        return max(SHORTEST_S, min(SHARE * passed, MODERATE_S), SLOW_SHARE * passed)
 
     async def _append(
         self,
@@ -77,6 +84,7 @@ class FeedReporter:
         frame: PreviewFrame | None = None,
         *,
         ended: bool = False,
+        claim: Claim | None = None,
     ) -> None:
         self._number += 1
         entry = FeedEntry(
@@ -85,6 +93,7 @@ class FeedReporter:
             progress=progress,
             preview=frame and frame.on_wire(),
             ended=ended,
+            claim=claim,
         )
         try:
             partition = self._job_id if frame is None else previews_of(self._job_id)

@@ -221,7 +221,9 @@ class JobRunner:
 
     async def _attempt(self, snapshot: JobState) -> End:
         job = snapshot.request
-        reporter = FeedReporter(self._platform.feed, job.job_id, len(snapshot.claims))
+        reporter = FeedReporter(
+            self._platform.feed, job.job_id, len(snapshot.claims), snapshot.claims[-1]
+        )
         async with _folders() as (inputs, outputs):
             run = JobRun(
                 self.engine,

@@ -19,6 +19,7 @@ from comfysnap_server.jobs import ENDINGS, Ending, JobRequest, Outcome, ended
 _ATTEMPT_STEP: Final = 1_000_000
 _FINAL_VERSION: Final = 1_000_000_000
 _LONGEST_REASON: Final = 500
+_SOONEST_S: Final = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +30,8 @@ class Policy:
     """A request without a call was left by a gateway that died; it is spawned again."""
     cancel_grace: float = 30.0
     """How long an engine may take to stop before its container is killed."""
-    refresh: float = 5.0
-    """Between reads of the records of a job that a request waits for."""
+    refresh: float = 30.0
+    """Between reads of the records of a job that a request waits for and nothing is heard of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +154,21 @@ def decide(snapshot: JobState, policy: Policy, now: datetime) -> Decision:
         if snapshot.call is None and age > policy.respawn_after:
             return Decision(Step.SPAWN)
     return Decision()
+
+
+def seconds_until_due(snapshot: JobState, policy: Policy, now: datetime) -> float:
+    """When the records have to be looked at again, even if nothing is heard of the job."""
+    request, moments = snapshot.request, [policy.refresh]
+    age = (now - request.created_at).total_seconds()
+    if snapshot.cancel:
+        waited = (now - snapshot.cancel.at).total_seconds()
+        moments.append(policy.cancel_grace - waited)
+    elif not snapshot.claims:
+        if snapshot.call is None:
+            moments.append(policy.respawn_after - age)
+        if request.queue_timeout is not None:
+            moments.append(request.queue_timeout - age)
+    return max(min(_SOONEST_S, policy.refresh), min(moments) + 0.01)
 
 
 def decide_by_call(snapshot: JobState, call: CallEnd, now: datetime) -> End | None:

@@ -5,7 +5,7 @@ import logging
 from collections import OrderedDict
 from dataclasses import replace
 from datetime import timedelta
-from typing import Final
+from typing import Final, TypeVar
 
 from comfysnap_schema.wire import IDEMPOTENCY_TTL_S, ErrorCode
 from comfysnap_server.backends.modal.platform import Platform
@@ -24,6 +24,7 @@ from comfysnap_server.backends.modal.records import (
     job_key,
     read,
 )
+from comfysnap_server.backends.modal.reporting import PROGRESS_KEPT_S
 from comfysnap_server.backends.modal.states import JobState
 from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs import JobRequest
@@ -34,6 +35,8 @@ MAX_INLINE_BYTES: Final = 6 * 1024
 """A spawn above 8 KiB takes a round trip to the object store (``modal._utils.blob_utils``)."""
 _REMEMBERED: Final = 1000
 
+T = TypeVar("T")
+
 
 class JobStore:
     """Jobs as records; what never changes is remembered."""
@@ -42,6 +45,8 @@ class JobStore:
         self._platform = platform
         self._records = platform.records
         self._requests: OrderedDict[str, JobRequest] = OrderedDict()
+        self._calls: OrderedDict[str, Spawned] = OrderedDict()
+        self._ended: OrderedDict[str, JobState] = OrderedDict()
 
     async def find_key(self, owner: str, key: str) -> KnownKey | None:
         """The job that an idempotency key made in the last 24 hours."""
@@ -81,18 +86,29 @@ class JobStore:
         )
         return new
 
-    async def spawn(self, request: JobRequest) -> None:
+    async def spawn(self, request: JobRequest) -> Spawned | None:
         """Queue the job with Modal. A failure is only logged: the request is kept, and the next
-        gateway that reads the job spawns it."""
+        gateway that reads the job spawns it.
+
+        Returns:
+            The call; None if there is none, or none that is sure to be the job's.
+        """
         text = request.model_dump_json()
         inline = text if len(text.encode()) <= MAX_INLINE_BYTES else None
         try:
             call_id = await self._platform.calls.spawn(request.job_id, inline)
             spawned = Spawned(call_id=call_id, at=self._platform.now())
             # a second call for the same job is left to lose at the claim
-            await self._records.add(job_key(request.job_id, "call"), spawned.model_dump_json())
+            first = await self._records.add(
+                job_key(request.job_id, "call"), spawned.model_dump_json()
+            )
         except Exception:
             log.exception("job %s could not be spawned", request.job_id)
+            return None
+        _remember(self._requests, request.job_id, request)
+        if first:
+            _remember(self._calls, request.job_id, spawned)
+        return spawned if first else None
 
     async def request(self, job_id: str) -> JobRequest:
         """The request of a job.
@@ -105,25 +121,78 @@ class JobStore:
             known = read(JobRequest, await self._records.get(job_key(job_id, "request")))
             if known is None:
                 raise BackendError(ErrorCode.UNKNOWN_JOB, "unknown job")
-            self._requests[job_id] = known
-            while len(self._requests) > _REMEMBERED:
-                self._requests.popitem(last=False)
+            _remember(self._requests, job_id, known)
         return known
 
-    async def snapshot(self, job_id: str, earlier: JobState | None = None) -> JobState:
-        """All records of a job, without the feed beyond what ``earlier`` knew.
+    async def look(self, job_id: str, earlier: JobState | None = None) -> JobState:
+        """The job in few requests: its end, or else what the feed says. The feed may lack what a
+        record has, so read ``snapshot`` before acting for a job.
 
         Raises:
             BackendError: ``unknown_job``.
         """
-        request, call, cancel, final, claims = await asyncio.gather(
-            self.request(job_id),
-            self._records.get(job_key(job_id, "call")),
-            self._records.get(job_key(job_id, "cancel")),
-            self.final(job_id),
-            self._claims(job_id),
-        )
-        return JobState(
+        if known := self._ended.get(job_id):
+            return known
+        request = await self.request(job_id)
+        final, entries = await asyncio.gather(self.final(job_id), self._entries(job_id))
+        if final is not None:
+            return await self.snapshot(job_id, earlier, final=final)
+        claims = tuple(entry.claim for entry in entries if entry.claim)
+        if not claims or len(claims) < max(entry.attempt for entry in entries):
+            claims = await self._claims(job_id)  # none, or the feed does not tell
+        cancel = next((entry.cancel for entry in entries if entry.cancel), None)
+        call = None if claims else await self._call(job_id)
+        state = JobState(request=request, call=call, claims=claims, cancel=cancel)
+        if earlier is not None:
+            state = replace(state, cancel=cancel or earlier.cancel, entry=earlier.entry)
+        for entry in entries:
+            if entry.progress is not None:
+                state = state.with_entry(entry)
+        return state
+
+    async def _call(self, job_id: str) -> Spawned | None:
+        known = self._calls.get(job_id)
+        if known is None:
+            known = read(Spawned, await self._records.get(job_key(job_id, "call")))
+            if known is not None:
+                _remember(self._calls, job_id, known)
+        return known
+
+    async def _entries(self, job_id: str) -> list[FeedEntry]:
+        return [
+            FeedEntry.model_validate_json(text)
+            async for text in self._platform.feed.read(job_id, wait=0)
+        ]
+
+    async def snapshot(
+        self, job_id: str, earlier: JobState | None = None, *, final: End | None = None
+    ) -> JobState:
+        """All records of a job, without the feed beyond what ``earlier`` knew.
+
+        Args:
+            final: The final record, if it is known.
+
+        Raises:
+            BackendError: ``unknown_job``.
+        """
+        if known := self._ended.get(job_id):
+            return known
+        if final is None:
+            request, call, cancel, final, claims = await asyncio.gather(
+                self.request(job_id),
+                self._records.get(job_key(job_id, "call")),
+                self._records.get(job_key(job_id, "cancel")),
+                self.final(job_id),
+                self._claims(job_id),
+            )
+        else:  # whose claims are known to be all, and whose call is of no use any more
+            call = None
+            request, cancel, claims = await asyncio.gather(
+                self.request(job_id),
+                self._records.get(job_key(job_id, "cancel")),
+                self._claims(job_id, final.attempt),
+            )
+        state = JobState(
             request=request,
             call=read(Spawned, call),
             claims=claims,
@@ -131,9 +200,16 @@ class JobStore:
             final=final,
             entry=earlier.entry if earlier else None,
         )
+        if final is not None:
+            _remember(self._ended, job_id, state)
+        return state
 
-    async def _claims(self, job_id: str) -> tuple[Claim, ...]:
+    async def _claims(self, job_id: str, count: int | None = None) -> tuple[Claim, ...]:
         found: list[Claim] = []
+        if count is not None:
+            keys = [claim_key(job_id, run) for run in range(1, count + 1)]
+            texts = await asyncio.gather(*(self._records.get(key) for key in keys))
+            return tuple(claim for text in texts if (claim := read(Claim, text)))
         while claim := read(Claim, await self._records.get(claim_key(job_id, len(found) + 1))):
             found.append(claim)
             if len(found) >= (await self.request(job_id)).max_attempts + MAX_PREEMPTIONS:
@@ -144,19 +220,14 @@ class JobStore:
         """How the job ended, if it did."""
         return read(End, await self._records.get(job_key(job_id, "final")))
 
-    async def with_feed(self, snapshot: JobState) -> JobState:
-        """With the progress that is there now."""
-        job_id = snapshot.request.job_id
-        async for text in self._platform.feed.read(job_id, wait=0):
-            entry = FeedEntry.model_validate_json(text)
-            if entry.progress is not None:
-                snapshot = snapshot.with_entry(entry)
-        return snapshot
-
     async def request_cancel(self, job_id: str) -> None:
         """Raise the cancel flag; the first request's time stands."""
         flag = CancelRequest(at=self._platform.now())
-        await self._records.add(job_key(job_id, "cancel"), flag.model_dump_json())
+        key = job_key(job_id, "cancel")
+        if not await self._records.add(key, flag.model_dump_json()):
+            flag = read(CancelRequest, await self._records.get(key)) or flag
+        entry = FeedEntry(attempt=0, number=0, cancel=flag)
+        await self._platform.feed.append(job_id, entry.model_dump_json(), keep=PROGRESS_KEPT_S)
 
     async def finish(self, snapshot: JobState, final: End) -> JobState:
         """Write a final record; the first one stands, and is in the answer."""
@@ -164,3 +235,9 @@ class JobStore:
         if not await self._records.add(job_key(job_id, "final"), final.model_dump_json()):
             final = await self.final(job_id) or final
         return replace(snapshot, final=final)
+
+
+def _remember(known: OrderedDict[str, T], job_id: str, value: T) -> None:
+    known[job_id] = value
+    while len(known) > _REMEMBERED:
+        known.popitem(last=False)

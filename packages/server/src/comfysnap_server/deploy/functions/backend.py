@@ -23,10 +23,10 @@ image: Final = build_gateway_image(deployment)
 volumes: Final[dict[str | Any, Any]] = {files_dir: files_volume}
 
 
-def make_backend() -> ModalBackend:
-    """The backend of this container."""
+def make_backend(*, patience: float) -> ModalBackend:
+    """The backend of this container; see ``make_platform``."""
     return ModalBackend(
-        make_platform(Worker().run),
+        make_platform(Worker().run, patience=patience),
         Path(tempfile.gettempdir()) / "comfysnap",
         retention=timedelta(hours=settings.retention_hours),
         max_unfinished_per_owner=settings.max_unfinished_per_owner,

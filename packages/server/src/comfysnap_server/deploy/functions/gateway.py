@@ -32,7 +32,7 @@ def make_api() -> Any:
     from comfysnap_server.gateway import create_app
 
     return create_app(
-        make_backend(),
+        make_backend(patience=10),
         deployment.workflows,
         gateway_settings(deployment),
         default=deployment.project.default,

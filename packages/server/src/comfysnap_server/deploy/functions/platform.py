@@ -71,21 +71,21 @@ def resolving(*more: Any) -> Generator[None]:
             log.warning("a shared object is looked up when it is needed: %s", error)
 
 
-def make_platform(method: Any = None) -> Platform:
+def make_platform(method: Any = None, *, patience: float = 60) -> Platform:
     """The shared objects, for the backend and the worker.
 
     Args:
         method: Method of the GPU class that runs a job. None in the worker.
+        patience: Seconds in which a request to Modal that gets no answer is repeated.
     """
-    # a request of a client is not held long, but without its records a worker loses its job
-    patience = Patience(60 if method is None else 10)
+    asking = Patience(patience)
     return Platform(
-        records=DictRecords(_jobs, patience),
-        index=DictRecords(_index, patience),
-        feed=QueueFeed(_progress, patience),
-        calls=FunctionCalls(method, patience),
-        files=VolumeFolder(files_volume, Path(files_dir), patience),
-        models=VolumeFolder(models_volume, Path(MODELS_DIR), patience) if method is None else None,
+        records=DictRecords(_jobs, asking),
+        index=DictRecords(_index, asking),
+        feed=QueueFeed(_progress, asking),
+        calls=FunctionCalls(method, asking),
+        files=VolumeFolder(files_volume, Path(files_dir), asking),
+        models=VolumeFolder(models_volume, Path(MODELS_DIR), asking) if method is None else None,
     )
 
 

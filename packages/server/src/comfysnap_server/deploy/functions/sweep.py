@@ -21,7 +21,7 @@ SCHEDULE: Final = modal.Cron("*/30 * * * *")
 @app.function(image=image, volumes=volumes, timeout=TIMEOUT_S, schedule=SCHEDULE, max_containers=1)
 async def sweep() -> int:
     """Update jobs that nobody polls, and delete files past their retention."""
-    backend = make_backend()
+    backend = make_backend(patience=60)  # nobody waits
     try:
         deleted = await backend.sweep()
     finally:
