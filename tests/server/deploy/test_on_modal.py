@@ -18,7 +18,7 @@ from comfysnap_server import pins
 from comfysnap_server.deploy.image import PACKAGES
 from tests.control_plane import ControlPlane
 from tests.paths import ROOT
-from tests.server.models.model_server import ModelServer, Served, serve_models
+from tests.server.models.model_server import ModelServer, Served, safetensors, serve_models
 from tests.server.nodepacks.sources import git
 
 pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
@@ -328,7 +328,7 @@ def server() -> Iterator[ModelServer]:
 def test_models_sync_fills_the_volume_in_a_container(
     plane: ControlPlane, project: Path, server: ModelServer
 ) -> None:
-    content = os.urandom(2_000_000)
+    content = safetensors(os.urandom(2_000_000))
     server.files["/a.safetensors"] = Served(content, token="sesame", break_after=[0, 500_000])
     (project / "comfysnap.toml").write_text(
         'name = "filled"\n[deploy]\nworkflows = ["hello"]\nmodel_secrets = ["model-tokens"]\n'
@@ -347,7 +347,7 @@ def test_models_sync_fills_the_volume_in_a_container(
     listed = run(plane, project, "models", "list", "--json")
     assert listed.returncode == 0, listed.stderr
     (row,) = json.loads(listed.stdout)
-    assert (row["path"], row["size"], row["listed"]) == ("loras/a.safetensors", 2_000_000, True)
+    assert (row["path"], row["size"], row["listed"]) == ("loras/a.safetensors", len(content), True)
     removed = run(plane, project, "models", "rm", "loras/a.safetensors", "--yes")
     assert removed.returncode == 0, removed.stderr
     (row,) = json.loads(run(plane, project, "models", "list", "--json").stdout)
