@@ -1,5 +1,6 @@
 """Turns ComfyUI's UI export into the API-format graph that its editor would export."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,12 @@ from comfysnap_schema.comfy.catalogue import Catalogue
 from comfysnap_schema.comfy.definitions import WIDGET_TYPES, NodeDef
 from comfysnap_schema.comfy.graph import HOW_TO_EXPORT, Graph, Node, parse_graph
 from comfysnap_schema.comfy.picture import read_saved
+from comfysnap_schema.comfy.ui_export.everywhere import (
+    has_unwritten_links,
+    with_broadcast_links,
+)
 from comfysnap_schema.comfy.ui_export.filenames import PREFIX, SAVES, filled
-from comfysnap_schema.comfy.ui_export.model import UiNode, is_ui_format, parse_ui
+from comfysnap_schema.comfy.ui_export.model import UiNode, as_object, is_ui_format, parse_ui
 from comfysnap_schema.comfy.ui_export.resolve import VIRTUAL, LinkResolver, Origin, Scope
 from comfysnap_schema.comfy.ui_export.widgets import ConversionError, sent_values, widgets_of
 from comfysnap_schema.wire import GraphError, UiFormatError
@@ -54,7 +59,9 @@ def import_ui(data: object, catalogue: Catalogue, *, file: str | None = None) ->
         GraphError: ``not_a_graph``, ``empty_graph``, ``too_large``.
         UiFormatError: Some parts cannot be converted faithfully; ``refused`` lists them.
     """
-    workflow = parse_ui(data, file=file)
+    drawn = parse_ui(data, file=file)
+    raw = as_object(data)
+    workflow = replace(drawn, root=with_broadcast_links(drawn.root, raw))
     resolver = LinkResolver(workflow, catalogue)
     refused: list[tuple[str, str, str]] = []
     graph: Graph = {}
@@ -65,6 +72,10 @@ def import_ui(data: object, catalogue: Catalogue, *, file: str | None = None) ->
     for scope in scopes:
         for node in scope.graph.nodes.values():
             if node.off or node.type in VIRTUAL or node.type in workflow.subgraphs:
+                continue
+            if has_unwritten_links(node, raw):
+                message = f"{node.type!r} makes links that the file does not have; draw them"
+                refused.append(("hidden_links", scope.id_of(node.id), message))
                 continue
             try:
                 graph[scope.id_of(node.id)] = _convert(resolver, scope, node)
