@@ -25,6 +25,9 @@ class FakeBackend:
         self.outputs: dict[str, StoredFile] = {}
         self.changed = asyncio.Event()
         self.submitted = asyncio.Event()
+        self.held = 0
+        """Requests that wait for a change now."""
+        self.arrived = asyncio.Event()
         self.running = False
         self.idle_worker = False
         """Whether a submitted job starts at once."""
@@ -76,8 +79,23 @@ class FakeBackend:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while not news():
-                    await self.changed.wait()
+                    await self._change()
         return await self.get(owner, job_id)
+
+    async def _change(self) -> None:
+        self.held += 1
+        self.arrived.set()
+        try:
+            await self.changed.wait()
+        finally:
+            self.held -= 1
+
+    async def until_held(self, count: int) -> None:
+        """Return once ``count`` requests wait."""
+        async with asyncio.timeout(10):
+            while self.held < count:
+                self.arrived.clear()
+                await self.arrived.wait()
 
     async def update(self, job_id: str, **changes: Any) -> JobRecord:
         job = self.jobs[job_id]

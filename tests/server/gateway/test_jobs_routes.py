@@ -117,7 +117,7 @@ async def test_events_tell_each_state_and_end_with_done(
     job = await submit(http)
     await backend.update(job, status=JobStatus.RUNNING)
     call = asyncio.create_task(http.get(f"/events/{job}"))
-    await asyncio.sleep(0.01)
+    await backend.until_held(1)
     await backend.update(job, status=JobStatus.SUCCEEDED)
     answer = await call
     lines = [line for line in answer.text.splitlines() if not line.startswith("data")]
@@ -130,7 +130,7 @@ async def test_events_resume_after_the_last_id(
 ) -> None:
     job = await submit(http)
     call = asyncio.create_task(http.get(f"/events/{job}", headers={"Last-Event-ID": "1"}))
-    await asyncio.sleep(0.01)
+    await backend.until_held(1)
     await backend.update(job, status=JobStatus.SUCCEEDED)
     text = (await call).text
     assert "event: status" not in text
@@ -153,7 +153,7 @@ async def test_too_many_held_requests_are_refused(backend: FakeBackend, workflow
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
         job = await submit(http)
         first = asyncio.create_task(http.get(f"/check_status/{job}?wait=25"))
-        await asyncio.sleep(0.01)
+        await backend.until_held(1)
         second = await http.get(f"/check_status/{job}?wait=25")
         assert (second.status_code, second.json()["code"]) == (429, "rate_limited")
         assert second.headers["retry-after"] == "1"
@@ -172,7 +172,7 @@ async def test_where_no_more_are_held_one_is_answered_early(
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
         job = await submit(http)
         older = asyncio.create_task(http.get(f"/check_status/{job}?wait=25"))
-        await asyncio.sleep(0.01)
+        await backend.until_held(1)
         newer = asyncio.create_task(http.get(f"/events/{job}"))
         early, other = (older, newer) if held_long else (newer, older)
         assert (await asyncio.wait_for(early, 5)).status_code == 200
@@ -193,7 +193,7 @@ async def test_a_server_that_stops_ends_held_requests_with_what_it_knows(
             asyncio.create_task(http.post("/infer_sync", json={"prompt": "x"})),
             asyncio.create_task(http.get(f"/events/{job}")),
         ]
-        await asyncio.sleep(0.05)
+        await backend.until_held(3)
         drain(app)
         drain(app)
         status, sync, events = await asyncio.wait_for(asyncio.gather(*calls), 5)
