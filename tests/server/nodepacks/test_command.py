@@ -52,12 +52,12 @@ def test_the_command_installs_a_snapshot_into_the_local_comfyui(
     assert written == git_nodes((url, commit))
 
 
+@pytest.mark.parametrize("mark", ["nodes.py", "custom_nodes"])
 def test_the_command_installs_into_the_folder_of_the_path_option(
-    command: Callable[..., Any], host: Host, tmp_path: Path, python: Path
+    command: Callable[..., Any], host: Host, tmp_path: Path, python: Path, mark: str
 ) -> None:
     other = tmp_path / "other"
-    other.mkdir()
-    (other / "nodes.py").touch()
+    (other / mark).mkdir(parents=True)
     (other / "venv").symlink_to(python.parents[1])
     done = command(git_nodes(host.repository("one", INIT)), f"--path={other}")
     assert done.exit_code == 0, done.output

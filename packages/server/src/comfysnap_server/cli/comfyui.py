@@ -129,8 +129,10 @@ def nodes(
 
     found = find_comfyui()
     checkout = path or (Path(found.path) if found else None)
-    if checkout is None or not (checkout / "nodes.py").is_file():
-        where = f"{checkout} is not a ComfyUI checkout" if checkout else "no ComfyUI found"
+    marks = ("nodes.py", "custom_nodes")
+    if checkout is None or not any((checkout / mark).exists() for mark in marks):
+        missing = f"{checkout} is not a ComfyUI checkout: missing {' and '.join(marks)}"
+        where = missing if checkout else "no ComfyUI found"
         print(
             f"error: {where}; use --path, set COMFYUI_PATH, or run `comfysnap comfyui install`",
             file=sys.stderr,
