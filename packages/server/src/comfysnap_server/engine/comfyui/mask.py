@@ -77,10 +77,6 @@ class MaskRecord:
             count = known.count + 1 if known else 1
             self.calls[function, where] = MaskedCall(function, pack, where, refused, count)
 
-    def of_packs(self) -> list[MaskedCall]:
-        """The calls of node packs."""
-        return [call for call in self.calls.values() if call.pack != CORE]
-
 
 def is_hidden_device(value: Any) -> bool:
     """Whether a value is the device that ``current_device`` returns while masked."""
