@@ -132,11 +132,13 @@ async def _write(chunks: AsyncIterator[bytes], path: Path) -> None:
     handle = await asyncio.to_thread(path.open, "xb", CHUNK)
     try:
         buffer: list[bytes] = []
+        held = 0
         async for chunk in chunks:
             buffer.append(chunk)
-            if sum(map(len, buffer)) >= CHUNK:
+            held += len(chunk)
+            if held >= CHUNK:
                 await asyncio.to_thread(handle.writelines, buffer)
-                buffer = []
+                buffer, held = [], 0
         await asyncio.to_thread(handle.writelines, buffer)
     finally:
         await asyncio.to_thread(handle.close)
