@@ -72,10 +72,11 @@ class Downloads:
                 if progress.size > before:
                     attempts = self._attempts(file, progress)
                 await attempts.pause(error)
-        if progress.size != file.size or progress.digest.hexdigest() != file.sha256:
+        digest = await progress.hexdigest()
+        if progress.size != file.size or digest != file.sha256:
             raise DownloadFailed(
                 f"{file.name}: {progress.size} of {file.size} bytes with SHA-256 "
-                f"{progress.digest.hexdigest()}, expected {file.sha256}"
+                f"{digest}, expected {file.sha256}"
             )
 
     def _attempts(self, file: OutputFile, progress: "_Progress") -> Attempts:
@@ -91,21 +92,47 @@ class Downloads:
             skip = 0 if response.status == 206 else progress.size
             async for data in chunks:
                 chunk, skip = data[skip:], max(0, skip - len(data))
-                progress.size += len(chunk)
+                await progress.add(chunk)
                 if progress.size > file.size:
                     return
-                progress.digest.update(chunk)
                 if chunk:
                     yield chunk
 
 
 class _Progress:
-    """The part of a file received so far."""
+    """The part of a file received so far; hashed in a thread while the next part arrives."""
 
     def __init__(self) -> None:
         self.size = 0
-        self.digest = hashlib.sha256()
         self.etag = ""
+        self._digest = hashlib.sha256()
+        self._unhashed: list[bytes] = []
+        self._held = 0
+        self._hashing: asyncio.Future[None] | None = None
+
+    async def add(self, chunk: bytes) -> None:
+        """Count and hash a chunk."""
+        self.size += len(chunk)
+        self._unhashed.append(chunk)
+        self._held += len(chunk)
+        if self._held >= CHUNK:
+            await self._hash()
+
+    async def hexdigest(self) -> str:
+        """The SHA-256 of all chunks, in hex."""
+        await asyncio.shield(await self._hash())
+        return self._digest.hexdigest()
+
+    async def _hash(self) -> "asyncio.Future[None]":
+        if self._hashing is not None:  # shielded: an attempt that ends early leaves the order
+            await asyncio.shield(self._hashing)
+        chunks, self._unhashed, self._held = self._unhashed, [], 0
+        self._hashing = asyncio.ensure_future(asyncio.to_thread(self._update, chunks))
+        return self._hashing
+
+    def _update(self, chunks: list[bytes]) -> None:
+        for chunk in chunks:
+            self._digest.update(chunk)
 
     def request(self, file: OutputFile) -> Request:
         """The request for the rest of the file."""
