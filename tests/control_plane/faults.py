@@ -74,7 +74,7 @@ class Faults:
             caller: Name of the calling function, a pattern, or ``client``.
             fail: Status that the caller gets. None: the RPC works.
             delay: Seconds before it is answered.
-            every: Only each so-many-th matching RPC.
+            every: Apply only to every nth matching RPC.
             times: Maximum number of RPCs. None: no limit.
             seconds: Length of the fault from now. None: until ``clear``.
             after: Fail after the work was done, as when only the response is lost.

@@ -46,7 +46,7 @@ def update(
     """Bring a workflow up to date with a new export of its graph; its map stays.
 
     Names, bounds, texts and comments of workflow.toml are kept; nodes are followed by id, else by
-    class, title and links. Nothing is written, and the exit code is 1, where that is not certain.
+    class, title and links. Nothing is written, and the exit code is 1, if a match is not certain.
 
     Example: comfysnap update flux flux_api.json --dry-run
     """

@@ -56,7 +56,7 @@ class BodyReader:
             raise error
         crowded = self._places.full_for(owner)
         body = _Body(owner, self._patience)
-        with self._places.take(owner, anyhow=crowded and self._displace_slowest(owner)):
+        with self._places.take(owner, over_limit=crowded and self._displace_slowest(owner)):
             self._open.add(body)
             try:
                 read = 0

@@ -121,17 +121,17 @@ class Places:
         return self.full or self._taken[owner] >= self._per_owner
 
     @contextmanager
-    def take(self, owner: str, *, anyhow: bool = False) -> Generator[None]:
+    def take(self, owner: str, *, over_limit: bool = False) -> Generator[None]:
         """Hold a place.
 
         Args:
             owner: Whose place it is.
-            anyhow: Take one too many: another is about to be free.
+            over_limit: Take a place even if none is free, because one is about to be freed.
 
         Raises:
             ProblemError: ``rate_limited``, there is none.
         """
-        if not anyhow and self.full_for(owner):
+        if not over_limit and self.full_for(owner):
             raise self._refusal(owner)
         self._taken[owner] += 1
         try:

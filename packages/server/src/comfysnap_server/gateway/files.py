@@ -93,7 +93,7 @@ class FileRoutes:
             stat = file.path.stat()
         except FileNotFoundError as error:
             raise BackendError(ErrorCode.OUTPUT_EXPIRED, "the file is gone") from error
-        # Of a node's making: line breaks in it would end in a header.
+        # It comes from a node, and a line break in it would end the header.
         well_formed = _CONTENT_TYPE.fullmatch(file.content_type)
         content_type = file.content_type if well_formed else "application/octet-stream"
         kind = content_type.partition(";")[0].strip().lower()

@@ -102,7 +102,7 @@ class InputDownloads:
 
 def _release(held: ExitStack, download: "asyncio.Future[str]") -> None:
     if not download.cancelled():
-        download.exception()  # or asyncio logs one that nobody waits for any more
+        download.exception()  # or asyncio logs it as never retrieved
     held.close()
 
 
