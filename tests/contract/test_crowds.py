@@ -9,6 +9,7 @@ import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -44,17 +45,27 @@ def serving_within(ulimit: str, data: Path) -> Generator[tuple[int, str, Path]]:
         process.stdout.close()
 
 
+def patient(http: httpx.Client, method: str, path: str, **sent: Any) -> httpx.Response:
+    """The answer to a client that comes back when it is refused, as ours does."""
+    limit = time.monotonic() + 30
+    while (answer := http.request(method, path, **sent)).status_code == 503:
+        assert time.monotonic() < limit
+        time.sleep(float(answer.headers.get("Retry-After", 1)))  # as the server asks
+    return answer
+
+
 def is_served(url: str) -> bool:
     """Whether a job runs and a file is stored, for a client that comes back when refused."""
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    sides = {"width": 16, "height": 16}
     transport = httpx.HTTPTransport(retries=3)
     with httpx.Client(base_url=url, transport=transport, timeout=20) as http:
-        job = http.post("/infer_async/hello", json={"width": 16, "height": 16}).json()["id"]
+        job = patient(http, "POST", "/infer_async/hello", json=sides).json()["id"]
         limit = time.monotonic() + 30
-        while http.get(f"/check_status/{job}").json()["status"] != "succeeded":
+        while patient(http, "GET", f"/check_status/{job}").json()["status"] != "succeeded":
             assert time.monotonic() < limit
             time.sleep(0.05)
-        return http.put(f"/files/{empty}").is_success
+        return patient(http, "PUT", f"/files/{empty}").is_success
 
 
 @pytest.mark.parametrize("kind", ["idle", "waiting"])
