@@ -167,6 +167,7 @@ async def test_a_too_long_retry_after_ends_the_call(client: Client, server: Fake
     ("status", "code", "kind"),
     [
         (422, "invalid_input", InvalidInput),
+        (422, "input_unavailable", InvalidInput),
         (401, "unauthorized", Unauthorized),
         (403, "some_new_code", Unauthorized),
         (404, "unknown_job", NotFound),

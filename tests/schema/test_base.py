@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
+from PIL import Image, UnidentifiedImageError
 from pydantic import TypeAdapter, ValidationError
 
 from comfysnap_schema.base import NoBool, WorkflowInput, WorkflowOutput, output_type, wire_inputs
@@ -124,6 +125,24 @@ async def test_a_file_is_read_through_the_client_that_returned_it(tmp_path: Path
     assert await out.images[0].read() == b"a.png"
     assert await out.images[0].save(str(tmp_path)) == tmp_path / "a.png"
     assert list(out.images[0].stream()) == [b"a.png"]  # pyright: ignore -- the reader is a fake
+
+
+async def test_an_image_is_decoded_unless_it_is_of_a_format_that_starts_a_program() -> None:
+    from comfysnap_schema.wire.files import READER_CONTEXT
+
+    class Reader:
+        async def read(self, file: ImageFile) -> bytes:
+            content = BytesIO()
+            Image.new("RGB", (4, 2)).save(content, file.name.partition(".")[2].upper())
+            return content.getvalue()
+
+    record = {"kind": "image", "content_type": "image/png", "size": 1, "sha256": "0" * 64,
+              "url": "/outputs/x/a"}  # fmt: skip
+    images = [record | {"name": name} for name in ("a.png", "a.eps")]
+    out = FluxOutput.model_validate({"images": images}, context={READER_CONTEXT: Reader()})
+    assert (await out.images[0].image()).size == (4, 2)
+    with pytest.raises(UnidentifiedImageError):
+        await out.images[1].image()
 
 
 def test_true_is_not_a_choice_among_integers() -> None:

@@ -144,7 +144,10 @@ class APIError(_WithProblem, ComfysnapError):
 
 
 class InvalidInput(APIError):
-    """The inputs are not valid for the workflow; ``fields`` lists each problem."""
+    """The inputs are not valid for the workflow, or the server cannot download one of them.
+
+    ``fields`` lists each problem.
+    """
 
 
 class Unauthorized(APIError):
@@ -219,6 +222,7 @@ class JobExpired(JobError):
 
 _BY_CODE: dict[ErrorCode, type[APIError]] = {
     ErrorCode.INVALID_INPUT: InvalidInput,
+    ErrorCode.INPUT_UNAVAILABLE: InvalidInput,
     ErrorCode.UNAUTHORIZED: Unauthorized,
     ErrorCode.UNKNOWN_WORKFLOW: NotFound,
     ErrorCode.UNKNOWN_JOB: NotFound,

@@ -152,6 +152,10 @@ class OutputFile(BaseModel, extra="ignore"):
         return self._bound.stream(self)
 
 
+# What ComfyUI's nodes save; some of Pillow's other formats start programs (EPS starts Ghostscript).
+_STILL_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
+
+
 class ImageFile(OutputFile, extra="ignore"):
     """A still image or a mask."""
 
@@ -169,7 +173,7 @@ class ImageFile(OutputFile, extra="ignore"):
         content = await self.read()
 
         def decode() -> Image.Image:
-            opened = Image.open(io.BytesIO(content))
+            opened = Image.open(io.BytesIO(content), formats=_STILL_FORMATS)
             opened.load()
             return opened
 
