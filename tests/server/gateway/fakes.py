@@ -10,7 +10,7 @@ from typing import Any
 
 from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.jobs import JobEvent, JobPage, JobRecord, JobStatus
-from comfysnap_server.backends.protocol import StoredFile, SubmitResult
+from comfysnap_server.backends.protocol import BackendLoad, StoredFile, SubmitResult
 from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs.request import JobRequest
 
@@ -40,6 +40,9 @@ class FakeBackend:
 
     async def ready(self) -> bool:
         return self.running
+
+    def load(self) -> BackendLoad:
+        return BackendLoad(queued=len(self.requests))
 
     async def submit(self, request: JobRequest) -> SubmitResult:
         now = datetime.now(UTC)

@@ -11,6 +11,7 @@ from comfysnap_server.gateway.app import create_app
 from comfysnap_server.gateway.auth import hash_key, new_key
 from comfysnap_server.gateway.settings import GatewaySettings
 from comfysnap_server.jobs.request import JobRequest
+from comfysnap_server.logs import formatter
 from tests.server.gateway.fakes import FakeBackend
 
 ALICE, ALICES_NEXT, BOB = new_key(), new_key(), new_key()
@@ -177,6 +178,7 @@ class BrokenBackend(FakeBackend):
 async def test_a_failure_of_the_server_is_logged_and_tells_nothing(
     workflow: Workflow, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.handler.setFormatter(formatter("text"))
     async with client(BrokenBackend(), workflow, GatewaySettings()) as http:
         with caplog.at_level(logging.ERROR, "comfysnap.gateway"):
             answer = await http.post("/infer_async", json={"prompt": "x"})

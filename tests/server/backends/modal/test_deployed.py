@@ -109,8 +109,10 @@ async def test_logs_tell_of_jobs_and_of_no_prompt(deployed: ControlPlane, client
     (start,) = [line for line in worker.log.splitlines() if "worker started" in line]
     assert "load" in start
     lines = [line for line in worker.log.splitlines() if job.id in line]
-    assert "started: workflow sdxl" in lines[0]
-    assert "ended: succeeded, workflow sdxl" in lines[-1]
+    assert "job started" in lines[0]
+    assert "job ended" in lines[-1]
+    assert "workflow=sdxl" in lines[-1]
+    assert "status=succeeded" in lines[-1]
     assert "secret fox" not in deployed.logs()
     assert "gateway started" in deployed.logs()
 

@@ -13,6 +13,7 @@ FILES: Final = "/files"
 WORKFLOWS: Final = "/workflows"
 HEALTH: Final = "/health"
 READY: Final = "/ready"
+METRICS: Final = "/metrics"
 
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 CONTRACT: Final = "Comfysnap-Contract"

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +27,19 @@ class StoredFile:
     content_type: str
     size: int
     sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendLoad:
+    """What a backend has to do now; None: it does not know."""
+
+    queued: int | None = None
+    """Jobs that wait for a worker."""
+    oldest_queued: datetime | None = None
+    """When the oldest of them was accepted; None when none waits, too."""
+    running: int | None = None
+    free_bytes: int | None = None
+    """Of the disk with the jobs and their files."""
 
 
 def event_of(job: JobRecord, sent: JobRecord | None) -> JobEvent:
@@ -57,6 +71,10 @@ class Backend(Protocol):
 
     async def ready(self) -> bool:
         """Whether jobs can be accepted now."""
+        ...
+
+    def load(self) -> BackendLoad:
+        """What there is to do now, from memory."""
         ...
 
     async def submit(self, request: JobRequest) -> SubmitResult:

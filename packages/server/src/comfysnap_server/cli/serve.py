@@ -28,7 +28,7 @@ from comfysnap_schema.workflow import (
 )
 
 if TYPE_CHECKING:
-    from comfysnap_server.gateway import GatewayServer
+    from comfysnap_server.gateway import GatewayServer, Metrics
     from comfysnap_server.serve_settings import ServeSettings
 
 _LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
@@ -48,6 +48,13 @@ class Devices(StrEnum):
     AUTO = "auto"
     CUDA = "cuda"
     CPU = "cpu"
+
+
+class LogChoice(StrEnum):
+    """Values of ``--log-format``."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 class AuthChoice(StrEnum):
@@ -86,6 +93,19 @@ def serve(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Log each request and its id.")
     ] = False,
+    log_format: Annotated[
+        LogChoice | None,
+        typer.Option(
+            help="Format of the log. Default: serve.log_format of the project, else text."
+        ),
+    ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=65535, help="Also serve the metrics at this port, without authentication."
+        ),
+    ] = None,
+    metrics_host: Annotated[str, typer.Option(help="Address for --metrics-port.")] = "127.0.0.1",
     until_stdin_closes: Annotated[
         bool,
         typer.Option(
@@ -100,12 +120,12 @@ def serve(
     """
     from comfysnap_server.errors import BackendError
 
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("comfysnap").setLevel(logging.DEBUG if verbose else logging.INFO)
     try:
         loaded = _load(project)
+        _configure_logging(log_format or loaded.settings.log_format, verbose=verbose)
         chosen = _on_devices(_engine(engine, _options(engine_option or [])), devices)
-        server = _make_server(loaded, chosen, auth, host, port, data)
+        metrics = _make_metrics(metrics_host, metrics_port)
+        server = _make_server(loaded, chosen, auth, host, port, data, metrics)
     except SchemaError:
         raise  # printed by main
     except ValueError as error:
@@ -128,6 +148,31 @@ def serve(
     if server.failure is not None:
         print(f"error: the engine cannot be loaded: {server.failure}", file=sys.stderr)
         raise typer.Exit(2)
+
+
+def _configure_logging(form: str, *, verbose: bool) -> None:
+    from comfysnap_server.logs import FORMAT_VARIABLE, formatter
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter(form))
+    logging.basicConfig(handlers=[handler])
+    for name in ("comfysnap", "comfysnap_server"):
+        logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.INFO)
+    os.environ[FORMAT_VARIABLE] = form  # for the worker processes
+
+
+def _make_metrics(host: str, port: int | None) -> "Metrics":
+    from comfysnap_server.gateway import Metrics
+
+    metrics = Metrics()
+    if port is not None:
+        from prometheus_client import start_http_server
+
+        try:
+            start_http_server(port, host, metrics.registry)
+        except OSError as error:
+            raise ValueError(f"cannot serve metrics on {host}:{port}: {error.strerror}") from error
+    return metrics
 
 
 @dataclass(frozen=True)
@@ -156,7 +201,13 @@ def _load(given: Path | None) -> _Loaded:
 
 
 def _make_server(
-    loaded: _Loaded, engine: _Engine, auth: AuthChoice | None, host: str, port: int, data: Path
+    loaded: _Loaded,
+    engine: _Engine,
+    auth: AuthChoice | None,
+    host: str,
+    port: int,
+    data: Path,
+    metrics: "Metrics",
 ) -> "GatewayServer":
     from comfysnap_server.backends.local import LocalBackend
     from comfysnap_server.gateway import GatewayServer, create_app, raise_descriptor_limit
@@ -172,9 +223,10 @@ def _make_server(
         engine_options=engine.options,
         python=engine.python,
         limits=settings.local,
+        on_end=metrics.ended,
     )
     default = loaded.project.default
-    app = create_app(backend, loaded.workflows, settings, default=default)
+    app = create_app(backend, loaded.workflows, settings, default=default, metrics=metrics)
 
     def announce(url: str) -> None:
         _announce(url, engine.name, data, loaded.workflows.values(), default)

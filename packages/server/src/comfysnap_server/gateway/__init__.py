@@ -3,6 +3,7 @@
 from comfysnap_server.gateway.app import create_app
 from comfysnap_server.gateway.auth import Keys, hash_key, new_key
 from comfysnap_server.gateway.capacity import raise_descriptor_limit
+from comfysnap_server.gateway.metrics import Metrics
 from comfysnap_server.gateway.serving import GatewayServer
 from comfysnap_server.gateway.settings import GatewaySettings
 
@@ -10,6 +11,7 @@ __all__ = [
     "GatewayServer",
     "GatewaySettings",
     "Keys",
+    "Metrics",
     "create_app",
     "hash_key",
     "new_key",

@@ -22,6 +22,7 @@ from comfysnap_server.gateway.capacity import Capacity, Places
 from comfysnap_server.gateway.files import FileRoutes
 from comfysnap_server.gateway.jobs import JobRoutes
 from comfysnap_server.gateway.long_polls import LongPolls
+from comfysnap_server.gateway.metrics import Metrics, metrics_router
 from comfysnap_server.gateway.middleware import GatewayMiddleware
 from comfysnap_server.gateway.openapi import build_openapi
 from comfysnap_server.gateway.problems import ProblemError, problem_response
@@ -42,6 +43,7 @@ def create_app(
     capacity: Capacity | None = None,
     fetch: FetchPolicy | None = None,
     keys: Keys | None = None,
+    metrics: Metrics | None = None,
 ) -> FastAPI:
     """The gateway in front of ``backend``, which it starts and stops.
 
@@ -53,6 +55,7 @@ def create_app(
         capacity: How much it holds at once; None: what this process may open.
         fetch: What may be downloaded as an input file; None: any public address, in 30 s.
         keys: Keys that change while the app runs; None: those of the settings.
+        metrics: Where it counts; None: metrics of its own.
 
     Raises:
         ValueError: ``default`` is not a workflow, or ``auth = "keys"`` comes without keys.
@@ -67,6 +70,8 @@ def create_app(
     waits = LongPolls(
         places("waiting requests", capacity.waits, settings.max_waits), settings.max_held
     )
+    metrics = metrics or Metrics()
+    metrics.watch(backend, lambda: waits.held)
     receive = partial(BodyReader, patience=settings.body_timeout, min_rate=settings.min_upload_rate)
     bodies = receive(places("request bodies", capacity.bodies))
     uploads = receive(places("uploads", capacity.uploads))
@@ -94,13 +99,14 @@ def create_app(
     fetch = fetch or FetchPolicy(max_bytes=settings.max_file_bytes, timeout=input_urls.TIMEOUT_S)
     fetches = places("downloads of input files", input_urls.MAX_DOWNLOADS)
     downloader = input_urls.InputDownloads(backend, fetches, fetch)
-    submitter = JobSubmitter(backend, workflows, settings, downloader)
+    submitter = JobSubmitter(backend, workflows, settings, downloader, metrics)
     app.include_router(JobRoutes(backend, submitter, settings, waits, bodies, default).router())
     app.include_router(FileRoutes(backend, settings, uploads, downloads).router())
     app.include_router(WorkflowRoutes(backend, workflows, default).router())
+    app.include_router(metrics_router(metrics))
     openapi = cache(lambda: build_openapi(app, workflows, default, settings.auth))
     app.include_router(docs_router(openapi))
-    app.add_middleware(GatewayMiddleware, auth=auth, settings=settings)
+    app.add_middleware(GatewayMiddleware, auth=auth, settings=settings, metrics=metrics)
     if settings.origins:
         app.add_middleware(
             CORSMiddleware,

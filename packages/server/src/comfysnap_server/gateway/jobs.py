@@ -26,7 +26,7 @@ from comfysnap_server.errors import BackendError
 from comfysnap_server.gateway.bodies import BodyReader
 from comfysnap_server.gateway.long_polls import LongPolls, Slot
 from comfysnap_server.gateway.middleware import OWNER_KEY
-from comfysnap_server.gateway.problems import REQUEST_ID_KEY, ProblemError
+from comfysnap_server.gateway.problems import ProblemError
 from comfysnap_server.gateway.settings import GatewaySettings
 from comfysnap_server.gateway.submit import (
     IDEMPOTENCY_KEY_PATTERN,
@@ -34,6 +34,7 @@ from comfysnap_server.gateway.submit import (
     SubmitRequest,
     label_map,
 )
+from comfysnap_server.logs import fields
 
 log = logging.getLogger("comfysnap.gateway")
 
@@ -220,13 +221,13 @@ class JobRoutes:
         known = headers.last_event_id or ""
         after = int(known) if _VERSION.fullmatch(known) else None
         slot = self._waits.slot(owner)
-        stream = self._stream(slot, job.id, after, cast("str", request.scope[REQUEST_ID_KEY]))
+        stream = self._stream(slot, job.id, after)
         response = _EventStream(stream, ping=self._settings.keep_alive)
         response.slot = slot
         return response
 
     async def _stream(
-        self, slot: Slot, job_id: str, after: int | None, request_id: str
+        self, slot: Slot, job_id: str, after: int | None
     ) -> AsyncIterator[ServerSentEvent]:
         try:
             events = self._backend.events(slot.owner, job_id, after=after)
@@ -237,7 +238,7 @@ class JobRoutes:
                     id=str(event.job.version) if event.job else None,
                 )
         except BackendError as error:
-            log.warning("events of %s ended: %s [%s]", job_id, error, request_id)
+            log.warning("the event stream ended: %s", error, extra=fields(job=job_id))
 
     async def _submit(
         self,
@@ -301,9 +302,9 @@ def _accepted(job: JobRecord) -> Generator[None]:
     try:
         yield
     except (BackendError, ProblemError) as error:
-        log.info("job %s is answered without a wait: %s", job.id, error)
+        log.info("the job is answered without a wait: %s", error, extra=fields(job=job.id))
     except Exception:
-        log.exception("job %s was accepted, but waiting for its end failed", job.id)
+        log.exception("waiting for the end of a job failed", extra=fields(job=job.id))
 
 
 def _is_news(job: JobRecord, after: int | None) -> bool:

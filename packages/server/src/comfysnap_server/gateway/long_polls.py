@@ -38,6 +38,11 @@ class LongPolls:
         for slot in self._held:
             slot.end()
 
+    @property
+    def held(self) -> int:
+        """How many are held now."""
+        return len(self._held)
+
     def slot(self, owner: str) -> "Slot":
         """One held request of an owner, to be entered.
 

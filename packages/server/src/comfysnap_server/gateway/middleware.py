@@ -13,8 +13,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from comfysnap_schema.wire import ErrorCode, routes
 from comfysnap_server.gateway.auth import Authenticator
-from comfysnap_server.gateway.problems import REQUEST_ID_KEY, ProblemError, problem_response
+from comfysnap_server.gateway.metrics import Metrics
+from comfysnap_server.gateway.problems import (
+    PROBLEM_KEY,
+    REQUEST_ID_KEY,
+    ProblemError,
+    problem_response,
+)
 from comfysnap_server.gateway.settings import GatewaySettings
+from comfysnap_server.logs import every_line, fields
 
 log = logging.getLogger("comfysnap.gateway")
 
@@ -29,8 +36,11 @@ _SAME_SITE: Final = frozenset({"same-origin", "none"})
 class GatewayMiddleware:
     """Pure ASGI, so that it costs the hot path next to nothing and leaves streams alone."""
 
-    def __init__(self, app: ASGIApp, auth: Authenticator, settings: GatewaySettings) -> None:
+    def __init__(
+        self, app: ASGIApp, auth: Authenticator, settings: GatewaySettings, metrics: Metrics
+    ) -> None:
         self._app = app
+        self._metrics = metrics
         self._auth = auth
         self._settings = settings
 
@@ -39,10 +49,15 @@ class GatewayMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = time.perf_counter()
-        headers = Headers(scope=scope)
-        request_id = _request_id(headers)
+        client = scope.get("client")
+        request_id = _request_id(Headers(scope=scope))
         scope[REQUEST_ID_KEY] = request_id
+        with every_line(request=request_id, client=client and client[0]):
+            await self._handle(scope, receive, send)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        request_id = scope[REQUEST_ID_KEY]
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -56,14 +71,14 @@ class GatewayMiddleware:
             await send(message)
 
         try:
-            self._admit(scope, headers)
+            self._admit(scope, Headers(scope=scope))
             await self._app(scope, receive, send_with_id)
         except ProblemError as error:
             await problem_response(scope, error)(scope, receive, send_with_id)
         except ClientDisconnect:
-            log.debug("%s %r: the client hung up [%s]", scope["method"], scope["path"], request_id)
+            log.debug("%s %r: the client hung up", scope["method"], scope["path"])
         except Exception:
-            log.exception("%s %r failed [%s]", scope["method"], scope["path"], request_id)
+            log.exception("%s %r failed", scope["method"], scope["path"])
             if status:
                 raise
             error = ProblemError(
@@ -71,11 +86,19 @@ class GatewayMiddleware:
             )
             await problem_response(scope, error)(scope, receive, send_with_id)
         finally:
-            log.debug(
-                "%s %r %s %.1f ms [%s]",
-                scope["method"], scope["path"], status,
-                (time.perf_counter() - started) * 1000, request_id,
-            )  # fmt: skip
+            self._metrics.request(scope, status)
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug(
+                    "%s %r",
+                    scope["method"],
+                    scope["path"],
+                    extra=fields(
+                        status=status,
+                        owner=scope.get(OWNER_KEY),
+                        error=scope.get(PROBLEM_KEY),
+                        seconds=round(time.perf_counter() - started, 6),
+                    ),
+                )
 
     def _admit(self, scope: Scope, headers: Mapping[str, str]) -> None:
         """Refuse who may not pass; name the owner of who may."""

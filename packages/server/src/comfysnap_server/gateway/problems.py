@@ -43,6 +43,10 @@ REQUEST_ID_KEY: Final = "comfysnap.request_id"
 """Where the request id stands in the ASGI scope."""
 
 
+PROBLEM_KEY: Final = "comfysnap.problem"
+"""Where the code of a refusal stands in the ASGI scope."""
+
+
 class ProblemError(ComfysnapServerError):
     """A refusal; ``code`` decides the status unless ``status`` is given."""
 
@@ -78,6 +82,7 @@ def invalid_input(*fields: FieldProblem) -> ProblemError:
 
 def problem_response(scope: Scope, error: ProblemError) -> Response:
     """The response to a refusal."""
+    scope[PROBLEM_KEY] = error.code
     problem = Problem(
         title=HTTPStatus(error.status).phrase,
         status=error.status,

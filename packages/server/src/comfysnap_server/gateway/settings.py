@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from comfysnap_schema.wire import routes
+from comfysnap_server.logs import LogFormat
 
 AuthMode = Literal["none", "keys", "proxy"]
 KeyHash = Annotated[str, Field(pattern=routes.SHA256_PATTERN)]
@@ -24,6 +25,8 @@ class GatewaySettings(BaseModel, frozen=True, extra="forbid"):
     origins: tuple[str, ...] = ()
     """Origins of web pages that may call from a browser (CORS), as ``https://app.example.com``."""
 
+    log_format: LogFormat = "text"
+    """How log lines look: ``text``, or ``json``, an object a line."""
     max_body_bytes: Annotated[int, Field(gt=0)] = routes.MAX_BODY_BYTES
     body_timeout: Annotated[float, Field(gt=0)] = 60.0
     """For the whole JSON body to come, and for the silences of an upload."""

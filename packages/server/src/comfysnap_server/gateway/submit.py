@@ -4,6 +4,7 @@ import asyncio
 import base64
 import binascii
 import hashlib
+import logging
 import mimetypes
 import secrets
 import time
@@ -32,9 +33,13 @@ from comfysnap_schema.workflow import Parameter, Workflow
 from comfysnap_server.backends.protocol import Backend, SubmitResult
 from comfysnap_server.gateway.input_urls import InputDownloads
 from comfysnap_server.gateway.inputs import MAX_ISSUES, InputValidator
+from comfysnap_server.gateway.metrics import Metrics
 from comfysnap_server.gateway.problems import ProblemError, invalid_input
 from comfysnap_server.gateway.settings import GatewaySettings
 from comfysnap_server.jobs import JobRequest
+from comfysnap_server.logs import fields
+
+log: Final = logging.getLogger("comfysnap.gateway")
 
 IDEMPOTENCY_KEY_PATTERN: Final = r"^[\x21-\x7e]{1,255}$"
 
@@ -86,9 +91,11 @@ class JobSubmitter:
         workflows: Mapping[str, Workflow],
         settings: GatewaySettings,
         downloads: InputDownloads,
+        metrics: Metrics,
     ) -> None:
         self._backend = backend
         self._downloads = downloads
+        self._metrics = metrics
         self._workflows = workflows
         self._settings = settings
         self._validators = {
@@ -119,7 +126,14 @@ class JobSubmitter:
             if earlier is None:
                 raise
             return earlier
-        return await self._backend.submit(request)
+        submitted = await self._backend.submit(request)
+        if not submitted.replayed:
+            self._metrics.accepted(request.workflow)
+            log.info(
+                "job accepted",
+                extra=fields(job=request.job_id, workflow=request.workflow, owner=request.owner),
+            )
+        return submitted
 
     async def _earlier(self, submission: SubmitRequest, fingerprint: str) -> SubmitResult | None:
         key = submission.idempotency_key

@@ -4,6 +4,7 @@ from comfysnap_server.jobs.endings import ENDINGS, Ending
 from comfysnap_server.jobs.fetch import FetchError, FetchPolicy
 from comfysnap_server.jobs.fetch import fetch as fetch_file
 from comfysnap_server.jobs.files import FileStore, find_output
+from comfysnap_server.jobs.log import log_end
 from comfysnap_server.jobs.request import JobRequest
 from comfysnap_server.jobs.run import JobEnd, JobRun, Outcome, ended, execute
 
@@ -21,4 +22,5 @@ __all__ = [
     "execute",
     "fetch_file",
     "find_output",
+    "log_end",
 ]

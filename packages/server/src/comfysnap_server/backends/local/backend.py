@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -33,9 +33,17 @@ from comfysnap_server.backends.local.supervisor import WorkerSupervisor
 from comfysnap_server.backends.local.sweep import Sweeper
 from comfysnap_server.backends.local.uploads import Uploads
 from comfysnap_server.backends.local.writer import Writer
-from comfysnap_server.backends.protocol import StoredFile, SubmitResult, event_of
+from comfysnap_server.backends.protocol import BackendLoad, StoredFile, SubmitResult, event_of
 from comfysnap_server.errors import BackendError
-from comfysnap_server.jobs import Ending, FetchPolicy, FileStore, JobRequest, ended, find_output
+from comfysnap_server.jobs import (
+    Ending,
+    FetchPolicy,
+    FileStore,
+    JobRequest,
+    ended,
+    find_output,
+    log_end,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +66,7 @@ class LocalBackend:
         python_path: Folders that the workers search for modules first.
         limits: Limits.
         fetch: What may be downloaded as an input file.
+        on_end: Called with each job that ends.
     """
 
     name = "local"
@@ -72,10 +81,12 @@ class LocalBackend:
         python_path: Sequence[Path] = (),
         limits: LocalLimits | None = None,
         fetch: FetchPolicy | None = None,
+        on_end: Callable[[JobRecord], object] = lambda _: None,
     ) -> None:
         self._data = data
         self._limits = limits = limits or LocalLimits()
         self._fetch = fetch or FetchPolicy()
+        self._on_end = on_end
         self._folders = JobFolders(data.resolve())
         self._processes = ProcessOptions(
             engine=engine,
@@ -261,6 +272,18 @@ class LocalBackend:
         if self._runner.stuck is not None:
             return self._runner.stuck
         return self._pool.why_unhealthy or await self._disk.problem()
+
+    def load(self) -> BackendLoad:
+        """See ``Backend.load``."""
+        running = self._runner.current if self._running else None
+        queued = [live for live in self._live.values() if live is not running]
+        oldest = min((live.record.created_at for live in queued), default=None)
+        return BackendLoad(
+            queued=len(queued),
+            oldest_queued=oldest,
+            running=int(running is not None),
+            free_bytes=self._disk.free if self._running else None,
+        )
 
     async def submit(self, request: JobRequest) -> SubmitResult:
         """Accept a job; it is on the disk when this returns. See ``Backend.submit``."""
@@ -486,6 +509,9 @@ class LocalBackend:
 
     def _remember(self, live: LiveJob) -> None:
         self._live.pop(live.record.id, None)
+        record = live.record
+        log_end(record.id, live.owner, record.workflow, record)
+        self._on_end(record)
         self._finished[live.record.id] = live
         while len(self._finished) > _REMEMBERED:
             self._finished.popitem(last=False)

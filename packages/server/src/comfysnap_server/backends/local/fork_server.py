@@ -32,6 +32,7 @@ from comfysnap_server.backends.local.worker_main import WorkerMain
 from comfysnap_server.engine.protocol import Engine
 from comfysnap_server.engine.registry import make_engine
 from comfysnap_server.errors import ComfysnapServerError
+from comfysnap_server.logs import FORMAT_VARIABLE, formatter
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,9 @@ def main(arguments: list[str] | None = None) -> None:
     die_with_parent(options.server)
     sys.argv = sys.argv[:1]
     os.dup2(2, 1)
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter(os.environ.get(FORMAT_VARIABLE), times=False))
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
     os.set_inheritable(options.lock, False)
     control = socket.socket(fileno=options.control)
     control.set_inheritable(False)

@@ -44,13 +44,18 @@ class DiskCheck:
                 self._until = time.monotonic() + _KEEP_S
             return self._problem
 
+    @property
+    def free(self) -> int:
+        """Free bytes of the disk."""
+        return shutil.disk_usage(self._data).free
+
     def check_room(self) -> None:
         """Refuse a job whose outputs might not fit.
 
         Raises:
             BackendError: ``unavailable``.
         """
-        if shutil.disk_usage(self._data).free < self._keep_free:
+        if self.free < self._keep_free:
             raise BackendError(
                 ErrorCode.UNAVAILABLE,
                 "the disk of the server is almost full (keep_free_bytes)",
@@ -59,7 +64,7 @@ class DiskCheck:
 
     def takes_outputs(self) -> bool:
         """Whether the next job can write a file; below ``keep_free`` jobs that wait still run."""
-        return shutil.disk_usage(self._data).free >= min(self._keep_free, _FILE_BYTES)
+        return self.free >= min(self._keep_free, _FILE_BYTES)
 
     async def _check(self) -> str | None:
         try:
@@ -72,7 +77,7 @@ class DiskCheck:
         return None
 
     def _write_file(self) -> None:
-        free = shutil.disk_usage(self._data).free
+        free = self.free
         if free < self._keep_free:
             raise OSError(0, f"only {free >> 20} MiB are free")
         path = self._data / "ready.part"

@@ -8,7 +8,7 @@ from typing import Final
 from comfysnap_schema.wire import JobRecord, JobStatus, Progress, Timings
 from comfysnap_server.backends.local import store
 from comfysnap_server.backends.local.live import LiveJob
-from comfysnap_server.jobs import Ending, ended
+from comfysnap_server.jobs import Ending, ended, log_end
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,9 @@ def recover(connection: sqlite3.Connection) -> list[LiveJob]:
         now = settled(record, request.max_attempts)
         if now != record:
             store.save(connection, now)
-        if not now.is_final:
+        if now.is_final:
+            log_end(job_id, request.owner, now.workflow, now)
+        else:
             waiting.append(LiveJob.of(seq, request, now))
     if damaged:
         logger.error(

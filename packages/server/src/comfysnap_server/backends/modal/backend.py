@@ -26,7 +26,7 @@ from comfysnap_server.backends.modal.states import (
     job_of,
 )
 from comfysnap_server.backends.modal.store import JobStore
-from comfysnap_server.backends.protocol import StoredFile, SubmitResult, event_of
+from comfysnap_server.backends.protocol import BackendLoad, StoredFile, SubmitResult, event_of
 from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs import JobRequest, find_output
 
@@ -95,6 +95,10 @@ class ModalBackend:
             log.exception("Modal does not answer")
             return False
         return True
+
+    def load(self) -> BackendLoad:
+        """Unknown here: other gateways accept jobs too, and Modal hands them out."""
+        return BackendLoad()
 
     async def submit(self, request: JobRequest) -> SubmitResult:
         """Accept a job, or replay the one with the same key.

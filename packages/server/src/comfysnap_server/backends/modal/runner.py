@@ -42,7 +42,9 @@ from comfysnap_server.jobs import (
     JobRun,
     Outcome,
     ended,
+    log_end,
 )
+from comfysnap_server.logs import fields
 
 log = logging.getLogger(__name__)
 
@@ -116,9 +118,14 @@ class JobRunner:
         self._start = "restored" if restored else "cold"
         self._attach_seconds = round(time.perf_counter() - started, 6)
         log.info(
-            "worker started: %s, load %.2f s, attach %.2f s, device %s",
-            self._start, self._load_seconds, self._attach_seconds, self._device,
-        )  # fmt: skip
+            "worker started",
+            extra=fields(
+                start=self._start,
+                load_seconds=self._load_seconds,
+                attach_seconds=self._attach_seconds,
+                device=self._device,
+            ),
+        )
 
     @property
     def _device(self) -> str | None:
@@ -148,9 +155,14 @@ class JobRunner:
         final = await self._unless_stopped(snapshot)
         if final is None:
             log.info(
-                "job %s started: workflow %s, run %d, %s",
-                job_id, job.workflow, len(snapshot.claims), snapshot.claims[-1].start_kind,
-            )  # fmt: skip
+                "job started",
+                extra=fields(
+                    job=job_id,
+                    workflow=job.workflow,
+                    run=len(snapshot.claims),
+                    start=snapshot.claims[-1].start_kind,
+                ),
+            )
             final = await self._attempt(snapshot)
         return final.status.value
 
@@ -311,12 +323,7 @@ class JobRunner:
         progress = reporter.last if reporter else None
         final = end_of(snapshot, outcome, self._platform.now(), progress)
         final = await self._write_final(job_key(job_id, "final"), final)
-        # of an error only the code: its text may quote the prompt
-        log.info(
-            "job %s ended: %s, workflow %s, device %s, %.2f s",
-            job_id, final.error.code if final.error else final.status, snapshot.request.workflow,
-            self._device, final.timings.run or 0.0,
-        )  # fmt: skip
+        log_end(job_id, snapshot.request.owner, snapshot.request.workflow, final)
         if reporter is not None:
             await reporter.close(ended=True)
         else:

@@ -24,6 +24,7 @@ from comfysnap_server.backends.modal import (
 )
 from comfysnap_server.deploy.deployment import read_deployment
 from comfysnap_server.deploy.settings import FILES_DIR, MODELS_DIR
+from comfysnap_server.logs import formatter
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def make_keys() -> DictRecords:
 def configure_logging() -> None:
     """Show our lines in Modal's logs; how other packages log is left to them."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(formatter(deployment.project.serve.get("log_format"), times=False))
     for name in ("comfysnap", "comfysnap_server"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
