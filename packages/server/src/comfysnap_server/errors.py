@@ -18,6 +18,7 @@
     ├── SafetensorsError           not a valid safetensors file (also a ValueError)
     ├── NodeError                  a simulated node cannot compute its result
     ├── InputUnavailableError      an input file of a job is gone or cannot be downloaded
+    ├── OutputStoreError           output files cannot be stored, or links not signed
     ├── FetchError                 a URL cannot be downloaded, or must not be
     ├── WorkerLostError            a worker process died
     ├── WorkerStartError           no worker process could be started

@@ -56,6 +56,7 @@ class ErrorCode(StrEnum):
     ENGINE_FAILED = "engine_failed"
     INPUT_UNAVAILABLE = "input_unavailable"
     OUTPUT_MISSING = "output_missing"
+    OUTPUT_NOT_STORED = "output_not_stored"
     JOB_CANCELLED = "job_cancelled"
     JOB_TIMED_OUT = "job_timed_out"
     JOB_EXPIRED = "job_expired"

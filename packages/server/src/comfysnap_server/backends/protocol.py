@@ -42,6 +42,16 @@ class BackendLoad:
     """Of the disk with the jobs and their files."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class OutputLink:
+    """Where a file lies that is not served from here."""
+
+    url: str
+
+
+Output = StoredFile | OutputLink
+
+
 def event_of(job: JobRecord, sent: JobRecord | None) -> JobEvent:
     """The event of a new state, after that of ``sent``: ``progress`` when nothing else changed."""
     if job.is_final:
@@ -118,7 +128,7 @@ class Backend(Protocol):
         """States newer than version ``after`` as they come; ends after ``done``."""
         ...
 
-    async def open_output(self, owner: str, job_id: str, name: str) -> StoredFile:
+    async def open_output(self, owner: str, job_id: str, name: str) -> Output:
         """A file that the job made."""
         ...
 

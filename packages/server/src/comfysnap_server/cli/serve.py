@@ -210,13 +210,20 @@ def _make_server(
     metrics: "Metrics",
 ) -> "GatewayServer":
     from comfysnap_server.backends.local import LocalBackend
-    from comfysnap_server.gateway import GatewayServer, create_app, raise_descriptor_limit
+    from comfysnap_server.gateway import (
+        GatewayServer,
+        LinkedBackend,
+        create_app,
+        raise_descriptor_limit,
+    )
+    from comfysnap_server.serve_settings import output_store
 
     raise_descriptor_limit()
     settings = loaded.settings
     if auth is not None:
         settings = settings.model_copy(update={"auth": auth.value})
     settings = _restrict_hosts(settings, host, auth)
+    outputs = output_store(settings.outputs)
     backend = LocalBackend(
         data,
         engine=engine.name,
@@ -224,9 +231,11 @@ def _make_server(
         python=engine.python,
         limits=settings.local,
         on_end=metrics.ended,
+        outputs=outputs,
     )
+    served = backend if outputs is None else LinkedBackend(backend, outputs)
     default = loaded.project.default
-    app = create_app(backend, loaded.workflows, settings, default=default, metrics=metrics)
+    app = create_app(served, loaded.workflows, settings, default=default, metrics=metrics)
 
     def announce(url: str) -> None:
         _announce(url, engine.name, data, loaded.workflows.values(), default)

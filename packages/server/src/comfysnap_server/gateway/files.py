@@ -5,11 +5,11 @@ from contextlib import AbstractContextManager, aclosing
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from comfysnap_schema.wire import ErrorCode, routes
-from comfysnap_server.backends.protocol import Backend, StoredFile
+from comfysnap_server.backends.protocol import Backend, OutputLink, StoredFile
 from comfysnap_server.errors import BackendError
 from comfysnap_server.gateway.bodies import BodyReader
 from comfysnap_server.gateway.capacity import Places
@@ -45,6 +45,7 @@ _ANY: Final = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
 _ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
     200: {"description": "The file", "content": _ANY},
     206: {"description": "The range of it", "content": _ANY},
+    302: {"description": "It is in an object store"},
     304: {"description": "The caller has it already"},
 }
 _RANGE_HEADERS: Final = [
@@ -84,6 +85,8 @@ class FileRoutes:
         """A file that a job made; single ranges, ``If-Range`` and ``If-None-Match`` work."""
         owner = owner_of(request)
         file = await self._backend.open_output(owner, checked_job_id(job_id), name)
+        if isinstance(file, OutputLink):
+            return RedirectResponse(file.url, 302, headers={"Cache-Control": "no-store"})
         etag = f'"{file.sha256}"'
         headers = {**_HARMLESS, "ETag": etag}
         if _matches(request.headers.get("if-none-match"), etag):

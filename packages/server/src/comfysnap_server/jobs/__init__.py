@@ -5,6 +5,12 @@ from comfysnap_server.jobs.fetch import FetchError, FetchPolicy
 from comfysnap_server.jobs.fetch import fetch as fetch_file
 from comfysnap_server.jobs.files import FileStore, find_output
 from comfysnap_server.jobs.log import log_end
+from comfysnap_server.jobs.output_store import (
+    OutputStore,
+    OutputStoreError,
+    OutputStoreSettings,
+    keep_outputs,
+)
 from comfysnap_server.jobs.request import JobRequest
 from comfysnap_server.jobs.run import JobEnd, JobRun, Outcome, ended, execute
 
@@ -18,9 +24,13 @@ __all__ = [
     "JobRequest",
     "JobRun",
     "Outcome",
+    "OutputStore",
+    "OutputStoreError",
+    "OutputStoreSettings",
     "ended",
     "execute",
     "fetch_file",
     "find_output",
+    "keep_outputs",
     "log_end",
 ]

@@ -24,6 +24,7 @@ class Ending(Enum):
     SERVER_STOPPED = auto()
     CALL_STOPPED = auto()
     NO_RESULT = auto()
+    OUTPUT_NOT_STORED = auto()
     RESULT_EXPIRED = auto()
     INTERNAL = auto()
 
@@ -76,6 +77,9 @@ ENDINGS: Final[Mapping[Ending, EndState]] = {
         _FAILED, ErrorCode.WORKER_LOST, "the call was stopped from outside"
     ),
     Ending.NO_RESULT: EndState(_FAILED, ErrorCode.WORKER_LOST, "the worker ended without a result"),
+    Ending.OUTPUT_NOT_STORED: EndState(
+        _FAILED, ErrorCode.OUTPUT_NOT_STORED, "the output files could not be stored"
+    ),
     Ending.RESULT_EXPIRED: EndState(
         _FAILED, ErrorCode.WORKER_LOST, "the result of the call has expired"
     ),

@@ -33,13 +33,22 @@ from comfysnap_server.backends.local.supervisor import WorkerSupervisor
 from comfysnap_server.backends.local.sweep import Sweeper
 from comfysnap_server.backends.local.uploads import Uploads
 from comfysnap_server.backends.local.writer import Writer
-from comfysnap_server.backends.protocol import BackendLoad, StoredFile, SubmitResult, event_of
+from comfysnap_server.backends.protocol import (
+    BackendLoad,
+    Output,
+    OutputLink,
+    StoredFile,
+    SubmitResult,
+    event_of,
+)
 from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs import (
     Ending,
     FetchPolicy,
     FileStore,
     JobRequest,
+    OutputStore,
+    OutputStoreError,
     ended,
     find_output,
     log_end,
@@ -67,6 +76,7 @@ class LocalBackend:
         limits: Limits.
         fetch: What may be downloaded as an input file.
         on_end: Called with each job that ends.
+        outputs: Object store of the output files; None: the data folder.
     """
 
     name = "local"
@@ -82,11 +92,13 @@ class LocalBackend:
         limits: LocalLimits | None = None,
         fetch: FetchPolicy | None = None,
         on_end: Callable[[JobRecord], object] = lambda _: None,
+        outputs: OutputStore | None = None,
     ) -> None:
         self._data = data
         self._limits = limits = limits or LocalLimits()
         self._fetch = fetch or FetchPolicy()
         self._on_end = on_end
+        self._outputs = outputs
         self._folders = JobFolders(data.resolve())
         self._processes = ProcessOptions(
             engine=engine,
@@ -166,6 +178,7 @@ class LocalBackend:
             folders=self._folders,
             disk=self._disk,
             fetch=self._fetch,
+            outputs=self._outputs,
             interrupt_grace=self._limits.interrupt_grace,
             ended=self._remember,
         )
@@ -183,6 +196,7 @@ class LocalBackend:
             self._lister.run,
             self._folders,
             self._uploads,
+            self._outputs,
             keep_outputs=self._limits.keep_outputs,
             keep_inputs=self._limits.keep_inputs,
             keep_jobs=self._limits.keep_jobs,
@@ -424,7 +438,7 @@ class LocalBackend:
             )
         yield event_of(await self._shown(live), None)
 
-    async def open_output(self, owner: str, job_id: str, name: str) -> StoredFile:
+    async def open_output(self, owner: str, job_id: str, name: str) -> Output:
         """See ``Backend.open_output``."""
         job = await self._stored(owner, job_id)
         request = await self._reader.run(lambda c: store.request_of(c, job_id))
@@ -432,6 +446,11 @@ class LocalBackend:
             code = ErrorCode.OUTPUT_EXPIRED if job.outputs else ErrorCode.UNKNOWN_OUTPUT
             raise BackendError(code, f"{name} is past its retention")
         file = find_output(JobRequest.model_validate_json(request), job, name)
+        if self._outputs is not None:
+            try:
+                return OutputLink(url=await self._outputs.link(job_id, file.name))
+            except OutputStoreError as error:
+                raise BackendError(ErrorCode.UNAVAILABLE, str(error), retry_after=60) from error
         path = self._folders.output(job_id) / file.name
         if not await asyncio.to_thread(path.is_file):
             raise BackendError(ErrorCode.OUTPUT_EXPIRED, f"{name} is past its retention")

@@ -24,7 +24,15 @@ from comfysnap_server.backends.local.worker_process import (
 )
 from comfysnap_server.backends.local.writer import Writer
 from comfysnap_server.errors import BackendError
-from comfysnap_server.jobs import Ending, FetchPolicy, JobRequest, Outcome, ended
+from comfysnap_server.jobs import (
+    Ending,
+    FetchPolicy,
+    JobRequest,
+    Outcome,
+    OutputStore,
+    ended,
+    keep_outputs,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +59,7 @@ class Runner:
         folders: JobFolders,
         disk: DiskCheck,
         fetch: FetchPolicy,
+        outputs: OutputStore | None,
         interrupt_grace: float,
         ended: Callable[[LiveJob], None],
     ) -> None:
@@ -60,6 +69,7 @@ class Runner:
         self._folders = folders
         self._disk = disk
         self._fetch = fetch
+        self._outputs = outputs
         self._interrupt_grace = interrupt_grace
         self._ended = ended
         self._free_since = time.time()
@@ -67,7 +77,7 @@ class Runner:
         """Take no further job."""
         self.current: LiveJob | None = None
         self.stuck: str | None = None
-        """Why the end of a job cannot be written; None while all is well."""
+        """Why the end or the files of a job cannot be written; None while all is well."""
 
     @property
     def idle_worker(self) -> WorkerProcess | None:
@@ -178,6 +188,12 @@ class Runner:
             await worker.lost.wait()  # or the next job would be handed to it
         if outcome.must_restart or live.stop is not None:
             await worker.end_strays(since)
+        if self._outputs is not None:
+            folder = self._folders.output(live.record.id)
+            outcome = await keep_outputs(
+                self._outputs, live.record.id, folder, outcome,
+                stopped=lambda: live.stop is not None, told=self._store_told,
+            )  # fmt: skip
         if outcome.status is JobStatus.CANCELLED and live.stop is Stop.SHUTDOWN:
             await self._requeue(live, live.draft.attempt - 1)
             return
@@ -248,14 +264,20 @@ class Runner:
         end = outcome.end(live.draft.timings, live.draft.progress, seconds)
         succeeded = end.status is JobStatus.SUCCEEDED
         record = live.propose(finished_at=now, **dict(end))
-        made = self._folders.output_bytes(record.id) if succeeded else 0
+        kept = succeeded and self._outputs is None
+        made = self._folders.output_bytes(record.id) if kept else 0
         await self._write(live, record, output_bytes=made)
         self._ended(live)
-        if live.has_files or not succeeded:
-            await asyncio.to_thread(self._clear, record.id, succeeded)
+        if live.has_files or not kept:
+            await asyncio.to_thread(self._clear, record.id, kept)
 
-    def _clear(self, job_id: str, succeeded: bool) -> None:
-        if succeeded:
+    def _store_told(self, problem: str | None) -> None:
+        self.stuck = problem
+        if problem is not None:
+            logger.error("output files cannot be stored yet: %s", problem)
+
+    def _clear(self, job_id: str, kept: bool) -> None:
+        if kept:
             shutil.rmtree(self._folders.input(job_id), ignore_errors=True)
         else:
             self._folders.delete(job_id)

@@ -12,6 +12,7 @@ from comfysnap_server.backends.local.folders import JobFolders
 from comfysnap_server.backends.local.uploads import Uploads
 from comfysnap_server.backends.local.writer import Writer
 from comfysnap_server.errors import BackendError
+from comfysnap_server.jobs import OutputStore, OutputStoreError
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ class Sweeper:
         read: Read,
         folders: JobFolders,
         uploads: Uploads,
+        outputs: OutputStore | None,
         *,
         keep_outputs: float,
         keep_inputs: float,
@@ -39,6 +41,7 @@ class Sweeper:
         self._read = read
         self._folders = folders
         self._uploads = uploads
+        self._outputs = outputs
         self._keep_outputs = min(keep_outputs, keep_jobs)
         self._keep_inputs = keep_inputs
         self._keep_jobs = keep_jobs
@@ -49,7 +52,7 @@ class Sweeper:
         while True:
             try:
                 await self.sweep()
-            except (BackendError, OSError):
+            except (BackendError, OutputStoreError, OSError):
                 logger.exception("files or jobs past their retention could not be deleted")
             await asyncio.sleep(self._interval)
 
@@ -60,6 +63,8 @@ class Sweeper:
         while job_ids := await self._read(
             lambda c: store.finished_before(c, time.time() - self._keep_outputs, _BATCH)
         ):
+            if self._outputs is not None:  # before they are forgotten here
+                await self._outputs.delete(job_ids)
             await self._writer.run(lambda c, ids=job_ids: store.mark_outputs_gone(c, ids))
             await asyncio.to_thread(self._delete, job_ids)
         forgotten = time.time() - self._keep_jobs

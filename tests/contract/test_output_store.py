@@ -1,0 +1,119 @@
+"""A server that keeps its output files in a bucket."""
+
+import os
+import shutil
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from comfysnap_client import Client, JobFailed
+from comfysnap_schema.workflows import HelloInput
+from tests.contract.processes import left_behind, new_mark, serving
+from tests.paths import ROOT
+from tests.s3_server import BUCKET, Bucket, s3_server
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+SMALL = HelloInput(width=64, height=64)
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Bucket]:
+    (tmp_path / "s3").mkdir()
+    monkeypatch.setitem(os.environ, "AWS_ACCESS_KEY_ID", "first")
+    monkeypatch.setitem(os.environ, "AWS_SECRET_ACCESS_KEY", "first secret")
+    with s3_server(tmp_path / "s3") as bucket:
+        yield bucket
+
+
+def project(folder: Path, bucket: Bucket, settings: str) -> Path:
+    """A project with the workflow hello that keeps its outputs in the bucket."""
+    folder.mkdir()
+    shutil.copytree(ROOT / "workflows" / "hello", folder / "workflows" / "hello")
+    file = folder / "comfysnap.toml"
+    file.write_text(
+        f'name = "pictures"\n[serve.outputs]\nstore = "s3://{BUCKET}/out"\nregion = "auto"\n'
+        f'endpoint = "{bucket.url}"\n{settings}\n'
+    )
+    return file
+
+
+async def test_the_client_reads_outputs_from_the_bucket_and_the_disk_keeps_none(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    mark, data = new_mark(), tmp_path / "data"
+    file = project(tmp_path / "project", bucket, "")
+    with serving(mark, data, f"--project={file}") as (_, url):
+        async with Client(url) as client, httpx.AsyncClient() as http:
+            out = await client.infer_sync(SMALL, idempotency_key="k")
+            image = out.images[0]
+            assert image.url.startswith(bucket.url)
+            content = await image.read()
+            assert content.startswith(b"\x89PNG")
+            again = await client.infer_sync(SMALL, idempotency_key="k")
+            assert await again.images[0].read() == content
+            (job,) = (await http.get(f"{url}/jobs")).json()["jobs"]
+            assert job["outputs"]["images"][0]["url"].startswith(bucket.url)
+            own = await http.get(f"{url}/outputs/{job['id']}/{image.name}")
+            assert own.status_code == 302
+            assert (await http.get(own.headers["location"])).content == content
+            assert bucket.files == {f"out/{job['id']}/{image.name}"}
+            assert not any((data / "jobs").iterdir())
+    assert left_behind(mark) == []
+
+
+async def test_files_past_their_retention_leave_the_bucket(bucket: Bucket, tmp_path: Path) -> None:
+    mark, data = new_mark(), tmp_path / "data"
+    file = project(tmp_path / "project", bucket, "")
+    with serving(mark, data, f"--project={file}") as (_, url):
+        async with Client(url) as client:
+            await client.infer_sync(SMALL)
+    assert len(bucket.files) == 1
+    with file.open("a") as settings:
+        settings.write("[serve.local]\nkeep_outputs = 0.001\nsweep_interval = 0.1\n")
+    with serving(mark, data, f"--project={file}") as (_, url):
+        async with httpx.AsyncClient(base_url=url) as http:
+            (job,) = (await http.get("/jobs")).json()["jobs"]
+            path = f"/outputs/{job['id']}/{job['outputs']['images'][0]['name']}"
+            answer = await http.get(path)
+            for _ in range(1000):
+                if answer.status_code == 410:
+                    break
+                answer = await http.get(path)
+    assert answer.json()["code"] == "output_expired"
+    assert bucket.files == set()
+
+
+async def test_a_job_whose_store_is_down_waits_and_the_server_says_so(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    mark = new_mark()
+    file = project(tmp_path / "project", bucket, "")
+    with serving(mark, tmp_path / "data", f"--project={file}") as (_, url):
+        async with Client(url) as client, httpx.AsyncClient(base_url=url) as http:
+            bucket.down = True
+            job = await client.infer_async(SMALL)
+            assert bucket.refused.wait(20)
+            assert not (await job.status()).is_final
+            for _ in range(1000):
+                if (await http.get("/ready")).status_code == 503:
+                    break
+            assert (await http.get("/ready")).status_code == 503
+            bucket.down = False
+            out = await job.result()
+            assert (await out.images[0].read()).startswith(b"\x89PNG")
+            assert (await http.get("/ready")).status_code == 200
+
+
+async def test_a_job_whose_store_is_down_fails_where_that_is_set(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    bucket.down = True
+    file = project(tmp_path / "project", bucket, 'when_down = "fail"')
+    with serving(new_mark(), tmp_path / "data", f"--project={file}") as (_, url):
+        async with Client(url) as client:
+            with pytest.raises(JobFailed) as caught:
+                await client.infer_sync(SMALL)
+    assert caught.value.code == "output_not_stored"
