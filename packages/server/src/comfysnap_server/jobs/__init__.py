@@ -5,10 +5,21 @@ from comfysnap_server.jobs.fetch import FetchError, FetchPolicy
 from comfysnap_server.jobs.fetch import fetch as fetch_file
 from comfysnap_server.jobs.files import FileStore, find_output
 from comfysnap_server.jobs.request import JobRequest
-from comfysnap_server.jobs.run import JobEnd, JobRun, Outcome, ended, execute
+from comfysnap_server.jobs.run import (
+    WORK,
+    EarlyOutput,
+    JobEnd,
+    JobRun,
+    Outcome,
+    Report,
+    ended,
+    execute,
+)
 
 __all__ = [
     "ENDINGS",
+    "WORK",
+    "EarlyOutput",
     "Ending",
     "FetchError",
     "FetchPolicy",
@@ -17,6 +28,7 @@ __all__ = [
     "JobRequest",
     "JobRun",
     "Outcome",
+    "Report",
     "ended",
     "execute",
     "fetch_file",

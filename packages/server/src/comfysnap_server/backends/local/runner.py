@@ -10,7 +10,12 @@ from typing import Final, Literal
 
 from comfysnap_schema.wire import JobRecord, JobStatus, Progress, Timings
 from comfysnap_server.backends.local import store
-from comfysnap_server.backends.local.channel import PreviewMessage, ProgressMessage, RunOrder
+from comfysnap_server.backends.local.channel import (
+    OutputMessage,
+    PreviewMessage,
+    ProgressMessage,
+    RunOrder,
+)
 from comfysnap_server.backends.local.folders import JobFolders
 from comfysnap_server.backends.local.live import LiveJob, Stop
 from comfysnap_server.backends.local.queue import JobQueue
@@ -24,7 +29,7 @@ from comfysnap_server.backends.local.worker_process import (
 )
 from comfysnap_server.backends.local.writer import Writer
 from comfysnap_server.errors import BackendError
-from comfysnap_server.jobs import Ending, FetchPolicy, JobRequest, Outcome, ended
+from comfysnap_server.jobs import WORK, Ending, FetchPolicy, JobRequest, Outcome, ended
 
 logger = logging.getLogger(__name__)
 
@@ -232,6 +237,7 @@ class Runner:
             attempt=attempt,
             started_at=None,
             progress=Progress(),
+            outputs=None,
             timings=Timings(),
         )
         await self._write(live, record)
@@ -245,18 +251,20 @@ class Runner:
             outcome = outcome.stopped_by(live.stop.ending)
         now = datetime.now(UTC)
         seconds = (now - started).total_seconds()
-        end = outcome.end(live.draft.timings, live.draft.progress, seconds)
-        succeeded = end.status is JobStatus.SUCCEEDED
+        before = live.draft
+        end = outcome.end(before.timings, before.progress, seconds, outputs=before.outputs)
+        kept = end.outputs is not None
         record = live.propose(finished_at=now, **dict(end))
-        made = self._folders.output_bytes(record.id) if succeeded else 0
+        made = self._folders.output_bytes(record.id) if kept else 0
         await self._write(live, record, output_bytes=made)
         self._ended(live)
-        if live.has_files or not succeeded:
-            await asyncio.to_thread(self._clear, record.id, succeeded)
+        if live.has_files or end.status is not JobStatus.SUCCEEDED:
+            await asyncio.to_thread(self._clear, record.id, kept)
 
-    def _clear(self, job_id: str, succeeded: bool) -> None:
-        if succeeded:
+    def _clear(self, job_id: str, kept: bool) -> None:
+        if kept:
             shutil.rmtree(self._folders.input(job_id), ignore_errors=True)
+            shutil.rmtree(self._folders.output(job_id) / WORK, ignore_errors=True)
         else:
             self._folders.delete(job_id)
 
@@ -286,8 +294,11 @@ def _start_kind(start: StartTimings, waited: float) -> Literal["cold", "warm", "
     return "restored" if start.forked else "cold"
 
 
-def _apply(live: LiveJob, news: ProgressMessage | PreviewMessage) -> None:
-    if isinstance(news, ProgressMessage):
-        live.advance(news.progress)
-    else:
-        live.show(news.preview)
+def _apply(live: LiveJob, news: ProgressMessage | PreviewMessage | OutputMessage) -> None:
+    match news:
+        case ProgressMessage():
+            live.advance(news.progress)
+        case OutputMessage():
+            live.add_output(news.name, news.value)
+        case PreviewMessage():
+            live.show(news.preview)
