@@ -19,8 +19,8 @@ from tests.client.fakes import DrawInput, FakeServer, rejecting
 PUBLIC = [
     "NO_RETRY", "APIError", "Client", "ComfysnapError", "ConnectionFailed", "ContractMismatch",
     "DeadlineExceeded", "DownloadFailed", "ErrorCode", "IdempotencyMismatch", "InvalidInput",
-    "Job", "JobCancelled", "JobError", "JobEvent", "JobExpired", "JobFailed", "JobRecord",
-    "JobStatus", "JobTimedOut", "MapResult", "NotFound", "OnProgress", "OutputExpired",
+    "Job", "JobCancelled", "JobError", "JobEvent", "JobExpired", "JobFailed", "JobOutput",
+    "JobRecord", "JobStatus", "JobTimedOut", "MapResult", "NotFound", "OnProgress", "OutputExpired",
     "PollPolicy", "Progress", "RateLimited", "RetryPolicy", "ServerError", "TooLarge",
     "Unauthorized", "UnexpectedResponse", "UntypedOutput", "job_id_of", "untyped",
 ]  # fmt: skip

@@ -59,6 +59,9 @@ async def test_the_client_reads_outputs_from_the_bucket_and_the_disk_keeps_none(
             own = await http.get(f"{url}/outputs/{job['id']}/{image.name}")
             assert own.status_code == 302
             assert (await http.get(own.headers["location"])).content == content
+            told = [event async for event in client.job(job["id"], HelloInput).events()]
+            (output,) = (event.output for event in told if event.output)
+            assert output.value[0]["url"].startswith(bucket.url)
             assert bucket.files == {f"out/{job['id']}/{image.name}"}
             assert not any((data / "jobs").iterdir())
     assert left_behind(mark) == []

@@ -78,7 +78,7 @@ async def test_each_status_request_without_wait_advances_one_step(
         assert [record.status for record in seen] == ["running", "succeeded", "succeeded"]
         assert seen[0].progress == half
         assert [event.type for event in [event async for event in job.events()]] == [
-            "status", "progress", "status", "progress", "done",
+            "status", "progress", "status", "progress", "output", "output", "done",
         ]  # fmt: skip
         assert (await job.cancel()).status == JobStatus.SUCCEEDED
 

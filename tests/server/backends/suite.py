@@ -199,7 +199,7 @@ async def test_events_tell_states_and_end_with_the_final_job(backend: Backend) -
         async for event in backend.events("anna", job.id, after=None):
             events.append(event)
     types = [event.type for event in events]
-    assert {"status", "progress", "preview", "done"} == set(types)
+    assert {"status", "progress", "preview", "output", "done"} == set(types)
     assert types.index("done") == len(types) - 1
     assert events[-1].job is not None
     assert events[-1].job.status is JobStatus.SUCCEEDED
@@ -210,10 +210,93 @@ async def test_events_tell_states_and_end_with_the_final_job(backend: Backend) -
     assert previews[0].content_type == "image/jpeg"
 
 
-async def test_events_of_a_finished_job_are_its_end(backend: Backend) -> None:
+async def test_events_of_a_finished_job_are_its_outputs_and_its_end(backend: Backend) -> None:
     job = await run(backend, request())
     events = [event async for event in backend.events("anna", job.id, after=job.version)]
-    assert [event.type for event in events] == ["done"]
+    assert [event.type for event in events] == ["output", "done"]
+    assert events[0].output is not None
+    assert {events[0].output.name: events[0].output.value} == job.outputs
+
+
+def in_two_parts(steps: int, **changes: Any) -> JobRequest:
+    """A request whose output ``draft`` is complete before the sampling for ``image`` begins."""
+    graph: Graph = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 6, "height": 4}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0]}},
+        **sampling(steps),
+    }
+    return request(graph, outputs={
+        "image": OutputSpec(node="9"), "draft": OutputSpec(node="2", many=True),
+    }, **changes)  # fmt: skip
+
+
+async def until_draft(backend: Backend, job: JobRecord) -> JobRecord:
+    """The running job once its first output is complete."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not job.outputs:
+            assert not job.is_final
+            job = await backend.wait("anna", job.id, after=job.version, timeout=25)
+    assert job.status is JobStatus.RUNNING
+    assert list(job.outputs) == ["draft"]
+    return job
+
+
+async def check_draft(backend: Backend, job: JobRecord) -> None:
+    """The file of the output ``draft`` is served."""
+    draft: Any = (job.outputs or {})["draft"]
+    (told,) = draft
+    file = await backend.open_output("anna", job.id, told["name"])
+    content = file.path.read_bytes()
+    assert (len(content), hashlib.sha256(content).hexdigest()) == (told["size"], told["sha256"])
+    assert content.startswith(b"\x89PNG")
+
+
+async def test_an_output_is_served_while_the_job_runs_and_never_changes(backend: Backend) -> None:
+    submitted = await backend.submit(in_two_parts(100))
+    job = await until_draft(backend, submitted.job)
+    await check_draft(backend, job)
+    ended = await finish(backend, job)
+    assert ended.status is JobStatus.SUCCEEDED
+    assert ended.outputs is not None
+    assert list(ended.outputs) == ["image", "draft"]
+    assert ended.outputs["draft"] == (job.outputs or {})["draft"]
+    await check_draft(backend, ended)
+
+
+async def test_each_output_is_an_event_once_as_soon_as_it_is_complete(backend: Backend) -> None:
+    job = (await backend.submit(in_two_parts(100))).job
+    events: list[JobEvent] = []
+    async with asyncio.timeout(PATIENCE_S):
+        async for event in backend.events("anna", job.id, after=None):
+            events.append(event)
+    outputs = [event.output for event in events if event.output]
+    assert [output.name for output in outputs] == ["draft", "image"]
+    types = [event.type for event in events]
+    assert types[types.index("output") + 1 :].count("progress") > 1
+    assert types[-2:] == ["output", "done"]
+    assert events[-1].job is not None
+    assert {output.name: output.value for output in outputs} == events[-1].job.outputs
+
+
+async def test_a_job_that_fails_keeps_the_outputs_that_were_complete(backend: Backend) -> None:
+    asked = in_two_parts(100)
+    asked.graph["9"]["class_type"] = "PreviewAny"  # which makes no image
+    job = await until_draft(backend, (await backend.submit(asked)).job)
+    ended = await finish(backend, job)
+    assert ended.error is not None
+    assert ended.error.code is ErrorCode.OUTPUT_MISSING
+    assert ended.outputs == job.outputs
+    await check_draft(backend, ended)
+    events = [event.type async for event in backend.events("anna", job.id, after=ended.version)]
+    assert events == ["output", "done"]
+
+
+async def test_a_cancelled_job_keeps_the_outputs_that_were_complete(backend: Backend) -> None:
+    job = await until_draft(backend, (await backend.submit(in_two_parts(FOREVER))).job)
+    await backend.cancel("anna", job.id)
+    ended = await finish(backend, job)
+    assert (ended.status, ended.outputs) == (JobStatus.CANCELLED, job.outputs)
+    await check_draft(backend, ended)
 
 
 async def test_a_running_job_stops_when_it_is_cancelled(backend: Backend) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from comfysnap_client.client import Client
-    from comfysnap_client.dynamic import UntypedOutput, untyped
+    from comfysnap_client.dynamic import JobOutput, UntypedOutput, untyped
     from comfysnap_client.errors import (
         APIError,
         ComfysnapError,
@@ -57,6 +57,7 @@ __all__ = [
     "JobEvent",
     "JobExpired",
     "JobFailed",
+    "JobOutput",
     "JobRecord",
     "JobStatus",
     "JobTimedOut",
@@ -85,6 +86,7 @@ _MODULES = {
     "PollPolicy": "comfysnap_client.polling",
     "NO_RETRY": "comfysnap_client.retry",
     "RetryPolicy": "comfysnap_client.retry",
+    "JobOutput": "comfysnap_client.dynamic",
     "UntypedOutput": "comfysnap_client.dynamic",
     "untyped": "comfysnap_client.dynamic",
     "ErrorCode": "comfysnap_schema.wire.errors",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, overload
 
 from comfysnap_client import client as asynchronous
 from comfysnap_client.client import ClientOptions
-from comfysnap_client.dynamic import UntypedOutput
+from comfysnap_client.dynamic import JobOutput, UntypedOutput
 from comfysnap_client.job import Job as AsyncJob
 from comfysnap_client.mapping import MapResult
 from comfysnap_client.session import OnProgress
@@ -103,6 +103,15 @@ class Job(Generic[OutputT_co]):
     def events(self) -> Generator[JobEvent]:
         """Like ``comfysnap_client.Job.events``."""
         return self._portal.iterate(self._job.events())
+
+    def outputs(self) -> Generator[JobOutput]:
+        """Like ``comfysnap_client.Job.outputs``; download files with the client::
+
+        for output in job.outputs():
+            for file in output.files:
+                client.save(file, "out")
+        """
+        return self._portal.iterate(self._job.outputs())
 
 
 class Client:

@@ -1,9 +1,10 @@
 """Workflows without generated models: inputs by name, untyped outputs."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
-from pydantic import Field, ValidationInfo, create_model, model_validator
+from pydantic import Field, JsonValue, ValidationInfo, create_model, model_validator
 
 from comfysnap_schema.base import WorkflowInput, WorkflowOutput
 from comfysnap_schema.wire import (
@@ -25,6 +26,30 @@ _BY_KIND: dict[str, type[OutputFile]] = {
 }
 
 
+@dataclass(frozen=True)
+class JobOutput:
+    """One output of a job, complete.
+
+    Example::
+
+        async for output in job.outputs():
+            print(output.name, len(output.files))
+
+    Attributes:
+        name: Name of the output.
+        value: An ``OutputFile`` of the output's kind, a list of them, text or JSON.
+    """
+
+    name: str
+    value: OutputFile | list[OutputFile] | JsonValue
+
+    @property
+    def files(self) -> list[OutputFile]:
+        """The files of the output; empty for text and JSON."""
+        items = self.value if isinstance(self.value, list) else [self.value]
+        return [item for item in items if isinstance(item, OutputFile)]
+
+
 class UntypedOutput(WorkflowOutput, extra="allow"):
     """Outputs of a workflow without a generated model; ``values`` has them by name.
 
@@ -37,7 +62,7 @@ class UntypedOutput(WorkflowOutput, extra="allow"):
     @model_validator(mode="before")
     @classmethod
     def _find_files(cls, data: Any, info: ValidationInfo) -> Any:
-        return {name: _typed(value, info.context) for name, value in data.items()}
+        return {name: typed(value, info.context) for name, value in data.items()}
 
     @property
     def values(self) -> dict[str, Any]:
@@ -80,9 +105,10 @@ def untyped(workflow: str, inputs: Mapping[str, Any]) -> WorkflowInput[UntypedOu
     return model.model_validate(dict(inputs))
 
 
-def _typed(value: Any, context: Any) -> Any:
+def typed(value: Any, context: Any) -> Any:
+    """The value of an output, with files of the types of their kinds."""
     if isinstance(value, list):
-        return [_typed(one, context) for one in cast("list[Any]", value)]
+        return [typed(one, context) for one in cast("list[Any]", value)]
     if (
         isinstance(value, dict)
         and {"name", "url", "sha256", "kind"} <= cast("dict[str, Any]", value).keys()

@@ -6,14 +6,14 @@ import random
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from comfysnap_client.errors import APIError, ComfysnapError, UnexpectedResponse
 from comfysnap_client.polling import LongPolls, PollPolicy
 from comfysnap_client.requests import events as events_request
 from comfysnap_client.sse import ServerSentEvent, SseParser
 from comfysnap_client.transport import Transport, is_header_value, is_transient
-from comfysnap_schema.wire import ErrorCode, JobEvent, JobRecord, Progress
+from comfysnap_schema.wire import ErrorCode, JobEvent, JobRecord, NamedOutput, Progress
 
 logger: logging.Logger = logging.getLogger("comfysnap_client")
 
@@ -35,10 +35,10 @@ async def follow(
     while state.empty_streams < MAX_EMPTY_STREAMS:
         try:
             async with aclosing(_stream(transport, job_id, state)) as events:
-                async for event in events:
-                    if state.is_news(event):
+                async for sent in events:
+                    for event in state.news_in(sent):
                         yield event
-                    if event.type == "done":
+                    if sent.type == "done":
                         return
         except ComfysnapError as error:
             if _is_unsupported(error):
@@ -67,27 +67,33 @@ class _State:
         self.version: int | None = None
         self.status: str | None = None
         self.progress: Progress | None = None
+        self.outputs: dict[str, JsonValue] = {}
         self.empty_streams = 0
         self.pause: float | None = None
 
-    def is_news(self, event: JobEvent) -> bool:
-        """Whether the event is new to the caller; updates the state."""
+    def news_in(self, event: JobEvent) -> list[JobEvent]:
+        """The event if it is new to the caller, after outputs that only its job has; updates the
+        state."""
+        if event.output is not None and not self._is_new_output(event.output):
+            return []
+        outputs: list[JobEvent] = []
         if event.job is not None:
             if not self._is_newer(event.job) and event.type != "done":
-                return False
+                return []
             self.version = event.job.version
             self.status = str(event.job.status)
+            outputs = self._outputs_of(event.job)
         if event.progress is not None:
             if event.progress == self.progress:
-                return False
+                return []
             self.progress = event.progress
-        return True
+        return [*outputs, event]
 
     def events_of(self, record: JobRecord) -> list[JobEvent]:
         """The events for the news in a polled record; updates the state."""
+        events = self._outputs_of(record)
         if record.is_final:
-            return [JobEvent(type="done", job=record)]
-        events: list[JobEvent] = []
+            return [*events, JobEvent(type="done", job=record)]
         if str(record.status) != self.status:
             events.append(JobEvent(type="status", job=record))
         if record.progress != (self.progress or Progress()):
@@ -96,6 +102,17 @@ class _State:
         self.status = str(record.status)
         self.progress = record.progress
         return events
+
+    def _outputs_of(self, record: JobRecord) -> list[JobEvent]:
+        """An event for each output that is new to the caller."""
+        outputs = [NamedOutput(name=n, value=value) for n, value in (record.outputs or {}).items()]
+        return [JobEvent(type="output", output=one) for one in outputs if self._is_new_output(one)]
+
+    def _is_new_output(self, output: NamedOutput) -> bool:
+        if output.name in self.outputs and self.outputs[output.name] == output.value:
+            return False
+        self.outputs[output.name] = output.value
+        return True
 
     def _is_newer(self, record: JobRecord) -> bool:
         return self.version is None or record.version > self.version

@@ -5,10 +5,12 @@ from contextlib import aclosing
 from typing import Generic, TypeVar
 
 from comfysnap_client import requests
+from comfysnap_client.dynamic import JobOutput
+from comfysnap_client.errors import job_error
 from comfysnap_client.retry import Deadline
 from comfysnap_client.session import OnProgress, Session
 from comfysnap_schema.base import WorkflowOutput
-from comfysnap_schema.wire import JobEvent, JobRecord
+from comfysnap_schema.wire import JobEvent, JobRecord, JobStatus
 
 OutputT_co = TypeVar("OutputT_co", bound=WorkflowOutput, covariant=True)
 
@@ -129,8 +131,9 @@ class Job(Generic[OutputT_co]):
     async def events(self) -> AsyncGenerator[JobEvent]:
         """Iterate over the job's events until ``done``, reconnecting as needed.
 
-        The events are status changes, progress, and previews if the job was submitted with
-        ``previews=True``. What changed while disconnected is summed up by the current state.
+        The events are status changes, progress, outputs as they are complete, and previews if the
+        job was submitted with ``previews=True``. What changed while disconnected is summed up by
+        the current state.
 
         Raises:
             NotFound: Unknown job, or one of another API key.
@@ -147,6 +150,30 @@ class Job(Generic[OutputT_co]):
                 if event.job is not None:
                     self._update(event.job)
                 yield event
+
+    async def outputs(self) -> AsyncGenerator[JobOutput]:
+        """Iterate over the job's outputs, each as soon as it is complete, reconnecting as needed.
+
+        An output comes once; again only if the job had to start over and made a different one.
+        Those of a finished job come at once, in the order of the workflow.
+
+        Raises:
+            JobError: The job did not succeed; the outputs that it completed came before.
+            NotFound: Unknown job, or one of another API key.
+            ComfysnapError: The request failed.
+
+        Example::
+
+            async for output in job.outputs():
+                for file in output.files:
+                    await file.save("out")
+        """
+        async with aclosing(self.events()) as events:
+            async for event in events:
+                if event.output is not None:
+                    yield self._session.job_output(event.output)
+        if self.record is not None and self.record.status != JobStatus.SUCCEEDED:
+            raise job_error(self.record)
 
     def _update(self, record: JobRecord) -> None:
         if self.record is None or record.version >= self.record.version:

@@ -11,6 +11,7 @@ from pydantic_core import to_json
 
 from comfysnap_client import requests
 from comfysnap_client.downloads import Downloads
+from comfysnap_client.dynamic import JobOutput, typed
 from comfysnap_client.errors import (
     ComfysnapError,
     DeadlineExceeded,
@@ -29,6 +30,7 @@ from comfysnap_schema.wire import (
     JobEvent,
     JobRecord,
     JobStatus,
+    NamedOutput,
     Progress,
     SubmitOptions,
 )
@@ -203,6 +205,18 @@ class Session:
                 "run `comfysnap generate` to update the models",
                 record=record,
             ) from error
+
+    def job_output(self, output: NamedOutput) -> JobOutput:
+        """Return one output, with its files bound to this client.
+
+        Raises:
+            UnexpectedResponse: A file of it is not valid.
+        """
+        try:
+            value = typed(output.value, {READER_CONTEXT: self.downloads})
+        except ValidationError as error:
+            raise UnexpectedResponse(f"the output {output.name!r} is not valid") from error
+        return JobOutput(output.name, value)
 
     async def _poll(self, job_id: str, *, hold: float, after: int | None) -> Polled:
         """Send one status request, which the server may hold; the caller handles its failures."""

@@ -15,7 +15,7 @@ from comfysnap_schema.wire.options import JobOptions
 from comfysnap_schema.workflow.map import OutputSpec
 from comfysnap_server.engine.comfyui.engine import ComfyUIEngine
 from comfysnap_server.engine.protocol import EngineJob, PreviewFrame
-from comfysnap_server.jobs.run import execute
+from comfysnap_server.jobs.run import EarlyOutput, execute
 
 OUT = os.fdopen(os.dup(1), "w", buffering=1)
 os.dup2(2, 1)
@@ -39,9 +39,11 @@ def run(engine: ComfyUIEngine, request: dict[str, Any]) -> None:
         options=JobOptions(previews=request.get("previews", False)),
     )
 
-    def report(what: Progress | PreviewFrame) -> None:
+    def report(what: Progress | PreviewFrame | EarlyOutput) -> None:
         if isinstance(what, Progress):
             send(event="progress", job=job.job_id, **what.model_dump(mode="json"))
+        elif isinstance(what, EarlyOutput):
+            send(event="output", job=job.job_id, name=what.name, value=what.output.on_wire())
         else:
             send(event="preview", job=job.job_id, size=len(what.data), start=what.data[:3].hex())
 

@@ -1,10 +1,12 @@
 """Jobs of the mock server: their scripted outcomes and their state."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Generic, Self, TypeVar
+
+from pydantic_core import to_jsonable_python
 
 from comfysnap_schema.base import WorkflowInput, WorkflowOutput, wire_inputs
 from comfysnap_schema.wire import (
@@ -30,6 +32,8 @@ class Outcome:
     outputs: dict[str, Any] | None = None
     error: Problem | None = None
     progress: tuple[Progress, ...] = ()
+    early: tuple[tuple[str, Any], ...] = ()
+    """Outputs that are complete before the end; each is one step, after those of the progress."""
     seconds: float = 0.0
 
 
@@ -64,6 +68,7 @@ class Scenario(Generic[OutputT]):
         output: OutputT,
         *,
         progress: Sequence[Progress] = (),
+        early: Sequence[str] = (),
         seconds: float = 0.0,
         after: Sequence[Progress] = (),
     ) -> Self:
@@ -74,13 +79,18 @@ class Scenario(Generic[OutputT]):
         Args:
             output: The outputs; create files with ``MockServer.image`` or ``MockServer.file``.
             progress: Progress reported before the end.
+            early: Names of outputs that are complete before the end, in this order.
             seconds: Duration of the job.
             after: Deprecated alias of ``progress``.
+
+        Raises:
+            KeyError: ``early`` names an output that ``output`` does not have.
         """
+        outputs = output.model_dump(mode="json", by_alias=True, exclude_none=True)
         return self._add(
             Outcome(
-                status=JobStatus.SUCCEEDED, outputs=output.model_dump(mode="json", by_alias=True),
-                progress=(*progress, *after), seconds=seconds,
+                status=JobStatus.SUCCEEDED, outputs=outputs, progress=(*progress, *after),
+                early=tuple((name, outputs[name]) for name in early), seconds=seconds,
             )
         )  # fmt: skip
 
@@ -91,10 +101,11 @@ class Scenario(Generic[OutputT]):
         *,
         fields: Sequence[FieldProblem] = (),
         progress: Sequence[Progress] = (),
+        early: Mapping[str, object] | None = None,
         status: JobStatus = JobStatus.FAILED,
         after: Sequence[Progress] = (),
     ) -> Self:
-        """The job ends without outputs::
+        """The job ends without success::
 
             server.on(FluxInput).fails(ErrorCode.OUT_OF_MEMORY)
 
@@ -103,22 +114,34 @@ class Scenario(Generic[OutputT]):
             detail: The message.
             fields: Problems of single input fields.
             progress: Progress reported before the end.
+            early: Outputs that are complete before the end, by name; the job keeps them.
             status: ``failed``, ``cancelled``, ``timed_out`` or ``expired``.
             after: Deprecated alias of ``progress``.
         """
         problem = Problem(title=detail, detail=detail, code=code, fields=tuple(fields))
-        return self._add(Outcome(status=status, error=problem, progress=(*progress, *after)))
+        return self._add(
+            Outcome(
+                status=status, error=problem, progress=(*progress, *after), early=_wire(early)
+            )
+        )  # fmt: skip
 
-    def hangs(self, *, progress: Sequence[Progress] = (), after: Sequence[Progress] = ()) -> Self:
+    def hangs(
+        self,
+        *,
+        progress: Sequence[Progress] = (),
+        early: Mapping[str, object] | None = None,
+        after: Sequence[Progress] = (),
+    ) -> Self:
         """The job runs until it is cancelled::
 
             server.on(FluxInput).hangs()
 
         Args:
             progress: Progress reported before it hangs.
+            early: Outputs that are complete before it hangs, by name.
             after: Deprecated alias of ``progress``.
         """
-        return self._add(Outcome(status=None, progress=(*progress, *after)))
+        return self._add(Outcome(status=None, progress=(*progress, *after), early=_wire(early)))
 
     def with_delay(self, seconds: float) -> Self:
         """Every submit takes ``seconds``.
@@ -170,6 +193,10 @@ class Scenario(Generic[OutputT]):
         return self
 
 
+def _wire(outputs: Mapping[str, object] | None) -> tuple[tuple[str, Any], ...]:
+    return tuple((name, to_jsonable_python(value)) for name, value in (outputs or {}).items())
+
+
 def next_outcome(scenario: Scenario[Any]) -> Outcome:
     """The outcome of the next job.
 
@@ -201,7 +228,7 @@ class MockJob:
     outcome: Outcome
     labels: dict[str, str] = field(default_factory=dict[str, str])
     step: int = 0
-    """0 is queued, then one step per progress, then final."""
+    """0 is queued, then one step per progress and per early output, then final."""
     cancelled: bool = False
     started: float = field(default_factory=time.monotonic)
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -209,7 +236,7 @@ class MockJob:
     @property
     def last_step(self) -> int:
         """The final step."""
-        return len(self.outcome.progress) + 1
+        return len(self.outcome.progress) + len(self.outcome.early) + 1
 
     @property
     def is_final(self) -> bool:
@@ -232,13 +259,15 @@ class MockJob:
         status = JobStatus.RUNNING if at else JobStatus.QUEUED
         if ended:
             status = (not self.cancelled and self.outcome.status) or JobStatus.CANCELLED
-        outputs = self.outcome.outputs if status == JobStatus.SUCCEEDED else None
         reported = self.outcome.progress[:at]
-        done = Progress(fraction=1.0) if outputs is not None else Progress()
+        early = dict(self.outcome.early[: max(0, at - len(self.outcome.progress))])
+        succeeded = status == JobStatus.SUCCEEDED
+        outputs = self.outcome.outputs if succeeded else early or None
+        done = Progress(fraction=1.0) if succeeded else Progress()
         return JobRecord(
             id=self.id, workflow=self.workflow, status=status,
             version=at + (self.last_step if self.cancelled and ended else 0) + 1,
-            attempt=min(at, 1), progress=reported[-1] if reported and not outputs else done,
+            attempt=min(at, 1), progress=reported[-1] if reported and not succeeded else done,
             outputs=outputs, error=self._error() if ended else None,
             inputs=_public(self.inputs), labels=self.labels, created_at=self.created_at,
             finished_at=datetime.now(UTC) if ended else None,

@@ -31,6 +31,7 @@ from comfysnap_schema.wire import (
     JobPage,
     JobRecord,
     Kind,
+    NamedOutput,
     OutputFile,
     Problem,
     WorkflowDetail,
@@ -308,13 +309,20 @@ async def _held(job: MockJob, wait: float, after: int | None) -> None:
 
 def _sse(record: JobRecord) -> list[str]:
     """A record as server-sent events."""
-    events = [JobEvent(type="done" if record.is_final else "status", job=record)]
+    outputs = [
+        NamedOutput(name=name, value=value) for name, value in (record.outputs or {}).items()
+    ]
+    events = [JobEvent(type="output", output=output) for output in outputs]
+    events.append(JobEvent(type="done" if record.is_final else "status", job=record))
     if not record.is_final:
         events.append(JobEvent(type="progress", progress=record.progress))
     return [
-        f"event: {event.type}\nid: {record.version}\ndata: {event.model_dump_json()}\n\n"
-        for event in events
+        f"event: {event.type}\n{_id(event)}data: {event.model_dump_json()}\n\n" for event in events
     ]
+
+
+def _id(event: JobEvent) -> str:
+    return "" if event.job is None else f"id: {event.job.version}\n"
 
 
 def _json(request: httpx.Request, model: BaseModel, status: int = 200) -> httpx.Response:

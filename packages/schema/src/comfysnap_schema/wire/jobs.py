@@ -85,7 +85,9 @@ class JobRecord(BaseModel, frozen=True, extra="ignore", defer_build=True):
     cancel_requested_at: datetime | None = None
     progress: Progress = Progress()
     outputs: dict[str, JsonValue] | None = None
-    """By output name: a file, a list of files, a text or JSON. None until succeeded."""
+    """By output name: a file, a list of files, a text or JSON. While the job runs, those that are
+    complete; all once it succeeded. A job that ended otherwise keeps what was complete by then.
+    None if there are none."""
     error: Problem | None = None
     inputs: dict[str, JsonValue] = Field(default_factory=dict)
     """As run: with defaults and drawn seeds, files by reference, never inline data."""
@@ -119,18 +121,27 @@ class Preview(BaseModel, frozen=True, extra="ignore", defer_build=True):
     node: str | None = None
 
 
+class NamedOutput(BaseModel, frozen=True, extra="ignore", defer_build=True):
+    """An output that is complete: its node has run, and its files can be downloaded."""
+
+    name: str
+    value: JsonValue
+    """As in the ``outputs`` of the job, now and in its final record."""
+
+
 class JobEvent(BaseModel, frozen=True, extra="ignore", defer_build=True):
     """One server-sent event of ``GET /events/{job_id}``.
 
     The SSE ``event`` field is ``type``, its ``id`` the job's version, its ``data`` this model.
     Events carry states, not history: after a reconnect with ``Last-Event-ID`` the server sends the
-    current state if it is newer. ``done`` comes last and carries the final job::
+    current state if it is newer. Every connection gets each output once, before ``done``, which
+    comes last and carries the final job::
 
         kinds = [event.type async for event in job.events()]
     """
 
     type: Annotated[
-        Literal["status", "progress", "preview", "done"] | str,
+        Literal["status", "progress", "preview", "output", "done"] | str,
         Field(union_mode="left_to_right"),
     ]
     job: JobRecord | None = None
@@ -139,6 +150,8 @@ class JobEvent(BaseModel, frozen=True, extra="ignore", defer_build=True):
     """With ``progress``."""
     preview: Preview | None = None
     """With ``preview``."""
+    output: NamedOutput | None = None
+    """With ``output``."""
 
 
 class WorkflowSummary(BaseModel, frozen=True, extra="ignore", defer_build=True):

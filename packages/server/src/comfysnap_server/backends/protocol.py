@@ -6,7 +6,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from comfysnap_schema.wire import JobEvent, JobPage, JobRecord, JobStatus
+from pydantic import JsonValue
+
+from comfysnap_schema.wire import JobEvent, JobPage, JobRecord, JobStatus, NamedOutput
 from comfysnap_server.jobs import JobRequest
 
 
@@ -52,8 +54,27 @@ class OutputLink:
 Output = StoredFile | OutputLink
 
 
-def event_of(job: JobRecord, sent: JobRecord | None) -> JobEvent:
-    """The event of a new state, after that of ``sent``: ``progress`` when nothing else changed."""
+class EventLog:
+    """The events of one stream: what is new in each state, after the states before."""
+
+    def __init__(self) -> None:
+        self._sent: JobRecord | None = None
+        self._outputs: dict[str, JsonValue] = {}
+
+    def of(self, job: JobRecord) -> list[JobEvent]:
+        """The events of a new state: its new outputs, then ``progress`` when nothing else
+        changed. The outputs of a job that starts over come again only where they differ."""
+        outputs = [
+            NamedOutput(name=name, value=value)
+            for name, value in (job.outputs or {}).items()
+            if name not in self._outputs or self._outputs[name] != value
+        ]
+        self._outputs |= {output.name: output.value for output in outputs}
+        sent, self._sent = self._sent, job
+        return [*(JobEvent(type="output", output=output) for output in outputs), _event(job, sent)]
+
+
+def _event(job: JobRecord, sent: JobRecord | None) -> JobEvent:
     if job.is_final:
         return JobEvent(type="done", job=job)
     if sent and (sent.status, sent.attempt, sent.cancel_requested_at) == (
@@ -125,11 +146,12 @@ class Backend(Protocol):
         ...
 
     def events(self, owner: str, job_id: str, *, after: int | None) -> AsyncIterator[JobEvent]:
-        """States newer than version ``after`` as they come; ends after ``done``."""
+        """States newer than version ``after`` as they come, with every output once; ends after
+        ``done``."""
         ...
 
     async def open_output(self, owner: str, job_id: str, name: str) -> Output:
-        """A file that the job made."""
+        """A file of one of the job's outputs, which may be complete before the job is."""
         ...
 
     async def has_file(self, owner: str, sha256: str) -> bool:

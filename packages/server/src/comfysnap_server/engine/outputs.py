@@ -1,9 +1,12 @@
 """The outputs of a job: files with their hashes, and values that JSON can represent."""
 
 import hashlib
+import logging
 import math
 import re
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +25,15 @@ from comfysnap_schema.wire import (
     kind_fits,
 )
 from comfysnap_schema.workflow import OutputSpec
-from comfysnap_server.engine.protocol import EngineError, EngineJob, EngineResult, ProducedFile
+from comfysnap_server.engine.protocol import (
+    EngineError,
+    EngineJob,
+    EngineResult,
+    NodeOutput,
+    ProducedFile,
+)
+
+logger = logging.getLogger(__name__)
 
 MAX_NAME: Final = 128
 MAX_SUFFIX: Final = 16
@@ -46,18 +57,51 @@ class JobOutput(BaseModel, frozen=True):
         return items if self.many else items[0]
 
 
-def job_outputs(job: EngineJob, result: EngineResult) -> dict[str, JobOutput]:
-    """Collect the outputs of a job; files are moved to ``output_dir/<name>``.
+class OutputCollector:
+    """Collects the outputs of a job in a folder where no node reads or writes.
 
-    Raises:
-        EngineError: ``output_missing``: an output node produced nothing; ``engine_failed``: a file
-            is outside the job's output folder.
+    Args:
+        job: The job; its files are in ``output_dir``.
+        folder: Folder for the files, on the same disk.
     """
-    files = _Files(job)
-    return {
-        name: _job_output(job, name, spec, result.outputs.get(name, []), files)
-        for name, spec in job.outputs.items()
-    }
+
+    def __init__(self, job: EngineJob, folder: Path) -> None:
+        self._job = job
+        self._files = _Files(job, folder)
+        self.collected: dict[str, JobOutput] = {}
+        """What is complete so far, by name."""
+
+    def early(self, output: NodeOutput) -> JobOutput | None:
+        """Collect an output while nodes still run. Files are copied, since a node may read or
+        change them. None if it cannot be collected yet, or was before."""
+        if output.name in self.collected:
+            return None
+        try:
+            with self._files.copying():
+                made = self._collect(output.name, output.items)
+        except (EngineError, OSError) as error:
+            logger.info("job %s: output %r comes later: %s", self._job.job_id, output.name, error)
+            return None
+        return made
+
+    def finish(self, result: EngineResult) -> dict[str, JobOutput]:
+        """Collect the rest of the outputs; what was collected early stays as it is.
+
+        Raises:
+            EngineError: ``output_missing``: an output node produced nothing; ``engine_failed``: a
+                file is outside the job's output folder.
+        """
+        for name in self._job.outputs:
+            if name not in self.collected:
+                self._collect(name, result.outputs.get(name, []))
+        self.collected = {name: self.collected[name] for name in self._job.outputs}
+        return self.collected
+
+    def _collect(self, name: str, items: list[ProducedFile] | list[JsonValue]) -> JobOutput:
+        spec = self._job.outputs[name]
+        made = _job_output(self._job, name, spec, items, self._files)
+        self.collected[name] = made
+        return made
 
 
 def _job_output(
@@ -111,28 +155,48 @@ def _sendable(name: str, value: JsonValue, depth: int = 0) -> JsonValue:
 
 
 class _Files:
-    """Moves each file once, to a unique name."""
+    """Takes each file of the job's output folder once, under a unique name."""
 
-    def __init__(self, job: EngineJob) -> None:
+    def __init__(self, job: EngineJob, folder: Path) -> None:
         self._job = job
         self._root = job.output_dir.resolve()
-        self._moved: dict[Path, OutputFile] = {}
+        self._folder = folder
+        self._taken: dict[Path, tuple[_FileState, OutputFile]] = {}
         self._names: set[str] = set()
+        self._copies = False
+
+    @contextmanager
+    def copying(self) -> Generator[None]:
+        """Leave the files of the output folder where they are."""
+        self._copies = True
+        try:
+            yield
+        finally:
+            self._copies = False
 
     def take(self, file: ProducedFile) -> OutputFile:
         source = file.path.resolve()
-        if source not in self._moved:
-            self._moved[source] = self._move(source, file)
-        return self._moved[source].model_copy(update={"kind": file.kind})
+        known = self._taken.get(source)
+        state = _state_of(source)
+        if known is None or (state is not None and state != known[0]):
+            known = self._taken[source] = (state, self._keep(source, file))
+        return known[1].model_copy(update={"kind": file.kind})
 
-    def _move(self, source: Path, file: ProducedFile) -> OutputFile:
+    def _keep(self, source: Path, file: ProducedFile) -> OutputFile:
         if not source.is_relative_to(self._root) or not source.is_file():
             raise EngineError(
                 ErrorCode.ENGINE_FAILED, f"{file.path.name} is outside the job's output folder"
             )
         name = self._free_name(source)
-        target = self._root / name
-        if target != source:
+        target = self._folder / name
+        if self._copies:
+            try:
+                shutil.copyfile(source, target)
+            except OSError:
+                target.unlink(missing_ok=True)
+                self._names.discard(name)
+                raise
+        else:
             source.rename(target)
         size, sha256 = hash_file(target)
         return OutputFile(
@@ -147,15 +211,24 @@ class _Files:
     def _free_name(self, source: Path) -> str:
         wanted = safe_name(source.name)
         name, count = wanted, 1
-        while name in self._names or ((self._root / name) != source and self._taken(name)):
+        while name in self._names:
             count += 1
             stem, dot, suffix = wanted.rpartition(".")
             name = f"{stem}_{count}{dot}{suffix}" if stem else f"{wanted}_{count}"
         self._names.add(name)
         return name
 
-    def _taken(self, name: str) -> bool:
-        return (self._root / name).exists()
+
+_FileState = tuple[int, int] | None
+"""Size and time of the last change; None for a file that is gone."""
+
+
+def _state_of(path: Path) -> _FileState:
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_size, state.st_mtime_ns
 
 
 def safe_name(name: str) -> str:

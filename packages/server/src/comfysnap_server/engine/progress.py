@@ -42,6 +42,11 @@ class ProgressMeter:
         """The latest state."""
         return self._now
 
+    @property
+    def complete(self) -> bool:
+        """Whether every node that is known to run has ended."""
+        return all(self._done.get(node) == 1.0 for node in self._weights)
+
     def skip(self, nodes: Iterable[str]) -> Progress:
         """These nodes will not run."""
         for node in nodes:

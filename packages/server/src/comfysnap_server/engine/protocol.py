@@ -58,10 +58,6 @@ class PreviewFrame:
         return Preview(content_type=self.content_type, data=data, node=self.node)
 
 
-Report = Callable[[Progress | PreviewFrame], None]
-"""Called from the thread that runs the job; returns at once."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class ProducedFile:
     """A file in the job's output folder."""
@@ -70,6 +66,19 @@ class ProducedFile:
     kind: Kind
     content_type: str | None = None
     """Default: derived from the file's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeOutput:
+    """An output whose node ended while other nodes still have to run."""
+
+    name: str
+    items: list[ProducedFile] | list[JsonValue]
+    """As in ``EngineResult``; the files are read before ``Report`` returns."""
+
+
+Report = Callable[[Progress | PreviewFrame | NodeOutput], None]
+"""Called from the thread that runs the job; returns at once, but for copying files."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -215,7 +215,7 @@ class JobRoutes:
         job_id: str,
         headers: Annotated[EventHeaders, Header()],
     ) -> Response:
-        """Server-sent events: ``status``, ``progress``, ``preview``, ``done`` (last)."""
+        """Server-sent events: ``status``, ``progress``, ``preview``, ``output``, then ``done``."""
         owner = owner_of(request)
         job = await self._backend.get(owner, checked_job_id(job_id))
         known = headers.last_event_id or ""

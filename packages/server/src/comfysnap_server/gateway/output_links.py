@@ -95,8 +95,15 @@ class LinkedBackend:
     ) -> AsyncIterator[JobEvent]:
         """See ``Backend.events``."""
         async for event in self._backend.events(owner, job_id, after=after):
-            job = event.job and await self._linked(event.job)
-            yield event.model_copy(update={"job": job}) if job else event
+            if event.output is not None:
+                job = await self.get(owner, job_id)
+                value = (job.outputs or {}).get(event.output.name, event.output.value)
+                output = event.output.model_copy(update={"value": value})
+                yield event.model_copy(update={"output": output})
+            elif event.job is not None:
+                yield event.model_copy(update={"job": await self._linked(event.job)})
+            else:
+                yield event
 
     async def open_output(self, owner: str, job_id: str, name: str) -> Output:
         """See ``Backend.open_output``."""

@@ -12,10 +12,21 @@ from comfysnap_server.jobs.output_store import (
     keep_outputs,
 )
 from comfysnap_server.jobs.request import JobRequest
-from comfysnap_server.jobs.run import JobEnd, JobRun, Outcome, ended, execute
+from comfysnap_server.jobs.run import (
+    WORK,
+    EarlyOutput,
+    JobEnd,
+    JobRun,
+    Outcome,
+    Report,
+    ended,
+    execute,
+)
 
 __all__ = [
     "ENDINGS",
+    "WORK",
+    "EarlyOutput",
     "Ending",
     "FetchError",
     "FetchPolicy",
@@ -27,6 +38,7 @@ __all__ = [
     "OutputStore",
     "OutputStoreError",
     "OutputStoreSettings",
+    "Report",
     "ended",
     "execute",
     "fetch_file",

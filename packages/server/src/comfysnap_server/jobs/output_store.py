@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 
 from pydantic import BaseModel, Field, JsonValue
 
-from comfysnap_schema.wire import JobRecord, OutputFile, routes
+from comfysnap_schema.wire import JobRecord, JobStatus, OutputFile, routes
 from comfysnap_server.errors import ComfysnapServerError
 from comfysnap_server.jobs.endings import Ending
 from comfysnap_server.jobs.run import Outcome, ended
@@ -110,20 +110,20 @@ class OutputStore:
         return (await self._sign([f"{job_id}/{name}"]))[0]
 
     async def with_links(self, job: JobRecord) -> JobRecord:
-        """The job with links in place of the gateway's own URLs.
+        """A job that succeeded, with links in place of the gateway's own URLs; outputs of others
+        were not stored.
 
         Raises:
             OutputStoreError: There are no credentials.
         """
-        places = [file for value in (job.outputs or {}).values() for file in _files(job.id, value)]
-        if not places:
+        outputs = job.outputs if job.status == JobStatus.SUCCEEDED else None
+        places = [file for value in (outputs or {}).values() for file in _files(job.id, value)]
+        if not places or outputs is None:
             return job
         signed = await self._sign([f"{job.id}/{file['name']}" for file in places])
         links = {file["url"]: link for file, link in zip(places, signed, strict=True)}
-        outputs = {
-            name: _linked(job.id, value, links) for name, value in (job.outputs or {}).items()
-        }
-        return job.model_copy(update={"outputs": outputs})
+        linked = {name: _linked(job.id, value, links) for name, value in outputs.items()}
+        return job.model_copy(update={"outputs": linked})
 
     async def delete(self, job_ids: Iterable[str]) -> None:
         """Delete the files of jobs.
@@ -175,7 +175,7 @@ async def keep_outputs(
         stopped: Whether the job is to stop; asked between two attempts.
         told: Called with the reason of each attempt that failed, and with None at last.
     """
-    files = [file for output in (outcome.outputs or {}).values() for file in output.files]
+    files = outcome.files if outcome.status is JobStatus.SUCCEEDED else []
     pauses = iter(_pauses())
     while files and not stopped():
         try:

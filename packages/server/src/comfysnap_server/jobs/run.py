@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final
 
 from pydantic import BaseModel, JsonValue
 
@@ -16,17 +17,19 @@ from comfysnap_schema.wire import (
     FieldProblem,
     FileByUrl,
     JobStatus,
+    OutputFile,
     Problem,
     Progress,
     Timings,
 )
-from comfysnap_server.engine.outputs import JobOutput, job_outputs
+from comfysnap_server.engine.outputs import JobOutput, OutputCollector
 from comfysnap_server.engine.protocol import (
     Engine,
     EngineError,
     EngineInterrupted,
     EngineJob,
-    Report,
+    NodeOutput,
+    PreviewFrame,
 )
 from comfysnap_server.errors import BackendError, ComfysnapServerError
 from comfysnap_server.jobs.endings import ENDINGS, Ending
@@ -35,6 +38,21 @@ from comfysnap_server.jobs.files import FileStore
 from comfysnap_server.jobs.request import JobRequest
 
 logger = logging.getLogger(__name__)
+
+WORK: Final = ".work"
+"""Folder below the output folder in which the engine works; no output has this name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyOutput:
+    """An output that is complete while its job still runs; its files do not change any more."""
+
+    name: str
+    output: JobOutput
+
+
+Report = Callable[[Progress | PreviewFrame | EarlyOutput], None]
+"""Called from the thread that runs the job; returns at once."""
 
 
 class JobEnd(BaseModel, frozen=True):
@@ -55,11 +73,17 @@ class Outcome:
     status: JobStatus
     """``succeeded``, ``failed`` or ``cancelled``; see ``stopped_by``."""
     outputs: Mapping[str, JobOutput] | None = None
+    """All when it succeeded; else those that were complete, or None."""
     error: Problem | None = None
     timings: Timings = field(default_factory=Timings)
     """``run`` and ``nodes``; None and empty when the engine did not run."""
     must_restart: bool = False
     """The engine failed in a way it did not foresee: its process must not run another job."""
+
+    @property
+    def files(self) -> list[OutputFile]:
+        """The files of the outputs."""
+        return [file for output in (self.outputs or {}).values() for file in output.files]
 
     def stopped_by(self, ending: Ending) -> "Outcome":
         """With the reason why the job was interrupted; a job that ended in its own way before the
@@ -68,21 +92,28 @@ class Outcome:
             return self
         return replace(self, status=ENDINGS[ending].status, error=ENDINGS[ending].problem())
 
-    def end(self, started: Timings, progress: Progress, seconds: float | None = None) -> JobEnd:
+    def end(
+        self,
+        started: Timings,
+        progress: Progress,
+        seconds: float | None = None,
+        *,
+        outputs: Mapping[str, JsonValue] | None = None,
+    ) -> JobEnd:
         """The end of the job.
 
         Args:
             started: What was known when the worker took the job.
             progress: The last one reported.
             seconds: Since then; the run of a job whose engine did not end it.
+            outputs: Those of the record so far; a job that does not succeed keeps them.
         """
         succeeded = self.status is JobStatus.SUCCEEDED
         run = seconds if self.timings.run is None else self.timings.run
+        made = {name: output.on_wire() for name, output in (self.outputs or {}).items()}
         return JobEnd(
             status=self.status,
-            outputs={name: output.on_wire() for name, output in (self.outputs or {}).items()}
-            if succeeded
-            else None,
+            outputs=made if succeeded else {**(outputs or {}), **made} or None,
             error=self.error,
             progress=progress.model_copy(update={"fraction": 1.0}) if succeeded else progress,
             timings=started.model_copy(update={"run": run, "nodes": self.timings.nodes}),
@@ -102,7 +133,7 @@ class JobRun:
         engine: Attached; runs no other job meanwhile.
         request: The job.
         input_dir: Empty folder for the input files.
-        output_dir: Empty folder for the files of the result.
+        output_dir: Empty folder for the files of the outputs.
         files: Uploaded files.
         fetch: What may be downloaded.
         report: Called from the thread of ``execute``.
@@ -164,13 +195,33 @@ class JobRun:
 
 def execute(engine: Engine, job: EngineJob, report: Report) -> Outcome:
     """Run a graph to its end. Never raises for what the job does; a traceback only goes to the
-    log, under the job's id."""
+    log, under the job's id.
+
+    The engine works in a folder of its own, so that ``output_dir`` holds the files of outputs and
+    nothing else, each from the moment when its output is complete.
+    """
+    work = replace(job, output_dir=job.output_dir / WORK)
+    work.output_dir.mkdir()
+    try:
+        return _execute(engine, work, OutputCollector(work, job.output_dir), report)
+    finally:
+        shutil.rmtree(work.output_dir, ignore_errors=True)
+
+
+def _execute(engine: Engine, job: EngineJob, outputs: OutputCollector, report: Report) -> Outcome:
     began = time.perf_counter()
     nodes: Mapping[str, float] = {}
+
+    def pass_on(news: Progress | PreviewFrame | NodeOutput) -> None:
+        if not isinstance(news, NodeOutput):
+            report(news)
+        elif (made := outputs.early(news)) is not None:
+            report(EarlyOutput(name=news.name, output=made))
+
     try:
-        result = engine.run(job, report)
+        result = engine.run(job, pass_on)
         nodes = result.node_seconds
-        outcome = Outcome(status=JobStatus.SUCCEEDED, outputs=job_outputs(job, result))
+        outcome = Outcome(status=JobStatus.SUCCEEDED, outputs=outputs.finish(result))
     except EngineInterrupted:
         outcome = ended(Ending.INTERRUPTED)
     except EngineError as failure:
@@ -183,7 +234,11 @@ def execute(engine: Engine, job: EngineJob, report: Report) -> Outcome:
         detail = f"the engine failed unexpectedly ({type(failure).__name__})"
         outcome = ended(Ending.ENGINE_FAILED, detail, must_restart=True)
     seconds = round(time.perf_counter() - began, 6)
-    return replace(outcome, timings=Timings(run=seconds, nodes=dict(nodes)))
+    return replace(
+        outcome,
+        outputs=outcome.outputs or outputs.collected or None,
+        timings=Timings(run=seconds, nodes=dict(nodes)),
+    )
 
 
 class InputUnavailableError(ComfysnapServerError):

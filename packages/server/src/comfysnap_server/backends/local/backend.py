@@ -35,11 +35,11 @@ from comfysnap_server.backends.local.uploads import Uploads
 from comfysnap_server.backends.local.writer import Writer
 from comfysnap_server.backends.protocol import (
     BackendLoad,
+    EventLog,
     Output,
     OutputLink,
     StoredFile,
     SubmitResult,
-    event_of,
 )
 from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs import (
@@ -428,25 +428,29 @@ class LocalBackend:
         """See ``Backend.events``."""
         live = self._find(owner, job_id)
         if live is None:
-            yield event_of(await self._stored(owner, job_id), None)
+            for event in EventLog().of(await self._stored(owner, job_id)):
+                yield event
             return
-        async for event in EventFollower(live, after).events():
+        follower = EventFollower(live, after)
+        async for event in follower.events():
             yield (
                 event
                 if event.job is None
                 else event.model_copy(update={"job": await self._shown(live)})
             )
-        yield event_of(await self._shown(live), None)
+        for event in follower.log.of(await self._shown(live)):
+            yield event
 
     async def open_output(self, owner: str, job_id: str, name: str) -> Output:
         """See ``Backend.open_output``."""
-        job = await self._stored(owner, job_id)
+        live = self._find(owner, job_id)
+        job = live.record if live else await self._stored(owner, job_id)
         request = await self._reader.run(lambda c: store.request_of(c, job_id))
         if request is None:
             code = ErrorCode.OUTPUT_EXPIRED if job.outputs else ErrorCode.UNKNOWN_OUTPUT
             raise BackendError(code, f"{name} is past its retention")
         file = find_output(JobRequest.model_validate_json(request), job, name)
-        if self._outputs is not None:
+        if self._outputs is not None and job.status is JobStatus.SUCCEEDED:
             try:
                 return OutputLink(url=await self._outputs.link(job_id, file.name))
             except OutputStoreError as error:

@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
 
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import BaseModel, Field, JsonValue, TypeAdapter
 
 from comfysnap_schema.wire import Preview, Progress
 from comfysnap_server.jobs import FetchPolicy, JobRequest, Outcome
@@ -74,6 +74,14 @@ class PreviewMessage(BaseModel, frozen=True):
     preview: Preview
 
 
+class OutputMessage(BaseModel, frozen=True):
+    """From a worker: an output of the running job is complete."""
+
+    op: Literal["output"] = "output"
+    name: str
+    value: JsonValue
+
+
 class DoneMessage(BaseModel, frozen=True):
     """From a worker: the job ended."""
 
@@ -108,7 +116,13 @@ class ExitedMessage(BaseModel, frozen=True):
 
 Order = RunOrder | InterruptOrder
 WorkerMessage = (
-    ReadyMessage | FailedMessage | StartedMessage | ProgressMessage | PreviewMessage | DoneMessage
+    ReadyMessage
+    | FailedMessage
+    | StartedMessage
+    | ProgressMessage
+    | PreviewMessage
+    | OutputMessage
+    | DoneMessage
 )
 ForkServerMessage = LoadedMessage | FailedMessage | ForkedMessage | ExitedMessage
 

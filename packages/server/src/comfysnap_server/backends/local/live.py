@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from pydantic_core import to_json
 
 from comfysnap_schema.wire import JobEvent, JobRecord, Preview, Progress
-from comfysnap_server.backends.protocol import event_of
+from comfysnap_server.backends.protocol import EventLog
 from comfysnap_server.jobs import Ending, JobRequest
 
 _SMALL_BYTES: Final = 4096
@@ -85,12 +85,16 @@ class LiveJob:
         return self.draft
 
     def publish(self, record: JobRecord) -> None:
-        """Publish a durable state; progress that overtook it stays."""
+        """Publish a durable state; progress and outputs that overtook it stay."""
         if record.version < self.record.version:
             version = self.draft.version + 1
             self.draft = self.draft.model_copy(update={"version": version})
             record = record.model_copy(
-                update={"version": version, "progress": self.record.progress}
+                update={
+                    "version": version,
+                    "progress": self.record.progress,
+                    "outputs": self.record.outputs,
+                }
             )
         self.record = record
         self._wake()
@@ -105,6 +109,14 @@ class LiveJob:
         self.record = self.record.model_copy(
             update={"progress": progress, "version": self.draft.version}
         )
+        self._wake()
+
+    def add_output(self, name: str, value: JsonValue) -> None:
+        """Publish an output that is complete; kept in memory only, as progress is."""
+        outputs = {**(self.draft.outputs or {}), name: value}
+        version = self.draft.version + 1
+        self.draft = self.draft.model_copy(update={"outputs": outputs, "version": version})
+        self.record = self.record.model_copy(update={"outputs": outputs, "version": version})
         self._wake()
 
     def show(self, preview: Preview) -> None:
@@ -157,7 +169,8 @@ class EventFollower:
         self._live = live
         self._seen = -1 if after is None else after
         self._previews = live.previews
-        self._sent: JobRecord | None = None
+        self.log = EventLog()
+        """Of what was sent, for the final state."""
 
     async def events(self) -> AsyncIterator[JobEvent]:
         """Every state newer than what was seen; ends before the final one."""
@@ -176,8 +189,7 @@ class EventFollower:
         events: list[JobEvent] = []
         if record.version > self._seen:
             self._seen = record.version
-            events.append(event_of(record, self._sent))
-            self._sent = record
+            events += self.log.of(record)
         if live.previews > self._previews:
             self._previews = live.previews
             events.append(JobEvent(type="preview", preview=live.preview))

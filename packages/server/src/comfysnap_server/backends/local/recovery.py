@@ -67,6 +67,7 @@ def settled(record: JobRecord, max_attempts: int) -> JobRecord:
                 "version": version,
                 "started_at": None,
                 "progress": Progress(),
+                "outputs": None,
                 "timings": Timings(),
             }
         )
@@ -74,7 +75,7 @@ def settled(record: JobRecord, max_attempts: int) -> JobRecord:
 
 
 def _ended(record: JobRecord, version: int, ending: Ending) -> JobRecord:
-    end = ended(ending).end(record.timings, record.progress)
+    end = ended(ending).end(record.timings, record.progress, outputs=record.outputs)
     return record.model_copy(
         update={**dict(end), "version": version, "finished_at": datetime.now(UTC)}
     )

@@ -10,7 +10,12 @@ from typing import Final, Literal
 
 from comfysnap_schema.wire import JobRecord, JobStatus, Progress, Timings
 from comfysnap_server.backends.local import store
-from comfysnap_server.backends.local.channel import PreviewMessage, ProgressMessage, RunOrder
+from comfysnap_server.backends.local.channel import (
+    OutputMessage,
+    PreviewMessage,
+    ProgressMessage,
+    RunOrder,
+)
 from comfysnap_server.backends.local.folders import JobFolders
 from comfysnap_server.backends.local.live import LiveJob, Stop
 from comfysnap_server.backends.local.queue import JobQueue
@@ -25,6 +30,7 @@ from comfysnap_server.backends.local.worker_process import (
 from comfysnap_server.backends.local.writer import Writer
 from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs import (
+    WORK,
     Ending,
     FetchPolicy,
     JobRequest,
@@ -248,6 +254,7 @@ class Runner:
             attempt=attempt,
             started_at=None,
             progress=Progress(),
+            outputs=None,
             timings=Timings(),
         )
         await self._write(live, record)
@@ -261,15 +268,16 @@ class Runner:
             outcome = outcome.stopped_by(live.stop.ending)
         now = datetime.now(UTC)
         seconds = (now - started).total_seconds()
-        end = outcome.end(live.draft.timings, live.draft.progress, seconds)
-        succeeded = end.status is JobStatus.SUCCEEDED
+        before = live.draft
+        end = outcome.end(before.timings, before.progress, seconds, outputs=before.outputs)
+        kept = end.outputs is not None
         record = live.propose(finished_at=now, **dict(end))
-        kept = succeeded and self._outputs is None
-        made = self._folders.output_bytes(record.id) if kept else 0
+        on_disk = kept and (self._outputs is None or end.status is not JobStatus.SUCCEEDED)
+        made = self._folders.output_bytes(record.id) if on_disk else 0
         await self._write(live, record, output_bytes=made)
         self._ended(live)
-        if live.has_files or not kept:
-            await asyncio.to_thread(self._clear, record.id, kept)
+        if live.has_files or end.status is not JobStatus.SUCCEEDED or not on_disk:
+            await asyncio.to_thread(self._clear, record.id, on_disk)
 
     def _store_told(self, problem: str | None) -> None:
         self.stuck = problem
@@ -279,6 +287,7 @@ class Runner:
     def _clear(self, job_id: str, kept: bool) -> None:
         if kept:
             shutil.rmtree(self._folders.input(job_id), ignore_errors=True)
+            shutil.rmtree(self._folders.output(job_id) / WORK, ignore_errors=True)
         else:
             self._folders.delete(job_id)
 
@@ -308,8 +317,11 @@ def _start_kind(start: StartTimings, waited: float) -> Literal["cold", "warm", "
     return "restored" if start.forked else "cold"
 
 
-def _apply(live: LiveJob, news: ProgressMessage | PreviewMessage) -> None:
-    if isinstance(news, ProgressMessage):
-        live.advance(news.progress)
-    else:
-        live.show(news.preview)
+def _apply(live: LiveJob, news: ProgressMessage | PreviewMessage | OutputMessage) -> None:
+    match news:
+        case ProgressMessage():
+            live.advance(news.progress)
+        case OutputMessage():
+            live.add_output(news.name, news.value)
+        case PreviewMessage():
+            live.show(news.preview)

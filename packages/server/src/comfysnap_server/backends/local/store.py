@@ -178,7 +178,7 @@ def save(connection: sqlite3.Connection, record: JobRecord, *, output_bytes: int
     Args:
         connection: Of the writer.
         record: The state; its inputs were written with the submit.
-        output_bytes: Size of the files of a job that succeeded.
+        output_bytes: Size of the files of a final job's outputs.
     """
     finished = record.finished_at.timestamp() if record.finished_at else None
     cursor = connection.execute(
@@ -188,7 +188,7 @@ def save(connection: sqlite3.Connection, record: JobRecord, *, output_bytes: int
     )
     if cursor.rowcount != 1:
         return False
-    if record.is_final and record.status is not JobStatus.SUCCEEDED:
+    if record.is_final and record.outputs is None:
         _drop_requests(connection, [record.id])  # without outputs nothing asks for it again
     return True
 

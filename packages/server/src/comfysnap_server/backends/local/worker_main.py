@@ -13,11 +13,12 @@ from typing import Final
 
 from pydantic import BaseModel
 
-from comfysnap_schema.wire import JobStatus, Progress
+from comfysnap_schema.wire import Progress
 from comfysnap_server.backends.local.channel import (
     ORDER,
     DoneMessage,
     FailedMessage,
+    OutputMessage,
     PreviewMessage,
     ProgressMessage,
     ReadyMessage,
@@ -27,7 +28,7 @@ from comfysnap_server.backends.local.channel import (
     receive,
 )
 from comfysnap_server.engine.protocol import Engine, PreviewFrame
-from comfysnap_server.jobs import Ending, FileStore, JobRun, Outcome, ended
+from comfysnap_server.jobs import EarlyOutput, Ending, FileStore, JobRun, Outcome, ended
 
 logger = logging.getLogger(__name__)
 
@@ -111,14 +112,15 @@ def _execute(order: RunOrder, run: JobRun) -> Outcome:
     make_empty(order.output_dir)
     make_empty(order.input_dir)
     outcome = run.execute()
-    if outcome.status is JobStatus.SUCCEEDED:
+    if outcome.outputs:
         flush_files(order.output_dir)
     return outcome
 
 
 class Reports:
     """Sends progress often enough to watch and seldom enough not to flood: the latest state at
-    most every ``REPORT_INTERVAL_S``, the last one before a pause never held back."""
+    most every ``REPORT_INTERVAL_S``, the last one before a pause never held back; outputs at
+    once."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
@@ -130,8 +132,11 @@ class Reports:
         self.woken.setblocking(False)
         self._waker.setblocking(False)
 
-    def report(self, news: Progress | PreviewFrame) -> None:
+    def report(self, news: Progress | PreviewFrame | EarlyOutput) -> None:
         """Take a state from the engine; returns at once."""
+        if isinstance(news, EarlyOutput):
+            self.send(OutputMessage(name=news.name, value=news.output.on_wire()))
+            return
         with self._lock:
             first = not self._waiting
             self._waiting["preview" if isinstance(news, PreviewFrame) else "progress"] = news

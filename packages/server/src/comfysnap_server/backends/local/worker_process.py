@@ -16,6 +16,7 @@ from comfysnap_server.backends.local.channel import (
     DoneMessage,
     FailedMessage,
     InterruptOrder,
+    OutputMessage,
     PreviewMessage,
     ProgressMessage,
     ReadyMessage,
@@ -35,7 +36,7 @@ _EXIT_WAIT_S: Final = 5.0
 TAKE_PATIENCE_S: Final = 30.0
 """A worker that says nothing of its job for so long hangs."""
 
-OnMessage = Callable[[ProgressMessage | PreviewMessage], None]
+OnMessage = Callable[[ProgressMessage | PreviewMessage | OutputMessage], None]
 
 
 class WorkerLostError(ComfysnapServerError):
@@ -194,7 +195,7 @@ class WorkerProcess:
             case DoneMessage():
                 if self._done is not None and not self._done.done():
                     self._done.set_result(message.outcome)
-            case ProgressMessage() | PreviewMessage():
+            case ProgressMessage() | PreviewMessage() | OutputMessage():
                 if self._on_message is not None:
                     self._on_message(message)
             case _:

@@ -26,7 +26,7 @@ from comfysnap_server.backends.modal.states import (
     job_of,
 )
 from comfysnap_server.backends.modal.store import JobStore
-from comfysnap_server.backends.protocol import BackendLoad, StoredFile, SubmitResult, event_of
+from comfysnap_server.backends.protocol import BackendLoad, EventLog, StoredFile, SubmitResult
 from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs import JobRequest, find_output
 
@@ -274,14 +274,15 @@ class ModalBackend:
         """See ``Backend.events``."""
         async with self._following(owner, job_id) as watch:
             known = -1 if after is None else after
-            sent: JobRecord | None = None
+            events = EventLog()
             previews = watch.previews
             watch.take_previews()
             while True:
                 job, shown = job_of(watch.snapshot), watch.previews
                 if job.version > known or job.is_final:
-                    yield event_of(job, sent)
-                    known, sent = job.version, job
+                    for event in events.of(job):
+                        yield event
+                    known = job.version
                 if job.is_final:
                     return
                 if shown > previews and watch.preview is not None:

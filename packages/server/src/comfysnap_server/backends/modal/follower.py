@@ -86,8 +86,7 @@ class JobFollower:
         known = self.snapshot
         if fresh.final:
             return fresh
-        if known.entry is not None:
-            fresh = fresh.with_entry(known.entry)
+        fresh = fresh.with_feed_of(known)
         claims = max(fresh.claims, known.claims, key=len)
         return replace(fresh, claims=claims, cancel=fresh.cancel or known.cancel)
 

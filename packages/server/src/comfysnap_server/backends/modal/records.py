@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Final, Literal, TypeVar
 from urllib.parse import quote, unquote
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, JsonValue
 
 from comfysnap_schema.wire import Preview, Progress
 from comfysnap_server.jobs import JobEnd
@@ -90,6 +90,8 @@ class FeedEntry(BaseModel, frozen=True):
     """Grows by one with each entry of an attempt."""
     progress: Progress | None = None
     preview: Preview | None = None
+    outputs: dict[str, JsonValue] | None = None
+    """All that are complete; only with the entry that adds some, which has progress too."""
     ended: bool = False
     """The final record is written."""
     claim: Claim | None = None

@@ -3,12 +3,18 @@
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from comfysnap_schema.wire import Progress
+from pydantic import JsonValue
+from pydantic_core import to_json
+
+from comfysnap_schema.wire import OutputFile, Progress
 from comfysnap_server.backends.modal.platform import Feed
 from comfysnap_server.backends.modal.records import Claim, FeedEntry, previews_of
+from comfysnap_server.engine.outputs import JobOutput
 from comfysnap_server.engine.protocol import PreviewFrame
+from comfysnap_server.jobs import EarlyOutput
 
 log = logging.getLogger(__name__)
 
@@ -23,12 +29,28 @@ PROGRESS_KEPT_S: Final = 2 * 3600
 ENDED_KEPT_S: Final = 300
 """From the end of a job on, and from each preview. A queue has at most 100,000 partitions."""
 MAX_PREVIEW_BYTES: Final = 256 * 1024
+MAX_OUTPUTS_BYTES: Final = 64 * 1024
+"""Of all outputs in one entry; texts and JSON beyond it come with the end of the job."""
+
+Keep = Callable[[Sequence[OutputFile]], Awaitable[None]]
+"""Makes output files readable for the gateway."""
 
 
 class FeedReporter:
-    """One attempt's entries; only the newest of what came within an interval is sent."""
+    """One attempt's entries; only the newest of what came within an interval is sent. Outputs go
+    with the next entry, once ``keep`` has made their files readable: that is one call more for
+    all outputs of an interval."""
 
-    def __init__(self, feed: Feed, job_id: str, attempt: int, claim: Claim | None = None) -> None:
+    def __init__(
+        self,
+        feed: Feed,
+        job_id: str,
+        attempt: int,
+        claim: Claim | None = None,
+        *,
+        keep: Keep | None = None,
+    ) -> None:
+        self._keep = keep
         self._claim = claim
         self._feed = feed
         self._job_id = job_id
@@ -37,18 +59,23 @@ class FeedReporter:
         self._loop = asyncio.get_running_loop()
         self._progress: Progress | None = None
         self._preview: PreviewFrame | None = None
+        self._complete: dict[str, JobOutput] = {}
+        self.told: dict[str, JsonValue] = {}
+        """The outputs that were sent."""
         self._news = asyncio.Event()
         self._number = 0
         self.last = Progress()
         """The newest that was reported."""
         self._task = self._loop.create_task(self._send())
 
-    def report(self, item: Progress | PreviewFrame) -> None:
+    def report(self, item: Progress | PreviewFrame | EarlyOutput) -> None:
         """Take news from any thread; returns at once."""
         self._loop.call_soon_threadsafe(self._take, item)
 
-    def _take(self, item: Progress | PreviewFrame) -> None:
-        if isinstance(item, Progress):
+    def _take(self, item: Progress | PreviewFrame | EarlyOutput) -> None:
+        if isinstance(item, EarlyOutput):
+            self._complete[item.name] = item.output
+        elif isinstance(item, Progress):
             self._progress = self.last = item
         elif len(item.data) <= MAX_PREVIEW_BYTES:
             self._preview = item
@@ -69,10 +96,28 @@ class FeedReporter:
             self._news.clear()
             progress, preview = self._progress, self._preview
             self._progress = self._preview = None
-            if progress is not None:
-                await self._append(progress)
+            outputs = await self._new_outputs()
+            if progress is not None or outputs is not None:
+                await self._append(progress or self.last, outputs=outputs)
             if preview is not None:
                 await self._append(frame=preview)
+
+    async def _new_outputs(self) -> dict[str, JsonValue] | None:
+        """All outputs that can be told, if there are new ones."""
+        complete, self._complete = self._complete, {}
+        values = {name: output.on_wire() for name, output in complete.items()}
+        told = {**self.told, **values}
+        if not complete or len(to_json(told)) > MAX_OUTPUTS_BYTES:
+            return None
+        files = [file for output in complete.values() for file in output.files]
+        try:
+            if files and self._keep is not None:
+                await self._keep(files)
+        except Exception:
+            log.exception("outputs of %s come with its end", self._job_id)
+            return None
+        self.told = told
+        return told
 
     def _pause(self) -> float:
         passed = time.monotonic() - self._started
@@ -85,6 +130,7 @@ class FeedReporter:
         *,
         ended: bool = False,
         claim: Claim | None = None,
+        outputs: dict[str, JsonValue] | None = None,
     ) -> None:
         self._number += 1
         entry = FeedEntry(
@@ -92,6 +138,7 @@ class FeedReporter:
             number=self._number,
             progress=progress,
             preview=frame and frame.on_wire(),
+            outputs=outputs,
             ended=ended,
             claim=claim,
         )

@@ -7,18 +7,18 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
-from comfysnap_schema.wire import JobStatus
+from comfysnap_schema.wire import JobStatus, OutputFile
 from comfysnap_server.backends.modal.models import NewModels
-from comfysnap_server.backends.modal.platform import Platform
+from comfysnap_server.backends.modal.platform import Platform, SharedFolder
 from comfysnap_server.backends.modal.records import (
     MAX_PREEMPTIONS,
     Claim,
@@ -233,10 +233,12 @@ class JobRunner:
 
     async def _attempt(self, snapshot: JobState) -> End:
         job = snapshot.request
-        reporter = FeedReporter(
-            self._platform.feed, job.job_id, len(snapshot.claims), snapshot.claims[-1]
-        )
         async with _folders() as (inputs, outputs):
+            kept = _KeptFiles(self._platform.files, job.job_id, outputs)
+            reporter = FeedReporter(
+                self._platform.feed, job.job_id, len(snapshot.claims), snapshot.claims[-1],
+                keep=kept.add,
+            )  # fmt: skip
             run = JobRun(
                 self.engine,
                 job,
@@ -252,7 +254,7 @@ class JobRunner:
                 if self._models:
                     await self._models.look_for(job.graph)
                 outcome = await self._execute(run, snapshot, reporter)
-                await _uninterrupted(self._keep(job, outcome, outputs))
+                await _uninterrupted(kept.add(outcome.files))
             except asyncio.CancelledError:
                 await _uninterrupted(self._give_back(snapshot, reporter))
                 raise
@@ -302,25 +304,14 @@ class JobRunner:
                 self._exit_process(STUCK_EXIT_CODE)
         return running.result().stopped_by(Ending.TIMED_OUT)
 
-    async def _keep(self, job: JobRequest, outcome: Outcome, folder: Path) -> None:
-        """Copy the output files to the volume and commit them, before the end is published."""
-        files = [file for output in (outcome.outputs or {}).values() for file in output.files]
-        if files:
-            target = self._platform.files.root / OUTPUTS / job.job_id
-
-            def copy() -> None:
-                target.mkdir(parents=True, exist_ok=True)
-                for file in files:
-                    shutil.copyfile(folder / file.name, target / file.name)
-
-            await asyncio.to_thread(copy)
-            await self._platform.files.commit()
-
     async def _finish(
         self, snapshot: JobState, outcome: Outcome, reporter: FeedReporter | None = None
     ) -> End:
         job_id = snapshot.request.job_id
         progress = reporter.last if reporter else None
+        if reporter is not None and reporter.told:
+            told = FeedEntry(attempt=len(snapshot.claims), number=0, outputs=reporter.told)
+            snapshot = replace(snapshot, told=told)
         final = end_of(snapshot, outcome, self._platform.now(), progress)
         final = await self._write_final(job_key(job_id, "final"), final)
         log_end(job_id, snapshot.request.owner, snapshot.request.workflow, final)
@@ -347,6 +338,36 @@ class JobRunner:
                 log.exception("%s could not be written yet", key)
             await asyncio.sleep(pause)
             pause = min(2 * pause, 10.0)
+
+
+class _KeptFiles:
+    """The output files of one job on the volume, each copied once and committed before it is
+    published: some while the job runs, the rest at its end."""
+
+    def __init__(self, volume: SharedFolder, job_id: str, folder: Path) -> None:
+        self._volume = volume
+        self._target = volume.root / OUTPUTS / job_id
+        self._folder = folder
+        self._names: set[str] = set()
+        self._turn = asyncio.Lock()
+
+    async def add(self, files: Sequence[OutputFile]) -> None:
+        """Copy and commit files; goes on in the background if it is cancelled."""
+        await asyncio.shield(asyncio.ensure_future(self._add({file.name for file in files})))
+
+    async def _add(self, names: set[str]) -> None:
+        async with self._turn:
+            new = names - self._names
+            if not new:
+                return
+            await asyncio.to_thread(self._copy, new)
+            await self._volume.commit()
+            self._names |= new
+
+    def _copy(self, names: set[str]) -> None:
+        self._target.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            shutil.copyfile(self._folder / name, self._target / name)
 
 
 @asynccontextmanager

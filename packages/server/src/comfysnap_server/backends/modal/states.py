@@ -5,6 +5,8 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, Final
 
+from pydantic import JsonValue
+
 from comfysnap_schema.wire import JobRecord, JobStatus, Progress, Timings
 from comfysnap_server.backends.modal.platform import CallEnd, CallState
 from comfysnap_server.backends.modal.records import (
@@ -46,6 +48,8 @@ class JobState:
     final: End | None = None
     entry: FeedEntry | None = None
     """The latest one with progress."""
+    told: FeedEntry | None = None
+    """The latest one with outputs."""
 
     @property
     def running_call(self) -> str | None:
@@ -56,10 +60,24 @@ class JobState:
 
     def with_entry(self, entry: FeedEntry) -> "JobState":
         """With a newer entry of the feed; one of an earlier attempt changes nothing."""
-        known = self.entry
-        if known and (entry.attempt, entry.number) <= (known.attempt, known.number):
-            return self
-        return replace(self, entry=entry)
+        state = self
+        if entry.outputs is not None and _is_newer(entry, self.told):
+            state = replace(state, told=entry)
+        if _is_newer(entry, self.entry):
+            state = replace(state, entry=entry)
+        return state
+
+    def with_feed_of(self, other: "JobState") -> "JobState":
+        """With what another state knows from the feed."""
+        state = self
+        for entry in (other.told, other.entry):
+            if entry is not None:
+                state = state.with_entry(entry)
+        return state
+
+
+def _is_newer(entry: FeedEntry, known: FeedEntry | None) -> bool:
+    return known is None or (entry.attempt, entry.number) > (known.attempt, known.number)
 
 
 def job_of(snapshot: JobState) -> JobRecord:
@@ -71,6 +89,7 @@ def job_of(snapshot: JobState) -> JobRecord:
     state: dict[str, Any] = {
         "status": JobStatus.RUNNING if claim else JobStatus.QUEUED,
         "progress": latest_progress(snapshot),
+        "outputs": early_outputs(snapshot),
         "timings": started_timings(request, claim),
     }
     if final:
@@ -91,6 +110,12 @@ def latest_progress(snapshot: JobState) -> Progress:
     if entry is None or entry.progress is None or entry.attempt != len(snapshot.claims):
         return Progress()
     return entry.progress
+
+
+def early_outputs(snapshot: JobState) -> dict[str, JsonValue] | None:
+    """The outputs of the running attempt that are complete; None if there are none."""
+    told = snapshot.told
+    return told.outputs if told and told.attempt == len(snapshot.claims) else None
 
 
 def started_timings(request: JobRequest, claim: Claim | None) -> Timings:
@@ -209,5 +234,6 @@ def end_of(
         started_timings(snapshot.request, claim),
         latest_progress(snapshot) if progress is None else progress,
         max(0.0, (now - claim.at).total_seconds()) if claim else None,
+        outputs=early_outputs(snapshot),
     )
     return End(at=now, attempt=len(snapshot.claims), **dict(end))

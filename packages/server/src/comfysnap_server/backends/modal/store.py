@@ -144,7 +144,7 @@ class JobStore:
         call = None if claims else await self._call(job_id)
         state = JobState(request=request, call=call, claims=claims, cancel=cancel)
         if earlier is not None:
-            state = replace(state, cancel=cancel or earlier.cancel, entry=earlier.entry)
+            state = replace(state, cancel=cancel or earlier.cancel).with_feed_of(earlier)
         for entry in entries:
             if entry.progress is not None:
                 state = state.with_entry(entry)
@@ -198,8 +198,9 @@ class JobStore:
             claims=claims,
             cancel=read(CancelRequest, cancel),
             final=final,
-            entry=earlier.entry if earlier else None,
         )
+        if earlier is not None:
+            state = state.with_feed_of(earlier)
         if final is not None:
             _remember(self._ended, job_id, state)
         return state

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -55,6 +55,7 @@ from comfysnap_server.engine.protocol import (
     EngineInterrupted,
     EngineJob,
     EngineResult,
+    NodeOutput,
     ProducedFile,
     Report,
 )
@@ -271,8 +272,8 @@ class _Run:
         if not valid or node_errors:
             raise validation_error(self._graph, self._job.fields, error, node_errors)
         events = self._new_events(outputs)
-        follow(self._comfy, events, self._interrupts)
         self._events = events
+        follow(self._comfy, events, self._interrupts)
         await self._execute(graph, extra, outputs)
         self._judge(events)
         folders = Folders(self._job.output_dir, self._comfy.default_dirs, self._began)
@@ -294,7 +295,27 @@ class _Run:
             interrupted=lambda: self._interrupts.requested,
             origin=self._origin,
             saved=self._saved,
+            on_finish=self._report_outputs,
         )
+
+    def _report_outputs(self, node: str) -> None:
+        """Report the outputs of a node of the graph, unless nodes that it created may still add to
+        them. Files outside of the job's folder stay where they are until the end."""
+        specs = {name: spec for name, spec in self._job.outputs.items() if spec.node == node}
+        if not specs or self._events is None or self._has_created(node):
+            return
+        folders = Folders(self._job.output_dir)
+        try:
+            produced = collect(self._graph, specs, self._events.ui, folders, self._saved)
+        except (EngineError, OSError):  # the same comes at the end
+            return
+        for name, items in produced.items():
+            self._report(NodeOutput(name=name, items=items))
+
+    def _has_created(self, node: str) -> bool:
+        dynamic: Any = self._comfy.progress.get_progress_state().dynprompt
+        created: Iterable[str] = getattr(dynamic, "ephemeral_prompt", {})
+        return any(self._origin(other) == node for other in created)
 
     def _prompt(self) -> tuple[Graph, dict[str, Any]]:
         """A copy of the graph and its extra data, after the prompt handlers of node packs

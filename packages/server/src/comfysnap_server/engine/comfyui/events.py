@@ -4,7 +4,7 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from comfysnap_schema.comfy import Graph
 from comfysnap_server.engine.comfyui.saved import SavedFiles
@@ -29,6 +29,7 @@ class JobEvents:
         interrupted: Callable[[], bool],
         origin: Callable[[str], str],
         saved: SavedFiles,
+        on_finish: Callable[[str], None] = lambda _node: None,
     ) -> None:
         self._report = report
         self._saved = saved
@@ -36,12 +37,15 @@ class JobEvents:
         self._preview = preview
         self._interrupted = interrupted
         self._origin = origin
+        self._on_finish = on_finish
         self._last_preview = 0.0
         self._started: dict[str, float] = {}
         self.node_seconds: dict[str, float] = {}
         self.blocked: Mapping[str, Any] | None = None
         """ComfyUI's message about a node that was blocked with a reason; the executor reports such
         a job as a success."""
+        self.ui: dict[str, Mapping[str, Any]] = {}
+        """What nodes have reported so far, by node."""
         self.job_local: set[str] = set()
         """Nodes whose results must not be reused by another job: they sent something to the front
         end, were blocked (reported only on the first run), or ended after an interrupt, so that
@@ -87,6 +91,14 @@ class JobEvents:
             if self._interrupted():
                 self.job_local.add(node)
             self._report(self._meter.finish(node))
+            if not self._meter.complete and not self._interrupted():
+                self._on_finish(node)
+
+    def report_ui(self, node: str, ui: Any) -> None:
+        """A node reports results for the front end."""
+        self.job_local.add(node)
+        if isinstance(ui, dict):
+            self.ui[node] = cast("dict[str, Any]", ui)
 
     def block(self, message: Mapping[str, Any]) -> None:
         """A node was blocked with a reason."""

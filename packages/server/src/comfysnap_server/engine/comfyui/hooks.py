@@ -46,7 +46,7 @@ def follow(comfy: Comfy, events: JobEvents, interrupts: Interrupts) -> None:
             _register(comfy.progress, events)
             events.cached(message["nodes"])
         elif event == "executed" and message.get("output"):
-            events.job_local.add(str(message.get("node")))
+            events.report_ui(str(message.get("node")), message["output"])
         elif event == "execution_error" and message.get("exception_type") == "ExecutionBlocked":
             events.block(message)
 

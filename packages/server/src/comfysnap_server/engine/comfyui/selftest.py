@@ -20,7 +20,7 @@ from comfysnap_schema.comfy import Graph
 from comfysnap_schema.wire import Progress
 from comfysnap_schema.workflow import OutputSpec
 from comfysnap_server.engine.comfyui.engine import ComfyUIEngine
-from comfysnap_server.engine.protocol import EngineError, EngineJob, PreviewFrame
+from comfysnap_server.engine.protocol import EngineError, EngineJob, NodeOutput, PreviewFrame
 from comfysnap_server.errors import ComfysnapServerError
 
 GRAPH: Final[Graph] = {
@@ -45,7 +45,7 @@ def self_test(engine: ComfyUIEngine) -> None:
         DeviceMissingError: The engine's options require a CUDA device, and none was found.
     """
     engine.attach()
-    seen: list[Progress | PreviewFrame] = []
+    seen: list[Progress | PreviewFrame | NodeOutput] = []
     with tempfile.TemporaryDirectory(prefix="comfysnap-") as folder:
         job = EngineJob(
             job_id="self-test",

@@ -18,6 +18,7 @@ from comfysnap_server.engine.protocol import (
     EngineInterrupted,
     EngineJob,
     EngineResult,
+    NodeOutput,
     PreviewFrame,
     ProducedFile,
     Report,
@@ -136,6 +137,8 @@ class _Run:
             self._run_node(node, targets, meter, samplers)
             self._report(meter.finish(node))
             seconds[node] = time.perf_counter() - started
+            if node is not order[-1]:
+                self._report_outputs(node)
         return EngineResult(outputs=self._outputs(), node_seconds=seconds)
 
     def _targets(self) -> set[str]:
@@ -198,6 +201,11 @@ class _Run:
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=70)
         return PreviewFrame(content_type="image/jpeg", data=buffer.getvalue(), node=call.node)
+
+    def _report_outputs(self, node: str) -> None:
+        for name, spec in self._job.outputs.items():
+            if spec.node == node and (saved := self._saved.get(node)) is not None:
+                self._report(NodeOutput(name=name, items=saved.files or saved.values))
 
     def _outputs(self) -> dict[str, list[ProducedFile] | list[JsonValue]]:
         outputs: dict[str, list[ProducedFile] | list[JsonValue]] = {}
