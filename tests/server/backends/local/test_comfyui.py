@@ -11,7 +11,7 @@ from comfysnap_schema.comfy.graph import Graph
 from comfysnap_schema.wire.jobs import JobStatus
 from comfysnap_server.backends.local import LocalBackend
 from tests.server.backends.local.conftest import StartBackend
-from tests.server.backends.local.test_crashes import parent_of
+from tests.server.backends.local.test_crashes import fork_server_of
 from tests.server.backends.suite import request, run
 from tests.server.engine.comfyui.conftest import REAL, real_comfyui
 from tests.server.engine.comfyui.trees import RELEASES, build_tree
@@ -45,10 +45,10 @@ async def test_a_killed_worker_is_forked_again_from_the_loaded_comfyui(
     assert first.timings.start_kind == "cold"
     assert backend.thread_holders == []
     worker = await backend.worker_pid()
-    parent = parent_of(worker)
+    parent = fork_server_of(worker)
     os.kill(worker, signal.SIGKILL)
     second = await run(backend, request(HELLO, timeout=60))
     assert (second.status, second.error) == (JobStatus.SUCCEEDED, None)
     assert second.timings.load == first.timings.load
     assert await backend.worker_pid() != worker
-    assert parent_of(await backend.worker_pid()) == parent
+    assert fork_server_of(await backend.worker_pid()) == parent
