@@ -4,7 +4,7 @@ locked and a damaged job store. Seeded and repeatable.
 A server in another process, whose engine leaves daemons behind. Targets: no job is lost, none ends
 twice or with another state later, every output file is whole, and no process is left.
 
-    uv run python benchmarks/chaos.py [--quick] [--seed 1]
+    uv run python benchmarks/chaos.py [--quick] [--seed 1] [--workers 2]
 """
 
 import argparse
@@ -52,7 +52,7 @@ class ChaosEngine(CountingEngine):
         return super().run(job, report)
 
 
-def serve(data: Path, port: int) -> None:
+def serve(data: Path, port: int, workers: int) -> None:
     """Serve until this process is killed or terminated."""
     from comfysnap_schema.workflow.apply import load_workflows
     from comfysnap_server.backends.local import LocalBackend, LocalLimits
@@ -63,6 +63,7 @@ def serve(data: Path, port: int) -> None:
         engine="chaos:ChaosEngine",
         engine_options={"log": str(data / "runs.log"), "size": 20_000, "max_seconds": 0.15},
         python_path=[ROOT / "benchmarks"],
+        workers=workers,
         limits=LocalLimits(
             keep_free_bytes=KEEP_FREE_MB << 20, takeover_patience=30, interrupt_grace=0.5
         ),
@@ -80,6 +81,7 @@ class Server:
 
     data: Path
     token: str
+    workers: int
     url: str = ""
     port: int = 0
     process: subprocess.Popen[str] | None = None
@@ -111,7 +113,8 @@ class Server:
 
     def _popen(self, **options: Any) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [sys.executable, __file__, "--serve", str(self.data), str(self.port)],
+            [sys.executable, __file__, "--serve", str(self.data), str(self.port),
+             f"--workers={self.workers}"],
             stdout=subprocess.PIPE, text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT / "benchmarks"), MARK: self.token}, **options,
         )  # fmt: skip
@@ -128,13 +131,14 @@ class Server:
         return found
 
     def pid_of(self, what: str) -> int | None:
-        """The fork server or the worker, which is its child with the same command line."""
+        """The fork server or one of the workers; between them are keepers with the same command
+        line."""
         alike = {pid for pid, command in self.processes().items() if ".fork_server" in command}
         alike = {pid for pid in alike if "guard.py" not in self.processes().get(pid, "guard.py")}
         parents = {pid: _parent(pid) for pid in alike}
-        workers = {pid for pid, parent in parents.items() if parent in alike}
-        chosen = workers if what == "worker" else alike - workers
-        return min(chosen, default=None)
+        workers = {pid for pid, parent in parents.items() if parents.get(parent) in alike}
+        top = {pid for pid, parent in parents.items() if parent not in alike}
+        return min(workers if what == "worker" else top, default=None)
 
 
 def _parent(pid: int) -> int:
@@ -349,15 +353,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="60 jobs, 6 kills")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--serve", nargs=2, metavar=("DATA", "PORT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        serve(Path(options.serve[0]), int(options.serve[1]))
+        serve(Path(options.serve[0]), int(options.serve[1]), options.workers)
         return 0
     jobs, kills = (60, 6) if options.quick else (500, 20)
     started = time.monotonic()
     with small_disk() as folder:
-        server = Server(folder / "data", token=os.urandom(8).hex())
+        server = Server(folder / "data", token=os.urandom(8).hex(), workers=options.workers)
         server.start()
         try:
             seen, monkey = asyncio.run(measure(server, jobs, kills, options.seed))
@@ -372,6 +377,7 @@ def main() -> int:
     lost = jobs - len(seen.ends)
     doubled = len(seen.accepted) - len(set(seen.accepted.values()))
     print(f"{'seed':24} {options.seed}")
+    print(f"{'workers':24} {options.workers}")
     print(f"{'jobs':24} {jobs}, {dict(Counter(seen.ends.values()))}")
     print(f"{'faults':24} {dict(monkey.counts)}")
     print(f"{'lost, doubled':24} {lost}, {doubled}")

@@ -111,11 +111,11 @@ async def test_a_server_whose_next_worker_never_comes_is_not_ready(
     async with backend(tmp_path) as waiting:
         assert await waiting.ready()
         pid = await waiting.worker_pid()
-        parent = parent_of(pid)
-        os.kill(parent, signal.SIGSTOP)
+        fork_server = parent_of(parent_of(pid))
+        os.kill(fork_server, signal.SIGSTOP)
         try:
             os.kill(pid, signal.SIGKILL)
             await becomes(waiting, ready=False)
         finally:
-            os.kill(parent, signal.SIGCONT)
+            os.kill(fork_server, signal.SIGCONT)
         await becomes(waiting, ready=True)

@@ -127,6 +127,37 @@ def test_without_a_project_the_error_suggests_the_demo(
     assert "comfysnap demo" in output
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--devices=tpu"], "--devices must be"),
+        (["--devices=1,1"], "duplicate index"),
+        (["--devices=0,1", "--workers=1"], "--workers must be at least 2"),
+    ],
+)
+def test_devices_that_cannot_be_used_are_an_error_at_start(
+    tmp_path: Path, options: list[str], said: str
+) -> None:
+    code, output = failed_start(*options, f"--data={tmp_path}")
+    assert (code, said in output) == (2, True)
+
+
+def test_two_pretended_devices_run_two_jobs_at_once(tmp_path: Path) -> None:
+    with serving(new_mark(), tmp_path, "--devices=0,1") as (process, url):
+        body = {"prompt": "a fox", "steps": 50}
+        jobs = [httpx.post(f"{url}/infer_async/flux", json=body).json()["id"] for _ in range(2)]
+        found = [
+            httpx.get(f"{url}/check_status/{job}?after=1&wait=20", timeout=30).json()
+            for job in jobs
+        ]
+        assert [job["status"] for job in found] == ["running", "running"]
+        devices = sorted(job["timings"]["device"] for job in found)
+        assert devices == ["simulated (GPU 0)", "simulated (GPU 1)"]
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout is not None
+        assert "workers: 2 on GPU 0, 1" in process.stdout.read()
+
+
 def test_a_missing_gpu_that_was_requested_is_an_error_at_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

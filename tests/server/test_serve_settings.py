@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+from comfysnap_schema.wire import SchemaError
 from comfysnap_schema.workflow import read_project
 from comfysnap_server.backends.local import LocalLimits
 from comfysnap_server.serve_settings import STORED_BYTES_PER_KEY, read_serve
@@ -37,6 +40,19 @@ def test_limits_of_owners_that_are_set_count(tmp_path: Path) -> None:
     )
     given = limits(tmp_path, text)
     assert (given.max_stored_bytes_per_owner, given.max_unfinished_per_owner) == (1000, 3)
+
+
+def test_devices_and_workers_are_settings_of_the_local_backend(tmp_path: Path) -> None:
+    file = tmp_path / "comfysnap.toml"
+    (tmp_path / "workflows").mkdir()
+    file.write_text('[serve.local]\ndevices = "0,1"\nworkers = 4\n')
+    local = read_serve(read_project(file)).local
+    assert (local.devices, local.workers) == ("0,1", 4)
+    file.write_text('[serve.local]\ndevices = "0;1"\nworkers = 0\n')
+    with pytest.raises(SchemaError) as caught:
+        read_serve(read_project(file))
+    assert "devices" in str(caught.value)
+    assert "workers" in str(caught.value)
 
 
 def test_without_keys_the_one_owner_may_fill_queue_and_disk(tmp_path: Path) -> None:

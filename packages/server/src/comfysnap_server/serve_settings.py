@@ -1,9 +1,9 @@
 """``[serve]`` and ``[serve.local]``, read here alone for ``serve``, ``deploy`` and ``doctor``."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import ConfigDict, with_config
+from pydantic import ConfigDict, Field, with_config
 
 from comfysnap_schema.workflow import Project, read_table
 from comfysnap_server.backends.local import LocalLimits
@@ -16,7 +16,12 @@ STORED_BYTES_PER_KEY: Final = 20 * 1024**3
 @with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True, kw_only=True)
 class _LocalTable(LocalLimits):
-    """``[serve.local]``."""
+    """``[serve.local]``: limits, and what the options of ``serve`` set otherwise."""
+
+    devices: Annotated[str, Field(pattern=r"^(auto|cpu|cuda|\d{1,2}(,\d{1,2})*)$")] = "auto"
+    """Devices of the workers: ``auto``, ``cpu``, ``cuda``, or indices of GPUs such as ``0,1``."""
+    workers: Annotated[int | None, Field(ge=1, le=64)] = None
+    """Number of worker processes, spread over the devices; None: one for each."""
 
 
 class ServeSettings(GatewaySettings, frozen=True, extra="forbid"):
@@ -25,7 +30,7 @@ class ServeSettings(GatewaySettings, frozen=True, extra="forbid"):
     outputs: OutputStoreSettings = OutputStoreSettings()
     """Where output files are kept."""
     local: _LocalTable = _LocalTable()
-    """Limits of the local backend; not used on Modal."""
+    """Limits and workers of the local backend; not used on Modal."""
 
 
 def read_serve(project: Project) -> ServeSettings:

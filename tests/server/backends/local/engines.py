@@ -183,5 +183,23 @@ class StrayEngine(SimulatedEngine):
         return super().run(job, report)
 
 
+class StrayOfEachJobEngine(StrayEngine):
+    """Writes the pid of each job's process into a file with the job's name."""
+
+    def run(self, job: EngineJob, report: Report) -> EngineResult:
+        """Name the file, then run."""
+        self._pid_file = self._pid_file.with_name(job.job_id)
+        return super().run(job, report)
+
+
+class SecondDeviceBrokenEngine(SimulatedEngine):
+    """Finds GPU 0 alone."""
+
+    def attach(self) -> None:
+        """Look at what this process may see."""
+        if os.environ["CUDA_VISIBLE_DEVICES"] != "0":
+            raise EngineStartError("no CUDA device: the GPU fell off the bus")
+
+
 class ThreadedStrayEngine(StrayEngine, ThreadedEngine):
     """The same in a worker that cannot be forked."""

@@ -37,6 +37,11 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+def fork_server_of(worker: int) -> int:
+    """The process that a worker was forked from: the parent of its keeper."""
+    return parent_of(parent_of(worker))
+
+
 async def until_dead(*pids: int) -> None:
     """Processes that are not our children can only be looked at."""
     async with asyncio.timeout(10):
@@ -106,7 +111,7 @@ async def test_the_death_of_the_warm_parent_costs_one_job_at_most(
     following = (await backend.submit(request())).job
     await until_sampling(backend, lost)
     worker = await backend.worker_pid()
-    os.kill(parent_of(worker), signal.SIGKILL)
+    os.kill(fork_server_of(worker), signal.SIGKILL)
     await until_dead(worker)
     ended = await finish(backend, lost)
     assert ended.error is not None
@@ -249,7 +254,7 @@ async def test_a_stopped_server_leaves_no_process(start_backend: StartBackend) -
     running = (await backend.submit(request(sampling(FOREVER)))).job
     await until_sampling(backend, running)
     worker = await backend.worker_pid()
-    parent = parent_of(worker)
+    parent = fork_server_of(worker)
     await backend.stop()
     assert not is_alive(worker)
     assert not is_alive(parent)

@@ -18,7 +18,7 @@ from comfysnap_server.backends.local.channel import receive
 from comfysnap_server.engine.registry import EngineChoiceError, make_engine
 from tests.paths import ROOT
 from tests.server.backends.local.conftest import StartBackend
-from tests.server.backends.local.test_crashes import is_alive, parent_of
+from tests.server.backends.local.test_crashes import fork_server_of, is_alive, parent_of
 from tests.server.backends.suite import finish, request, run
 
 ENGINES = "tests.server.backends.local.engines"
@@ -44,12 +44,12 @@ async def test_the_first_worker_is_cold_a_forked_one_is_not(backend: LocalBacken
     assert first.timings.load is not None
     second = await run(backend, request())
     assert (second.timings.start_kind, second.timings.start) == ("warm", 0.0)
-    parent = parent_of(await backend.worker_pid())
+    parent = fork_server_of(await backend.worker_pid())
     os.kill(await backend.worker_pid(), signal.SIGKILL)
     third = await run(backend, request())
     assert third.timings.start_kind in ("restored", "warm")
     assert third.timings.load == first.timings.load
-    assert parent_of(await backend.worker_pid()) == parent
+    assert fork_server_of(await backend.worker_pid()) == parent
 
 
 async def test_a_parent_with_threads_is_not_forked_and_says_who_left_them(

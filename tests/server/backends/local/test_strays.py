@@ -14,8 +14,8 @@ from tests.paths import ROOT
 from tests.server.backends.local.conftest import StartBackend
 from tests.server.backends.local.test_crashes import (
     ENGINES,
+    fork_server_of,
     is_alive,
-    parent_of,
     until_dead,
 )
 from tests.server.backends.suite import FOREVER, finish, request, run, sampling, until_sampling
@@ -96,7 +96,7 @@ async def test_nothing_outlives_a_killed_server(
     assert server.stdout is not None
     async with asyncio.timeout(60):
         worker = int(await server.stdout.readline())
-    stray, parent = pid_in(pid_file), parent_of(worker)
+    stray, parent = pid_in(pid_file), fork_server_of(worker)
     server.kill()
     await server.wait()
     await start_backend()  # waits for what the killed one left
@@ -110,7 +110,7 @@ async def test_a_fork_server_that_hangs_is_replaced(
     backend: LocalBackend = await start_backend()
     await run(backend, request())
     worker = await backend.worker_pid()
-    parent = parent_of(worker)
+    parent = fork_server_of(worker)
     os.kill(parent, signal.SIGSTOP)
     os.kill(worker, signal.SIGKILL)
     async with asyncio.timeout(30):

@@ -42,14 +42,6 @@ class EngineChoice(StrEnum):
     COMFYUI = "comfyui"
 
 
-class Devices(StrEnum):
-    """Values of ``--devices``."""
-
-    AUTO = "auto"
-    CUDA = "cuda"
-    CPU = "cpu"
-
-
 class LogChoice(StrEnum):
     """Values of ``--log-format``."""
 
@@ -77,11 +69,21 @@ def serve(
         typer.Option(metavar="KEY=VALUE", help="Engine option, VALUE as JSON. Repeatable."),
     ] = None,
     devices: Annotated[
-        Devices,
+        str | None,
         typer.Option(
-            help="Device for ComfyUI. auto: the GPU if there is one. cuda: fail without a GPU."
+            metavar="auto|cpu|cuda|0,1,...",
+            help="Devices of the workers. auto: the GPU if there is one. cuda: fail without a GPU. "
+            "0,1: these GPUs, a worker for each. Default: serve.local.devices, else auto.",
         ),
-    ] = Devices.AUTO,
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of worker processes, spread over the devices; each runs one job at a "
+            "time. Default: serve.local.workers, else one for each device.",
+        ),
+    ] = None,
     data: Annotated[
         Path, typer.Option(help="Folder for jobs and their files, kept when the server stops.")
     ] = Path(".comfysnap"),
@@ -123,7 +125,11 @@ def serve(
     try:
         loaded = _load(project)
         _configure_logging(log_format or loaded.settings.log_format, verbose=verbose)
-        chosen = _on_devices(_engine(engine, _options(engine_option or [])), devices)
+        chosen = _on_devices(
+            _engine(engine, _options(engine_option or [])),
+            devices or loaded.settings.local.devices,
+            workers or loaded.settings.local.workers,
+        )
         metrics = _make_metrics(metrics_host, metrics_port)
         server = _make_server(loaded, chosen, auth, host, port, data, metrics)
     except SchemaError:
@@ -187,6 +193,8 @@ class _Engine:
     name: str
     options: dict[str, JsonValue]
     python: str | None = None
+    gpus: tuple[int, ...] = ()
+    workers: int | None = None
 
 
 def _load(given: Path | None) -> _Loaded:
@@ -229,6 +237,8 @@ def _make_server(
         engine=engine.name,
         engine_options=engine.options,
         python=engine.python,
+        gpus=engine.gpus,
+        workers=engine.workers,
         limits=settings.local,
         on_end=metrics.ended,
         outputs=outputs,
@@ -238,7 +248,7 @@ def _make_server(
     app = create_app(served, loaded.workflows, settings, default=default, metrics=metrics)
 
     def announce(url: str) -> None:
-        _announce(url, engine.name, data, loaded.workflows.values(), default)
+        _announce(url, engine, data, loaded.workflows.values(), default)
 
     return GatewayServer(
         app, host=host, port=port, announce=announce, failure=lambda: backend.start_failure
@@ -246,13 +256,16 @@ def _make_server(
 
 
 def _announce(
-    url: str, engine: str, data: Path, workflows: Iterable[Workflow], default: str | None
+    url: str, engine: _Engine, data: Path, workflows: Iterable[Workflow], default: str | None
 ) -> None:
     # programs read the address at the end of the first line and wait for the line with Ctrl-C
-    note = " (placeholder images, no model runs)" if engine == "simulated" else ""
-    print(
-        f"comfysnap is running on {url}\nengine: {engine}{note}\njobs and files: {data.resolve()}"
-    )
+    note = " (placeholder images, no model runs)" if engine.name == "simulated" else ""
+    print(f"comfysnap is running on {url}\nengine: {engine.name}{note}")
+    workers = engine.workers or len(engine.gpus)
+    if workers > 1:
+        on = f" on GPU {', '.join(map(str, engine.gpus))}" if engine.gpus else ""
+        print(f"workers: {workers}{on}")
+    print(f"jobs and files: {data.resolve()}")
     for workflow in workflows:
         mark = " (default)" if workflow.name == default else ""
         print(f"  POST {url}/infer_sync/{workflow.name}{mark}  {workflow.spec.title}".rstrip())
@@ -311,27 +324,51 @@ def _check_comfyui(checkout: Path, python: str | None) -> None:
         raise ValueError(f"COMFYUI_PYTHON is not an interpreter: {python}")
 
 
-def _on_devices(engine: _Engine, devices: Devices) -> _Engine:
+def _on_devices(engine: _Engine, devices: str, workers: int | None) -> _Engine:
+    """The engine with its devices; the simulated one only pretends to have those of ``0,1``."""
+    gpus = _gpus(devices)
+    engine = replace(engine, gpus=gpus, workers=workers)
+    if workers is not None and workers < len(gpus):
+        raise ValueError(f"--workers must be at least {len(gpus)}, a worker for each device")
     if engine.name != "comfyui":
-        if devices is Devices.CUDA:
+        if devices == "cuda":
             raise ValueError("--devices cuda: the simulated engine does not use a GPU")
         return engine
-    if devices is Devices.AUTO:
+    if devices == "auto":
         return engine
-    if devices is Devices.CUDA:
-        _check_cuda(engine.python or sys.executable)
-    return replace(engine, options={**engine.options, "device": devices.value})
+    for option in ("--cuda-device", "--default-device") if gpus else ():
+        if option in str(engine.options.get("arguments")):
+            raise ValueError(f"--devices {devices} and {option} exclude each other")
+    if devices != "cpu":
+        _check_cuda(engine.python or sys.executable, devices, gpus)
+    device = "cpu" if devices == "cpu" else "cuda"
+    return replace(engine, options={**engine.options, "device": device})
 
 
-def _check_cuda(python: str) -> None:
+def _gpus(devices: str) -> tuple[int, ...]:
+    if devices in ("auto", "cpu", "cuda"):
+        return ()
+    named = [part.strip() for part in devices.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in named):
+        raise ValueError(f"--devices must be auto, cpu, cuda or indices like 0,1, got {devices!r}")
+    gpus = tuple(map(int, named))
+    if len(set(gpus)) < len(gpus):
+        raise ValueError(f"--devices {devices}: duplicate index; for more on one, use --workers")
+    return gpus
+
+
+def _check_cuda(python: str, devices: str, gpus: tuple[int, ...]) -> None:
     """Fail at start rather than at the first job."""
     done = subprocess.run(
-        [python, "-c", "import torch; torch.cuda.init()"],
+        [python, "-c", "import torch; torch.cuda.init(); print(torch.cuda.device_count())"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["torch.cuda.init() failed"])[-1]
-        raise ValueError(f"--devices cuda: no CUDA device: {reason}")
+        raise ValueError(f"--devices {devices}: no CUDA device: {reason}")
+    found = int(done.stdout.split()[-1])
+    if max(gpus, default=0) >= found:
+        raise ValueError(f"--devices {devices}: torch.cuda finds {found} devices, from 0")
 
 
 def _options(pairs: list[str]) -> dict[str, JsonValue]:

@@ -1,4 +1,4 @@
-"""Jobs on this machine: a SQLite store, a queue, and one worker process."""
+"""Jobs on this machine: a SQLite store, a queue, and a worker process for each device."""
 
 import asyncio
 import logging
@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +15,7 @@ from pydantic import JsonValue
 from comfysnap_schema.wire import ErrorCode, JobEvent, JobPage, JobRecord, JobStatus
 from comfysnap_server.backends.local import store
 from comfysnap_server.backends.local.folders import JobFolders
-from comfysnap_server.backends.local.fork_client import ProcessOptions
+from comfysnap_server.backends.local.fork_client import ForkServers, ProcessOptions
 from comfysnap_server.backends.local.limits import LocalLimits
 from comfysnap_server.backends.local.live import (
     EventFollower,
@@ -29,7 +30,7 @@ from comfysnap_server.backends.local.reader import Reader
 from comfysnap_server.backends.local.readiness import DiskCheck
 from comfysnap_server.backends.local.recovery import recover
 from comfysnap_server.backends.local.runner import Runner
-from comfysnap_server.backends.local.supervisor import WorkerSupervisor
+from comfysnap_server.backends.local.slots import Slots, spread
 from comfysnap_server.backends.local.sweep import Sweeper
 from comfysnap_server.backends.local.uploads import Uploads
 from comfysnap_server.backends.local.writer import Writer
@@ -65,7 +66,7 @@ _WRITE_PATIENCE_S: Final = 5.0
 
 
 class LocalBackend:
-    """Runs jobs on this machine, one at a time; see ``Backend``.
+    """Runs jobs on this machine, one at a time on each worker; see ``Backend``.
 
     Args:
         data: Folder of the store, the files and the jobs; one server at a time uses it.
@@ -73,6 +74,8 @@ class LocalBackend:
         engine_options: Keyword arguments of the engine's class.
         python: Interpreter of the worker processes, such as that of a ComfyUI; None: this one.
         python_path: Folders that the workers search for modules first.
+        gpus: Indices of the GPUs that have a worker each; empty: the workers see all devices.
+        workers: Number of worker processes, spread over the GPUs. None: one for each, or one.
         limits: Limits.
         fetch: What may be downloaded as an input file.
         on_end: Called with each job that ends.
@@ -89,6 +92,8 @@ class LocalBackend:
         engine_options: Mapping[str, JsonValue] | None = None,
         python: str | None = None,
         python_path: Sequence[Path] = (),
+        gpus: Sequence[int] = (),
+        workers: int | None = None,
         limits: LocalLimits | None = None,
         fetch: FetchPolicy | None = None,
         on_end: Callable[[JobRecord], object] = lambda _: None,
@@ -109,6 +114,7 @@ class LocalBackend:
             python_path=python_path,
             start_timeout=limits.start_timeout,
         )
+        self._gpus = spread(gpus, workers)
         self._lock = FolderLock(data)
         files = FileStore(
             self._folders.files, max_bytes=limits.max_file_bytes, keep_free=limits.keep_free_bytes
@@ -120,31 +126,30 @@ class LocalBackend:
         )
         self._live: dict[str, LiveJob] = {}
         self._finished: OrderedDict[str, LiveJob] = OrderedDict()
-        self._tasks: list[asyncio.Task[None]] = []
         self._running = False
         self._not_ready: str | None = "the server is not running"
         self._expiring: set[asyncio.Task[None]] = set()
-        self._claiming: asyncio.Future[store.Accepted] | None = None
-        """The submit that is being stored with the idle worker's name on it."""
+        self._claiming: set[asyncio.Task[store.Accepted]] = set()
+        """Submits that are being stored as running, on a worker that is reserved for each."""
 
     @property
     def engine_failure(self) -> str | None:
-        """Why no worker can be started; None while all is well."""
-        return self._pool.failure if self._running else None
+        """Why no worker can be started; None while one can."""
+        return self._slots.failure if self._running else None
 
     @property
     def start_failure(self) -> str | None:
         """Why the engine was never loaded, after several attempts; None while it may be."""
-        return self._pool.start_failure if self._running else None
+        return self._slots.start_failure if self._running else None
 
     @property
     def thread_holders(self) -> list[str]:
         """Node packs that keep workers from being forked; empty when they are forked."""
-        return self._pool.thread_holders if self._running else []
+        return self._fork_servers.thread_holders if self._running else []
 
-    async def worker_pid(self) -> int:
-        """The process that runs the jobs, once there is one."""
-        return (await self._pool.worker()).pid
+    async def worker_pid(self, slot: int = 0) -> int:
+        """The process that runs the jobs of a slot, once there is one."""
+        return (await self._slots.worker(slot)).pid
 
     async def start(self) -> None:
         """Take the data folder, settle what an earlier server left, and begin to work. Returns
@@ -170,17 +175,21 @@ class LocalBackend:
         self._writer = Writer(connection)
         self._disk = DiskCheck(self._data, self._writer, keep_free=self._limits.keep_free_bytes)
         self._queue = JobQueue()
-        self._pool = WorkerSupervisor(self._processes)
-        self._runner = Runner(
-            writer=self._writer,
-            queue=self._queue,
-            pool=self._pool,
-            folders=self._folders,
-            disk=self._disk,
-            fetch=self._fetch,
-            outputs=self._outputs,
-            interrupt_grace=self._limits.interrupt_grace,
-            ended=self._remember,
+        self._fork_servers = ForkServers(self._processes, self._lock.workers or 0)
+        self._slots = Slots(
+            self._gpus,
+            self._fork_servers,
+            partial(
+                Runner,
+                writer=self._writer,
+                queue=self._queue,
+                folders=self._folders,
+                disk=self._disk,
+                fetch=self._fetch,
+                outputs=self._outputs,
+                interrupt_grace=self._limits.interrupt_grace,
+                ended=self._remember,
+            ),
         )
         try:
             waiting = await self._writer.run(recover)
@@ -190,7 +199,7 @@ class LocalBackend:
             raise
         for live in waiting:
             self._enter(live)
-        self._pool.start(self._lock.workers or 0)
+        self._slots.start()
         sweeper = Sweeper(
             self._writer,
             self._lister.run,
@@ -202,11 +211,7 @@ class LocalBackend:
             keep_jobs=self._limits.keep_jobs,
             interval=self._limits.sweep_interval,
         )
-        self._working = asyncio.create_task(self._runner.run_forever(), name="job-runner")
-        self._tasks = [
-            self._working,
-            asyncio.create_task(sweeper.run_forever(), name="sweeper"),
-        ]
+        self._sweeping = asyncio.create_task(sweeper.run_forever(), name="sweeper")
         self._running = True
 
     def _make_folders(self, *, used: bool) -> None:
@@ -226,19 +231,22 @@ class LocalBackend:
             raise DataFolderError(f"{error.filename}: {error.strerror}") from error
 
     async def stop(self) -> None:
-        """Stop the running job, which is queued again for the next start, and end all processes."""
+        """Stop the running jobs, which are queued again for the next start, and end all
+        processes."""
         if not self._running:
             return
         self._running = False
-        if self._claiming is not None:
-            await asyncio.wait({self._claiming})
-        await self._stop_current()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._leave_queue()
+        if self._claiming:
+            await asyncio.wait(self._claiming)
+        await self._slots.stop_jobs(patience=self._limits.interrupt_grace + _WRITE_PATIENCE_S)
+        self._sweeping.cancel()
+        await asyncio.gather(self._sweeping, return_exceptions=True)
+        for live in self._live.values():
+            if live.expiry is not None:
+                live.expiry.cancel()
         self._queue.close()
-        await self._pool.stop()
+        await self._slots.stop()
+        await self._fork_servers.stop()
         await asyncio.to_thread(self._close_store)
         patience = self._limits.takeover_patience
         if not await asyncio.to_thread(self._lock.release_after_workers, patience=patience):
@@ -250,32 +258,11 @@ class LocalBackend:
         self._reader.close()
         self._writer.close()
 
-    async def _leave_queue(self) -> None:
-        for live in list(self._live.values()):  # a job may end while another is put back
-            if live.expiry is not None:
-                live.expiry.cancel()
-            if live.claimed is None or live.taken:
-                continue
-            try:
-                async with asyncio.timeout(_WRITE_PATIENCE_S):
-                    await self._runner.put_back(live)
-            except TimeoutError:
-                logger.error("job %s could not be queued again", live.record.id)  # noqa: TRY400 -- why is logged already
-
-    async def _stop_current(self) -> None:
-        self._runner.stopping = True
-        current = self._runner.current
-        if current is None:
-            return
-        current.request_stop(Stop.SHUTDOWN)
-        patience = self._limits.interrupt_grace + _WRITE_PATIENCE_S
-        await asyncio.wait({self._working}, timeout=patience)
-
     async def ready(self) -> bool:
         """Whether jobs can be accepted and will run. The log says why not."""
         why = await self._why_not_ready()
         if why != self._not_ready and self._running:
-            level = logging.WARNING if why and self._pool.started else logging.INFO
+            level = logging.WARNING if why and self._slots.started else logging.INFO
             logger.log(level, "not ready: %s" if why else "ready", *([why] if why else []))
         self._not_ready = why
         return why is None
@@ -283,19 +270,16 @@ class LocalBackend:
     async def _why_not_ready(self) -> str | None:
         if not self._running:
             return "the server is not running"
-        if self._runner.stuck is not None:
-            return self._runner.stuck
-        return self._pool.why_unhealthy or await self._disk.problem()
+        return self._slots.why_unhealthy or await self._disk.problem()
 
     def load(self) -> BackendLoad:
         """See ``Backend.load``."""
-        running = self._runner.current if self._running else None
-        queued = [live for live in self._live.values() if live is not running]
-        oldest = min((live.record.created_at for live in queued), default=None)
+        records = [live.record for live in self._live.values()]
+        queued = [job.created_at for job in records if job.status is JobStatus.QUEUED]
         return BackendLoad(
             queued=len(queued),
-            oldest_queued=oldest,
-            running=int(running is not None),
+            oldest_queued=min(queued, default=None),
+            running=len(records) - len(queued),
             free_bytes=self._disk.free if self._running else None,
         )
 
@@ -305,16 +289,15 @@ class LocalBackend:
         self._disk.check_room()
         uploaded = await self._uploads.bytes_of(request.owner)
         record = request.record(status=JobStatus.QUEUED, version=1)
-        worker = None if self._claiming else self._runner.idle_worker
-        if worker is not None:
-            record = self._runner.started(record, worker)
+        runner, record = self._slots.reserve(record)
         limits = self._limits
         decision = self._writer.run(
             lambda connection: store.submit(connection, request, record, limits, uploaded=uploaded)
         )
-        entering = asyncio.ensure_future(self._enter_accepted(decision, request))
-        if worker is not None:
-            self._claiming = entering
+        entering = asyncio.create_task(self._enter_accepted(decision, request, runner))
+        if runner is not None:
+            self._claiming.add(entering)
+            entering.add_done_callback(self._claiming.discard)
         # Shielded: a caller who hangs up must not keep an accepted job from the queue.
         accepted = await asyncio.shield(entering)
         live = self._live.get(accepted.job.id) or self._finished.get(accepted.job.id)
@@ -324,18 +307,21 @@ class LocalBackend:
         return SubmitResult(job, replayed=accepted.replayed)
 
     async def _enter_accepted(
-        self, decision: "asyncio.Future[store.Accepted]", request: JobRequest
+        self, decision: "asyncio.Future[store.Accepted]", request: JobRequest, runner: Runner | None
     ) -> store.Accepted:
+        handed: LiveJob | None = None
         try:
             accepted = await decision
             if not accepted.replayed:
                 live = LiveJob.of(accepted.seq, request, accepted.job)
-                if accepted.job.status is JobStatus.RUNNING:
+                if runner is None:
+                    self._enter(live)
+                else:
                     live.claimed = accepted.request
-                self._enter(live)
+                    self._live[live.record.id] = handed = live
         finally:
-            if self._claiming is asyncio.current_task():
-                self._claiming = None
+            if runner is not None:
+                runner.hand(handed)
         return accepted
 
     def _enter(self, live: LiveJob) -> None:
@@ -503,7 +489,7 @@ class LocalBackend:
         record = live.record
         if record.status is not JobStatus.QUEUED:
             return record
-        ahead = self._queue.position(live) + (self._runner.current is not None)
+        ahead = self._queue.position(live) + self._slots.busy
         progress = record.progress.model_copy(update={"queue_position": ahead})
         return record.model_copy(update={"progress": progress})
 

@@ -31,6 +31,13 @@ class RunOrder(BaseModel, frozen=True):
     fetch: FetchPolicy
 
 
+class ForkOrder(BaseModel, frozen=True):
+    """To the fork server, with the worker's end of its channel: fork one, or become it."""
+
+    gpu: int | None
+    """Index of the only GPU that the worker is to see; None: all."""
+
+
 class InterruptOrder(BaseModel, frozen=True):
     """To a worker: stop the job."""
 
@@ -104,6 +111,8 @@ class ForkedMessage(BaseModel, frozen=True):
 
     op: Literal["forked"] = "forked"
     pid: int
+    keeper: int
+    """Its parent, to which orphans of what it starts return."""
 
 
 class ExitedMessage(BaseModel, frozen=True):

@@ -49,10 +49,9 @@ class JobFolders:
         except OSError:
             return 0
 
-    @property
-    def no_input(self) -> Path:
-        """The input folder of every job without files; the worker empties it."""
-        return self.inputs / "none"
+    def no_input(self, slot: int) -> Path:
+        """The input folder of every job without files on one worker, which empties it."""
+        return self.inputs / f"none-{slot}"
 
     def not_empty(self) -> Path | None:
         """One of the folders that ``make`` empties, if there is anything in it."""

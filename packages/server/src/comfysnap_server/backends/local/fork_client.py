@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ from comfysnap_server.backends.local.channel import (
     ExitedMessage,
     FailedMessage,
     ForkedMessage,
+    ForkOrder,
     LoadedMessage,
     read_message,
 )
@@ -33,6 +35,8 @@ from comfysnap_server.backends.local.worker_process import (
     WorkerStartError,
 )
 from comfysnap_server.engine.protocol import SCRATCH
+
+logger = logging.getLogger(__name__)
 
 _PARENT: Final = "comfysnap_server.backends.local.fork_server"
 _GUARD: Final = Path(__file__).with_name("guard.py")
@@ -70,10 +74,14 @@ class ForkServerClient:
         self._control: socket.socket | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._workers: dict[int, WorkerProcess] = {}
-        self._forked: asyncio.Future[int] | None = None
+        self._forked: asyncio.Future[ForkedMessage] | None = None
+        self._forking = asyncio.Lock()
         self._tasks: list[asyncio.Task[Any]] = []
         self._loads = True
         self._hung = False
+        self._ended = False
+        self._asked = 0
+        self._spawning = 0
         self._pid = 0
         self._life: socket.socket | None = None
         """To the guard, which ends all processes when it is closed."""
@@ -92,8 +100,14 @@ class ForkServerClient:
     @property
     def usable(self) -> bool:
         """Whether another worker can come from it."""
-        alive = not self._hung and not self.gone.is_set()
-        return alive and (self.forks or self.spawned == 0)
+        broken = self._loads or self._hung or self._ended or self.gone.is_set()
+        return not broken and (self.forks or self._asked == 0)
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether a worker of it lives or starts; those of a process that hangs may run jobs."""
+        alive = any(not worker.lost.is_set() for worker in self._workers.values())
+        return alive or self._spawning > 0
 
     async def start(self) -> None:
         """Start the process and wait for the engine to be loaded.
@@ -125,12 +139,23 @@ class ForkServerClient:
         await self._loaded(reader)
         self._tasks.append(asyncio.create_task(self._listen(reader), name="warm-parent-listener"))
 
-    async def spawn(self) -> WorkerProcess:
+    async def spawn(self, gpu: int | None = None) -> WorkerProcess:
         """Start a worker and wait for it to be ready.
+
+        Args:
+            gpu: Index of the only GPU that it sees; None: all.
 
         Raises:
             WorkerStartError: It died before that, or took too long.
         """
+        self._asked += 1
+        self._spawning += 1
+        try:
+            return await self._spawn(gpu)
+        finally:
+            self._spawning -= 1
+
+    async def _spawn(self, gpu: int | None) -> WorkerProcess:
         began = time.time()
         ours, theirs = socket.socketpair()
         try:
@@ -140,19 +165,19 @@ class ForkServerClient:
             theirs.close()
             raise
         try:
-            pid = await self._send(theirs)
+            forked = await self._fork(ForkOrder(gpu=gpu), theirs)
         except BaseException as error:
             writer.close()
             if isinstance(error, TimeoutError):
-                self._end_all()
+                self._hung = True
                 raise WorkerStartError("the fork server hangs; it is replaced") from error
             if isinstance(error, OSError):
                 raise WorkerStartError("the fork server is gone") from error
             raise
         finally:
             theirs.close()
-        worker = WorkerProcess(pid, reader, writer, partial(self._end_strays, pid))
-        self._workers[pid] = worker
+        end_strays = partial(self._end_strays, forked)
+        worker = self._workers[forked.pid] = WorkerProcess(forked.pid, reader, writer, end_strays)
         try:
             async with asyncio.timeout(self._options.start_timeout):
                 attach, device = await worker.ready()
@@ -184,9 +209,11 @@ class ForkServerClient:
         if self._process is None:
             self._close_life()
             return
+        if self._loads or self._hung:
+            self._end_all()
         for worker in [*self._workers.values()]:
             await worker.close()
-        if self._loads or not await self._is_gone_in(_STOP_PATIENCE_S):
+        if not await self._is_gone_in(_STOP_PATIENCE_S):
             self._end_all()
             if not await self._is_gone_in(2 * _STOP_PATIENCE_S):
                 with suppress(ProcessLookupError):
@@ -205,7 +232,7 @@ class ForkServerClient:
 
     def _end_all(self) -> None:
         """Have the guard end the process and all that came of it."""
-        self._hung = True
+        self._ended = True
         if self._life is not None:
             with suppress(OSError):
                 self._life.shutdown(socket.SHUT_RDWR)
@@ -215,14 +242,15 @@ class ForkServerClient:
         if self._life is not None:
             self._life.close()
 
-    async def _end_strays(self, worker: int, since: int) -> None:
+    async def _end_strays(self, forked: ForkedMessage, since: int) -> None:
         """Have the guard end what a job left behind; see ``WorkerProcess.end_strays``."""
-        if self._life is None or self._hung or self.gone.is_set():
+        if self._life is None or self._ended or self.gone.is_set():
             return
         loop = asyncio.get_running_loop()
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(_STRAYS_PATIENCE_S), self._asking:
-                await loop.sock_sendall(self._life, f"{worker} {since}\n".encode())
+                order = f"{forked.keeper} {forked.pid} {since}\n"
+                await loop.sock_sendall(self._life, order.encode())
                 await loop.sock_recv(self._life, 64)
 
     def _command(self, life: int, control: int) -> list[str]:
@@ -272,23 +300,25 @@ class ForkServerClient:
         self.load = message.seconds
         self.thread_holders = message.threads
 
-    async def _send(self, channel: socket.socket) -> int:
-        """Hand a channel to the parent; the pid of the worker at its other end."""
-        if self._control is None or self._process is None or self.gone.is_set():
-            raise BrokenPipeError
-        if not self.forks:
-            socket.send_fds(self._control, [b"w"], [channel.fileno()])
-            return self._pid
-        self._forked = asyncio.get_running_loop().create_future()
-        socket.send_fds(self._control, [b"w"], [channel.fileno()])
-        async with asyncio.timeout(FORK_PATIENCE_S):
-            return await self._forked
+    async def _fork(self, order: ForkOrder, channel: socket.socket) -> ForkedMessage:
+        """Hand a channel to the parent; the worker at its other end."""
+        async with self._forking:
+            if self._control is None or self._hung or self.gone.is_set():
+                raise BrokenPipeError
+            data = order.model_dump_json().encode()
+            if not self.forks:
+                socket.send_fds(self._control, [data], [channel.fileno()])
+                return ForkedMessage(pid=self._pid, keeper=self._pid)
+            self._forked = asyncio.get_running_loop().create_future()
+            socket.send_fds(self._control, [data], [channel.fileno()])
+            async with asyncio.timeout(FORK_PATIENCE_S):
+                return await self._forked
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         while (message := await read_message(reader, FORK_SERVER_MESSAGE)) is not None:
             if isinstance(message, ForkedMessage):
                 if self._forked is not None and not self._forked.done():
-                    self._forked.set_result(message.pid)
+                    self._forked.set_result(message)
             elif isinstance(message, ExitedMessage):
                 worker = self._workers.pop(message.pid, None)
                 if worker is not None:
@@ -302,6 +332,82 @@ class ForkServerClient:
         for worker in self._workers.values():
             worker.exited(describe_exit(code) if not self.forks else "its parent process died")
         self._workers.clear()
+
+
+class ForkServers:
+    """Where the workers of a server come from: one fork server for all of them, or one for each
+    where forking is not safe.
+
+    Args:
+        options: How they are started.
+        lock: Descriptor that all processes hold open.
+    """
+
+    def __init__(self, options: ProcessOptions, lock: int) -> None:
+        self._options = options
+        self._lock = lock
+        self._clients: list[ForkServerClient] = []
+        self._starting: asyncio.Task[None] | None = None
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the engine was loaded, and a worker came of it."""
+        return any(client.spawned for client in self._clients)
+
+    @property
+    def thread_holders(self) -> list[str]:
+        """Node packs (or threads) that keep workers from being forked; empty when they are."""
+        return [name for client in self._clients[:1] for name in client.thread_holders]
+
+    async def spawn(self, gpu: int | None) -> WorkerProcess:
+        """Start a worker, and a fork server first where none can be used.
+
+        Raises:
+            WorkerStartError: Either could not be started.
+        """
+        while True:
+            await self._drop_spent()
+            for client in self._clients:
+                if client.usable:
+                    return await client.spawn(gpu)
+            if self._starting is None or self._starting.done():
+                self._starting = asyncio.create_task(self._start(), name="fork-server-start")
+            await asyncio.shield(self._starting)  # the same failure for all who wait
+
+    async def stop(self) -> None:
+        """End all of them, also one that just starts."""
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.gather(self._starting, return_exceptions=True)
+        await asyncio.gather(*(client.stop() for client in self._clients))
+        self._clients.clear()
+
+    async def _drop_spent(self) -> None:
+        """End those that no worker comes from any more, once their workers are dead."""
+        starting = self._starting is not None and not self._starting.done()
+        for client in [] if starting else [*self._clients]:
+            if not client.usable and not client.has_workers:
+                await client.stop()
+                self._forget(client)
+
+    async def _start(self) -> None:
+        client = ForkServerClient(self._options, self._lock)
+        self._clients.append(client)  # so that ``stop`` ends it whenever it comes
+        try:
+            await client.start()
+        except Exception:
+            await client.stop()
+            self._forget(client)
+            raise
+        if not client.forks:
+            logger.warning(
+                "workers are started afresh instead of forked, because threads were left by: %s",
+                ", ".join(client.thread_holders),
+            )
+
+    def _forget(self, client: ForkServerClient) -> None:
+        if client in self._clients:
+            self._clients.remove(client)
 
 
 def describe_exit(code: int) -> str:

@@ -10,12 +10,15 @@ import gc
 import json
 import logging
 import os
+import resource
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -25,6 +28,7 @@ from comfysnap_server.backends.local.channel import (
     ExitedMessage,
     FailedMessage,
     ForkedMessage,
+    ForkOrder,
     LoadedMessage,
     frame,
 )
@@ -37,6 +41,9 @@ from comfysnap_server.logs import FORMAT_VARIABLE, formatter
 logger = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_ORDER_BYTES: Final = 256
+_PID: Final = struct.Struct("!q")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -96,12 +103,18 @@ def thread_holders(engine: Engine) -> list[str]:
 
 
 class ForkServer:
-    """Forks workers on demand and reaps them."""
+    """Forks workers on demand and reaps them.
+
+    Between it and each worker stands a keeper, a process that only waits: orphans of what the
+    worker starts become its children, so that it is known whose they are when there are several.
+    """
 
     def __init__(self, engine: Engine, control: socket.socket, *, forks: bool) -> None:
         self._engine = engine
         self._control = control
         self._forks = forks
+        self._workers: dict[int, int] = {}
+        """Worker by keeper."""
 
     def serve(self) -> None:
         """Wait for orders; the process ends when the server closes the control socket."""
@@ -126,30 +139,54 @@ class ForkServer:
 
     def _order(self) -> None:
         try:
-            data, descriptors, _flags, _address = socket.recv_fds(self._control, 1, 1)
+            data, descriptors, _flags, _address = socket.recv_fds(self._control, _ORDER_BYTES, 1)
         except OSError:
             os._exit(0)
         if not data:
             os._exit(0)
         channel = socket.socket(fileno=descriptors[0])
         channel.set_inheritable(False)
+        gpu = ForkOrder.model_validate_json(data).gpu
         if not self._forks:
-            _work(self._engine, channel)
+            _work(self._engine, channel, gpu)
         parent = os.getpid()
         sys.stdout.flush()
         sys.stderr.flush()
-        pid = os.fork()
-        if pid == 0:
-            self._child(parent, channel)
+        reading, writing = os.pipe()
+        keeper = os.fork()
+        if keeper == 0:
+            os.close(reading)
+            self._keep(parent, channel, gpu, writing)
         channel.close()
-        _send(self._control, ForkedMessage(pid=pid))
+        os.close(writing)
+        answer = os.read(reading, _PID.size)
+        os.close(reading)
+        if len(answer) == _PID.size:  # else the keeper died, and is reaped next
+            self._workers[keeper] = _PID.unpack(answer)[0]
+        worker = self._workers.setdefault(keeper, keeper)
+        _send(self._control, ForkedMessage(pid=worker, keeper=keeper))
 
-    def _child(self, parent: int, channel: socket.socket) -> NoReturn:
+    def _keep(self, parent: int, channel: socket.socket, gpu: int | None, answer: int) -> NoReturn:
+        """Fork a worker, wait for its end, and end in the same way."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         die_with_parent(parent)
         self._control.close()
-        _work(self._engine, channel)
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        keeper = os.getpid()
+        worker = os.fork()
+        if worker == 0:
+            os.close(answer)
+            die_with_parent(keeper)
+            _work(self._engine, channel, gpu)
+        channel.close()
+        os.write(answer, _PID.pack(worker))
+        os.close(answer)
+        while True:
+            ended, status = os.wait()
+            if ended == worker:
+                _end_as(os.waitstatus_to_exitcode(status))
 
     def _reap(self) -> None:
         while True:
@@ -160,10 +197,22 @@ class ForkServer:
             if pid == 0:
                 return
             code = os.waitstatus_to_exitcode(status)
-            _send(self._control, ExitedMessage(pid=pid, code=code))
+            worker = self._workers.pop(pid, None)
+            if worker is not None:
+                _send(self._control, ExitedMessage(pid=worker, code=code))
 
 
-def _work(engine: Engine, channel: socket.socket) -> NoReturn:
+def _end_as(code: int) -> NoReturn:
+    """End this process with an exit code, or by the signal that a negative one names."""
+    if code < 0:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the worker has left its own
+        with suppress(OSError, ValueError):
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code if code >= 0 else 1)
+
+
+def _work(engine: Engine, channel: socket.socket, gpu: int | None) -> NoReturn:
     """Be a worker, in a process group of its own, so that what a node starts can be ended with
     it."""
     try:
@@ -171,7 +220,7 @@ def _work(engine: Engine, channel: socket.socket) -> NoReturn:
     except PermissionError:
         logger.debug("already the leader of a session")
     try:
-        WorkerMain(engine, channel).serve()
+        WorkerMain(engine, channel, gpu).serve()
     except BaseException:
         traceback.print_exc()
     finally:

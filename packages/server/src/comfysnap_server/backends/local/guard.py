@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -56,21 +57,21 @@ class Guard:
                     break
                 *lines, orders = (orders + news).split(b"\n")
                 for line in lines:
-                    worker, since = map(int, line.split())
-                    self._end(lambda table, w=worker, s=since: self._of_job(table, w, s))
+                    keeper, worker, since = map(int, line.split())
+                    self._end(partial(self._of_job, keeper, worker, since))
                     with suppress(OSError):
                         self._life.sendall(b"done\n")
         self._end(lambda table: descendants(table, os.getpid()))
         return self._code or 0
 
-    def _of_job(self, table: Table, worker: int, since: int) -> set[int]:
-        """What a worker and orphans started since then; the worker itself is left alone."""
-        found = descendants(table, worker)
+    def _of_job(self, keeper: int, worker: int, since: int, table: Table) -> set[int]:
+        """What a worker started since then, and what workers that are dead left: the orphans of a
+        living one are its keeper's. The worker itself is left alone."""
+        found = descendants(table, keeper)
         for pid, (parent, _) in table.items():
             if parent == os.getpid() and pid != self._child:
                 found |= {pid, *descendants(table, pid)}
-        found.discard(worker)
-        return {pid for pid in found if table[pid][1] >= since}
+        return {pid for pid in found - {keeper, worker} if table[pid][1] >= since}
 
     def _end(self, choose: Callable[[Table], set[int]]) -> None:
         deadline = time.monotonic() + _PATIENCE_S

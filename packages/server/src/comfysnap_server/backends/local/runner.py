@@ -46,22 +46,35 @@ _RETRY_S: Final = 1.0
 
 
 class Runner:
-    """Runs one job at a time.
+    """Runs one job at a time, on one of the workers; several take from one queue.
+
+    Args:
+        slot: Number of the worker.
+        writer: Of the job store.
+        queue: Where jobs wait.
+        supervisor: Of the worker.
+        folders: Where files of jobs lie.
+        disk: Whether there is room for outputs.
+        fetch: What may be downloaded as an input file.
+        interrupt_grace: Seconds until a worker that does not heed an interrupt is ended.
+        ended: Called with each job that ended.
 
     What is written when, and why: a submit, a cancel and an end are durable before they are
     reported, so that nothing that was answered is forgotten even after a power cut. That a worker
     takes a job is committed before it is sent to the worker but not flushed on its own: it survives
     the death of this process, which keeps a job from running twice after ``kill -9``; a power cut
-    may take it back, and then the job, whose end nobody saw, runs again. A job that finds the
-    worker idle is stored as running with its submit, in one commit. Progress is never written.
+    may take it back, and then the job, whose end nobody saw, runs again. A job that finds a worker
+    idle reserves it, and is stored as running with its submit, in one commit. Progress is never
+    written.
     """
 
     def __init__(
         self,
         *,
+        slot: int,
         writer: Writer,
         queue: JobQueue,
-        pool: WorkerSupervisor,
+        supervisor: WorkerSupervisor,
         folders: JobFolders,
         disk: DiskCheck,
         fetch: FetchPolicy,
@@ -69,9 +82,10 @@ class Runner:
         interrupt_grace: float,
         ended: Callable[[LiveJob], None],
     ) -> None:
+        self._slot = slot
         self._writer = writer
         self._queue = queue
-        self._pool = pool
+        self._supervisor = supervisor
         self._folders = folders
         self._disk = disk
         self._fetch = fetch
@@ -79,21 +93,45 @@ class Runner:
         self._interrupt_grace = interrupt_grace
         self._ended = ended
         self._free_since = time.time()
-        self.stopping = False
-        """Take no further job."""
+        self._reserved: WorkerProcess | None = None
+        self._handed: tuple[LiveJob, WorkerProcess] | None = None
+        self._stopping = False
         self.current: LiveJob | None = None
         self.stuck: str | None = None
         """Why the end or the files of a job cannot be written; None while all is well."""
 
     @property
-    def idle_worker(self) -> WorkerProcess | None:
-        """The worker that would take a job submitted now at once; None when it would wait.
+    def busy(self) -> bool:
+        """Whether the worker has a job, or is reserved for one."""
+        return self.current is not None or self._reserved is not None
 
-        Such a job is stored once, as running: an instant job takes 2.3 instead of 2.9 times a bare
-        pair of requests in ``benchmarks/round_trip.py``, on two cores.
+    def reserve(self) -> WorkerProcess | None:
+        """Keep the worker, if it is idle, for a job that is being stored as running, until
+        ``hand``; None when a job submitted now would wait.
+
+        Such a job is stored once: an instant job takes 2.3 instead of 2.9 times a bare pair of
+        requests in ``benchmarks/round_trip.py``, on two cores.
         """
-        free = self.current is None and not self.stopping and self._queue.empty
-        return self._pool.present if free else None
+        if self.busy or self._stopping or not self._queue.empty:
+            return None
+        self._reserved = self._supervisor.present
+        return self._reserved
+
+    def hand(self, live: LiveJob | None) -> None:
+        """Run the job that the worker was reserved for; None: it was not stored."""
+        worker, self._reserved = self._reserved, None
+        if live is not None and worker is not None:
+            live.taken = True
+            self.current = live
+            self._handed = live, worker
+        self._queue.wake()
+
+    def stop(self) -> None:
+        """Take no further job, and interrupt the one that runs, which is queued again."""
+        self._stopping = True
+        if self.current is not None:
+            self.current.request_stop(Stop.SHUTDOWN)
+        self._queue.wake()
 
     def started(self, record: JobRecord, worker: WorkerProcess) -> JobRecord:
         """``record`` as a worker takes it: its next attempt, running."""
@@ -108,25 +146,10 @@ class Runner:
             }
         )
 
-    async def put_back(self, live: LiveJob) -> None:
-        """Queue a job for the next start that was stored as running and never taken."""
-        live.claimed = None
-        await self._requeue(live, live.draft.attempt - 1)
-
     async def run_forever(self) -> None:
-        """Run what is queued until cancelled between two jobs; see ``stopping``."""
-        while not self.stopping:
-            await self._queue.filled()
-            worker = await self._pool.worker()
-            if self.stopping:
-                return
-            if not self._disk.takes_outputs():
-                logger.error("the disk is full; jobs wait until there is room")
-                await asyncio.sleep(_RETRY_S)
-                continue
-            live = self._queue.take()
-            if live is None:
-                continue
+        """Run what is queued until cancelled between two jobs; see ``stop``."""
+        while (work := await self._next()) is not None:
+            live, worker = work
             self.current = live
             try:
                 await self._run(live, worker)
@@ -139,6 +162,30 @@ class Runner:
             finally:
                 self.current = None
                 self._free_since = time.time()
+
+    async def _next(self) -> tuple[LiveJob, WorkerProcess] | None:
+        """The next job, and the worker for it; None at the end."""
+        while True:
+            await self._queue.until(self._has_news)
+            if self._handed is not None:
+                handed, self._handed = self._handed, None
+                return handed
+            if self._stopping:
+                return None
+            worker = await self._supervisor.worker()
+            if self._stopping or self.busy:
+                continue
+            if not self._disk.takes_outputs():
+                logger.error("the disk is full; jobs wait until there is room")
+                await asyncio.sleep(_RETRY_S)
+                continue
+            live = self._queue.take()
+            if live is not None:
+                return live, worker
+
+    def _has_news(self) -> bool:
+        free = self._reserved is None and not self._queue.empty
+        return self._handed is not None or self._stopping or free
 
     async def _run(self, live: LiveJob, worker: WorkerProcess) -> None:
         if live.expiry is not None:
@@ -158,7 +205,7 @@ class Runner:
         except BackendError:
             logger.exception("job %s could not be taken", record.id)
             live.propose(status=JobStatus.QUEUED, attempt=record.attempt - 1, started_at=None)
-            self._queue.add(live)
+            self._queue.put_back(live)
             await asyncio.sleep(_RETRY_S)
             return None
         live.publish(record)
@@ -229,7 +276,7 @@ class Runner:
         job_id, folders = live.record.id, self._folders
         return RunOrder(
             request=JobRequest.model_validate_json(request),
-            input_dir=folders.input(job_id) if live.has_files else folders.no_input,
+            input_dir=folders.input(job_id) if live.has_files else folders.no_input(self._slot),
             output_dir=folders.output(job_id),
             files=folders.files,
             fetch=self._fetch,
@@ -259,7 +306,7 @@ class Runner:
         )
         await self._write(live, record)
         if live.stop is None:
-            self._queue.add(live)
+            self._queue.put_back(live)
         elif live.stop is not Stop.SHUTDOWN:
             await self._finish(live, ended(Ending.INTERRUPTED), datetime.now(UTC))
 

@@ -5,7 +5,7 @@ import logging
 import time
 from typing import Final
 
-from comfysnap_server.backends.local.fork_client import ForkServerClient, ProcessOptions
+from comfysnap_server.backends.local.fork_client import ForkServers
 from comfysnap_server.backends.local.worker_process import WorkerProcess, WorkerStartError
 
 logger = logging.getLogger(__name__)
@@ -21,12 +21,16 @@ _START_PATIENCE_S: Final = 30.0
 
 
 class WorkerSupervisor:
-    """The worker of a server. ``start`` returns at once; ``worker`` waits for one."""
+    """One worker of a server. ``start`` returns at once; ``worker`` waits for one.
 
-    def __init__(self, options: ProcessOptions) -> None:
-        self._options = options
-        self._lock = -1
-        self._parent: ForkServerClient | None = None
+    Args:
+        fork_servers: Where it comes from.
+        gpu: Index of the only GPU that it sees; None: all.
+    """
+
+    def __init__(self, fork_servers: ForkServers, gpu: int | None = None) -> None:
+        self._fork_servers = fork_servers
+        self._gpu = gpu
         self._worker: WorkerProcess | None = None
         self._ready = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
@@ -37,9 +41,8 @@ class WorkerSupervisor:
         self.failure: str | None = None
         """Why the last start failed; None while all is well."""
 
-    def start(self, lock: int) -> None:
-        """Begin to keep a worker; the processes hold the descriptor ``lock`` open."""
-        self._lock = lock
+    def start(self) -> None:
+        """Begin to keep a worker."""
         self._keeper = asyncio.create_task(self._keep(), name="worker-keeper")
 
     @property
@@ -47,7 +50,7 @@ class WorkerSupervisor:
         """Why no worker is there or about to be; None when there is."""
         if self._ready.is_set():
             return None
-        if self._parent is None or self._parent.spawned == 0:
+        if not self._fork_servers.loaded:
             return self.failure or "the engine is not loaded yet"
         if self._failures:
             return self.failure or "the workers die soon after their start"
@@ -58,11 +61,6 @@ class WorkerSupervisor:
     def start_failure(self) -> str | None:
         """Why the first starts failed, all of them; None while the engine may be loaded yet."""
         return self.failure if not self.started and self._failures >= _FIRST_STARTS else None
-
-    @property
-    def thread_holders(self) -> list[str]:
-        """Node packs (or threads) that keep the parent from forking; empty when it forks."""
-        return self._parent.thread_holders if self._parent else []
 
     @property
     def present(self) -> WorkerProcess | None:
@@ -77,7 +75,7 @@ class WorkerSupervisor:
         return self._worker
 
     async def stop(self) -> None:
-        """End all processes."""
+        """End the worker; none comes after it."""
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
@@ -85,19 +83,17 @@ class WorkerSupervisor:
             if not self._worker.lost.is_set():
                 self._worker.kill()
             await self._worker.close()
-        if self._parent is not None:
-            await self._parent.stop()
 
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(_BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)])
             self._starting_since = time.monotonic()
             try:
-                self._worker = await self._start_one()
+                self._worker = await self._fork_servers.spawn(self._gpu)
             except WorkerStartError as error:
                 self._failures += 1
                 self.failure = str(error)
-                logger.error("no worker could be started: %s", error)  # noqa: TRY400 -- the worker logged its own traceback
+                logger.error("no worker could be started%s: %s", self._where, error)  # noqa: TRY400 -- the worker logged its own traceback
                 continue
             self.failure = None
             self.started = True
@@ -108,28 +104,10 @@ class WorkerSupervisor:
             await self._worker.close()
             settled = self._worker.jobs > 0 or time.monotonic() - began >= _SETTLED_S
             self._failures = 0 if settled else self._failures + 1
-            logger.warning("worker %s is lost: %s", self._worker.pid, self._worker.reason)
-
-    async def _start_one(self) -> WorkerProcess:
-        parent = self._parent
-        if parent is None or not parent.usable:
-            parent = await self._replace_parent()
-        return await parent.spawn()
-
-    async def _replace_parent(self) -> ForkServerClient:
-        if self._parent is not None:
-            await self._parent.stop()
-        # Kept from the first moment on, so that ``stop`` ends it whenever it comes.
-        self._parent = parent = ForkServerClient(self._options, self._lock)
-        try:
-            await parent.start()
-        except Exception:
-            await parent.stop()
-            self._parent = None
-            raise
-        if not parent.forks:
             logger.warning(
-                "workers are started afresh instead of forked, because threads were left by: %s",
-                ", ".join(parent.thread_holders),
+                "worker %s%s is lost: %s", self._worker.pid, self._where, self._worker.reason
             )
-        return parent
+
+    @property
+    def _where(self) -> str:
+        return "" if self._gpu is None else f" on GPU {self._gpu}"

@@ -27,7 +27,7 @@ from comfysnap_server.backends.local.channel import (
     frame,
     receive,
 )
-from comfysnap_server.engine.protocol import Engine, PreviewFrame
+from comfysnap_server.engine.protocol import Engine, EngineStartError, PreviewFrame
 from comfysnap_server.jobs import EarlyOutput, Ending, FileStore, JobRun, Outcome, ended
 
 logger = logging.getLogger(__name__)
@@ -37,10 +37,17 @@ REPORT_INTERVAL_S: Final = 0.05
 
 
 class WorkerMain:
-    """Talks to the server on the main thread and runs jobs on another one."""
+    """Talks to the server on the main thread and runs jobs on another one.
 
-    def __init__(self, engine: Engine, channel: socket.socket) -> None:
+    Args:
+        engine: Loaded, not attached.
+        channel: Connected to the server.
+        gpu: Index of the only GPU that the engine is to see; None: all.
+    """
+
+    def __init__(self, engine: Engine, channel: socket.socket, gpu: int | None = None) -> None:
         self._engine = engine
+        self._gpu = gpu
         self._orders: queue.SimpleQueue[tuple[RunOrder, JobRun]] = queue.SimpleQueue()
         self._latest: JobRun | None = None
         self._channel = channel
@@ -51,15 +58,16 @@ class WorkerMain:
         process ends at once, whatever runs."""
         started = time.perf_counter()
         try:
+            if self._gpu is not None:
+                show_one_gpu(self._gpu)
             self._engine.attach()
         except Exception as error:
             logger.exception("the engine could not be attached")
             self._reports.send(FailedMessage(detail=f"{type(error).__name__}: {error}"))
             os._exit(1)
         threading.Thread(target=self._run_forever, name="jobs", daemon=True).start()
-        device: str | None = getattr(self._engine, "device", None)
         attach = time.perf_counter() - started
-        self._reports.send(ReadyMessage(attach=attach, device=device))
+        self._reports.send(ReadyMessage(attach=attach, device=self._device()))
         with selectors.DefaultSelector() as selector:
             selector.register(self._channel, selectors.EVENT_READ)
             selector.register(self._reports.woken, selectors.EVENT_READ)
@@ -68,6 +76,10 @@ class WorkerMain:
                 self._reports.flush(woken=self._reports.woken in ready)
                 if self._channel in ready:
                     self._take(receive(self._channel))
+
+    def _device(self) -> str | None:
+        device: str | None = getattr(self._engine, "device", None)
+        return device if self._gpu is None else f"{device or self._engine.name} (GPU {self._gpu})"
 
     def _take(self, message: bytes | None) -> None:
         if message is None:
@@ -188,6 +200,25 @@ class Reports:
             self._waker.send(b".")
         except BlockingIOError:
             return
+
+
+def show_one_gpu(index: int) -> None:
+    """Hide all other GPUs from this process, which has not used any yet.
+
+    Args:
+        index: Among those that ``CUDA_VISIBLE_DEVICES`` names, or among all where it is not set.
+
+    Raises:
+        EngineStartError: It does not name so many.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    chosen = str(index)
+    if visible is not None:
+        names = [name.strip() for name in visible.split(",") if name.strip()]
+        if index >= len(names):
+            raise EngineStartError(f"no GPU {index}: CUDA_VISIBLE_DEVICES is {visible!r}")
+        chosen = names[index]
+    os.environ["CUDA_VISIBLE_DEVICES"] = chosen
 
 
 def _could_not_run(error: Exception) -> Outcome:
