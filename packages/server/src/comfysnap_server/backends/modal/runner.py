@@ -10,17 +10,19 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from comfysnap_schema.wire import JobStatus
+from comfysnap_server.backends.modal.listing import JobIndex
 from comfysnap_server.backends.modal.models import NewModels
 from comfysnap_server.backends.modal.platform import Platform
 from comfysnap_server.backends.modal.records import (
     MAX_PREEMPTIONS,
+    CancelRequest,
     Claim,
     End,
     FeedEntry,
@@ -31,8 +33,8 @@ from comfysnap_server.backends.modal.records import (
     read,
 )
 from comfysnap_server.backends.modal.reporting import ENDED_KEPT_S, FeedReporter
-from comfysnap_server.backends.modal.shared_files import INPUTS, OUTPUTS
-from comfysnap_server.backends.modal.states import JobState, end_of
+from comfysnap_server.backends.modal.shared_files import INPUTS, output_folder
+from comfysnap_server.backends.modal.states import JobState, end_of, job_of
 from comfysnap_server.engine.protocol import Engine
 from comfysnap_server.jobs import (
     Ending,
@@ -49,6 +51,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 STUCK_EXIT_CODE: Final = 70
+_LISTING_S: Final = 5.0
+"""The GPU waits meanwhile, and readers list a job too."""
 _LONGEST_CHECKPOINT_S: Final = 60.0
 """From the load to the first job of the container that makes the snapshot, and goes on in it."""
 
@@ -94,6 +98,8 @@ class JobRunner:
         self._platform = platform
         self._policy = policy or WorkerPolicy()
         self._exit_process = exit_process
+        self._index = JobIndex(platform)
+        self._inputs = FileStore(platform.files.root / INPUTS)
         self._models = NewModels(platform.models) if platform.models else None
         self._thread: ThreadPoolExecutor | None = None
         self._load_seconds = 0.0
@@ -230,12 +236,12 @@ class JobRunner:
                 job,
                 input_dir=inputs,
                 output_dir=outputs,
-                files=FileStore(self._platform.files.root / INPUTS),
+                files=self._inputs,
                 fetch=self._policy.fetch,
                 report=reporter.report,
             )
             try:
-                if job.stored_files:
+                if not all(self._inputs.has(job.owner, sha256) for sha256 in job.stored_files):
                     await self._platform.files.reload()
                 if self._models:
                     await self._models.look_for(job.graph)
@@ -294,7 +300,7 @@ class JobRunner:
         """Copy the output files to the volume and commit them, before the end is published."""
         files = [file for output in (outcome.outputs or {}).values() for file in output.files]
         if files:
-            target = self._platform.files.root / OUTPUTS / job.job_id
+            target = self._platform.files.root / output_folder(job.job_id)
 
             def copy() -> None:
                 target.mkdir(parents=True, exist_ok=True)
@@ -310,7 +316,7 @@ class JobRunner:
         job_id = snapshot.request.job_id
         progress = reporter.last if reporter else None
         final = end_of(snapshot, outcome, self._platform.now(), progress)
-        final = await self._write_final(job_key(job_id, "final"), final)
+        ours, final = final, await self._write_final(job_key(job_id, "final"), final)
         # of an error only the code: its text may quote the prompt
         log.info(
             "job %s ended: %s, workflow %s, device %s, %.2f s",
@@ -322,7 +328,21 @@ class JobRunner:
         else:
             entry = FeedEntry(attempt=len(snapshot.claims), number=1_000_000 // 4, ended=True)
             await self._platform.feed.append(job_id, entry.model_dump_json(), keep=ENDED_KEPT_S)
+        if final == ours:
+            await self._list(replace(snapshot, final=final))
         return final
+
+    async def _list(self, snapshot: JobState) -> None:
+        """List the end. The cancel flag is read late: a gateway that raises it still later sees the
+        final record, and lists the job itself."""
+        request = snapshot.request
+        try:
+            async with asyncio.timeout(_LISTING_S):
+                flag = await self._platform.records.get(job_key(request.job_id, "cancel"))
+                snapshot = replace(snapshot, cancel=read(CancelRequest, flag))
+                await self._index.finish(request, job_of(snapshot))
+        except Exception:
+            log.exception("the end of job %s could not be listed", request.job_id)
 
     async def _write_final(self, key: str, final: End) -> End:
         """Write a final record, and return the one that stands; the result is lost
