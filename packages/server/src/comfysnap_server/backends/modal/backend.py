@@ -402,7 +402,7 @@ class ModalBackend:
             How many files and output folders were deleted.
         """
         needed: set[str] = set()
-        listed = [job async for job in self._index.unfinished()]
+        listed = await self._index.tidy()
         complete = True
         for start in range(0, len(listed), _AT_ONCE):
             part = listed[start : start + _AT_ONCE]
@@ -415,7 +415,6 @@ class ModalBackend:
                 elif request is not None:
                     log.error("job %s could not be resumed", job_id, exc_info=request)
                     complete = False
-        await self._index.prune()
         if not complete:  # its input files are not known
             return 0
         return await self._files.sweep(
@@ -442,8 +441,9 @@ class ModalBackend:
             if self._platform.now() - listed.created_at > LONGEST_LIFE:
                 await self._index.forget(owner, job_id)
             return _none_if_unknown(error)
-        if snapshot.final:  # listed by a worker that was lost then
+        if snapshot.final:  # by a worker that could not list it, or a version that did not
             await self._index.finish(snapshot.request, job_of(snapshot))
+            await self._index.forget(owner, job_id)
             return None
         end = None
         if call_id := snapshot.running_call:

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -77,13 +77,10 @@ class JobIndex:
             self._marked.add(owner)
 
     async def finish(self, request: JobRequest, job: JobRecord) -> None:
-        """Put an ended job into its owner's list, and take it out of the index. A failure is only
-        logged: whoever reads the list, and the sweep, do it again."""
+        """Put an ended job into its owner's list. A failure is only logged: whoever reads the list,
+        and the sweep, do it again."""
         try:
-            await asyncio.gather(
-                self.update(request.owner, [(_listed(request), job)]),
-                self._platform.index.pop(index_key(request.owner, request.job_id)),
-            )
+            await self.update(request.owner, [(_listed(request), job)])
         except Exception:
             log.exception("the end of job %s could not be listed", request.job_id)
 
@@ -131,31 +128,52 @@ class JobIndex:
         self._complete = True
 
     async def unfinished(self) -> AsyncIterator[tuple[str, str, Listed]]:
-        """Owner, id and entry of each job of the index, in no order."""
+        """Owner, id and entry of each job of the index, in no order: those that have not ended, or
+        did since the last sweep."""
         async for key, value in self._platform.index.items():
             if ":" in key:
                 yield *owner_and_job(key), Listed.model_validate_json(value)
 
+    async def tidy(self) -> list[tuple[str, str, Listed]]:
+        """Take ended jobs out of the index, and what is listed no more out of the lists.
+
+        Returns:
+            Owner, id and entry of each job that is left in the index.
+        """
+        await self._complete_lists()
+        index = {(owner, job_id): listed async for owner, job_id, listed in self.unfinished()}
+        oldest = self._platform.now() - LISTED_FOR
+        ended: list[str] = []
+        for owner in await self._owners():
+            entries = self._list(owner)
+            old: list[str] = []
+            async for job_id, value in entries.items():
+                listed = Listed.model_validate_json(value)
+                if listed.created_at < oldest:
+                    old.append(job_id)
+                if listed.job is not None and index.pop((owner, job_id), None):
+                    ended.append(index_key(owner, job_id))
+            await _pop(entries, old)
+        await _pop(self._platform.index, ended)
+        return [(owner, job_id, listed) for (owner, job_id), listed in index.items()]
+
+    async def _owners(self) -> list[str]:
+        keys = [key async for key, _ in self._platform.index.items()]
+        marks = [key.removeprefix(_OWNER) for key in keys if _is_mark(key)]
+        return [owner_and_job(mark)[0] for mark in marks]
+
     async def forget(self, owner: str, job_id: str) -> None:
-        """Take a job without records out of the index."""
+        """Take a job out of the index."""
         await self._platform.index.pop(index_key(owner, job_id))
 
-    async def prune(self) -> None:
-        """Delete what is listed no more from the lists of all owners."""
-        await self._complete_lists()
-        oldest = self._platform.now() - LISTED_FOR
-        async for key, _ in self._platform.index.items():
-            if not key.startswith(_OWNER) or ":" in key:
-                continue
-            entries = self._list(owner_and_job(key.removeprefix(_OWNER))[0])
-            old = [
-                job_id
-                async for job_id, value in entries.items()
-                if Listed.model_validate_json(value).created_at < oldest
-            ]
-            for start in range(0, len(old), _AT_ONCE):
-                part = old[start : start + _AT_ONCE]
-                await asyncio.gather(*(entries.pop(job_id) for job_id in part))
+
+def _is_mark(key: str) -> bool:
+    return key.startswith(_OWNER) and ":" not in key
+
+
+async def _pop(entries: Records, keys: Sequence[str]) -> None:
+    for start in range(0, len(keys), _AT_ONCE):
+        await asyncio.gather(*(entries.pop(key) for key in keys[start : start + _AT_ONCE]))
 
 
 def _listed(request: JobRequest) -> Listed:

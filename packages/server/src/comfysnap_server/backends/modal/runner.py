@@ -7,7 +7,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 STUCK_EXIT_CODE: Final = 70
+BROKEN_EXIT_CODE: Final = 71
 _LISTING_S: Final = 5.0
 """The GPU waits meanwhile, and readers list a job too."""
 _LONGEST_CHECKPOINT_S: Final = 60.0
@@ -83,7 +84,8 @@ class JobRunner:
         engine: Made before ``load``, so that the snapshot holds it.
         platform: Modal's objects.
         policy: Limits.
-        leave: Ends the process when the engine cannot be stopped.
+        retire: Keeps the container from taking another job; awaited when its engine is broken.
+        exit_process: Ends the process when the engine cannot be stopped.
     """
 
     def __init__(
@@ -92,11 +94,13 @@ class JobRunner:
         platform: Platform,
         policy: WorkerPolicy | None = None,
         *,
+        retire: Callable[[], Awaitable[object]] | None = None,
         exit_process: Callable[[int], object] = os._exit,
     ) -> None:
         self.engine = engine
         self._platform = platform
         self._policy = policy or WorkerPolicy()
+        self._retire = retire
         self._exit_process = exit_process
         self._index = JobIndex(platform)
         self._inputs = FileStore(platform.files.root / INPUTS)
@@ -254,7 +258,20 @@ class JobRunner:
                 log.exception("job %s: the worker failed", job.job_id)
                 detail = f"the worker failed unexpectedly ({type(error).__name__})"
                 outcome = ended(Ending.ENGINE_FAILED, detail)
-            return await _uninterrupted(self._finish(snapshot, outcome, reporter))
+            final = await _uninterrupted(self._finish(snapshot, outcome, reporter))
+            if outcome.must_restart:
+                await _uninterrupted(self._stop_taking_jobs(job.job_id))
+            return final
+
+    async def _stop_taking_jobs(self, job_id: str) -> None:
+        """Leave what comes next to another container: the engine broke in this one."""
+        log.error("the engine broke at job %s; its container takes no other", job_id)
+        try:
+            if self._retire is not None:
+                await self._retire()
+        except Exception:
+            log.exception("the container could not be retired; ending the process")
+            self._exit_process(BROKEN_EXIT_CODE)
 
     async def _give_back(self, snapshot: JobState, reporter: FeedReporter) -> None:
         """End a job that was asked to stop. A container that Modal takes away is interrupted in the
@@ -287,6 +304,8 @@ class JobRunner:
             await _settled(marked, timeout=None)
             if running.result().status is JobStatus.SUCCEEDED:
                 return running.result()  # it finished first
+            if running.result().must_restart:
+                await _uninterrupted(self._stop_taking_jobs(run.request.job_id))
             raise
         if not done:
             run.interrupt()
@@ -323,13 +342,15 @@ class JobRunner:
             job_id, final.error.code if final.error else final.status, snapshot.request.workflow,
             self._device, final.timings.run or 0.0,
         )  # fmt: skip
+        listing = asyncio.ensure_future(self._list(replace(snapshot, final=final)))
+        if final != ours:  # listed by its writer
+            listing.cancel()
         if reporter is not None:
             await reporter.close(ended=True)
         else:
             entry = FeedEntry(attempt=len(snapshot.claims), number=1_000_000 // 4, ended=True)
             await self._platform.feed.append(job_id, entry.model_dump_json(), keep=ENDED_KEPT_S)
-        if final == ours:
-            await self._list(replace(snapshot, final=final))
+        await asyncio.wait({listing})
         return final
 
     async def _list(self, snapshot: JobState) -> None:
