@@ -2,9 +2,9 @@
 
 At 30 ms each, RPCs are most of what the gateway adds to a job. Counted are those that this project
 makes; those of Modal's own runtime (heartbeats, taking a request in and sending its response) are
-left out. Targets: ``/infer_sync`` at most 30 in the gateway and 15 in the worker, a long poll of
-25 s at most 6, one status at most 3, a page of 50 finished jobs at most 5. That page is of the
-gateway that saw the jobs end: one that did not reads each of them once, which has no target.
+left out. Targets: ``/infer_sync`` at most 30 in the gateway and 16 in the worker, a long poll of
+25 s at most 6, one status at most 3, a page of 50 finished jobs at most 5, also in a gateway that
+just started, and while other owners have 10,000 jobs.
 
     uv run python benchmarks/modal_calls.py [--quick]
 """
@@ -14,14 +14,17 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
+from modal._serialization import serialize
 
 ROOT: Final = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from comfysnap_server.backends.modal.records import Listed, index_key  # noqa: E402
 from tests.control_plane import ControlPlane  # noqa: E402
 
 PROJECT: Final = """
@@ -46,6 +49,7 @@ RUNTIME: Final = {
 }  # fmt: skip
 STEPS: Final = 20
 JOBS: Final = 50
+OTHERS: Final = 10_000
 
 
 class Bench:
@@ -94,10 +98,10 @@ def measure(bench: Bench, running: float) -> None:
     assert http.post("/infer_sync/hello", json={}).json()["status"] == "succeeded"
     bench.begin()
     assert http.post("/infer_sync", json=job).json()["status"] == "succeeded"
-    bench.end("infer_sync", 30, 15)
+    bench.end("infer_sync", 30, 16)
     bench.begin()
     bench.finished(bench.submit(**job))
-    bench.end("infer_async and result", 30, 15)
+    bench.end("infer_async and result", 30, 16)
     busy = bench.submit(**job)
     while (http.get(f"/check_status/{busy}").json()["progress"]["step"] or 0) < running:
         pass
@@ -126,12 +130,24 @@ def measure_queued(bench: Bench, plane: ControlPlane, hold: float) -> None:
     bench.begin()
     assert len(http.get("/jobs", params={"limit": JOBS}).json()["jobs"]) == JOBS
     bench.end("page of 50 jobs", 5)
-    while any(container.running for container in plane.pool("gateway").containers):
-        time.sleep(0.05)  # or the request would be repeated elsewhere
-    plane.scale_to_zero("gateway")
-    bench.begin()
-    assert len(http.get("/jobs", params={"limit": JOBS}).json()["jobs"]) == JOBS
-    bench.end("page, fresh gateway")
+    for name, others in (("page, fresh gateway", 0), ("page, and 10,000 of others", OTHERS)):
+        add_jobs(plane, others)
+        while any(container.running for container in plane.pool("gateway").containers):
+            time.sleep(0.05)  # or the request would be repeated elsewhere
+        plane.scale_to_zero("gateway")
+        assert http.get("/workflows").status_code == 200  # started, and asked of no job
+        bench.begin()
+        assert len(http.get("/jobs", params={"limit": JOBS}).json()["jobs"]) == JOBS
+        bench.end(name, 5)
+
+
+def add_jobs(plane: ControlPlane, count: int) -> None:
+    """Write unfinished jobs of other owners into the index."""
+    index = plane.stores.dicts[plane.state.named["di", "calls-index"]]
+    listed = Listed(created_at=datetime.now(UTC), workflow="hello").model_dump_json()
+    for number in range(count):
+        key = index_key(f"owner-{number % 100}", f"job_{number:026d}")
+        index[serialize(key)] = serialize(listed)
 
 
 def main() -> int:

@@ -174,6 +174,13 @@ class ContainerCalls:
         return Empty()
 
     @unary
+    async def ContainerStop(
+        self, request: api_pb2.ContainerStopRequest
+    ) -> api_pb2.ContainerStopResponse:
+        await self._scheduler.stop(self._container, graceful=request.graceful)
+        return api_pb2.ContainerStopResponse()
+
+    @unary
     async def FunctionGetDynamicConcurrency(
         self, request: api_pb2.FunctionGetDynamicConcurrencyRequest
     ) -> api_pb2.FunctionGetDynamicConcurrencyResponse:

@@ -299,16 +299,25 @@ class ControlPlane:
         """Call a plain function, as a schedule does."""
 
         async def work() -> Call:
-            item = api_pb2.FunctionInput(args=arguments, data_format=api_pb2.DATA_FORMAT_PICKLE)
-            call = self._calls.make(
-                self.function(name).id, item, api_pb2.FUNCTION_CALL_INVOCATION_TYPE_SYNC
-            )
-            await self.scheduler.submit(call)
+            call = await self._spawn(name, arguments)
             async with asyncio.timeout(WAIT_S):
                 await call.done.wait()
             return call
 
         return self.do(work())
+
+    def spawn(self, name: str, arguments: bytes, *, method: str = "") -> Call:
+        """Queue a call of a function, or of a method of a class."""
+        return self.do(self._spawn(name, arguments, method))
+
+    async def _spawn(self, name: str, arguments: bytes, method: str = "") -> Call:
+        item = api_pb2.FunctionInput(
+            args=arguments, data_format=api_pb2.DATA_FORMAT_PICKLE, method_name=method
+        )
+        kind = api_pb2.FUNCTION_CALL_INVOCATION_TYPE_SYNC
+        call = self._calls.make(self.function(name).id, item, kind)
+        await self.scheduler.submit(call)
+        return call
 
 
 async def _frozen(container: Container) -> None:

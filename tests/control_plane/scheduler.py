@@ -276,6 +276,13 @@ class Scheduler:
         container.kill()
         await container.exited.wait()
 
+    async def stop(self, container: Container, *, graceful: bool) -> None:
+        """Give a container no other inputs, or kill it."""
+        container.phase = "stopping"
+        if not graceful:
+            container.kill()
+        await self.adjust(self.pool(container.function.id))
+
     async def _lost(self, pool: Pool, item: Input, *, preempted: bool) -> None:
         if item.timer is not None:
             item.timer.cancel()

@@ -162,6 +162,8 @@ class State:
         """Uploaded files, by SHA-256."""
         self.mounts: dict[str, dict[str, str]] = {}
         """Mount id to its files: path to SHA-256."""
+        self.volume_versions: dict[str, api_pb2.VolumeFsVersion.ValueType] = {}
+        """By volume id; others have version 1."""
         self.skipped = 0.0
         """Seconds that tests let pass at once."""
 
@@ -182,6 +184,10 @@ class State:
             self.named[key] = self.new_id(prefix)
             self.names[self.named[key]] = name
         return self.named[key]
+
+    def volume_version(self, volume_id: str) -> "api_pb2.VolumeFsVersion.ValueType":
+        """Version of a volume's file system."""
+        return self.volume_versions.get(volume_id, api_pb2.VOLUME_FS_VERSION_V1)
 
     def app(self, name: str) -> App:
         """The app deployed under this name."""
@@ -217,7 +223,8 @@ class State:
             )
         for (prefix, name), object_id in self.named.items():
             if prefix == "vo":
-                metadata = api_pb2.VolumeMetadata(name=name, version=api_pb2.VOLUME_FS_VERSION_V1)
+                version = self.volume_version(object_id)
+                metadata = api_pb2.VolumeMetadata(name=name, version=version)
                 layout.objects.add(object_id=object_id, volume_metadata=metadata)
             elif prefix == "mo":
                 metadata = api_pb2.MountHandleMetadata(content_checksum_sha256_hex=name)

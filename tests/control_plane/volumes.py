@@ -100,16 +100,20 @@ class VolumeCalls:
         self, request: api_pb2.VolumeGetOrCreateRequest
     ) -> api_pb2.VolumeGetOrCreateResponse:
         self._state.requests["VolumeGetOrCreate"].append(request)
-        creating = request.object_creation_type != api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED
-        if not creating and ("vo", request.deployment_name) not in self._state.named:
+        exists = ("vo", request.deployment_name) in self._state.named
+        if not exists and request.object_creation_type == api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED:
             raise not_found(f"no volume {request.deployment_name!r}")
+        only_new = api_pb2.OBJECT_CREATION_TYPE_CREATE_FAIL_IF_EXISTS
+        if exists and request.object_creation_type == only_new:
+            raise GRPCError(Status.ALREADY_EXISTS, f"volume {request.deployment_name!r} exists")
+        volume_id = self._state.named_id("vo", request.deployment_name)
+        if not exists and request.version:
+            self._state.volume_versions[volume_id] = request.version
+        version = self._state.volume_version(volume_id)
         return api_pb2.VolumeGetOrCreateResponse(
-            volume_id=self._state.named_id("vo", request.deployment_name),
-            version=request.version or api_pb2.VOLUME_FS_VERSION_V1,
-            metadata=api_pb2.VolumeMetadata(
-                name=request.deployment_name,
-                version=request.version or api_pb2.VOLUME_FS_VERSION_V1,
-            ),
+            volume_id=volume_id,
+            version=version,
+            metadata=api_pb2.VolumeMetadata(name=request.deployment_name, version=version),
         )
 
     @unary

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -227,6 +228,21 @@ def test_the_default_image_installs_the_lock_and_ends_with_a_test_of_our_sources
     assert any(sample in files for files in mounts)
 
 
+def test_every_step_of_the_images_that_installs_packages_compiles_them(
+    prepared: ControlPlane, project: Path
+) -> None:
+    assert run(prepared, project, "deploy").returncode == 0
+    installs = {
+        line
+        for name in ("Worker.*", "gateway", "sweep")
+        for _, image in layers(prepared, created(prepared, name).image_id)
+        for line in image.dockerfile_commands
+        if "uv pip install" in line or ("nodepacks install" in line and "--step=install" in line)
+    }
+    assert len(installs) >= 5  # pip compiles, uv has to be asked to
+    assert all(re.search("--compile-bytecode|UV_COMPILE_BYTECODE=1", line) for line in installs)
+
+
 def test_other_releases_get_their_requirements_as_of_their_commit(
     prepared: ControlPlane, project: Path, tmp_path: Path
 ) -> None:
@@ -375,3 +391,26 @@ def test_ui_runs_one_container_behind_a_token_until_it_is_stopped(
     assert definition.webhook_config.type == api_pb2.WEBHOOK_TYPE_WEB_SERVER
     assert definition.autoscaler_settings.max_containers == 1
     assert {mount.mount_path for mount in definition.volume_mounts} >= {"/models", "/files"}
+
+
+def test_a_new_files_volume_has_version_2_and_one_of_an_earlier_deployment_stays(
+    project: Path,
+) -> None:
+    (project / "comfysnap.toml").write_text(
+        'name = "pictures"\n[deploy]\nworkflows = ["hello"]\nengine = "simulated"\nauth = "none"\n'
+    )
+
+    def version(plane: ControlPlane) -> int:
+        return plane.state.volume_version(plane.state.named["vo", "pictures-files"])
+
+    with ControlPlane() as plane:
+        for _ in range(2):
+            done = run(plane, project, "deploy")
+            assert done.returncode == 0, done.stderr
+            assert version(plane) == api_pb2.VOLUME_FS_VERSION_V2
+    with ControlPlane() as plane:
+        create = [sys.executable, "-m", "modal", "volume", "create", "pictures-files"]
+        subprocess.run(create, env=environment(plane), check=True, capture_output=True)
+        done = run(plane, project, "deploy")
+        assert done.returncode == 0, done.stderr
+        assert version(plane) == api_pb2.VOLUME_FS_VERSION_V1

@@ -109,6 +109,22 @@ class BrokenEngine(SimulatedEngine):
         return super().run(job, report)
 
 
+class BreakingEngine(LoggingEngine):
+    """Breaks at the first job of all; the process that ran it then fails at every other."""
+
+    def __init__(self, log: str) -> None:
+        super().__init__(log)
+        self._broken = False
+
+    def run(self, job: EngineJob, report: Report) -> EngineResult:
+        """Run, unless it is broken."""
+        self._broken = self._broken or not Path(self._log).exists()
+        result = super().run(job, report)
+        if self._broken:
+            raise RuntimeError("the device is gone")
+        return result
+
+
 class LitteringEngine(SimulatedEngine):
     """Writes into its input folder, as nodes that keep a cache there do."""
 

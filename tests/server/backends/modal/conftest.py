@@ -9,6 +9,7 @@ import pytest
 
 from comfysnap_server.backends.modal.backend import ModalBackend
 from comfysnap_server.backends.modal.cloud import DictRecords, FunctionCalls, Patience, QueueFeed
+from comfysnap_server.backends.modal.listing import list_name
 from comfysnap_server.backends.modal.platform import Platform
 from comfysnap_server.backends.modal.states import Policy
 from tests.control_plane import ControlPlane
@@ -101,6 +102,9 @@ async def backend(deployed: ControlPlane, tmp_path: Path) -> AsyncIterator[Modal
     platform = Platform(
         records=DictRecords(modal.Dict.from_name("snap-jobs", create_if_missing=True), patience),
         index=DictRecords(modal.Dict.from_name("snap-index", create_if_missing=True), patience),
+        listings=lambda owner: DictRecords(
+            modal.Dict.from_name(list_name("snap", owner), create_if_missing=True), patience
+        ),
         feed=QueueFeed(modal.Queue.from_name("snap-progress", create_if_missing=True), patience),
         calls=FunctionCalls(worker.run, patience),
         files=MemoryFolder(files),

@@ -1,7 +1,8 @@
 """The platform in memory, for tests of what no container is needed for."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,16 +19,30 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 class MemoryRecords:
     entries: dict[str, str] = field(default_factory=dict[str, str])
 
+    asked: int = 0
+
     async def get(self, key: str) -> str | None:
+        self.asked += 1
         return self.entries.get(key)
 
     async def add(self, key: str, value: str) -> bool:
+        self.asked += 1
         return self.entries.setdefault(key, value) is value
 
     async def put(self, key: str, value: str) -> None:
+        self.asked += 1
         self.entries[key] = value
 
+    async def update(self, values: Mapping[str, str]) -> None:
+        self.asked += 1
+        self.entries.update(values)
+
+    async def pop(self, key: str) -> None:
+        self.asked += 1
+        self.entries.pop(key, None)
+
     async def items(self) -> AsyncIterator[tuple[str, str]]:
+        self.asked += 1
         for item in list(self.entries.items()):
             yield item
 
@@ -93,6 +108,9 @@ class Cloud:
     root: Path
     records: MemoryRecords = field(default_factory=MemoryRecords)
     index: MemoryRecords = field(default_factory=MemoryRecords)
+    listings: defaultdict[str, MemoryRecords] = field(
+        default_factory=lambda: defaultdict(MemoryRecords)
+    )
     feed: MemoryFeed = field(default_factory=MemoryFeed)
     calls: MemoryCalls = field(default_factory=MemoryCalls)
     now: datetime = START
@@ -102,6 +120,7 @@ class Cloud:
         self.platform = Platform(
             records=self.records,
             index=self.index,
+            listings=self.listings.__getitem__,
             feed=self.feed,
             calls=self.calls,
             files=self.files,

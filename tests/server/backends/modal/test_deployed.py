@@ -23,6 +23,7 @@ from comfysnap_schema.workflows.img2img import Img2imgInput
 from comfysnap_schema.workflows.sdxl import SdxlInput
 from comfysnap_server.backends.modal.backend import ModalBackend
 from comfysnap_server.backends.modal.reporting import ENDED_KEPT_S
+from comfysnap_server.backends.modal.shared_files import output_folder
 from tests.control_plane import Container, ControlPlane
 
 pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
@@ -152,7 +153,7 @@ async def test_shared_objects_are_looked_up_at_once_after_a_restore(
     await job.result()
     deployed.faults.clear()
     assert slow.applied == lookups(deployed) - before
-    assert slow.applied % 5 == 0
+    assert slow.applied >= 5
     queue, start = (await job.status()).timings.queue, (await job.status()).timings.start
     assert (queue or 0) + (start or 0) < 2  # one after the other they take 2.5 s
 
@@ -313,7 +314,7 @@ async def test_an_output_answers_ranges_and_is_gone_when_its_file_is(
     assert part.content == whole.content[1:4]
     assert whole.headers["etag"] == part.headers["etag"]
     volume = deployed.volumes.committed(deployed.state.named["vo", "snap-files"])
-    (volume / "outputs" / job.id / image.name).unlink()
+    (volume / output_folder(job.id) / image.name).unlink()
     deployed.scale_to_zero(GATEWAY)  # with the copy on its disk
     with pytest.raises(OutputExpired):
         await image.read()

@@ -12,6 +12,7 @@ from comfysnap_schema.wire.files import FileBySha256, Kind
 from comfysnap_schema.wire.jobs import JobStatus, Progress
 from comfysnap_server.backends.modal.records import CancelRequest, End, claim_key, job_key
 from comfysnap_server.backends.modal.runner import STUCK_EXIT_CODE, JobRunner, WorkerPolicy
+from comfysnap_server.backends.modal.shared_files import output_folder
 from comfysnap_server.engine.protocol import (
     EngineError,
     EngineInterrupted,
@@ -107,7 +108,7 @@ async def test_the_files_are_committed_before_the_end_is_told(
     monkeypatch.setattr(cloud.records, "add", watched)
     assert await run(make()) == "succeeded"
     assert commits_at_end == [1]
-    assert (cloud.root / "outputs" / JOB / "made.txt").read_text() == "made"
+    assert (cloud.root / output_folder(JOB) / "made.txt").read_text() == "made"
     assert end(cloud).timings.start_kind == "restored"
 
 

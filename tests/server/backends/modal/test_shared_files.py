@@ -3,14 +3,23 @@
 import asyncio
 import hashlib
 import os
+import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from comfysnap_schema.wire.errors import ErrorCode
-from comfysnap_server.backends.modal.shared_files import GatewayFiles, ReloadGate
+from comfysnap_server.backends.modal.shared_files import (
+    GatewayFiles,
+    GroupCall,
+    ReloadGate,
+    accepted_at,
+    output_folder,
+)
 from comfysnap_server.errors import BackendError
+from comfysnap_server.gateway.submit import new_job_id
 from tests.server.backends.modal.memory import MemoryFolder
 
 pytestmark = pytest.mark.modal
@@ -115,17 +124,125 @@ async def test_the_least_recently_used_outputs_make_room(
     assert await files.output("job", "b") is not None
 
 
-async def test_the_sweep_deletes_what_is_old_and_commits(
+def job_at(moment: float) -> str:
+    """A job's id of that time."""
+    number, digits = int(moment * 1000), "0123456789abcdefghjkmnpqrstvwxyz"
+    time = "".join(digits[number >> shift & 31] for shift in range(45, -1, -5))
+    return f"job_{time}{'0' * 16}"
+
+
+def test_a_jobs_id_says_when_it_was_accepted() -> None:
+    now = time.time()
+    assert accepted_at(new_job_id()) == pytest.approx(now, abs=5)
+    assert accepted_at(job_at(now)) == pytest.approx(now, abs=0.001)
+    assert accepted_at("job_not an id") is None
+    shard = output_folder(job_at(now)).split("/")[1]
+    assert now - 10 * 3600 < (accepted_at(shard) or 0) <= now
+
+
+async def test_the_sweep_deletes_outputs_by_the_time_in_the_jobs_id(
     folder: LateFolder, tmp_path: Path
 ) -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    old, late, new = (job_at(now.timestamp() - age) for age in (7200, 5400, 60))
     files = GatewayFiles(folder, tmp_path / "local")
-    folder.late = {"outputs/old/a": b"a", "outputs/new/a": b"a"}
+    folder.late = {
+        f"{output_folder(old)}/a": b"a",
+        f"outputs/{old}/a": b"a",  # as earlier versions put it
+        f"{output_folder(late)}/a": b"a",
+        f"{output_folder(new)}/a": b"a",
+        "outputs/notes/a": b"not ours",
+    }
     await folder.reload()
+    for path in folder.root.rglob("*"):
+        os.utime(path, (1, 1))  # means nothing
     folder.late = {}
-    os.utime(folder.root / "outputs" / "old", (1, 1))
-    assert await files.sweep(older_than=3600) == 1
-    assert [path.name for path in (folder.root / "outputs").iterdir()] == ["new"]
+    asked: list[str] = []
+
+    async def is_due(job_id: str) -> bool:
+        asked.append(job_id)
+        return job_id == old
+
+    assert await files.sweep(older_than=3600, is_due=is_due, now=now) == 2
+    assert sorted(asked) == sorted([old, old, late])
+    left = {str(path.relative_to(folder.root)) for path in folder.root.rglob("*/a")}
+    assert left == {f"{output_folder(late)}/a", f"{output_folder(new)}/a", "outputs/notes/a"}
     assert folder.commits == 1
+
+
+async def test_an_output_of_an_earlier_version_is_found(folder: LateFolder, tmp_path: Path) -> None:
+    files = GatewayFiles(folder, tmp_path / "local")
+    folder.late = {f"outputs/{job_at(0)}/a.png": b"picture"}
+    path = await files.output(job_at(0), "a.png")
+    assert path is not None
+    assert path.read_bytes() == b"picture"
+
+
+class SlowFolder(MemoryFolder):
+    """Its first reload and commit take until ``go``."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.reloads = 0
+        self.begun = asyncio.Event()
+        self.go = asyncio.Event()
+        self.error: Exception | None = None
+
+    async def commit(self) -> None:
+        self.commits += 1
+        await self._pass()
+
+    async def reload(self) -> None:
+        self.reloads += 1
+        await self._pass()
+
+    async def _pass(self) -> None:
+        self.begun.set()
+        await self.go.wait()
+        if self.error:
+            raise self.error
+
+
+async def test_one_reload_answers_all_who_waited_for_it(tmp_path: Path) -> None:
+    folder = SlowFolder(tmp_path / "volume")
+    files = GatewayFiles(folder, tmp_path / "local")
+    first = asyncio.create_task(files.has("anna", "0" * 64))
+    await folder.begun.wait()
+    others = [asyncio.create_task(files.has("anna", f"{n:064}")) for n in range(20)]
+    await asyncio.sleep(0.1)
+    folder.go.set()
+    assert not any(await asyncio.gather(first, *others))
+    assert folder.reloads == 2
+
+
+async def test_uploads_that_arrive_together_share_a_commit(tmp_path: Path) -> None:
+    folder = SlowFolder(tmp_path / "volume")
+    files = GatewayFiles(folder, tmp_path / "local")
+
+    async def put(data: bytes) -> None:
+        await files.put("anna", hashlib.sha256(data).hexdigest(), once(data))
+
+    first = asyncio.create_task(put(b"first"))
+    await folder.begun.wait()
+    others = [asyncio.create_task(put(b"%d" % number)) for number in range(20)]
+    await asyncio.sleep(0.2)  # until they wait for their turn on the volume
+    folder.go.set()
+    await asyncio.gather(first, *others)
+    assert folder.commits <= 3
+
+
+async def test_a_shared_call_that_fails_fails_for_all_and_the_next_is_another(
+    tmp_path: Path,
+) -> None:
+    folder = SlowFolder(tmp_path)
+    folder.error = ConnectionError("Modal is away")
+    reload = GroupCall(ReloadGate(), folder.reload)
+    folder.go.set()
+    failed = await asyncio.gather(reload(), reload(), return_exceptions=True)
+    assert [type(error) for error in failed] == [ConnectionError] * 2
+    folder.error = None
+    await reload()
+    assert folder.reloads == 2
 
 
 async def test_a_file_may_be_stored_while_its_last_upload_is_still_committed(

@@ -13,7 +13,7 @@ import typer
 
 from comfysnap_schema.cli.options import ProjectOption
 from comfysnap_schema.wire import SchemaError
-from comfysnap_server.cli.modal_session import EnvironmentOption, modal_session
+from comfysnap_server.cli.modal_session import EnvironmentOption, create_files_volume, modal_session
 
 if TYPE_CHECKING:
     from comfysnap_server.deploy import Deployment
@@ -89,6 +89,7 @@ def _deploy(deployment: "Deployment", environment: str | None, tag: str) -> None
         _print_issues([*missing, *check_volume(deployment)])
         if missing:
             raise typer.Exit(1)
+        create_files_volume(deployment.files_volume, environment)
         from comfysnap_server.deploy.app import app, gateway
 
         app.deploy(name=deployment.name, environment_name=environment, tag=tag)

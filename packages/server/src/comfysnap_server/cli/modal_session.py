@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated, Final
 
 import typer
@@ -40,3 +40,13 @@ def modal_session(*, quiet: bool = False) -> Generator[None]:
     except Error as error:
         print(f"error: Modal: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def create_files_volume(name: str, environment: str | None) -> None:
+    """Create the volume for inputs and outputs, unless there is one: with version 2, which has no
+    limit of files and of commits at a time. A volume of version 1 stays, with what is on it."""
+    import modal
+    from modal.exception import AlreadyExistsError
+
+    with suppress(AlreadyExistsError):
+        modal.Volume.objects.create(name, version=2, environment_name=environment)

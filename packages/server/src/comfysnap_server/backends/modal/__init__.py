@@ -8,6 +8,7 @@ from comfysnap_server.backends.modal.cloud import (
     QueueFeed,
     VolumeFolder,
 )
+from comfysnap_server.backends.modal.listing import list_name
 from comfysnap_server.backends.modal.platform import Platform
 from comfysnap_server.backends.modal.runner import JobRunner
 
@@ -20,4 +21,5 @@ __all__ = [
     "Platform",
     "QueueFeed",
     "VolumeFolder",
+    "list_name",
 ]

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -12,10 +12,11 @@ from typing import Final
 
 from comfysnap_schema.wire import ErrorCode, JobEvent, JobPage, JobRecord, JobStatus
 from comfysnap_server.backends.modal.follower import JobFollower
-from comfysnap_server.backends.modal.listing import JobIndex
+from comfysnap_server.backends.modal.listing import Found
 from comfysnap_server.backends.modal.platform import CallEnd, Platform
 from comfysnap_server.backends.modal.quota import LONGEST_LIFE, Quota
-from comfysnap_server.backends.modal.shared_files import GatewayFiles
+from comfysnap_server.backends.modal.records import Listed
+from comfysnap_server.backends.modal.shared_files import GatewayFiles, accepted_at
 from comfysnap_server.backends.modal.states import (
     Decision,
     JobState,
@@ -70,7 +71,7 @@ class ModalBackend:
         self._store = JobStore(platform)
         self._quota = Quota(max_unfinished_per_owner, self._ended, platform.now)
         self._files = GatewayFiles(platform.files, local)
-        self._index = JobIndex(platform.index)
+        self._index = self._store.index
         self._watches: dict[str, JobFollower] = {}
         self._recent: OrderedDict[str, tuple[float, JobState]] = OrderedDict()
         self._lingering: set[asyncio.Task[None]] = set()
@@ -302,27 +303,39 @@ class ModalBackend:
         cursor: str | None = None,
         limit: int = 50,
     ) -> JobPage:
-        """The owner's jobs, newest first; the last 7 days. It reads the whole index."""
+        """The owner's jobs, newest first; the last 7 days. It reads the owner's whole list, and the
+        records of those that had not ended when it was written."""
         listed = await self._index.find(owner, workflow, labels or {}, before=cursor)
         found: list[JobRecord] = []
-        looked = 0
-        for start in range(0, min(len(listed), _SCANNED), limit):
-            part = listed[start : start + limit]
-            for job in await asyncio.gather(*(self._listed(owner, job_id) for _, job_id in part)):
-                looked += 1
+        passed = looked = 0
+        while passed < len(listed) and len(found) < limit and looked < _SCANNED:
+            part = listed[passed : passed + limit]
+            looked += sum(entry.listed.job is None for entry in part)
+            for job in await self._listed(owner, part):
+                passed += 1
                 if job is not None and (status is None or job.status == status):
                     found.append(job)
                 if len(found) == limit:
                     break
-            if len(found) == limit:
-                break
-        more = 0 < looked < len(listed)
-        return JobPage(jobs=found, cursor=listed[looked - 1][0] if more else None)
+        more = 0 < passed < len(listed)
+        return JobPage(jobs=found, cursor=listed[passed - 1].cursor if more else None)
 
-    async def _listed(self, owner: str, job_id: str) -> JobRecord | None:
+    async def _listed(self, owner: str, part: Sequence[Found]) -> list[JobRecord | None]:
+        jobs = await asyncio.gather(*(self._listed_job(owner, entry) for entry in part))
+        late = [
+            (entry.listed, job)
+            for entry, job in zip(part, jobs, strict=True)
+            if job is not None and job.is_final and entry.listed.job is None
+        ]
+        await self._index.update(owner, late)
+        return jobs
+
+    async def _listed_job(self, owner: str, entry: Found) -> JobRecord | None:
+        if entry.listed.job is not None:
+            return entry.listed.job
         try:
-            await self._check_owner(owner, job_id)
-            return job_of(await self._store.look(job_id))
+            await self._check_owner(owner, entry.job_id)
+            return job_of(await self._store.look(entry.job_id))
         except BackendError as error:
             return _none_if_unknown(error)
 
@@ -334,6 +347,8 @@ class ModalBackend:
             await self._store.request_cancel(job_id)
             # read again: a claim from before the flag means that the worker has to stop
             known = await self._store.snapshot(job_id, snapshot)
+            if known.final:  # listed by its worker, which may not have seen the flag
+                await self._index.finish(known.request, job_of(known))
             snapshot = self._keep(await self._advance(known, None))
             if not snapshot.final and (call_id := snapshot.running_call):
                 await self._platform.calls.cancel(call_id, terminate=False)
@@ -392,15 +407,14 @@ class ModalBackend:
             How many files and output folders were deleted.
         """
         needed: set[str] = set()
-        listed = [job async for job in self._index.since(self._platform.now() - LONGEST_LIFE)]
+        listed = await self._index.tidy()
         complete = True
         for start in range(0, len(listed), _AT_ONCE):
             part = listed[start : start + _AT_ONCE]
             found = await asyncio.gather(
-                *(self._brought_forward(owner, job_id) for owner, job_id in part),
-                return_exceptions=True,
+                *(self._brought_forward(*job) for job in part), return_exceptions=True
             )
-            for (_, job_id), request in zip(part, found, strict=True):
+            for (_, job_id, _), request in zip(part, found, strict=True):
                 if isinstance(request, JobRequest):
                     needed |= request.stored_files
                 elif request is not None:
@@ -408,20 +422,38 @@ class ModalBackend:
                     complete = False
         if not complete:  # its input files are not known
             return 0
-        return await self._files.sweep(older_than=self._retention.total_seconds(), keep=needed)
+        return await self._files.sweep(
+            older_than=self._retention.total_seconds(),
+            is_due=self._outputs_due,
+            now=self._platform.now(),
+            keep=needed,
+        )
 
-    async def _brought_forward(self, owner: str, job_id: str) -> JobRequest | None:
+    async def _outputs_due(self, job_id: str) -> bool:
+        """Whether the outputs of a job that was accepted before the retention may go."""
+        final = await self._store.final(job_id)
+        if final is not None:
+            return self._platform.now() - final.at >= self._retention
+        accepted = accepted_at(job_id) or 0.0  # it did not end yet, or its records are gone
+        kept = self._retention + LONGEST_LIFE
+        return self._platform.now().timestamp() - accepted >= kept.total_seconds()
+
+    async def _brought_forward(self, owner: str, job_id: str, listed: Listed) -> JobRequest | None:
         """The request of a job that has not ended yet."""
-        if await self._ended(job_id):
-            return None
         try:
             snapshot = await self._owned(owner, job_id)
-            end = None
-            if not snapshot.final and (call_id := snapshot.running_call):
-                end = await self._platform.calls.end(call_id, wait=0)
-            job = await self._advance(snapshot, end)
-        except BackendError as error:  # listed, and its request never written
+        except BackendError as error:  # listed, and its request never written, or gone
+            if self._platform.now() - listed.created_at > LONGEST_LIFE:
+                await self._index.forget(owner, job_id)
             return _none_if_unknown(error)
+        if snapshot.final:  # by a worker that could not list it, or a version that did not
+            await self._index.finish(snapshot.request, job_of(snapshot))
+            await self._index.forget(owner, job_id)
+            return None
+        end = None
+        if call_id := snapshot.running_call:
+            end = await self._platform.calls.end(call_id, wait=0)
+        job = await self._advance(snapshot, end)
         return None if job.final else job.request
 
 

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -96,6 +96,14 @@ class DictRecords:
     async def put(self, key: str, value: str) -> None:
         """See ``Records``."""
         await self._patience.ask(lambda: self._entries.put.aio(key, value))
+
+    async def update(self, values: Mapping[str, str]) -> None:
+        """See ``Records``."""
+        await self._patience.ask(lambda: self._entries.update.aio(dict(values)))
+
+    async def pop(self, key: str) -> None:
+        """See ``Records``."""
+        await self._patience.ask(lambda: self._entries.pop.aio(key, None))
 
     async def items(self) -> AsyncIterator[tuple[str, str]]:
         """See ``Records``."""

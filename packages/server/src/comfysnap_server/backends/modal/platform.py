@@ -1,6 +1,6 @@
 """What the backend asks of Modal, so that policy and tests know neither RPCs nor clocks."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -47,6 +47,14 @@ class Records(Protocol):
 
     async def put(self, key: str, value: str) -> None:
         """Write the key."""
+        ...
+
+    async def update(self, values: Mapping[str, str]) -> None:
+        """Write keys in one request."""
+        ...
+
+    async def pop(self, key: str) -> None:
+        """Delete the key, if it exists."""
         ...
 
     def items(self) -> AsyncIterator[tuple[str, str]]:
@@ -113,6 +121,9 @@ class Platform:
 
     records: Records
     index: Records
+    """The jobs of all owners that may not have ended."""
+    listings: Callable[[str], Records]
+    """The jobs of one owner."""
     feed: Feed
     calls: Calls
     files: SharedFolder

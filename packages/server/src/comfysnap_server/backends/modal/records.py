@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, Field, JsonValue
 
-from comfysnap_schema.wire import Preview, Progress
+from comfysnap_schema.wire import JobRecord, Preview, Progress
 from comfysnap_server.jobs import JobEnd
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
@@ -74,11 +74,14 @@ class End(JobEnd, frozen=True):
 
 
 class Listed(BaseModel, frozen=True):
-    """``{owner}:{id}`` in the index: what a listing filters by."""
+    """``{owner}:{id}`` in the index of unfinished jobs, and ``{id}`` in the list of its owner: what
+    a listing filters by, and once the job has ended, the whole of it."""
 
     created_at: datetime
     workflow: str
     labels: dict[str, str] = Field(default_factory=dict)
+    job: JobRecord | None = None
+    """Only in the list, and only of an ended job. Written by who ended it, or a later reader."""
 
 
 class FeedEntry(BaseModel, frozen=True):

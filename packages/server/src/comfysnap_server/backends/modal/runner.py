@@ -7,7 +7,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from comfysnap_schema.wire import JobStatus, OutputFile
+from comfysnap_server.backends.modal.listing import JobIndex
 from comfysnap_server.backends.modal.models import NewModels
 from comfysnap_server.backends.modal.platform import Platform, SharedFolder
 from comfysnap_server.backends.modal.records import (
     MAX_PREEMPTIONS,
+    CancelRequest,
     Claim,
     End,
     FeedEntry,
@@ -31,8 +33,8 @@ from comfysnap_server.backends.modal.records import (
     read,
 )
 from comfysnap_server.backends.modal.reporting import ENDED_KEPT_S, FeedReporter
-from comfysnap_server.backends.modal.shared_files import INPUTS, OUTPUTS
-from comfysnap_server.backends.modal.states import JobState, end_of
+from comfysnap_server.backends.modal.shared_files import INPUTS, output_folder
+from comfysnap_server.backends.modal.states import JobState, end_of, job_of
 from comfysnap_server.engine.protocol import Engine
 from comfysnap_server.jobs import (
     Ending,
@@ -51,6 +53,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 STUCK_EXIT_CODE: Final = 70
+BROKEN_EXIT_CODE: Final = 71
+_LISTING_S: Final = 5.0
+"""The GPU waits meanwhile, and readers list a job too."""
 _LONGEST_CHECKPOINT_S: Final = 60.0
 """From the load to the first job of the container that makes the snapshot, and goes on in it."""
 
@@ -81,7 +86,8 @@ class JobRunner:
         engine: Made before ``load``, so that the snapshot holds it.
         platform: Modal's objects.
         policy: Limits.
-        leave: Ends the process when the engine cannot be stopped.
+        retire: Keeps the container from taking another job; awaited when its engine is broken.
+        exit_process: Ends the process when the engine cannot be stopped.
     """
 
     def __init__(
@@ -90,12 +96,16 @@ class JobRunner:
         platform: Platform,
         policy: WorkerPolicy | None = None,
         *,
+        retire: Callable[[], Awaitable[object]] | None = None,
         exit_process: Callable[[int], object] = os._exit,
     ) -> None:
         self.engine = engine
         self._platform = platform
         self._policy = policy or WorkerPolicy()
+        self._retire = retire
         self._exit_process = exit_process
+        self._index = JobIndex(platform)
+        self._inputs = FileStore(platform.files.root / INPUTS)
         self._models = NewModels(platform.models) if platform.models else None
         self._thread: ThreadPoolExecutor | None = None
         self._load_seconds = 0.0
@@ -244,12 +254,12 @@ class JobRunner:
                 job,
                 input_dir=inputs,
                 output_dir=outputs,
-                files=FileStore(self._platform.files.root / INPUTS),
+                files=self._inputs,
                 fetch=self._policy.fetch,
                 report=reporter.report,
             )
             try:
-                if job.stored_files:
+                if not all(self._inputs.has(job.owner, sha256) for sha256 in job.stored_files):
                     await self._platform.files.reload()
                 if self._models:
                     await self._models.look_for(job.graph)
@@ -262,7 +272,20 @@ class JobRunner:
                 log.exception("job %s: the worker failed", job.job_id)
                 detail = f"the worker failed unexpectedly ({type(error).__name__})"
                 outcome = ended(Ending.ENGINE_FAILED, detail)
-            return await _uninterrupted(self._finish(snapshot, outcome, reporter))
+            final = await _uninterrupted(self._finish(snapshot, outcome, reporter))
+            if outcome.must_restart:
+                await _uninterrupted(self._stop_taking_jobs(job.job_id))
+            return final
+
+    async def _stop_taking_jobs(self, job_id: str) -> None:
+        """Leave what comes next to another container: the engine broke in this one."""
+        log.error("the engine broke at job %s; its container takes no other", job_id)
+        try:
+            if self._retire is not None:
+                await self._retire()
+        except Exception:
+            log.exception("the container could not be retired; ending the process")
+            self._exit_process(BROKEN_EXIT_CODE)
 
     async def _give_back(self, snapshot: JobState, reporter: FeedReporter) -> None:
         """End a job that was asked to stop. A container that Modal takes away is interrupted in the
@@ -295,6 +318,8 @@ class JobRunner:
             await _settled(marked, timeout=None)
             if running.result().status is JobStatus.SUCCEEDED:
                 return running.result()  # it finished first
+            if running.result().must_restart:
+                await _uninterrupted(self._stop_taking_jobs(run.request.job_id))
             raise
         if not done:
             run.interrupt()
@@ -313,14 +338,30 @@ class JobRunner:
             told = FeedEntry(attempt=len(snapshot.claims), number=0, outputs=reporter.told)
             snapshot = replace(snapshot, told=told)
         final = end_of(snapshot, outcome, self._platform.now(), progress)
-        final = await self._write_final(job_key(job_id, "final"), final)
+        ours, final = final, await self._write_final(job_key(job_id, "final"), final)
         log_end(job_id, snapshot.request.owner, snapshot.request.workflow, final)
+        listing = asyncio.ensure_future(self._list(replace(snapshot, final=final)))
+        if final != ours:  # listed by its writer
+            listing.cancel()
         if reporter is not None:
             await reporter.close(ended=True)
         else:
             entry = FeedEntry(attempt=len(snapshot.claims), number=1_000_000 // 4, ended=True)
             await self._platform.feed.append(job_id, entry.model_dump_json(), keep=ENDED_KEPT_S)
+        await asyncio.wait({listing})
         return final
+
+    async def _list(self, snapshot: JobState) -> None:
+        """List the end. The cancel flag is read late: a gateway that raises it still later sees the
+        final record, and lists the job itself."""
+        request = snapshot.request
+        try:
+            async with asyncio.timeout(_LISTING_S):
+                flag = await self._platform.records.get(job_key(request.job_id, "cancel"))
+                snapshot = replace(snapshot, cancel=read(CancelRequest, flag))
+                await self._index.finish(request, job_of(snapshot))
+        except Exception:
+            log.exception("the end of job %s could not be listed", request.job_id)
 
     async def _write_final(self, key: str, final: End) -> End:
         """Write a final record, and return the one that stands; the result is lost
@@ -346,7 +387,7 @@ class _KeptFiles:
 
     def __init__(self, volume: SharedFolder, job_id: str, folder: Path) -> None:
         self._volume = volume
-        self._target = volume.root / OUTPUTS / job_id
+        self._target = volume.root / output_folder(job_id)
         self._folder = folder
         self._names: set[str] = set()
         self._turn = asyncio.Lock()

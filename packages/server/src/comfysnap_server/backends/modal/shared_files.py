@@ -1,11 +1,19 @@
-"""The gateway's side of the files volume, and what it keeps of it on its own disk."""
+"""The files volume: where files lie on it, and the gateway's side, with its copies on disk."""
 
 import asyncio
 import shutil
-import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Sequence,
+)
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +25,52 @@ INPUTS: Final = "inputs"
 OUTPUTS: Final = "outputs"
 
 _CHUNK: Final = 1024 * 1024
+_DIGITS: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+_SHARD: Final = 5
+"""Leading digits of a job's id that name its folder of outputs: nine hours make one, so that no
+folder has too many entries and the sweep reads only old ones."""
+_ASKED_AT_ONCE: Final = 50
+
+
+def output_folder(job_id: str) -> str:
+    """Path of a job's outputs on the volume."""
+    return f"{OUTPUTS}/{job_id.removeprefix('job_')[:_SHARD]}/{job_id}"
+
+
+def accepted_at(job_id: str) -> float | None:
+    """Unix time in a job's id, or the earliest of an id's first digits; None: not an id."""
+    digits = job_id.removeprefix("job_")[:10].ljust(10, "0")
+    try:
+        number = sum(_DIGITS.index(digit) << 5 * (9 - n) for n, digit in enumerate(digits))
+    except ValueError:
+        return None
+    return number / 1000
+
+
+class GroupCall:
+    """One call answers all who asked for it before it began, when nobody uses the volume."""
+
+    def __init__(self, gate: "ReloadGate", call: Callable[[], Awaitable[None]]) -> None:
+        self._gate = gate
+        self._call = call
+        self._next: asyncio.Task[None] | None = None
+
+    async def __call__(self) -> None:
+        """Wait for a call that begins after this; its exception is raised for all."""
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_task(self._run())
+            self._next.add_done_callback(_take_exception)
+        await asyncio.shield(self._next)
+
+    async def _run(self) -> None:
+        async with self._gate.alone():
+            self._next = None  # who asks from now on may have written what this call misses
+            await self._call()
+
+
+def _take_exception(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()  # nobody may be left to see it
 
 
 class ReloadGate:
@@ -66,6 +120,8 @@ class GatewayFiles:
         self._local = local
         self._cache_bytes = cache_bytes
         self._gate = ReloadGate()
+        self._reload = GroupCall(self._gate, folder.reload)
+        self._commit = GroupCall(self._gate, folder.commit)
         self._arriving = FileStore(local / "arriving")
         self._stored = FileStore(folder.root / INPUTS)
         self._uploads: Counter[tuple[str, str]] = Counter()
@@ -74,11 +130,8 @@ class GatewayFiles:
 
     async def has(self, owner: str, sha256: str) -> bool:
         """Whether the owner stored this input file, in whichever container."""
-        return self._stored.has(owner, sha256) or await self._has_after_reload(owner, sha256)
-
-    async def _has_after_reload(self, owner: str, sha256: str) -> bool:
-        async with self._gate.alone():
-            await self._folder.reload()
+        if not self._stored.has(owner, sha256):
+            await self._reload()
         return self._stored.has(owner, sha256)
 
     async def put(self, owner: str, sha256: str, chunks: AsyncIterator[bytes]) -> None:
@@ -89,8 +142,7 @@ class GatewayFiles:
             arrived = await self._arriving.put(owner, sha256, chunks)
             async with self._gate.use():
                 await self._stored.put(owner, sha256, _chunks(arrived))
-            async with self._gate.alone():
-                await self._folder.commit()
+            await self._commit()
         finally:
             self._uploads[upload] -= 1
             if not self._uploads[upload]:  # or it would be taken from under another upload
@@ -107,18 +159,22 @@ class GatewayFiles:
                 if target.is_file():
                     target.touch()
                     return target
-                return await self._fetch(self._folder.root / OUTPUTS / job_id / name, target)
+                return await self._fetch(job_id, name, target)
         finally:
             if not lock.locked():
                 self._fetching.pop(target, None)
 
-    async def _fetch(self, source: Path, target: Path) -> Path | None:
-        if not await asyncio.to_thread(source.is_file):
-            async with self._gate.alone():
-                await self._folder.reload()
+    async def _fetch(self, job_id: str, name: str, target: Path) -> Path | None:
+        root = self._folder.root
+        # earlier versions had no folders between
+        places = (root / output_folder(job_id) / name, root / OUTPUTS / job_id / name)
+        source = await asyncio.to_thread(_first_file, places)
+        if source is None:
+            await self._reload()
+            source = await asyncio.to_thread(_first_file, places)
         try:
             async with self._gate.use():
-                await asyncio.to_thread(_copy, source, target)
+                await asyncio.to_thread(_copy, source or places[0], target)
         except FileNotFoundError:
             return None
         await asyncio.to_thread(self._make_room, target)
@@ -134,9 +190,22 @@ class GatewayFiles:
                 path.unlink(missing_ok=True)
                 total -= stat.st_size
 
-    async def sweep(self, *, older_than: float, keep: Collection[str] = ()) -> int:
-        """Delete input and output files of the volume from before ``older_than`` seconds ago, but
-        no input file whose hash is in ``keep``.
+    async def sweep(
+        self,
+        *,
+        older_than: float,
+        is_due: Callable[[str], Awaitable[bool]],
+        now: datetime,
+        keep: Collection[str] = (),
+    ) -> int:
+        """Delete files of the volume.
+
+        Args:
+            older_than: Seconds that input files are kept, and outputs at least, by the time in the
+                id of their job.
+            is_due: Whether the outputs of a job that old may go.
+            now: The clock of the jobs.
+            keep: Hashes of input files that stay.
 
         Returns:
             How many jobs' outputs and input files were deleted.
@@ -144,9 +213,14 @@ class GatewayFiles:
         async with self._gate.alone():
             await self._folder.reload()
             deleted = await asyncio.to_thread(self._stored.sweep, older_than=older_than, keep=keep)
-            deleted += await asyncio.to_thread(
-                _remove_old_folders, self._folder.root / OUTPUTS, older_than
-            )
+            outputs = self._folder.root / OUTPUTS
+            old = await asyncio.to_thread(_old_folders, outputs, now.timestamp() - older_than)
+            for start in range(0, len(old), _ASKED_AT_ONCE):
+                part = old[start : start + _ASKED_AT_ONCE]
+                due = await asyncio.gather(*(is_due(folder.name) for folder in part))
+                chosen = [folder for folder, go in zip(part, due, strict=True) if go]
+                await asyncio.to_thread(_remove, chosen, outputs)
+                deleted += len(chosen)
             await self._folder.commit()
         return deleted
 
@@ -158,14 +232,30 @@ def _copy(source: Path, target: Path) -> None:
     partial.replace(target)
 
 
-def _remove_old_folders(root: Path, older_than: float) -> int:
-    if not root.is_dir():
-        return 0
-    limit = time.time() - older_than
-    old = [folder for folder in root.iterdir() if folder.stat().st_mtime < limit]
-    for folder in old:
+def _first_file(places: Sequence[Path]) -> Path | None:
+    return next((place for place in places if place.is_file()), None)
+
+
+def _old_folders(root: Path, limit: float) -> list[Path]:
+    """Outputs of jobs that were accepted before ``limit``, in either layout."""
+    old = [path for path in root.iterdir() if _is_older(path, limit)] if root.is_dir() else []
+    jobs = [path for path in old if path.name.startswith("job_")]
+    for shard in (path for path in old if not path.name.startswith("job_")):
+        jobs += [path for path in shard.iterdir() if _is_older(path, limit)]
+    return jobs
+
+
+def _is_older(path: Path, limit: float) -> bool:
+    accepted = accepted_at(path.name)
+    return accepted is not None and accepted < limit and path.is_dir()
+
+
+def _remove(folders: Iterable[Path], root: Path) -> None:
+    for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
-    return len(old)
+        if folder.parent != root:
+            with suppress(OSError):  # others are left in it
+                folder.parent.rmdir()
 
 
 async def _chunks(path: Path) -> AsyncIterator[bytes]:

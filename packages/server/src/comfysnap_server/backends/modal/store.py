@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Final, TypeVar
 
 from comfysnap_schema.wire import IDEMPOTENCY_TTL_S, ErrorCode
+from comfysnap_server.backends.modal.listing import JobIndex
 from comfysnap_server.backends.modal.platform import Platform
 from comfysnap_server.backends.modal.records import (
     MAX_PREEMPTIONS,
@@ -16,16 +17,14 @@ from comfysnap_server.backends.modal.records import (
     End,
     FeedEntry,
     KnownKey,
-    Listed,
     Spawned,
     claim_key,
     idem_key,
-    index_key,
     job_key,
     read,
 )
 from comfysnap_server.backends.modal.reporting import PROGRESS_KEPT_S
-from comfysnap_server.backends.modal.states import JobState
+from comfysnap_server.backends.modal.states import JobState, job_of
 from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs import JobRequest
 
@@ -44,6 +43,7 @@ class JobStore:
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
         self._records = platform.records
+        self.index = JobIndex(platform)
         self._requests: OrderedDict[str, JobRequest] = OrderedDict()
         self._calls: OrderedDict[str, Spawned] = OrderedDict()
         self._ended: OrderedDict[str, JobState] = OrderedDict()
@@ -75,14 +75,9 @@ class JobStore:
 
     async def accept(self, request: JobRequest) -> bool:
         """Write the request and list the job; whether it is new."""
-        listed = Listed(
-            created_at=request.created_at, workflow=request.workflow, labels=request.labels
-        )
         new, _ = await asyncio.gather(
             self._records.add(job_key(request.job_id, "request"), request.model_dump_json()),
-            self._platform.index.add(
-                index_key(request.owner, request.job_id), listed.model_dump_json()
-            ),
+            self.index.accept(request),
         )
         return new
 
@@ -234,8 +229,11 @@ class JobStore:
         """Write a final record; the first one stands, and is in the answer."""
         job_id = snapshot.request.job_id
         if not await self._records.add(job_key(job_id, "final"), final.model_dump_json()):
-            final = await self.final(job_id) or final
-        return replace(snapshot, final=final)
+            # its writer lists it
+            return replace(snapshot, final=await self.final(job_id) or final)
+        ended = replace(snapshot, final=final)
+        await self.index.finish(ended.request, job_of(ended))
+        return ended
 
 
 def _remember(known: OrderedDict[str, T], job_id: str, value: T) -> None:

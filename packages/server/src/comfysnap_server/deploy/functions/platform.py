@@ -21,6 +21,7 @@ from comfysnap_server.backends.modal import (
     Platform,
     QueueFeed,
     VolumeFolder,
+    list_name,
 )
 from comfysnap_server.deploy.deployment import read_deployment
 from comfysnap_server.deploy.settings import FILES_DIR, MODELS_DIR
@@ -83,6 +84,9 @@ def make_platform(method: Any = None, *, patience: float = 60) -> Platform:
     return Platform(
         records=DictRecords(_jobs, asking),
         index=DictRecords(_index, asking),
+        listings=lambda owner: DictRecords(
+            modal.Dict.from_name(list_name(deployment.name, owner), create_if_missing=True), asking
+        ),
         feed=QueueFeed(_progress, asking),
         calls=FunctionCalls(method, asking),
         files=VolumeFolder(files_volume, Path(files_dir), asking),

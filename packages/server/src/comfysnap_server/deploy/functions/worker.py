@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import modal
+import modal.experimental
 
 from comfysnap_schema.wire import JobStatus, Progress
 from comfysnap_server.backends.modal import JobRunner
@@ -125,7 +126,8 @@ class Worker:
     def load(self) -> None:
         """Everything that the snapshot can contain."""
         engine = make_engine(settings.engine, engine_options(deployment))
-        self._worker = JobRunner(engine, make_platform())
+        retire = modal.experimental.stop_fetching_inputs.aio
+        self._worker = JobRunner(engine, make_platform(), retire=retire)
         self._worker.load()
         _log_report(engine)
         if GPU_SNAPSHOT:
