@@ -50,6 +50,8 @@ class ConsoleCalls:
             raise not_found(f"app {app.name!r} has no version {target}")
         app.version += 1
         app.published[app.version] = app.published[target]
+        self._state.drop_functions(app, set(app.published[target]))
+        app.functions = {self._state.functions[key].name: key for key in app.published[target]}
         for function_id, definition in app.published[target].items():
             function = self._state.functions[function_id]
             function.definition.CopyFrom(definition)

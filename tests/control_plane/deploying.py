@@ -93,6 +93,7 @@ class DeployCalls:
         app = state.apps[request.app_id]
         app.name = request.name
         app.version += 1
+        state.drop_functions(app, set(request.function_ids.values()))
         app.functions = dict(request.function_ids)
         app.classes = dict(request.class_ids)
         for function_id in app.functions.values():

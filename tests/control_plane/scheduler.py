@@ -234,7 +234,8 @@ class Scheduler:
 
     async def published(self, app: App) -> None:
         """Kill frozen containers of old versions; others finish their inputs and stop."""
-        for function_id in app.functions.values():
+        ours = [f.id for f in self._state.functions.values() if f.app_id == app.id]
+        for function_id in ours:
             pool = self.pool(function_id)
             pool.broken = False
             for container in pool.containers:

@@ -190,6 +190,12 @@ class State:
                 return app
         raise not_found(f"no app {name!r} is deployed")
 
+    def drop_functions(self, app: App, kept: set[str]) -> None:
+        """Unpublish the functions of an app that are not kept: their containers end their inputs
+        and stop, and inputs in their queues stay there."""
+        for function_id in set(app.functions.values()) - kept:
+            self.functions[function_id].version = 0
+
     def function(self, function_id: str) -> Function:
         """The function of this id."""
         if function_id not in self.functions:

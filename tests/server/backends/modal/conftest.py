@@ -102,7 +102,7 @@ async def backend(deployed: ControlPlane, tmp_path: Path) -> AsyncIterator[Modal
         records=DictRecords(modal.Dict.from_name("snap-jobs", create_if_missing=True), patience),
         index=DictRecords(modal.Dict.from_name("snap-index", create_if_missing=True), patience),
         feed=QueueFeed(modal.Queue.from_name("snap-progress", create_if_missing=True), patience),
-        calls=FunctionCalls(worker.run, patience),
+        calls=FunctionCalls({"default": worker.run}, patience),
         files=MemoryFolder(files),
     )
     backend = ModalBackend(platform, tmp_path, policy=Policy(refresh=0.5))

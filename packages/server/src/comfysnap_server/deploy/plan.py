@@ -32,16 +32,14 @@ def _lines(deployment: Deployment) -> Iterator[PlanLine]:
     for workflow in deployment.workflows.values():
         default = " (default)" if workflow.name == deployment.project.default else ""
         text = f"contract {workflow.contract.hash}{default}"
+        if settings.pools:
+            text += f"; pool {deployment.pool_of[workflow.name]}"
         yield PlanLine("workflow", workflow.name, text)
-    yield PlanLine("function", "Worker", _worker(deployment))
+    for pool in deployment.pools:
+        yield PlanLine("function", pool.class_name, _worker(pool))
     yield PlanLine("function", "gateway", _gateway(deployment))
     yield PlanLine("function", "sweep", "CPU; every 30 minutes, at most one container")
-    for name, layers in (
-        ("Worker", image_layers(deployment)),
-        ("gateway", gateway_layers(deployment)),
-    ):
-        for number, layer in enumerate(layers, 1):
-            yield PlanLine("image", f"{name} {number}", _layer(layer))
+    yield from _images(deployment)
     yield PlanLine("volume", deployment.models_volume, f"at {MODELS_DIR}: models")
     retention = f"kept for {settings.retention_hours} hours"
     yield PlanLine(
@@ -54,14 +52,30 @@ def _lines(deployment: Deployment) -> Iterator[PlanLine]:
         yield PlanLine("dict", f"{deployment.name}-{name}", "job records; expire after 7 idle days")
     yield PlanLine("queue", f"{deployment.name}-progress", "progress of running jobs")
     yield from _secrets(deployment)
-    yield PlanLine("idle cost", "Worker", _idle(settings.min_containers, deployment))
+    for pool in deployment.pools:
+        yield PlanLine("idle cost", pool.class_name, _idle(pool))
     yield PlanLine("idle cost", "gateway", _idle_gateway(deployment))
+
+
+def _images(deployment: Deployment) -> Iterator[PlanLine]:
+    shown: dict[tuple[str, ...], str] = {}
+    for pool in deployment.pools:
+        lines = tuple(_layer(layer) for layer in image_layers(pool))
+        if lines in shown:
+            yield PlanLine("image", pool.class_name, f"that of {shown[lines]}")
+            continue
+        shown[lines] = pool.class_name
+        for number, line in enumerate(lines, 1):
+            yield PlanLine("image", f"{pool.class_name} {number}", line)
+    for number, layer in enumerate(gateway_layers(deployment), 1):
+        yield PlanLine("image", f"gateway {number}", _layer(layer))
 
 
 def _worker(deployment: Deployment) -> str:
     settings = deployment.settings
     gpu = " or ".join(settings.gpus or ["no GPU"])
     parts = [
+        *([f"runs {', '.join(deployment.served)}"] if settings.pools else []),
         f"{settings.engine} on {gpu}",
         f"cpu {_amount(settings.cpu)}, memory {_amount(settings.memory)} MiB",
         f"{settings.min_containers} to {settings.max_containers} containers"
@@ -114,8 +128,8 @@ def _secrets(deployment: Deployment) -> Iterator[PlanLine]:
         yield PlanLine("secret", deployment.keys_secret, "hashes of the API keys")
 
 
-def _idle(count: int, deployment: Deployment) -> str:
-    gpus = deployment.settings.gpus
+def _idle(pool: Deployment) -> str:
+    gpus, count = pool.settings.gpus, pool.settings.min_containers
     if not count:
         return "none: scales to zero"
     return f"{count} x {' or '.join(gpus) if gpus else 'CPU'} around the clock"

@@ -8,7 +8,7 @@ from comfysnap_server.backends.modal.cloud import (
     QueueFeed,
     VolumeFolder,
 )
-from comfysnap_server.backends.modal.platform import Platform
+from comfysnap_server.backends.modal.platform import Platform, Pools
 from comfysnap_server.backends.modal.runner import JobRunner
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "ModalBackend",
     "Patience",
     "Platform",
+    "Pools",
     "QueueFeed",
     "VolumeFolder",
 ]

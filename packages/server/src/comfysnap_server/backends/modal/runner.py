@@ -79,7 +79,8 @@ class JobRunner:
         engine: Made before ``load``, so that the snapshot holds it.
         platform: Modal's objects.
         policy: Limits.
-        leave: Ends the process when the engine cannot be stopped.
+        pool: Whose container this is.
+        exit_process: Ends the process when the engine cannot be stopped.
     """
 
     def __init__(
@@ -88,11 +89,13 @@ class JobRunner:
         platform: Platform,
         policy: WorkerPolicy | None = None,
         *,
+        pool: str | None = None,
         exit_process: Callable[[int], object] = os._exit,
     ) -> None:
         self.engine = engine
         self._platform = platform
         self._policy = policy or WorkerPolicy()
+        self._pool = pool
         self._exit_process = exit_process
         self._models = NewModels(platform.models) if platform.models else None
         self._thread: ThreadPoolExecutor | None = None
@@ -172,6 +175,7 @@ class JobRunner:
                 load_seconds=self._load_seconds,
                 attach_seconds=self._attach_seconds,
                 device=self._device,
+                pool=self._pool,
                 preemptions=preemptions,
             )
             key = claim_key(job.job_id, len(earlier) + 1)
