@@ -56,8 +56,10 @@ class ConsoleCalls:
             function = self._state.functions[function_id]
             function.definition.CopyFrom(definition)
             function.version = app.version
+        app.deployed_at[app.version] = time.time()
         await self._published(app)
-        return api_pb2.AppRollbackResponse(url="http://127.0.0.1/", deployed_at=time.time())
+        deployed_at = app.deployed_at[app.version]
+        return api_pb2.AppRollbackResponse(url="http://127.0.0.1/", deployed_at=deployed_at)
 
     @unary
     async def SecretUpdate(self, request: api_pb2.SecretUpdateRequest) -> Empty:

@@ -75,6 +75,9 @@ class App:
         default_factory=dict[int, dict[str, api_pb2.Function]]
     )
     """Version to its functions' definitions by id, for a rollback."""
+    tags: dict[int, str] = field(default_factory=dict[int, str])
+    deployed_at: dict[int, float] = field(default_factory=dict[int, float])
+    """Version to its note and its Unix time."""
 
 
 @dataclass
@@ -162,6 +165,8 @@ class State:
         """Uploaded files, by SHA-256."""
         self.mounts: dict[str, dict[str, str]] = {}
         """Mount id to its files: path to SHA-256."""
+        self.environments: defaultdict[str, set[str]] = defaultdict(set)
+        """RPC to the environments that its requests named."""
         self.skipped = 0.0
         """Seconds that tests let pass at once."""
 
@@ -182,6 +187,11 @@ class State:
             self.named[key] = self.new_id(prefix)
             self.names[self.named[key]] = name
         return self.named[key]
+
+    def forget(self, object_id: str) -> None:
+        """Delete a named object: its name is free."""
+        for key in [key for key, known in self.named.items() if known == object_id]:
+            del self.named[key]
 
     def app(self, name: str) -> App:
         """The app deployed under this name."""

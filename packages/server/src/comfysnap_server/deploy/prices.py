@@ -1,7 +1,7 @@
 """What Modal charges, as a dated table: a deployment's cost at rest, of an idle tail, of a job.
 
-Prices are dollars a second, without taxes, credits and plans. A choice of `region` multiplies them by
-1.5 to 1.75 on Modal, which is not counted here.
+Prices are dollars a second, without taxes, credits and plans. A choice of `region` multiplies them
+by 1.5 to 1.75 on Modal, which is not counted here.
 """
 
 from dataclasses import dataclass
