@@ -50,12 +50,16 @@ class ConsoleCalls:
             raise not_found(f"app {app.name!r} has no version {target}")
         app.version += 1
         app.published[app.version] = app.published[target]
+        self._state.drop_functions(app, set(app.published[target]))
+        app.functions = {self._state.functions[key].name: key for key in app.published[target]}
         for function_id, definition in app.published[target].items():
             function = self._state.functions[function_id]
             function.definition.CopyFrom(definition)
             function.version = app.version
+        app.deployed_at[app.version] = time.time()
         await self._published(app)
-        return api_pb2.AppRollbackResponse(url="http://127.0.0.1/", deployed_at=time.time())
+        deployed_at = app.deployed_at[app.version]
+        return api_pb2.AppRollbackResponse(url="http://127.0.0.1/", deployed_at=deployed_at)
 
     @unary
     async def SecretUpdate(self, request: api_pb2.SecretUpdateRequest) -> Empty:

@@ -45,6 +45,10 @@ class Container:
     """False: once checkpointed it stays frozen, until a restore wakes it."""
     preempted: bool = False
     """Modal wants its machine back: its outputs count no more."""
+    started_at: float = field(default_factory=time.time)
+    """Unix time."""
+    marks: list[tuple[int, float, str]] = field(default_factory=list[tuple[int, float, str]])
+    """Bytes of output, Unix time and call id, whenever it took or ended an input."""
     views: dict[str, View] = field(default_factory=dict[str, View])
     running: dict[str, Input] = field(default_factory=dict[str, Input])
     served: int = 0
@@ -78,7 +82,16 @@ class Container:
     @property
     def log(self) -> str:
         """Output of the process so far."""
-        return (self.folder / "log").read_text(errors="replace")
+        return self.output.decode(errors="replace")
+
+    @property
+    def output(self) -> bytes:
+        """Output of the process so far."""
+        return (self.folder / "log").read_bytes()
+
+    def mark(self, call_id: str) -> None:
+        """Remember that what is written from now on is of a call; ``""`` for none."""
+        self.marks.append((len(self.output), time.time(), call_id))
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Send the process a signal, if it still runs."""

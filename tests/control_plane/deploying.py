@@ -93,6 +93,7 @@ class DeployCalls:
         app = state.apps[request.app_id]
         app.name = request.name
         app.version += 1
+        state.drop_functions(app, set(request.function_ids.values()))
         app.functions = dict(request.function_ids)
         app.classes = dict(request.class_ids)
         for function_id in app.functions.values():
@@ -100,9 +101,11 @@ class DeployCalls:
             function.definition.CopyFrom(function.staged)
             function.version = app.version
         app.published[app.version] = _definitions(state, app)
+        app.tags[app.version] = request.deployment_tag
+        app.deployed_at[app.version] = time.time()
         await self._published(app)
         return api_pb2.AppPublishResponse(
-            url=f"http://127.0.0.1/{app.name}", deployed_at=time.time()
+            url=f"http://127.0.0.1/{app.name}", deployed_at=app.deployed_at[app.version]
         )
 
     @unary
@@ -206,7 +209,7 @@ class DeployCalls:
             function_id=function.id,
             function=definition,
             handle_metadata=function.handle(),
-            function_data=_data_of(definition),
+            function_data=data_of(definition),
         )
 
     def _function(self, existing: str, app_id: str, name: str) -> Function:
@@ -239,7 +242,7 @@ class DeployCalls:
         return api_pb2.FunctionGetResponse(
             function_id=function.id,
             handle_metadata=function.handle(),
-            function=_data_of(function.definition),
+            function=data_of(function.definition),
         )
 
 
@@ -251,7 +254,8 @@ def _definitions(state: State, app: App) -> dict[str, api_pb2.Function]:
     return kept
 
 
-def _data_of(definition: api_pb2.Function) -> api_pb2.FunctionData:
+def data_of(definition: api_pb2.Function) -> api_pb2.FunctionData:
+    """What clients see of a function."""
     data = api_pb2.FunctionData(
         module_name=definition.module_name,
         function_name=definition.function_name,

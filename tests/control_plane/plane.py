@@ -24,6 +24,7 @@ from tests.control_plane.console import ConsoleCalls
 from tests.control_plane.containers import Container, Launcher
 from tests.control_plane.deploying import DeployCalls
 from tests.control_plane.faults import CLIENT, Faults
+from tests.control_plane.operating import OperateCalls
 from tests.control_plane.rpc import service
 from tests.control_plane.scheduler import Pool, Scheduler
 from tests.control_plane.state import Call, Function, State
@@ -90,8 +91,9 @@ class ControlPlane:
     async def _start(self) -> None:
         parts = (self._deploys, self._calls, self.stores, self._blobs)
         volumes = VolumeCalls(self.state, self.volumes, None)
+        operate = OperateCalls(self.state, self.scheduler, self.stores)
         console = ConsoleCalls(self.state, self.volumes, self._blobs, self._published)
-        self._server = Server([service(self.faults, CLIENT, *parts, volumes, console)])
+        self._server = Server([service(self.faults, CLIENT, *parts, volumes, console, operate)])
         listener = listening_socket()
         await self._server.start(sock=listener)
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -26,9 +26,17 @@ def unary(method: Callable[[Self, Request], Awaitable[Response]]) -> Handler:
     async def answer(self: Self, stream: Stream[Request, Response]) -> None:
         request = await stream.recv_message()
         if request is not None:
+            _note_environment(self, method.__name__, request)
             await stream.send_message(await method(self, request))
 
     return answer
+
+
+def _note_environment(part: object, rpc: str, request: Message) -> None:
+    """Remember which environment a request named, if it did."""
+    name, state = getattr(request, "environment_name", ""), getattr(part, "_state", None)
+    if name and state is not None:
+        state.environments[rpc].add(name)
 
 
 def streaming(method: Callable[[Self, Request], AsyncIterator[Response]]) -> Handler:

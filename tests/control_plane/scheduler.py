@@ -75,6 +75,8 @@ class Scheduler:
         self._tasks: set[asyncio.Task[None]] = set()
         self.max_containers = DEFAULT_MAX_CONTAINERS
         self.closing = False
+        self.everyone: list[Container] = []
+        """All containers that were ever started."""
 
     def pool(self, function_id: str) -> Pool:
         """The function's pool, created at first use."""
@@ -127,6 +129,7 @@ class Scheduler:
             snapshot = False
         container = await self._launcher.start(pool.function, snapshot=snapshot, wanted=wanted)
         pool.containers.append(container)
+        self.everyone.append(container)
         if not snapshot:
             container.phase = "ready"
         self._spawn(self._watch(pool, container))
@@ -189,6 +192,7 @@ class Scheduler:
     def _hand_out(self, pool: Pool, container: Container) -> Input:
         item = pool.pending.popleft()
         container.running[item.id] = item
+        container.mark(item.call.id if container.capacity == 1 else "")
         container.served += 1
         limit = pool.function.definition.timeout_secs
         if limit:
@@ -211,6 +215,7 @@ class Scheduler:
             return
         item = container.running.pop(output.input_id, None) if container else None
         if item is not None and container is not None:
+            container.mark("")
             await item.call.finish(output.result, output.data_format, output.retry_count)
             await self.adjust(self.pool(container.function.id))
 
@@ -234,7 +239,8 @@ class Scheduler:
 
     async def published(self, app: App) -> None:
         """Kill frozen containers of old versions; others finish their inputs and stop."""
-        for function_id in app.functions.values():
+        ours = [f.id for f in self._state.functions.values() if f.app_id == app.id]
+        for function_id in ours:
             pool = self.pool(function_id)
             pool.broken = False
             for container in pool.containers:
@@ -308,11 +314,11 @@ class Scheduler:
     async def close(self) -> None:
         """Kill every container and wait until all have exited."""
         self.closing = True
-        everyone = [c for pool in self.pools.values() for c in pool.containers]
-        for container in everyone:
+        living = [c for pool in self.pools.values() for c in pool.containers]
+        for container in living:
             container.kill(signal.SIGCONT)
             container.kill()
-        for container in everyone:
+        for container in living:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(10):
                     await container.exited.wait()

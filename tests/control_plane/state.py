@@ -75,6 +75,9 @@ class App:
         default_factory=dict[int, dict[str, api_pb2.Function]]
     )
     """Version to its functions' definitions by id, for a rollback."""
+    tags: dict[int, str] = field(default_factory=dict[int, str])
+    deployed_at: dict[int, float] = field(default_factory=dict[int, float])
+    """Version to its note and its Unix time."""
 
 
 @dataclass
@@ -164,6 +167,8 @@ class State:
         """Mount id to its files: path to SHA-256."""
         self.volume_versions: dict[str, api_pb2.VolumeFsVersion.ValueType] = {}
         """By volume id; others have version 1."""
+        self.environments: defaultdict[str, set[str]] = defaultdict(set)
+        """RPC to the environments that its requests named."""
         self.skipped = 0.0
         """Seconds that tests let pass at once."""
 
@@ -189,12 +194,23 @@ class State:
         """Version of a volume's file system."""
         return self.volume_versions.get(volume_id, api_pb2.VOLUME_FS_VERSION_V1)
 
+    def forget(self, object_id: str) -> None:
+        """Delete a named object: its name is free."""
+        for key in [key for key, known in self.named.items() if known == object_id]:
+            del self.named[key]
+
     def app(self, name: str) -> App:
         """The app deployed under this name."""
         for app in self.apps.values():
             if app.name == name and app.version:
                 return app
         raise not_found(f"no app {name!r} is deployed")
+
+    def drop_functions(self, app: App, kept: set[str]) -> None:
+        """Unpublish the functions of an app that are not kept: their containers end their inputs
+        and stop, and inputs in their queues stay there."""
+        for function_id in set(app.functions.values()) - kept:
+            self.functions[function_id].version = 0
 
     def function(self, function_id: str) -> Function:
         """The function of this id."""

@@ -88,6 +88,7 @@ class Table(BaseModel, extra="forbid"):
     inner: list[Inner] = []
     either: Annotated[int, AfterValidator(_even)] | list[int] = 0
     local: Local = Local()
+    named: Annotated[dict[str, Local], AfterValidator(dict)] = {}
 
 
 @pytest.mark.parametrize(
@@ -100,6 +101,8 @@ class Table(BaseModel, extra="forbid"):
         ({"required": 1, "local": {"limt": 1}}, [("unknown_key", "t.local.limt", "limit")]),
         ({"required": 1, "local": {"nope": 1}}, [("unknown_key", "t.local.nope", "keys: limit")]),
         ({"required": 1, "local": 3}, [("invalid_value", "t.local", "must be a table")]),
+        ({"required": 1, "named": {"a": {"limt": 1}}},
+         [("unknown_key", "t.named.a.limt", "mean limit?")]),
         ({"required": 1, "either": 3}, [("odd_value", "t.either", "must be even, got 3")]),
         ({"required": "x", "inner": 3},
          [("invalid_value", "t.required", "integer"), ("invalid_value", "t.inner", "list")]),

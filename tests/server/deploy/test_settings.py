@@ -242,3 +242,108 @@ def test_the_secret_that_pays_for_api_nodes_reaches_the_gpu_containers_and_loads
     without = read_deployment(write('[deploy]\nsecrets = ["own"]'))
     assert without.settings.worker_secrets == ["own"]
     assert engine_options(without)["api_nodes"] is False
+
+
+POOLS = """
+gpu = "L40S"
+preload = ["checkpoints/base.safetensors"]
+warm_up = "one"
+min_containers = 1
+max_containers = 2
+timeout = 100
+nodes = "nodes.json"
+[deploy.pools.video]
+workflows = ["two"]
+gpu = ["H100", "H200"]
+memory = 65536
+timeout = 7200
+snapshot = "off"
+"""
+
+
+@pytest.fixture
+def pools(write: WriteProject, write_workflow: WriteWorkflow, tmp_path: Path) -> Deployment:
+    (tmp_path / "nodes.json").write_text("{}")
+    for name in ("one", "two"):
+        write_workflow(name)
+    return deployment(write, POOLS)
+
+
+def test_a_pool_runs_its_workflows_and_the_default_pool_the_rest(pools: Deployment) -> None:
+    assert pools.pool_of == {"one": "default", "two": "video"}
+    assert [(pool.class_name, pool.served) for pool in pools.pools] == [
+        ("Worker", ["one"]),
+        ("Worker_video", ["two"]),
+    ]
+    assert pools.longest_run == 7200
+
+
+def test_a_pool_shares_what_it_does_not_set_but_for_what_costs_money_at_rest(
+    pools: Deployment,
+) -> None:
+    video = pools.of_pool("video").settings
+    assert (video.gpus, video.memory, video.snapshot) == (["H100", "H200"], 65536, "off")
+    assert (video.nodes, video.cpu, video.max_containers) == (Path("nodes.json"), 2.0, 2)
+    assert (video.preload, video.warm_up, video.min_containers) == ([], None, 0)
+    assert pools.settings.gpus == ["L40S"]
+
+
+def test_without_workflows_of_its_own_there_is_no_default_pool(
+    write: WriteProject, write_workflow: WriteWorkflow
+) -> None:
+    write_workflow("one")
+    read = deployment(write, '[deploy.pools.only]\nworkflows = ["one"]')
+    assert [pool.class_name for pool in read.pools] == ["Worker_only"]
+
+
+@pytest.mark.parametrize(
+    ("pool", "code", "field"),
+    [
+        ("[deploy.pools.video]", "invalid_value", "deploy.pools.video.workflows"),
+        ("[deploy.pools.video]\nworkflows = []", "invalid_value", "deploy.pools.video.workflows"),
+        ('[deploy.pools.Video]\nworkflows = ["one"]', "invalid_value", "deploy.pools"),
+        ('[deploy.pools.default]\nworkflows = ["one"]', "invalid_value", "deploy.pools"),
+        (
+            '[deploy.pools.a]\nworkflows = ["one"]\n[deploy.pools.b]\nworkflows = ["one"]',
+            "pool_conflict",
+            "deploy.pools",
+        ),
+        (
+            '[deploy.pools.a]\nworkflows = ["one"]\ngpus = "H100"',
+            "unknown_key",
+            "deploy.pools.a.gpus",
+        ),
+        (
+            '[deploy.pools.a]\nworkflows = ["one"]\nauth = "none"',
+            "unknown_key",
+            "deploy.pools.a.auth",
+        ),
+        (
+            '[deploy.pools.a]\nworkflows = ["one"]\ngpu = "RTX4090"',
+            "unknown_gpu",
+            "deploy.pools.a.gpu[0]",
+        ),
+        ('[deploy.pools.a]\nworkflows = ["one"]\nmin_containers = 5', "invalid_range", "deploy"),
+        (
+            '[deploy.pools.a]\nworkflows = ["one"]\nnodes = "none.json"',
+            "missing_file",
+            "deploy.pools.a.nodes",
+        ),
+    ],
+)
+def test_an_invalid_pool_is_an_error_of_its_field(
+    write: WriteProject, pool: str, code: str, field: str
+) -> None:
+    assert errors_of(write, pool) == [(code, field)]
+
+
+@pytest.mark.parametrize("key", ['workflows = ["nope"]', 'workflows = ["one"]\nwarm_up = "nope"'])
+def test_an_unknown_workflow_of_a_pool_is_an_error(
+    write: WriteProject, write_workflow: WriteWorkflow, key: str
+) -> None:
+    write_workflow("one")
+    read = deployment(write, f"[deploy.pools.a]\n{key}")
+    with pytest.raises(ProjectError) as raised:
+        _ = read.pools
+    field = f"deploy.pools.a.{key.rpartition(chr(10))[2].partition(' ')[0]}"
+    assert (raised.value.code, raised.value.field) == ("unknown_workflow", field)

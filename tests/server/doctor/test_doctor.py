@@ -274,6 +274,22 @@ def test_a_short_commit_of_a_pack_is_a_warning_that_says_how_to_complete_it(
     assert "--write-back" in issue.message
 
 
+def test_issues_of_a_pool_name_its_table_and_shared_ones_come_once(
+    write: WriteProject, workflow: Callable[..., None], snapshot: Callable[..., None]
+) -> None:
+    workflow()
+    snapshot()
+    pool = '[deploy.pools.big]\nworkflows = ["art"]\nsnapshot = "gpu"\ngpu = "H100:2"\n'
+    file = write(GOOD.replace("[[deploy", f'{pool}preload = ["loras/b.safetensors"]\n[[deploy'))
+    issues = examine(file)[0]
+    assert {(issue.code, issue.where) for issue in issues} == {
+        ("gpu_snapshot_of_several_gpus", "deploy.pools.big.gpu"),
+        ("gpu_snapshot_is_alpha", "deploy.pools.big.snapshot"),
+        ("model_not_listed", "deploy.preload"),
+    }
+    assert len(issues) == 3
+
+
 def test_a_warm_up_that_needs_an_input_is_an_error(
     write: WriteProject, workflow: Callable[..., None], snapshot: Callable[..., None]
 ) -> None:

@@ -106,7 +106,7 @@ async def backend(deployed: ControlPlane, tmp_path: Path) -> AsyncIterator[Modal
             modal.Dict.from_name(list_name("snap", owner), create_if_missing=True), patience
         ),
         feed=QueueFeed(modal.Queue.from_name("snap-progress", create_if_missing=True), patience),
-        calls=FunctionCalls(worker.run, patience),
+        calls=FunctionCalls({"default": worker.run}, patience),
         files=MemoryFolder(files),
     )
     backend = ModalBackend(platform, tmp_path, policy=Policy(refresh=0.5))

@@ -66,16 +66,18 @@ class MemoryCalls:
     """Calls that never run; ``states`` says what is told of each."""
 
     spawned: list[tuple[str, str | None]] = field(default_factory=list[tuple[str, str | None]])
+    pools: list[str] = field(default_factory=list[str])
     states: dict[str, CallState] = field(default_factory=dict[str, CallState])
     reason: str = ""
     cancelled: list[tuple[str, bool]] = field(default_factory=list[tuple[str, bool]])
     killed: asyncio.Event = field(default_factory=asyncio.Event)
     failing: bool = False
 
-    async def spawn(self, job_id: str, request: str | None) -> str:
+    async def spawn(self, job_id: str, request: str | None, pool: str) -> str:
         if self.failing:
             raise ConnectionError("Modal is away")
         self.spawned.append((job_id, request))
+        self.pools.append(pool)
         return f"fc-{len(self.spawned)}"
 
     async def end(self, call_id: str, *, wait: float) -> CallEnd | None:

@@ -74,7 +74,7 @@ async def test_what_a_call_raises_is_not_taken_for_an_error_of_here(
     toy: ControlPlane, what: str
 ) -> None:
     worker = cast("Any", modal.Cls.from_name("toy", "Toy"))()
-    calls = FunctionCalls(worker.run, Patience(1))
+    calls = FunctionCalls({"default": worker.run}, Patience(1))
     call = await worker.run.spawn.aio(what, "x")
     end = await calls.end(call.object_id, wait=30)
     assert end is not None

@@ -1,6 +1,7 @@
 """What the gateway does with the records of a job, whichever container wrote them."""
 
 import asyncio
+import dataclasses
 import hashlib
 import os
 from pathlib import Path
@@ -11,7 +12,7 @@ from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.files import FileBySha256
 from comfysnap_schema.wire.jobs import JobStatus
 from comfysnap_server.backends.modal.backend import ModalBackend
-from comfysnap_server.backends.modal.platform import CallEnd, CallState
+from comfysnap_server.backends.modal.platform import CallEnd, CallState, Pools
 from comfysnap_server.backends.modal.records import Claim, End, claim_key, job_key
 from comfysnap_server.backends.modal.reporting import FeedReporter
 from comfysnap_server.backends.modal.states import Policy
@@ -70,6 +71,32 @@ async def test_a_job_that_was_never_spawned_is_spawned_by_whoever_looks(
     await other.get("someone", JOB)
     await other.get("someone", JOB)
     assert [job_id for job_id, _ in cloud.calls.spawned] == [JOB]
+
+
+async def test_a_job_whose_pool_is_gone_moves_once_and_another_gateway_finds_its_call(
+    cloud: Cloud, backend: ModalBackend, tmp_path: Path
+) -> None:
+    now = dataclasses.replace(cloud.platform, pools=Pools({"hello": "new"}, {"new": 60.0}))
+    then = dataclasses.replace(cloud.platform, pools=Pools({"hello": "old"}, {"old": 60.0}))
+    await ModalBackend(then, tmp_path / "then").submit(request())
+    later = [ModalBackend(now, tmp_path / name) for name in ("one", "two")]
+    for gateway in (*later, *later):
+        assert (await gateway.get("someone", JOB)).status is JobStatus.QUEUED
+    assert cloud.calls.pools == ["old", "new"]
+    await later[1].cancel("someone", JOB)
+    assert cloud.calls.cancelled == [("fc-2", False)]
+
+
+async def test_a_job_that_runs_in_a_pool_that_is_gone_stays_there(
+    cloud: Cloud, tmp_path: Path
+) -> None:
+    then = dataclasses.replace(cloud.platform, pools=Pools({"hello": "old"}, {"old": 60.0}))
+    await ModalBackend(then, tmp_path / "then").submit(request())
+    cloud.records.entries[claim_key(JOB, 1)] = claim()
+    now = dataclasses.replace(cloud.platform, pools=Pools({"hello": "new"}, {"new": 60.0}))
+    job = await ModalBackend(now, tmp_path / "now").get("someone", JOB)
+    assert job.status is JobStatus.RUNNING
+    assert cloud.calls.pools == ["old"]
 
 
 async def test_the_sweep_spawns_what_was_left(cloud: Cloud, backend: ModalBackend) -> None:

@@ -5,7 +5,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, LiteralString, TypeVar, cast
+from typing import Annotated, Any, LiteralString, TypeVar, cast, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -215,8 +215,14 @@ def _known_keys(model: type[BaseModel], location: list[int | str]) -> list[str]:
     kind: Any = model
     for part in location[:-1]:
         if isinstance(part, str):
-            kind = kind.model_fields[part].annotation
-            while not (hasattr(kind, "__dataclass_fields__") or hasattr(kind, "model_fields")):
+            is_dict = get_origin(kind) is dict
+            kind = get_args(kind)[1] if is_dict else kind.model_fields[part].annotation
+            while not _has_keys(kind):
                 kind = kind.__args__[0]
     fields: Any = getattr(kind, "__dataclass_fields__", None) or kind.model_fields
     return list(fields)
+
+
+def _has_keys(kind: Any) -> bool:
+    is_model = hasattr(kind, "__dataclass_fields__") or hasattr(kind, "model_fields")
+    return is_model or get_origin(kind) is dict

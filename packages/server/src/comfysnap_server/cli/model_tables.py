@@ -132,7 +132,7 @@ def model_rows(deployment: Deployment, storage: ModelStorage) -> list[ModelRow]:
     existing, records = storage.files(), storage.records()
     listed = {entry.path: str(entry) for entry in deployment.settings.models if entry.path}
     wholes = [entry for entry in deployment.settings.models if entry.whole_repository]
-    unused = set(unused_files(existing, workflows, deployment.settings.preload))
+    unused = set(unused_files(existing, workflows, deployment.preloaded))
     references = [ref for workflow in workflows for ref in model_references(workflow)]
     rows: list[ModelRow] = []
     for path in sorted({*listed, *existing}):

@@ -10,9 +10,16 @@ from comfysnap_server.deploy.deployment import (
 )
 from comfysnap_server.deploy.image import build_image, comfyui_commit, notice, read_nodes
 from comfysnap_server.deploy.plan import plan_lines
-from comfysnap_server.deploy.settings import FILES_DIR, MAX_TIMEOUT, MODELS_DIR, DeploySettings
+from comfysnap_server.deploy.settings import (
+    DEFAULT_POOL,
+    FILES_DIR,
+    MAX_TIMEOUT,
+    MODELS_DIR,
+    DeploySettings,
+)
 
 __all__ = [
+    "DEFAULT_POOL",
     "FILES_DIR",
     "MAX_TIMEOUT",
     "MODELS_DIR",

@@ -6,6 +6,6 @@
 from comfysnap_server.deploy.functions.gateway import gateway
 from comfysnap_server.deploy.functions.platform import app
 from comfysnap_server.deploy.functions.sweep import sweep
-from comfysnap_server.deploy.functions.worker import Worker
+from comfysnap_server.deploy.functions.worker import workers
 
-__all__ = ["Worker", "app", "gateway", "sweep"]
+__all__ = ["app", "gateway", "sweep", "workers"]

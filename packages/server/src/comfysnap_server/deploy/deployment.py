@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -19,7 +19,13 @@ from comfysnap_schema.workflow import (
     read_project,
     read_table,
 )
-from comfysnap_server.deploy.settings import COMFYUI_DIR, PROJECT_DIR, DeploySettings
+from comfysnap_server.deploy.settings import (
+    COMFYUI_DIR,
+    DEFAULT_POOL,
+    PROJECT_DIR,
+    DeploySettings,
+    WorkerSettings,
+)
 
 PROJECT_VARIABLE: Final = "COMFYSNAP_PROJECT"
 """Environment variable with the path of ``comfysnap.toml``; set in the containers."""
@@ -31,6 +37,8 @@ class Deployment:
 
     project: Project
     settings: DeploySettings
+    pool: str = DEFAULT_POOL
+    """Whose containers the settings are of; see ``of_pool``."""
 
     @property
     def file(self) -> Path:
@@ -75,11 +83,66 @@ class Deployment:
             "deploy.workflows": names or [],
             "deploy.warm_up": [self.settings.warm_up] if self.settings.warm_up else [],
         }
+        for name, pool in self.settings.pools.items():
+            named[f"deploy.pools.{name}.workflows"] = pool.workflows
+            named[f"deploy.pools.{name}.warm_up"] = [pool.warm_up] if pool.warm_up else []
         for field, wanted in named.items():
             for name in wanted:
                 if name not in chosen:
                     raise self.project.unknown_workflow(name, chosen, field)
         return chosen
+
+    @cached_property
+    def pools(self) -> tuple["Deployment", ...]:
+        """The deployment as each pool sees it; the default pool is first, and left out when the
+        others run all workflows.
+
+        Raises:
+            WorkflowError: Those of ``workflows``.
+            ProjectError: Those of ``workflows``.
+        """
+        if not self.settings.pools:
+            return (self,)
+        default = (self,) if DEFAULT_POOL in self.pool_of.values() else ()
+        return (*default, *(self.of_pool(name) for name in self.settings.pools))
+
+    def of_pool(self, name: str) -> "Deployment":
+        """The deployment with the settings of a pool's containers."""
+        if name == DEFAULT_POOL:
+            return self
+        return replace(self, settings=self.settings.of_pool(name), pool=name)
+
+    @cached_property
+    def pool_of(self) -> Mapping[str, str]:
+        """Workflow to the name of the pool that runs it. Raises what ``workflows`` raises."""
+        return {name: self.settings.pool_of(name) for name in self.workflows}
+
+    @property
+    def longest_run(self) -> int:
+        """Seconds that a job may run in the pool that gives it most."""
+        pools = [self.of_pool(name) for name in (DEFAULT_POOL, *self.settings.pools)]
+        return max(pool.settings.longest_run for pool in pools)
+
+    @property
+    def served(self) -> list[str]:
+        """Names of the workflows of this pool."""
+        return [name for name, pool in self.pool_of.items() if pool == self.pool]
+
+    @property
+    def class_name(self) -> str:
+        """Name of this pool's class in the Modal app."""
+        return "Worker" if self.pool == DEFAULT_POOL else f"Worker_{self.pool}"
+
+    @property
+    def preloaded(self) -> list[str]:
+        """Model files that the snapshot of any pool holds."""
+        tables = (self.settings, *self.settings.pools.values())
+        return list(dict.fromkeys(name for table in tables for name in table.preload))
+
+    @property
+    def table(self) -> str:
+        """Name of the table with this pool's keys, for messages."""
+        return "deploy" if self.pool == DEFAULT_POOL else f"deploy.pools.{self.pool}"
 
     def in_container(self, path: Path) -> str:
         """Path in a container of a path in the file.
@@ -128,11 +191,14 @@ def make_deployment(project: Project) -> Deployment:
 def _check_project(deployment: Deployment) -> Iterator[ProjectError]:
     """Errors that the table alone does not show."""
     file = str(deployment.file)
-    for key in ("nodes", "extra_model_paths"):
-        value: Path | None = getattr(deployment.settings, key)
-        if value is not None and not deployment.project.path(value).is_file():
-            message = f"file not found: {deployment.project.path(value)}"
-            yield ProjectError("missing_file", message, file=file, field=f"deploy.{key}")
+    tables: dict[str, WorkerSettings] = {"deploy": deployment.settings}
+    tables |= {f"deploy.pools.{name}": pool for name, pool in deployment.settings.pools.items()}
+    for table, settings in tables.items():
+        for key in ("nodes", "extra_model_paths"):
+            value: Path | None = getattr(settings, key)
+            if value is not None and not deployment.project.path(value).is_file():
+                message = f"file not found: {deployment.project.path(value)}"
+                yield ProjectError("missing_file", message, file=file, field=f"{table}.{key}")
     mounted = [deployment.models_volume, deployment.files_volume]
     mounted += [mount.volume for mount in deployment.settings.mounts]
     for name in {name for name in mounted if mounted.count(name) > 1}:

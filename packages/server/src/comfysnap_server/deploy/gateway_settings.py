@@ -12,7 +12,7 @@ def gateway_settings(deployment: Deployment) -> GatewaySettings:
         SettingsError: Those of ``read_serve``.
     """
     ours, settings = deployment.settings, read_serve(deployment.project)
-    longest = float(ours.longest_run)
+    longest = float(deployment.longest_run)
     if "max_timeout" in settings.model_fields_set:
         longest = min(settings.max_timeout, longest)
     held = ours.gateway.max_held

@@ -334,9 +334,11 @@ def _variables(deployment: Deployment) -> Layer:
 
 
 def _project_layers(deployment: Deployment) -> list[Layer]:
-    settings, project = deployment.settings, deployment.project
-    optional = (settings.nodes, settings.extra_model_paths)
+    project = deployment.project
+    tables = [deployment.settings, *deployment.settings.pools.values()]
+    optional = [path for table in tables for path in (table.nodes, table.extra_model_paths)]
     own = [Path(deployment.file.name), *(path for path in optional if path is not None)]
+    own = list(dict.fromkeys(own))
     workflows = project.written_workflows
 
     def add_files(image: "modal.Image") -> "modal.Image":

@@ -5,6 +5,15 @@ from dataclasses import dataclass
 
 from comfysnap_server.deploy.deployment import Deployment
 from comfysnap_server.deploy.image import Layer, gateway_layers, image_layers
+from comfysnap_server.deploy.prices import (
+    EXAMPLE_JOB_S,
+    PRICES_OF,
+    SOURCE,
+    Rate,
+    dollars,
+    gateway_rate,
+    worker_rate,
+)
 from comfysnap_server.deploy.settings import FILES_DIR, MODELS_DIR
 
 
@@ -18,7 +27,7 @@ class PlanLine:
 
 
 def plan_lines(deployment: Deployment) -> list[PlanLine]:
-    """The app, its functions, images, volumes and secrets, and what runs while idle.
+    """The app, its functions, images, volumes and secrets, and what it costs.
 
     Raises:
         SchemaError: The project is not valid.
@@ -32,16 +41,14 @@ def _lines(deployment: Deployment) -> Iterator[PlanLine]:
     for workflow in deployment.workflows.values():
         default = " (default)" if workflow.name == deployment.project.default else ""
         text = f"contract {workflow.contract.hash}{default}"
+        if settings.pools:
+            text += f"; pool {deployment.pool_of[workflow.name]}"
         yield PlanLine("workflow", workflow.name, text)
-    yield PlanLine("function", "Worker", _worker(deployment))
+    for pool in deployment.pools:
+        yield PlanLine("function", pool.class_name, _worker(pool))
     yield PlanLine("function", "gateway", _gateway(deployment))
     yield PlanLine("function", "sweep", "CPU; every 30 minutes, at most one container")
-    for name, layers in (
-        ("Worker", image_layers(deployment)),
-        ("gateway", gateway_layers(deployment)),
-    ):
-        for number, layer in enumerate(layers, 1):
-            yield PlanLine("image", f"{name} {number}", _layer(layer))
+    yield from _images(deployment)
     yield PlanLine("volume", deployment.models_volume, f"at {MODELS_DIR}: models")
     retention = f"kept for {settings.retention_hours} hours"
     yield PlanLine(
@@ -54,14 +61,28 @@ def _lines(deployment: Deployment) -> Iterator[PlanLine]:
         yield PlanLine("dict", f"{deployment.name}-{name}", "job records; expire after 7 idle days")
     yield PlanLine("queue", f"{deployment.name}-progress", "progress of running jobs")
     yield from _secrets(deployment)
-    yield PlanLine("idle cost", "Worker", _idle(settings.min_containers, deployment))
-    yield PlanLine("idle cost", "gateway", _idle_gateway(deployment))
+    yield from _costs(deployment)
+
+
+def _images(deployment: Deployment) -> Iterator[PlanLine]:
+    shown: dict[tuple[str, ...], str] = {}
+    for pool in deployment.pools:
+        lines = tuple(_layer(layer) for layer in image_layers(pool))
+        if lines in shown:
+            yield PlanLine("image", pool.class_name, f"that of {shown[lines]}")
+            continue
+        shown[lines] = pool.class_name
+        for number, line in enumerate(lines, 1):
+            yield PlanLine("image", f"{pool.class_name} {number}", line)
+    for number, layer in enumerate(gateway_layers(deployment), 1):
+        yield PlanLine("image", f"gateway {number}", _layer(layer))
 
 
 def _worker(deployment: Deployment) -> str:
     settings = deployment.settings
     gpu = " or ".join(settings.gpus or ["no GPU"])
     parts = [
+        *([f"runs {', '.join(deployment.served)}"] if settings.pools else []),
         f"{settings.engine} on {gpu}",
         f"cpu {_amount(settings.cpu)}, memory {_amount(settings.memory)} MiB",
         f"{settings.min_containers} to {settings.max_containers} containers"
@@ -114,16 +135,28 @@ def _secrets(deployment: Deployment) -> Iterator[PlanLine]:
         yield PlanLine("secret", deployment.keys_secret, "hashes of the API keys")
 
 
-def _idle(count: int, deployment: Deployment) -> str:
-    gpus = deployment.settings.gpus
-    if not count:
-        return "none: scales to zero"
-    return f"{count} x {' or '.join(gpus) if gpus else 'CPU'} around the clock"
+def _costs(deployment: Deployment) -> Iterator[PlanLine]:
+    gateway = gateway_rate(deployment)
+    for pool in deployment.pools:
+        rate = worker_rate(pool)
+        if rate is None:
+            text = f"no price known for {(pool.settings.gpus or ['CPU'])[0]}"
+            yield PlanLine("cost", pool.class_name, text)
+            continue
+        yield PlanLine("cost", pool.class_name, _cost(rate))
+        both = [each.of(EXAMPLE_JOB_S) + each.tail for each in (rate, gateway)]
+        text = f"{dollars(sum(both))} with both idle tails, when nothing else runs"
+        yield PlanLine("cost", f"lone {EXAMPLE_JOB_S:g} s job", text)
+    yield PlanLine("cost", "gateway", _cost(gateway))
+    yield PlanLine("cost", "prices", f"of {PRICES_OF}, from {SOURCE}; without region surcharges")
 
 
-def _idle_gateway(deployment: Deployment) -> str:
-    count = deployment.settings.gateway.min_containers
-    return f"{count} x CPU around the clock" if count else "none: scales to zero"
+def _cost(rate: Rate) -> str:
+    rest = f"{dollars(rate.at_rest)} an hour at rest"
+    rest += f" ({rate.min_containers} always run)" if rate.min_containers else " (scales to zero)"
+    tail = f"{dollars(rate.tail)} per idle tail of {rate.scaledown_window:g} s"
+    job = f"{dollars(rate.of(EXAMPLE_JOB_S))} per {EXAMPLE_JOB_S:g} s job"
+    return f"{rest}; {tail}; {job}; {dollars(rate.of(3600))} an hour of one container"
 
 
 def _amount(value: float | tuple[float, float] | tuple[int, int]) -> str:

@@ -1,12 +1,14 @@
 """Runs every check on a project, on this machine or with Modal."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comfysnap_schema.wire import SchemaError
 from comfysnap_schema.workflow import SPEC_FILE, SettingsError, Workflow, check_workflow
 from comfysnap_server.deploy import (
+    DEFAULT_POOL,
     Deployment,
     comfyui_commit,
     make_deployment,
@@ -15,7 +17,7 @@ from comfysnap_server.deploy import (
 )
 from comfysnap_server.deploy.keys import KEYS_VARIABLE
 from comfysnap_server.doctor.issue import Level, ProjectIssue
-from comfysnap_server.doctor.settings import check_settings
+from comfysnap_server.doctor.settings import check_access, check_settings
 from comfysnap_server.doctor.workflows import check_models, check_nodes, check_probe
 from comfysnap_server.models import ModelsVolume
 from comfysnap_server.nodepacks import NodeManifest, Probe
@@ -57,17 +59,35 @@ def examine(
 def _examine(deployment: Deployment, probe: Probe | None) -> Iterator[ProjectIssue]:
     workflows, issues = _load_workflows(deployment)
     yield from issues
+    yield from check_access(deployment)
+    yield from check_models(deployment, workflows)
+    seen: set[ProjectIssue] = set()
+    for pool in (deployment.of_pool(name) for name in (DEFAULT_POOL, *deployment.settings.pools)):
+        served = [flow for flow in workflows if deployment.settings.pool_of(flow.name) == pool.pool]
+        if not served and pool is deployment and deployment.settings.pools:
+            continue  # it has no class
+        for issue in _examine_pool(pool, served, probe):
+            key = issue.where.removeprefix("deploy.")
+            if pool is not deployment and key in deployment.settings.pools[pool.pool].own_keys:
+                issue = replace(issue, where=f"{pool.table}.{key}")
+            if issue not in seen:
+                yield issue
+            seen.add(issue)
+
+
+def _examine_pool(
+    pool: Deployment, workflows: list[Workflow], probe: Probe | None
+) -> Iterator[ProjectIssue]:
     nodes: NodeManifest | None = None
     try:
-        nodes = read_nodes(deployment)
-        comfyui_commit(deployment, nodes)
+        nodes = read_nodes(pool)
+        comfyui_commit(pool, nodes)
     except SchemaError as error:
         yield from _issues(error)
-    yield from check_settings(deployment, workflows, nodes)
-    yield from check_nodes(deployment.settings, workflows, nodes, probe)
-    yield from check_models(deployment, workflows)
+    yield from check_settings(pool, workflows, nodes)
+    yield from check_nodes(pool.settings, workflows, nodes, probe)
     if probe is not None:
-        yield from check_probe(deployment.settings, probe)
+        yield from check_probe(pool.settings, probe)
 
 
 def _load_workflows(deployment: Deployment) -> tuple[list[Workflow], list[ProjectIssue]]:

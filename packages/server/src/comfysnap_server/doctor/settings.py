@@ -17,7 +17,6 @@ def check_settings(
     yield from _after_restore(settings, nodes)
     yield from _warm_up(settings, workflows)
     yield from _scaling(settings)
-    yield from _access(deployment)
     if settings.engine == "simulated":
         yield ProjectIssue.warning(
             "simulated_engine",
@@ -115,7 +114,8 @@ def _scaling(settings: DeploySettings) -> Iterator[ProjectIssue]:
         )
 
 
-def _access(deployment: Deployment) -> Iterator[ProjectIssue]:
+def check_access(deployment: Deployment) -> Iterator[ProjectIssue]:
+    """Find settings of access, keys and tokens that are unsafe or have no effect."""
     settings = deployment.settings
     if settings.auth == "none":
         yield ProjectIssue.warning(

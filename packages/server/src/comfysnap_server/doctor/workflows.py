@@ -134,8 +134,8 @@ def check_models(deployment: Deployment, workflows: Sequence[Workflow]) -> Itera
             if key not in reported and not any(reference.is_at(path) for path in listed):
                 reported.add(key)
                 yield _missing(reference, listed, others)
-    yield from _preload(settings.preload, listed, others)
-    for path in unused_files(listed, workflows, settings.preload):
+    yield from _preload(deployment.preloaded, listed, others)
+    for path in unused_files(listed, workflows, deployment.preloaded):
         yield ProjectIssue.note("unused_model", "deploy.models", f"no workflow uses {path}")
 
 

@@ -9,7 +9,7 @@ from comfysnap_server.backends.modal.cloud import (
     VolumeFolder,
 )
 from comfysnap_server.backends.modal.listing import list_name
-from comfysnap_server.backends.modal.platform import Platform
+from comfysnap_server.backends.modal.platform import Platform, Pools
 from comfysnap_server.backends.modal.runner import JobRunner
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "ModalBackend",
     "Patience",
     "Platform",
+    "Pools",
     "QueueFeed",
     "VolumeFolder",
     "list_name",

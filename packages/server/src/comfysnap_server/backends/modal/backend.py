@@ -107,6 +107,10 @@ class ModalBackend:
         Raises:
             BackendError: ``idempotency_mismatch``, ``quota_exceeded``.
         """
+        pools = self._platform.pools
+        longest = pools.longest_run[pools.of(request.workflow)]
+        if request.timeout > longest:
+            request = request.model_copy(update={"timeout": longest})
         owner, key = request.owner, request.idempotency_key
         if self._quota.is_full(owner):
             replayed = key and await self.replay(owner, key, request.fingerprint)
@@ -211,12 +215,13 @@ class ModalBackend:
         if snapshot.final:
             return snapshot
         now = self._platform.now()
-        decision = decide(snapshot, self._policy, now)
+        pools = self._platform.pools
+        decision = decide(snapshot, self._policy, now, pools)
         if decision != Decision():  # the feed may lack what the records have
             snapshot = await self._store.snapshot(snapshot.request.job_id, snapshot)
-            decision = decide(snapshot, self._policy, now)
-        if decision.step is Step.SPAWN:
-            await self._store.spawn(snapshot.request)
+            decision = decide(snapshot, self._policy, now, pools)
+        if decision.step in (Step.SPAWN, Step.MOVE):
+            await self._store.spawn(snapshot.request, instead=snapshot.call)
             return await self._store.snapshot(snapshot.request.job_id, snapshot)
         if decision.final:
             snapshot = await self._store.finish(snapshot, decision.final)

@@ -153,15 +153,21 @@ class QueueFeed:
 
 
 class FunctionCalls:
-    """``Calls`` of one method."""
+    """``Calls`` of the method that runs a job.
 
-    def __init__(self, method: Any, patience: Patience) -> None:
-        self._method = method
+    Args:
+        methods: That of each pool.
+        patience: For each request.
+    """
+
+    def __init__(self, methods: Mapping[str, Any], patience: Patience) -> None:
+        self._methods = methods
         self._patience = patience
 
-    async def spawn(self, job_id: str, request: str | None) -> str:
+    async def spawn(self, job_id: str, request: str | None, pool: str) -> str:
         """See ``Calls``."""
-        call = await self._patience.ask(lambda: self._method.spawn.aio(job_id, request))
+        spawn = self._methods[pool].spawn.aio
+        call = await self._patience.ask(lambda: spawn(job_id, request))
         return call.object_id
 
     async def end(self, call_id: str, *, wait: float) -> CallEnd | None:

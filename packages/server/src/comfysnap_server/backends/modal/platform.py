@@ -1,7 +1,7 @@
 """What the backend asks of Modal, so that policy and tests know neither RPCs nor clocks."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
@@ -75,11 +75,28 @@ class Feed(Protocol):
         ...
 
 
-class Calls(Protocol):
-    """Function calls of the GPU class."""
+@dataclass(frozen=True)
+class Pools:
+    """The GPU classes of the deployment, and which one runs which workflow."""
 
-    async def spawn(self, job_id: str, request: str | None) -> str:
-        """Queue a job and return the call's id.
+    by_workflow: Mapping[str, str] = field(default_factory=dict[str, str])
+    longest_run: Mapping[str, float] = field(default_factory=lambda: {"default": float("inf")})
+    """Pool to the seconds that a job may run there."""
+
+    def of(self, workflow: str) -> str:
+        """The pool of a workflow; for one that is not served any more, the first pool."""
+        return self.by_workflow.get(workflow) or next(iter(self.longest_run))
+
+    def lacks(self, pool: str | None) -> bool:
+        """Whether a pool of an earlier deployment is gone."""
+        return pool is not None and pool not in self.longest_run
+
+
+class Calls(Protocol):
+    """Function calls of the GPU classes."""
+
+    async def spawn(self, job_id: str, request: str | None, pool: str) -> str:
+        """Queue a job in a pool and return the call's id.
 
         Args:
             request: The request itself, when it is small enough to travel inline.
@@ -127,6 +144,7 @@ class Platform:
     feed: Feed
     calls: Calls
     files: SharedFolder
+    pools: Pools = field(default_factory=Pools)
     models: SharedFolder | None = None
     """The models volume; None where no engine runs."""
     now: Callable[[], datetime] = utc_now

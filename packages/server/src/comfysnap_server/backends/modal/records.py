@@ -28,10 +28,13 @@ class KnownKey(BaseModel, frozen=True):
 
 
 class Spawned(BaseModel, frozen=True):
-    """``{id}:call``: the first function call made for the job. Written by the gateway."""
+    """``{id}:call``: the first function call made for the job, and ``{id}:moved:{pool}``: the one
+    that took its place because that pool is gone. Written by the gateway."""
 
     call_id: str
     at: datetime
+    pool: str | None = None
+    """In which pool. None: in the default one, by a version without pools."""
 
 
 class Claim(BaseModel, frozen=True):
@@ -48,6 +51,7 @@ class Claim(BaseModel, frozen=True):
     load_seconds: float
     attach_seconds: float
     device: str | None = None
+    pool: str | None = None
     preemptions: int = 0
     """How many of the runs before this one were preempted, and so were no attempts."""
 
@@ -111,6 +115,11 @@ def idem_key(owner: str, key: str) -> str:
 def job_key(job_id: str, what: Literal["request", "call", "cancel", "final"]) -> str:
     """Where a part of a job is kept."""
     return f"{job_id}:{what}"
+
+
+def moved_key(job_id: str, pool: str) -> str:
+    """Where the call is kept that took the place of the one in ``pool``."""
+    return f"{job_id}:moved:{pool}"
 
 
 def claim_key(job_id: str, run: int) -> str:

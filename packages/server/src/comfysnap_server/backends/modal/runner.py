@@ -87,6 +87,7 @@ class JobRunner:
         platform: Modal's objects.
         policy: Limits.
         retire: Keeps the container from taking another job; awaited when its engine is broken.
+        pool: Whose container this is.
         exit_process: Ends the process when the engine cannot be stopped.
     """
 
@@ -97,12 +98,14 @@ class JobRunner:
         policy: WorkerPolicy | None = None,
         *,
         retire: Callable[[], Awaitable[object]] | None = None,
+        pool: str | None = None,
         exit_process: Callable[[int], object] = os._exit,
     ) -> None:
         self.engine = engine
         self._platform = platform
         self._policy = policy or WorkerPolicy()
         self._retire = retire
+        self._pool = pool
         self._exit_process = exit_process
         self._index = JobIndex(platform)
         self._inputs = FileStore(platform.files.root / INPUTS)
@@ -194,6 +197,7 @@ class JobRunner:
                 load_seconds=self._load_seconds,
                 attach_seconds=self._attach_seconds,
                 device=self._device,
+                pool=self._pool,
                 preemptions=preemptions,
             )
             key = claim_key(job.job_id, len(earlier) + 1)

@@ -8,7 +8,7 @@ from typing import Any, Final
 from pydantic import JsonValue
 
 from comfysnap_schema.wire import JobRecord, JobStatus, Progress, Timings
-from comfysnap_server.backends.modal.platform import CallEnd, CallState
+from comfysnap_server.backends.modal.platform import CallEnd, CallState, Pools
 from comfysnap_server.backends.modal.records import (
     CancelRequest,
     Claim,
@@ -148,6 +148,8 @@ class Step(Enum):
 
     NOTHING = "nothing"
     SPAWN = "spawn"
+    MOVE = "move"
+    """Spawn in another pool: the one that the job waits in is gone."""
     STOP = "stop"
     """Cancel the call."""
     KILL = "kill"
@@ -162,7 +164,9 @@ class Decision:
     final: End | None = None
 
 
-def decide(snapshot: JobState, policy: Policy, now: datetime) -> Decision:
+def decide(
+    snapshot: JobState, policy: Policy, now: datetime, pools: Pools | None = None
+) -> Decision:
     """What the records alone ask for."""
     if snapshot.final:
         return Decision()
@@ -178,6 +182,8 @@ def decide(snapshot: JobState, policy: Policy, now: datetime) -> Decision:
             return Decision(Step.STOP, end_of(snapshot, ended(Ending.EXPIRED), now))
         if snapshot.call is None and age > policy.respawn_after:
             return Decision(Step.SPAWN)
+        if snapshot.call and pools and pools.lacks(snapshot.call.pool):
+            return Decision(Step.MOVE)
     return Decision()
 
 

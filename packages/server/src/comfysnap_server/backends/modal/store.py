@@ -21,6 +21,7 @@ from comfysnap_server.backends.modal.records import (
     claim_key,
     idem_key,
     job_key,
+    moved_key,
     read,
 )
 from comfysnap_server.backends.modal.reporting import PROGRESS_KEPT_S
@@ -81,22 +82,27 @@ class JobStore:
         )
         return new
 
-    async def spawn(self, request: JobRequest) -> Spawned | None:
+    async def spawn(self, request: JobRequest, *, instead: Spawned | None = None) -> Spawned | None:
         """Queue the job with Modal. A failure is only logged: the request is kept, and the next
         gateway that reads the job spawns it.
+
+        Args:
+            instead: The call in a pool that is gone.
 
         Returns:
             The call; None if there is none, or none that is sure to be the job's.
         """
         text = request.model_dump_json()
         inline = text if len(text.encode()) <= MAX_INLINE_BYTES else None
+        key = job_key(request.job_id, "call")
+        if instead is not None and instead.pool is not None:
+            key = moved_key(request.job_id, instead.pool)
+        pool = self._platform.pools.of(request.workflow)
         try:
-            call_id = await self._platform.calls.spawn(request.job_id, inline)
-            spawned = Spawned(call_id=call_id, at=self._platform.now())
+            call_id = await self._platform.calls.spawn(request.job_id, inline, pool)
+            spawned = Spawned(call_id=call_id, at=self._platform.now(), pool=pool)
             # a second call for the same job is left to lose at the claim
-            first = await self._records.add(
-                job_key(request.job_id, "call"), spawned.model_dump_json()
-            )
+            first = await self._records.add(key, spawned.model_dump_json())
         except Exception:
             log.exception("job %s could not be spawned", request.job_id)
             return None
@@ -151,7 +157,16 @@ class JobStore:
             known = read(Spawned, await self._records.get(job_key(job_id, "call")))
             if known is not None:
                 _remember(self._calls, job_id, known)
-        return known
+        return await self._moved(job_id, known)
+
+    async def _moved(self, job_id: str, call: Spawned | None) -> Spawned | None:
+        """The call that took the place of one in a pool that is gone, if there is one yet."""
+        while call is not None and call.pool is not None and self._platform.pools.lacks(call.pool):
+            later = read(Spawned, await self._records.get(moved_key(job_id, call.pool)))
+            if later is None:
+                break
+            call = later
+        return call
 
     async def _entries(self, job_id: str) -> list[FeedEntry]:
         return [
@@ -189,7 +204,7 @@ class JobStore:
             )
         state = JobState(
             request=request,
-            call=read(Spawned, call),
+            call=await self._moved(job_id, read(Spawned, call)),
             claims=claims,
             cancel=read(CancelRequest, cancel),
             final=final,

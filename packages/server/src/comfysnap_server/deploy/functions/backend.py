@@ -13,7 +13,7 @@ from comfysnap_server.deploy.functions.platform import (
     make_platform,
     settings,
 )
-from comfysnap_server.deploy.functions.worker import Worker
+from comfysnap_server.deploy.functions.worker import workers
 from comfysnap_server.deploy.image import build_gateway_image
 
 TIMEOUT_S: Final = 3600
@@ -26,7 +26,7 @@ volumes: Final[dict[str | Any, Any]] = {files_dir: files_volume}
 def make_backend(*, patience: float) -> ModalBackend:
     """The backend of this container; see ``make_platform``."""
     return ModalBackend(
-        make_platform(Worker().run, patience=patience),
+        make_platform({name: cls().run for name, cls in workers.items()}, patience=patience),
         Path(tempfile.gettempdir()) / "comfysnap",
         retention=timedelta(hours=settings.retention_hours),
         max_unfinished_per_owner=settings.max_unfinished_per_owner,

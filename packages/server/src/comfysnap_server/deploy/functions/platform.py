@@ -6,7 +6,7 @@
 import logging
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +19,7 @@ from comfysnap_server.backends.modal import (
     FunctionCalls,
     Patience,
     Platform,
+    Pools,
     QueueFeed,
     VolumeFolder,
     list_name,
@@ -73,11 +74,11 @@ def resolving(*more: Any) -> Generator[None]:
             log.warning("a shared object is looked up when it is needed: %s", error)
 
 
-def make_platform(method: Any = None, *, patience: float = 60) -> Platform:
+def make_platform(methods: Mapping[str, Any] | None = None, *, patience: float = 60) -> Platform:
     """The shared objects, for the backend and the worker.
 
     Args:
-        method: Method of the GPU class that runs a job. None in the worker.
+        methods: Method that runs a job, of each pool. None in the worker.
         patience: Seconds in which a request to Modal that gets no answer is repeated.
     """
     asking = Patience(patience)
@@ -88,10 +89,16 @@ def make_platform(method: Any = None, *, patience: float = 60) -> Platform:
             modal.Dict.from_name(list_name(deployment.name, owner), create_if_missing=True), asking
         ),
         feed=QueueFeed(_progress, asking),
-        calls=FunctionCalls(method, asking),
+        calls=FunctionCalls(methods or {}, asking),
         files=VolumeFolder(files_volume, Path(files_dir), asking),
-        models=VolumeFolder(models_volume, Path(MODELS_DIR), asking) if method is None else None,
+        pools=_pools() if methods else Pools(),
+        models=None if methods else VolumeFolder(models_volume, Path(MODELS_DIR), asking),
     )
+
+
+def _pools() -> Pools:
+    longest = {pool.pool: float(pool.settings.longest_run) for pool in deployment.pools}
+    return Pools(deployment.pool_of, longest)
 
 
 if not modal.is_local():

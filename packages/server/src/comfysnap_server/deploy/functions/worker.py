@@ -1,4 +1,5 @@
-"""The GPU class: loads before the snapshot, takes the GPU after it, runs one job at a time."""
+"""The GPU class of each pool: loads before the snapshot, takes the GPU after it, runs one job at a
+time."""
 
 # modal's stubs leave the types of its decorators partly unknown
 # pyright: reportUnknownMemberType=false, reportUntypedFunctionDecorator=false
@@ -7,16 +8,15 @@
 import logging
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, cast
 
 import modal
 import modal.experimental
 
-from comfysnap_schema.wire import JobStatus, Progress
+from comfysnap_schema.wire import JobStatus
 from comfysnap_server.backends.modal import JobRunner
-from comfysnap_server.deploy.deployment import engine_options
+from comfysnap_server.deploy.deployment import Deployment, engine_options
 from comfysnap_server.deploy.functions.platform import (
     app,
     deployment,
@@ -29,22 +29,19 @@ from comfysnap_server.deploy.functions.platform import (
 )
 from comfysnap_server.deploy.image import build_image
 from comfysnap_server.deploy.settings import MODELS_DIR, STOP_MARGIN_S
-from comfysnap_server.engine.protocol import Engine, EngineJob, PreviewFrame
+from comfysnap_server.engine.protocol import Engine, EngineJob
 from comfysnap_server.engine.registry import make_engine
 from comfysnap_server.jobs import execute
 
 log = logging.getLogger(__name__)
 
-SNAPSHOT: Final = settings.snapshot != "off"
-GPU_SNAPSHOT: Final = settings.snapshot == "gpu" and settings.gpus is not None
+
+def _has_gpu_snapshot(pool: Deployment) -> bool:
+    return pool.settings.snapshot == "gpu" and pool.settings.gpus is not None
 
 
-def _before_snapshot(method: Callable[[Any], None]) -> Any:
-    return cast("Any", modal.enter(snap=True)(method)) if SNAPSHOT else method
-
-
-def _gpu() -> Any:
-    gpus = settings.gpus
+def _gpu(pool: Deployment) -> Any:
+    gpus = pool.settings.gpus
     return gpus[0] if gpus and len(gpus) == 1 else gpus
 
 
@@ -60,10 +57,9 @@ def _volumes() -> dict[str | Any, Any]:
     return {files_dir: files_volume, MODELS_DIR: models, **extra}
 
 
-def _warm_up(engine: Engine) -> None:
-    """Run the workflow ``warm_up`` with its defaults, so that the first job finds models loaded
+def _warm_up(engine: Engine, name: str | None) -> None:
+    """Run the workflow of ``warm_up`` with its defaults, so that the first job finds models loaded
     and kernels compiled. A failure is only logged."""
-    name = settings.warm_up
     if name is None:
         return
     workflow = deployment.workflows[name]
@@ -96,56 +92,40 @@ def _log_report(engine: Engine) -> None:
         log.warning("%s", note)
 
 
-def _ignore(_: Progress | PreviewFrame) -> None:
+def _ignore(_: object) -> None:
     return
 
 
-@app.cls(
-    image=build_image(deployment),
-    gpu=_gpu(),
-    cpu=settings.cpu,
-    memory=settings.memory,
-    ephemeral_disk=settings.ephemeral_disk,
-    region=settings.region or None,
-    cloud=settings.cloud,
-    volumes=_volumes(),
-    secrets=[modal.Secret.from_name(name) for name in settings.worker_secrets],
-    timeout=settings.longest_run + STOP_MARGIN_S,
-    startup_timeout=settings.startup_timeout,
-    min_containers=settings.min_containers,
-    max_containers=settings.max_containers,
-    buffer_containers=settings.buffer_containers,
-    scaledown_window=settings.scaledown_window,
-    enable_memory_snapshot=SNAPSHOT,
-    experimental_options={"enable_gpu_snapshot": True} if GPU_SNAPSHOT else None,
-)
-class Worker:
-    """Runs jobs. The hooks work with a snapshot and without one."""
+class _Worker:
+    """Runs the jobs of a pool. The hooks work with a snapshot and without one."""
 
-    @_before_snapshot
-    def load(self) -> None:
+    @property
+    def _pool(self) -> Deployment:
+        return _POOLS[type(self).__name__]
+
+    def _load_engine(self) -> None:
         """Everything that the snapshot can contain."""
-        engine = make_engine(settings.engine, engine_options(deployment))
-        retire = modal.experimental.stop_fetching_inputs.aio
-        self._worker = JobRunner(engine, make_platform(), retire=retire)
+        pool = self._pool
+        engine = make_engine(settings.engine, engine_options(pool))
+        retire = cast("Any", modal.experimental.stop_fetching_inputs).aio
+        self._worker = JobRunner(engine, make_platform(), retire=retire, pool=pool.pool)
         self._worker.load()
         _log_report(engine)
-        if GPU_SNAPSHOT:
+        if _has_gpu_snapshot(pool):
             engine.attach()
-            _warm_up(engine)
+            _warm_up(engine, pool.settings.warm_up)
 
     @modal.enter(snap=False)
     def attach(self) -> None:
         """Runs after a restore, or after ``load`` without one."""
-        if not SNAPSHOT:
-            self.load()
+        pool = self._pool
+        if pool.settings.snapshot == "off":
+            self._load_engine()
         restored = os.environ.get("MODAL_ENABLE_SNAP_RESTORE") == "1"
+        name = None if _has_gpu_snapshot(pool) else pool.settings.warm_up
         engine = self._worker.engine
         with resolving(models_volume):
-            self._worker.attach(
-                restored=restored,
-                warm_up=lambda: None if GPU_SNAPSHOT else _warm_up(engine),
-            )
+            self._worker.attach(restored=restored, warm_up=lambda: _warm_up(engine, name))
 
     @modal.exit()
     def close(self) -> None:
@@ -156,3 +136,42 @@ class Worker:
     async def run(self, job_id: str, request: str | None) -> str:
         """Run a job; see ``JobRunner.run``."""
         return await self._worker.run(job_id, request, modal.current_function_call_id() or job_id)
+
+
+class _SnapshotWorker(_Worker):
+    @modal.enter(snap=True)
+    def load(self) -> None:
+        """Runs before the snapshot."""
+        self._load_engine()
+
+
+def _make_class(pool: Deployment) -> Any:
+    """The Modal class of a pool."""
+    settings, snapshot = pool.settings, pool.settings.snapshot != "off"
+    base = _SnapshotWorker if snapshot else _Worker
+    made = type(pool.class_name, (base,), {"__module__": __name__, "__doc__": base.__doc__})
+    return app.cls(
+        image=build_image(pool),
+        gpu=_gpu(pool),
+        cpu=settings.cpu,
+        memory=settings.memory,
+        ephemeral_disk=settings.ephemeral_disk,
+        region=settings.region or None,
+        cloud=settings.cloud,
+        volumes=_volumes(),
+        secrets=[modal.Secret.from_name(name) for name in settings.worker_secrets],
+        timeout=settings.longest_run + STOP_MARGIN_S,
+        startup_timeout=settings.startup_timeout,
+        min_containers=settings.min_containers,
+        max_containers=settings.max_containers,
+        buffer_containers=settings.buffer_containers,
+        scaledown_window=settings.scaledown_window,
+        enable_memory_snapshot=snapshot,
+        experimental_options={"enable_gpu_snapshot": True} if _has_gpu_snapshot(pool) else None,
+    )(made)
+
+
+_POOLS: Final = {pool.class_name: pool for pool in deployment.pools}
+workers: Final = {pool.pool: _make_class(pool) for pool in deployment.pools}
+"""The class of each pool, by the pool's name."""
+globals().update({pool.class_name: workers[pool.pool] for pool in deployment.pools})  # for Modal

@@ -21,21 +21,25 @@ class Scaling(BaseModel, frozen=True, extra="forbid"):
 
     @model_validator(mode="after")
     def _check_range(self) -> Self:
+        self.check_range()
+        return self
+
+    def check_range(self) -> None:
+        """Raise a setting error if more containers always run than may run."""
         if self.min_containers > self.max_containers:
             raise setting_error(
                 "invalid_range",
                 f"min_containers ({self.min_containers}) must not exceed "
                 f"max_containers ({self.max_containers})",
             )
-        return self
 
 
 class GatewayScaling(Scaling, frozen=True, extra="forbid"):
     """``[deploy.gateway]``: the function on CPU with the HTTP API."""
 
-    scaledown_window: Annotated[int, Field(ge=2, le=3600)] = 300
-    cpu: Cores = 1.0
-    memory: Mebibytes = 1024
+    cpu: Cores = 0.25
+    memory: Mebibytes = 512
+    """Requests: Modal lets a container use more, and charges what it uses."""
     max_inputs: Annotated[int, Field(ge=1, le=1000)] = 100
     """Concurrent requests of a container; each client that waits for a job is one."""
     snapshot: bool = True

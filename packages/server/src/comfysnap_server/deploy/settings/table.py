@@ -1,63 +1,36 @@
 """``[deploy]`` of ``comfysnap.toml``: the settings of a deployment on Modal."""
 
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Final, Literal, Self
+from pathlib import PurePosixPath
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from comfysnap_schema.workflow import setting_error
-from comfysnap_server import pins
-from comfysnap_server.deploy.settings.scaling import GatewayScaling, Scaling
+from comfysnap_server.deploy.settings.containers import WorkerSettings
+from comfysnap_server.deploy.settings.pools import DEFAULT_POOL, Pools, PoolSettings
+from comfysnap_server.deploy.settings.scaling import GatewayScaling
 from comfysnap_server.deploy.settings.values import (
-    Commit,
-    Cores,
     EnvironmentName,
     GitHost,
-    Gpus,
-    Mebibytes,
-    ModelPaths,
-    Names,
     ObjectName,
-    Package,
-    Version,
     WebAddress,
 )
 from comfysnap_server.deploy.settings.volumes import Mount, VolumeNames, check_mounts
 from comfysnap_server.models import ModelEntry
 
-MAX_TIMEOUT: Final = 24 * 3600
-"""Seconds; Modal's limit."""
-STOP_MARGIN_S: Final = 120
-"""Seconds that Modal's timeout is longer than a job's, to end containers that hang."""
 MAX_RETENTION_HOURS: Final = 7 * 24
 """Job records are entries of a ``modal.Dict``, which expire after seven idle days."""
 
 
-class DeploySettings(Scaling, frozen=True, extra="forbid"):
+class DeploySettings(WorkerSettings, frozen=True, extra="forbid"):
     """``[deploy]``. Every key has a default."""
 
     engine: Literal["comfyui", "simulated"] = "comfyui"
     """``simulated`` needs no GPU and no ComfyUI: for testing a deployment."""
-    engine_options: dict[str, Any] = Field(default_factory=dict)
-    """Other options of the engine, for example ``arguments = ["--fast"]`` for ComfyUI."""
     workflows: Annotated[list[str], Field(min_length=1)] | None = None
     """Names of the workflows to serve. None: all in the folder."""
 
-    gpu: Gpus = Field(default_factory=lambda: ["L40S"])
-    """One GPU type, or several in order of preference; ``H100:2`` for two GPUs."""
-    cpu: Cores = 2.0
-    """Cores, or ``[request, limit]``."""
-    memory: Mebibytes = 16384
-    """MiB, or ``[request, limit]``."""
-    ephemeral_disk: Annotated[int, Field(gt=0, le=3_145_728)] | None = None
-    """MiB. None: Modal's default."""
-    region: Names = Field(default_factory=list[str])
-    """Modal's regions (``us``, ``eu-west``). Empty: any region, which is cheapest."""
-    cloud: str | None = None
-    timeout: Annotated[int, Field(ge=10, le=MAX_TIMEOUT)] = 1800
-    """Seconds; maximum run time of a job, and of the timeout it may ask for."""
-    startup_timeout: Annotated[int, Field(ge=10, le=MAX_TIMEOUT)] = 900
-    """Seconds to load ComfyUI, warm up and preload."""
     max_attempts: Annotated[int, Field(ge=1, le=10)] = 1
     """Maximum number of runs of a job whose container is lost."""
     max_unfinished_per_owner: Annotated[int, Field(ge=1)] | None = None
@@ -66,37 +39,12 @@ class DeploySettings(Scaling, frozen=True, extra="forbid"):
     retention_hours: Annotated[int, Field(ge=1, le=MAX_RETENTION_HOURS)] = MAX_RETENTION_HOURS
     """Hours that jobs and their output files are kept."""
 
-    snapshot: Literal["cpu", "gpu", "off"] = "cpu"
-    """Memory snapshot: without GPU state, with it (alpha at Modal), or none."""
-    preload: ModelPaths = Field(default_factory=list[str])
-    """Model files, as ``folder/file`` inside models/, whose weights are in the snapshot."""
-    after_restore: list[str] = Field(default_factory=list)
-    """Node packs (folders in custom_nodes) that are loaded after a restore, not before."""
-    warm_up: str | None = None
-    """Workflow to run once before a GPU snapshot, else at each container start."""
-
-    comfyui: Commit | None = None
-    """A version (``0.33.0``) or a full commit; stored as a commit. None: that of the node snapshot,
-    else the default in ``pins``."""
-    comfyui_repository: WebAddress = pins.REPOSITORY
-    python: Literal["3.11", "3.12", "3.13"] = "3.11"
-    torch: Version = pins.TORCH
-    cuda: Version = pins.CUDA
-    """Versions of torch and CUDA. With others than the defaults the lock is not used."""
-    pip: list[Package] = Field(default_factory=list)
-    """Additional Python packages, as requirements (``sageattention==2.2.0``)."""
-    apt: list[Package] = Field(default_factory=list)
-    """Additional Debian packages."""
-    nodes: Path | None = None
-    """ComfyUI-Manager's ``snapshot.json``, relative to ``comfysnap.toml``."""
     registry: WebAddress = "https://api.comfy.org"
     """Base URL of the registry of ``cnr_custom_nodes``."""
     git_tokens: dict[GitHost, EnvironmentName] = Field(
         default_factory=lambda: {"github.com": "GITHUB_TOKEN"}
     )
     """Git host to the variable with its token, in one of ``build_secrets``."""
-    extra_model_paths: Path | None = None
-    """An ``extra_model_paths.yaml``, relative to ``comfysnap.toml``."""
 
     auth: Literal["proxy", "keys", "none"] = "proxy"
     """``proxy``: Modal's proxy auth; ``keys``: API keys from a secret; ``none``: anyone."""
@@ -111,6 +59,7 @@ class DeploySettings(Scaling, frozen=True, extra="forbid"):
     model_secrets: list[ObjectName] = Field(default_factory=list)
     """Secrets for ``comfysnap models sync``: ``HF_TOKEN``, ``CIVITAI_TOKEN``."""
 
+    pools: Pools = Field(default_factory=dict[str, PoolSettings])
     gateway: GatewayScaling = GatewayScaling()
     volumes: VolumeNames = VolumeNames()
     mounts: list[Mount] = Field(default_factory=list[Mount])
@@ -120,7 +69,24 @@ class DeploySettings(Scaling, frozen=True, extra="forbid"):
     def _check_together(self) -> Self:
         check_mounts(self.mounts)
         self._check_models()
+        for name in self.pools:
+            self._check_pool(name)
         return self
+
+    def _check_pool(self, name: str) -> None:
+        try:
+            self.of_pool(name).check_range()
+        except PydanticCustomError as error:
+            raise setting_error("invalid_range", f"pools.{name}: {error.message()}") from None
+
+    def of_pool(self, name: str) -> Self:
+        """The settings of a pool's containers; those of the default pool are ``self``."""
+        return self.model_copy(update=self.pools[name].own_keys)
+
+    def pool_of(self, workflow: str) -> str:
+        """Name of the pool that runs a workflow."""
+        named = (name for name, pool in self.pools.items() if workflow in pool.workflows)
+        return next(named, DEFAULT_POOL)
 
     def _check_models(self) -> None:
         seen: dict[PurePosixPath, ModelEntry] = {}
@@ -133,11 +99,6 @@ class DeploySettings(Scaling, frozen=True, extra="forbid"):
                 )
             if path is not None:
                 seen[path] = entry
-
-    @property
-    def longest_run(self) -> int:
-        """Seconds that a job may run: ``timeout``, and less where Modal's own limit is near."""
-        return min(self.timeout, MAX_TIMEOUT - STOP_MARGIN_S)
 
     @property
     def worker_secrets(self) -> list[str]:
