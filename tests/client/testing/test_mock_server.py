@@ -1,6 +1,7 @@
 """The mock kit, beyond what the downstream project uses."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -90,8 +91,11 @@ async def test_lists_are_validated_and_recorded(comfysnap_server: MockServer) ->
     assert [found.field for found in caught.value.fields] == ["images"]
     assert job.record is not None
     file = {"sha256": "0" * 64}
-    assert job.record.inputs["images"][0] == file
-    assert job.record.inputs["images"][2] == {"url": "https://a/b"}
+    assert job.record.inputs["images"] == [
+        file,
+        {"sha256": hashlib.sha256(BIG).hexdigest()},
+        {"url": "https://a/b"},
+    ]
     assert job.record.inputs["loras"] == [{"name": "ink", "strength": 0.5}]
     assert comfysnap_server.inputs_of(ManyInput)[0].loras[0].name == "ink"
 

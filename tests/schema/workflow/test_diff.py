@@ -32,7 +32,13 @@ def many(**rules: Any) -> Contract:
 
 
 def loras(**rules: Any) -> Contract:
-    given = {"minimum": -100.0, "maximum": 100.0, "default": [], "max_items": 8, **rules}
+    given: dict[str, Any] = {
+        "minimum": -100.0,
+        "maximum": 100.0,
+        "default": [],
+        "max_items": 8,
+        **rules,
+    }
     return one(type="loras", **given)
 
 

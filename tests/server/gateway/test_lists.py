@@ -18,7 +18,7 @@ from tests.server.gateway.test_input_urls import CONTENT, DIGEST, LOOPBACK, Site
 
 __all__ = ["site"]
 
-NODES = {
+NODES: dict[str, Any] = {
     "Loader": {"input": {"required": {}}, "output": ["MODEL", "CLIP"]},
     "Read": {"input": {"required": {"image": [[], {"image_upload": True}]}}, "output": ["IMAGE"]},
     "Draw": {
