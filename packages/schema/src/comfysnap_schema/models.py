@@ -9,6 +9,8 @@ from comfysnap_schema.wire import (
     FileInput,
     ImageFile,
     Model3DFile,
+    ModelInput,
+    ModelUrl,
     OutputFile,
     VideoFile,
 )
@@ -22,6 +24,8 @@ __all__ = [
     "ImageFile",
     "JsonValue",
     "Model3DFile",
+    "ModelInput",
+    "ModelUrl",
     "NoBool",
     "OneOf",
     "OutputFile",

@@ -220,6 +220,8 @@ def _input(parameter: Parameter, aliases: _Aliases) -> JsonSchema:
     schema: JsonSchema = {}
     if parameter.type == "file":
         schema["customTypePath"] = f"{_MODELS}.FileInput"
+    elif parameter.type == "model":
+        schema["customTypePath"] = f"{_MODELS}.ModelInput"
     elif parameter.choices is not None and not _inexact(parameter):
         schema.update(aliases.reference(parameter))
     elif parameter.type == "json":

@@ -13,7 +13,7 @@ from comfysnap_schema.workflow.parameters import Parameter
 
 JsonSchema = dict[str, Any]
 
-_PROSE: Final = frozenset({"title", "description", "default", "x-multiline", "x-random"})
+_PROSE: Final = frozenset({"title", "description", "default", "x-multiline", "x-random", "x-model"})
 _UNORDERED: Final = frozenset({"enum", "required", "type"})
 
 FILE_SCHEMA: Final[JsonSchema] = {
@@ -41,6 +41,17 @@ FILE_SCHEMA: Final[JsonSchema] = {
         },
     ]
 }
+
+MODEL_SCHEMA: Final[JsonSchema] = {
+    "minLength": 1,
+    "properties": {
+        "url": {"type": "string", "pattern": "^https?://", "maxLength": 4096},
+        "sha256": {"type": ["string", "null"], "pattern": SHA256_PATTERN},
+    },
+    "required": ["url"],
+    "additionalProperties": False,
+}
+"""A model: a file name, or an object with a URL."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +129,14 @@ def _type_schema(parameter: Parameter) -> JsonSchema:
             "oneOf": [*FILE_SCHEMA["oneOf"], *null],
             "x-kind": str(parameter.kind or Kind.FILE),
         }
+    if parameter.type == "model":
+        types = ["string", "object", *(["null"] if nullable else [])]
+        return {"type": types, **MODEL_SCHEMA, "x-model": parameter.folder}
     if parameter.choices is not None:
         return {"enum": [*parameter.choices, *([None] if nullable else [])]}
     if parameter.type == "json":
         return {}
-    types: list[str] = [parameter.type]
+    types = [parameter.type]
     schema: JsonSchema = {}
     if travels_as_digits(parameter):
         types.append("string")

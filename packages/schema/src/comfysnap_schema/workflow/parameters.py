@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from comfysnap_schema.comfy import Catalogue, Graph, InputDef, InputPath
 from comfysnap_schema.wire import Kind
 
-ParameterType = Literal["string", "integer", "number", "boolean", "file", "json"]
+ParameterType = Literal["string", "integer", "number", "boolean", "file", "model", "json"]
 
 RANDOM_BELOW = 2**53
 """Random values stay below this, so that JavaScript clients keep them exact."""
@@ -49,6 +49,8 @@ class Parameter:
     random: bool = False
     kind: Kind | None = None
     """Set for ``type == "file"``."""
+    folder: str | None = None
+    """Folder of ``models/``; set for ``type == "model"``."""
 
     @property
     def nullable(self) -> bool:

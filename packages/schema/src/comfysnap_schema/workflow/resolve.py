@@ -1,12 +1,21 @@
 """Turns entries of the input map into parameters: the map narrows what the places allow."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from pydantic import JsonValue
 
-from comfysnap_schema.comfy import Catalogue, Graph, InputPath, is_link, title_of
+from comfysnap_schema.comfy import (
+    MODEL_FOLDERS,
+    RENAMED_FOLDERS,
+    Catalogue,
+    Graph,
+    InputPath,
+    is_link,
+    title_of,
+)
 from comfysnap_schema.wire import FILE_KINDS, GraphError, WorkflowError
 from comfysnap_schema.workflow.map import InputSpec, Place
 from comfysnap_schema.workflow.parameters import (
@@ -25,9 +34,10 @@ _LARGEST_SEED: Final = 2**64 - 1
 _INSIDE: dict[ParameterType, tuple[ParameterType, ...]] = {
     "integer": ("integer",),
     "number": ("number", "integer"),
-    "string": ("string", "file"),
+    "string": ("string", "file", "model"),
     "boolean": ("boolean",),
     "file": ("file",),
+    "model": ("model",),
     "json": ("json", "string", "integer", "number", "boolean"),
 }
 """Type of a place to the types that a parameter may narrow it to."""
@@ -49,12 +59,14 @@ class Resolver:
                 ``types_differ``, ``values_differ``, ``wrong_type``, ``unknown_type``, ``widens``,
                 ``empty_range``, ``unknown_choice``, ``duplicate_choice``, ``mixed_choices``,
                 ``not_applicable``, ``default_out_of_range``, ``default_not_a_choice``,
-                ``wrong_default_type``.
+                ``wrong_default_type``, ``unknown_folder``.
         """
         scope = Place(self.file, f"inputs.{name}")
         paths = tuple(self.path(text, scope.field("path")) for text in _listed(entry.path))
         place = self._constraints(paths, entry, scope)
         narrowed = _narrow(entry, place, scope)
+        if narrowed.type == "model":
+            narrowed = replace(narrowed, folder=_folder(entry, paths, scope))
         bypass = tuple(_listed(entry.bypass))
         for node in bypass:
             if node not in self.graph:
@@ -133,7 +145,7 @@ def _constraints_of_entry(entry: InputSpec, scope: Place) -> InputConstraints:
 def _narrow(entry: InputSpec, place: InputConstraints, scope: Place) -> Parameter:
     type_ = _type(entry, place, scope)
     numeric = type_ in ("integer", "number")
-    choices = _choices(entry, place, scope) if type_ not in ("file", "boolean") else None
+    choices = _choices(entry, place, scope) if type_ not in ("file", "model", "boolean") else None
     ranged = numeric and choices is None
     _refuse_inapplicable(entry, type_, ranged, scope)
     minimum = _bound(entry.minimum, place.minimum, place, "minimum", scope) if ranged else None
@@ -197,6 +209,16 @@ def _choices(entry: InputSpec, place: InputConstraints, scope: Place) -> Choices
     return tuple(entry.choices)
 
 
+def _folder(entry: InputSpec, paths: Sequence[InputPath], scope: Place) -> str:
+    """The folder of ``models/`` under the name that ComfyUI has for it now."""
+    found = {MODEL_FOLDERS.get(path.name, ("",))[0] for path in paths}
+    folder = entry.folder or (found.pop() if len(found) == 1 else "")
+    if not folder:
+        message = 'the folder of models/ is not known; set it, for example folder = "loras"'
+        scope.fail("unknown_folder", message, "folder")
+    return RENAMED_FOLDERS.get(folder, folder)
+
+
 def _refuse_inapplicable(
     entry: InputSpec, type_: ParameterType, ranged: bool, scope: Place
 ) -> None:
@@ -207,7 +229,8 @@ def _refuse_inapplicable(
         "multiple_of": ranged and type_ == "integer",
         "max_length": type_ == "string",
         "multiline": type_ == "string",
-        "choices": type_ not in ("file", "boolean", "json"),
+        "choices": type_ not in ("file", "model", "boolean", "json"),
+        "folder": type_ == "model",
     }
     for key, applies in keys.items():
         if getattr(entry, key) is not None and not applies:
@@ -260,6 +283,7 @@ def checked_default(parameter: Parameter, default: JsonValue, scope: Place) -> J
         return default
     fits = {
         "string": isinstance(default, str),
+        "model": isinstance(default, str),
         "boolean": isinstance(default, bool),
         "integer": isinstance(default, int) and not isinstance(default, bool),
         "number": isinstance(default, (int, float))
