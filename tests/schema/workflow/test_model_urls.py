@@ -52,7 +52,9 @@ def test_a_model_has_the_folder_of_its_loader_or_of_the_map(
     assert load(make_workflow, text).parameters["checkpoint"].folder == folder
 
 
-@pytest.mark.parametrize("path", ['"6.inputs.file"', '["4.inputs.ckpt_name", "5.inputs.unet_name"]'])
+@pytest.mark.parametrize(
+    "path", ['"6.inputs.file"', '["4.inputs.ckpt_name", "5.inputs.unet_name"]']
+)
 def test_a_folder_that_cannot_be_guessed_must_be_set(
     make_workflow: MakeWorkflow, path: str
 ) -> None:
