@@ -20,7 +20,7 @@ PUBLIC = [
     "NO_RETRY", "APIError", "Client", "ComfysnapError", "ConnectionFailed", "ContractMismatch",
     "DeadlineExceeded", "DownloadFailed", "ErrorCode", "IdempotencyMismatch", "InvalidInput",
     "Job", "JobCancelled", "JobError", "JobEvent", "JobExpired", "JobFailed", "JobRecord",
-    "JobStatus", "JobTimedOut", "MapResult", "NotFound", "OnProgress", "OutputExpired",
+    "JobStatus", "JobTimedOut", "Lora", "MapResult", "NotFound", "OnProgress", "OutputExpired",
     "PollPolicy", "Progress", "RateLimited", "RetryPolicy", "ServerError", "TooLarge",
     "Unauthorized", "UnexpectedResponse", "UntypedOutput", "job_id_of", "untyped",
 ]  # fmt: skip

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from comfysnap_client.polling import PollPolicy
     from comfysnap_client.retry import NO_RETRY, RetryPolicy
     from comfysnap_client.session import OnProgress
-    from comfysnap_schema.wire import ErrorCode, JobEvent, JobRecord, JobStatus, Progress
+    from comfysnap_schema.wire import ErrorCode, JobEvent, JobRecord, JobStatus, Lora, Progress
 
 __all__ = [
     "NO_RETRY",
@@ -60,6 +60,7 @@ __all__ = [
     "JobRecord",
     "JobStatus",
     "JobTimedOut",
+    "Lora",
     "MapResult",
     "NotFound",
     "OnProgress",
@@ -91,6 +92,7 @@ _MODULES = {
     "JobEvent": "comfysnap_schema.wire.jobs",
     "JobRecord": "comfysnap_schema.wire.jobs",
     "JobStatus": "comfysnap_schema.wire.jobs",
+    "Lora": "comfysnap_schema.wire.loras",
     "Progress": "comfysnap_schema.wire.jobs",
 }
 

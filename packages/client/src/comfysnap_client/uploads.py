@@ -7,8 +7,9 @@ import io
 import mimetypes
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -46,11 +47,11 @@ class Uploads:
         room = MAX_INLINE_TOTAL
         ready: dict[str, Any] = {}
         async with AsyncExitStack() as stack:
-            tasks: dict[str, asyncio.Task[FileBySha256]] = {}
-            for name, value in inputs.items():
+            tasks: dict[_Place, asyncio.Task[FileBySha256]] = {}
+            for place, value in _values(inputs, ready):
                 source = _source(value)
                 if source is None:
-                    ready[name] = to_jsonable_python(value)
+                    place.put(to_jsonable_python(value))
                     continue
                 await asyncio.to_thread(source.open)
                 stack.push_async_callback(asyncio.to_thread, source.close)
@@ -60,16 +61,17 @@ class Uploads:
                     inline = FileInline(
                         data=base64.b64encode(small).decode(), content_type=source.content_type
                     )
-                    ready[name] = inline.model_dump()
+                    place.put(inline.model_dump())
                 else:
-                    ready[name] = None  # a placeholder, to keep the order of the inputs
-                    tasks[name] = asyncio.create_task(self._upload(source, deadline))
-                    stack.push_async_callback(_stop, tasks[name])
+                    task = asyncio.create_task(self._upload(source, deadline))
+                    stack.push_async_callback(_stop, task)
+                    tasks[place] = task
             if tasks:
                 await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_EXCEPTION)
                 for task in sorted(tasks.values(), key=lambda task: not task.done()):
                     task.result()  # raises the first failure, then the others are stopped
-                ready.update({name: task.result().model_dump() for name, task in tasks.items()})
+                for place, task in tasks.items():
+                    place.put(task.result().model_dump())
         return ready
 
     async def _upload(self, source: "_Source", deadline: Deadline) -> FileBySha256:
@@ -89,6 +91,31 @@ class Uploads:
                 )
                 await self._transport.send(request, deadline)
         return FileBySha256(sha256=sha256)
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """Where a value of the body goes: a key of an object, or an index of a list."""
+
+    container: Any
+    key: str | int
+
+    def put(self, value: Any) -> None:
+        self.container[self.key] = value
+
+
+def _values(inputs: Mapping[str, Any], ready: dict[str, Any]) -> Iterator[tuple[_Place, Any]]:
+    """Each value with its place in ``ready``, which keeps the order of the inputs; those of a list
+    one by one."""
+    for name, value in inputs.items():
+        ready[name] = None
+        if isinstance(value, list):
+            values = cast("list[Any]", value)
+            ready[name] = [None] * len(values)
+            for index, item in enumerate(values):
+                yield _Place(ready[name], index), item
+        else:
+            yield _Place(ready, name), value
 
 
 class _Source:

@@ -94,8 +94,11 @@ class WorkflowInput(
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         """The fields, with long bytes shown as their length to keep log lines short."""
         for name, value in super().__repr_args__():
-            long = isinstance(value, bytes) and len(value) > _REPR_BYTES
-            yield name, f"<{len(value)} bytes>" if long else value
+            listed = isinstance(value, list)
+            yield (
+                name,
+                [*map(_shortened, cast("list[Any]", value))] if listed else _shortened(value),
+            )
 
     @model_validator(mode="before")
     @classmethod
@@ -103,10 +106,28 @@ class WorkflowInput(
         """JSON has one kind of number, so ``5.0`` is an integer too."""
         if not isinstance(data, dict):
             return data
-        return {
-            key: int(value) if isinstance(value, float) and value.is_integer() else value
-            for key, value in cast("dict[str, Any]", data).items()
-        }
+        return {key: _whole(value) for key, value in cast("dict[str, Any]", data).items()}
+
+
+class _Bytes:
+    """Long bytes in a repr."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def __repr__(self) -> str:
+        return f"<{self._size} bytes>"
+
+
+def _shortened(value: Any) -> Any:
+    long = isinstance(value, bytes) and len(value) > _REPR_BYTES
+    return _Bytes(len(value)) if long else value
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_whole(item) for item in cast("list[Any]", value)]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def wire_inputs(inputs: WorkflowInput[Any]) -> dict[str, Any]:

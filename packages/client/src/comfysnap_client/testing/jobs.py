@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, cast
 
 from comfysnap_schema.base import WorkflowInput, WorkflowOutput, wire_inputs
 from comfysnap_schema.wire import (
@@ -14,6 +14,8 @@ from comfysnap_schema.wire import (
     FileByUrl,
     JobRecord,
     JobStatus,
+    Lora,
+    ModelUrl,
     Problem,
     Progress,
 )
@@ -252,10 +254,13 @@ class MockJob:
 
 def _public(inputs: WorkflowInput[Any]) -> dict[str, Any]:
     """The inputs as shown in a job's record, without inline data."""
-    wire = wire_inputs(inputs)
-    for name, value in wire.items():
-        if isinstance(value, (FileBySha256, FileByUrl)):
-            wire[name] = value.model_dump()
-        elif not isinstance(value, (str, int, float, bool, list, dict)):
-            wire[name] = {"sha256": "0" * 64}
-    return wire
+    return {name: _public_value(value) for name, value in wire_inputs(inputs).items()}
+
+
+def _public_value(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_public_value(item) for item in cast("list[Any]", value)]
+    if isinstance(value, (FileBySha256, FileByUrl, Lora, ModelUrl)):
+        return value.model_dump()
+    is_plain = value is None or isinstance(value, (str, int, float, bool, dict))
+    return cast("Any", value) if is_plain else {"sha256": "0" * 64}

@@ -15,6 +15,11 @@ from comfysnap_schema.workflow import SPEC_FILE, Workflow
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _MODELS = "comfysnap_schema.models"
+_NAMES = (
+    "WorkflowInput", "OneOf", "NoBool", "Field", "FileInput", "BigInt", "JsonValue", "Lora",
+    "LoraLimits", "ModelInput",
+)  # fmt: skip
+"""What templates and annotations of our own may use; ruff removes the imports of the others."""
 _RUFF = (sys.executable, "-m", "ruff")
 _STYLE = ("--isolated", "--no-cache", "--quiet", "--line-length=100", "--target-version=py311")
 _TIDY = (
@@ -85,9 +90,8 @@ def _module(schema: ModuleSchema) -> str:
         base_class=f"{_MODELS}.WorkflowOutput",
         additional_imports=[
             "typing.Annotated",
-            f"{_MODELS}.WorkflowInput",
-            f"{_MODELS}.OneOf",
-            f"{_MODELS}.NoBool",
+            "typing.Literal",
+            *(f"{_MODELS}.{name}" for name in _NAMES),
         ],
         import_overrides={"Field": _MODELS, "JsonValue": _MODELS},
         enum_field_as_literal=LiteralType.All,

@@ -9,7 +9,7 @@ from typing import Any
 from unicodedata import east_asian_width
 
 from comfysnap_schema import models
-from comfysnap_schema.wire import KINDS, WorkflowError
+from comfysnap_schema.wire import KINDS, MAX_LORA_STRENGTH, WorkflowError
 from comfysnap_schema.workflow import (
     SPEC_FILE,
     JsonSchema,
@@ -69,6 +69,7 @@ def module_schema(workflow: Workflow) -> ModuleSchema:
             "docstring": docstring(f"Outputs of `{name}`.", 4),
             "docstrings": _docstrings({k: s.description for k, s in workflow.outputs.items()}),
             "marks": {},
+            "lists": {},
             "long": {},
         },
         input_name: {
@@ -76,11 +77,16 @@ def module_schema(workflow: Workflow) -> ModuleSchema:
                 "\n\n".join(filter(None, (title, workflow.spec.description))), 4
             ),
             "docstrings": _docstrings({p.name: prose(p) for p in workflow.parameters.values()}),
-            "marks": {p.name: mark for p in workflow.parameters.values() if (mark := _mark(p))},
-            "long": {
-                p.name: wrapped_string(p.default)
+            "marks": {
+                p.name: mark
                 for p in workflow.parameters.values()
-                if isinstance(p.default, str) and p.choices is None and _width(p.default) > _LONG
+                if not p.is_list and (mark := _mark(p))
+            },
+            "lists": {
+                p.name: _list_type(p, aliases) for p in workflow.parameters.values() if p.is_list
+            },
+            "long": {
+                p.name: text for p in workflow.parameters.values() if (text := _literal(p)) != ""
             },
             "output_model": output_name,
             "workflow": name,
@@ -108,6 +114,16 @@ def prose(parameter: Parameter) -> str:
 
 
 def _range(parameter: Parameter) -> str:
+    if not parameter.is_list:
+        return _item_range(parameter)
+    least, most = parameter.min_items, parameter.max_items
+    count = f"{least} to {most}" if 0 < least < most else f"{most}" if least else f"Up to {most}"
+    rule = "" if parameter.type == "loras" else _item_range(parameter)
+    each = f", each {rule[:1].lower()}{rule[1:]}" if rule else "."
+    return f"{count} value{'' if most == 1 else 's'}{each}"
+
+
+def _item_range(parameter: Parameter) -> str:
     if parameter.choices is not None:
         return f"One of {', '.join(map(str, parameter.choices))}." if _inexact(parameter) else ""
     low, high = parameter.minimum, "2^64 - 1" if parameter.maximum == _UINT64 else parameter.maximum
@@ -216,7 +232,74 @@ def _inexact(parameter: Parameter) -> bool:
     return any(isinstance(choice, float) for choice in parameter.choices or ())
 
 
+def _literal(parameter: Parameter) -> str:
+    """A default that is written here, not by the generator; empty: there is none."""
+    default = parameter.default
+    if isinstance(default, list):
+        return repr(default)
+    is_long = isinstance(default, str) and parameter.choices is None and _width(default) > _LONG
+    return wrapped_string(default) if isinstance(default, str) and is_long else ""
+
+
+def _list_type(parameter: Parameter, aliases: _Aliases) -> str:
+    """The annotation of a list."""
+    lengths = {"min_length": parameter.min_items or None, "max_length": parameter.max_items}
+    null = " | None" if parameter.nullable else ""
+    return _annotated(f"list[{_item_type(parameter, aliases)}]{null}", _field(lengths))
+
+
+def _item_type(parameter: Parameter, aliases: _Aliases) -> str:
+    if parameter.type == "loras":
+        return _annotated("Lora", _lora_limits(parameter))
+    if parameter.type == "file":
+        return "FileInput"
+    if parameter.choices is not None and not _inexact(parameter):
+        found = aliases.reference(parameter)
+        name = str(found.get("$ref", "")).rpartition("/")[2]
+        choices = name or f"Literal[{', '.join(map(repr, parameter.choices))}]"
+        return _annotated(choices, _mark(parameter))
+    plain = {
+        "string": "str",
+        "model": "ModelInput",
+        "integer": "int",
+        "number": "float",
+        "boolean": "bool",
+    }
+    type_ = "BigInt" if travels_as_digits(parameter) else plain.get(parameter.type, "JsonValue")
+    bounds = {
+        "ge": parameter.minimum,
+        "le": parameter.maximum,
+        "multiple_of": parameter.multiple_of,
+        "max_length": parameter.max_length,
+    }
+    return _annotated(type_, _field(bounds), _mark(parameter))
+
+
+def _lora_limits(parameter: Parameter) -> str:
+    limits = {
+        "minimum": (parameter.minimum, -MAX_LORA_STRENGTH),
+        "maximum": (parameter.maximum, MAX_LORA_STRENGTH),
+        "names": (parameter.choices, None),
+        "urls": (parameter.folder is not None, True),
+    }
+    narrower = [f"{key}={one!r}" for key, (one, usual) in limits.items() if one != usual]
+    return f"LoraLimits({', '.join(narrower)})" if narrower else ""
+
+
+def _field(rules: Mapping[str, object]) -> str:
+    given = [f"{key}={value!r}" for key, value in rules.items() if value is not None]
+    return f"Field({', '.join(given)})" if given else ""
+
+
+def _annotated(type_: str, *marks: str) -> str:
+    given = ", ".join(filter(None, marks))
+    return f"Annotated[{type_}, {given}]" if given else type_
+
+
 def _input(parameter: Parameter, aliases: _Aliases) -> JsonSchema:
+    if parameter.is_list:  # its annotation is ``_list_type``
+        default = {} if parameter.default is None else {"default": parameter.default}
+        return {"type": "array", "items": {}, **default}
     schema: JsonSchema = {}
     if parameter.type == "file":
         schema["customTypePath"] = f"{_MODELS}.FileInput"

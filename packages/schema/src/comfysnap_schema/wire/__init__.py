@@ -46,6 +46,7 @@ from comfysnap_schema.wire.kinds import (
     content_type_of,
     kind_fits,
 )
+from comfysnap_schema.wire.loras import MAX_LORA_NAME, MAX_LORA_STRENGTH, Lora, LoraLimits
 from comfysnap_schema.wire.options import JobOptions, Label, SubmitOptions
 from comfysnap_schema.wire.routes import (
     CANCEL,
@@ -83,6 +84,8 @@ __all__ = [
     "KINDS",
     "MAX_FILE_BYTES",
     "MAX_INLINE_FILE_BYTES",
+    "MAX_LORA_NAME",
+    "MAX_LORA_STRENGTH",
     "MAX_WAIT_S",
     "OUTPUTS",
     "PROBLEM_JSON",
@@ -111,6 +114,8 @@ __all__ = [
     "JobStatus",
     "Kind",
     "Label",
+    "Lora",
+    "LoraLimits",
     "Model3DFile",
     "ModelInput",
     "ModelUrl",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any, cast
 
 from pydantic import JsonValue
 
@@ -21,13 +22,20 @@ from comfysnap_schema.comfy import (
     read_graph,
     validate_graph,
 )
-from comfysnap_schema.wire import WorkflowError
+from comfysnap_schema.wire import FieldProblem, InputError, WorkflowError
 from comfysnap_schema.workflow.bypass import Bypass, apply_bypasses, plan_bypass
 from comfysnap_schema.workflow.contract import Contract, contract_of, travels_as_digits
 from comfysnap_schema.workflow.history import CONTRACTS_FILE, History, read_history
+from comfysnap_schema.workflow.loras import (
+    LoraChain,
+    apply_loras,
+    plan_loras,
+    with_lora_classes,
+)
 from comfysnap_schema.workflow.map import OutputSpec, Place, WorkflowSpec, read_spec
 from comfysnap_schema.workflow.parameters import RANDOM_BELOW, Parameter
 from comfysnap_schema.workflow.prepare import PREPARE_FILE, Prepare, load_prepare, run_prepare
+from comfysnap_schema.workflow.removal import CannotRemoveError, remove_places
 from comfysnap_schema.workflow.resolve import Resolver
 
 GRAPH_FILE = "graph.json"
@@ -56,6 +64,8 @@ class Workflow:
         default_factory=dict[str, tuple[Bypass, ...]]
     )
     """Parameter name to the nodes that ``false`` bypasses."""
+    loras: Mapping[str, LoraChain] = field(default_factory=dict[str, LoraChain])
+    """Parameter name to where its LoRAs go."""
     earlier: History | None = None
     """The content of ``contracts.json``, if there is one."""
     editor_workflow: Mapping[str, JsonValue] | None = field(default=None, compare=False)
@@ -93,7 +103,13 @@ class Workflow:
     @cached_property
     def fields(self) -> Mapping[str, str]:
         """``NODE.inputs.NAME`` to the API field that sets it."""
-        return {str(path): name for name, entry in self.parameters.items() for path in entry.paths}
+        found: dict[str, str] = {}
+        for name, entry in self.parameters.items():
+            for index, path in enumerate(entry.paths):
+                found[str(path)] = f"{name}[{index}]" if entry.each else name
+            if name in self.loras:
+                found |= self.loras[name].fields(entry.max_items)
+        return found
 
     @property
     def compatible(self) -> frozenset[str]:
@@ -126,7 +142,10 @@ class Workflow:
         file = str(folder / SPEC_FILE)
         resolver = Resolver(exported, catalogue, file)
         graph = _with_constants(resolver, spec)
-        resolver = Resolver(graph, catalogue, file)
+        if catalogue is not None and any(e.type == "loras" for e in spec.inputs.values()):
+            catalogue = with_lora_classes(catalogue)
+        outputs = frozenset(output.node for output in spec.outputs.values())
+        resolver = Resolver(graph, catalogue, file, outputs)
         parameters = {name: resolver.parameter(name, e) for name, e in spec.inputs.items()}
         _check_places(parameters, spec, prepare, file)
         _check_outputs(graph, spec, catalogue, file)
@@ -139,10 +158,18 @@ class Workflow:
             if parameter.bypass
         }
         _check_bypassed_outputs(bypasses, spec, file)
+        loras = {
+            name: plan_loras(graph, catalogue, entry, Place(file, f"inputs.{name}"))
+            for name, entry in spec.inputs.items()
+            if entry.type == "loras"
+        }
+        _check_bypassed_loaders(bypasses, loras, file)
         earlier = read_history(folder / CONTRACTS_FILE)
         drawn = folder / DRAWING_FILE
         drawing = read_editor_workflow(drawn) if drawn.is_file() else None
-        return cls(folder, spec, graph, parameters, catalogue, prepare, bypasses, earlier, drawing)
+        return cls(
+            folder, spec, graph, parameters, catalogue, prepare, bypasses, loras, earlier, drawing
+        )
 
     def complete(self, inputs: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
         """Complete valid wire inputs: fill in defaults, draw random seeds, convert digit strings.
@@ -153,7 +180,8 @@ class Workflow:
         result: dict[str, JsonValue] = {}
         for name, parameter in self.parameters.items():
             value = inputs.get(name)
-            is_json_null = parameter.type == "json" and name in inputs and not parameter.nullable
+            is_json = parameter.type == "json" and not parameter.each
+            is_json_null = is_json and name in inputs and not parameter.nullable
             if value is not None or is_json_null:
                 result[name] = _as_integer(parameter, value)
             elif parameter.random:
@@ -163,7 +191,8 @@ class Workflow:
         return result
 
     def apply(self, inputs: Mapping[str, JsonValue]) -> Graph:
-        """A copy of the graph with ``inputs`` set and bypassed nodes removed.
+        """A copy of the graph with ``inputs`` set, nodes that are bypassed or whose place has no
+        value removed, and LoRAs added.
 
         Unchanged nodes are shared with ``graph``; ``prepare.py`` is not called.
 
@@ -172,11 +201,12 @@ class Workflow:
 
         Raises:
             KeyError: Unknown parameter name.
+            InputError: Lists leave places unused that cannot be removed together.
         """
         graph: Graph = dict(self.graph)
         touched: set[str] = set()
-        for name, value in inputs.items():
-            for path in self.parameters[name].paths:
+        for name, values in inputs.items():
+            for path, value in self.parameters[name].placed(values):
                 if path.node not in touched:
                     node = graph[path.node]
                     graph[path.node] = {**node, "inputs": dict(node["inputs"])}
@@ -185,7 +215,30 @@ class Workflow:
         if self.bypasses:
             off = (plans for name, plans in self.bypasses.items() if inputs.get(name) is False)
             apply_bypasses(graph, touched, [plan for plans in off for plan in plans])
+        self._remove_unused(graph, touched, inputs)
+        for name, chain in self.loras.items():
+            loras = cast("list[dict[str, Any]]", inputs.get(name) or [])
+            apply_loras(graph, touched, chain, loras)
         return graph
+
+    def _remove_unused(
+        self, graph: Graph, touched: set[str], inputs: Mapping[str, JsonValue]
+    ) -> None:
+        unused: dict[str, tuple[InputPath, ...]] = {}
+        for name, value in inputs.items():
+            parameter = self.parameters[name]
+            if parameter.each and len(cast("list[JsonValue]", value)) < len(parameter.paths):
+                unused[name] = parameter.paths[len(cast("list[JsonValue]", value)) :]
+        if not unused:
+            return
+        places = [path for name in unused for path in self.parameters[name].paths]
+        gone = [path for paths in unused.values() for path in paths]
+        outputs = frozenset(output.node for output in self.outputs.values())
+        try:
+            remove_places(graph, touched, self.catalogue, places, gone, outputs)
+        except CannotRemoveError as error:
+            message = f"needs more values with these inputs: {error}"
+            raise InputError((FieldProblem(field=next(iter(unused)), message=message),)) from error
 
     def build(self, inputs: Mapping[str, JsonValue]) -> Graph:
         """The graph to run: ``apply``, then ``prepare.py`` when there is one.
@@ -274,12 +327,14 @@ def _check_places(
     taken = {InputPath.parse(text): f"constants.{text}" for text in spec.constants}
     for name, parameter in parameters.items():
         place = Place(file, f"inputs.{name}")
-        if not parameter.paths and not parameter.bypass and prepare is None:
+        free = parameter.paths or parameter.bypass or parameter.type == "loras"
+        if not free and prepare is None:
             message = f"missing path: set where the value goes, or add a {PREPARE_FILE}"
             place.fail("no_path", message, "path")
         for path in parameter.paths:
             if path in taken:
-                place.fail("duplicate_path", f"{path} is already set by {taken[path]}", "path")
+                key = "each" if parameter.each else "path"
+                place.fail("duplicate_path", f"{path} is already set by {taken[path]}", key)
             taken[path] = f"inputs.{name}"
 
 
@@ -328,10 +383,24 @@ def _check_bypassed_outputs(
                 Place(file, f"inputs.{name}").fail("cannot_bypass", message, "bypass")
 
 
+def _check_bypassed_loaders(
+    bypasses: Mapping[str, tuple[Bypass, ...]], loras: Mapping[str, LoraChain], file: str
+) -> None:
+    """LoRAs cannot follow a node that may not be there."""
+    for name, plans in bypasses.items():
+        for plan in plans:
+            for chain in loras.values():
+                if plan.node in (chain.model[0], chain.clip[0] if chain.clip else None):
+                    message = f"node {plan.node} is needed for inputs.{chain.parameter}"
+                    Place(file, f"inputs.{name}").fail("cannot_bypass", message, "bypass")
+
+
 def _as_integer(parameter: Parameter, value: JsonValue) -> JsonValue:
     """64-bit integers may travel as digits, and JSON's ``5.0`` is an integer."""
     if parameter.type != "integer":
         return value
+    if isinstance(value, list):
+        return [_as_integer(parameter, item) for item in value]
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return from_digits(value) if travels_as_digits(parameter) else value

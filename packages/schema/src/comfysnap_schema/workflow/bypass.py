@@ -41,8 +41,8 @@ def plan_bypass(graph: Graph, catalogue: Catalogue | None, node: str, place: Pla
     consumers = tuple(_consumers(graph, node))
     sources: dict[int, list[JsonValue]] = {}
     for consumer, name, slot in consumers:
-        source = _passes_through(definition, graph[node]["inputs"], slot)
-        if source is None:
+        found = passing_links(definition, graph[node]["inputs"], slot)
+        if not found:
             kind = definition.outputs[slot].type if slot < len(definition.outputs) else "?"
             place.fail(
                 "cannot_bypass",
@@ -50,7 +50,7 @@ def plan_bypass(graph: Graph, catalogue: Catalogue | None, node: str, place: Pla
                 f" connect to {name} of node {consumer}",
                 "bypass",
             )
-        sources[slot] = source
+        sources[slot] = found[0]
     return Bypass(node, consumers, sources)
 
 
@@ -72,7 +72,7 @@ def apply_bypasses(graph: Graph, touched: set[str], bypasses: Iterable[Bypass]) 
 def _through(plans: Mapping[str, Bypass], link: list[JsonValue]) -> list[JsonValue]:
     """Follow a link through nodes that are bypassed together."""
     while (plan := plans.get(str(link[0]))) is not None:
-        link = plan.sources[_slot(link)]
+        link = plan.sources[slot_of(link)]
     return link
 
 
@@ -80,19 +80,21 @@ def _consumers(graph: Graph, node: str) -> Iterable[tuple[str, str, int]]:
     for consumer, entry in graph.items():
         for name, value in entry["inputs"].items():
             if isinstance(value, list) and is_link(value) and value[0] == node:
-                yield consumer, name, _slot(value)
+                yield consumer, name, slot_of(value)
 
 
-def _slot(link: list[JsonValue]) -> int:
+def slot_of(link: list[JsonValue]) -> int:
+    """The index of the output that a link reads."""
     index = link[1]
     return int(index) if isinstance(index, (int, float)) else 0
 
 
-def _passes_through(
+def passing_links(
     definition: NodeDef, inputs: Mapping[str, JsonValue], slot: int
-) -> list[JsonValue] | None:
+) -> list[list[JsonValue]]:
+    """The links of a node that can replace one of its outputs, the best first."""
     if slot >= len(definition.outputs):
-        return None
+        return []
     wanted = definition.outputs[slot].type
     linked = {
         name: value for name, value in inputs.items() if isinstance(value, list) and is_link(value)
@@ -102,6 +104,4 @@ def _passes_through(
         for position, (name, known) in enumerate(definition.expand(inputs).items())
         if name in linked and wanted in known.type.split(",")
     ]
-    for _, name in sorted(of_type, key=lambda item: item[0] != slot):
-        return linked[name]
-    return None
+    return [linked[name] for _, name in sorted(of_type, key=lambda item: item[0] != slot)]

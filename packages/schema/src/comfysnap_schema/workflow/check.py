@@ -22,7 +22,8 @@ class CheckResult:
 
 
 def check_workflow(workflow: Workflow) -> CheckResult:
-    """Build the graph from its defaults and validate it.
+    """Build the graph from its defaults and validate it; where it has lists, also with as few
+    values as they may have, and with a LoRA.
 
     Raises:
         WorkflowError: ``prepare.py`` failed.
@@ -36,8 +37,15 @@ def check_workflow(workflow: Workflow) -> CheckResult:
         note = f"no {CATALOGUE_FILE}, so ranges, choices and links were not checked"
         return CheckResult((), (note,))
     unknown = sorted({n["class_type"] for n in graph.values()} - set(workflow.catalogue))
-    notes = tuple(f"{name} is not in {CATALOGUE_FILE}, so it was not checked" for name in unknown)
-    return CheckResult(tuple(map(str, workflow.validate(graph))), notes)
+    notes = [f"{name} is not in {CATALOGUE_FILE}, so it was not checked" for name in unknown]
+    issues = list(map(str, workflow.validate(graph)))
+    if any(parameter.is_list for parameter in workflow.parameters.values()):
+        try:
+            other = workflow.build({**inputs, **_other_lists(workflow)})
+            issues += map(str, workflow.validate(other))
+        except InputError as error:
+            notes.append(f"with as few values as the lists may have: {error}")
+    return CheckResult(tuple(dict.fromkeys(issues)), tuple(notes))
 
 
 def examples(workflow: Workflow) -> dict[str, JsonValue]:
@@ -46,10 +54,30 @@ def examples(workflow: Workflow) -> dict[str, JsonValue]:
     for name, parameter in workflow.parameters.items():
         if not parameter.required:
             continue
+        if parameter.is_list:
+            found[name] = _values(workflow, parameter, max(parameter.min_items, 1))
+            continue
         places = [workflow.graph[p.node]["inputs"].get(p.name) for p in parameter.paths]
         present = next((value for value in places if value is not None), None)
         found[name] = _simplest(parameter) if present is None else present
     return found
+
+
+def _other_lists(workflow: Workflow) -> dict[str, JsonValue]:
+    return {
+        name: _values(workflow, entry, max(entry.min_items, entry.type == "loras"))
+        for name, entry in workflow.parameters.items()
+        if entry.is_list
+    }
+
+
+def _values(workflow: Workflow, parameter: Parameter, count: int) -> list[JsonValue]:
+    """The first values of a list."""
+    if parameter.type == "loras":
+        names = [*(parameter.choices or ()), *("example.safetensors" for _ in range(count))]
+        return [{"name": name} for name in names[:count]]
+    places = [workflow.graph[p.node]["inputs"].get(p.name) for p in parameter.paths[:count]]
+    return [_simplest(parameter) if value is None else value for value in places]
 
 
 def _simplest(parameter: Parameter) -> JsonValue:

@@ -2,12 +2,13 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 from comfysnap_schema.base import DIGITS_ABOVE, digits_pattern
 from comfysnap_schema.comfy import canonical_json
-from comfysnap_schema.wire import KINDS, SHA256_PATTERN, Kind
+from comfysnap_schema.wire import KINDS, MAX_LORA_NAME, SHA256_PATTERN, Kind
+from comfysnap_schema.workflow.loras import STRENGTH
 from comfysnap_schema.workflow.map import OutputSpec
 from comfysnap_schema.workflow.parameters import Parameter
 
@@ -94,7 +95,7 @@ def parameter_schema(parameter: Parameter) -> JsonSchema:
     It is flat (``minimum`` applies to numbers and ``pattern`` to strings, whatever ``type``
     allows), so that a validator's error names the violated rule.
     """
-    schema = {**_type_schema(parameter), **_bounds(parameter)}
+    schema = _list_schema(parameter) if parameter.is_list else _value_schema(parameter)
     if parameter.title:
         schema["title"] = parameter.title
     if parameter.description:
@@ -119,6 +120,39 @@ def travels_as_digits(parameter: Parameter) -> bool:
         and parameter.minimum is not None
         and parameter.minimum <= 0
     )
+
+
+def _list_schema(parameter: Parameter) -> JsonSchema:
+    item = replace(parameter, required=True)
+    schema: JsonSchema = {
+        "type": ["array", "null"] if parameter.nullable else "array",
+        "items": _lora_schema(item) if parameter.type == "loras" else _value_schema(item),
+        "maxItems": parameter.max_items,
+    }
+    return {**schema, "minItems": parameter.min_items} if parameter.min_items else schema
+
+
+def _lora_schema(parameter: Parameter) -> JsonSchema:
+    name: JsonSchema = {"type": "string", "minLength": 1, "maxLength": MAX_LORA_NAME}
+    strength: JsonSchema = {"minimum": parameter.minimum, "maximum": parameter.maximum}
+    by_url = {} if parameter.folder is None else dict(MODEL_SCHEMA["properties"])
+    either: JsonSchema = {"oneOf": [{"required": ["name"]}, {"required": ["url"]}]}
+    return {
+        "type": "object",
+        "x-type": "lora",
+        "properties": {
+            "name": name if parameter.choices is None else {"enum": [*parameter.choices]},
+            "strength": {"type": "number", **strength, "default": STRENGTH},
+            "clip_strength": {"type": ["number", "null"], **strength},
+            **by_url,
+        },
+        **(either if by_url else {"required": ["name"]}),
+        "additionalProperties": False,
+    }
+
+
+def _value_schema(parameter: Parameter) -> JsonSchema:
+    return {**_type_schema(parameter), **_bounds(parameter)}
 
 
 def _type_schema(parameter: Parameter) -> JsonSchema:

@@ -18,7 +18,7 @@ class Change:
     """``input_added``, ``input_removed``, ``output_added``, ``output_removed``,
     ``now_required``, ``now_optional``, ``narrower``, ``wider``, ``kind_changed``."""
     field: str
-    """``inputs.steps`` or ``outputs.images``."""
+    """``inputs.steps``, ``inputs.images[]`` (each item) or ``outputs.images``."""
     message: str
     breaking: bool
     """Whether a call that was valid before can be invalid now."""
@@ -27,18 +27,18 @@ class Change:
 def compare(old: Contract, new: Contract) -> list[Change]:
     """Every change from ``old`` to ``new``, inputs first; empty for equal hashes."""
     return [
-        *_inputs(bare(old.input_schema), bare(new.input_schema)),
+        *_inputs("inputs.", bare(old.input_schema), bare(new.input_schema)),
         *_outputs(bare(old.output_schema), bare(new.output_schema)),
     ]
 
 
-def _inputs(old: JsonSchema, new: JsonSchema) -> Iterable[Change]:
+def _inputs(prefix: str, old: JsonSchema, new: JsonSchema) -> Iterable[Change]:
     before, after = _properties(old), _properties(new)
-    was_required, is_required = set(old["required"]), set(new["required"])
+    was_required, is_required = set(old.get("required", ())), set(new.get("required", ()))
     for name in before.keys() - after.keys():
-        yield Change("input_removed", f"inputs.{name}", "removed", breaking=True)
+        yield Change("input_removed", f"{prefix}{name}", "removed", breaking=True)
     for name in sorted(after):
-        field = f"inputs.{name}"
+        field = f"{prefix}{name}"
         required = name in is_required
         if name not in before:
             kind = "required" if required else "optional"
@@ -52,7 +52,7 @@ def _inputs(old: JsonSchema, new: JsonSchema) -> Iterable[Change]:
 
 
 def _values(field: str, old: JsonSchema, new: JsonSchema) -> Iterable[Change]:
-    if old.get("x-kind") != new.get("x-kind"):
+    if _kind_of(old) != _kind_of(new):
         message = f"was {_kind(old)}, is now {_kind(new)}"
         yield Change("kind_changed", field, message, breaking=True)
         return
@@ -61,6 +61,10 @@ def _values(field: str, old: JsonSchema, new: JsonSchema) -> Iterable[Change]:
             yield Change("narrower", field, message, breaking=True)
         elif widens:
             yield Change("wider", field, message, breaking=False)
+    if "items" in old and "items" in new:
+        yield from _values(f"{field}[]", old["items"], new["items"])
+    elif "properties" in old and "properties" in new:
+        yield from _inputs(f"{field}.", old, new)
 
 
 def _rules(old: JsonSchema, new: JsonSchema) -> Iterable[tuple[bool, bool, str]]:
@@ -102,7 +106,7 @@ def _missing(values: list[Any], where: list[Any]) -> list[str]:
 
 
 def _types(schema: JsonSchema) -> frozenset[str]:
-    if "oneOf" in schema:  # a file
+    if "type" not in schema and "oneOf" in schema:  # a file
         return frozenset(part["type"] for part in cast("list[JsonSchema]", schema["oneOf"]))
     if "enum" in schema:
         return frozenset(_type_of(value) for value in cast("list[Any]", schema["enum"]))
@@ -140,6 +144,8 @@ _BOUNDS: Final[tuple[tuple[str, str, Callable[[Any, Any], bool]], ...]] = (
     ("maximum", "maximum", _lower),
     ("multipleOf", "multiple_of", _coarser),
     ("maxLength", "max_length", _lower),
+    ("minItems", "min_items", _higher),
+    ("maxItems", "max_items", _lower),
 )
 
 
@@ -156,10 +162,15 @@ def _outputs(old: JsonSchema, new: JsonSchema) -> Iterable[Change]:
             yield Change("kind_changed", field, message, breaking=True)
 
 
+def _kind_of(schema: Mapping[str, Any]) -> object:
+    """A file's kind, and whether it is a list or a LoRA."""
+    return schema.get("x-kind"), "items" in schema, schema.get("x-type")
+
+
 def _kind(schema: Mapping[str, Any]) -> str:
     if "items" in schema:
         return f"list of {_kind(schema['items'])}"
-    return str(schema.get("x-kind", "a plain value"))
+    return str(schema.get("x-kind") or schema.get("x-type") or "a plain value")
 
 
 def _properties(schema: JsonSchema) -> dict[str, JsonSchema]:

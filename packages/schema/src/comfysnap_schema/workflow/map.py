@@ -31,6 +31,17 @@ class InputSpec(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     path: str | list[str] | None = None
     """Where the value goes: one or more ``NODE.inputs.NAME``. None: only ``prepare.py`` reads
     it."""
+    each: Annotated[list[str], Field(min_length=1)] | None = None
+    """Instead of ``path``: the input is a list, with one value for each of these places, in order.
+    A place without a value is removed from the graph."""
+    min_items: Annotated[int, Field(ge=0)] | None = None
+    """Default: as few as the graph can do with."""
+    max_items: Annotated[int, Field(ge=1)] | None = None
+    """Default: the number of places; 8 LoRAs."""
+    after: str | None = None
+    """For ``type = "loras"``: id of the node whose model the LoRAs change."""
+    clip_after: str | None = None
+    """Id of the node whose CLIP they change. Default: ``after``, if it has one."""
     bypass: str | list[str] | None = None
     """Node ids that are bypassed when this boolean is false."""
     title: str | None = None

@@ -1,7 +1,7 @@
 """API parameters, and what the graph and the node catalogue allow for their places."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeVar, cast
 
@@ -10,7 +10,9 @@ from pydantic import JsonValue
 from comfysnap_schema.comfy import Catalogue, Graph, InputDef, InputPath
 from comfysnap_schema.wire import Kind
 
-ParameterType = Literal["string", "integer", "number", "boolean", "file", "model", "json"]
+ParameterType = Literal[
+    "string", "integer", "number", "boolean", "file", "model", "json", "loras"
+]  # fmt: skip
 
 RANDOM_BELOW = 2**53
 """Random values stay below this, so that JavaScript clients keep them exact."""
@@ -29,7 +31,7 @@ _TYPES: Final[dict[str, ParameterType]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """One API parameter of a workflow."""
+    """One API parameter of a workflow; of a list, type and bounds are those of its items."""
 
     name: str
     type: ParameterType
@@ -50,7 +52,24 @@ class Parameter:
     kind: Kind | None = None
     """Set for ``type == "file"``."""
     folder: str | None = None
-    """Folder of ``models/``; set for ``type == "model"``."""
+    """Folder of ``models/`` for files that callers name by URL; set for ``type == "model"``, and
+    for LoRAs unless the map lists their names."""
+    each: bool = False
+    """Whether it is a list, with one value for each of ``paths``."""
+    min_items: int = 0
+    max_items: int = 0
+    """Of a list."""
+
+    @property
+    def is_list(self) -> bool:
+        """Whether the value is a list."""
+        return self.each or self.type == "loras"
+
+    def placed(self, value: JsonValue) -> Iterator[tuple[InputPath, JsonValue]]:
+        """Each place with its value; those of a list that get none are left out."""
+        if self.each:
+            return zip(self.paths, cast("list[JsonValue]", value), strict=False)
+        return ((path, value) for path in self.paths)
 
     @property
     def nullable(self) -> bool:

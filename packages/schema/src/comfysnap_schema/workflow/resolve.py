@@ -1,7 +1,7 @@
 """Turns entries of the input map into parameters: the map narrows what the places allow."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -16,7 +16,8 @@ from comfysnap_schema.comfy import (
     is_link,
     title_of,
 )
-from comfysnap_schema.wire import FILE_KINDS, GraphError, WorkflowError
+from comfysnap_schema.wire import FILE_KINDS, MAX_LORA_STRENGTH, GraphError, WorkflowError
+from comfysnap_schema.workflow.loras import MAX_LORAS, STRENGTH, known_loras
 from comfysnap_schema.workflow.map import InputSpec, Place
 from comfysnap_schema.workflow.parameters import (
     Choices,
@@ -28,8 +29,13 @@ from comfysnap_schema.workflow.parameters import (
     merge,
     type_of_value,
 )
+from comfysnap_schema.workflow.removal import fewest_values
 
 _LARGEST_SEED: Final = 2**64 - 1
+
+_NOT_OF_LORAS: Final = (
+    "path", "each", "bypass", "kind", "folder", "default", "multiple_of", "multiline", "max_length",
+)  # fmt: skip
 
 _INSIDE: dict[ParameterType, tuple[ParameterType, ...]] = {
     "integer": ("integer",),
@@ -50,6 +56,8 @@ class Resolver:
     graph: Graph
     catalogue: Catalogue | None
     file: str
+    outputs: Collection[str] = ()
+    """Nodes that make outputs of the workflow."""
 
     def parameter(self, name: str, entry: InputSpec) -> Parameter:
         """Check one entry and complete it.
@@ -59,14 +67,18 @@ class Resolver:
                 ``types_differ``, ``values_differ``, ``wrong_type``, ``unknown_type``, ``widens``,
                 ``empty_range``, ``unknown_choice``, ``duplicate_choice``, ``mixed_choices``,
                 ``not_applicable``, ``default_out_of_range``, ``default_not_a_choice``,
-                ``wrong_default_type``, ``unknown_folder``.
+                ``wrong_default_type``, ``unknown_folder``, ``cannot_remove``, ``no_path``,
+                ``no_catalogue``.
         """
         scope = Place(self.file, f"inputs.{name}")
+        _refuse_mixtures(entry, scope)
+        if entry.type == "loras":
+            return self._loras(entry, scope)
+        if entry.each is not None:
+            return self._list(entry, scope)
         paths = tuple(self.path(text, scope.field("path")) for text in _listed(entry.path))
         place = self._constraints(paths, entry, scope)
-        narrowed = _narrow(entry, place, scope)
-        if narrowed.type == "model":
-            narrowed = replace(narrowed, folder=_folder(entry, paths, scope))
+        narrowed = _narrow(entry, place, scope, paths)
         bypass = tuple(_listed(entry.bypass))
         for node in bypass:
             if node not in self.graph:
@@ -105,23 +117,112 @@ class Resolver:
             raise WorkflowError("no_such_path", message, file=self.file, field=field)
         return path
 
+    def _list(self, entry: InputSpec, scope: Place) -> Parameter:
+        """A list with one value for each place."""
+        texts = entry.each or []
+        paths = tuple(self.path(text, scope.field("each")) for text in texts)
+        places = [constraints_of(self.graph, path, self.catalogue) for path in paths]
+        place = _merged(paths, places, scope, "each")
+        needed, why = fewest_values(self.graph, self.catalogue, paths, self.outputs)
+        least = needed if entry.min_items is None else entry.min_items
+        most = len(paths) if entry.max_items is None else entry.max_items
+        if most > len(paths):
+            scope.fail("widens", f"there are {len(paths)} places, got {most}", "max_items")
+        if least < needed or most < needed:
+            key = "min_items" if least < needed else "max_items"
+            message = f"must be at least {needed}: {paths[needed - 1]} cannot be removed ({why})"
+            scope.fail("cannot_remove", message, key)
+        _check_lengths(least, most, scope)
+        parameter = replace(
+            _narrow(entry, place, scope, paths),
+            paths=paths,
+            each=True,
+            min_items=least,
+            max_items=most,
+        )
+        return _with_list_default(parameter, entry, [each.value for each in places], scope)
+
+    def _loras(self, entry: InputSpec, scope: Place) -> Parameter:
+        """A list of LoRAs; the bounds are those of their strengths."""
+        most = MAX_LORAS if entry.max_items is None else entry.max_items
+        least = entry.min_items or 0
+        _check_lengths(least, most, scope)
+        place = InputConstraints(
+            type="number", known=True, minimum=-MAX_LORA_STRENGTH, maximum=MAX_LORA_STRENGTH
+        )
+        minimum = _bound(entry.minimum, place.minimum, place, "minimum", scope)
+        maximum = _bound(entry.maximum, place.maximum, place, "maximum", scope)
+        if minimum is None or maximum is None or not minimum <= STRENGTH <= maximum:
+            message = f"{STRENGTH}, the default strength, must be from minimum to maximum"
+            scope.fail("default_out_of_range", message, "minimum")
+        names = _choices(entry, InputConstraints(type="string"), scope)
+        if names is not None and not all(isinstance(name, str) for name in names):
+            scope.fail("wrong_type", "names of LoRA files must be strings", "choices")
+        required = bool(least) if entry.required is None else entry.required
+        return Parameter(
+            name=scope.table.removeprefix("inputs."),
+            type="loras",
+            title=entry.title or "",
+            description=entry.description,
+            required=required or bool(least),
+            default=None if required or least else [],
+            minimum=float(minimum),
+            maximum=float(maximum),
+            choices=names or known_loras(self.catalogue) or None,
+            folder="loras" if names is None else None,
+            min_items=least,
+            max_items=most,
+        )
+
     def _constraints(
         self, paths: tuple[InputPath, ...], entry: InputSpec, scope: Place
     ) -> InputConstraints:
         if not paths:
             return _constraints_of_entry(entry, scope)
         places = [constraints_of(self.graph, path, self.catalogue) for path in paths]
-        merged = merge(places)
-        if merged is None:
-            types = " and ".join(f"{p} ({f.type})" for p, f in zip(paths, places, strict=True))
-            scope.fail("types_differ", f"the types differ: {types}", "path")
-        if merged.choices == ():
-            scope.fail("types_differ", "these inputs have no choice in common", "path")
+        merged = _merged(paths, places, scope, "path")
         free = entry.random or entry.required or entry.kind or entry.default is not None
         if not free and any(place.value != merged.value for place in places):
             values = " and ".join(repr(place.value) for place in places)
             scope.fail("values_differ", f"the graph has {values}; set a default", "default")
         return merged
+
+
+def _merged(
+    paths: Sequence[InputPath], places: Sequence[InputConstraints], scope: Place, key: str
+) -> InputConstraints:
+    merged = merge(places)
+    if merged is None:
+        types = " and ".join(f"{p} ({f.type})" for p, f in zip(paths, places, strict=True))
+        scope.fail("types_differ", f"the types differ: {types}", key)
+    if merged.choices == ():
+        scope.fail("types_differ", "these inputs have no choice in common", key)
+    return merged
+
+
+def _refuse_mixtures(entry: InputSpec, scope: Place) -> None:
+    """Reject keys that only inputs of another kind have."""
+    is_loras = entry.type == "loras"
+    wrong: dict[str, Sequence[str]] = {
+        "an input with each": ("path", "bypass") if entry.each is not None else (),
+        "a list of LoRAs": _NOT_OF_LORAS if is_loras else (),
+        "an input that is no list": ("min_items", "max_items")
+        if entry.each is None and not is_loras
+        else (),
+        'an input without type = "loras"': () if is_loras else ("after", "clip_after"),
+    }
+    for what, keys in wrong.items():
+        for key in keys:
+            if getattr(entry, key) is not None:
+                scope.fail("not_applicable", f"{what} cannot have {key}", key)
+    if entry.random and (is_loras or entry.each is not None):
+        scope.fail("not_applicable", "a list cannot be random", "random")
+
+
+def _check_lengths(least: int, most: int, scope: Place) -> None:
+    if least > most:
+        message = f"min_items {least} is above max_items {most}"
+        scope.fail("empty_range", message, "min_items")
 
 
 def _listed(value: str | list[str] | None) -> list[str]:
@@ -142,7 +243,9 @@ def _constraints_of_entry(entry: InputSpec, scope: Place) -> InputConstraints:
     return InputConstraints(type=entry.type or type_of_value(example))
 
 
-def _narrow(entry: InputSpec, place: InputConstraints, scope: Place) -> Parameter:
+def _narrow(
+    entry: InputSpec, place: InputConstraints, scope: Place, paths: Sequence[InputPath]
+) -> Parameter:
     type_ = _type(entry, place, scope)
     numeric = type_ in ("integer", "number")
     choices = _choices(entry, place, scope) if type_ not in ("file", "model", "boolean") else None
@@ -168,6 +271,7 @@ def _narrow(entry: InputSpec, place: InputConstraints, scope: Place) -> Paramete
         max_length=entry.max_length,
         random=entry.random,
         kind=(entry.kind or place.kind) if type_ == "file" else None,
+        folder=_folder(entry, paths, scope) if type_ == "model" else None,
     )
 
 
@@ -272,6 +376,31 @@ def _with_default(
     if default is None:
         return parameter
     return replace(parameter, default=checked_default(parameter, default, scope))
+
+
+def _with_list_default(
+    parameter: Parameter, entry: InputSpec, values: Sequence[JsonValue], scope: Place
+) -> Parameter:
+    if entry.required and entry.default is not None:
+        scope.fail("not_applicable", "a required input cannot have a default", "default")
+    if entry.required:
+        return replace(parameter, required=True)
+    if parameter.type == "file":
+        if entry.default is not None:
+            scope.fail("not_applicable", "files cannot have a default", "default")
+        if entry.required is None and not parameter.min_items:
+            return replace(parameter, default=[])
+        return replace(parameter, required=entry.required is None)
+    default = list(values[: parameter.max_items]) if entry.default is None else entry.default
+    if not isinstance(default, list):
+        scope.fail("wrong_default_type", f"{default!r} is not a list", "default")
+    if not parameter.min_items <= len(default) <= parameter.max_items:
+        message = f"must have {parameter.min_items} to {parameter.max_items} items"
+        scope.fail("default_out_of_range", message, "default")
+    if None in default:
+        return replace(parameter, required=entry.required is None)
+    checked = [checked_default(parameter, item, scope) for item in default]
+    return replace(parameter, default=checked)
 
 
 def checked_default(parameter: Parameter, default: JsonValue, scope: Place) -> JsonValue:

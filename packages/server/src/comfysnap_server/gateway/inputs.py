@@ -4,7 +4,7 @@ import difflib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain, islice
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import jsonschema_rs
 from pydantic import JsonValue
@@ -15,6 +15,7 @@ from comfysnap_schema.workflow import JsonSchema
 MAX_ISSUES: Final = 50
 _MAX_CHOICES: Final = 20
 
+_MODEL_FORMS: Final = 'must be a file name or {"url": ..., "sha256": ...}'
 _FILE_FORMS: Final = 'must be {"sha256": ...}, {"url": ...} or {"data": base64}'
 
 
@@ -42,29 +43,56 @@ class InputValidator:
         return () if self._validator.is_valid(inputs) else self._validator.iter_errors(inputs)
 
     def _describe(self, error: jsonschema_rs.ValidationError) -> FieldProblem:
-        if error.instance_path:
-            field = str(error.instance_path[0])
-            return FieldProblem(field=field, message=self._message(field, error))
+        field, schema = self._place(error.instance_path)
         if error.kind.name == "required":
-            return FieldProblem(field=error.kind.value, message="is required")
+            name = str(error.kind.value)
+            return FieldProblem(field=f"{field}.{name}" if field else name, message="is required")
+        if field:
+            return FieldProblem(field=field, message=_message(schema, error))
         return FieldProblem(message=error.message[:300])
+
+    def _place(self, path: Iterable[str | int]) -> tuple[str, JsonSchema]:
+        """The field of a value, for example ``images[1]`` or ``loras[0].name``, and its schema;
+        what is inside of a file is not a field."""
+        field = ""
+        schema: JsonSchema = {"properties": self._properties}
+        for step in path:
+            if isinstance(step, int) and "items" in schema:
+                field, schema = f"{field}[{step}]", schema["items"]
+            elif step in schema.get("properties", ()):
+                field = f"{field}.{step}" if field else str(step)
+                schema = schema["properties"][str(step)]
+        return field, schema
 
     def _unknown(self, name: str) -> str:
         near = difflib.get_close_matches(name[:100], self._known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(self._known)}"
         return f"unknown input {name[:100]!r}; {hint}"
 
-    def _message(self, field: str, error: jsonschema_rs.ValidationError) -> str:
-        schema = self._properties[field]
-        given = _short(error.instance)
-        if "x-kind" in schema:
-            return f"{_FILE_FORMS}, not {given}"
-        if error.kind.name == "pattern" and "maximum" in schema:  # a 64-bit integer as digits
-            return (
-                f"must be an integer from {schema['minimum']} to {schema['maximum']}, not {given}"
-            )
-        say = _MESSAGES.get(error.kind.name)
-        return f"{say(error.kind.value)}, not {given}" if say else error.message[:300]
+
+def _message(schema: JsonSchema, error: jsonschema_rs.ValidationError) -> str:
+    kind, given = error.kind.name, _short(error.instance)
+    if "x-kind" in schema:
+        return f"{_FILE_FORMS}, not {given}"
+    if "x-model" in schema and kind == "type":
+        return f"{_MODEL_FORMS}, not {given}"
+    if schema.get("x-type") == "lora" and kind.startswith("oneOf"):
+        return "needs either a name or a url"
+    if kind == "pattern" and "maximum" in schema:  # a 64-bit integer as digits
+        return f"must be an integer from {schema['minimum']} to {schema['maximum']}, not {given}"
+    if kind in ("minItems", "maxItems"):
+        given = str(len(cast("list[Any]", error.instance)))
+    say = _MESSAGES.get(kind)
+    near = _near(error.instance, error.kind.value) if kind == "enum" else ""
+    return f"{say(error.kind.value)}, not {given}{near}" if say else error.message[:300]
+
+
+def _near(value: object, options: list[Any]) -> str:
+    """The choices that a text may have been meant to be."""
+    texts = [option for option in options if isinstance(option, str)]
+    given = value[:200] if isinstance(value, str) else ""
+    found = difflib.get_close_matches(given, texts, n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 
 def _one_of(options: list[Any]) -> str:
@@ -82,6 +110,8 @@ _MESSAGES: Final[Mapping[str, Callable[[Any], str]]] = {
     "multipleOf": lambda step: f"must be a multiple of {step}",
     "maxLength": lambda limit: f"may have at most {limit} characters",
     "minLength": lambda limit: f"needs at least {limit} characters",
+    "minItems": lambda limit: f"needs at least {limit} items",
+    "maxItems": lambda limit: f"may have at most {limit} items",
     "enum": _one_of,
     "pattern": lambda pattern: f"must match {pattern}",
 }

@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import JsonValue
 
 from comfysnap_schema.wire import PROBLEM_JSON, Problem, routes
-from comfysnap_schema.workflow import Workflow, examples
+from comfysnap_schema.workflow import Parameter, Workflow, examples
 from comfysnap_server.gateway.settings import AuthMode
 
 _INFER: Final = (routes.INFER_SYNC, routes.INFER_ASYNC)
@@ -70,9 +70,15 @@ def _infer(generic: dict[str, Any], workflow: Workflow, name: str) -> dict[str, 
 def _example(workflow: Workflow) -> dict[str, JsonValue]:
     """The shortest body that is taken."""
     return {
-        name: _FILE if workflow.parameters[name].type == "file" else value
+        name: _with_files(workflow.parameters[name], value)
         for name, value in examples(workflow).items()
     }
+
+
+def _with_files(parameter: Parameter, value: JsonValue) -> JsonValue:
+    if parameter.type != "file":
+        return value
+    return [_FILE for _ in value] if isinstance(value, list) else _FILE
 
 
 def _set_errors(operation: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import mimetypes
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -34,7 +34,8 @@ from comfysnap_server.gateway.input_urls import InputDownloads
 from comfysnap_server.gateway.inputs import MAX_ISSUES, InputValidator
 from comfysnap_server.gateway.problems import ProblemError, invalid_input
 from comfysnap_server.gateway.settings import GatewaySettings
-from comfysnap_server.jobs import JobRequest
+from comfysnap_server.jobs import JobRequest, RemoteModel
+from comfysnap_server.models import RemoteModelSettings
 
 IDEMPOTENCY_KEY_PATTERN: Final = r"^[\x21-\x7e]{1,255}$"
 
@@ -75,6 +76,27 @@ class _Files:
     inputs: dict[str, JsonValue]
     names: dict[str, JsonValue] = field(default_factory=dict[str, JsonValue])
     files: dict[str, FileBySha256] = field(default_factory=dict[str, FileBySha256])
+
+
+@dataclass
+class _Models:
+    """The models that the inputs of one job name by URL."""
+
+    names: dict[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+    """Inputs with placeholders instead of URLs."""
+    models: dict[str, RemoteModel] = field(default_factory=dict[str, RemoteModel])
+
+    def add(self, field: str, folder: str | None, value: Mapping[str, JsonValue]) -> str:
+        model = RemoteModel.model_validate(
+            {
+                "url": value["url"],
+                "sha256": value.get("sha256"),
+                "folder": folder,
+                "field": field,
+            }
+        )
+        self.models[model.placeholder] = model
+        return model.placeholder
 
 
 class JobSubmitter:
@@ -165,10 +187,11 @@ class JobSubmitter:
         fingerprint: str,
         urls: Mapping[str, str],
     ) -> JobRequest:
+        named = _models(submission.inputs, workflow, self._settings.remote_models)
         digests = await self._downloads.store(submission.owner, urls)
         found = await self._files(submission, workflow, digests)
         inputs = workflow.complete(found.inputs)
-        graph = await _build(workflow, {**inputs, **found.names})
+        graph = await _build(workflow, {**inputs, **found.names, **named.names})
         options = submission.options
         settings = self._settings
         return JobRequest(
@@ -182,6 +205,7 @@ class JobSubmitter:
             outputs=dict(workflow.outputs),
             fields=dict(workflow.fields),
             files={**found.files},
+            models=named.models,
             drawing=workflow.drawing,
             labels=label_map(options.label),
             timeout=min(options.timeout or settings.default_timeout, settings.max_timeout),
@@ -196,26 +220,29 @@ class JobSubmitter:
         self, submission: SubmitRequest, workflow: Workflow, digests: Mapping[str, str]
     ) -> _Files:
         found = _Files(dict(submission.inputs))
-        for name, value in submission.inputs.items():
-            parameter = workflow.parameters[name]
-            if parameter.type == "file" and value is not None:
-                given = cast("dict[str, str]", value)
+        for parameter, given in _given_files(submission.inputs, workflow):
+            references: list[JsonValue] = []
+            labels: list[JsonValue] = []
+            for name, value in given.items():
                 if name in digests:
                     reference = FileBySha256(sha256=digests[name])
-                    suffix = PurePosixPath(urlsplit(given["url"]).path).suffix
+                    suffix = PurePosixPath(urlsplit(value["url"]).path).suffix
                     label = reference.sha256[:32] + _suffix(parameter, suffix)
                 else:
-                    reference, label = await self._file(submission.owner, parameter, given)
-                found.inputs[name] = cast("JsonValue", reference.model_dump())
-                found.names[name] = label
+                    reference, label = await self._file(submission.owner, name, parameter, value)
+                references.append(cast("JsonValue", reference.model_dump()))
+                labels.append(label)
                 found.files[label] = reference
+            is_list = parameter.is_list
+            found.inputs[parameter.name] = references if is_list else references[0]
+            found.names[parameter.name] = labels if is_list else labels[0]
         return found
 
     async def _file(
-        self, owner: str, parameter: Parameter, value: dict[str, str]
+        self, owner: str, name: str, parameter: Parameter, value: dict[str, str]
     ) -> tuple[FileBySha256, str]:
         if "data" in value:
-            data = _decode(parameter, value["data"])
+            data = _decode(name, value["data"])
             digest = hashlib.sha256(data).hexdigest()
             if not await self._backend.has_file(owner, digest):
                 await self._backend.put_file(owner, digest, _once(data))
@@ -225,9 +252,9 @@ class JobSubmitter:
                 message = f"was not uploaded, or is gone; PUT {routes.FILES}/{digest} first"
                 raise ProblemError(
                     ErrorCode.UNKNOWN_FILE,
-                    f"{parameter.name}: {message}",
+                    f"{name}: {message}",
                     status=422,
-                    fields=(FieldProblem(field=parameter.name, message=message),),
+                    fields=(FieldProblem(field=name, message=message),),
                 )
         guessed = mimetypes.guess_extension(value.get("content_type", "")) or ""
         return FileBySha256(sha256=digest), digest[:32] + _suffix(parameter, guessed)
@@ -277,15 +304,74 @@ def _urls(inputs: Mapping[str, JsonValue], workflow: Workflow) -> dict[str, str]
     Raises:
         ProblemError: One cannot be downloaded, whatever is there.
     """
-    found: dict[str, str] = {}
-    for name, value in inputs.items():
-        if workflow.parameters[name].type == "file" and isinstance(value, dict) and "url" in value:
-            url = str(value["url"])
-            if not _is_usable(url):
-                message = "must be a public http(s) address, without user name or password"
-                raise invalid_input(FieldProblem(field=name, message=message))
-            found[name] = url
+    found = {
+        name: value["url"]
+        for _, given in _given_files(inputs, workflow)
+        for name, value in given.items()
+        if "url" in value
+    }
+    for name, url in found.items():
+        if not _is_usable(url):
+            message = "must be a public http(s) address, without user name or password"
+            raise invalid_input(FieldProblem(field=name, message=message))
     return found
+
+
+def _models(
+    inputs: Mapping[str, JsonValue], workflow: Workflow, settings: RemoteModelSettings
+) -> _Models:
+    """The models that are named by URL.
+
+    Raises:
+        ProblemError: ``model_refused``: the server does not allow one of them.
+    """
+    found = _Models()
+    for name, value in inputs.items():
+        parameter = workflow.parameters[name]
+        if parameter.folder is None or value is None:
+            continue
+        if isinstance(value, list):
+            found.names[name] = [
+                _with_placeholder(found, f"{name}[{index}]", parameter, item)
+                for index, item in enumerate(value)
+            ]
+        else:
+            found.names[name] = _with_placeholder(found, name, parameter, value)
+    refused = [
+        FieldProblem(field=model.field, message=reason)
+        for model in found.models.values()
+        if (reason := settings.problem(model.url)) is not None
+    ]
+    if refused:
+        detail = "; ".join(f"{one.field}: {one.message}" for one in refused[:3])
+        raise ProblemError(ErrorCode.MODEL_REFUSED, detail, fields=tuple(refused))
+    return found
+
+
+def _with_placeholder(
+    found: _Models, field: str, parameter: Parameter, value: JsonValue
+) -> JsonValue:
+    if not isinstance(value, dict) or value.get("url") is None:
+        return value
+    if parameter.type == "model":
+        return found.add(field, parameter.folder, value)
+    others = {key: item for key, item in value.items() if key not in ("url", "sha256")}
+    return {**others, "name": found.add(f"{field}.url", parameter.folder, value)}
+
+
+def _given_files(
+    inputs: Mapping[str, JsonValue], workflow: Workflow
+) -> Iterator[tuple[Parameter, dict[str, dict[str, str]]]]:
+    """Each input that is a file or a list of files, with its values by API field."""
+    for name, value in inputs.items():
+        parameter = workflow.parameters[name]
+        if parameter.type != "file" or value is None:
+            continue
+        if parameter.is_list:
+            items = cast("list[dict[str, str]]", value)
+            yield parameter, {f"{name}[{index}]": item for index, item in enumerate(items)}
+        else:
+            yield parameter, {name: cast("dict[str, str]", value)}
 
 
 def _is_usable(url: str) -> bool:
@@ -301,12 +387,12 @@ def _suffix(parameter: Parameter, suffix: str) -> str:
     return suffix if suffix in _SUFFIXES else KINDS[parameter.kind or Kind.FILE].suffix
 
 
-def _decode(parameter: Parameter, data: str) -> bytes:
+def _decode(name: str, data: str) -> bytes:
     try:
         return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:
         message = "its data must be plain base64, without a 'data:' prefix or line breaks"
-        raise invalid_input(FieldProblem(field=parameter.name, message=message)) from error
+        raise invalid_input(FieldProblem(field=name, message=message)) from error
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:
