@@ -172,6 +172,7 @@ def _make_server(
         engine_options=engine.options,
         python=engine.python,
         limits=settings.local,
+        remote_models=settings.remote_models,
     )
     default = loaded.project.default
     app = create_app(backend, loaded.workflows, settings, default=default)

@@ -16,10 +16,9 @@ from typing import Any, Final, TypedDict, cast
 
 from comfysnap_server.jobs import REMOTE_FOLDER
 from comfysnap_server.models.download import PartialFile
+from comfysnap_server.models.remote_settings import CACHED_MODELS
 from comfysnap_server.models.sources import ModelError
 
-MODELS: Final = "models"
-"""Folder of the files, laid out like ComfyUI's own."""
 _SUFFIX: Final = ".safetensors"
 _KEEP_FREE_BYTES: Final = 256 * 1024 * 1024
 """Of the disk, which downloads leave to others."""
@@ -79,13 +78,13 @@ class ModelCache:
         self._reserved: dict[str, int] = {}
         """Key of a download in this process to its bytes, those to come included."""
         self._reserving = Lock()
-        for name in ("parts", "origins", "used", "leases", MODELS):
+        for name in ("parts", "origins", "used", "leases", CACHED_MODELS):
             (root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._locks.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def path(self, model: CachedModel) -> Path:
         """Where the file is, or would be."""
-        return self.root / MODELS / model.folder / REMOTE_FOLDER / f"{model.sha256}{_SUFFIX}"
+        return self.root / CACHED_MODELS / model.folder / REMOTE_FOLDER / f"{model.sha256}{_SUFFIX}"
 
     def part(self, key: str) -> PartialFile:
         """The partial download of an address."""
@@ -198,7 +197,7 @@ class ModelCache:
         part.delete()
 
     def _files(self) -> Iterator[Path]:
-        yield from (self.root / MODELS).glob(f"*/{REMOTE_FOLDER}/*{_SUFFIX}")
+        yield from (self.root / CACHED_MODELS).glob(f"*/{REMOTE_FOLDER}/*{_SUFFIX}")
 
     def _parts(self) -> Iterator[Path]:
         yield from (self.root / "parts").glob("*.part")

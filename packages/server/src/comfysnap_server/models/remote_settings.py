@@ -8,6 +8,8 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from comfysnap_schema.workflow import setting_error
 
+CACHED_MODELS: Final = "models"
+"""Folder of the cache with its files, laid out like ComfyUI's own."""
 _GIB: Final = 1024**3
 
 

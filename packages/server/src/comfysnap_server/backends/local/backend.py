@@ -24,6 +24,7 @@ from comfysnap_server.backends.local.live import (
 )
 from comfysnap_server.backends.local.lock import FolderLock
 from comfysnap_server.backends.local.migrations import DataFolderError, open_database
+from comfysnap_server.backends.local.model_downloads import ModelDownloads
 from comfysnap_server.backends.local.queue import JobQueue
 from comfysnap_server.backends.local.reader import Reader
 from comfysnap_server.backends.local.readiness import DiskCheck
@@ -35,7 +36,16 @@ from comfysnap_server.backends.local.uploads import Uploads
 from comfysnap_server.backends.local.writer import Writer
 from comfysnap_server.backends.protocol import StoredFile, SubmitResult, event_of
 from comfysnap_server.errors import BackendError
-from comfysnap_server.jobs import Ending, FetchPolicy, FileStore, JobRequest, ended, find_output
+from comfysnap_server.jobs import (
+    Ending,
+    FetchPolicy,
+    FileStore,
+    JobRequest,
+    Outcome,
+    ended,
+    find_output,
+)
+from comfysnap_server.models import CACHED_MODELS, RemoteModelSettings
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +68,7 @@ class LocalBackend:
         python_path: Folders that the workers search for modules first.
         limits: Limits.
         fetch: What may be downloaded as an input file.
+        remote_models: What may be downloaded as a model; None: nothing.
     """
 
     name = "local"
@@ -72,19 +83,25 @@ class LocalBackend:
         python_path: Sequence[Path] = (),
         limits: LocalLimits | None = None,
         fetch: FetchPolicy | None = None,
+        remote_models: RemoteModelSettings | None = None,
     ) -> None:
         self._data = data
         self._limits = limits = limits or LocalLimits()
         self._fetch = fetch or FetchPolicy()
         self._folders = JobFolders(data.resolve())
+        self._remote_models = remote_models or RemoteModelSettings()
+        options = dict(engine_options or {})
+        if self._remote_models.enabled and engine == "comfyui":
+            options["remote_models"] = str(self._folders.model_cache / CACHED_MODELS)
         self._processes = ProcessOptions(
             engine=engine,
-            engine_options=engine_options or {},
+            engine_options=options,
             data=data,
             scratch=self._folders.scratch,
             python=python,
             python_path=python_path,
             start_timeout=limits.start_timeout,
+            secrets=self._remote_models.tokens.values() if self._remote_models.enabled else (),
         )
         self._lock = FolderLock(data)
         files = FileStore(
@@ -158,6 +175,12 @@ class LocalBackend:
             interrupt_grace=self._limits.interrupt_grace,
             ended=self._remember,
         )
+        self._downloads = ModelDownloads(
+            self._folders.model_cache,
+            self._remote_models,
+            ready=self._queue.add,
+            end=self._end_unstarted,
+        )
         try:
             waiting = await self._writer.run(recover)
         except BaseException:
@@ -211,6 +234,7 @@ class LocalBackend:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._downloads.close()
         await self._leave_queue()
         self._queue.close()
         await self._pool.stop()
@@ -268,7 +292,7 @@ class LocalBackend:
         self._disk.check_room()
         uploaded = await self._uploads.bytes_of(request.owner)
         record = request.record(status=JobStatus.QUEUED, version=1)
-        worker = None if self._claiming else self._runner.idle_worker
+        worker = None if self._claiming or request.models else self._runner.idle_worker
         if worker is not None:
             record = self._runner.started(record, worker)
         limits = self._limits
@@ -303,11 +327,18 @@ class LocalBackend:
 
     def _enter(self, live: LiveJob) -> None:
         self._live[live.record.id] = live
-        self._queue.add(live)
+        self._line_up(live)
         if live.queue_timeout is not None:
             left = live.record.created_at.timestamp() + live.queue_timeout - time.time()
             loop = asyncio.get_running_loop()
             live.expiry = loop.call_later(max(left, 0), self._expire, live)
+
+    def _line_up(self, live: LiveJob) -> None:
+        """Queue a job, once it has its models."""
+        if live.models and live.hashes is None:
+            self._downloads.start(live)
+        else:
+            self._queue.add(live)
 
     async def replay(self, owner: str, idempotency_key: str, fingerprint: str) -> JobRecord | None:
         """See ``Backend.replay``."""
@@ -372,7 +403,7 @@ class LocalBackend:
         now = datetime.now(UTC)
         if not live.taken:
             self._queue.drop(live)
-            await self._end_unstarted(live, Stop.CANCEL, cancel_requested_at=now)
+            await self._end_unstarted(live, ended(Ending.CANCELLED), cancel_requested_at=now)
         elif live.draft.cancel_requested_at is None:
             record = live.propose(cancel_requested_at=now)
             try:
@@ -464,20 +495,20 @@ class LocalBackend:
     def _expire(self, live: LiveJob) -> None:
         if not live.taken:
             self._queue.drop(live)
-            task = asyncio.create_task(self._end_unstarted(live, None))
+            task = asyncio.create_task(self._end_unstarted(live, ended(Ending.EXPIRED)))
             self._expiring.add(task)
             task.add_done_callback(self._expiring.discard)
 
-    async def _end_unstarted(self, live: LiveJob, why: Stop | None, **changes: object) -> None:
+    async def _end_unstarted(self, live: LiveJob, outcome: Outcome, **changes: object) -> None:
         """End a job that no worker had; when that cannot be written, it stays queued."""
         before = live.draft
-        end = ended(why.ending if why else Ending.EXPIRED).end(before.timings, before.progress)
+        end = outcome.end(before.timings, before.progress)
         record = live.propose(finished_at=datetime.now(UTC), **dict(end), **changes)
         try:
             await self._writer.run(lambda connection: store.save(connection, record))
         except BackendError:
             live.draft = before.model_copy(update={"version": record.version})
-            self._queue.add(live)
+            self._line_up(live)
             raise
         if live.expiry is not None:
             live.expiry.cancel()
@@ -486,6 +517,7 @@ class LocalBackend:
 
     def _remember(self, live: LiveJob) -> None:
         self._live.pop(live.record.id, None)
+        self._downloads.ended(live)
         self._finished[live.record.id] = live
         while len(self._finished) > _REMEMBERED:
             self._finished.popitem(last=False)
