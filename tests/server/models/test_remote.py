@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from comfysnap_schema.wire import ErrorCode
 from comfysnap_server.jobs import RemoteModel
@@ -511,7 +512,7 @@ def test_urls_are_off_by_default(server: ModelServer, tmp_path: Path) -> None:
      {"private_networks": ["10.0.0.0/40"]}, {"max_bytes": 0}, {"host": ["x.com"]}],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(given: dict[str, Any]) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValidationError):
         settings(**given)
 
 
