@@ -104,6 +104,12 @@ async def test_a_url_becomes_a_placeholder_that_the_download_replaces(
     assert ready.graph["4"]["inputs"]["ckpt_name"] == f"remote/{SHA256}.safetensors"
 
 
+async def test_a_url_may_be_a_plain_text_too(backend: FakeBackend, workflow: Workflow) -> None:
+    request = await accepted(backend, workflow, {"checkpoint": URL})
+    (model,) = request.models.values()
+    assert model.url == URL
+
+
 async def test_a_file_name_is_handed_on_as_before(backend: FakeBackend, workflow: Workflow) -> None:
     request = await accepted(backend, workflow, {"checkpoint": "other.safetensors"})
     assert request.graph["4"]["inputs"]["ckpt_name"] == "other.safetensors"

@@ -351,6 +351,8 @@ def _models(
 def _with_placeholder(
     found: _Models, field: str, parameter: Parameter, value: JsonValue
 ) -> JsonValue:
+    if isinstance(value, str) and value.startswith(("http://", "https://")):
+        value = {"url": value}
     if not isinstance(value, dict) or value.get("url") is None:
         return value
     if parameter.type == "model":

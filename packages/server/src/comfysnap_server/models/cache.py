@@ -84,7 +84,7 @@ class ModelCache:
 
     def path(self, model: CachedModel) -> Path:
         """Where the file is, or would be."""
-        return self.root / CACHED_MODELS / model.folder / REMOTE_FOLDER / f"{model.sha256}{_SUFFIX}"
+        return path_in(self.root, model.folder, model.sha256)
 
     def part(self, key: str) -> PartialFile:
         """The partial download of an address."""
@@ -274,6 +274,11 @@ class ModelCache:
             if name != "room":
                 path.unlink(missing_ok=True)
             os.close(descriptor)
+
+
+def path_in(root: Path, folder: str, sha256: str) -> Path:
+    """Where a cache has a file, or would have it."""
+    return root / CACHED_MODELS / folder / REMOTE_FOLDER / f"{sha256}{_SUFFIX}"
 
 
 def address_key(folder: str, url: str) -> str:

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from comfysnap_server.backends.modal.remote_models import WorkerModels
 
 
 class CallState(Enum):
@@ -118,4 +121,6 @@ class Platform:
     files: SharedFolder
     models: SharedFolder | None = None
     """The models volume; None where no engine runs."""
+    remote_models: "WorkerModels | None" = None
+    """Models by URL; None where no engine runs, and where jobs may not name any."""
     now: Callable[[], datetime] = utc_now

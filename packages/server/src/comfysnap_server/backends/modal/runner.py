@@ -30,6 +30,7 @@ from comfysnap_server.backends.modal.records import (
     preempted_key,
     read,
 )
+from comfysnap_server.backends.modal.remote_models import refused
 from comfysnap_server.backends.modal.reporting import ENDED_KEPT_S, FeedReporter
 from comfysnap_server.backends.modal.shared_files import INPUTS, OUTPUTS
 from comfysnap_server.backends.modal.states import JobState, end_of
@@ -151,7 +152,11 @@ class JobRunner:
                 "job %s started: workflow %s, run %d, %s",
                 job_id, job.workflow, len(snapshot.claims), snapshot.claims[-1].start_kind,
             )  # fmt: skip
-            final = await self._attempt(snapshot)
+            try:
+                final = await self._attempt(snapshot)
+            finally:
+                if self._platform.remote_models and job.models:
+                    self._platform.remote_models.release(job_id)
         return final.status.value
 
     async def _claim(self, job: JobRequest, call_id: str) -> JobState | None:
@@ -239,7 +244,8 @@ class JobRunner:
                     await self._platform.files.reload()
                 if self._models:
                     await self._models.look_for(job.graph)
-                outcome = await self._execute(run, snapshot, reporter)
+                outcome = await self._get_models(run, snapshot, reporter)
+                outcome = outcome or await self._execute(run, snapshot, reporter)
                 await _uninterrupted(self._keep(job, outcome, outputs))
             except asyncio.CancelledError:
                 await _uninterrupted(self._give_back(snapshot, reporter))
@@ -249,6 +255,25 @@ class JobRunner:
                 detail = f"the worker failed unexpectedly ({type(error).__name__})"
                 outcome = ended(Ending.ENGINE_FAILED, detail)
             return await _uninterrupted(self._finish(snapshot, outcome, reporter))
+
+    async def _get_models(
+        self, run: JobRun, snapshot: JobState, reporter: FeedReporter
+    ) -> Outcome | None:
+        """Have the models that the job names by URL; the end of a job that cannot have them."""
+        if not run.request.models:
+            return None
+        if self._platform.remote_models is None:
+            return refused(run.request)
+        try:
+            found = await self._platform.remote_models.prepare(
+                run.request, len(snapshot.claims), reporter
+            )
+        except TimeoutError:
+            return ended(Ending.TIMED_OUT)
+        if isinstance(found, Outcome):
+            return found
+        run.take_models(found)
+        return None
 
     async def _give_back(self, snapshot: JobState, reporter: FeedReporter) -> None:
         """End a job that was asked to stop. A container that Modal takes away is interrupted in the

@@ -4,6 +4,7 @@ from comfysnap_server.deploy.settings.table import MAX_TIMEOUT, STOP_MARGIN_S, D
 from comfysnap_server.deploy.settings.volumes import (
     COMFYUI_DIR,
     FILES_DIR,
+    MODEL_CACHE_DIR,
     MODELS_DIR,
     PROJECT_DIR,
 )
@@ -13,6 +14,7 @@ __all__ = [
     "FILES_DIR",
     "MAX_TIMEOUT",
     "MODELS_DIR",
+    "MODEL_CACHE_DIR",
     "PROJECT_DIR",
     "STOP_MARGIN_S",
     "DeploySettings",
