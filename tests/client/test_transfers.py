@@ -18,6 +18,7 @@ from comfysnap_client import (
     APIError,
     Client,
     DownloadFailed,
+    Lora,
     OutputExpired,
     RetryPolicy,
     ServerError,
@@ -96,6 +97,34 @@ async def test_urls_and_hashes_are_sent_unchanged(client: Client, server: FakeSe
     assert inputs["image"] == {"url": "https://example.com/fox.png"}
     assert inputs["mask"] == {"sha256": SHA}
     assert not server.requests_to("/files")
+
+
+async def test_files_in_a_list_are_sent_like_single_ones(
+    client: Client, server: FakeServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "fox.png"
+    path.write_bytes(b"png")
+    given: dict[str, object] = {
+        "images": [path, BIG, FileBySha256(sha256=SHA), io.BytesIO(BIG[1:])],
+        "texts": ["a", None],
+        "loras": [Lora(name="ink.safetensors", strength=0.5)],
+        "none": [],
+    }
+    await client.infer_async(untyped("draw", given))
+    (job,) = server.jobs.values()
+    assert job["inputs"] == {
+        "images": [
+            {"data": base64.b64encode(b"png").decode(), "content_type": "image/png"},
+            {"sha256": SHA},
+            {"sha256": SHA},
+            {"sha256": hashlib.sha256(BIG[1:]).hexdigest()},
+        ],
+        "texts": ["a", None],
+        "loras": [{"name": "ink.safetensors", "strength": 0.5}],
+        "none": [],
+    }
+    assert list(job["inputs"]) == list(given)
+    assert sorted(server.files.values()) == sorted([BIG, BIG[1:]])
 
 
 async def test_an_interrupted_upload_restarts_from_the_beginning(

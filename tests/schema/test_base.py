@@ -8,7 +8,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from comfysnap_schema.base import NoBool, WorkflowInput, WorkflowOutput, output_type, wire_inputs
-from comfysnap_schema.wire.files import FileByUrl, FileNotBoundError, ImageFile
+from comfysnap_schema.wire.files import FileByUrl, FileInput, FileNotBoundError, ImageFile
 from comfysnap_schema.workflows import FluxInput, FluxOutput, Img2imgInput, VideoOutput
 
 
@@ -60,6 +60,18 @@ def test_an_invalid_file_is_reported_with_the_valid_types(file: Any) -> None:
 def test_the_repr_of_inputs_stays_short() -> None:
     assert "<5000 bytes>" in repr(Img2imgInput(prompt="x", image=b"p" * 5000))
     assert "b'png'" in repr(Img2imgInput(prompt="x", image=b"png"))
+
+    class ManyInput(WorkflowInput[WorkflowOutput]):
+        images: list[FileInput]
+
+    assert "[<5000 bytes>, b'png']" in repr(ManyInput(images=[b"p" * 5000, b"png"]))
+
+
+def test_whole_floats_in_a_list_are_integers() -> None:
+    class SizesInput(WorkflowInput[WorkflowOutput]):
+        sizes: list[int]
+
+    assert SizesInput.model_validate({"sizes": [5.0, 6]}).sizes == [5, 6]
 
 
 def test_pytest_does_not_collect_a_model_named_like_a_test() -> None:

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import assert_type
 
-from comfysnap_client import Client, Job
-from comfysnap_schema.wire.files import FileByUrl, ImageFile, VideoFile
+from comfysnap_client import Client, Job, Lora
+from comfysnap_schema.wire.files import FileByUrl, FileInput, ImageFile, VideoFile
 from comfysnap_schema.workflows import FluxInput, FluxOutput, HelloInput, Img2imgInput, VideoInput
+from tests.typing_cases.edit import EditInput
 
 
 async def calls_are_typed(client: Client) -> None:
@@ -30,6 +31,17 @@ def a_file_input_accepts_what_a_caller_may_hold() -> None:
     with Path("a.png").open("rb") as file:
         Img2imgInput(prompt="x", image=file)
     Img2imgInput(prompt="x", image=3)  # pyright: ignore[reportArgumentType]
+
+
+def a_list_takes_what_its_items_may_be(given: list[FileInput]) -> None:
+    EditInput(prompt="x", images=[Path("a.png"), b"...", "https://example.org/a.png"])
+    EditInput(prompt="x", images=given, loras=[Lora(name="ink.safetensors", strength=1)])
+    assert_type(EditInput(prompt="x", images=given).loras, list[Lora])
+    EditInput(prompt="x")  # pyright: ignore[reportCallIssue]
+    EditInput(prompt="x", images=Path("a.png"))  # pyright: ignore[reportArgumentType]
+    EditInput(prompt="x", images=[3])  # pyright: ignore[reportArgumentType]
+    EditInput(prompt="x", images=given, loras=["ink"])  # pyright: ignore[reportArgumentType]
+    Lora(nmae="ink.safetensors")  # pyright: ignore[reportCallIssue]
 
 
 def wrong_inputs_are_errors() -> None:

@@ -62,6 +62,79 @@ def test_each_invalid_argument_is_reported_for_its_field(word: str, field: str) 
     assert [found.field for found in caught.value.fields] == [field]
 
 
+LISTS: dict[str, Any] = {
+    "properties": {
+        "images": {"type": "array", "items": {"oneOf": [], "x-kind": "image"}},
+        "steps": {"type": ["array", "null"], "items": {"type": "integer"}},
+        "loras": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "x-type": "lora",
+                "properties": {"name": {"type": "string"}, "strength": {"type": "number"}},
+            },
+        },
+        "styles": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "x-type": "lora",
+                "properties": {"name": {"enum": ["ink:2.safetensors", "oil.safetensors"]}},
+            },
+        },
+    },
+    "required": ["images"],
+}
+
+
+def test_a_key_that_is_repeated_makes_a_list(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    path.touch()
+    words = [f"images=@{path}", "steps=1", "images=https://example.com/x.png", "steps=2"]
+    assert parse_inputs(words, LISTS) == {
+        "images": [path, FileByUrl(url="https://example.com/x.png")],
+        "steps": [1, 2],
+    }
+
+
+def test_an_empty_list_can_be_given() -> None:
+    assert parse_inputs(["images=[]", "steps=[]"], LISTS) == {"images": [], "steps": []}
+
+
+@pytest.mark.parametrize(
+    ("word", "lora"),
+    [
+        ("loras=a/ink.safetensors", {"name": "a/ink.safetensors"}),
+        ("loras=ink.safetensors:0.8", {"name": "ink.safetensors", "strength": 0.8}),
+        ("loras=ink:-.5:1", {"name": "ink", "strength": -0.5, "clip_strength": 1.0}),
+        ("loras=ink:v2", {"name": "ink:v2"}),
+        ("styles=ink:2.safetensors:2", {"name": "ink:2.safetensors", "strength": 2.0}),
+    ],
+)
+def test_a_lora_is_a_name_with_strengths(word: str, lora: object) -> None:
+    name = word.partition("=")[0]
+    assert parse_inputs(["images=[]", word], LISTS)[name] == [lora]
+
+
+@pytest.mark.parametrize(
+    ("words", "field", "says"),
+    [
+        (["images=x.png"], "images", "@x.png"),
+        (["images=[]", "steps=1", "steps=x"], "steps", "an integer"),
+        (["images=[]", "loras="], "loras", "NAME[:STRENGTH"),
+        (["images=[]", "loras=:0.5"], "loras", "NAME[:STRENGTH"),
+        (["images=[]", "styles=oli.safetensors:1"], "styles", "'oil.safetensors'"),
+        ([], "images", "missing"),
+    ],
+)
+def test_a_wrong_item_is_reported_for_its_field(words: list[str], field: str, says: str) -> None:
+    with pytest.raises(InvalidArguments) as caught:
+        parse_inputs(words, LISTS)
+    (found,) = caught.value.fields
+    assert found.field == field
+    assert says in found.message
+
+
 def test_a_workflow_without_inputs_accepts_none() -> None:
     assert parse_inputs([], {}) == {}
     with pytest.raises(InvalidArguments):

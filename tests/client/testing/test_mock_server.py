@@ -1,7 +1,9 @@
 """The mock kit, beyond what the downstream project uses."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
+from typing import Annotated
 
 import httpx
 import pytest
@@ -15,14 +17,16 @@ from comfysnap_client import (
     JobEvent,
     JobExpired,
     JobStatus,
+    Lora,
     NotFound,
     Progress,
     RetryPolicy,
     untyped,
 )
 from comfysnap_client.testing import MockServer, mock_server
+from comfysnap_schema.models import Field, WorkflowInput
 from comfysnap_schema.wire.errors import FieldProblem
-from comfysnap_schema.wire.files import OutputFile
+from comfysnap_schema.wire.files import FileInput, OutputFile
 from tests.client.fakes import DrawInput, DrawOutput
 
 FOX = DrawInput(prompt="a fox")
@@ -65,6 +69,35 @@ async def test_requests_are_recorded_without_credentials(
     assert [request.split()[0] for request in comfysnap_server.requests] == [
         "HEAD", "PUT", "POST", "POST",
     ]  # fmt: skip
+
+
+class ManyInput(WorkflowInput[DrawOutput]):
+    """A workflow with lists."""
+
+    __workflow__ = "many"
+    __contract__ = "0123456789abcdef"
+
+    images: Annotated[list[FileInput], Field(max_length=3)]
+    loras: Annotated[list[Lora], Field(max_length=8)]
+
+
+async def test_lists_are_validated_and_recorded(comfysnap_server: MockServer) -> None:
+    comfysnap_server.on(ManyInput).succeeds(DrawOutput())
+    given = ManyInput(images=[b"a", BIG, "https://a/b"], loras=[Lora(name="ink", strength=0.5)])
+    async with comfysnap_server.client() as client:
+        job = await client.infer_async(given)
+        with pytest.raises(InvalidInput) as caught:
+            await client.infer_sync(untyped("many", {"images": [b"a"] * 4, "loras": []}))
+    assert [found.field for found in caught.value.fields] == ["images"]
+    assert job.record is not None
+    file = {"sha256": "0" * 64}
+    assert job.record.inputs["images"] == [
+        file,
+        {"sha256": hashlib.sha256(BIG).hexdigest()},
+        {"url": "https://a/b"},
+    ]
+    assert job.record.inputs["loras"] == [{"name": "ink", "strength": 0.5}]
+    assert comfysnap_server.inputs_of(ManyInput)[0].loras[0].name == "ink"
 
 
 async def test_each_status_request_without_wait_advances_one_step(

@@ -290,6 +290,77 @@ def test_bypassed_nodes_and_constants_move_too(start: Callable[..., Project]) ->
     assert f'"n{saved}.inputs.filename_prefix" = "ours"  # kept' in spec.read_text()
 
 
+EACH = """
+[inputs.prompts]
+each = ["6.inputs.text", "15.inputs.text"]  # base, refiner
+min_items = 2
+[inputs.loras]
+type = "loras"
+after = "4"
+clip_after = "12"
+"""
+
+
+def with_lists(project: Project, more: str = EACH) -> Path:
+    spec = project.folder / "workflow.toml"
+    text = spec.read_text()
+    start, end = text.index("[inputs.prompt]"), text.index("[inputs.negative_prompt]")
+    spec.write_text(text[:start] + more + text[end:])
+    return spec
+
+
+def test_lists_keep_their_places_and_follow_their_nodes(project: Project) -> None:
+    spec = with_lists(project)
+    ids = {node: str(100 + index) for index, node in enumerate(reversed(project.graph))}
+    project.graph = renumbered(project.graph, ids)
+    code, output = project.update()
+    assert code == 0, output
+    moved = next(line for line in output.splitlines() if "moved: node 12 " in line)
+    assert moved.endswith("for inputs.loras")
+    inputs = read_spec(spec).inputs
+    assert inputs["prompts"].each == [f"{ids['6']}.inputs.text", f"{ids['15']}.inputs.text"]
+    assert (inputs["loras"].after, inputs["loras"].clip_after) == (ids["4"], ids["12"])
+    assert "# base, refiner" in spec.read_text()
+
+
+def test_a_list_that_loses_a_place_is_shorter(project: Project) -> None:
+    spec = with_lists(project, EACH.replace("min_items = 2\n", ""))
+    del project.graph["15"]
+    project.graph["11"]["inputs"]["positive"] = ["6", 0]
+    code, output = project.update()
+    assert code == 0, output
+    assert "inputs.prompts: max_items was 2, is now 1" in output
+    assert read_spec(spec).inputs["prompts"].each == ["6.inputs.text"]
+
+
+def test_loras_whose_loader_is_gone_are_refused(project: Project) -> None:
+    with_lists(project)
+    project.graph = {node: e for node, e in project.graph.items() if node != "12"}
+    code, output = project.update()
+    assert code == 1
+    assert "unsure: inputs.loras: node 12" in output
+
+
+def test_a_new_catalogue_keeps_the_loaders_of_loras(project: Project, tmp_path: Path) -> None:
+    with_lists(project)
+    nodes = json.loads((project.folder / CATALOGUE_FILE).read_text())
+    names = ["a.safetensors", "b.safetensors"]
+    nodes["LoraLoader"] = {
+        "input": {
+            "required": {
+                "model": ["MODEL"], "clip": ["CLIP"], "lora_name": [names],
+                "strength_model": ["FLOAT"], "strength_clip": ["FLOAT"],
+            }
+        },
+        "output": ["MODEL", "CLIP"],
+    }  # fmt: skip
+    info = tmp_path / "object_info.json"
+    info.write_text(json.dumps(nodes))
+    code, output = project.update("--object-info", info)
+    assert code == 0, output
+    assert Workflow.load(project.folder).parameters["loras"].choices == tuple(names)
+
+
 def test_a_bypassed_node_that_is_gone_is_refused(start: Callable[..., Project]) -> None:
     project = start("hello")
     spec = project.folder / "workflow.toml"

@@ -27,9 +27,40 @@ def one(**rules: Any) -> Contract:
     return contract(replace(Parameter(name="a", type="integer", default=4), **rules))
 
 
+def many(**rules: Any) -> Contract:
+    return one(**{"each": True, "default": [], "min_items": 0, "max_items": 3, **rules})
+
+
+def loras(**rules: Any) -> Contract:
+    given: dict[str, Any] = {
+        "minimum": -100.0,
+        "maximum": 100.0,
+        "default": [],
+        "max_items": 8,
+        **rules,
+    }
+    return one(type="loras", **given)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
+        (one(), many(), [("kind_changed", True)]),
+        (many(), loras(max_items=3), [("kind_changed", True)]),
+        (many(), many(max_items=4), [("wider", False)]),
+        (many(), many(max_items=2), [("narrower", True)]),
+        (many(), many(min_items=1), [("narrower", True)]),
+        (many(min_items=2), many(min_items=1), [("wider", False)]),
+        (many(), many(minimum=1), [("narrower", True)]),
+        (many(), many(type="number"), [("wider", False)]),
+        (many(type="file", kind=Kind.IMAGE), many(type="file", kind=Kind.MASK),
+         [("kind_changed", True)]),
+        (many(default=None), many(), [("narrower", True)]),
+        (loras(), loras(max_items=9), [("wider", False)]),
+        (loras(), loras(maximum=2.0), [("narrower", True), ("narrower", True)]),
+        (loras(), loras(choices=("a",)), [("narrower", True), ("wider", False)]),
+        (loras(choices=("a",)), loras(choices=("a", "b")), [("wider", False)]),
+        (loras(choices=("a", "b")), loras(choices=("a",)), [("narrower", True)]),
         (contract(), one(), [("input_added", False)]),
         (contract(), one(required=True, default=None), [("input_added", True)]),
         (one(), contract(), [("input_removed", True)]),
@@ -85,7 +116,18 @@ def test_a_change_is_reported_as_breaking_or_not(
     changes = compare(old, new)
     assert [(change.code, change.breaking) for change in changes] == expected
     assert bool(changes) == (old.hash != new.hash)
-    assert all(change.field in ("inputs.a", "outputs.a", "outputs.b") for change in changes)
+    fields = {change.field.partition("[]")[0] for change in changes}
+    assert fields <= {"inputs.a", "outputs.a", "outputs.b"}
+
+
+def test_a_change_of_the_items_of_a_list_names_them() -> None:
+    changes = compare(many(), many(minimum=1))
+    assert [(change.field, change.message) for change in changes] == [
+        ("inputs.a[]", "minimum was unbounded, is now 1")
+    ]
+    changes = compare(loras(choices=("a",)), loras())
+    assert changes[0].field == "inputs.a[].name"
+    assert compare(one(), many())[0].message == "was a plain value, is now list of a plain value"
 
 
 def test_a_compatible_change_keeps_the_earlier_hashes() -> None:

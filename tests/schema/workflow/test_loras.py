@@ -225,6 +225,13 @@ def test_a_node_that_may_be_bypassed_cannot_be_followed_by_loras(load: Load) -> 
     assert (caught.value.code, caught.value.field) == ("cannot_bypass", "inputs.shift.bypass")
 
 
+def test_another_node_may_be_bypassed(load: Load) -> None:
+    workflow = load(more='[inputs.shift]\nbypass = "5"\n')
+    graph = workflow.apply({"shift": False, "loras": [{"name": "a"}]})
+    assert "5" not in graph
+    assert graph["7"]["inputs"]["model"] == ["loras:0", 0]
+
+
 def test_after_is_only_for_loras(load: Load) -> None:
     with pytest.raises(WorkflowError) as caught:
         load(more='[inputs.text]\npath = "6.inputs.text"\nafter = "4"\n')

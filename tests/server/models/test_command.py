@@ -46,6 +46,11 @@ def server() -> Iterator[ModelServer]:
         yield server
 
 
+NODES: dict[str, Any] = {
+    "CheckpointLoaderSimple": {"input": {"required": {}}, "output": ["MODEL", "CLIP"]}
+}
+
+
 @pytest.fixture
 def workflow(tmp_path: Path) -> Callable[[str], None]:
     """Writes a workflow with the parameters given."""
@@ -54,6 +59,7 @@ def workflow(tmp_path: Path) -> Callable[[str], None]:
         folder = tmp_path / "workflows" / "art"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "graph.json").write_text(json.dumps(GRAPH))
+        (folder / "nodes.json").write_text(json.dumps(NODES))
         (folder / "workflow.toml").write_text(
             f'name = "art"\n{parameters}\n[outputs.images]\nnode = "4"\nkind = "image"\n'
         )
@@ -253,6 +259,18 @@ def test_every_use_of_a_model_is_found(
     assert [ref.name for ref in model_references(art) if not ref.is_on] == ["sketch.safetensors"]
 
 
+LORAS = '[inputs.loras]\ntype = "loras"\nafter = "1"\n'
+
+
+def test_the_loras_that_callers_may_name_are_uses(
+    write: WriteProject, workflow: Callable[[str], None]
+) -> None:
+    workflow(f'{LORAS}choices = ["b.safetensors"]')
+    (art,) = read_deployment(write("")).workflows.values()
+    (found,) = [ref for ref in model_references(art) if ref.place == "inputs.loras"]
+    assert (found.name, found.folders) == ("b.safetensors", ("loras",))
+
+
 @pytest.mark.parametrize(
     ("path", "is_used"),
     [
@@ -284,6 +302,8 @@ def test_a_file_that_a_row_or_a_prompt_names_is_used(
         ('[inputs.rows]\npath = "5.inputs.lora_1"', {"vae/d.pt"}),
         ('[inputs.rows]\npath = "5.inputs.more"', set[str]()),
         ('[inputs.prompt]\npath = "6.inputs.text"', {"loras/c.pt", "vae/d.pt"}),
+        (LORAS, {"vae/d.pt"}),
+        (f'{LORAS}choices = ["b.pt"]', {"loras/c.pt", "vae/d.pt"}),
     ],
 )
 def test_a_file_that_callers_can_choose_is_not_unused(

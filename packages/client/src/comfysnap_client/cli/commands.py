@@ -43,7 +43,7 @@ def infer(
         typer.Argument(
             metavar="KEY=VALUE...",
             show_default=False,
-            help="Inputs. KEY=@FILE uploads a file, KEY=@- reads stdin.",
+            help="Inputs. KEY=@FILE uploads a file, KEY=@- reads stdin; repeat KEY for a list.",
         ),
     ] = None,
     url: Url = DEFAULT_URL,

@@ -3,14 +3,20 @@
 import difflib
 import json
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from comfysnap_schema.wire import FieldProblem, FileByUrl
+from comfysnap_schema.wire import FieldProblem, FileByUrl, ModelUrl
 
 Schema = Mapping[str, Any]
+
+_STRENGTH = r"[+-]?(?:\d+\.?\d*|\.\d+)"
+_LORA = re.compile(
+    rf"(?P<name>.*?)(?::(?P<strength>{_STRENGTH})(?::(?P<clip_strength>{_STRENGTH}))?)?"
+)
 
 
 class InvalidArguments(Exception):
@@ -36,11 +42,14 @@ def parse_inputs(words: Sequence[str], schema: Schema) -> dict[str, Any]:
             problems.append(FieldProblem(field=word, message="expected KEY=VALUE"))
         elif name not in known:
             problems.append(FieldProblem(field=name, message=_unknown(name, list(known))))
-        elif name in inputs:
+        elif name in inputs and "items" not in known[name]:
             problems.append(FieldProblem(field=name, message="given more than once"))
         else:
             try:
-                inputs[name] = _value(text, known[name])
+                if "items" in known[name]:
+                    inputs[name] = [*inputs.get(name, []), *_items(text, known[name]["items"])]
+                else:
+                    inputs[name] = _value(text, known[name])
             except ValueError as error:
                 problems.append(FieldProblem(field=name, message=str(error)))
     reported = {problem.field for problem in problems}
@@ -54,9 +63,18 @@ def parse_inputs(words: Sequence[str], schema: Schema) -> dict[str, Any]:
     return inputs
 
 
+def _items(text: str, schema: Schema) -> list[Any]:
+    """One value of a list, whose key is repeated for others; ``[]`` is an empty list."""
+    return [] if text == "[]" else [_value(text, schema)]
+
+
 def _value(text: str, schema: Schema) -> Any:
     if "x-kind" in schema:
         return _file(text)
+    if "x-model" in schema:
+        return _model(text)
+    if schema.get("x-type") == "lora":
+        return _lora(text, schema)
     if "enum" in schema:
         return _choice(text, cast("Sequence[Any]", schema["enum"]))
     declared = schema.get("type")
@@ -77,7 +95,7 @@ def _value(text: str, schema: Schema) -> Any:
 
 
 def _file(text: str) -> Any:
-    if text.startswith(("http://", "https://")):
+    if _is_url(text):
         return FileByUrl(url=text)
     if text == "@-":
         return sys.stdin.buffer.read()
@@ -87,6 +105,35 @@ def _file(text: str) -> Any:
     if not path.is_file():
         raise ValueError(f"file not found: {path}")
     return path
+
+
+def _model(text: str) -> Any:
+    """A file name, a URL, or an object with a URL and its hash."""
+    if _is_url(text):
+        return ModelUrl(url=text)
+    return _json(text) if text.startswith("{") else text
+
+
+def _is_url(text: str) -> bool:
+    return text.startswith(("http://", "https://"))
+
+
+def _lora(text: str, schema: Schema) -> dict[str, Any]:
+    """``NAME``, ``NAME:STRENGTH`` or ``NAME:STRENGTH:CLIP_STRENGTH``; the name may be a URL."""
+    found = _LORA.fullmatch(text)
+    name = found["name"] if found else text
+    if not name:
+        raise ValueError("expected NAME[:STRENGTH[:CLIP_STRENGTH]]")
+    names = cast("Schema", schema["properties"]["name"]).get("enum")
+    strengths = {key: found[key] for key in ("strength", "clip_strength")} if found else {}
+    if _is_url(name):
+        file = {"url": name}
+    else:
+        file = {"name": name if names is None else _choice(name, names)}
+    return {
+        **file,
+        **{key: float(value) for key, value in strengths.items() if value is not None},
+    }
 
 
 def _choice(text: str, choices: Sequence[Any]) -> Any:

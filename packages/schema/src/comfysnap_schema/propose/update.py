@@ -23,6 +23,7 @@ from comfysnap_schema.wire import SchemaError, WorkflowError
 from comfysnap_schema.workflow import (
     DRAWING_FILE,
     GRAPH_FILE,
+    LORA_CLASSES,
     PREPARE_FILE,
     SPEC_FILE,
     InputSpec,
@@ -105,7 +106,7 @@ def plan_update(
             content = json.dumps(graph, indent=2, ensure_ascii=False) + "\n"
             (draft / GRAPH_FILE).write_text(content, encoding="utf-8")
         if catalogue is not None:
-            catalogue.slim(n["class_type"] for n in graph.values()).save(draft / CATALOGUE_FILE)
+            catalogue.slim(_classes(graph, kept)).save(draft / CATALOGUE_FILE)
         write_sources(draft, drawing or Drawing())
         write_drawing(draft, editor_workflow)
         try:
@@ -121,6 +122,13 @@ def plan_update(
             notes=tuple(_notes(folder, matches, (*checked.notes, *checked.issues), is_drawn)),
             files=dict(_differing(folder, draft)),
         )  # fmt: skip
+
+
+def _classes(graph: Graph, spec: WorkflowSpec) -> Iterator[str]:
+    """The node classes that a workflow may send to ComfyUI."""
+    yield from (node["class_type"] for node in graph.values())
+    if any(entry.type == "loras" for entry in spec.inputs.values()):
+        yield from LORA_CLASSES
 
 
 def _check_choices(
@@ -154,12 +162,20 @@ def _listed(value: str | list[str] | None) -> list[str]:
     return [value] if isinstance(value, str) else list(value or ())
 
 
+def _places(entry: InputSpec) -> list[str]:
+    return [*_listed(entry.path), *(entry.each or ())]
+
+
+def _nodes(entry: InputSpec) -> list[str]:
+    return [*_listed(entry.bypass), *filter(None, (entry.after, entry.clip_after))]
+
+
 def _uses(spec: WorkflowSpec) -> Iterator[tuple[str, str]]:
     """Each entry of the map with a node that it names."""
     for name, entry in spec.inputs.items():
-        for text in _listed(entry.path):
+        for text in _places(entry):
             yield f"inputs.{name}", InputPath.parse(text).node
-        for node in _listed(entry.bypass):
+        for node in _nodes(entry):
             yield f"inputs.{name}", node
     for name, output in spec.outputs.items():
         yield f"outputs.{name}", output.node
@@ -169,8 +185,7 @@ def _uses(spec: WorkflowSpec) -> Iterator[tuple[str, str]]:
 
 def _remains(entry: InputSpec, matches: Matches) -> bool:
     """Whether an input with several places keeps one of them."""
-    paths = _listed(entry.path)
-    return any(InputPath.parse(text).node in matches.nodes for text in paths)
+    return any(InputPath.parse(text).node in matches.nodes for text in _places(entry))
 
 
 def _is_gone(node: str, matches: Matches) -> bool:
@@ -181,11 +196,11 @@ def _doubts(spec: WorkflowSpec, before: Graph, matches: Matches) -> Iterator[str
     for place, node in dict.fromkeys(_uses(spec)):
         reason = matches.doubts.get(node)
         entry = spec.inputs.get(place.removeprefix("inputs."))
-        paths = [InputPath.parse(text).node for text in _listed(entry.path)] if entry else []
+        paths = [InputPath.parse(text).node for text in _places(entry)] if entry else []
         partly = (
             entry is not None
             and node in paths
-            and node not in _listed(entry.bypass)
+            and node not in _nodes(entry)
             and _remains(entry, matches)
         )
         if reason and not (partly and _is_gone(node, matches)):
@@ -240,11 +255,17 @@ def _map_text(
 
 
 def _move_input(table: Any, entry: InputSpec, matches: Matches) -> None:
-    """Remove places that are gone, and move bypassed nodes; paths are moved in the text."""
-    paths = _listed(entry.path)
+    """Remove places that are gone, and move nodes; paths are moved in the text."""
+    paths = _places(entry)
     left = [text for text in paths if InputPath.parse(text).node in matches.nodes]
-    if len(left) < len(paths):
+    if len(left) < len(paths) and entry.each is not None:
+        table["each"] = left
+    elif len(left) < len(paths):
         table["path"] = left[0] if len(left) == 1 else left
+    for key in ("after", "clip_after"):
+        node = getattr(entry, key)
+        if node is not None and matches.nodes[node] != node:
+            table[key] = matches.nodes[node]
     bypass = [matches.nodes[node] for node in _listed(entry.bypass)]
     if bypass != _listed(entry.bypass):
         table["bypass"] = bypass[0] if isinstance(entry.bypass, str) else bypass

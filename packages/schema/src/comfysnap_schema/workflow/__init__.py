@@ -13,6 +13,7 @@ from comfysnap_schema.workflow.check import check_workflow, examples
 from comfysnap_schema.workflow.contract import Contract, JsonSchema, travels_as_digits
 from comfysnap_schema.workflow.diff import compare
 from comfysnap_schema.workflow.history import CONTRACTS_FILE, read_history
+from comfysnap_schema.workflow.loras import LORA_CLASSES
 from comfysnap_schema.workflow.map import InputSpec, OutputSpec, WorkflowSpec, read_spec
 from comfysnap_schema.workflow.matching import Matches, match_nodes
 from comfysnap_schema.workflow.parameters import Parameter, ParameterType
@@ -33,6 +34,7 @@ __all__ = [
     "CONTRACTS_FILE",
     "DRAWING_FILE",
     "GRAPH_FILE",
+    "LORA_CLASSES",
     "PREPARE_FILE",
     "PROJECT_FILE",
     "SPEC_FILE",

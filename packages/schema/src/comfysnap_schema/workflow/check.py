@@ -32,7 +32,8 @@ def check_workflow(workflow: Workflow) -> CheckResult:
     try:
         graph = workflow.build(inputs)
     except InputError as error:
-        return CheckResult((f"{PREPARE_FILE} rejected the defaults: {error}",), ())
+        by = PREPARE_FILE if workflow.prepare else "the graph"
+        return CheckResult((f"{by} rejected the defaults: {error}",), ())
     if workflow.catalogue is None:
         note = f"no {CATALOGUE_FILE}, so ranges, choices and links were not checked"
         return CheckResult((), (note,))

@@ -110,8 +110,8 @@ _MESSAGES: Final[Mapping[str, Callable[[Any], str]]] = {
     "multipleOf": lambda step: f"must be a multiple of {step}",
     "maxLength": lambda limit: f"may have at most {limit} characters",
     "minLength": lambda limit: f"needs at least {limit} characters",
-    "minItems": lambda limit: f"needs at least {limit} items",
-    "maxItems": lambda limit: f"may have at most {limit} items",
+    "minItems": lambda limit: f"needs at least {limit} item{'' if limit == 1 else 's'}",
+    "maxItems": lambda limit: f"may have at most {limit} item{'' if limit == 1 else 's'}",
     "enum": _one_of,
     "pattern": lambda pattern: f"must match {pattern}",
 }

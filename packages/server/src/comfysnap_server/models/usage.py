@@ -12,7 +12,7 @@ from comfysnap_schema.comfy import (
     is_model_name,
     model_names,
 )
-from comfysnap_schema.workflow import Workflow
+from comfysnap_schema.workflow import LORA_CLASSES, Parameter, Workflow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +62,24 @@ def _references(workflow: Workflow) -> Iterator[ModelReference]:
             for found in model_names(name, value):
                 yield _reference(workflow, f"{path}{found.inside}", path, found)
     for parameter in workflow.parameters.values():
+        if parameter.type == "loras":
+            yield from _loras(workflow, parameter)
         named = [*(parameter.choices or ()), parameter.default]
         for path in parameter.paths:
             names = (found for value in named for found in model_names(path.name, value))
             for found in dict.fromkeys(names):
                 yield _reference(workflow, f"inputs.{parameter.name}", path, found)
+
+
+def _loras(workflow: Workflow, parameter: Parameter) -> Iterator[ModelReference]:
+    for name in parameter.choices or ():
+        yield ModelReference(
+            workflow=workflow.name,
+            place=f"inputs.{parameter.name}",
+            class_type=LORA_CLASSES[0],
+            name=str(name),
+            folders=MODEL_FOLDERS["lora_name"],
+        )
 
 
 def _reference(workflow: Workflow, place: str, path: InputPath, found: ModelName) -> ModelReference:
@@ -87,6 +100,8 @@ def selectable_folders(workflows: Iterable[Workflow]) -> set[str] | None:
     found: set[str] = set()
     for workflow in workflows:
         for parameter in workflow.parameters.values():
+            if parameter.type == "loras" and parameter.choices is None:
+                found.update(MODEL_FOLDERS["lora_name"])
             if parameter.choices is not None or parameter.type not in ("string", "model", "json"):
                 continue
             for path in parameter.paths:
