@@ -20,8 +20,9 @@ PUBLIC = [
     "NO_RETRY", "APIError", "Client", "ComfysnapError", "ConnectionFailed", "ContractMismatch",
     "DeadlineExceeded", "DownloadFailed", "ErrorCode", "IdempotencyMismatch", "InvalidInput",
     "Job", "JobCancelled", "JobError", "JobEvent", "JobExpired", "JobFailed", "JobRecord",
-    "JobStatus", "JobTimedOut", "Lora", "MapResult", "NotFound", "OnProgress", "OutputExpired",
-    "PollPolicy", "Progress", "RateLimited", "RetryPolicy", "ServerError", "TooLarge",
+    "JobStatus", "JobTimedOut", "Lora", "MapResult", "ModelUrl", "NotFound", "OnProgress",
+    "OutputExpired",
+    "Phase", "PollPolicy", "Progress", "RateLimited", "RetryPolicy", "ServerError", "TooLarge",
     "Unauthorized", "UnexpectedResponse", "UntypedOutput", "job_id_of", "untyped",
 ]  # fmt: skip
 
