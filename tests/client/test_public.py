@@ -20,8 +20,8 @@ PUBLIC = [
     "NO_RETRY", "APIError", "Client", "ComfysnapError", "ConnectionFailed", "ContractMismatch",
     "DeadlineExceeded", "DownloadFailed", "ErrorCode", "IdempotencyMismatch", "InvalidInput",
     "Job", "JobCancelled", "JobError", "JobEvent", "JobExpired", "JobFailed", "JobOutput",
-    "JobRecord", "JobStatus", "JobTimedOut", "Lora", "MapResult", "NotFound", "OnProgress",
-    "OutputExpired",
+    "JobRecord", "JobStatus", "JobTimedOut", "Lora", "MapResult", "ModelUrl", "NotFound",
+    "OnProgress", "OutputExpired", "Phase",
     "PollPolicy", "Progress", "RateLimited", "RetryPolicy", "ServerError", "TooLarge",
     "Unauthorized", "UnexpectedResponse", "UntypedOutput", "job_id_of", "untyped",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from comfysnap_client.cli.inputs import InvalidArguments, parse_inputs
-from comfysnap_schema.wire.files import FileByUrl
+from comfysnap_schema.wire.files import FileByUrl, ModelUrl
 from tests.client.fakes import CONTRACT
 
 SCHEMA: dict[str, Any] = CONTRACT["input_schema"]
@@ -145,3 +145,39 @@ def test_a_file_argument_becomes_a_path(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.touch()
     assert parse_inputs(["prompt=x", f"image=@{path}"], SCHEMA)["image"] == path
+
+
+MODELS: dict[str, Any] = {
+    "properties": {
+        "checkpoint": {
+            "type": ["string", "object"],
+            "x-model": "checkpoints",
+            "properties": {"url": {"type": "string"}},
+        },
+        "loras": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "x-type": "lora",
+                "properties": {"name": {"enum": ["ink.safetensors"]}, "url": {"type": "string"}},
+            },
+        },
+    }
+}
+URL = "https://models.example.com/a.safetensors"
+SHA256 = "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("checkpoint=a.safetensors", "a.safetensors"),
+        (f"checkpoint={URL}", ModelUrl(url=URL)),
+        (f'checkpoint={{"url": "{URL}", "sha256": "{SHA256}"}}', {"url": URL, "sha256": SHA256}),
+        (f"loras={URL}", [{"url": URL}]),
+        (f"loras={URL}:0.5", [{"url": URL, "strength": 0.5}]),
+        ("loras=ink.safetensors:2", [{"name": "ink.safetensors", "strength": 2.0}]),
+    ],
+)
+def test_a_model_is_a_file_name_or_a_url(word: str, value: object) -> None:
+    assert parse_inputs([word], MODELS) == {word.partition("=")[0]: value}

@@ -20,6 +20,17 @@ NOW = "2026-01-01T00:00:00Z"
         (Progress(), "running", "running"),
         (Progress(node_class="KSampler", step=2, steps=4), "running", "KSampler 2/4"),
         (Progress(node_class="KSampler", node_title="Draw"), "running", "Draw"),
+        (Progress(phase="downloading_models", queue_position=2), "queued", "downloading models"),
+        (
+            Progress(phase="downloading_models", bytes_done=1_500_000),
+            "queued",
+            "downloading models, 1.5 MB",
+        ),
+        (
+            Progress(phase="downloading_models", bytes_done=1_500_000, bytes_total=2_000_000_000),
+            "running",
+            "downloading models, 1.5 of 2000.0 MB",
+        ),
     ],
 )
 def test_progress_is_described_in_a_few_words(progress: Progress, status: str, text: str) -> None:
@@ -32,6 +43,10 @@ def test_a_job_is_described_in_a_few_lines() -> None:
         {**base, "status": "running", "cancel_requested_at": NOW, "progress": {"fraction": 0.5}}
     )
     assert job_lines(running) == ["job_1  draw  running, cancelling", "  50%  running"]
+    loading = JobRecord.model_validate(
+        {**base, "status": "queued", "progress": {"phase": "downloading_models"}}
+    )
+    assert job_lines(loading)[1:] == ["  downloading models"]
     error = {"title": "no", "code": "node_failed", "fields": [{"node": "3", "message": "bad"}]}
     failed = JobRecord.model_validate(
         {**base, "status": "failed", "timings": {"run": 1.25}, "error": error}

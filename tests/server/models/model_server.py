@@ -35,6 +35,8 @@ class Served:
     statuses: list[int] = field(default_factory=list[int])
     """Error status of the first, second, ... request."""
     location: str | None = None
+    told: int | None = None
+    """Size that it lies about; -1: it tells none, and closes the connection at the end."""
     content_type: str = "application/octet-stream"
     chunked: bool = False
     """Whether it is stored in Xet."""
@@ -160,6 +162,10 @@ class Handler(BaseHTTPRequestHandler):
         headers = {"Content-Type": file.content_type, **extra}
         etag = file.etag or f'"{hashlib.sha256(file.content).hexdigest()[:16]}"'
         headers["ETag"] = etag
+        if self.headers.get("If-None-Match") == etag:
+            self.send_response(304)
+            self.end_headers()
+            return
         start, status = 0, 200
         asked = self.headers.get("Range", "").removeprefix("bytes=").rstrip("-")
         same = self.headers.get("If-Range") in {None, etag}
@@ -171,7 +177,7 @@ class Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
         body = body[start:]
         cut = file.break_after.pop(0) if downloading and file.break_after else None
-        self.answer(status, headers, body, cut, file.hold_after)
+        self.answer(status, headers, body, cut, file.hold_after, file.told)
 
     def answer(
         self,
@@ -180,12 +186,17 @@ class Handler(BaseHTTPRequestHandler):
         body: Any,
         cut: int | None = None,
         hold_after: int | None = None,
+        told: int | None = None,
     ) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
         for key, value in headers.items():
             self.send_header(key, value)
-        self.send_header("Content-Length", str(len(content)))
+        if told is None or told >= 0:
+            self.send_header("Content-Length", str(told or len(content)))
+        else:
+            self.send_header("Connection", "close")
+            self.close_connection = True
         self.end_headers()
         if self.command == "GET":
             try:

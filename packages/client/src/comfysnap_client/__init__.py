@@ -37,7 +37,16 @@ if TYPE_CHECKING:
     from comfysnap_client.polling import PollPolicy
     from comfysnap_client.retry import NO_RETRY, RetryPolicy
     from comfysnap_client.session import OnProgress
-    from comfysnap_schema.wire import ErrorCode, JobEvent, JobRecord, JobStatus, Lora, Progress
+    from comfysnap_schema.wire import (
+        ErrorCode,
+        JobEvent,
+        JobRecord,
+        JobStatus,
+        Lora,
+        ModelUrl,
+        Phase,
+        Progress,
+    )
 
 __all__ = [
     "NO_RETRY",
@@ -63,9 +72,11 @@ __all__ = [
     "JobTimedOut",
     "Lora",
     "MapResult",
+    "ModelUrl",
     "NotFound",
     "OnProgress",
     "OutputExpired",
+    "Phase",
     "PollPolicy",
     "Progress",
     "RateLimited",
@@ -95,6 +106,8 @@ _MODULES = {
     "JobRecord": "comfysnap_schema.wire.jobs",
     "JobStatus": "comfysnap_schema.wire.jobs",
     "Lora": "comfysnap_schema.wire.loras",
+    "ModelUrl": "comfysnap_schema.wire.files",
+    "Phase": "comfysnap_schema.wire.jobs",
     "Progress": "comfysnap_schema.wire.jobs",
 }
 

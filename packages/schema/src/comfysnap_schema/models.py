@@ -11,6 +11,8 @@ from comfysnap_schema.wire import (
     Lora,
     LoraLimits,
     Model3DFile,
+    ModelInput,
+    ModelUrl,
     OutputFile,
     VideoFile,
 )
@@ -26,6 +28,8 @@ __all__ = [
     "Lora",
     "LoraLimits",
     "Model3DFile",
+    "ModelInput",
+    "ModelUrl",
     "NoBool",
     "OneOf",
     "OutputFile",

@@ -1,5 +1,6 @@
 """Engines that misbehave, for worker processes: ``tests.server.backends.local.engines:Name``."""
 
+import json
 import os
 import signal
 import threading
@@ -219,3 +220,14 @@ class SecondDeviceBrokenEngine(SimulatedEngine):
 
 class ThreadedStrayEngine(StrayEngine, ThreadedEngine):
     """The same in a worker that cannot be forked."""
+
+
+class SeeingEngine(LoggingEngine):
+    """Writes what a node pack could see: the graph, and the environment."""
+
+    def run(self, job: EngineJob, report: Report) -> EngineResult:
+        """Write, then run."""
+        seen = {"job": job.job_id, "graph": job.graph, "environment": dict(os.environ)}
+        with Path(self._log).open("a") as file:
+            file.write(json.dumps(seen) + "\n")
+        return super(LoggingEngine, self).run(job, report)

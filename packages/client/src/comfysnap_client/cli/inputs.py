@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from comfysnap_schema.wire import FieldProblem, FileByUrl
+from comfysnap_schema.wire import FieldProblem, FileByUrl, ModelUrl
 
 Schema = Mapping[str, Any]
 
@@ -71,6 +71,8 @@ def _items(text: str, schema: Schema) -> list[Any]:
 def _value(text: str, schema: Schema) -> Any:
     if "x-kind" in schema:
         return _file(text)
+    if "x-model" in schema:
+        return _model(text)
     if schema.get("x-type") == "lora":
         return _lora(text, schema)
     if "enum" in schema:
@@ -93,7 +95,7 @@ def _value(text: str, schema: Schema) -> Any:
 
 
 def _file(text: str) -> Any:
-    if text.startswith(("http://", "https://")):
+    if _is_url(text):
         return FileByUrl(url=text)
     if text == "@-":
         return sys.stdin.buffer.read()
@@ -105,16 +107,31 @@ def _file(text: str) -> Any:
     return path
 
 
+def _model(text: str) -> Any:
+    """A file name, a URL, or an object with a URL and its hash."""
+    if _is_url(text):
+        return ModelUrl(url=text)
+    return _json(text) if text.startswith("{") else text
+
+
+def _is_url(text: str) -> bool:
+    return text.startswith(("http://", "https://"))
+
+
 def _lora(text: str, schema: Schema) -> dict[str, Any]:
-    """``NAME``, ``NAME:STRENGTH`` or ``NAME:STRENGTH:CLIP_STRENGTH``."""
+    """``NAME``, ``NAME:STRENGTH`` or ``NAME:STRENGTH:CLIP_STRENGTH``; the name may be a URL."""
     found = _LORA.fullmatch(text)
     name = found["name"] if found else text
     if not name:
         raise ValueError("expected NAME[:STRENGTH[:CLIP_STRENGTH]]")
     names = cast("Schema", schema["properties"]["name"]).get("enum")
     strengths = {key: found[key] for key in ("strength", "clip_strength")} if found else {}
+    if _is_url(name):
+        file = {"url": name}
+    else:
+        file = {"name": name if names is None else _choice(name, names)}
     return {
-        "name": name if names is None else _choice(name, names),
+        **file,
         **{key: float(value) for key, value in strengths.items() if value is not None},
     }
 

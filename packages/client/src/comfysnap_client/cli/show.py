@@ -46,13 +46,16 @@ class ProgressBar:
 
     def progress(self, progress: jobs.Progress, status: str) -> None:
         """Show the progress of the job."""
-        self._bar.update(
-            self._task, completed=progress.fraction, description=describe(progress, status)
-        )
+        completed = progress.fraction
+        if progress.bytes_done is not None and progress.bytes_total:
+            completed = progress.bytes_done / progress.bytes_total
+        self._bar.update(self._task, completed=completed, description=describe(progress, status))
 
 
 def describe(progress: jobs.Progress, status: str) -> str:
     """Describe the progress: the current node and step, or the position in the queue."""
+    if progress.phase is not None:
+        return _phase(progress)
     if status == jobs.JobStatus.QUEUED and progress.queue_position:
         return f"queued, {progress.queue_position} ahead"
     node = progress.node_title or progress.node_class
@@ -61,10 +64,22 @@ def describe(progress: jobs.Progress, status: str) -> str:
     return f"{node} {progress.step}/{progress.steps}" if progress.steps else node
 
 
+def _phase(progress: jobs.Progress) -> str:
+    """What is done before the graph runs, with its bytes."""
+    text = str(progress.phase).replace("_", " ")
+    if progress.bytes_done is None:
+        return text
+    done = f"{text}, {progress.bytes_done / 1e6:.1f}"
+    total = progress.bytes_total
+    return f"{done} MB" if total is None else f"{done} of {total / 1e6:.1f} MB"
+
+
 def job_lines(record: jobs.JobRecord) -> list[str]:
     """Describe a job in a few lines."""
     lines = [f"{record.id}  {record.workflow}  {_status(record)}"]
-    if not record.is_final and record.progress.fraction:
+    if not record.is_final and record.progress.phase is not None:
+        lines.append(f"  {_phase(record.progress)}")
+    elif not record.is_final and record.progress.fraction:
         lines.append(f"  {record.progress.fraction:.0%}  {describe(record.progress, 'running')}")
     if record.timings.run is not None:
         lines.append(f"  ran {record.timings.run:.1f} s")

@@ -17,6 +17,7 @@ from comfysnap_schema.wire import (
     JobRecord,
     JobStatus,
     Lora,
+    ModelUrl,
     Problem,
     Progress,
 )
@@ -288,7 +289,7 @@ def _public(inputs: WorkflowInput[Any]) -> dict[str, Any]:
 def _public_value(value: Any) -> Any:
     if isinstance(value, list):
         return [_public_value(item) for item in cast("list[Any]", value)]
-    if isinstance(value, (FileBySha256, FileByUrl, Lora)):
+    if isinstance(value, (FileBySha256, FileByUrl, Lora, ModelUrl)):
         return value.model_dump()
     is_plain = value is None or isinstance(value, (str, int, float, bool, dict))
     return cast("Any", value) if is_plain else {"sha256": "0" * 64}

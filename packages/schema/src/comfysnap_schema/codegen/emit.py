@@ -17,7 +17,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _MODELS = "comfysnap_schema.models"
 _NAMES = (
     "WorkflowInput", "OneOf", "NoBool", "Field", "FileInput", "BigInt", "JsonValue", "Lora",
-    "LoraLimits",
+    "LoraLimits", "ModelInput",
 )  # fmt: skip
 """What templates and annotations of our own may use; ruff removes the imports of the others."""
 _RUFF = (sys.executable, "-m", "ruff")

@@ -258,7 +258,13 @@ def _item_type(parameter: Parameter, aliases: _Aliases) -> str:
         name = str(found.get("$ref", "")).rpartition("/")[2]
         choices = name or f"Literal[{', '.join(map(repr, parameter.choices))}]"
         return _annotated(choices, _mark(parameter))
-    plain = {"string": "str", "integer": "int", "number": "float", "boolean": "bool"}
+    plain = {
+        "string": "str",
+        "model": "ModelInput",
+        "integer": "int",
+        "number": "float",
+        "boolean": "bool",
+    }
     type_ = "BigInt" if travels_as_digits(parameter) else plain.get(parameter.type, "JsonValue")
     bounds = {
         "ge": parameter.minimum,
@@ -274,6 +280,7 @@ def _lora_limits(parameter: Parameter) -> str:
         "minimum": (parameter.minimum, -MAX_LORA_STRENGTH),
         "maximum": (parameter.maximum, MAX_LORA_STRENGTH),
         "names": (parameter.choices, None),
+        "urls": (parameter.folder is not None, True),
     }
     narrower = [f"{key}={one!r}" for key, (one, usual) in limits.items() if one != usual]
     return f"LoraLimits({', '.join(narrower)})" if narrower else ""
@@ -296,6 +303,8 @@ def _input(parameter: Parameter, aliases: _Aliases) -> JsonSchema:
     schema: JsonSchema = {}
     if parameter.type == "file":
         schema["customTypePath"] = f"{_MODELS}.FileInput"
+    elif parameter.type == "model":
+        schema["customTypePath"] = f"{_MODELS}.ModelInput"
     elif parameter.choices is not None and not _inexact(parameter):
         schema.update(aliases.reference(parameter))
     elif parameter.type == "json":

@@ -16,6 +16,8 @@ from comfysnap_schema.comfy.graph import (
 from comfysnap_schema.comfy.loaders import loader_kind
 from comfysnap_schema.comfy.model_files import (
     EMBEDDING,
+    MODEL_FOLDERS,
+    RENAMED_FOLDERS,
     ModelName,
     model_names,
     with_forward_slashes,
@@ -35,6 +37,8 @@ __all__ = [
     "CATALOGUE_FILE",
     "EMBEDDING",
     "MATCH_TYPE",
+    "MODEL_FOLDERS",
+    "RENAMED_FOLDERS",
     "Catalogue",
     "Drawing",
     "Graph",

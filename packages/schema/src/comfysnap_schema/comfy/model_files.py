@@ -14,6 +14,29 @@ from comfysnap_schema.comfy.graph import Graph, is_link
 EMBEDDING: Final = "embedding"
 """The key of embeddings: their names are in texts, and may have no suffix."""
 _EMBEDDING: Final = re.compile(r"(?<!\w)embedding:(?P<name>[^\s,()\[\]:|]+)")
+MODEL_FOLDERS: Final[dict[str, tuple[str, ...]]] = {
+    "ckpt_name": ("checkpoints",),
+    "vae_name": ("vae", "vae_approx"),
+    "lora_name": ("loras",),
+    "control_net_name": ("controlnet",),
+    "unet_name": ("diffusion_models", "unet"),
+    "clip_name": ("text_encoders", "clip", "clip_vision"),
+    "clip_name1": ("text_encoders", "clip"),
+    "clip_name2": ("text_encoders", "clip"),
+    "clip_name3": ("text_encoders", "clip"),
+    "clip_name4": ("text_encoders", "clip"),
+    "style_model_name": ("style_models",),
+    "gligen_name": ("gligen",),
+    "hypernetwork_name": ("hypernetworks",),
+    "photomaker_model_name": ("photomaker",),
+    "audio_encoder_name": ("audio_encoders",),
+    "lora": ("loras",),
+    EMBEDDING: ("embeddings",),
+}
+"""Input of ComfyUI's own loaders to the folders it reads (``nodes.py``, ``comfy_extras``), and keys
+in rows of LoRA nodes."""
+RENAMED_FOLDERS: Final = {"unet": "diffusion_models", "clip": "text_encoders"}
+"""Older names of folders to the present ones (``folder_paths.py``: map_legacy)."""
 _SWITCHES: Final = ("on", "enabled", "active")
 _WINDOWS: Final = re.compile(r"\\(?=\w)")
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Protocol, Self, cast
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     Field,
     GetPydanticSchema,
     PrivateAttr,
@@ -32,6 +33,19 @@ class FileByUrl(BaseModel, frozen=True, extra="forbid"):
     """A file that the server downloads from a public http(s) URL."""
 
     url: Annotated[str, Field(pattern=r"^https?://", max_length=4096)]
+
+
+class ModelUrl(BaseModel, frozen=True, extra="forbid"):
+    """A model file that the server downloads from a host that it allows, and keeps for later jobs.
+
+    Example: ``ModelUrl(url="https://huggingface.co/OWNER/NAME/resolve/main/x.safetensors")``
+    """
+
+    url: Annotated[str, Field(pattern=r"^https?://", max_length=4096)]
+    """Of a safetensors file."""
+    sha256: Annotated[str, Field(pattern=SHA256_PATTERN)] | None = None
+    """The expected hash, in lower-case hex. With it, a file that the server keeps is used without
+    asking the host."""
 
 
 class FileInline(BaseModel, frozen=True, extra="forbid"):
@@ -76,6 +90,18 @@ FileInput = Annotated[
     GetPydanticSchema(_file_input_schema),
 ]
 """A file as a caller passes it: a path, bytes, an open binary file, or a ``str`` with a URL."""
+
+
+def _model_input(value: Any) -> Any:
+    """Also accept a URL as text, and an object as it is on the wire."""
+    if isinstance(value, str) and value.startswith(("http://", "https://")):
+        return ModelUrl(url=value)
+    return ModelUrl.model_validate(value) if isinstance(value, dict) else value
+
+
+ModelInput = Annotated[str | ModelUrl, BeforeValidator(_model_input)]
+"""A model as a caller passes it: a file name that ComfyUI knows, or a URL, with or without a
+hash."""
 
 
 class FileReader(Protocol):

@@ -31,6 +31,12 @@ class JobStatus(StrEnum):
         return self not in (JobStatus.QUEUED, JobStatus.RUNNING)
 
 
+class Phase(StrEnum):
+    """What a job does besides waiting and running its graph; a server may send newer ones."""
+
+    DOWNLOADING_MODELS = "downloading_models"
+
+
 class Progress(BaseModel, frozen=True, extra="ignore", defer_build=True):
     """Progress of a job; ``fraction`` never decreases within one attempt.
 
@@ -47,6 +53,12 @@ class Progress(BaseModel, frozen=True, extra="ignore", defer_build=True):
     steps: int | None = None
     queue_position: int | None = None
     """Jobs ahead of this one; None when running or unknown."""
+    phase: Annotated[Phase | str, Field(union_mode="left_to_right")] | None = None
+    """What is done before the graph runs; None while it waits or runs."""
+    bytes_done: int | None = None
+    """Of the files of the phase, all together."""
+    bytes_total: int | None = None
+    """None while unknown."""
 
 
 class Timings(BaseModel, frozen=True, extra="ignore", defer_build=True):

@@ -1,7 +1,7 @@
 """LoRAs that a caller adds to the model of a workflow."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Self
 
 from pydantic import (
     BaseModel,
@@ -9,8 +9,11 @@ from pydantic import (
     GetCoreSchemaHandler,
     SerializerFunctionWrapHandler,
     model_serializer,
+    model_validator,
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from comfysnap_schema.wire.routes import SHA256_PATTERN
 
 MAX_LORA_STRENGTH: Final = 100.0
 """The range of ComfyUI's LoRA loaders, in both directions."""
@@ -24,11 +27,23 @@ _Strength = Annotated[
 class Lora(BaseModel, frozen=True, extra="forbid"):
     """A LoRA, and how strongly it changes the model."""
 
-    name: Annotated[str, Field(min_length=1, max_length=MAX_LORA_NAME, strict=True)]
+    name: Annotated[str, Field(min_length=1, max_length=MAX_LORA_NAME, strict=True)] | None = None
     """A file below ComfyUI's ``models/loras``, for example ``style/ink.safetensors``."""
+    url: Annotated[str, Field(pattern=r"^https?://", max_length=4096, strict=True)] | None = None
+    """Instead of ``name``: of a safetensors file that the server downloads, as ``ModelUrl``."""
+    sha256: Annotated[str, Field(pattern=SHA256_PATTERN, strict=True)] | None = None
+    """The expected hash of the file at ``url``."""
     strength: _Strength = 1.0
     clip_strength: _Strength | None = None
     """For the text encoder. Default: ``strength``."""
+
+    @model_validator(mode="after")
+    def _check_file(self) -> Self:
+        if (self.name is None) == (self.url is None):
+            raise PydanticCustomError("lora_file", "set either name or url")
+        if self.sha256 is not None and self.url is None:
+            raise PydanticCustomError("lora_file", "sha256 is only allowed with url")
+        return self
 
     @model_serializer(mode="wrap")
     def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -42,6 +57,9 @@ class LoraLimits:
     minimum: float = -MAX_LORA_STRENGTH
     maximum: float = MAX_LORA_STRENGTH
     names: tuple[str, ...] | None = None
+    """Those of its files that may be named."""
+    urls: bool = True
+    """Whether it may be a URL."""
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -50,7 +68,9 @@ class LoraLimits:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
     def _check(self, lora: Lora) -> Lora:
-        if self.names is not None and lora.name not in self.names:
+        if lora.url is not None and not self.urls:
+            raise PydanticCustomError("no_url", "a URL is not allowed here")
+        if self.names is not None and lora.name is not None and lora.name not in self.names:
             raise PydanticCustomError(
                 "one_of", "name should be one of {allowed}", {"allowed": ", ".join(self.names)}
             )

@@ -92,5 +92,6 @@ def _simplest(parameter: Parameter) -> JsonValue:
         "number": float(number),
         "boolean": True,
         "file": "example.png",
+        "model": "example.safetensors",
     }
     return plain.get(parameter.type)

@@ -14,7 +14,7 @@ from comfysnap_schema.workflow.parameters import Parameter
 
 JsonSchema = dict[str, Any]
 
-_PROSE: Final = frozenset({"title", "description", "default", "x-multiline", "x-random"})
+_PROSE: Final = frozenset({"title", "description", "default", "x-multiline", "x-random", "x-model"})
 _UNORDERED: Final = frozenset({"enum", "required", "type"})
 
 FILE_SCHEMA: Final[JsonSchema] = {
@@ -42,6 +42,17 @@ FILE_SCHEMA: Final[JsonSchema] = {
         },
     ]
 }
+
+MODEL_SCHEMA: Final[JsonSchema] = {
+    "minLength": 1,
+    "properties": {
+        "url": {"type": "string", "pattern": "^https?://", "maxLength": 4096},
+        "sha256": {"type": ["string", "null"], "pattern": SHA256_PATTERN},
+    },
+    "required": ["url"],
+    "additionalProperties": False,
+}
+"""A model: a file name, or an object with a URL."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +135,8 @@ def _list_schema(parameter: Parameter) -> JsonSchema:
 def _lora_schema(parameter: Parameter) -> JsonSchema:
     name: JsonSchema = {"type": "string", "minLength": 1, "maxLength": MAX_LORA_NAME}
     strength: JsonSchema = {"minimum": parameter.minimum, "maximum": parameter.maximum}
+    by_url = {} if parameter.folder is None else dict(MODEL_SCHEMA["properties"])
+    either: JsonSchema = {"oneOf": [{"required": ["name"]}, {"required": ["url"]}]}
     return {
         "type": "object",
         "x-type": "lora",
@@ -131,8 +144,9 @@ def _lora_schema(parameter: Parameter) -> JsonSchema:
             "name": name if parameter.choices is None else {"enum": [*parameter.choices]},
             "strength": {"type": "number", **strength, "default": STRENGTH},
             "clip_strength": {"type": ["number", "null"], **strength},
+            **by_url,
         },
-        "required": ["name"],
+        **(either if by_url else {"required": ["name"]}),
         "additionalProperties": False,
     }
 
@@ -149,11 +163,14 @@ def _type_schema(parameter: Parameter) -> JsonSchema:
             "oneOf": [*FILE_SCHEMA["oneOf"], *null],
             "x-kind": str(parameter.kind or Kind.FILE),
         }
+    if parameter.type == "model":
+        types = ["string", "object", *(["null"] if nullable else [])]
+        return {"type": types, **MODEL_SCHEMA, "x-model": parameter.folder}
     if parameter.choices is not None:
         return {"enum": [*parameter.choices, *([None] if nullable else [])]}
     if parameter.type == "json":
         return {}
-    types: list[str] = [parameter.type]
+    types = [parameter.type]
     schema: JsonSchema = {}
     if travels_as_digits(parameter):
         types.append("string")

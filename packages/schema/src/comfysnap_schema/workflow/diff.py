@@ -34,7 +34,7 @@ def compare(old: Contract, new: Contract) -> list[Change]:
 
 def _inputs(prefix: str, old: JsonSchema, new: JsonSchema) -> Iterable[Change]:
     before, after = _properties(old), _properties(new)
-    was_required, is_required = set(old["required"]), set(new["required"])
+    was_required, is_required = set(old.get("required", ())), set(new.get("required", ()))
     for name in before.keys() - after.keys():
         yield Change("input_removed", f"{prefix}{name}", "removed", breaking=True)
     for name in sorted(after):

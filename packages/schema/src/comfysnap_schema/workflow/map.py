@@ -50,6 +50,9 @@ class InputSpec(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Default: the type in the node catalogue, else the type of the graph's value."""
     kind: Kind | None = None
     """The kind of a file input; an input with a kind is a file."""
+    folder: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")] | None = None
+    """The folder of ``models/`` that a model input is loaded from (``checkpoints``). Default: that
+    of ComfyUI's own loaders, by the name of the node's input."""
     required: bool | None = None
     """Default: required when there is no default value."""
     default: JsonValue = None

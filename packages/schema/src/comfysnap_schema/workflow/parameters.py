@@ -10,7 +10,9 @@ from pydantic import JsonValue
 from comfysnap_schema.comfy import Catalogue, Graph, InputDef, InputPath
 from comfysnap_schema.wire import Kind
 
-ParameterType = Literal["string", "integer", "number", "boolean", "file", "json", "loras"]
+ParameterType = Literal[
+    "string", "integer", "number", "boolean", "file", "model", "json", "loras"
+]  # fmt: skip
 
 RANDOM_BELOW = 2**53
 """Random values stay below this, so that JavaScript clients keep them exact."""
@@ -49,6 +51,9 @@ class Parameter:
     random: bool = False
     kind: Kind | None = None
     """Set for ``type == "file"``."""
+    folder: str | None = None
+    """Folder of ``models/`` for files that callers name by URL; set for ``type == "model"``, and
+    for LoRAs unless the map lists their names."""
     each: bool = False
     """Whether it is a list, with one value for each of ``paths``."""
     min_items: int = 0

@@ -7,7 +7,15 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from comfysnap_schema.comfy import Catalogue, Graph, InputPath, is_link, title_of
+from comfysnap_schema.comfy import (
+    MODEL_FOLDERS,
+    RENAMED_FOLDERS,
+    Catalogue,
+    Graph,
+    InputPath,
+    is_link,
+    title_of,
+)
 from comfysnap_schema.wire import FILE_KINDS, MAX_LORA_STRENGTH, GraphError, WorkflowError
 from comfysnap_schema.workflow.loras import MAX_LORAS, STRENGTH, known_loras
 from comfysnap_schema.workflow.map import InputSpec, Place
@@ -26,15 +34,16 @@ from comfysnap_schema.workflow.removal import fewest_values
 _LARGEST_SEED: Final = 2**64 - 1
 
 _NOT_OF_LORAS: Final = (
-    "path", "each", "bypass", "kind", "default", "multiple_of", "multiline", "max_length",
+    "path", "each", "bypass", "kind", "folder", "default", "multiple_of", "multiline", "max_length",
 )  # fmt: skip
 
 _INSIDE: dict[ParameterType, tuple[ParameterType, ...]] = {
     "integer": ("integer",),
     "number": ("number", "integer"),
-    "string": ("string", "file"),
+    "string": ("string", "file", "model"),
     "boolean": ("boolean",),
     "file": ("file",),
+    "model": ("model",),
     "json": ("json", "string", "integer", "number", "boolean"),
 }
 """Type of a place to the types that a parameter may narrow it to."""
@@ -58,7 +67,8 @@ class Resolver:
                 ``types_differ``, ``values_differ``, ``wrong_type``, ``unknown_type``, ``widens``,
                 ``empty_range``, ``unknown_choice``, ``duplicate_choice``, ``mixed_choices``,
                 ``not_applicable``, ``default_out_of_range``, ``default_not_a_choice``,
-                ``wrong_default_type``, ``cannot_remove``, ``no_path``, ``no_catalogue``.
+                ``wrong_default_type``, ``unknown_folder``, ``cannot_remove``, ``no_path``,
+                ``no_catalogue``.
         """
         scope = Place(self.file, f"inputs.{name}")
         _refuse_mixtures(entry, scope)
@@ -68,7 +78,7 @@ class Resolver:
             return self._list(entry, scope)
         paths = tuple(self.path(text, scope.field("path")) for text in _listed(entry.path))
         place = self._constraints(paths, entry, scope)
-        narrowed = _narrow(entry, place, scope)
+        narrowed = _narrow(entry, place, scope, paths)
         bypass = tuple(_listed(entry.bypass))
         for node in bypass:
             if node not in self.graph:
@@ -124,7 +134,11 @@ class Resolver:
             scope.fail("cannot_remove", message, key)
         _check_lengths(least, most, scope)
         parameter = replace(
-            _narrow(entry, place, scope), paths=paths, each=True, min_items=least, max_items=most
+            _narrow(entry, place, scope, paths),
+            paths=paths,
+            each=True,
+            min_items=least,
+            max_items=most,
         )
         return _with_list_default(parameter, entry, [each.value for each in places], scope)
 
@@ -155,6 +169,7 @@ class Resolver:
             minimum=float(minimum),
             maximum=float(maximum),
             choices=names or known_loras(self.catalogue) or None,
+            folder="loras" if names is None else None,
             min_items=least,
             max_items=most,
         )
@@ -228,10 +243,12 @@ def _constraints_of_entry(entry: InputSpec, scope: Place) -> InputConstraints:
     return InputConstraints(type=entry.type or type_of_value(example))
 
 
-def _narrow(entry: InputSpec, place: InputConstraints, scope: Place) -> Parameter:
+def _narrow(
+    entry: InputSpec, place: InputConstraints, scope: Place, paths: Sequence[InputPath]
+) -> Parameter:
     type_ = _type(entry, place, scope)
     numeric = type_ in ("integer", "number")
-    choices = _choices(entry, place, scope) if type_ not in ("file", "boolean") else None
+    choices = _choices(entry, place, scope) if type_ not in ("file", "model", "boolean") else None
     ranged = numeric and choices is None
     _refuse_inapplicable(entry, type_, ranged, scope)
     minimum = _bound(entry.minimum, place.minimum, place, "minimum", scope) if ranged else None
@@ -254,6 +271,7 @@ def _narrow(entry: InputSpec, place: InputConstraints, scope: Place) -> Paramete
         max_length=entry.max_length,
         random=entry.random,
         kind=(entry.kind or place.kind) if type_ == "file" else None,
+        folder=_folder(entry, paths, scope) if type_ == "model" else None,
     )
 
 
@@ -295,6 +313,16 @@ def _choices(entry: InputSpec, place: InputConstraints, scope: Place) -> Choices
     return tuple(entry.choices)
 
 
+def _folder(entry: InputSpec, paths: Sequence[InputPath], scope: Place) -> str:
+    """The folder of ``models/`` under the name that ComfyUI has for it now."""
+    found = {MODEL_FOLDERS.get(path.name, ("",))[0] for path in paths}
+    folder = entry.folder or (found.pop() if len(found) == 1 else "")
+    if not folder:
+        message = 'the folder of models/ is not known; set it, for example folder = "loras"'
+        scope.fail("unknown_folder", message, "folder")
+    return RENAMED_FOLDERS.get(folder, folder)
+
+
 def _refuse_inapplicable(
     entry: InputSpec, type_: ParameterType, ranged: bool, scope: Place
 ) -> None:
@@ -305,7 +333,8 @@ def _refuse_inapplicable(
         "multiple_of": ranged and type_ == "integer",
         "max_length": type_ == "string",
         "multiline": type_ == "string",
-        "choices": type_ not in ("file", "boolean", "json"),
+        "choices": type_ not in ("file", "model", "boolean", "json"),
+        "folder": type_ == "model",
     }
     for key, applies in keys.items():
         if getattr(entry, key) is not None and not applies:
@@ -383,6 +412,7 @@ def checked_default(parameter: Parameter, default: JsonValue, scope: Place) -> J
         return default
     fits = {
         "string": isinstance(default, str),
+        "model": isinstance(default, str),
         "boolean": isinstance(default, bool),
         "integer": isinstance(default, int) and not isinstance(default, bool),
         "number": isinstance(default, (int, float))

@@ -242,6 +242,7 @@ def _make_server(
         limits=settings.local,
         on_end=metrics.ended,
         outputs=outputs,
+        remote_models=settings.remote_models,
     )
     served = backend if outputs is None else LinkedBackend(backend, outputs)
     default = loaded.project.default

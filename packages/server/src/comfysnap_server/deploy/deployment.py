@@ -26,9 +26,12 @@ from comfysnap_server.deploy.settings import (
     DeploySettings,
     WorkerSettings,
 )
+from comfysnap_server.models import CACHED_MODELS, RemoteModelSettings
 
 PROJECT_VARIABLE: Final = "COMFYSNAP_PROJECT"
 """Environment variable with the path of ``comfysnap.toml``; set in the containers."""
+LOCAL_MODEL_CACHE: Final = "/tmp/comfysnap-model-cache"  # noqa: S108, a container has one user
+"""Folder on a GPU container's own disk with the models by URL that its jobs used."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,22 @@ class Deployment:
     def files_volume(self) -> str:
         """Name of the volume mounted at ``FILES_DIR``."""
         return self.settings.volumes.files or f"{self.name}-files"
+
+    @property
+    def model_cache_volume(self) -> str:
+        """Name of the volume mounted at ``MODEL_CACHE_DIR``, where jobs may name models by URL."""
+        return f"{self.name}-model-cache"
+
+    @cached_property
+    def remote_models(self) -> RemoteModelSettings:
+        """``[serve.remote_models]``; read alone, as GPU containers have no gateway.
+
+        Raises:
+            SettingsError: ``unknown_key``, ``invalid_value``.
+        """
+        table = self.project.serve.get("remote_models", {})
+        name = "serve.remote_models"
+        return read_table(RemoteModelSettings, table, file=self.file, name=name)
 
     @property
     def keys_secret(self) -> str | None:
@@ -199,7 +218,9 @@ def _check_project(deployment: Deployment) -> Iterator[ProjectError]:
             if value is not None and not deployment.project.path(value).is_file():
                 message = f"file not found: {deployment.project.path(value)}"
                 yield ProjectError("missing_file", message, file=file, field=f"{table}.{key}")
-    mounted = [deployment.models_volume, deployment.files_volume]
+    mounted = [
+        deployment.models_volume, deployment.files_volume, deployment.model_cache_volume
+    ]  # fmt: skip
     mounted += [mount.volume for mount in deployment.settings.mounts]
     for name in {name for name in mounted if mounted.count(name) > 1}:
         message = f"volume {name!r} is mounted twice; Modal allows one mount path per volume"
@@ -224,6 +245,8 @@ def engine_options(deployment: Deployment) -> dict[str, JsonValue]:
         "device": "cuda" if settings.gpus else None,
         "api_nodes": settings.api_key_secret is not None,
     }
+    if deployment.remote_models.enabled:
+        options["remote_models"] = f"{LOCAL_MODEL_CACHE}/{CACHED_MODELS}"
     if settings.extra_model_paths is not None:
         options["extra_model_paths"] = [deployment.in_container(settings.extra_model_paths)]
     return options | settings.engine_options

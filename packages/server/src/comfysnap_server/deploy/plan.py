@@ -14,7 +14,7 @@ from comfysnap_server.deploy.prices import (
     gateway_rate,
     worker_rate,
 )
-from comfysnap_server.deploy.settings import FILES_DIR, MODELS_DIR
+from comfysnap_server.deploy.settings import FILES_DIR, MODEL_CACHE_DIR, MODELS_DIR
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,12 @@ def _lines(deployment: Deployment) -> Iterator[PlanLine]:
     yield PlanLine(
         "volume", deployment.files_volume, f"at {FILES_DIR}: inputs and outputs, {retention}"
     )
+    if deployment.remote_models.enabled:
+        hosts = ", ".join(deployment.remote_models.hosts)
+        yield PlanLine("function", "fetch_models", f"CPU; downloads models from {hosts}")
+        yield PlanLine(
+            "volume", deployment.model_cache_volume, f"at {MODEL_CACHE_DIR}: models by URL"
+        )
     for mount in settings.mounts:
         mode = "read only" if mount.read_only else "writable"
         yield PlanLine("volume", mount.volume, f"at {mount.path}: {mode}")
@@ -130,7 +136,7 @@ def _secrets(deployment: Deployment) -> Iterator[PlanLine]:
     for name in settings.build_secrets:
         yield PlanLine("secret", name, "environment of the image build")
     for name in settings.model_secrets:
-        yield PlanLine("secret", name, "environment of comfysnap models sync")
+        yield PlanLine("secret", name, "environment of downloads of models")
     if deployment.keys_secret:
         yield PlanLine("secret", deployment.keys_secret, "hashes of the API keys")
 

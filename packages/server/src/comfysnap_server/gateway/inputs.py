@@ -15,6 +15,7 @@ from comfysnap_schema.workflow import JsonSchema
 MAX_ISSUES: Final = 50
 _MAX_CHOICES: Final = 20
 
+_MODEL_FORMS: Final = 'must be a file name or {"url": ..., "sha256": ...}'
 _FILE_FORMS: Final = 'must be {"sha256": ...}, {"url": ...} or {"data": base64}'
 
 
@@ -73,6 +74,10 @@ def _message(schema: JsonSchema, error: jsonschema_rs.ValidationError) -> str:
     kind, given = error.kind.name, _short(error.instance)
     if "x-kind" in schema:
         return f"{_FILE_FORMS}, not {given}"
+    if "x-model" in schema and kind == "type":
+        return f"{_MODEL_FORMS}, not {given}"
+    if schema.get("x-type") == "lora" and kind.startswith("oneOf"):
+        return "needs either a name or a url"
     if kind == "pattern" and "maximum" in schema:  # a 64-bit integer as digits
         return f"must be an integer from {schema['minimum']} to {schema['maximum']}, not {given}"
     if kind in ("minItems", "maxItems"):

@@ -25,6 +25,7 @@ STATUS_OF: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.UNKNOWN_JOB: 404,
     ErrorCode.UNKNOWN_OUTPUT: 404,
     ErrorCode.UNKNOWN_FILE: 404,
+    ErrorCode.MODEL_REFUSED: 422,
     ErrorCode.OUTPUT_EXPIRED: 410,
     ErrorCode.UNAUTHORIZED: 401,
     ErrorCode.FORBIDDEN: 403,

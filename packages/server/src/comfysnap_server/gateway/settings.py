@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field
 
 from comfysnap_schema.wire import routes
 from comfysnap_server.logs import LogFormat
+from comfysnap_server.models import RemoteModelSettings
 
 AuthMode = Literal["none", "keys", "proxy"]
 KeyHash = Annotated[str, Field(pattern=routes.SHA256_PATTERN)]
@@ -51,6 +52,8 @@ class GatewaySettings(BaseModel, frozen=True, extra="forbid"):
     """Longest run of a job that names no ``timeout``."""
     max_timeout: Annotated[float, Field(gt=0)] = 3600.0
     """A longer ``timeout`` is cut to it."""
+    remote_models: RemoteModelSettings = RemoteModelSettings()
+    """Models that jobs may name by URL; none by default."""
     queue_timeout: Annotated[float, Field(gt=0)] | None = None
     """After which a job that did not start expires; None: never."""
     max_attempts: Annotated[int, Field(ge=1, le=10)] = 1

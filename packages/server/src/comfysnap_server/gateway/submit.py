@@ -36,8 +36,9 @@ from comfysnap_server.gateway.inputs import MAX_ISSUES, InputValidator
 from comfysnap_server.gateway.metrics import Metrics
 from comfysnap_server.gateway.problems import ProblemError, invalid_input
 from comfysnap_server.gateway.settings import GatewaySettings
-from comfysnap_server.jobs import JobRequest
+from comfysnap_server.jobs import JobRequest, RemoteModel
 from comfysnap_server.logs import fields
+from comfysnap_server.models import RemoteModelSettings
 
 log: Final = logging.getLogger("comfysnap.gateway")
 
@@ -80,6 +81,27 @@ class _Files:
     inputs: dict[str, JsonValue]
     names: dict[str, JsonValue] = field(default_factory=dict[str, JsonValue])
     files: dict[str, FileBySha256] = field(default_factory=dict[str, FileBySha256])
+
+
+@dataclass
+class _Models:
+    """The models that the inputs of one job name by URL."""
+
+    names: dict[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+    """Inputs with placeholders instead of URLs."""
+    models: dict[str, RemoteModel] = field(default_factory=dict[str, RemoteModel])
+
+    def add(self, field: str, folder: str | None, value: Mapping[str, JsonValue]) -> str:
+        model = RemoteModel.model_validate(
+            {
+                "url": value["url"],
+                "sha256": value.get("sha256"),
+                "folder": folder,
+                "field": field,
+            }
+        )
+        self.models[model.placeholder] = model
+        return model.placeholder
 
 
 class JobSubmitter:
@@ -179,10 +201,11 @@ class JobSubmitter:
         fingerprint: str,
         urls: Mapping[str, str],
     ) -> JobRequest:
+        named = _models(submission.inputs, workflow, self._settings.remote_models)
         digests = await self._downloads.store(submission.owner, urls)
         found = await self._files(submission, workflow, digests)
         inputs = workflow.complete(found.inputs)
-        graph = await _build(workflow, {**inputs, **found.names})
+        graph = await _build(workflow, {**inputs, **found.names, **named.names})
         options = submission.options
         settings = self._settings
         return JobRequest(
@@ -196,6 +219,7 @@ class JobSubmitter:
             outputs=dict(workflow.outputs),
             fields=dict(workflow.fields),
             files={**found.files},
+            models=named.models,
             drawing=workflow.drawing,
             labels=label_map(options.label),
             timeout=min(options.timeout or settings.default_timeout, settings.max_timeout),
@@ -305,6 +329,50 @@ def _urls(inputs: Mapping[str, JsonValue], workflow: Workflow) -> dict[str, str]
             message = "must be a public http(s) address, without user name or password"
             raise invalid_input(FieldProblem(field=name, message=message))
     return found
+
+
+def _models(
+    inputs: Mapping[str, JsonValue], workflow: Workflow, settings: RemoteModelSettings
+) -> _Models:
+    """The models that are named by URL.
+
+    Raises:
+        ProblemError: ``model_refused``: the server does not allow one of them.
+    """
+    found = _Models()
+    for name, value in inputs.items():
+        parameter = workflow.parameters[name]
+        if parameter.folder is None or value is None:
+            continue
+        if isinstance(value, list):
+            found.names[name] = [
+                _with_placeholder(found, f"{name}[{index}]", parameter, item)
+                for index, item in enumerate(value)
+            ]
+        else:
+            found.names[name] = _with_placeholder(found, name, parameter, value)
+    refused = [
+        FieldProblem(field=model.field, message=reason)
+        for model in found.models.values()
+        if (reason := settings.problem(model.url)) is not None
+    ]
+    if refused:
+        detail = "; ".join(f"{one.field}: {one.message}" for one in refused[:3])
+        raise ProblemError(ErrorCode.MODEL_REFUSED, detail, fields=tuple(refused))
+    return found
+
+
+def _with_placeholder(
+    found: _Models, field: str, parameter: Parameter, value: JsonValue
+) -> JsonValue:
+    if isinstance(value, str) and value.startswith(("http://", "https://")):
+        value = {"url": value}
+    if not isinstance(value, dict) or value.get("url") is None:
+        return value
+    if parameter.type == "model":
+        return found.add(field, parameter.folder, value)
+    others = {key: item for key, item in value.items() if key not in ("url", "sha256")}
+    return {**others, "name": found.add(f"{field}.url", parameter.folder, value)}
 
 
 def _given_files(

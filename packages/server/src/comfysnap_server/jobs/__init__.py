@@ -1,7 +1,7 @@
 """One job from its request to its outcome, the same on every backend."""
 
-from comfysnap_server.jobs.endings import ENDINGS, Ending
-from comfysnap_server.jobs.fetch import FetchError, FetchPolicy
+from comfysnap_server.jobs.endings import ENDINGS, Ending, problem
+from comfysnap_server.jobs.fetch import FetchError, FetchPolicy, resolve_address
 from comfysnap_server.jobs.fetch import fetch as fetch_file
 from comfysnap_server.jobs.files import FileStore, find_output
 from comfysnap_server.jobs.log import log_end
@@ -11,7 +11,7 @@ from comfysnap_server.jobs.output_store import (
     OutputStoreSettings,
     keep_outputs,
 )
-from comfysnap_server.jobs.request import JobRequest
+from comfysnap_server.jobs.request import REMOTE_FOLDER, JobRequest, RemoteModel
 from comfysnap_server.jobs.run import (
     WORK,
     EarlyOutput,
@@ -25,6 +25,7 @@ from comfysnap_server.jobs.run import (
 
 __all__ = [
     "ENDINGS",
+    "REMOTE_FOLDER",
     "WORK",
     "EarlyOutput",
     "Ending",
@@ -38,6 +39,7 @@ __all__ = [
     "OutputStore",
     "OutputStoreError",
     "OutputStoreSettings",
+    "RemoteModel",
     "Report",
     "ended",
     "execute",
@@ -45,4 +47,6 @@ __all__ = [
     "find_output",
     "keep_outputs",
     "log_end",
+    "problem",
+    "resolve_address",
 ]

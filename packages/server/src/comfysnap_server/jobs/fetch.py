@@ -97,7 +97,7 @@ def _get(
     parts = _checked(url)
     host = str(parts.hostname).encode("idna").decode("ascii")
     port = parts.port or _PORTS[parts.scheme]
-    address = _resolve(host, port, policy.networks)
+    address = resolve_address(host, port, policy.networks)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     left = min(_go_on(deadline, stop), _QUIET_S)
     client = _PinnedConnection(host, port, address, parts.scheme, left)
@@ -141,8 +141,13 @@ def _checked(url: str) -> SplitResult:
     return parts
 
 
-def _resolve(host: str, port: int, allowed: tuple[Network, ...]) -> str:
-    """The address to connect to; a name that also means a forbidden address is refused."""
+def resolve_address(host: str, port: int, allowed: tuple[Network, ...]) -> str:
+    """The address to connect to; a name that also means a forbidden address is refused.
+
+    Raises:
+        FetchError: Forbidden, or without an address.
+        OSError: The name cannot be looked up.
+    """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = [str(entry[4][0]) for entry in found]
     if not addresses:

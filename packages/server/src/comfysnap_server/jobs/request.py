@@ -1,13 +1,44 @@
 """An accepted job, as it travels from the gateway through a backend to the worker."""
 
+import hashlib
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, Final
 
 from pydantic import Field, JsonValue
 
 from comfysnap_schema.comfy import Graph
-from comfysnap_schema.wire import FileBySha256, FileByUrl, JobOptions, JobRecord
+from comfysnap_schema.wire import (
+    FileBySha256,
+    FileByUrl,
+    JobOptions,
+    JobRecord,
+    ModelUrl,
+)
 from comfysnap_schema.workflow import OutputSpec
+
+REMOTE_FOLDER: Final = "remote"
+"""Folder, in each folder of models, of those that jobs named by URL."""
+
+
+class RemoteModel(ModelUrl, frozen=True):
+    """A model that a job names by URL, and what it is for."""
+
+    folder: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+    """Of ``models/``."""
+    field: str
+    """The API field."""
+
+    @property
+    def placeholder(self) -> str:
+        """Its name in the graph until it is downloaded and its hash is known."""
+        parts = "\0".join((self.folder, self.url, self.sha256 or ""))
+        return model_name(f"url-{hashlib.sha256(parts.encode()).hexdigest()[:32]}")
+
+
+def model_name(stem: str) -> str:
+    """The name of a remote model in a graph."""
+    return f"{REMOTE_FOLDER}/{stem}.safetensors"
 
 
 class JobRequest(JobOptions, frozen=True):
@@ -27,6 +58,8 @@ class JobRequest(JobOptions, frozen=True):
     """``node.inputs.name`` to API field."""
     files: dict[str, FileBySha256 | FileByUrl] = Field(default_factory=dict)
     """Name that the graph uses in the input folder, to the file."""
+    models: dict[str, RemoteModel] = Field(default_factory=dict)
+    """Placeholder in the graph to the model that is to be downloaded."""
     drawing: dict[str, JsonValue] | None = None
     """The workflow as ComfyUI's editor draws it, for nodes of packs that read it."""
     labels: dict[str, str] = Field(default_factory=dict)
@@ -52,7 +85,28 @@ class JobRequest(JobOptions, frozen=True):
             **state,
         )
 
+    def with_models(self, hashes: Mapping[str, str]) -> "JobRequest":
+        """With the names of the downloaded models in the graph.
+
+        Args:
+            hashes: Placeholder to SHA-256.
+        """
+        names = {name: model_name(digest) for name, digest in hashes.items()}
+        graph: Graph = {
+            node: {**entry, "inputs": {k: _renamed(v, names) for k, v in entry["inputs"].items()}}
+            for node, entry in self.graph.items()
+        }
+        return self.model_copy(update={"graph": graph, "models": {}}) if names else self
+
     @property
     def stored_files(self) -> set[str]:
         """Hashes of the uploaded files that the job reads."""
         return {file.sha256 for file in self.files.values() if isinstance(file, FileBySha256)}
+
+
+def _renamed(value: JsonValue, names: Mapping[str, str]) -> JsonValue:
+    if isinstance(value, str):
+        return names.get(value, value)
+    if isinstance(value, dict):
+        return {key: _renamed(item, names) for key, item in value.items()}
+    return [_renamed(item, names) for item in value] if isinstance(value, list) else value

@@ -115,7 +115,10 @@ class Outcome:
             status=self.status,
             outputs=made if succeeded else {**(outputs or {}), **made} or None,
             error=self.error,
-            progress=progress.model_copy(update={"fraction": 1.0}) if succeeded else progress,
+            progress=progress.model_copy(
+                update={"phase": None, "bytes_done": None, "bytes_total": None}
+                | ({"fraction": 1.0} if succeeded else {})
+            ),
             timings=started.model_copy(update={"run": run, "nodes": self.timings.nodes}),
         )
 
@@ -168,6 +171,15 @@ class JobRun:
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._staged = False
+
+    def take_models(self, hashes: Mapping[str, str]) -> None:
+        """Name the downloaded models in the graph; before ``execute``.
+
+        Args:
+            hashes: Placeholder to SHA-256.
+        """
+        self.request = self.request.with_models(hashes)
+        self._job = replace(self._job, graph=self.request.graph)
 
     def execute(self) -> Outcome:
         """Stage the input files, then run the graph. Never raises for what the job does."""

@@ -2,6 +2,7 @@
 
 from comfysnap_server.models.download import Stop
 from comfysnap_server.models.entry import ModelEntry, is_safe_path
+from comfysnap_server.models.remote_settings import CACHED_MODELS, RemoteModelSettings
 from comfysnap_server.models.sources import ModelError
 from comfysnap_server.models.storage import ModelsFolder, ModelStorage, ModelsVolume
 from comfysnap_server.models.syncing import (
@@ -16,6 +17,7 @@ from comfysnap_server.models.syncing import (
 from comfysnap_server.models.usage import ModelReference, model_references, unused_files
 
 __all__ = [
+    "CACHED_MODELS",
     "DownloadProgress",
     "Downloaded",
     "Failed",
@@ -25,6 +27,7 @@ __all__ = [
     "ModelStorage",
     "ModelsFolder",
     "ModelsVolume",
+    "RemoteModelSettings",
     "Stop",
     "SyncEvent",
     "SyncOptions",

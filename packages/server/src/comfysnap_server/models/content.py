@@ -2,6 +2,7 @@
 type."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -52,17 +53,19 @@ def _safetensors_problem(path: Path) -> str | None:
             return "not a safetensors file, or cut off within its header"
         try:
             header: Any = json.loads(file.read(length))
-            ends = [_end(entry) for name, entry in header.items() if name != "__metadata__"]
+            parts = sorted(_part(entry) for name, entry in header.items() if name != "__metadata__")
         except (ValueError, RecursionError, AttributeError, TypeError, LookupError):
             return "not a safetensors file: its header is not valid"
-    expected = 8 + length + max(ends, default=0)
+    if any(start < end for (_, end), (start, _) in pairwise(parts)):
+        return "not a safetensors file: its tensors overlap"
+    expected = 8 + length + max((end for _, end in parts), default=0)
     if size < expected:
         return f"a safetensors file that is cut off: expected {expected} bytes, got {size}"
     return None
 
 
-def _end(entry: Any) -> int:
-    end = cast("object", entry["data_offsets"][1])
-    if not isinstance(end, int):
-        raise TypeError("data_offsets")
-    return end
+def _part(entry: Any) -> tuple[int, int]:
+    start, end = cast("list[object]", entry["data_offsets"])
+    if not isinstance(start, int) or not isinstance(end, int) or not 0 <= start <= end:
+        raise ValueError("data_offsets")
+    return start, end

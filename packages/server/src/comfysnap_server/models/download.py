@@ -108,6 +108,7 @@ def download(
     *,
     progress: Callable[[int], None],
     stop: Stop,
+    expect: Callable[[int | None], None] = lambda _: None,
 ) -> str:
     """Download a file to ``part.path``; returns its SHA-256 in hex.
 
@@ -116,15 +117,17 @@ def download(
         part: An existing partial download is resumed if it is of the same version.
         client: Must follow redirects and drop the token on a redirect to another host.
         policy: Retries.
-        progress: Called with the number of bytes downloaded so far.
+        progress: Called with the number of bytes downloaded so far; may raise ``ModelError``.
         stop: Set it to end the download; the partial file stays.
+        expect: Called with the size that the server tells, or None, before the body is read; may
+            raise ``ModelError``.
 
     Raises:
         ModelError: ``access_denied``, ``not_found``, ``download_failed``, ``wrong_content``,
             ``hash_mismatch``, ``disk_full``, ``stopped``.
     """
     for last_try in (False, True):
-        _retry(file, part, client, policy, progress, stop)
+        _retry(file, part, client, policy, progress, stop, expect)
         digest = sha256_of(part.path)
         if file.sha256 == digest:
             return digest
@@ -148,14 +151,17 @@ def _retry(
     policy: RetryPolicy,
     progress: Callable[[int], None],
     stop: Stop,
+    expect: Callable[[int | None], None],
 ) -> None:
     failures = 0
+    furthest = part.size()
     while True:
-        before = part.size()
         try:
-            return _stream(file, part, client, progress, stop)
+            return _stream(file, part, client, progress, stop, expect)
         except ModelError as error:
-            failures = 1 if part.size() > before else failures + 1
+            # bytes that came before count for nothing: a server may lie about the size for ever
+            failures = 1 if part.size() > furthest else failures + 1
+            furthest = max(furthest, part.size())
             if not error.retryable or failures >= policy.attempts:
                 raise
         if stop.wait(policy.pause(failures)):
@@ -173,6 +179,7 @@ def _stream(
     client: "httpx.Client",
     progress: Callable[[int], None],
     stop: Stop,
+    expect: Callable[[int | None], None],
 ) -> None:
     """Send one request: for the missing bytes if the version is the same, else for the file."""
     import httpx
@@ -192,7 +199,7 @@ def _stream(
                 )
             if failure := response_error(response, file.source):
                 raise failure
-            _save(response, file, part, have, progress, stop)
+            _save(response, file, part, have, progress, stop, expect)
     except httpx.HTTPError as error:
         message = f"{file.source}: connection lost ({type(error).__name__})"
         raise ModelError("download_failed", message, retryable=True) from error
@@ -207,6 +214,7 @@ def _save(
     have: int,
     progress: Callable[[int], None],
     stop: Stop,
+    expect: Callable[[int | None], None],
 ) -> None:
     """Append the body; starts again if the server did not resume."""
     if not (response.status_code == 206 and _starts_at(response, have)):
@@ -218,6 +226,7 @@ def _save(
     length = response.headers.get("Content-Length", "")
     total = have + int(length) if length.isdigit() else file.size
     most = min((size for size in (file.size, total) if size is not None), default=None)
+    expect(total)
     too_long = False
     with part.path.open("ab") as stream:
         progress(have)

@@ -87,14 +87,20 @@ class SyncOptions:
     policy: RetryPolicy = field(default_factory=RetryPolicy)
 
 
-def make_client() -> "httpx.Client":
+def make_client(transport: "httpx.BaseTransport | None" = None) -> "httpx.Client":
     """HTTP client that follows redirects, but none from https to http, and drops the token on one
-    to another host."""
+    to another host.
+
+    Args:
+        transport: Connects in its own way, and then without the proxies of the environment.
+    """
     import httpx
 
     timeout = httpx.Timeout(60.0, connect=15.0)
     hooks = {"response": [_refuse_downgrade]}
-    return httpx.Client(follow_redirects=True, timeout=timeout, event_hooks=hooks)
+    return httpx.Client(
+        follow_redirects=True, timeout=timeout, event_hooks=hooks, transport=transport
+    )
 
 
 def _refuse_downgrade(response: "httpx.Response") -> None:

@@ -3,32 +3,16 @@
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Final
 
-from comfysnap_schema.comfy import EMBEDDING, InputPath, ModelName, is_model_name, model_names
+from comfysnap_schema.comfy import (
+    EMBEDDING,
+    MODEL_FOLDERS,
+    InputPath,
+    ModelName,
+    is_model_name,
+    model_names,
+)
 from comfysnap_schema.workflow import LORA_CLASSES, Parameter, Workflow
-
-FOLDERS: Final[dict[str, tuple[str, ...]]] = {
-    "ckpt_name": ("checkpoints",),
-    "vae_name": ("vae", "vae_approx"),
-    "lora_name": ("loras",),
-    "control_net_name": ("controlnet",),
-    "unet_name": ("diffusion_models", "unet"),
-    "clip_name": ("text_encoders", "clip", "clip_vision"),
-    "clip_name1": ("text_encoders", "clip"),
-    "clip_name2": ("text_encoders", "clip"),
-    "clip_name3": ("text_encoders", "clip"),
-    "clip_name4": ("text_encoders", "clip"),
-    "style_model_name": ("style_models",),
-    "gligen_name": ("gligen",),
-    "hypernetwork_name": ("hypernetworks",),
-    "photomaker_model_name": ("photomaker",),
-    "audio_encoder_name": ("audio_encoders",),
-    "lora": ("loras",),
-    EMBEDDING: ("embeddings",),
-}
-"""Input of ComfyUI's own loaders to the folders it reads (``nodes.py``, ``comfy_extras``), and keys
-in rows of LoRA nodes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +33,7 @@ class ModelReference:
     @property
     def is_embedding(self) -> bool:
         """Whether a prompt names it; ComfyUI runs without an embedding that it does not find."""
-        return self.folders == FOLDERS[EMBEDDING]
+        return self.folders == MODEL_FOLDERS[EMBEDDING]
 
     def is_at(self, path: PurePosixPath) -> bool:
         """Whether ``path``, inside ``models/``, is this file."""
@@ -94,7 +78,7 @@ def _loras(workflow: Workflow, parameter: Parameter) -> Iterator[ModelReference]
             place=f"inputs.{parameter.name}",
             class_type=LORA_CLASSES[0],
             name=str(name),
-            folders=FOLDERS["lora_name"],
+            folders=MODEL_FOLDERS["lora_name"],
         )
 
 
@@ -105,7 +89,7 @@ def _reference(workflow: Workflow, place: str, path: InputPath, found: ModelName
         place=place,
         class_type=node["class_type"],
         name=found.name,
-        folders=FOLDERS.get(found.key, ()),
+        folders=MODEL_FOLDERS.get(found.key, ()),
         is_on=found.is_on,
     )
 
@@ -117,17 +101,17 @@ def selectable_folders(workflows: Iterable[Workflow]) -> set[str] | None:
     for workflow in workflows:
         for parameter in workflow.parameters.values():
             if parameter.type == "loras" and parameter.choices is None:
-                found.update(FOLDERS["lora_name"])
-            if parameter.choices is not None or parameter.type not in ("string", "json"):
+                found.update(MODEL_FOLDERS["lora_name"])
+            if parameter.choices is not None or parameter.type not in ("string", "model", "json"):
                 continue
             for path in parameter.paths:
                 value = workflow.graph[path.node]["inputs"].get(path.name)
                 keys = {name.key for name in model_names(path.name, value)}
-                if not keys <= FOLDERS.keys():
+                if not keys <= MODEL_FOLDERS.keys():
                     return None
                 if not is_model_name(value):  # any text can name an embedding
                     keys.add(EMBEDDING)
-                found.update(*(FOLDERS[key] for key in keys))
+                found.update(*(MODEL_FOLDERS[key] for key in keys))
     return found
 
 

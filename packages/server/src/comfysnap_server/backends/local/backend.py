@@ -25,6 +25,7 @@ from comfysnap_server.backends.local.live import (
 )
 from comfysnap_server.backends.local.lock import FolderLock
 from comfysnap_server.backends.local.migrations import DataFolderError, open_database
+from comfysnap_server.backends.local.model_downloads import ModelDownloads
 from comfysnap_server.backends.local.queue import JobQueue
 from comfysnap_server.backends.local.reader import Reader
 from comfysnap_server.backends.local.readiness import DiskCheck
@@ -48,12 +49,14 @@ from comfysnap_server.jobs import (
     FetchPolicy,
     FileStore,
     JobRequest,
+    Outcome,
     OutputStore,
     OutputStoreError,
     ended,
     find_output,
     log_end,
 )
+from comfysnap_server.models import CACHED_MODELS, RemoteModelSettings
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +83,7 @@ class LocalBackend:
         fetch: What may be downloaded as an input file.
         on_end: Called with each job that ends.
         outputs: Object store of the output files; None: the data folder.
+        remote_models: What may be downloaded as a model; None: nothing.
     """
 
     name = "local"
@@ -98,6 +102,7 @@ class LocalBackend:
         fetch: FetchPolicy | None = None,
         on_end: Callable[[JobRecord], object] = lambda _: None,
         outputs: OutputStore | None = None,
+        remote_models: RemoteModelSettings | None = None,
     ) -> None:
         self._data = data
         self._limits = limits = limits or LocalLimits()
@@ -105,14 +110,19 @@ class LocalBackend:
         self._on_end = on_end
         self._outputs = outputs
         self._folders = JobFolders(data.resolve())
+        self._remote_models = remote_models or RemoteModelSettings()
+        options = dict(engine_options or {})
+        if self._remote_models.enabled and engine == "comfyui":
+            options["remote_models"] = str(self._folders.model_cache / CACHED_MODELS)
         self._processes = ProcessOptions(
             engine=engine,
-            engine_options=engine_options or {},
+            engine_options=options,
             data=data,
             scratch=self._folders.scratch,
             python=python,
             python_path=python_path,
             start_timeout=limits.start_timeout,
+            secrets=self._remote_models.tokens.values() if self._remote_models.enabled else (),
         )
         self._gpus = spread(gpus, workers)
         self._lock = FolderLock(data)
@@ -191,6 +201,12 @@ class LocalBackend:
                 ended=self._remember,
             ),
         )
+        self._downloads = ModelDownloads(
+            self._folders.model_cache,
+            self._remote_models,
+            ready=self._queue.add,
+            end=self._end_unstarted,
+        )
         try:
             waiting = await self._writer.run(recover)
         except BaseException:
@@ -241,6 +257,7 @@ class LocalBackend:
         await self._slots.stop_jobs(patience=self._limits.interrupt_grace + _WRITE_PATIENCE_S)
         self._sweeping.cancel()
         await asyncio.gather(self._sweeping, return_exceptions=True)
+        await self._downloads.close()
         for live in self._live.values():
             if live.expiry is not None:
                 live.expiry.cancel()
@@ -289,7 +306,9 @@ class LocalBackend:
         self._disk.check_room()
         uploaded = await self._uploads.bytes_of(request.owner)
         record = request.record(status=JobStatus.QUEUED, version=1)
-        runner, record = self._slots.reserve(record)
+        runner = None
+        if not request.models:
+            runner, record = self._slots.reserve(record)
         limits = self._limits
         decision = self._writer.run(
             lambda connection: store.submit(connection, request, record, limits, uploaded=uploaded)
@@ -326,11 +345,18 @@ class LocalBackend:
 
     def _enter(self, live: LiveJob) -> None:
         self._live[live.record.id] = live
-        self._queue.add(live)
+        self._line_up(live)
         if live.queue_timeout is not None:
             left = live.record.created_at.timestamp() + live.queue_timeout - time.time()
             loop = asyncio.get_running_loop()
             live.expiry = loop.call_later(max(left, 0), self._expire, live)
+
+    def _line_up(self, live: LiveJob) -> None:
+        """Queue a job, once it has its models."""
+        if live.models and live.hashes is None:
+            self._downloads.start(live)
+        else:
+            self._queue.add(live)
 
     async def replay(self, owner: str, idempotency_key: str, fingerprint: str) -> JobRecord | None:
         """See ``Backend.replay``."""
@@ -395,7 +421,7 @@ class LocalBackend:
         now = datetime.now(UTC)
         if not live.taken:
             self._queue.drop(live)
-            await self._end_unstarted(live, Stop.CANCEL, cancel_requested_at=now)
+            await self._end_unstarted(live, ended(Ending.CANCELLED), cancel_requested_at=now)
         elif live.draft.cancel_requested_at is None:
             record = live.propose(cancel_requested_at=now)
             try:
@@ -496,20 +522,20 @@ class LocalBackend:
     def _expire(self, live: LiveJob) -> None:
         if not live.taken:
             self._queue.drop(live)
-            task = asyncio.create_task(self._end_unstarted(live, None))
+            task = asyncio.create_task(self._end_unstarted(live, ended(Ending.EXPIRED)))
             self._expiring.add(task)
             task.add_done_callback(self._expiring.discard)
 
-    async def _end_unstarted(self, live: LiveJob, why: Stop | None, **changes: object) -> None:
+    async def _end_unstarted(self, live: LiveJob, outcome: Outcome, **changes: object) -> None:
         """End a job that no worker had; when that cannot be written, it stays queued."""
         before = live.draft
-        end = ended(why.ending if why else Ending.EXPIRED).end(before.timings, before.progress)
+        end = outcome.end(before.timings, before.progress)
         record = live.propose(finished_at=datetime.now(UTC), **dict(end), **changes)
         try:
             await self._writer.run(lambda connection: store.save(connection, record))
         except BackendError:
             live.draft = before.model_copy(update={"version": record.version})
-            self._queue.add(live)
+            self._line_up(live)
             raise
         if live.expiry is not None:
             live.expiry.cancel()
@@ -518,6 +544,7 @@ class LocalBackend:
 
     def _remember(self, live: LiveJob) -> None:
         self._live.pop(live.record.id, None)
+        self._downloads.ended(live)
         record = live.record
         log_end(record.id, live.owner, record.workflow, record)
         self._on_end(record)

@@ -33,6 +33,11 @@ class JobFolders:
         """What engines keep on the disk between jobs."""
         return self.data / "scratch"
 
+    @property
+    def model_cache(self) -> Path:
+        """Models that jobs named by URL."""
+        return self.data / "model_cache"
+
     def input(self, job_id: str) -> Path:
         """Input files under the names of the graph, while the job runs."""
         return self.inputs / job_id

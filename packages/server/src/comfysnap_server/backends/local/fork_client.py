@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -61,6 +61,8 @@ class ProcessOptions:
     """Folders put before others on the workers' module path."""
     start_timeout: float = 600.0
     """Seconds for the engine to load and attach."""
+    secrets: Collection[str] = ()
+    """Environment variables that the processes do not get."""
 
 
 class ForkServerClient:
@@ -281,6 +283,8 @@ class ForkServerClient:
         if inherited:
             folders.append(inherited)
         environment = {**os.environ, SCRATCH: str(self._options.scratch)}
+        for name in self._options.secrets:
+            environment.pop(name, None)
         if folders:
             environment["PYTHONPATH"] = os.pathsep.join(folders)
         return environment

@@ -1,7 +1,7 @@
 """A job that is not final yet, in memory, with those who wait for it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
@@ -11,7 +11,7 @@ from pydantic_core import to_json
 
 from comfysnap_schema.wire import JobEvent, JobRecord, Preview, Progress
 from comfysnap_server.backends.protocol import EventLog
-from comfysnap_server.jobs import Ending, JobRequest
+from comfysnap_server.jobs import Ending, JobRequest, RemoteModel
 
 _SMALL_BYTES: Final = 4096
 
@@ -45,6 +45,10 @@ class LiveJob:
     draft: JobRecord
     inputs: dict[str, JsonValue] | None
     """None when they are large: the store has them."""
+    models: Mapping[str, RemoteModel] = field(default_factory=dict[str, RemoteModel])
+    """Those that are to be downloaded, by placeholder."""
+    hashes: dict[str, str] | None = None
+    """Placeholder to SHA-256, once they are; the job is queued then."""
     taken: bool = False
     """No longer queued: a worker has it, or its end is decided."""
     stop: Stop | None = None
@@ -69,6 +73,7 @@ class LiveJob:
             max_attempts=request.max_attempts,
             queue_timeout=request.queue_timeout,
             has_files=bool(request.files),
+            models=request.models,
             record=record,
             draft=record,
             inputs=request.inputs if small else None,

@@ -4,17 +4,20 @@ from comfysnap_server.backends.modal.backend import ModalBackend
 from comfysnap_server.backends.modal.cloud import (
     DictRecords,
     FunctionCalls,
+    FunctionFetcher,
     Patience,
     QueueFeed,
     VolumeFolder,
 )
 from comfysnap_server.backends.modal.listing import list_name
 from comfysnap_server.backends.modal.platform import Platform, Pools
+from comfysnap_server.backends.modal.remote_models import WorkerModels
 from comfysnap_server.backends.modal.runner import JobRunner
 
 __all__ = [
     "DictRecords",
     "FunctionCalls",
+    "FunctionFetcher",
     "JobRunner",
     "ModalBackend",
     "Patience",
@@ -22,5 +25,6 @@ __all__ = [
     "Pools",
     "QueueFeed",
     "VolumeFolder",
+    "WorkerModels",
     "list_name",
 ]

@@ -10,6 +10,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -188,6 +189,25 @@ class FunctionCalls:
             await self._patience.ask(lambda: cancel(terminate_containers=terminate))
         except modal.exception.NotFoundError:
             return
+
+
+class FunctionFetcher:
+    """``Fetcher`` on the function that downloads models."""
+
+    def __init__(self, function: modal.Function[..., Any, Any], patience: Patience) -> None:
+        self._function = function
+        self._patience = patience
+
+    async def fetch(self, wanted: str) -> str:
+        """See ``Fetcher``."""
+        call = await self._patience.ask(lambda: self._function.spawn.aio(wanted))
+        try:
+            return await call.get.aio()
+        except asyncio.CancelledError:
+            with suppress(Exception):  # the download ends by itself then, and is kept
+                async with asyncio.timeout(_ANSWER_S):
+                    await call.cancel.aio()
+            raise
 
 
 async def _ask_for_items(

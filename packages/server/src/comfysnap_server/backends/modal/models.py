@@ -9,9 +9,11 @@ from typing import Final
 
 from comfysnap_schema.comfy import Graph, is_model_name
 from comfysnap_server.backends.modal.platform import SharedFolder
+from comfysnap_server.jobs import REMOTE_FOLDER
 
 log = logging.getLogger(__name__)
 
+_REMOTE: Final = f"{REMOTE_FOLDER}/"
 _LOOK_AGAIN_S: Final = 30.0
 """Before the volume is reloaded again for files that a reload did not bring: the files of ComfyUI's
 own folders and of other mounts never lie on it."""
@@ -57,7 +59,7 @@ class NewModels:
 def _model_names(graph: Graph) -> Iterator[str]:
     for node in graph.values():
         for value in node["inputs"].values():
-            if isinstance(value, str) and is_model_name(value):
+            if isinstance(value, str) and is_model_name(value) and not value.startswith(_REMOTE):
                 yield value.replace("\\", "/")
 
 

@@ -5,7 +5,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from comfysnap_server.backends.modal.remote_models import WorkerModels
 
 
 class CallState(Enum):
@@ -147,4 +150,6 @@ class Platform:
     pools: Pools = field(default_factory=Pools)
     models: SharedFolder | None = None
     """The models volume; None where no engine runs."""
+    remote_models: "WorkerModels | None" = None
+    """Models by URL; None where no engine runs, and where jobs may not name any."""
     now: Callable[[], datetime] = utc_now

@@ -81,6 +81,10 @@ class FeedReporter:
             self._preview = item
         self._news.set()
 
+    def skip(self, numbers: int) -> None:
+        """Go on after the entries of another writer, who used some of so many numbers."""
+        self._number += numbers
+
     async def close(self, *, ended: bool) -> None:
         """Stop; with ``ended``, wake who follows the feed."""
         self._task.cancel()

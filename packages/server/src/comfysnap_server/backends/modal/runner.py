@@ -32,6 +32,7 @@ from comfysnap_server.backends.modal.records import (
     preempted_key,
     read,
 )
+from comfysnap_server.backends.modal.remote_models import refused
 from comfysnap_server.backends.modal.reporting import ENDED_KEPT_S, FeedReporter
 from comfysnap_server.backends.modal.shared_files import INPUTS, output_folder
 from comfysnap_server.backends.modal.states import JobState, end_of, job_of
@@ -176,7 +177,11 @@ class JobRunner:
                     start=snapshot.claims[-1].start_kind,
                 ),
             )
-            final = await self._attempt(snapshot)
+            try:
+                final = await self._attempt(snapshot)
+            finally:
+                if self._platform.remote_models and job.models:
+                    self._platform.remote_models.release(job_id)
         return final.status.value
 
     async def _claim(self, job: JobRequest, call_id: str) -> JobState | None:
@@ -267,7 +272,8 @@ class JobRunner:
                     await self._platform.files.reload()
                 if self._models:
                     await self._models.look_for(job.graph)
-                outcome = await self._execute(run, snapshot, reporter)
+                outcome = await self._get_models(run, snapshot, reporter)
+                outcome = outcome or await self._execute(run, snapshot, reporter)
                 await _uninterrupted(kept.add(outcome.files))
             except asyncio.CancelledError:
                 await _uninterrupted(self._give_back(snapshot, reporter))
@@ -290,6 +296,25 @@ class JobRunner:
         except Exception:
             log.exception("the container could not be retired; ending the process")
             self._exit_process(BROKEN_EXIT_CODE)
+
+    async def _get_models(
+        self, run: JobRun, snapshot: JobState, reporter: FeedReporter
+    ) -> Outcome | None:
+        """Have the models that the job names by URL; the end of a job that cannot have them."""
+        if not run.request.models:
+            return None
+        if self._platform.remote_models is None:
+            return refused(run.request)
+        try:
+            found = await self._platform.remote_models.prepare(
+                run.request, len(snapshot.claims), reporter
+            )
+        except TimeoutError:
+            return ended(Ending.TIMED_OUT)
+        if isinstance(found, Outcome):
+            return found
+        run.take_models(found)
+        return None
 
     async def _give_back(self, snapshot: JobState, reporter: FeedReporter) -> None:
         """End a job that was asked to stop. A container that Modal takes away is interrupted in the

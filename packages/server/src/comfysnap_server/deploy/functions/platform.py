@@ -10,22 +10,24 @@ from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import modal
 
 from comfysnap_server.backends.modal import (
     DictRecords,
     FunctionCalls,
+    FunctionFetcher,
     Patience,
     Platform,
     Pools,
     QueueFeed,
     VolumeFolder,
+    WorkerModels,
     list_name,
 )
-from comfysnap_server.deploy.deployment import read_deployment
-from comfysnap_server.deploy.settings import FILES_DIR, MODELS_DIR
+from comfysnap_server.deploy.deployment import LOCAL_MODEL_CACHE, read_deployment
+from comfysnap_server.deploy.settings import FILES_DIR, MODEL_CACHE_DIR, MODELS_DIR
 from comfysnap_server.logs import formatter
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,15 @@ files_dir: Final = os.environ.get("COMFYSNAP_FILES_DIR", FILES_DIR)
 """Mount path of the files volume. Tests set the variable."""
 files_volume: Final = modal.Volume.from_name(deployment.files_volume, create_if_missing=True)
 models_volume: Final = modal.Volume.from_name(deployment.models_volume, create_if_missing=True)
+
+remote_models: Final = deployment.remote_models
+model_cache_dir: Final = os.environ.get("COMFYSNAP_MODEL_CACHE_DIR", MODEL_CACHE_DIR)
+"""Mount path of the volume with the models by URL. Tests set the variable."""
+model_cache_volume: Final = (
+    modal.Volume.from_name(deployment.model_cache_volume, create_if_missing=True)
+    if remote_models.enabled
+    else None
+)
 
 _jobs: Final = modal.Dict.from_name(f"{deployment.name}-jobs", create_if_missing=True)
 _index: Final = modal.Dict.from_name(f"{deployment.name}-index", create_if_missing=True)
@@ -93,12 +104,29 @@ def make_platform(methods: Mapping[str, Any] | None = None, *, patience: float =
         files=VolumeFolder(files_volume, Path(files_dir), asking),
         pools=_pools() if methods else Pools(),
         models=None if methods else VolumeFolder(models_volume, Path(MODELS_DIR), asking),
+        remote_models=None if methods else _worker_models(asking),
     )
 
 
 def _pools() -> Pools:
     longest = {pool.pool: float(pool.settings.longest_run) for pool in deployment.pools}
     return Pools(deployment.pool_of, longest)
+
+
+def model_cache(patience: Patience) -> VolumeFolder | None:
+    """The volume with the models by URL; None where jobs may not name any."""
+    if model_cache_volume is None:
+        return None
+    return VolumeFolder(model_cache_volume, Path(model_cache_dir), patience)
+
+
+def _worker_models(patience: Patience) -> WorkerModels | None:
+    volume = model_cache(patience)
+    if volume is None:
+        return None
+    function = cast("Any", modal.Function.from_name(deployment.name, "fetch_models"))
+    fetcher = FunctionFetcher(function, patience)
+    return WorkerModels(fetcher, volume, Path(LOCAL_MODEL_CACHE), remote_models)
 
 
 if not modal.is_local():

@@ -23,6 +23,8 @@ from comfysnap_server.deploy.functions.platform import (
     files_dir,
     files_volume,
     make_platform,
+    model_cache_dir,
+    model_cache_volume,
     models_volume,
     resolving,
     settings,
@@ -54,6 +56,8 @@ def _volumes() -> dict[str | Any, Any]:
     }
     # read-only: Modal commits what it may write to at each exit, and only 'models sync' writes
     models = models_volume.with_mount_options(read_only=True)
+    if model_cache_volume is not None:
+        extra[model_cache_dir] = model_cache_volume.with_mount_options(read_only=True)
     return {files_dir: files_volume, MODELS_DIR: models, **extra}
 
 

@@ -6,6 +6,7 @@ from comfysnap_server.deploy.settings.table import DeploySettings
 from comfysnap_server.deploy.settings.volumes import (
     COMFYUI_DIR,
     FILES_DIR,
+    MODEL_CACHE_DIR,
     MODELS_DIR,
     PROJECT_DIR,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "FILES_DIR",
     "MAX_TIMEOUT",
     "MODELS_DIR",
+    "MODEL_CACHE_DIR",
     "PROJECT_DIR",
     "STOP_MARGIN_S",
     "DeploySettings",

@@ -11,9 +11,10 @@ from comfysnap_server.deploy.settings.values import ObjectName
 
 COMFYUI_DIR: Final = "/comfyui"
 MODELS_DIR: Final = "/models"
+MODEL_CACHE_DIR: Final = "/model-cache"
 FILES_DIR: Final = "/files"
 PROJECT_DIR: Final = "/project"
-"""Paths in a container: ComfyUI, the two volumes, the project."""
+"""Paths in a container: ComfyUI, the volumes, the project."""
 
 
 def _mount_point(text: str) -> str:
@@ -41,7 +42,7 @@ class Mount(BaseModel, frozen=True, extra="forbid"):
 
 def check_mounts(mounts: Iterable[Mount]) -> None:
     """Raise a setting error if mounts overlap each other or the paths of the container."""
-    taken = [COMFYUI_DIR, MODELS_DIR, FILES_DIR, PROJECT_DIR]
+    taken = [COMFYUI_DIR, MODELS_DIR, MODEL_CACHE_DIR, FILES_DIR, PROJECT_DIR]
     for mount in mounts:
         inside = [path for path in taken if _overlap(mount.path, path)]
         if inside:

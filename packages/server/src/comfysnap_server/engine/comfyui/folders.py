@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
+_NO_MODELS: Final = frozenset({"configs", "custom_nodes"})
+
 logger = logging.getLogger(__name__)
 
 TEMP: Final = ".temp"
@@ -19,6 +21,17 @@ def set_job_folders(folder_paths: Any, input_dir: Path, output_dir: Path) -> Non
     folder_paths.set_input_directory(str(input_dir))
     folder_paths.set_output_directory(str(output_dir))
     folder_paths.set_temp_directory(str(temp))
+
+
+def add_models(folder_paths: Any, root: Path) -> None:
+    """Let ComfyUI find the files of another folder of models: each in the folder of its kind."""
+    for kind in list(folder_paths.folder_names_and_paths):
+        if kind in _NO_MODELS:
+            continue
+        try:
+            folder_paths.add_model_folder_path(kind, str(root / kind))
+        except (TypeError, ValueError, AttributeError):  # a node pack registered something else
+            logger.warning("models of the kind %s cannot be named by URL", kind)
 
 
 def confine_inputs(folder_paths: Any) -> None:

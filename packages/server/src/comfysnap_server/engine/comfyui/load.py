@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from comfysnap_server.engine.comfyui.attach import Attachment, require_cuda
 from comfysnap_server.engine.comfyui.binding import ComfyAPI, bind
-from comfysnap_server.engine.comfyui.folders import confine_inputs
+from comfysnap_server.engine.comfyui.folders import add_models, confine_inputs
 from comfysnap_server.engine.comfyui.mask import MaskRecord, masked
 from comfysnap_server.engine.comfyui.options import ComfyOptions
 from comfysnap_server.engine.comfyui.pack_devices import PackDevices
@@ -162,6 +162,8 @@ def _import(
     report.packs = leftovers.settle(report.packs, THREADS_END)
     restore_functions()
     confine_inputs(folder_paths)
+    if options.remote_models is not None:
+        add_models(folder_paths, options.remote_models)
     with _timed(report, "weights"):
         for path in resolve(options.preload, folder_paths.get_full_path):
             weights.add(path)
@@ -187,6 +189,8 @@ def load_deferred(comfy: Comfy) -> None:
         )
         with comfy.leftovers.naming_starters():
             comfy.report.packs += comfy.leftovers.settle([asyncio.run(load)])
+        if comfy.options.remote_models is not None:
+            add_models(comfy.folder_paths, comfy.options.remote_models)
 
 
 def _close(loop: asyncio.AbstractEventLoop, report: LoadReport) -> None:

@@ -24,6 +24,8 @@ class ComfyOptions(BaseModel, frozen=True, extra="forbid"):
     """Node packs that need the GPU when imported: loaded in ``attach``, not in ``load``."""
     extra_model_paths: list[Path] = Field(default_factory=list[Path])
     """Files like ``extra_model_paths.yaml``, in addition to the checkout's own."""
+    remote_models: Path | None = None
+    """Folder laid out like ``models/``, with those that jobs named by URL."""
     preload: list[str] = Field(default_factory=list)
     """Safetensors files, as ``kind/name`` (``checkpoints/x.safetensors``), read into memory."""
     mask_cuda: bool = True
