@@ -73,7 +73,7 @@ async def test_a_hundred_jobs_keep_both_devices_busy_and_owners_take_turns(
     ids = [*(job.id for job in holding), *(job.id for job in submitted)]
     assert Counter(log.read_text().split()) == Counter(ids)
     used = Counter(job.timings.device for job in ended)
-    assert sorted(used) == DEVICES
+    assert set(used) == set(DEVICES)
     assert min(used.values()) > 20
     owner_of = dict(zip([job.id for job in submitted], owners, strict=True))
     by_start = sorted(ended, key=lambda job: job.started_at or job.created_at)

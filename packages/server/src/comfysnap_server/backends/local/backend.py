@@ -500,10 +500,10 @@ class LocalBackend:
 
     async def _shown(self, live: LiveJob) -> JobRecord:
         record = self._with_position(live)
-        inputs = live.inputs
-        if inputs is None:
-            inputs = (await self._stored(live.owner, record.id)).inputs
-        return record.model_copy(update={"inputs": inputs})
+        if live.has_inputs:
+            return record
+        stored = await self._stored(live.owner, record.id)
+        return record.model_copy(update={"inputs": stored.inputs})
 
     def _as_now(self, stored: JobRecord) -> JobRecord:
         live = self._live.get(stored.id)

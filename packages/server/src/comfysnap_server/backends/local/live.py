@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
-from pydantic import JsonValue
 from pydantic_core import to_json
 
 from comfysnap_schema.wire import JobEvent, JobRecord, Preview, Progress
@@ -32,8 +31,7 @@ class Stop(Enum):
 @dataclass(eq=False)
 class LiveJob:
     """The in-memory half of a job. ``record`` is what callers see, durable except for its progress;
-    ``draft`` is the newest decision, on its way to the disk. Both are without the job's inputs,
-    which may be large and never change."""
+    ``draft`` is the newest decision, on its way to the disk. Neither has inputs that are large."""
 
     seq: int
     owner: str
@@ -43,8 +41,8 @@ class LiveJob:
     has_files: bool
     record: JobRecord
     draft: JobRecord
-    inputs: dict[str, JsonValue] | None
-    """None when they are large: the store has them."""
+    has_inputs: bool
+    """Whether they have the inputs, which never change; else only the store has them."""
     models: Mapping[str, RemoteModel] = field(default_factory=dict[str, RemoteModel])
     """Those that are to be downloaded, by placeholder."""
     hashes: dict[str, str] | None = None
@@ -65,7 +63,7 @@ class LiveJob:
     def of(cls, seq: int, request: JobRequest, record: JobRecord) -> "LiveJob":
         """From what the store has."""
         small = len(to_json(request.inputs)) <= _SMALL_BYTES
-        record = record.model_copy(update={"inputs": {}})
+        record = record.model_copy(update={"inputs": request.inputs if small else {}})
         return cls(
             seq=seq,
             owner=request.owner,
@@ -76,7 +74,7 @@ class LiveJob:
             models=request.models,
             record=record,
             draft=record,
-            inputs=request.inputs if small else None,
+            has_inputs=small,
         )
 
     @property
