@@ -205,7 +205,7 @@ def messages(data: Json) -> list[str]:
             {"cnr_id": "kj", "aux_id": "kijai/KJNodes", "ver": "abc"},
             "the node pack kj abc (github.com/kijai/KJNodes):",
         ),
-        ({"aux_id": "kijai/KJNodes"}, "the node pack kijai/KJNodes:"),
+        ({"aux_id": "kijai/KJNodes"}, "the node pack github.com/kijai/KJNodes:"),
         ({"cnr_id": "comfy-core", "ver": "0.30.1"}, "the object_info of ComfyUI 0.30.1 or later"),
         ({"cnr_id": "comfy-core"}, "the object_info of ComfyUI at its newest or later"),
         ({"cnr_id": 3, "aux_id": "no repo"}, "pass one of a ComfyUI that has it"),

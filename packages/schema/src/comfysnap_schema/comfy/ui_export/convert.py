@@ -191,11 +191,12 @@ def _unknown(node: UiNode) -> ConversionError:
             f"{what}, of ComfyUI{version} itself: the node catalogue is of another version; pass"
             f" the object_info of ComfyUI{version or ' at its newest'} or later",
         )
-    where = f" (github.com/{pack.repo})" if pack.repo and pack.repo != pack.id else ""
+    repo = f"github.com/{pack.repo}" if pack.repo else ""
+    where = f" ({repo})" if pack.id and repo else ""
     return ConversionError(
         "unknown_node",
-        f"{what}, of the node pack {pack.id or pack.repo}{version}{where}: pass the object_info of"
-        " a ComfyUI that has this pack",
+        f"{what}, of the node pack {pack.id or repo}{version}{where}: pass the object_info of a"
+        " ComfyUI that has this pack",
     )
 
 
