@@ -90,6 +90,23 @@ def test_every_command_of_the_readme_exists_with_its_options(command: list[str])
         assert option in done.stdout
 
 
+def test_the_readmes_way_from_a_picture_to_a_workflow_works(tmp_path: Path) -> None:
+    saved = ROOT / "tests" / "schema" / "comfy" / "saved" / "still.png"
+    (tmp_path / "lisbon.png").write_bytes(saved.read_bytes())
+    (command,) = [words for words in commands() if words[-1].endswith(".png")]
+    for words in (command[1:], ["generate"], ["check"]):
+        done = subprocess.run(
+            [*COMFYSNAP, *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "LisbonInput" in (tmp_path / "comfysnap_models" / "lisbon.py").read_text()
+
+
 PACKAGES = {
     name: ROOT / "packages" / name / "src" / f"comfysnap_{name}"
     for name in ("schema", "client", "server")

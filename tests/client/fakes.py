@@ -49,7 +49,7 @@ CONTRACT: dict[str, Any] = {
             "scale": {"type": "number"},
             "tiled": {"type": "boolean"},
             "sampler": {"enum": ["euler", "heun"]},
-            "seed": {"type": ["integer", "string"], "pattern": "^[0-9]+$"},
+            "seed": {"type": ["integer", "string"], "pattern": "^[0-9]+$", "x-random": True},
             "negative": {"type": ["string", "null"]},
             "strength": {"type": ["number", "null"]},
             "image": {"x-kind": "image", "oneOf": []},

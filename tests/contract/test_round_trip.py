@@ -11,6 +11,7 @@ from PIL import Image
 
 from comfysnap_client import Client, InvalidInput, JobCancelled, NotFound
 from comfysnap_schema.base import WorkflowInput
+from comfysnap_schema.wire.files import ImageFile
 from comfysnap_schema.wire.jobs import JobStatus
 from comfysnap_schema.workflows.flux import FluxInput, FluxOutput
 from comfysnap_schema.workflows.hello import HelloInput
@@ -141,7 +142,16 @@ async def test_resumed_events_start_with_the_newer_state(slow_url: str, slow: Cl
         headers = {"Last-Event-ID": str(final.version - 1)}
         text = (await http.get(f"/events/{job.id}", headers=headers)).text
     events = [line for line in text.splitlines() if line.startswith("event:")]
-    assert events == ["event: done"]
+    assert events == ["event: output", "event: done"]
+
+
+async def test_outputs_come_typed_and_can_be_read(client: Client) -> None:
+    job = await client.infer_async(FluxInput(prompt="a fox", width=256, height=256, count=2))
+    outputs = [output async for output in job.outputs()]
+    assert [output.name for output in outputs] == ["images"]
+    first, second = outputs[0].files
+    assert isinstance(first, ImageFile)
+    assert (await second.read()).startswith(b"\x89PNG")
 
 
 async def test_a_broken_download_is_resumed(client: Client, url: str) -> None:

@@ -4,19 +4,24 @@ from pathlib import Path
 from typing import assert_type
 
 from comfysnap_client import Client, Job, Lora
-from comfysnap_schema.wire.files import FileByUrl, FileInput, ImageFile, VideoFile
+from comfysnap_schema.wire.files import FileByUrl, FileInput, ImageFile, OutputFile, VideoFile
 from comfysnap_schema.workflows import FluxInput, FluxOutput, HelloInput, Img2imgInput, VideoInput
 from tests.typing_cases.edit import EditInput
 
 
 async def calls_are_typed(client: Client) -> None:
-    output = await client.infer_sync(FluxInput(prompt="x"))
-    assert_type(output, FluxOutput)
-    assert_type(output.images[0], ImageFile)
+    out = await client.infer_sync(FluxInput(prompt="x"))
+    assert_type(out, FluxOutput)
+    assert_type(out.images[0], ImageFile)
     job = await client.infer_async(FluxInput(prompt="x", seed=2**63, width=512))
     assert_type(job, Job[FluxOutput])
     assert_type(await job.result(), FluxOutput)
     assert_type(client.job("id", FluxOutput), Job[FluxOutput])
+    async for output in job.outputs():
+        assert_type(output.name, str)
+        assert_type(output.files, list[OutputFile])
+        for file in output.files:
+            assert_type(await file.save("x"), Path)
     video = await client.infer_sync(VideoInput(prompt="x", fps=24))
     assert_type(video.video, VideoFile)
     assert_type(FluxInput(prompt="x").seed, int | None)

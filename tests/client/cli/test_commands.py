@@ -65,6 +65,24 @@ async def test_infer_saves_the_files_and_prints_their_paths(
     assert server.requests[0].headers["authorization"] == "Bearer sesame"
 
 
+@pytest.mark.parametrize("given", [[], ["seed=8"]])
+async def test_a_seed_that_the_server_drew_is_shown_beside_the_outputs(
+    server: FakeServer, given: list[str]
+) -> None:
+    job = {
+        "id": "job_1", "workflow": "draw", "status": "succeeded", "version": 3,
+        "inputs": {"prompt": "x", "seed": 8, "steps": 4}, "outputs": {"text": "a fox"},
+        "created_at": "2026-11-26T00:00:00Z",
+    }  # fmt: skip
+    for options in ([], ["--json"]):
+        server.on("/infer_async", responding(JSONResponse(job, 202)))
+        ran = await run(server, "infer", "draw", "prompt=x", *given, *options)
+        if options:
+            assert (json.loads(ran.out)["inputs"]["seed"], ran.err) == (8, "")
+        else:
+            assert (ran.out, "seed=8" in ran.err) == ("text: a fox\n", not given)
+
+
 async def test_a_second_result_does_not_overwrite_the_first(
     server: FakeServer, tmp_path: Path
 ) -> None:

@@ -217,9 +217,25 @@ def test_outputs_are_recognized_by_the_class_that_saves_them(
     assert {key: entry.kind for key, entry in outputs.items()} == {name: kind}
 
 
-def test_a_video_combiner_that_writes_gifs_makes_an_animation() -> None:
-    graph: Graph = {"1": node("VHS_VideoCombine", format="image/gif")}
-    assert propose(graph, name="x").spec.outputs["animation"].kind is Kind.ANIMATION
+@pytest.mark.parametrize(
+    ("form", "name", "kind", "many"),
+    [
+        ("image/gif", "animation", Kind.ANIMATION, False),
+        ("image/webp", "animation", Kind.ANIMATION, False),
+        ("video/ffmpeg-gif", "animation", Kind.ANIMATION, False),
+        ("video/gifski", "animation", Kind.ANIMATION, False),
+        ("video/16bit-png", "images", Kind.IMAGE, True),
+        ("video/8bit-png", "images", Kind.IMAGE, True),
+        ("video/h264-mp4", "video", Kind.VIDEO, False),
+        ("video/ProRes", "video", Kind.VIDEO, False),
+    ],
+)
+def test_a_video_combiner_makes_what_its_format_says(
+    form: str, name: str, kind: Kind, many: bool
+) -> None:
+    graph: Graph = {"1": node("VHS_VideoCombine", format=form, save_metadata=True)}
+    output = propose(graph, name="x").spec.outputs[name]
+    assert (output.kind, output.many) == (kind, many)
 
 
 def test_previews_are_enabled_only_when_nothing_is_saved() -> None:

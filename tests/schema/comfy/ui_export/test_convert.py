@@ -8,7 +8,7 @@ import pytest
 
 from comfysnap_schema.comfy.graph import parse_graph
 from comfysnap_schema.comfy.ui_export.convert import import_ui, is_ui_format, read_export
-from comfysnap_schema.wire.errors import GraphError
+from comfysnap_schema.wire.errors import GraphError, UiFormatError
 from tests.schema.comfy.ui_export.drawing import (
     CATALOGUE,
     Json,
@@ -189,6 +189,98 @@ def test_a_bypassed_node_read_as_any_type_goes_by_position(from_slot: int, link_
 def test_unknown_classes_are_reported_together_by_name() -> None:
     data = ui([node(1, "Nope"), node(2, "Other"), node(3, "Latent")], [])
     assert refusals(data) == [("unknown_node", "1"), ("unknown_node", "2")]
+
+
+def messages(data: Json) -> list[str]:
+    with pytest.raises(UiFormatError) as caught:
+        import_ui(data, CATALOGUE)
+    return [message for _, _, message in caught.value.refused]
+
+
+@pytest.mark.parametrize(
+    ("properties", "named"),
+    [
+        ({"cnr_id": "comfyui-kjnodes", "ver": "1.0.5"}, "the node pack comfyui-kjnodes 1.0.5:"),
+        (
+            {"cnr_id": "kj", "aux_id": "kijai/KJNodes", "ver": "abc"},
+            "the node pack kj abc (github.com/kijai/KJNodes):",
+        ),
+        ({"aux_id": "kijai/KJNodes"}, "the node pack github.com/kijai/KJNodes:"),
+        ({"cnr_id": "comfy-core", "ver": "0.30.1"}, "the object_info of ComfyUI 0.30.1 or later"),
+        ({"cnr_id": "comfy-core"}, "the object_info of ComfyUI at its newest or later"),
+        ({"cnr_id": 3, "aux_id": "no repo"}, "pass one of a ComfyUI that has it"),
+    ],
+)
+def test_an_unknown_class_says_where_it_comes_from(properties: Json, named: str) -> None:
+    (message,) = messages(ui([node(1, "Nope", properties=properties)], []))
+    assert "'Nope'" in message
+    assert named in message
+
+
+@pytest.mark.parametrize("name", ["workflow>My group", "workflow/My group"])
+def test_a_group_node_is_refused_by_name(name: str) -> None:
+    data = ui([node(1, name, outputs=["IMAGE"]), node(2, "Save", [slot("images", "IMAGE", 1)])],
+              [[1, 1, 0, 2, 0, "IMAGE"]])  # fmt: skip
+    data |= {"extra": {"groupNodes": {"My group": {"nodes": [], "links": []}}}}
+    assert refusals(data) == [("group_node", "1")]
+    (message,) = messages(data)
+    assert "'My group'" in message
+    assert "Export (API)" in message
+
+
+def test_everything_that_cannot_be_converted_is_reported_at_once() -> None:
+    nodes = [
+        node(1, "Nope", [slot("images", "IMAGE", 1)], ["IMAGE"]),
+        node(2, "Pack", values=[3, "more"]),
+        node(3, "Encode", [slot("clip", "CLIP", 2)], values=["{a|b}"]),
+        node(4, "workflow>Old", mode=0),
+        node(5, "Sample", [slot("model", "MODEL", 3), slot("latent", "LATENT", 4)],
+             values=[1, "odd"]),
+    ]  # fmt: skip
+    links = [[n, 90 + n, 0, target, 0, "*"] for n, target in ((1, 1), (2, 3), (3, 5), (4, 5))]
+    assert refusals(ui(nodes, links)) == [
+        ("unknown_node", "1"),
+        ("broken_link", "1"),
+        ("custom_widget", "2"),
+        ("broken_link", "3"),
+        ("dynamic_prompt", "3"),
+        ("group_node", "4"),
+        ("widget_values", "5"),
+        ("broken_link", "5"),
+        ("broken_link", "5"),
+    ]
+
+
+def test_a_link_into_an_optional_socket_is_kept() -> None:
+    nodes = [
+        node(1, "Load", outputs=["IMAGE", "MASK"], values=["x.png", "image"]),
+        node(2, "Sample", [slot("model", "MODEL"), slot("mask", "MASK", 1)],
+             values=[1, "fixed", 2]),
+    ]  # fmt: skip
+    graph = import_ui(ui(nodes, [[1, 1, 1, 2, 1, "MASK"]]), CATALOGUE)
+    assert inputs(graph, "2")["mask"] == ["1", 1]
+
+
+def test_what_follows_a_muted_chain_runs_without_its_input() -> None:
+    nodes = [
+        node(1, "Load", outputs=["IMAGE"], values=["x.png", "image"], mode=2),
+        node(2, "Scale", [slot("image", "IMAGE", 1)], ["IMAGE"], [2.0], mode=2),
+        node(3, "Save", [slot("images", "IMAGE", 2)], values=["out"]),
+    ]
+    links = [[1, 1, 0, 2, 0, "IMAGE"], [2, 2, 0, 3, 0, "IMAGE"]]
+    assert import_ui(ui(nodes, links), CATALOGUE) == {
+        "3": {"class_type": "Save", "inputs": {"prefix": "out"}}
+    }
+
+
+def test_controls_that_mute_other_nodes_leave_no_node() -> None:
+    nodes = [
+        node(1, "Latent", outputs=["LATENT"], values=[64, 64]),
+        node(2, "Fast Muter (rgthree)", [slot("Latent", "*", 1)], ["*"]),
+        node(3, "Mute / Bypass Repeater (rgthree)", [slot("", "*", 2)], ["*"]),
+    ]
+    links = [[1, 1, 0, 2, 0, "*"], [2, 2, 0, 3, 0, "*"]]
+    assert list(import_ui(ui(nodes, links), CATALOGUE)) == ["1"]
 
 
 @pytest.mark.parametrize(

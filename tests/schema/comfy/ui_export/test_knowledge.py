@@ -1,19 +1,21 @@
 """What a UI export says beside its graph."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from comfysnap_schema.comfy.ui_export.convert import import_ui
+from comfysnap_schema.comfy.ui_export.convert import import_ui, read_export
 from comfysnap_schema.comfy.ui_export.knowledge import (
     Drawing,
     ModelSource,
-    UsedPack,
     drawing_of,
     read_drawing,
 )
+from comfysnap_schema.comfy.ui_export.packs import UsedPack
+from tests.schema.comfy.test_picture import box, exif, png, webp
 from tests.schema.comfy.ui_export.drawing import CATALOGUE, Json, node, pipeline, slot, subgraph, ui
 
 GRAPH_ID = "e13112f7-3d09-4ae1-9e84-633a0627d945"
@@ -81,7 +83,7 @@ def with_subgraph(
     return ui(nodes, links, inner)
 
 
-def test_an_export_in_api_format_or_in_a_picture_says_nothing(tmp_path: Path) -> None:
+def test_an_export_in_api_format_or_in_a_damaged_picture_says_nothing(tmp_path: Path) -> None:
     file = tmp_path / "x.json"
     file.write_text("{}")
     assert read_drawing(file, {}, CATALOGUE) == Drawing()
@@ -91,6 +93,41 @@ def test_an_export_in_api_format_or_in_a_picture_says_nothing(tmp_path: Path) ->
     file.write_text(json.dumps(data))
     assert read_drawing(file, {}, None) == Drawing()
     assert read_drawing(file, import_ui(data, CATALOGUE), CATALOGUE).outputs == ("6",)
+
+
+def as_png(data: Json) -> bytes:
+    graph = json.dumps(import_ui(data, CATALOGUE)).encode()
+    drawing = json.dumps(data).encode()
+    return png((b"tEXt", b"prompt\0" + graph), (b"tEXt", b"workflow\0" + drawing))
+
+
+def as_webp(data: Json) -> bytes:
+    return webp(exif("<", b"workflow:" + json.dumps(data).encode() + b"\0"))
+
+
+def as_mp4(data: Json) -> bytes:
+    comment = json.dumps({"prompt": import_ui(data, CATALOGUE), "workflow": json.dumps(data)})
+    user = box(b"udta", box(b"\xa9cmt", bytes(4), comment.encode()))
+    return box(b"ftyp", b"isom") + box(b"moov", user)
+
+
+@pytest.mark.parametrize("saved", [as_png, as_webp, as_mp4])
+def test_app_mode_is_read_from_a_picture_or_a_video_as_from_the_export(
+    tmp_path: Path, saved: Callable[[Json], bytes]
+) -> None:
+    choice = {"inputs": [["4", "steps"], ["2", "text"]], "outputs": ["6"]}
+    data = pipeline() | {"extra": {"linearData": choice}}
+    file = tmp_path / "saved"
+    file.write_bytes(saved(data))
+    graph = read_export(file, CATALOGUE)
+    assert read_drawing(file, graph, CATALOGUE) == drawn(data)
+    assert chosen(drawn(data)) == {"steps": ["4.inputs.steps"], "text": ["2.inputs.text"]}
+
+
+def test_a_damaged_drawing_beside_a_graph_says_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "x.png"
+    file.write_bytes(png((b"tEXt", b'workflow\0{"nodes": [{}], "links": []}')))
+    assert read_drawing(file, {}, CATALOGUE) == Drawing()
 
 
 def test_inputs_and_outputs_of_app_mode_are_found() -> None:

@@ -50,9 +50,11 @@ class MemoryRecords:
 @dataclass
 class MemoryFeed:
     entries: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    news: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def append(self, job_id: str, entry: str, *, keep: int = 60) -> None:
         self.entries.append((job_id, entry))
+        self.news.set()
 
     async def read(self, job_id: str, *, wait: float) -> AsyncIterator[str]:
         for key, entry in list(self.entries):

@@ -1,6 +1,7 @@
 """What a GPU container does with calls that come twice, again, too late, or never end."""
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,14 @@ import pytest
 from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.files import FileBySha256, Kind
 from comfysnap_schema.wire.jobs import JobStatus, Progress
-from comfysnap_server.backends.modal.records import CancelRequest, End, claim_key, job_key
+from comfysnap_schema.workflow.map import OutputSpec
+from comfysnap_server.backends.modal.records import (
+    CancelRequest,
+    End,
+    FeedEntry,
+    claim_key,
+    job_key,
+)
 from comfysnap_server.backends.modal.runner import STUCK_EXIT_CODE, JobRunner, WorkerPolicy
 from comfysnap_server.backends.modal.shared_files import output_folder
 from comfysnap_server.engine.protocol import (
@@ -18,6 +26,7 @@ from comfysnap_server.engine.protocol import (
     EngineInterrupted,
     EngineJob,
     EngineResult,
+    NodeOutput,
     ProducedFile,
     Report,
 )
@@ -65,6 +74,36 @@ class FakeEngine:
             self.go.set()
 
 
+class DraftingEngine(FakeEngine):
+    """Reports the output ``draft`` before it waits for ``go``."""
+
+    def run(self, job: EngineJob, report: Report) -> EngineResult:
+        """Write, report, go on."""
+        path = job.output_dir / "draft.txt"
+        path.write_text("draft")
+        report(NodeOutput(name="draft", items=[ProducedFile(path=path, kind=Kind.IMAGE)]))
+        return super().run(job, report)
+
+
+TWO_OUTPUTS = {
+    "draft": OutputSpec(node="2", kind=Kind.IMAGE),
+    "images": OutputSpec(node="3", kind=Kind.IMAGE),
+}
+
+
+def told(cloud: Cloud) -> list[FeedEntry]:
+    entries = [FeedEntry.model_validate_json(text) for _, text in cloud.feed.entries]
+    return [entry for entry in entries if entry.outputs is not None]
+
+
+async def until_told(cloud: Cloud) -> FeedEntry:
+    async with asyncio.timeout(10):
+        while not told(cloud):
+            await cloud.feed.news.wait()
+            cloud.feed.news.clear()
+    return told(cloud)[0]
+
+
 @pytest.fixture
 def cloud(tmp_path: Path) -> Cloud:
     return Cloud(tmp_path / "volume")
@@ -110,6 +149,64 @@ async def test_the_files_are_committed_before_the_end_is_told(
     assert commits_at_end == [1]
     assert (cloud.root / output_folder(JOB) / "made.txt").read_text() == "made"
     assert end(cloud).timings.start_kind == "restored"
+
+
+async def test_an_early_output_is_committed_once_before_it_is_told(cloud: Cloud) -> None:
+    engine = DraftingEngine()
+    engine.go.clear()
+    worker = JobRunner(engine, cloud.platform, QUICK)
+    running = asyncio.create_task(run(worker, outputs=TWO_OUTPUTS))
+    entry = await until_told(cloud)
+    folder = cloud.root / "outputs" / JOB
+    assert cloud.files.commits == 1
+    assert [path.name for path in folder.iterdir()] == ["draft.txt"]
+    assert entry.progress is not None
+    engine.go.set()
+    assert await running == "succeeded"
+    assert cloud.files.commits == 2
+    assert sorted(path.name for path in folder.iterdir()) == ["draft.txt", "made.txt"]
+    outputs = end(cloud).outputs
+    assert outputs is not None
+    assert entry.outputs == {"draft": outputs["draft"]}
+    assert len(told(cloud)) == 1
+
+
+async def test_an_output_that_was_told_stays_when_the_engine_cannot_be_stopped(
+    cloud: Cloud,
+) -> None:
+    engine = DraftingEngine()
+    engine.go.clear()
+    engine.deaf = True
+    worker = JobRunner(engine, cloud.platform, QUICK, exit_process=sys.exit)
+    with pytest.raises(SystemExit):
+        await run(worker, timeout=1.0, outputs=TWO_OUTPUTS)
+    (entry,) = told(cloud)
+    assert (end(cloud).status, end(cloud).outputs) == (JobStatus.TIMED_OUT, entry.outputs)
+    engine.error = EngineInterrupted()
+    engine.go.set()
+
+
+async def test_an_output_whose_file_cannot_be_kept_early_comes_with_the_end(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = asyncio.Event()
+
+    async def fail() -> None:
+        failed.set()
+        raise ConnectionError("Modal is away")
+
+    engine = DraftingEngine()
+    engine.go.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(cloud.files, "commit", fail)
+        worker = JobRunner(engine, cloud.platform, QUICK)
+        running = asyncio.create_task(run(worker, outputs=TWO_OUTPUTS))
+        async with asyncio.timeout(10):
+            await failed.wait()
+    engine.go.set()
+    assert await running == "succeeded"
+    assert told(cloud) == []
+    assert sorted(end(cloud).outputs or {}) == ["draft", "images"]
 
 
 async def test_a_second_call_for_the_same_job_gives_way(

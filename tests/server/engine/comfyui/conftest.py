@@ -136,6 +136,7 @@ class Driver:
         *,
         output: str | None = None,
         kind: str = "image",
+        outputs: Mapping[str, Json] | None = None,
         job_id: str | None = None,
         files: Mapping[str, bytes] | None = None,
         **more: Any,
@@ -148,10 +149,8 @@ class Driver:
             (folder / "input" / name).write_bytes(data)
         job = self._jobs[job_id] = Running(job_id, folder, self)
         node = output or list(graph)[-1]
-        outputs = {"out": {"node": node, "kind": kind, "many": True}}
-        self._send(
-            do="run", job_id=job_id, graph=graph, outputs=outputs, folder=str(folder), **more
-        )
+        wanted = outputs or {"out": {"node": node, "kind": kind, "many": True}}
+        self._send(do="run", job_id=job_id, graph=graph, outputs=wanted, folder=str(folder), **more)
         return job
 
     def run(self, graph: Mapping[str, Any], **options: Any) -> tuple[Json, Running]:

@@ -64,7 +64,7 @@ def test_files_of_expanded_nodes_belong_to_their_own_job(engine: Driver) -> None
         done, job = engine.run(graph, output="1")
         assert done["status"] == "succeeded", done
         assert [file["name"] for file in done["outputs"]["out"]] == ["expanded_00001_.png"]
-        assert job.files() == ["after_00001_.png", "expanded_00001_.png"]
+        assert job.files() == ["expanded_00001_.png"]
 
 
 def test_a_path_into_a_jobs_folder_is_not_passed_to_the_next_job(engine: Driver) -> None:
@@ -88,6 +88,50 @@ def test_temp_files_that_are_not_outputs_are_deleted_after_the_job(engine: Drive
     graph = {**graphs.hello(prefix="kept"), "4": graphs.node("PreviewImage", images=["1", 0])}
     _, job = engine.run(graph, output="3")
     assert job.files() == ["kept_00001_.png"]
+
+
+TWO_SAVES: dict[str, Any] = {
+    **graphs.hello(prefix="sub/draft"),
+    "4": graphs.node("ImageInvert", image=["2", 0]),
+    "5": graphs.node("SaveImage", images=["4", 0], filename_prefix="sub/draft"),
+}
+DRAFT_AND_LAST = {
+    "last": {"node": "5", "kind": "image"},
+    "draft": {"node": "3", "kind": "image", "many": True},
+}
+
+
+def test_an_output_is_reported_while_other_nodes_still_run(engine: Driver) -> None:
+    done, job = engine.run(TWO_SAVES, outputs=DRAFT_AND_LAST)
+    assert done["status"] == "succeeded", done
+    kinds = [event["event"] for event in job.events]
+    assert kinds.count("output") == 1
+    assert "progress" in kinds[kinds.index("output") :]
+    (early,) = [event for event in job.events if event["event"] == "output"]
+    assert (early["name"], early["value"]) == ("draft", done["outputs"]["draft"])
+    names = [done["outputs"]["draft"][0]["name"], done["outputs"]["last"]["name"]]
+    assert names == ["draft_00001_.png", "draft_00002_.png"]
+    assert job.files() == names
+
+
+def test_outputs_of_expanded_nodes_are_the_same_early_and_in_the_end(engine: Driver) -> None:
+    graph = {
+        "1": graphs.node("Expands", color=0x00FF00),
+        "2": graphs.node("SaveImage", images=["1", 0], filename_prefix="after"),
+    }
+    outputs = {"all": {"node": "1", "kind": "image"}, "after": {"node": "2", "kind": "image"}}
+    done, job = engine.run(graph, outputs=outputs)
+    assert done["outputs"]["all"]["name"] == "expanded_00001_.png"
+    reported = {e["name"]: e["value"] for e in job.events if e["event"] == "output"}
+    assert reported.items() <= done["outputs"].items()
+
+
+def test_a_job_that_fails_later_has_the_outputs_that_were_complete(engine: Driver) -> None:
+    done, job = engine.run(
+        TWO_SAVES, outputs={**DRAFT_AND_LAST, "last": {"node": "5", "kind": "video"}}
+    )
+    assert done["error"]["code"] == "output_missing"
+    assert [file["name"] for file in done["outputs"]["draft"]] == job.files()
 
 
 def test_a_file_outside_the_jobs_folder_is_not_an_output(engine: Driver) -> None:

@@ -6,7 +6,7 @@ import json as jsonlib
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ from comfysnap_client.errors import (
 )
 from comfysnap_client.job import Job
 from comfysnap_client.retry import RetryPolicy
-from comfysnap_schema.wire import JobRecord, JobStatus, Progress
+from comfysnap_schema.wire import JobRecord, JobStatus, Progress, WorkflowDetail
 
 FAILED, USAGE, UNREACHABLE, TIMED_OUT, INTERRUPTED = 1, 2, 3, 4, 130
 
@@ -134,7 +134,10 @@ async def infer(client: Client, options: InferOptions) -> None:
             await _follow(job, bar, options, options.timeout, cancel=True) if options.wait else []
         )
     if options.wait:
-        _print_result(await job.wait(), files, json=options.json)
+        record = await job.wait()
+        _print_result(record, files, json=options.json)
+        if not options.json:
+            _print_drawn(record, detail, inputs)
     else:
         print(job.record.model_dump_json() if options.json and job.record else job.id)
 
@@ -249,6 +252,14 @@ def _print_result(record: JobRecord, files: Sequence[Path], *, json: bool) -> No
         if not _is_file(value):
             text = value if isinstance(value, str) else jsonlib.dumps(value)
             print(f"{name}: {text}")
+
+
+def _print_drawn(record: JobRecord, detail: WorkflowDetail, given: Mapping[str, object]) -> None:
+    """Print the values that the server drew, on stderr: stdout has the outputs alone."""
+    properties = cast("dict[str, dict[str, Any]]", detail.input_schema.get("properties", {}))
+    for name, value in record.inputs.items():
+        if name not in given and properties.get(name, {}).get("x-random"):
+            print(f"{name}={value} (drawn for this job)", file=sys.stderr)
 
 
 def _is_file(value: object) -> bool:

@@ -18,7 +18,9 @@ MAX_GRAPH_BYTES = 16 * 1024 * 1024
 NOTES: Final = frozenset(
     {
         "Note", "MarkdownNote", "Label (rgthree)", "Bookmark (rgthree)",
-        "Fast Groups Muter (rgthree)", "Fast Groups Bypasser (rgthree)",
+        "Fast Groups Muter (rgthree)", "Fast Groups Bypasser (rgthree)", "Fast Muter (rgthree)",
+        "Fast Bypasser (rgthree)", "Fast Actions Button (rgthree)", "Node Collector (rgthree)",
+        "Mute / Bypass Relay (rgthree)", "Mute / Bypass Repeater (rgthree)",
     }
 )  # fmt: skip
 """Annotations and controls of ComfyUI's editor; they never run."""

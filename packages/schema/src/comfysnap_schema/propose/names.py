@@ -54,6 +54,7 @@ _BY_PATTERN: Final = tuple(
     (re.compile(nodes.pattern, re.IGNORECASE), role) for nodes, role in _ROLES if nodes.pattern
 )
 _ANIMATION: Final = next(role for _, role in _ROLES if role.kind is Kind.ANIMATION)
+_FRAMES: Final = next(role for _, role in _ROLES if role.kind is Kind.IMAGE and role.many)
 
 
 def output_of(class_type: str, inputs: Mapping[str, JsonValue]) -> OutputRole | None:
@@ -62,8 +63,11 @@ def output_of(class_type: str, inputs: Mapping[str, JsonValue]) -> OutputRole | 
     if known is not None or class_type in _SAVES_MODELS:
         return known
     role = next((role for pattern, role in _BY_PATTERN if pattern.search(class_type)), None)
-    if role and role.kind is Kind.VIDEO and str(inputs.get("format", "")).startswith("image/"):
-        return _ANIMATION  # VideoHelperSuite: format "image/gif", "image/webp", "video/h264-mp4"
+    if role and role.kind is Kind.VIDEO:
+        made = str(inputs.get("format", ""))  # VideoHelperSuite: "image/gif", "video/16bit-png"
+        if made.startswith("image/") or "gif" in made:
+            return _ANIMATION
+        return _FRAMES if made.endswith("png") else role
     return role
 
 

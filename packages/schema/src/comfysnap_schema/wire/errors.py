@@ -124,7 +124,7 @@ class UiFormatError(GraphError):
     Args:
         refused: The parts that cannot be converted, as ``(code, node, message)``; codes are
             ``unknown_node``, ``custom_widget``, ``widget_values``, ``dynamic_prompt``,
-            ``date_format``, ``broken_link``, ``hidden_links``, ``too_large``.
+            ``date_format``, ``broken_link``, ``hidden_links``, ``group_node``, ``too_large``.
         file: The file with the error, if any.
     """
 

@@ -91,9 +91,15 @@ class OutputCollector:
             EngineError: ``output_missing``: an output node produced nothing; ``engine_failed``: a
                 file is outside the job's output folder.
         """
+        failure: EngineError | None = None
         for name in self._job.outputs:
-            if name not in self.collected:
-                self._collect(name, result.outputs.get(name, []))
+            try:
+                if name not in self.collected:
+                    self._collect(name, result.outputs.get(name, []))
+            except EngineError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
         self.collected = {name: self.collected[name] for name in self._job.outputs}
         return self.collected
 

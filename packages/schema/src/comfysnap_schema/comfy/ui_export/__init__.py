@@ -5,9 +5,9 @@ from comfysnap_schema.comfy.ui_export.knowledge import (
     Drawing,
     ModelSource,
     ShownWidget,
-    UsedPack,
     read_drawing,
 )
+from comfysnap_schema.comfy.ui_export.packs import UsedPack
 
 __all__ = [
     "Drawing",

@@ -1,8 +1,11 @@
 """Turns ComfyUI's UI export into the API-format graph that its editor would export."""
 
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import JsonValue
 
@@ -16,11 +19,21 @@ from comfysnap_schema.comfy.ui_export.everywhere import (
 )
 from comfysnap_schema.comfy.ui_export.filenames import PREFIX, SAVES, filled
 from comfysnap_schema.comfy.ui_export.model import UiNode, as_object, is_ui_format, parse_ui
+from comfysnap_schema.comfy.ui_export.packs import OWN_PACK, pack_of
+from comfysnap_schema.comfy.ui_export.promoted import Value
 from comfysnap_schema.comfy.ui_export.resolve import VIRTUAL, LinkResolver, Origin, Scope
-from comfysnap_schema.comfy.ui_export.widgets import ConversionError, sent_values, widgets_of
+from comfysnap_schema.comfy.ui_export.widgets import (
+    ConversionError,
+    Widget,
+    sent_value,
+    widgets_of,
+)
 from comfysnap_schema.wire import GraphError, UiFormatError
 
 __all__ = ["import_ui", "is_ui_format", "read_export"]
+
+GROUP_NODES: Final = ("workflow>", "workflow/")
+"""Prefixes of group nodes, which older editors made; ``extra.groupNodes`` defines them."""
 
 
 def read_export(path: Path, catalogue: Catalogue | None) -> Graph:
@@ -77,45 +90,114 @@ def import_ui(data: object, catalogue: Catalogue, *, file: str | None = None) ->
                 message = f"{node.type!r} makes links that the file does not have; draw them"
                 refused.append(("hidden_links", scope.id_of(node.id), message))
                 continue
-            try:
-                graph[scope.id_of(node.id)] = _convert(resolver, scope, node)
-            except ConversionError as error:
-                refused.append((error.code, scope.id_of(node.id), error.message))
-            except RecursionError:
-                message = "its links pass through too many nodes"
-                refused.append(("too_large", scope.id_of(node.id), message))
+            found = _Conversion(resolver, scope, node)
+            graph[scope.id_of(node.id)] = found.node()
+            refused += found.refused
     if refused:
         raise UiFormatError(tuple(refused), file=file)
     return graph
 
 
-def _convert(resolver: LinkResolver, scope: Scope, node: UiNode) -> Node:
-    known = resolver.catalogue.get(node.type)
-    if known is None:
-        raise ConversionError(
-            "unknown_node", f"unknown node class {node.type!r}: not in the node catalogue"
+class _Conversion:
+    """One node, and everything about it that only the editor can convert."""
+
+    def __init__(self, resolver: LinkResolver, scope: Scope, node: UiNode) -> None:
+        self._resolver = resolver
+        self._scope = scope
+        self._node = node
+        self.refused: list[tuple[str, str, str]] = []
+
+    @contextmanager
+    def _noting(self) -> Generator[None]:
+        """Note what cannot be converted, and go on."""
+        id_ = self._scope.id_of(self._node.id)
+        try:
+            yield
+        except ConversionError as error:
+            self.refused.append((error.code, id_, error.message))
+        except RecursionError:
+            self.refused.append(("too_large", id_, "its links pass through too many nodes"))
+
+    def node(self) -> Node:
+        """The node as far as it can be converted; see ``refused``."""
+        known = self._resolver.catalogue.get(self._node.type)
+        inputs: dict[str, JsonValue] = {}
+        if known is None:
+            with self._noting():
+                raise _unknown(self._node)
+            for slot in self._node.inputs:
+                with self._noting():
+                    self._resolver.input(self._scope, self._node, slot)
+        else:
+            inputs = self._inputs(known)
+        converted: Node = {"class_type": self._node.type, "inputs": inputs}
+        if self._node.title:
+            converted["_meta"] = {"title": self._node.title}
+        return converted
+
+    def _inputs(self, known: NodeDef) -> dict[str, JsonValue]:
+        node, resolver = self._node, self._resolver
+        widgets: dict[str, Widget] = {}
+        with self._noting():
+            widgets = widgets_of(known, node)
+        readable = not self.refused
+        linked: dict[str, JsonValue] = {}
+        for slot in resolver.linkable(self._scope, node, known, widgets):
+            found: Origin | Value | None = None
+            with self._noting():
+                found = resolver.input(self._scope, node, slot)
+            if isinstance(found, Origin):
+                linked[slot.name] = [found.node, found.slot]
+            elif found is not None and not found.on_widget:
+                value: Any = found.value
+                linked[slot.name] = {"__value__": value} if isinstance(value, list) else value
+            elif found is not None and slot.name in widgets and found.value is not None:
+                widgets[slot.name].value = found.value
+        sent: dict[str, JsonValue] = {}
+        for name, widget in widgets.items():
+            with self._noting():
+                value = None if name in linked else sent_value(known, widget)
+                if value is not None:
+                    sent[name] = value
+        prefix = sent.get(PREFIX)
+        if node.type in SAVES and isinstance(prefix, str):
+            with self._noting():
+                sent[PREFIX] = filled(prefix, resolver.workflow, resolver.catalogue)
+        if readable:
+            with self._noting():
+                _check_types(resolver.catalogue, known, node, sent | linked)
+        return sent | linked
+
+
+def _unknown(node: UiNode) -> ConversionError:
+    """Why a node of a class that the catalogue lacks cannot be converted, and what would help."""
+    if node.type.startswith(GROUP_NODES):
+        name = re.split(r"[/>]", node.type, maxsplit=1)[1]
+        return ConversionError(
+            "group_node",
+            f"{name!r} is a group node, which only ComfyUI's editor can take apart: convert it to"
+            f" nodes or to a subgraph there, or {HOW_TO_EXPORT}",
         )
-    widgets = widgets_of(known, node)
-    linked: dict[str, JsonValue] = {}
-    for name, found in resolver.linked(scope, node, known, widgets):
-        if isinstance(found, Origin):
-            linked[name] = [found.node, found.slot]
-        elif not found.on_widget:
-            value: Any = found.value
-            linked[name] = {"__value__": value} if isinstance(value, list) else value
-        elif name in widgets and found.value is not None:
-            widgets[name].value = found.value
-    own = {name: widget for name, widget in widgets.items() if name not in linked}
-    sent = sent_values(known, own)
-    prefix = sent.get(PREFIX)
-    if node.type in SAVES and isinstance(prefix, str):
-        sent[PREFIX] = filled(prefix, resolver.workflow, resolver.catalogue)
-    inputs = sent | linked
-    _check_types(resolver.catalogue, known, node, inputs)
-    converted: Node = {"class_type": node.type, "inputs": inputs}
-    if node.title:
-        converted["_meta"] = {"title": node.title}
-    return converted
+    what = f"unknown node class {node.type!r}"
+    pack = pack_of(node.properties)
+    if pack is None:
+        return ConversionError(
+            "unknown_node", f"{what}: not in the node catalogue; pass one of a ComfyUI that has it"
+        )
+    version = f" {pack.version}" if pack.version else ""
+    if pack.id == OWN_PACK:
+        return ConversionError(
+            "unknown_node",
+            f"{what}, of ComfyUI{version} itself: the node catalogue is of another version; pass"
+            f" the object_info of ComfyUI{version or ' at its newest'} or later",
+        )
+    repo = f"github.com/{pack.repo}" if pack.repo else ""
+    where = f" ({repo})" if pack.id and repo else ""
+    return ConversionError(
+        "unknown_node",
+        f"{what}, of the node pack {pack.id or repo}{version}{where}: pass the object_info of a"
+        " ComfyUI that has this pack",
+    )
 
 
 def _check_types(

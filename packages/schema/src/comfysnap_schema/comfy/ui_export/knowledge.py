@@ -4,11 +4,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from comfysnap_schema.comfy.catalogue import Catalogue
-from comfysnap_schema.comfy.graph import Graph, InputPath, read_json
+from comfysnap_schema.comfy.graph import Graph, InputPath
+from comfysnap_schema.comfy.picture import read_editor_workflow
 from comfysnap_schema.comfy.ui_export.model import (
     PRIMITIVE,
     SUBGRAPH_INPUT,
@@ -19,12 +20,11 @@ from comfysnap_schema.comfy.ui_export.model import (
     is_ui_format,
     parse_ui,
 )
+from comfysnap_schema.comfy.ui_export.packs import UsedPack, packs_of
 from comfysnap_schema.comfy.ui_export.promoted import shown_widgets
 from comfysnap_schema.comfy.ui_export.resolve import REROUTES, LinkResolver, Scope
+from comfysnap_schema.comfy.ui_export.widgets import ConversionError
 from comfysnap_schema.wire import GraphError
-
-OWN_PACK: Final = "comfy-core"
-"""The id of ComfyUI's own nodes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,18 +50,6 @@ class ModelSource:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UsedPack:
-    """A node pack whose nodes are used."""
-
-    id: str
-    """In the Comfy registry; empty when the pack is not in it."""
-    repo: str
-    """``owner/name`` at GitHub, where the export has it."""
-    version: str
-    """A version of the registry or a commit."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Drawing:
     """The author's knowledge in a UI export, limited to what runs."""
 
@@ -76,7 +64,8 @@ class Drawing:
 
 
 def read_drawing(path: Path, graph: Graph, catalogue: Catalogue | None) -> Drawing:
-    """Read the knowledge in an export; only one in UI format has some.
+    """Read the knowledge in an export: one in UI format, or a picture or video with the workflow as
+    the editor draws it beside its graph.
 
     Args:
         path: The file.
@@ -84,12 +73,12 @@ def read_drawing(path: Path, graph: Graph, catalogue: Catalogue | None) -> Drawi
         catalogue: The same as for ``read_export``.
     """
     try:
-        data = read_json(path)
-    except GraphError:  # a picture, of which only the graph is read
-        return Drawing()
-    if catalogue is None or not is_ui_format(data):
-        return Drawing()
-    return drawing_of(data, graph, catalogue)
+        data = read_editor_workflow(path)
+        if catalogue is not None and is_ui_format(data):
+            return drawing_of(data, graph, catalogue)
+    except (GraphError, ConversionError):  # damaged, beside a graph that is whole
+        pass
+    return Drawing()
 
 
 def drawing_of(data: object, graph: Graph, catalogue: Catalogue) -> Drawing:
@@ -104,7 +93,7 @@ def drawing_of(data: object, graph: Graph, catalogue: Catalogue) -> Drawing:
         outputs=tuple(dict.fromkeys(node for node in outputs if node in graph)),
         shown=tuple(reader.shown()),
         models=tuple(_models(graph, reader.properties())),
-        packs=tuple(_packs(reader.properties())),
+        packs=tuple(packs_of(reader.properties())),
     )
 
 
@@ -236,28 +225,3 @@ def _sha256(entry: dict[str, Any]) -> str | None:
     text = str(entry.get("hash", "")).lower()
     kind = re.sub(r"[^a-z0-9]", "", str(entry.get("hash_type", "")).lower())
     return text if kind == "sha256" and re.fullmatch(r"[0-9a-f]{64}", text) else None
-
-
-def _packs(properties: Iterator[dict[str, Any]]) -> Iterator[UsedPack]:
-    """One entry for each pack, with the newest version that a node was saved with."""
-    found: dict[str, UsedPack] = {}
-    for node in properties:
-        name, repo, version = (node.get(key) for key in ("cnr_id", "aux_id", "ver"))
-        pack = UsedPack(
-            id=name if isinstance(name, str) else "",
-            repo=repo if isinstance(repo, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", repo) else "",
-            version=version if isinstance(version, str) else "",
-        )
-        key = (pack.id or pack.repo).lower()
-        if not key or key == OWN_PACK:
-            continue
-        if key not in found or _order(pack.version) > _order(found[key].version):
-            found[key] = pack
-    yield from found.values()
-
-
-def _order(version: str) -> tuple[bool, tuple[int, ...]]:
-    """Versions of the registry in their order, after commits."""
-    numbers = re.match(r"v?(\d+(?:\.\d+)+)", version)
-    parts = tuple(int(part) for part in numbers[1].split(".")) if numbers else ()
-    return bool(parts), parts

@@ -115,14 +115,10 @@ class LinkResolver:
         }
         return tuple({**declared, **saved}.values())
 
-    def linked(
+    def linkable(
         self, scope: Scope, node: UiNode, known: NodeDef, widgets: Mapping[str, Widget]
-    ) -> Iterator[tuple[str, Origin | Value]]:
-        """The inputs of a node that a link or an enclosing instance sets.
-
-        Raises:
-            ConversionError: ``broken_link``, for a cycle or a missing node.
-        """
+    ) -> Iterator[UiSlot]:
+        """The inputs of a node that a link or an enclosing instance may set."""
         declared = known.expand({name: widget.value for name, widget in widgets.items()})
         added = [UiSlot(name, "*") for name in self._promotions.added(scope.graph, node)]
         for slot in {slot.name: slot for slot in (*node.inputs, *added)}.values():
@@ -131,9 +127,7 @@ class LinkResolver:
             gone = slot.name not in widgets and slot.name not in declared
             if gone and (child or slot.widget):
                 continue  # the editor removes inputs that the class no longer has
-            found = self.input(scope, node, slot)
-            if found is not None:
-                yield slot.name, found
+            yield slot
 
     def input(self, scope: Scope, node: UiNode, slot: UiSlot) -> Origin | Value | None:
         """The origin or value of an input; None when it has neither.

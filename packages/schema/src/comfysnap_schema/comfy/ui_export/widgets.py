@@ -92,24 +92,19 @@ def readable_widgets(known: NodeDef, node: UiNode) -> dict[str, Widget]:
         return {}
 
 
-def sent_values(known: NodeDef, widgets: Mapping[str, Widget]) -> dict[str, JsonValue]:
-    """The values by input name, as the editor sends them.
+def sent_value(known: NodeDef, widget: Widget) -> JsonValue:
+    """The value of a widget as the editor sends it; None when it sends none.
 
     Raises:
         ConversionError: ``custom_widget``, ``dynamic_prompt``.
     """
-    found: dict[str, JsonValue] = {}
-    for widget in widgets.values():
-        if widget.entry is not None and widget.entry.widget in LIVE_TYPES:
-            raise ConversionError(
-                "custom_widget",
-                f"input {widget.name} of {known.class_type} is made by the editor for each job"
-                f" ({widget.entry.widget})",
-            )
-        value = widget.as_sent() if widget.sent else None
-        if value is not None:
-            found[widget.name] = value
-    return found
+    if widget.entry is not None and widget.entry.widget in LIVE_TYPES:
+        raise ConversionError(
+            "custom_widget",
+            f"input {widget.name} of {known.class_type} is made by the editor for each job"
+            f" ({widget.entry.widget})",
+        )
+    return widget.as_sent() if widget.sent else None
 
 
 class _Layout:

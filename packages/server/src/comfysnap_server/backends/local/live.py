@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
+from pydantic import JsonValue
 from pydantic_core import to_json
 
 from comfysnap_schema.wire import JobEvent, JobRecord, Preview, Progress

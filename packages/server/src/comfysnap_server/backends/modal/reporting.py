@@ -38,8 +38,8 @@ Keep = Callable[[Sequence[OutputFile]], Awaitable[None]]
 
 class FeedReporter:
     """One attempt's entries; only the newest of what came within an interval is sent. Outputs go
-    with the next entry, once ``keep`` has made their files readable: that is one call more for
-    all outputs of an interval."""
+    with an entry, once ``keep`` has made their files readable: one call more for all that came,
+    and at most one in ``MODERATE_S``."""
 
     def __init__(
         self,
@@ -63,6 +63,7 @@ class FeedReporter:
         self.told: dict[str, JsonValue] = {}
         """The outputs that were sent."""
         self._news = asyncio.Event()
+        self._kept_at = float("-inf")
         self._number = 0
         self.last = Progress()
         """The newest that was reported."""
@@ -107,7 +108,10 @@ class FeedReporter:
                 await self._append(frame=preview)
 
     async def _new_outputs(self) -> dict[str, JsonValue] | None:
-        """All outputs that can be told, if there are new ones."""
+        """All outputs that can be told, if there are new ones and their time has come."""
+        if self._complete and time.monotonic() - self._kept_at < MODERATE_S:
+            self._news.set()  # to look again after the next pause
+            return None
         complete, self._complete = self._complete, {}
         values = {name: output.on_wire() for name, output in complete.items()}
         told = {**self.told, **values}
@@ -116,6 +120,7 @@ class FeedReporter:
         files = [file for output in complete.values() for file in output.files]
         try:
             if files and self._keep is not None:
+                self._kept_at = time.monotonic()
                 await self._keep(files)
         except Exception:
             log.exception("outputs of %s come with its end", self._job_id)

@@ -277,7 +277,12 @@ class _Run:
         await self._execute(graph, extra, outputs)
         self._judge(events)
         folders = Folders(self._job.output_dir, self._comfy.default_dirs, self._began)
-        produced = collect(self._graph, self._job.outputs, self._ui, folders, self._saved)
+        try:
+            produced = collect(self._graph, self._job.outputs, self._ui, folders, self._saved)
+        except EngineError:  # the job keeps the outputs that are as they should be
+            for node in {spec.node for spec in self._job.outputs.values()}:
+                self._report_outputs(node)
+            raise
         for items in produced.values():
             self._kept_temp.update(i.path for i in items if isinstance(i, ProducedFile))
         return EngineResult(outputs=produced, node_seconds=events.node_seconds)
