@@ -375,7 +375,7 @@ async def measure(deployment: Deployment, count: int, seed: int) -> tuple[Seen, 
         break
     fail_some(plane)
     try:
-        async with asyncio.timeout(60 + 2 * count), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(120 + 4 * count), asyncio.TaskGroup() as group:
             group.create_task(caller.run())
             group.create_task(monkey.run())
     except TimeoutError:
