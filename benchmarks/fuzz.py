@@ -2,15 +2,18 @@
 
 Target: of 20,000 requests, half of them to a server with keys (right, wrong and missing ones), none
 gets a server error, or a status, content type or body that is not documented. The server runs in
-this process, with a real local backend.
+this process, with a real local backend. With ``--backend modal`` it is a deployment on the tests'
+control plane, without keys, and gets 2,000 requests.
 
     uv run python benchmarks/fuzz.py [--quick] [--cases 20000] [--seed 1]
+    uv run python benchmarks/fuzz.py --backend modal [--quick] [--cases 2000] [--seed 1]
 """
 
 import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from tests.openapi_fuzz import Report
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-
+sys.path.insert(0, str(ROOT))
 
 SHORT_S: Final = 0.02
 """How long a request is held, so that thousands can be sent."""
@@ -32,7 +35,6 @@ SHORT_S: Final = 0.02
 
 def run(cases: int, seed: int, *, keys: bool) -> "Report":
     """Send ``cases`` requests to a server of its own."""
-    sys.path.insert(0, str(ROOT))
     from tests.openapi_fuzz import Fuzzer, fuzz
     from tests.servers import running
 
@@ -57,27 +59,37 @@ def run(cases: int, seed: int, *, keys: bool) -> "Report":
 def main() -> int:
     """Run; the exit code is 1 when the target is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="1,000 requests")
-    parser.add_argument("--cases", type=int, default=20_000)
+    parser.add_argument("--quick", action="store_true", help="1,000 requests, to Modal 250")
+    parser.add_argument("--backend", choices=("local", "modal"), default="local")
+    parser.add_argument("--cases", type=int, help="default: 20,000, to Modal 2,000")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
-    cases = 1000 if given.quick else given.cases
-    faults = 0
-    for keys in (False, True):
-        started = time.perf_counter()
-        report = run(cases // 2, given.seed, keys=keys)
-        seconds = time.perf_counter() - started
-        statuses: dict[str, int] = {}
-        for line, count in report.answers.items():
-            status = line.rpartition(" ")[2]
-            statuses[status] = statuses.get(status, 0) + count
-        print(
-            f"keys={keys}: {cases // 2} requests in {seconds:.0f} s", dict(sorted(statuses.items()))
-        )
-        print(f"  {len(report.job_ids)} answers with a job, {len(report.faults)} faults")
-        print(*(f"  {fault}" for fault in report.faults[:20]), sep="\n")
-        faults += len(report.faults)
+    if given.backend == "modal":
+        from tests.server.backends.modal.fuzzing import fuzz_deployment
+
+        cases = given.cases or (250 if given.quick else 2000)
+        return 1 if shown("modal", cases, lambda: fuzz_deployment(cases, given.seed)) else 0
+    cases = given.cases or (1000 if given.quick else 20_000)
+    faults = sum(
+        shown(f"keys={keys}", cases // 2, lambda k=keys: run(cases // 2, given.seed, keys=k))
+        for keys in (False, True)
+    )
     return 1 if faults else 0
+
+
+def shown(name: str, cases: int, work: "Callable[[], Report]") -> int:
+    """Run, print what was found, and return the number of faults."""
+    started = time.perf_counter()
+    report = work()
+    seconds = time.perf_counter() - started
+    statuses: dict[str, int] = {}
+    for line, count in report.answers.items():
+        status = line.rpartition(" ")[2]
+        statuses[status] = statuses.get(status, 0) + count
+    print(f"{name}: {cases} requests in {seconds:.0f} s", dict(sorted(statuses.items())))
+    print(f"  {len(report.job_ids)} answers with a job, {len(report.faults)} faults")
+    print(*(f"  {fault}" for fault in report.faults[:20]), sep="\n")
+    return len(report.faults)
 
 
 if __name__ == "__main__":

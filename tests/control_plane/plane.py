@@ -34,7 +34,7 @@ from tests.control_plane.web import WebFront, listening_socket
 
 Result = TypeVar("Result")
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 """Timeout of each control, in seconds."""
 
 
@@ -182,7 +182,7 @@ class ControlPlane:
         command: Sequence[str] = (sys.executable, "-m", "modal", "deploy", *target)
         env = {**os.environ, **self.client_environment, **environment}
         done = subprocess.run(
-            command, env=env, cwd=cwd, capture_output=True, text=True, timeout=60, check=False
+            command, env=env, cwd=cwd, capture_output=True, text=True, timeout=180, check=False
         )
         if done.returncode:
             raise DeployFailed(done.stdout + done.stderr)

@@ -134,7 +134,7 @@ class WebFront:
         await response.prepare(request)
         async for message in chunks:
             if message.HasField("http_response_body"):
-                if message.http_response_body.body:
+                if message.http_response_body.body and request.method != "HEAD":
                     await response.write(message.http_response_body.body)
                 if not message.http_response_body.more_body:
                     break
