@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from comfysnap_schema.cli.options import JsonOption, ProjectOption
-from comfysnap_server.cli.modal_session import modal_session
+from comfysnap_server.cli.modal_session import EnvironmentOption, modal_session
 
 if TYPE_CHECKING:
     from comfysnap_server.deploy import Deployment
@@ -39,6 +39,7 @@ def doctor(
         bool,
         typer.Option("--online", help="Check secrets, volumes and models on Modal too."),
     ] = False,
+    environment: EnvironmentOption = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on warnings too.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -52,7 +53,7 @@ def doctor(
 
     issues, deployment = examine(project, probe=_probe(comfyui, python))
     if online and deployment is not None:
-        with modal_session(quiet=True):
+        with modal_session(quiet=True, environment=environment):
             issues += check_modal(deployment)
     if as_json:
         print(json.dumps([issue.as_json() for issue in issues], indent=1))

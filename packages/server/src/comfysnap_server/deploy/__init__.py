@@ -10,6 +10,15 @@ from comfysnap_server.deploy.deployment import (
 )
 from comfysnap_server.deploy.image import build_image, comfyui_commit, notice, read_nodes
 from comfysnap_server.deploy.plan import plan_lines
+from comfysnap_server.deploy.prices import (
+    EXAMPLE_JOB_S,
+    PRICES_OF,
+    SOURCE,
+    Rate,
+    dollars,
+    gateway_rate,
+    worker_rate,
+)
 from comfysnap_server.deploy.settings import (
     DEFAULT_POOL,
     FILES_DIR,
@@ -20,14 +29,20 @@ from comfysnap_server.deploy.settings import (
 
 __all__ = [
     "DEFAULT_POOL",
+    "EXAMPLE_JOB_S",
     "FILES_DIR",
     "MAX_TIMEOUT",
     "MODELS_DIR",
+    "PRICES_OF",
+    "SOURCE",
     "DeploySettings",
     "Deployment",
+    "Rate",
     "build_image",
     "comfyui_commit",
+    "dollars",
     "engine_options",
+    "gateway_rate",
     "make_deployment",
     "notice",
     "plan_lines",
@@ -35,4 +50,5 @@ __all__ = [
     "read_deployment",
     "read_nodes",
     "select_project",
+    "worker_rate",
 ]

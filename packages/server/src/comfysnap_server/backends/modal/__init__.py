@@ -8,13 +8,16 @@ from comfysnap_server.backends.modal.cloud import (
     QueueFeed,
     VolumeFolder,
 )
+from comfysnap_server.backends.modal.history import JobHistory, KnownJob
 from comfysnap_server.backends.modal.platform import Platform, Pools
 from comfysnap_server.backends.modal.runner import JobRunner
 
 __all__ = [
     "DictRecords",
     "FunctionCalls",
+    "JobHistory",
     "JobRunner",
+    "KnownJob",
     "ModalBackend",
     "Patience",
     "Platform",
