@@ -53,6 +53,13 @@ def test_an_operators_day(plane: ControlPlane, comfysnap: Command) -> None:
     comfysnap("warm", "1", "--pool", "nope", code=2)
     comfysnap("warm", "0", "--pool", "big")
 
+    # what a start costs in time, measured
+    plane.freeze("Worker.*", 1)
+    plane.scale_to_zero("Worker.*", frozen=False)
+    text = comfysnap("measure", "hello", "--starts", "1", "--yes").stdout
+    assert "restored" in text
+    assert "not on Modal's cloud" in text
+
     # a new version, with containers replaced at once, and back again
     old = plane.pool("Worker.*").live
     comfysnap("deploy", "--no-warm-up", "--strategy", "recreate", "--tag", "worse")
@@ -62,7 +69,7 @@ def test_an_operators_day(plane: ControlPlane, comfysnap: Command) -> None:
     assert "the gateway answered 200" in said
     assert infer("hello")["id"]
     shown = json.loads(comfysnap("info", "--json").stdout)
-    assert (shown["version"], shown["jobs"]) == (3, {"succeeded": 5})
+    assert (shown["version"], shown["jobs"]) == (3, {"succeeded": 6})
 
     # and the end of it: the models stay
     refused = comfysnap("destroy", answer="no\n", code=1)

@@ -96,8 +96,9 @@ def _show(found: dict[str, Any]) -> None:
 
     console = Console(highlight=False, markup=False)
     console.print(f"{found['name']}, version {found['version']}, at {found['url']}")
-    versions = Table(*(found["versions"] or [{}])[0], title="versions")
-    for version in found["versions"][:10]:
+    rows: list[dict[str, Any]] = found["versions"]
+    versions = Table(*(rows[0] if rows else ()), title="versions")
+    for version in rows[:10]:
         versions.add_row(*(str(value or "") for value in version.values()))
     console.print(versions)
     pools = Table(
@@ -123,12 +124,13 @@ def _show(found: dict[str, Any]) -> None:
         console.print(f"{title}: {counts or 'none'}")
 
 
-def show_starts(console: Any, rows: list[dict[str, Any]]) -> None:
+def show_starts(console: Any, rows: list[dict[str, Any]], title: str = "recent starts") -> None:
     """Print seconds by start kind and phase."""
     from rich.table import Table
 
-    table = Table("start", "phase", "jobs", "p50 s", "p90 s", "p95 s", title="recent starts")
+    table = Table("start", "phase", "jobs", "p50 s", "p90 s", "p95 s")
     for row in rows:
         seconds = (f"{row[key]:.2f}" for key in ("p50", "p90", "p95"))
         table.add_row(row["kind"], row["phase"], str(row["count"]), *seconds)
+    console.print(f"{title}:", soft_wrap=True)
     console.print(table)

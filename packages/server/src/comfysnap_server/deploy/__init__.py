@@ -1,6 +1,8 @@
 """``[deploy]`` of ``comfysnap.toml``, and what it becomes on Modal."""
 
 from comfysnap_server.deploy.deployment import (
+    BASELINE_VARIABLE,
+    PROJECT_VARIABLE,
     Deployment,
     engine_options,
     make_deployment,
@@ -28,12 +30,14 @@ from comfysnap_server.deploy.settings import (
 )
 
 __all__ = [
+    "BASELINE_VARIABLE",
     "DEFAULT_POOL",
     "EXAMPLE_JOB_S",
     "FILES_DIR",
     "MAX_TIMEOUT",
     "MODELS_DIR",
     "PRICES_OF",
+    "PROJECT_VARIABLE",
     "SOURCE",
     "DeploySettings",
     "Deployment",

@@ -5,6 +5,7 @@ from comfysnap_server.gateway.auth import Keys, hash_key, new_key
 from comfysnap_server.gateway.capacity import raise_descriptor_limit
 from comfysnap_server.gateway.serving import GatewayServer
 from comfysnap_server.gateway.settings import GatewaySettings
+from comfysnap_server.gateway.submit import new_job_id
 
 __all__ = [
     "GatewayServer",
@@ -12,6 +13,7 @@ __all__ = [
     "Keys",
     "create_app",
     "hash_key",
+    "new_job_id",
     "new_key",
     "raise_descriptor_limit",
 ]

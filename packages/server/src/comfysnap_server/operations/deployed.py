@@ -1,7 +1,7 @@
 """A deployment as it is on Modal now: versions, pools, jobs, and what changes or deletes it."""
 
 # modal's stubs leave some types of its objects unknown
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 import json
 import os
@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
@@ -85,7 +86,9 @@ class DeployedApp:
         """A function, or a GPU class by its name; None if this version does not have it."""
         ids = self.info.functions
         function_id = ids.get(name) or ids.get(f"{name}.*")
-        return modal.Function.from_id(function_id) if function_id else None
+        if function_id is None:
+            return None
+        return modal.Function[Any, Any, Any].from_id(function_id)
 
     def pool_states(self) -> list[PoolState]:
         """Each pool of the project that is deployed."""
@@ -173,7 +176,7 @@ def _call_gateway(url: str) -> str:
         status = httpx.get(f"{url}/health", headers=headers, timeout=GATEWAY_S).status_code
     except httpx.HTTPError as error:
         return f"the gateway did not answer: {type(error).__name__}"
-    if status == httpx.codes.UNAUTHORIZED:
+    if status == HTTPStatus.UNAUTHORIZED:
         return "the gateway starts with its first request; set MODAL_KEY and MODAL_SECRET for one"
     return f"the gateway answered {status} in {time.monotonic() - started:.1f} s"
 

@@ -51,8 +51,8 @@ def read_logs(app: modal.App, job: KnownJob, *, whole_container: bool = False) -
         found += call.logs.fetch(since=since, until=until)
     found += app.logs.fetch(since=since, until=until, search_text=record.id)
     lines = set(_lines(found))
-    ran = {line.container for line in _lines(found) if line.container} if whole_container else set()
-    if ran:
+    ran = {line.container for line in lines if line.container}
+    if ran and whole_container:
         more = app.logs.fetch(since=since - _START, until=until)
         lines |= {line for line in _lines(more) if line.container in ran}
     return sorted(lines)

@@ -1,7 +1,7 @@
 """How fast containers start and jobs run, by start kind and phase."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import quantiles
 from typing import Any, Final
 
@@ -17,12 +17,16 @@ PHASES: Final = {
 """Phase to its meaning. A cold start's `load` is in `start`; that of a snapshot is not."""
 
 
+KINDS: Final = ("restored", "cold", "no snapshot", "warm")
+"""``cold`` makes the snapshot, where there is one; ``no snapshot`` is a measured baseline."""
+
+
 @dataclass(frozen=True)
 class PhaseSeconds:
     """One phase of the jobs of one start kind."""
 
     kind: str
-    """``cold``, ``restored`` or ``warm``."""
+    """One of ``KINDS``."""
     phase: str
     count: int
     p50: float
@@ -34,7 +38,19 @@ class PhaseSeconds:
         return asdict(self)
 
 
-def seconds_of(job: KnownJob) -> dict[str, float]:
+@dataclass(frozen=True)
+class Sample:
+    """One job: how its container started, and its phases in seconds."""
+
+    kind: str
+    seconds: dict[str, float]
+
+    def named(self, kind: str) -> "Sample":
+        """As one of another kind, unless its container was warm."""
+        return self if self.kind == "warm" else replace(self, kind=kind)
+
+
+def sample_of(job: KnownJob) -> Sample:
     """The phases of a job that are known."""
     timings = job.record.timings
     known = {
@@ -44,23 +60,28 @@ def seconds_of(job: KnownJob) -> dict[str, float]:
         "run": timings.run,
         "to first picture": job.seconds if job.record.status == "succeeded" else None,
     }
-    return {phase: value for phase, value in known.items() if value is not None}
+    seconds = {phase: value for phase, value in known.items() if value is not None}
+    return Sample(timings.start_kind or "", seconds)
 
 
 def summarize(jobs: Iterable[KnownJob]) -> list[PhaseSeconds]:
     """Median, p90 and p95 of each phase, by start kind."""
-    return list(_summarize(list(jobs)))
+    return summarize_samples(sample_of(job) for job in jobs)
 
 
-def _summarize(jobs: list[KnownJob]) -> Iterator[PhaseSeconds]:
-    for kind in ("restored", "cold", "warm"):
-        rows = [seconds_of(job) for job in jobs if job.record.timings.start_kind == kind]
+def summarize_samples(samples: Iterable[Sample]) -> list[PhaseSeconds]:
+    """As ``summarize``."""
+    return list(_summarize(list(samples)))
+
+
+def _summarize(samples: list[Sample]) -> Iterator[PhaseSeconds]:
+    for kind in KINDS:
         for phase in PHASES:
-            values = sorted(row[phase] for row in rows if phase in row)
+            ours = (each.seconds for each in samples if each.kind == kind)
+            values = sorted(seconds[phase] for seconds in ours if phase in seconds)
             if values:
-                yield PhaseSeconds(kind, phase, len(values), *(
-                    percentile(values, share) for share in (50, 90, 95)
-                ))  # fmt: skip
+                shares = (percentile(values, share) for share in (50, 90, 95))
+                yield PhaseSeconds(kind, phase, len(values), *shares)
 
 
 def percentile(values: list[float], share: int) -> float:
