@@ -11,7 +11,7 @@ from comfysnap_schema.wire.jobs import JobStatus
 from tests.control_plane import ControlPlane
 from tests.server.operations.conftest import Command
 
-pytestmark = [pytest.mark.modal, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.modal, pytest.mark.timeout(900)]
 
 
 def names(plane: ControlPlane, prefix: str) -> set[str]:

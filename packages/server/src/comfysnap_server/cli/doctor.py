@@ -60,6 +60,7 @@ def doctor(
     else:
         show(issues)
         if deployment is not None:
+            _show_pools(deployment)
             show_sources(deployment)
     failing = {Level.ERROR, Level.WARNING} if strict else {Level.ERROR}
     raise typer.Exit(1 if any(issue.level in failing for issue in issues) else 0)
@@ -75,6 +76,12 @@ def _probe(comfyui: Path | None, python: str | None) -> "Probe | None":
     except (ProbeError, OSError) as error:
         print(f"error: cannot load ComfyUI in {comfyui}:\n{error}", file=sys.stderr)
         raise typer.Exit(1) from error
+
+
+def _show_pools(deployment: "Deployment") -> None:
+    for name, pool in deployment.settings.pools.items():
+        gpus = deployment.of_pool(name).settings.gpus or ["no GPU"]
+        print(f"pool {name}: {', '.join(pool.workflows)}, on {' or '.join(gpus)}")
 
 
 def show_sources(deployment: "Deployment") -> None:
