@@ -151,7 +151,7 @@ class OperateCalls:
         call = self._state.call(request.function_call_id)
         function = self._state.function(call.function_id)
         metadata = api_pb2.FunctionCallHandleMetadata(
-            app_id=function.app_id, function_id=function.id, num_inputs=1
+            app_id=function.app_id, function_id=function.id
         )
         return api_pb2.FunctionCallFromIdResponse(
             function_call_id=call.id, num_inputs=1, metadata=metadata

@@ -246,12 +246,13 @@ class ControlPlane:
         pool.hold = held
         self.do(self.scheduler.adjust(pool))
 
-    def scale_to_zero(self, name: str) -> None:
-        """Kill all containers of a function, frozen ones too, and wait until they have exited."""
+    def scale_to_zero(self, name: str, *, frozen: bool = True) -> None:
+        """Kill all containers of a function, frozen ones too unless they are to stay, and wait
+        until they have exited."""
         pool = self.pool(name)
 
         async def work() -> None:
-            for container in list(pool.containers):
+            for container in list(pool.containers if frozen else pool.live):
                 container.phase = "stopping"
                 container.kill(signal.SIGCONT)
                 container.kill()

@@ -3,10 +3,10 @@
 # modal's stubs leave the type of a function partly unknown
 # pyright: reportUnknownVariableType=false
 
-import os
 import re
 import subprocess
 import sys
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +18,30 @@ from comfysnap_server.cli.modal_session import EnvironmentOption, create_files_v
 if TYPE_CHECKING:
     from comfysnap_server.deploy import Deployment
     from comfysnap_server.doctor import ProjectIssue
+
+
+class Strategy(StrEnum):
+    """What a deploy does with containers of the version before; Modal's own names."""
+
+    ROLLING = "rolling"
+    RECREATE = "recreate"
+
+
+StrategyOption = Annotated[
+    Strategy,
+    typer.Option(
+        "--strategy",
+        help="rolling: old containers end their jobs and stop as new ones start. recreate: old "
+        "containers are stopped at once, and their jobs run again.",
+    ),
+]
+WarmUpOption = Annotated[
+    bool,
+    typer.Option(
+        help="Start the gateway and a container of each pool once, so that their snapshots are "
+        "made now and not for the first job."
+    ),
+]
 
 
 def deploy(
@@ -33,6 +57,8 @@ def deploy(
     tag: Annotated[
         str, typer.Option(help="Note on this version, shown by `modal app history`.")
     ] = "",
+    strategy: StrategyOption = Strategy.ROLLING,
+    warm_up: WarmUpOption = True,
 ) -> None:
     """Deploy the project to Modal: the gateway, and the GPU class with its image.
 
@@ -56,7 +82,9 @@ def deploy(
         raise typer.Exit(2) from error
     if dry_run:
         raise typer.Exit(1 if failed else 0)
-    _deploy(deployment, environment, tag)
+    _deploy(deployment, environment, tag, strategy)
+    if warm_up:
+        _warm_up(deployment, environment)
 
 
 def _print_issues(issues: "list[ProjectIssue]") -> None:
@@ -77,14 +105,14 @@ def _print_plan(deployment: "Deployment") -> None:
         part = line.part
 
 
-def _deploy(deployment: "Deployment", environment: str | None, tag: str) -> None:
+def _deploy(
+    deployment: "Deployment", environment: str | None, tag: str, strategy: Strategy
+) -> None:
     from comfysnap_server.deploy import notice, select_project
     from comfysnap_server.doctor import check_resources, check_volume
 
-    if environment:
-        os.environ["MODAL_ENVIRONMENT"] = environment
     select_project(deployment)
-    with modal_session():
+    with modal_session(environment=environment):
         missing = list(check_resources(deployment))
         _print_issues([*missing, *check_volume(deployment)])
         if missing:
@@ -92,7 +120,9 @@ def _deploy(deployment: "Deployment", environment: str | None, tag: str) -> None
         create_files_volume(deployment.files_volume, environment)
         from comfysnap_server.deploy.app import app, gateway
 
-        app.deploy(name=deployment.name, environment_name=environment, tag=tag)
+        app.deploy(
+            name=deployment.name, environment_name=environment, tag=tag, strategy=strategy.value
+        )
         address = gateway.get_web_url()
     print(f"\n{deployment.name} is deployed at {address}")
     print(f"to try it:   {_example(deployment, str(address))}")
@@ -119,6 +149,8 @@ def rollback(
     ] = None,
     project: ProjectOption = None,
     environment: EnvironmentOption = None,
+    strategy: StrategyOption = Strategy.ROLLING,
+    warm_up: WarmUpOption = True,
 ) -> None:
     """Go back to an earlier version of the deployment. Jobs and models do not change.
 
@@ -130,7 +162,23 @@ def rollback(
     if version is not None and not re.fullmatch(r"v?[0-9]+", version):
         print(f"error: {version!r} is not a valid version (for example v3)", file=sys.stderr)
         raise typer.Exit(2)
+    if version is not None:
+        version = f"v{version.removeprefix('v')}"
     command = [sys.executable, "-m", "modal", "app", "rollback", deployment.name]
     command += [version] if version else []
+    command += ["--strategy", strategy.value]
     command += ["--env", environment] if environment else []
-    raise typer.Exit(subprocess.run(command, check=False).returncode)
+    code = subprocess.run(command, check=False).returncode
+    if code:
+        raise typer.Exit(code)
+    if warm_up:
+        _warm_up(deployment, environment)
+
+
+def _warm_up(deployment: "Deployment", environment: str | None) -> None:
+    """Start what the first job would wait for; failures are only printed."""
+    with modal_session(quiet=True, environment=environment):
+        from comfysnap_server.operations import DeployedApp
+
+        for line in DeployedApp(deployment).warm_up():
+            print(line)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from comfysnap_schema.cli.options import JsonOption, ProjectOption
-from comfysnap_server.cli.modal_session import modal_session
+from comfysnap_server.cli.modal_session import EnvironmentOption, modal_session
 
 if TYPE_CHECKING:
     from comfysnap_server.deploy import Deployment
@@ -39,6 +39,7 @@ def doctor(
         bool,
         typer.Option("--online", help="Check secrets, volumes and models on Modal too."),
     ] = False,
+    environment: EnvironmentOption = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on warnings too.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -52,13 +53,14 @@ def doctor(
 
     issues, deployment = examine(project, probe=_probe(comfyui, python))
     if online and deployment is not None:
-        with modal_session(quiet=True):
+        with modal_session(quiet=True, environment=environment):
             issues += check_modal(deployment)
     if as_json:
         print(json.dumps([issue.as_json() for issue in issues], indent=1))
     else:
         show(issues)
         if deployment is not None:
+            _show_pools(deployment)
             show_sources(deployment)
     failing = {Level.ERROR, Level.WARNING} if strict else {Level.ERROR}
     raise typer.Exit(1 if any(issue.level in failing for issue in issues) else 0)
@@ -74,6 +76,12 @@ def _probe(comfyui: Path | None, python: str | None) -> "Probe | None":
     except (ProbeError, OSError) as error:
         print(f"error: cannot load ComfyUI in {comfyui}:\n{error}", file=sys.stderr)
         raise typer.Exit(1) from error
+
+
+def _show_pools(deployment: "Deployment") -> None:
+    for name, pool in deployment.settings.pools.items():
+        gpus = deployment.of_pool(name).settings.gpus or ["no GPU"]
+        print(f"pool {name}: {', '.join(pool.workflows)}, on {' or '.join(gpus)}")
 
 
 def show_sources(deployment: "Deployment") -> None:

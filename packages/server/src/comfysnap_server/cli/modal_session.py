@@ -1,5 +1,6 @@
 """What the commands that use Modal share: its environment, its output and its errors."""
 
+import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -17,14 +18,17 @@ EnvironmentOption = Annotated[
 
 
 @contextmanager
-def modal_session(*, quiet: bool = False) -> Generator[None]:
+def modal_session(*, quiet: bool = False, environment: str | None = None) -> Generator[None]:
     """Print Modal's output, and its errors in one line.
 
     Exits with 3 if Modal cannot be reached or denies access, with 1 on its other errors.
 
     Args:
         quiet: Whether to print errors only.
+        environment: Modal environment. None: that of the variable or of the account.
     """
+    if environment:
+        os.environ["MODAL_ENVIRONMENT"] = environment
     import modal
     from modal.exception import AuthError, ConnectionError, Error
 

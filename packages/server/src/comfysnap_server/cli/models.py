@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from comfysnap_schema.cli.options import JsonOption, ProjectOption
-from comfysnap_server.cli.modal_session import modal_session
+from comfysnap_server.cli.modal_session import EnvironmentOption, modal_session
 
 if TYPE_CHECKING:
     from comfysnap_server.deploy import Deployment
@@ -27,6 +27,7 @@ FolderOption = Annotated[
 def sync(
     project: ProjectOption = None,
     to: FolderOption = None,
+    environment: EnvironmentOption = None,
     workers: Annotated[int, typer.Option(min=1, max=32, help="Number of parallel downloads.")] = 4,
     verify: Annotated[
         bool, typer.Option("--verify", help="Hash every file again instead of trusting the record.")
@@ -54,7 +55,7 @@ def sync(
         return
     options = SyncOptions(workers=workers, verify=verify, dry_run=dry_run)
     events = (
-        _events_on_modal(deployment, options)
+        _events_on_modal(deployment, options, environment)
         if to is None
         else _local_events(deployment, to, options)
     )
@@ -66,14 +67,16 @@ def sync(
     raise typer.Exit(0 if complete else 1)
 
 
-def _events_on_modal(deployment: "Deployment", options: "SyncOptions") -> Iterator["SyncEvent"]:
+def _events_on_modal(
+    deployment: "Deployment", options: "SyncOptions", environment: str | None
+) -> Iterator["SyncEvent"]:
     from comfysnap_server.deploy import select_project
 
     select_project(deployment)
     from comfysnap_server.deploy.model_sync import app, sync_models
 
     interrupted = False
-    with modal_session(), app.run():
+    with modal_session(environment=environment), app.run():
         try:
             yield from sync_models.remote_gen(options)
         except KeyboardInterrupt:  # app.run would hide it, and the sync would seem complete
@@ -118,6 +121,7 @@ def _local_events(
 def list_models(
     project: ProjectOption = None,
     to: FolderOption = None,
+    environment: EnvironmentOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the models in deploy.models and all other files, with the workflows that use them.
@@ -128,7 +132,7 @@ def list_models(
     from comfysnap_server.deploy import read_deployment
 
     deployment = read_deployment(project)
-    with _storage(deployment, to) as storage:
+    with _storage(deployment, to, environment) as storage:
         rows = model_rows(deployment, storage)
     if as_json:
         print(json.dumps([row.as_json() for row in rows], indent=1))
@@ -143,6 +147,7 @@ def remove(
     ] = None,
     project: ProjectOption = None,
     to: FolderOption = None,
+    environment: EnvironmentOption = None,
     unused: Annotated[
         bool,
         typer.Option("--unused", help="All files that are neither used nor in deploy.models."),
@@ -161,7 +166,7 @@ def remove(
 
     deployment = read_deployment(project)
     chosen = [PurePosixPath(path) for path in paths or []]
-    with _storage(deployment, to) as storage:
+    with _storage(deployment, to, environment) as storage:
         if unused:
             chosen += [row.path for row in model_rows(deployment, storage) if row.is_unused]
         if not chosen:
@@ -192,7 +197,9 @@ def _remove(storage: "ModelStorage", paths: Iterable[PurePosixPath]) -> bool:
 
 
 @contextmanager
-def _storage(deployment: "Deployment", folder: Path | None) -> Generator["ModelStorage"]:
+def _storage(
+    deployment: "Deployment", folder: Path | None, environment: str | None
+) -> Generator["ModelStorage"]:
     if folder is not None:
         from comfysnap_server.models import ModelsFolder
 
@@ -200,7 +207,7 @@ def _storage(deployment: "Deployment", folder: Path | None) -> Generator["ModelS
         return
     from comfysnap_server.models import ModelsVolume
 
-    with modal_session(quiet=True):
+    with modal_session(quiet=True, environment=environment):
         yield ModelsVolume(deployment.models_volume)
 
 

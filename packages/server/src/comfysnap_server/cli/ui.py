@@ -38,7 +38,7 @@ def ui(project: ProjectOption = None, environment: EnvironmentOption = None) -> 
     token = secrets.token_urlsafe(32)
     os.environ[ACCESS_VARIABLE] = token
     select_project(deployment)
-    with modal_session():
+    with modal_session(environment=environment):
         from comfysnap_server.ui.app import app
         from comfysnap_server.ui.app import ui as server
 

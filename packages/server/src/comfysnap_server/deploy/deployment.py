@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pydantic import JsonValue
 
@@ -30,6 +30,8 @@ from comfysnap_server.models import CACHED_MODELS, RemoteModelSettings
 
 PROJECT_VARIABLE: Final = "COMFYSNAP_PROJECT"
 """Environment variable with the path of ``comfysnap.toml``; set in the containers."""
+BASELINE_VARIABLE: Final = "COMFYSNAP_BASELINE"
+"""Set where the deployment is ``without_snapshots``: in its deploy and in its containers."""
 LOCAL_MODEL_CACHE: Final = "/tmp/comfysnap-model-cache"  # noqa: S108, a container has one user
 """Folder on a GPU container's own disk with the models by URL that its jobs used."""
 
@@ -42,6 +44,8 @@ class Deployment:
     settings: DeploySettings
     pool: str = DEFAULT_POOL
     """Whose containers the settings are of; see ``of_pool``."""
+    is_baseline: bool = False
+    """See ``without_snapshots``."""
 
     @property
     def file(self) -> Path:
@@ -131,6 +135,26 @@ class Deployment:
             return self
         return replace(self, settings=self.settings.of_pool(name), pool=name)
 
+    def without_snapshots(self) -> "Deployment":
+        """A twin to compare starts with: of another name, with the same models and secrets, and
+        files and records of its own."""
+        settings = self.settings
+        bare: dict[str, Any] = {"snapshot": "off", "preload": [], "min_containers": 0}
+        pools = {name: pool.model_copy(update=bare) for name, pool in settings.pools.items()}
+        changes: dict[str, Any] = bare | {
+            "pools": pools,
+            "keys_secret": self.keys_secret,
+            "volumes": settings.volumes.model_copy(
+                update={"models": self.models_volume, "files": None}
+            ),
+        }
+        return replace(
+            self,
+            project=self.project.model_copy(update={"name": f"{self.name}-baseline"}),
+            settings=settings.model_copy(update=changes),
+            is_baseline=True,
+        )
+
     @cached_property
     def pool_of(self) -> Mapping[str, str]:
         """Workflow to the name of the pool that runs it. Raises what ``workflows`` raises."""
@@ -204,7 +228,7 @@ def make_deployment(project: Project) -> Deployment:
     errors = list(_check_project(deployment))
     if errors:
         raise SettingsError(errors)
-    return deployment
+    return deployment.without_snapshots() if os.environ.get(BASELINE_VARIABLE) else deployment
 
 
 def _check_project(deployment: Deployment) -> Iterator[ProjectError]:

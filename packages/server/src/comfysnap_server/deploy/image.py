@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Final
 
 from comfysnap_schema.wire import ProjectError
 from comfysnap_server import pins
-from comfysnap_server.deploy.deployment import PROJECT_VARIABLE, Deployment, engine_options
+from comfysnap_server.deploy.deployment import (
+    BASELINE_VARIABLE,
+    PROJECT_VARIABLE,
+    Deployment,
+    engine_options,
+)
 from comfysnap_server.deploy.settings import COMFYUI_DIR, MODELS_DIR, DeploySettings
 from comfysnap_server.nodepacks import NodeManifest, PackManifestError, read_manifest
 
@@ -326,6 +331,8 @@ def _node_layers(deployment: Deployment, nodes: NodeManifest, snapshot: Path) ->
 
 def _variables(deployment: Deployment) -> Layer:
     variables = {PROJECT_VARIABLE: deployment.in_container(Path(deployment.file.name))}
+    if deployment.is_baseline:
+        variables[BASELINE_VARIABLE] = "1"
     if deployment.settings.snapshot == "gpu":
         # compile workers are processes, which a GPU snapshot cannot contain
         variables["TORCHINDUCTOR_COMPILE_THREADS"] = "1"

@@ -7,6 +7,7 @@ from comfysnap_server.gateway.metrics import Metrics
 from comfysnap_server.gateway.output_links import LinkedBackend
 from comfysnap_server.gateway.serving import GatewayServer
 from comfysnap_server.gateway.settings import GatewaySettings
+from comfysnap_server.gateway.submit import new_job_id
 
 __all__ = [
     "GatewayServer",
@@ -16,6 +17,7 @@ __all__ = [
     "Metrics",
     "create_app",
     "hash_key",
+    "new_job_id",
     "new_key",
     "raise_descriptor_limit",
 ]

@@ -9,6 +9,7 @@ from comfysnap_server.backends.modal.cloud import (
     QueueFeed,
     VolumeFolder,
 )
+from comfysnap_server.backends.modal.history import JobHistory, KnownJob
 from comfysnap_server.backends.modal.listing import list_name
 from comfysnap_server.backends.modal.platform import Platform, Pools
 from comfysnap_server.backends.modal.remote_models import WorkerModels
@@ -18,7 +19,9 @@ __all__ = [
     "DictRecords",
     "FunctionCalls",
     "FunctionFetcher",
+    "JobHistory",
     "JobRunner",
+    "KnownJob",
     "ModalBackend",
     "Patience",
     "Platform",
