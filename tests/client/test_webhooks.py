@@ -68,7 +68,7 @@ def test_what_the_reference_signs_is_accepted(as_text: bool) -> None:
 async def test_the_reference_accepts_the_webhooks_of_the_mock_server(
     comfysnap_server: MockServer,
 ) -> None:
-    comfysnap_server.on(DrawInput).succeeds(DrawOutput(images=[comfysnap_server.image()]))
+    comfysnap_server.on(DrawInput).succeeds(DrawOutput(images=(comfysnap_server.image(),)))
     async with comfysnap_server.client() as client:
         job = await client.infer_async(DrawInput(prompt="x"), webhook="https://app.example/hook")
     headers, body = comfysnap_server.webhook_request(job.id)

@@ -2,7 +2,6 @@
 specification (https://github.com/standard-webhooks/standard-webhooks)."""
 
 import base64
-import binascii
 import hashlib
 import hmac
 from datetime import datetime
@@ -50,13 +49,12 @@ def webhook_key(secret: str) -> bytes:
     Raises:
         ValueError: Not ``whsec_`` and the base64 of 24 to 64 bytes; the message does not quote it.
     """
+    prefix, encoded = secret[: len(SECRET_PREFIX)], secret[len(SECRET_PREFIX) :]
     try:
-        if not secret.startswith(SECRET_PREFIX):
-            raise ValueError(SECRET_PREFIX)
-        key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
-    except (binascii.Error, ValueError):
+        key = base64.b64decode(encoded, validate=True)
+    except ValueError:
         key = b""
-    if len(key) not in _KEY_BYTES:
+    if prefix != SECRET_PREFIX or len(key) not in _KEY_BYTES:
         raise ValueError("a webhook secret must be whsec_ and the base64 of 24 to 64 bytes")
     return key
 

@@ -5,7 +5,7 @@
 
 from comfysnap_server.deploy.functions.gateway import gateway
 from comfysnap_server.deploy.functions.platform import app
-from comfysnap_server.deploy.functions.sweep import sweep
+from comfysnap_server.deploy.functions.sweep import sweep  # and with it ``deliver``
 from comfysnap_server.deploy.functions.worker import Worker
 
 __all__ = ["Worker", "app", "gateway", "sweep"]

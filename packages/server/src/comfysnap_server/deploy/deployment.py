@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pydantic import JsonValue
 
@@ -58,6 +58,14 @@ class Deployment:
         if self.settings.auth != "keys":
             return None
         return self.settings.keys_secret or f"{self.name}-keys"
+
+    @property
+    def webhook_secret(self) -> str | None:
+        """Name of the secret that signs webhooks; None unless ``[serve.webhooks]`` allows any."""
+        table: Any = self.project.serve.get("webhooks")
+        if not isinstance(table, dict) or not table.keys() & {"hosts", "url"}:
+            return None
+        return self.settings.webhook_secret or f"{self.name}-webhooks"
 
     @cached_property
     def workflows(self) -> Mapping[str, Workflow]:

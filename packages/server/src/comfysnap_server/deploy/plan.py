@@ -36,6 +36,8 @@ def _lines(deployment: Deployment) -> Iterator[PlanLine]:
     yield PlanLine("function", "Worker", _worker(deployment))
     yield PlanLine("function", "gateway", _gateway(deployment))
     yield PlanLine("function", "sweep", "CPU; every 30 minutes, at most one container")
+    if deployment.webhook_secret:
+        yield PlanLine("function", "deliver", "sends webhooks; CPU; at most 4 containers")
     for name, layers in (
         ("Worker", image_layers(deployment)),
         ("gateway", gateway_layers(deployment)),
@@ -52,6 +54,8 @@ def _lines(deployment: Deployment) -> Iterator[PlanLine]:
         yield PlanLine("volume", mount.volume, f"at {mount.path}: {mode}")
     for name in ("jobs", "index"):
         yield PlanLine("dict", f"{deployment.name}-{name}", "job records; expire after 7 idle days")
+    if deployment.webhook_secret:
+        yield PlanLine("dict", f"{deployment.name}-webhooks", "webhooks; expire after 7 idle days")
     yield PlanLine("queue", f"{deployment.name}-progress", "progress of running jobs")
     yield from _secrets(deployment)
     yield PlanLine("idle cost", "Worker", _idle(settings.min_containers, deployment))
@@ -112,6 +116,8 @@ def _secrets(deployment: Deployment) -> Iterator[PlanLine]:
         yield PlanLine("secret", name, "environment of comfysnap models sync")
     if deployment.keys_secret:
         yield PlanLine("secret", deployment.keys_secret, "hashes of the API keys")
+    if deployment.webhook_secret:
+        yield PlanLine("secret", deployment.webhook_secret, "signs webhooks")
 
 
 def _idle(count: int, deployment: Deployment) -> str:

@@ -23,7 +23,7 @@ from comfysnap_server.gateway.files import FileRoutes
 from comfysnap_server.gateway.jobs import JobRoutes
 from comfysnap_server.gateway.long_polls import LongPolls
 from comfysnap_server.gateway.middleware import GatewayMiddleware
-from comfysnap_server.gateway.openapi import build_openapi
+from comfysnap_server.gateway.openapi import build_openapi, document_webhooks
 from comfysnap_server.gateway.problems import ProblemError, problem_response
 from comfysnap_server.gateway.settings import GatewaySettings
 from comfysnap_server.gateway.submit import JobSubmitter
@@ -100,6 +100,8 @@ def create_app(
     app.include_router(WorkflowRoutes(backend, workflows, default).router())
     openapi = cache(lambda: build_openapi(app, workflows, default, settings.auth))
     app.include_router(docs_router(openapi))
+    if settings.webhooks.enabled:
+        document_webhooks(app)
     app.add_middleware(GatewayMiddleware, auth=auth, settings=settings)
     if settings.origins:
         app.add_middleware(

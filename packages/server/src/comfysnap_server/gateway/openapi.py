@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import Annotated, Any, Final, cast
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Header
 from fastapi.openapi.utils import get_openapi
 from pydantic import JsonValue
 
-from comfysnap_schema.wire import PROBLEM_JSON, Problem, routes
+from comfysnap_schema.wire import PROBLEM_JSON, Problem, WebhookPayload, routes
 from comfysnap_schema.workflow import Workflow, examples
 from comfysnap_server.gateway.settings import AuthMode
 
@@ -20,7 +20,9 @@ def build_openapi(
     app: FastAPI, workflows: Mapping[str, Workflow], default: str | None, auth: AuthMode
 ) -> dict[str, Any]:
     """The document: one infer path a workflow, problem responses, and how to authenticate."""
-    document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    document = get_openapi(
+        title=app.title, version=app.version, routes=app.routes, webhooks=app.webhooks.routes
+    )
     paths: dict[str, Any] = document["paths"]
     for route in _INFER:
         generic = paths.pop(route + "/{workflow}")
@@ -48,6 +50,22 @@ def build_openapi(
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}]
     return document
+
+
+def document_webhooks(app: FastAPI) -> None:
+    """Add the request that a receiver of webhooks gets."""
+
+    def job_ended(
+        body: WebhookPayload,
+        webhook_id: Annotated[
+            str, Header(description="Names the event; equal when it comes again")
+        ],
+        webhook_timestamp: Annotated[int, Header(description="Seconds since 1970")],
+        webhook_signature: Annotated[str, Header(description="HMAC-SHA256 by Standard Webhooks")],
+    ) -> None:
+        """A job ended. Answer with any 2xx within 15 s; else it is sent again, for three days."""
+
+    app.webhooks.post("job", summary="A job ended")(job_ended)
 
 
 def _infer(generic: dict[str, Any], workflow: Workflow, name: str) -> dict[str, Any]:

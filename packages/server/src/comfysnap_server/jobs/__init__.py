@@ -6,9 +6,20 @@ from comfysnap_server.jobs.fetch import fetch as fetch_file
 from comfysnap_server.jobs.files import FileStore, find_output
 from comfysnap_server.jobs.request import JobRequest
 from comfysnap_server.jobs.run import JobEnd, JobRun, Outcome, ended, execute
+from comfysnap_server.jobs.threads import in_thread
+from comfysnap_server.jobs.webhook_sender import WebhookSender
+from comfysnap_server.jobs.webhooks import (
+    SECRET_VARIABLE,
+    Delivery,
+    WebhookPolicy,
+    WebhookSettings,
+    webhook_keys,
+)
 
 __all__ = [
     "ENDINGS",
+    "SECRET_VARIABLE",
+    "Delivery",
     "Ending",
     "FetchError",
     "FetchPolicy",
@@ -17,8 +28,13 @@ __all__ = [
     "JobRequest",
     "JobRun",
     "Outcome",
+    "WebhookPolicy",
+    "WebhookSender",
+    "WebhookSettings",
     "ended",
     "execute",
     "fetch_file",
     "find_output",
+    "in_thread",
+    "webhook_keys",
 ]

@@ -32,10 +32,19 @@ from comfysnap_server.backends.local.runner import Runner
 from comfysnap_server.backends.local.supervisor import WorkerSupervisor
 from comfysnap_server.backends.local.sweep import Sweeper
 from comfysnap_server.backends.local.uploads import Uploads
+from comfysnap_server.backends.local.webhooks import WebhookDispatcher
 from comfysnap_server.backends.local.writer import Writer
 from comfysnap_server.backends.protocol import StoredFile, SubmitResult, event_of
 from comfysnap_server.errors import BackendError
-from comfysnap_server.jobs import Ending, FetchPolicy, FileStore, JobRequest, ended, find_output
+from comfysnap_server.jobs import (
+    Ending,
+    FetchPolicy,
+    FileStore,
+    JobRequest,
+    WebhookSender,
+    ended,
+    find_output,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +67,7 @@ class LocalBackend:
         python_path: Folders that the workers search for modules first.
         limits: Limits.
         fetch: What may be downloaded as an input file.
+        webhooks: Sends the ends of jobs that have a webhook; None: they wait in the store.
     """
 
     name = "local"
@@ -72,8 +82,11 @@ class LocalBackend:
         python_path: Sequence[Path] = (),
         limits: LocalLimits | None = None,
         fetch: FetchPolicy | None = None,
+        webhooks: WebhookSender | None = None,
     ) -> None:
         self._data = data
+        self._sender = webhooks
+        self._webhooks: WebhookDispatcher | None = None
         self._limits = limits = limits or LocalLimits()
         self._fetch = fetch or FetchPolicy()
         self._folders = JobFolders(data.resolve())
@@ -182,6 +195,9 @@ class LocalBackend:
             self._working,
             asyncio.create_task(sweeper.run_forever(), name="sweeper"),
         ]
+        if self._sender is not None:
+            self._webhooks = WebhookDispatcher(self._writer, self._lister.run, self._sender)
+            self._tasks.append(asyncio.create_task(self._webhooks.run_forever(), name="webhooks"))
         self._running = True
 
     def _make_folders(self, *, used: bool) -> None:
@@ -211,6 +227,8 @@ class LocalBackend:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._webhooks is not None:
+            await self._webhooks.stop()
         await self._leave_queue()
         self._queue.close()
         await self._pool.stop()
@@ -485,6 +503,8 @@ class LocalBackend:
         self._remember(live)
 
     def _remember(self, live: LiveJob) -> None:
+        if live.has_webhook and self._webhooks is not None:
+            self._webhooks.wake()
         self._live.pop(live.record.id, None)
         self._finished[live.record.id] = live
         while len(self._finished) > _REMEMBERED:

@@ -41,6 +41,7 @@ class LiveJob:
     max_attempts: int
     queue_timeout: float | None
     has_files: bool
+    has_webhook: bool
     record: JobRecord
     draft: JobRecord
     inputs: dict[str, JsonValue] | None
@@ -69,6 +70,7 @@ class LiveJob:
             max_attempts=request.max_attempts,
             queue_timeout=request.queue_timeout,
             has_files=bool(request.files),
+            has_webhook=request.webhook is not None,
             record=record,
             draft=record,
             inputs=request.inputs if small else None,

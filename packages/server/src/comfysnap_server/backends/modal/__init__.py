@@ -10,14 +10,17 @@ from comfysnap_server.backends.modal.cloud import (
 )
 from comfysnap_server.backends.modal.platform import Platform
 from comfysnap_server.backends.modal.runner import JobRunner
+from comfysnap_server.backends.modal.webhooks import JobWebhooks, WebhookDeliveries
 
 __all__ = [
     "DictRecords",
     "FunctionCalls",
     "JobRunner",
+    "JobWebhooks",
     "ModalBackend",
     "Patience",
     "Platform",
     "QueueFeed",
     "VolumeFolder",
+    "WebhookDeliveries",
 ]

@@ -7,6 +7,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
+from comfysnap_schema.wire import JobStatus
+from comfysnap_server.jobs import JobRequest
+
 
 class CallState(Enum):
     """How a function call ended."""
@@ -102,6 +105,18 @@ class SharedFolder(Protocol):
         ...
 
 
+class Webhooks(Protocol):
+    """What is kept of the webhooks of jobs."""
+
+    async def add(self, request: JobRequest) -> None:
+        """Keep the webhook of a job that is about to be accepted, if it has one."""
+        ...
+
+    async def job_ended(self, request: JobRequest, status: JobStatus) -> None:
+        """Have it sent. A failure is only logged: the sweep sends it then."""
+        ...
+
+
 def utc_now() -> datetime:
     """The wall clock."""
     return datetime.now(UTC)
@@ -118,4 +133,6 @@ class Platform:
     files: SharedFolder
     models: SharedFolder | None = None
     """The models volume; None where no engine runs."""
+    webhooks: Webhooks | None = None
+    """None: no webhooks are sent."""
     now: Callable[[], datetime] = utc_now

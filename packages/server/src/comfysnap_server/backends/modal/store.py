@@ -234,6 +234,8 @@ class JobStore:
         job_id = snapshot.request.job_id
         if not await self._records.add(job_key(job_id, "final"), final.model_dump_json()):
             final = await self.final(job_id) or final
+        elif self._platform.webhooks:
+            await self._platform.webhooks.job_ended(snapshot.request, final.status)
         return replace(snapshot, final=final)
 
 

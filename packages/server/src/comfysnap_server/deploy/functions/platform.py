@@ -17,6 +17,7 @@ import modal
 from comfysnap_server.backends.modal import (
     DictRecords,
     FunctionCalls,
+    JobWebhooks,
     Patience,
     Platform,
     QueueFeed,
@@ -24,6 +25,7 @@ from comfysnap_server.backends.modal import (
 )
 from comfysnap_server.deploy.deployment import read_deployment
 from comfysnap_server.deploy.settings import FILES_DIR, MODELS_DIR
+from comfysnap_server.deploy.webhooks import FUNCTION, dict_name
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,19 @@ def make_keys() -> DictRecords:
     """The Dict with the keys of the gateways."""
     name = f"{deployment.name}-keys"
     return DictRecords(modal.Dict.from_name(name, create_if_missing=True), Patience(10))
+
+
+def make_webhook_records() -> DictRecords:
+    """The Dict with the webhooks."""
+    name = dict_name(deployment.name)
+    return DictRecords(modal.Dict.from_name(name, create_if_missing=True), Patience(10))
+
+
+def _make_webhooks() -> JobWebhooks | None:
+    if deployment.webhook_secret is None:
+        return None
+    spawn = modal.Function.from_name(deployment.name, FUNCTION).spawn.aio
+    return JobWebhooks(make_webhook_records(), spawn)
 
 
 def configure_logging() -> None:
@@ -86,6 +101,7 @@ def make_platform(method: Any = None, *, patience: float = 60) -> Platform:
         calls=FunctionCalls(method, asking),
         files=VolumeFolder(files_volume, Path(files_dir), asking),
         models=VolumeFolder(models_volume, Path(MODELS_DIR), asking) if method is None else None,
+        webhooks=_make_webhooks(),
     )
 
 
