@@ -23,7 +23,7 @@ from comfysnap_server.gateway.files import FileRoutes
 from comfysnap_server.gateway.jobs import JobRoutes
 from comfysnap_server.gateway.long_polls import LongPolls
 from comfysnap_server.gateway.middleware import GatewayMiddleware
-from comfysnap_server.gateway.openapi import build_openapi, document_webhooks
+from comfysnap_server.gateway.openapi import build_openapi
 from comfysnap_server.gateway.problems import ProblemError, problem_response
 from comfysnap_server.gateway.settings import GatewaySettings
 from comfysnap_server.gateway.submit import JobSubmitter
@@ -98,10 +98,8 @@ def create_app(
     app.include_router(JobRoutes(backend, submitter, settings, waits, bodies, default).router())
     app.include_router(FileRoutes(backend, settings, uploads, downloads).router())
     app.include_router(WorkflowRoutes(backend, workflows, default).router())
-    openapi = cache(lambda: build_openapi(app, workflows, default, settings.auth))
+    openapi = cache(lambda: build_openapi(app, workflows, default, settings))
     app.include_router(docs_router(openapi))
-    if settings.webhooks.enabled:
-        document_webhooks(app)
     app.add_middleware(GatewayMiddleware, auth=auth, settings=settings)
     if settings.origins:
         app.add_middleware(

@@ -2,27 +2,36 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, cast
+from typing import Any, Final, cast
 
-from fastapi import FastAPI, Header
+from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import JsonValue
 
-from comfysnap_schema.wire import PROBLEM_JSON, Problem, WebhookPayload, routes
+from comfysnap_schema.wire import (
+    PROBLEM_JSON,
+    WEBHOOK_ID,
+    WEBHOOK_SIGNATURE,
+    WEBHOOK_TIMESTAMP,
+    Problem,
+    WebhookPayload,
+    routes,
+)
 from comfysnap_schema.workflow import Workflow, examples
-from comfysnap_server.gateway.settings import AuthMode
+from comfysnap_server.gateway.settings import GatewaySettings
 
 _INFER: Final = (routes.INFER_SYNC, routes.INFER_ASYNC)
 _FILE: Final[dict[str, JsonValue]] = {"url": "https://example.com/picture.png"}
 
 
 def build_openapi(
-    app: FastAPI, workflows: Mapping[str, Workflow], default: str | None, auth: AuthMode
+    app: FastAPI,
+    workflows: Mapping[str, Workflow],
+    default: str | None,
+    settings: GatewaySettings,
 ) -> dict[str, Any]:
     """The document: one infer path a workflow, problem responses, and how to authenticate."""
-    document = get_openapi(
-        title=app.title, version=app.version, routes=app.routes, webhooks=app.webhooks.routes
-    )
+    document = get_openapi(title=app.title, version=app.version, routes=app.routes)
     paths: dict[str, Any] = document["paths"]
     for route in _INFER:
         generic = paths.pop(route + "/{workflow}")
@@ -46,26 +55,40 @@ def build_openapi(
             # FastAPI adds path and method; generators make it the name of a function
             added = re.sub(r"\W", "_", f"{path}_{method}")
             operation["operationId"] = operation["operationId"].removesuffix(added)
-    if auth == "keys":
+    if settings.webhooks.enabled:
+        document["webhooks"] = _webhooks(schemas)
+    if settings.auth == "keys":
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}]
     return document
 
 
-def document_webhooks(app: FastAPI) -> None:
-    """Add the request that a receiver of webhooks gets."""
-
-    def job_ended(
-        body: WebhookPayload,
-        webhook_id: Annotated[
-            str, Header(description="Names the event; equal when it comes again")
+def _webhooks(schemas: dict[str, Any]) -> dict[str, Any]:
+    """The request that a receiver of webhooks gets."""
+    payload = WebhookPayload.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas.update({**payload.pop("$defs", {}), **schemas}, WebhookPayload=payload)
+    headers = {
+        WEBHOOK_ID: "Names the event; the same when it is sent again",
+        WEBHOOK_TIMESTAMP: "Seconds since 1970",
+        WEBHOOK_SIGNATURE: "HMAC-SHA256, by the Standard Webhooks specification",
+    }
+    operation = {
+        "summary": "A job ended",
+        "description": "Any 2xx within 15 s accepts it; else it is sent again, for three days.",
+        "parameters": [
+            {"name": name, "in": "header", "required": True, "description": text,
+             "schema": {"type": "string"}}
+            for name, text in headers.items()
         ],
-        webhook_timestamp: Annotated[int, Header(description="Seconds since 1970")],
-        webhook_signature: Annotated[str, Header(description="HMAC-SHA256 by Standard Webhooks")],
-    ) -> None:
-        """A job ended. Answer with any 2xx within 15 s; else it is sent again, for three days."""
-
-    app.webhooks.post("job", summary="A job ended")(job_ended)
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": {"$ref": "#/components/schemas/WebhookPayload"}}
+            },
+        },
+        "responses": {"2XX": {"description": "Accepted"}, "410": {"description": "Not again"}},
+    }  # fmt: skip
+    return {"job": {"post": operation}}
 
 
 def _infer(generic: dict[str, Any], workflow: Workflow, name: str) -> dict[str, Any]:
