@@ -36,12 +36,12 @@ def receiver() -> Iterator[Receiver]:
         yield found
 
 
-def sender(settings: WebhookSettings = LOOPBACK, **policy: float) -> WebhookSender:
-    return WebhookSender(settings, [webhook_key(SECRET)], WebhookPolicy(**policy))
+def sender(settings: WebhookSettings = LOOPBACK, *, timeout: float = 5) -> WebhookSender:
+    return WebhookSender(settings, [webhook_key(SECRET)], WebhookPolicy(timeout=timeout))
 
 
 async def attempt(url: str, settings: WebhookSettings = LOOPBACK) -> Delivery:
-    return await sender(settings, timeout=5).attempt(Delivery(url=url), JOB)
+    return await sender(settings).attempt(Delivery(url=url), JOB)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,11 @@ async def test_a_listed_name_that_means_a_private_address_is_not_connected_to(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = socket.getaddrinfo("127.0.0.1", receiver.port, type=socket.SOCK_STREAM)
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+
+    def resolve(*_: object, **__: object) -> object:
+        return found
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
     settings = WebhookSettings(hosts=("hooks.example.com",))
     url = f"https://hooks.example.com:{receiver.port}/"
     delivery = await attempt(url, settings)

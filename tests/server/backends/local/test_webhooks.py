@@ -274,6 +274,7 @@ def test_a_store_of_another_version_is_left_alone(tmp_path: Path) -> None:
     sqlite3.connect(path).close()
     with closing(sqlite3.connect(path)) as store:
         store.execute("PRAGMA user_version = 1")
-    for act in (list_webhooks, lambda path: resend_webhook(path, "job_x")):
-        with pytest.raises(DataFolderError, match="another version"):
-            act(path)
+    with pytest.raises(DataFolderError, match="another version"):
+        list_webhooks(path)
+    with pytest.raises(DataFolderError, match="another version"):
+        resend_webhook(path, "job_x")

@@ -67,27 +67,20 @@ class WebhookDeliveries:
         records: The Dict, by job id.
         backend: Has the jobs.
         sender: Makes the attempts.
-        now: The clock, in seconds since 1970.
     """
 
-    def __init__(
-        self,
-        records: Records,
-        backend: Backend,
-        sender: WebhookSender,
-        now: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, records: Records, backend: Backend, sender: WebhookSender) -> None:
         self._records = records
         self._backend = backend
         self._sender = sender
-        self._now = now
 
-    async def deliver(self, job_id: str, *, first_after: float = 0.0) -> None:
+    async def deliver(self, job_id: str, *, first_after: float | None = None) -> None:
         """Send the webhook of a job that has ended, and again while that is due soon.
 
         Args:
             job_id: Whose webhook.
             first_after: Seconds since the end of the job before which no first attempt is made.
+                None: at once, whatever the clock of the container that ended it.
         """
         delivery = _read(await self._records.get(job_id))
         if delivery is None or delivery.state not in ("waiting", "pending"):
@@ -105,7 +98,8 @@ class WebhookDeliveries:
         if not delivery.wants(job.status):
             await self._put(job_id, delivery.model_copy(update={"state": "unwanted"}))
             return
-        if not delivery.attempts and self._now() - job.finished_at.timestamp() < first_after:
+        age = time.time() - job.finished_at.timestamp()
+        if first_after is not None and not delivery.attempts and age < first_after:
             return
         while True:
             delivery = await self._sender.attempt(delivery, job)
@@ -115,7 +109,7 @@ class WebhookDeliveries:
                     "webhook of job %s to %s %s (attempt %d): %s",
                     job_id, delivery.host, delivery.state, delivery.attempts, delivery.last_error,
                 )  # fmt: skip
-            wait = delivery.due_at - self._now()
+            wait = delivery.due_at - time.time()
             if delivery.state != "pending" or wait > _SOON_S:
                 return
             await asyncio.sleep(wait)
@@ -136,7 +130,7 @@ class WebhookDeliveries:
             async with hosts[host], at_once:
                 try:
                     await self.deliver(job_id, first_after=_FIRST_S)
-                except BackendError:
+                except Exception:
                     log.exception("the webhook of job %s is left to the next sweep", job_id)
 
         try:
@@ -147,7 +141,7 @@ class WebhookDeliveries:
 
     def _is_due(self, delivery: Delivery) -> bool:
         if delivery.state == "pending":
-            return delivery.due_at <= self._now()
+            return delivery.due_at <= time.time()
         return delivery.state == "waiting"
 
     async def _put(self, job_id: str, delivery: Delivery) -> None:
@@ -155,4 +149,8 @@ class WebhookDeliveries:
 
 
 def _read(text: str | None) -> Delivery | None:
-    return None if text is None else Delivery.model_validate_json(text)
+    try:
+        return None if text is None else Delivery.model_validate_json(text)
+    except ValueError:
+        log.exception("an entry of a webhook is damaged")
+        return None
