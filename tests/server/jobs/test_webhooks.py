@@ -223,6 +223,12 @@ async def test_a_receiver_that_is_not_there_is_tried_again() -> None:
     assert (delivery.state, delivery.last_error) == ("pending", "Connection refused")
 
 
+async def test_a_receiver_that_hangs_up_is_tried_again(receiver: Receiver) -> None:
+    receiver.answers = [lambda handler: setattr(handler, "close_connection", True)]
+    delivery = await attempt(receiver.url)
+    assert delivery.last_error == "the connection was closed without an answer"
+
+
 async def test_a_listed_name_that_means_a_private_address_is_not_connected_to(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -246,4 +246,6 @@ def reason(error: Exception) -> str:
         return "the host is not known"
     if isinstance(error, ssl.SSLError):
         return "the server's certificate or TLS is not accepted"
+    if isinstance(error, http.client.RemoteDisconnected):
+        return "the connection was closed without an answer"
     return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
