@@ -156,7 +156,10 @@ async def test_what_was_not_delivered_is_sent_by_the_next_server(
     assert (delivery.state, delivery.attempts) == ("pending", 1)
     await first.stop()
     with closing(sqlite3.connect(data / DATABASE)) as store, store:
-        store.execute("UPDATE webhooks SET due_at = ?", (time.time(),))
+        store.execute(
+            "UPDATE webhooks SET due_at = ?1, delivery = json_set(delivery, '$.due_at', ?1)",
+            (time.time(),),
+        )
     await start_backend(webhooks=sender())
     events = await asyncio.to_thread(receiver.wait, 2)
     assert events[0].id == events[1].id

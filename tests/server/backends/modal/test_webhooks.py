@@ -115,6 +115,7 @@ async def test_a_job_without_webhook_has_no_entry(parts: Parts) -> None:
 
 
 async def test_an_end_that_is_not_chosen_is_not_sent(parts: Parts, receiver: Receiver) -> None:
+    parts.cloud.now = datetime.now(UTC) - timedelta(seconds=100)
     job_id = await parts.accept(receiver.url, webhook_events=["job.failed"])
     await parts.cancel(job_id)
     await parts.deliveries.sweep()
@@ -173,7 +174,19 @@ async def test_a_job_that_has_not_ended_waits(parts: Parts, receiver: Receiver) 
     assert (parts.delivery(job_id).state, receiver.events) == ("waiting", [])
 
 
+async def test_the_sweep_leaves_a_job_alone_that_is_being_accepted(
+    parts: Parts, receiver: Receiver
+) -> None:
+    """Its webhook is written first, so that no job is without the one it has."""
+    asked = request(webhook=receiver.url, created_at=parts.cloud.now)
+    assert asked.delivery is not None
+    parts.records.entries[asked.job_id] = asked.delivery.model_dump_json()
+    await parts.deliveries.sweep()
+    assert parts.delivery(asked.job_id).state == "waiting"
+
+
 async def test_a_job_whose_records_are_gone_is_given_up(parts: Parts, receiver: Receiver) -> None:
+    parts.cloud.now = datetime.now(UTC) - timedelta(seconds=100)
     job_id = await parts.accept(receiver.url)
     parts.cloud.records.entries.clear()
     fresh = ModalBackend(parts.cloud.platform, parts.cloud.root / "other")

@@ -48,7 +48,12 @@ class JobRequest(JobOptions, frozen=True):
         """The webhook of the job, which waits for its end."""
         if self.webhook is None:
             return None
-        return Delivery(url=self.webhook, owner=self.owner, events=self.webhook_events)
+        return Delivery(
+            url=self.webhook,
+            owner=self.owner,
+            events=self.webhook_events,
+            due_at=self.created_at.timestamp(),
+        )
 
     def record(self, **state: Any) -> JobRecord:
         """The job in the given state, as clients see it."""

@@ -1,6 +1,7 @@
 """Sends webhooks: signed, to checked addresses only, in threads of their own."""
 
 import http.client
+import logging
 import random
 import time
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from comfysnap_server.jobs.webhooks import (
     WebhookSettings,
     retry_after,
 )
+
+logger = logging.getLogger(__name__)
 
 _READ_BYTES: Final = 1024
 """Of an answer, whose body says nothing to us."""
@@ -77,3 +80,6 @@ class WebhookSender:
         except (OSError, http.client.HTTPException, UnicodeError, ValueError) as error:
             late = time.monotonic() >= deadline
             return Reply(error="no answer in time" if late else reason(error))
+        except Exception:
+            logger.exception("the webhook of job %s could not be sent", job.id)
+            return Reply(error="it could not be sent; see the server's log")

@@ -124,7 +124,7 @@ class Delivery(BaseModel, frozen=True):
     ended in a way that is not sent."""
     attempts: int = 0
     due_at: float = 0.0
-    """Seconds since 1970."""
+    """When to send it, in seconds since 1970; while it waits, when the job was submitted."""
     last_error: str | None = None
 
     @property

@@ -53,8 +53,8 @@ class WebhookDispatcher:
             pause = _LOOK_S
             try:
                 pause = await self._start_due()
-            except BackendError:
-                logger.exception("the webhooks that are due could not be read")
+            except Exception:
+                logger.exception("the webhooks that are due could not be sent")
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._news.wait()

@@ -25,7 +25,7 @@ _SPAWN_S: Final = 5.0
 _SOON_S: Final = 10.0
 """What is due by then is waited for, as the next sweep may be half an hour away."""
 _FIRST_S: Final = 60.0
-"""After the end of a job, the sweep leaves the first attempt to the function for so long."""
+"""After the submit and after the end of a job, in which the sweep leaves its webhook alone."""
 _AT_ONCE: Final = 32
 _PER_HOST: Final = 4
 _SWEEP_S: Final = 600.0
@@ -140,9 +140,9 @@ class WebhookDeliveries:
             log.warning("not all of %d webhooks could be sent; the next sweep goes on", len(due))
 
     def _is_due(self, delivery: Delivery) -> bool:
-        if delivery.state == "pending":
-            return delivery.due_at <= time.time()
-        return delivery.state == "waiting"
+        if delivery.state == "waiting":  # and one this new may be without its job still
+            return delivery.due_at + _FIRST_S <= time.time()
+        return delivery.state == "pending" and delivery.due_at <= time.time()
 
     async def _put(self, job_id: str, delivery: Delivery) -> None:
         await self._records.put(job_id, delivery.model_dump_json())
