@@ -1,8 +1,9 @@
 """Jobs while everything breaks: kills of the server, the fork server and workers, a full disk, a
 locked and a damaged job store. Seeded and repeatable.
 
-A server in another process, whose engine leaves daemons behind. Targets: no job is lost, none ends
-twice or with another state later, every output file is whole, and no process is left.
+A server in another process, whose engine leaves daemons behind, and a receiver of webhooks that
+fails half the time. Targets: no job is lost, none ends twice or with another state later, every
+output file is whole, every webhook is delivered and verified, and no process is left.
 
     uv run python benchmarks/chaos.py [--quick] [--seed 1] [--workers 2]
 """
@@ -12,6 +13,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import random
 import signal
@@ -28,6 +30,7 @@ from typing import Any, Final
 
 import httpx
 from local_server import ROOT, CountingEngine, runs
+from webhook_receiver import SETTINGS, FailingReceiver, failing_receiver, make_sender
 
 from comfysnap_server.engine.protocol import EngineJob, EngineResult, Report
 
@@ -58,6 +61,7 @@ def serve(data: Path, port: int, workers: int) -> None:
     from comfysnap_server.backends.local import LocalBackend, LocalLimits
     from comfysnap_server.gateway import GatewayServer, GatewaySettings, create_app
 
+    logging.getLogger("comfysnap_server.backends.local.webhooks").setLevel(logging.ERROR)
     backend = LocalBackend(
         data,
         engine="chaos:ChaosEngine",
@@ -67,8 +71,9 @@ def serve(data: Path, port: int, workers: int) -> None:
         limits=LocalLimits(
             keep_free_bytes=KEEP_FREE_MB << 20, takeover_patience=30, interrupt_grace=0.5
         ),
+        webhooks=make_sender(),
     )
-    settings = GatewaySettings(max_attempts=ATTEMPTS)
+    settings = GatewaySettings(max_attempts=ATTEMPTS, webhooks=SETTINGS)
     app = create_app(backend, load_workflows(ROOT / "workflows"), settings, default="hello")
     GatewayServer(
         app, host="127.0.0.1", port=port, announce=lambda url: print(url, flush=True)
@@ -163,9 +168,10 @@ class Seen:
 class Caller:
     """Submits, cancels some, and follows each job to its end, whatever the server does."""
 
-    def __init__(self, server: Server, rand: random.Random) -> None:
+    def __init__(self, server: Server, rand: random.Random, webhook: str) -> None:
         self._server = server
         self._rand = rand
+        self._webhook = webhook
         self._http = httpx.AsyncClient(timeout=40, limits=httpx.Limits(max_connections=100))
         self.seen = Seen()
 
@@ -192,7 +198,9 @@ class Caller:
 
     async def _job(self, key: str, draw: float) -> None:
         body = {"width": 16 + int(draw * 1000)}
-        job = await self._ask("POST", "/infer_async/hello", json=body, key=key)
+        job = await self._ask(
+            "POST", f"/infer_async/hello?webhook={self._webhook}", json=body, key=key
+        )
         self.seen.accepted[key] = job["id"]
         if draw < 0.2:
             await self._ask("POST", f"/cancel/{job['id']}")
@@ -318,14 +326,17 @@ def small_disk() -> Generator[Path]:
                 subprocess.run(["umount", "-l", folder], check=False)
 
 
-async def measure(server: Server, count: int, kills: int, seed: int) -> tuple[Seen, Monkey]:
+async def measure(
+    server: Server, receiver: FailingReceiver, count: int, kills: int, seed: int
+) -> tuple[Seen, Monkey]:
     """Run the jobs while the monkey is at work; look at all of them when both are done."""
-    rand = random.Random(seed)
-    caller, monkey = Caller(server, rand), Monkey(server, random.Random(seed + 1))
+    caller = Caller(server, random.Random(seed), receiver.url)
+    monkey = Monkey(server, random.Random(seed + 1))
     async with asyncio.TaskGroup() as group:
         group.create_task(monkey.run(kills))
         group.create_task(caller.run(count))
     await caller.check()
+    await asyncio.to_thread(receiver.wait_for, caller.seen.ends, PATIENCE_S)
     return caller.seen, monkey
 
 
@@ -361,17 +372,17 @@ def main() -> int:
         return 0
     jobs, kills = (60, 6) if options.quick else (500, 20)
     started = time.monotonic()
-    with small_disk() as folder:
+    with small_disk() as folder, failing_receiver(options.seed) as receiver:
         server = Server(folder / "data", token=os.urandom(8).hex(), workers=options.workers)
         server.start()
         try:
-            seen, monkey = asyncio.run(measure(server, jobs, kills, options.seed))
+            seen, monkey = asyncio.run(measure(server, receiver, jobs, kills, options.seed))
             server.end(signal.SIGTERM)
         except BaseException:
             server.end(signal.SIGKILL)
             raise
         left = left_processes(server)
-        problems = [*seen.problems, *monkey.problems, *twice(server.data)]
+        problems = [*seen.problems, *monkey.problems, *receiver.problems, *twice(server.data)]
     if seen.no_room > monkey.counts["fill_disk"]:
         problems.append(f"{seen.no_room} jobs met a full disk")
     lost = jobs - len(seen.ends)
@@ -381,6 +392,7 @@ def main() -> int:
     print(f"{'jobs':24} {jobs}, {dict(Counter(seen.ends.values()))}")
     print(f"{'faults':24} {dict(monkey.counts)}")
     print(f"{'lost, doubled':24} {lost}, {doubled}")
+    print(f"{'webhooks':24} {len(receiver.accepted)} delivered, {dict(receiver.counts)}")
     print(f"{'processes left':24} {len(left)}")
     print(f"{'wall time':24} {time.monotonic() - started:.1f} s")
     for problem in [*problems, *left.values()][:20]:

@@ -19,17 +19,18 @@ from tests.client.fakes import DrawInput, FakeServer, rejecting
 PUBLIC = [
     "NO_RETRY", "APIError", "Client", "ComfysnapError", "ConnectionFailed", "ContractMismatch",
     "DeadlineExceeded", "DownloadFailed", "ErrorCode", "IdempotencyMismatch", "InvalidInput",
-    "Job", "JobCancelled", "JobError", "JobEvent", "JobExpired", "JobFailed", "JobOutput",
-    "JobRecord", "JobStatus", "JobTimedOut", "Lora", "MapResult", "ModelUrl", "NotFound",
-    "OnProgress", "OutputExpired", "Phase",
+    "InvalidWebhook", "Job", "JobCancelled", "JobError", "JobEvent", "JobExpired", "JobFailed",
+    "JobOutput", "JobRecord", "JobStatus", "JobTimedOut", "Lora", "MapResult", "ModelUrl",
+    "NotFound", "OnProgress", "OutputExpired", "Phase",
     "PollPolicy", "Progress", "RateLimited", "RetryPolicy", "ServerError", "TooLarge",
-    "Unauthorized", "UnexpectedResponse", "UntypedOutput", "job_id_of", "untyped",
+    "Unauthorized", "UnexpectedResponse", "UntypedOutput", "WebhookEvent",
+    "job_id_of", "untyped", "verify_webhook",
 ]  # fmt: skip
 
 
 def test_the_public_names_are_these() -> None:
     assert comfysnap_client.__all__ == PUBLIC
-    assert testing.__all__ == ["Call", "MockServer", "Scenario", "mock_server"]
+    assert testing.__all__ == ["Call", "MockServer", "Scenario", "WebhookRequest", "mock_server"]
     assert blocking.__all__ == ["Client", "Job"]
     for name in PUBLIC:
         assert getattr(comfysnap_client, name) is not None

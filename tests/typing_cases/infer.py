@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import assert_type
 
-from comfysnap_client import Client, Job, Lora
+from comfysnap_client import Client, Job, Lora, UntypedOutput, WebhookEvent, verify_webhook
 from comfysnap_schema.wire.files import FileByUrl, FileInput, ImageFile, OutputFile, VideoFile
 from comfysnap_schema.workflows import FluxInput, FluxOutput, HelloInput, Img2imgInput, VideoInput
 from tests.typing_cases.edit import EditInput
@@ -26,6 +26,13 @@ async def calls_are_typed(client: Client) -> None:
     assert_type(video.video, VideoFile)
     assert_type(FluxInput(prompt="x").seed, int | None)
     assert_type(HelloInput().width, int)
+
+
+def webhooks_are_typed(headers: dict[str, str], body: bytes) -> None:
+    event = verify_webhook(headers, body, "whsec_...", FluxOutput)
+    assert_type(event, WebhookEvent[FluxOutput])
+    assert_type(event.output, FluxOutput | None)
+    assert_type(verify_webhook(headers, body, ["old", "new"]).output, UntypedOutput | None)
 
 
 def a_file_input_accepts_what_a_caller_may_hold() -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         DownloadFailed,
         IdempotencyMismatch,
         InvalidInput,
+        InvalidWebhook,
         JobCancelled,
         JobError,
         JobExpired,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from comfysnap_client.polling import PollPolicy
     from comfysnap_client.retry import NO_RETRY, RetryPolicy
     from comfysnap_client.session import OnProgress
+    from comfysnap_client.webhooks import WebhookEvent, verify_webhook
     from comfysnap_schema.wire import (
         ErrorCode,
         JobEvent,
@@ -60,6 +62,7 @@ __all__ = [
     "ErrorCode",
     "IdempotencyMismatch",
     "InvalidInput",
+    "InvalidWebhook",
     "Job",
     "JobCancelled",
     "JobError",
@@ -86,8 +89,10 @@ __all__ = [
     "Unauthorized",
     "UnexpectedResponse",
     "UntypedOutput",
+    "WebhookEvent",
     "job_id_of",
     "untyped",
+    "verify_webhook",
 ]
 
 _MODULES = {
@@ -101,6 +106,8 @@ _MODULES = {
     "JobOutput": "comfysnap_client.dynamic",
     "UntypedOutput": "comfysnap_client.dynamic",
     "untyped": "comfysnap_client.dynamic",
+    "WebhookEvent": "comfysnap_client.webhooks",
+    "verify_webhook": "comfysnap_client.webhooks",
     "ErrorCode": "comfysnap_schema.wire.errors",
     "JobEvent": "comfysnap_schema.wire.jobs",
     "JobRecord": "comfysnap_schema.wire.jobs",

@@ -201,7 +201,8 @@ class Client:
             job_timeout: Maximum run time on the server, in seconds. None uses ``timeout``, or the
                 server's default if the job is not cancelled on timeout.
             labels: Stored with the job; ``jobs`` can filter by them.
-            webhook: URL that the server calls when the job is final.
+            webhook: URL that receives the job once it ended; see ``verify_webhook``. The server
+                must allow its host.
             idempotency_key: Prevents a second job if this program submits again after a restart.
             cancel_on_timeout: Whether the job is cancelled when ``timeout`` passes or the calling
                 task is cancelled. None uses the client's.

@@ -7,6 +7,7 @@ Exception tree::
     ├── UnexpectedResponse      not a response of this API: a proxy's error page, a redirect
     ├── DeadlineExceeded        the call's ``timeout`` passed (also a TimeoutError)
     ├── DownloadFailed          an output file has the wrong length or hash
+    ├── InvalidWebhook          a webhook is not signed with the secret, or too old; see ``code``
     ├── APIError                the server rejected the request; see ``code``
     │   ├── InvalidInput        the inputs are not valid; see ``fields``
     │   ├── Unauthorized        the key is missing, wrong or lacks access
@@ -105,6 +106,26 @@ class DeadlineExceeded(ComfysnapError, TimeoutError):
 
 class DownloadFailed(ComfysnapError):
     """The length or SHA-256 of a downloaded file does not match the job's record."""
+
+
+class InvalidWebhook(ComfysnapError):
+    """The request is not a webhook that this server sent just now.
+
+    Attributes:
+        code: ``missing_header``, ``invalid_timestamp``, ``too_old``, ``too_new``,
+            ``invalid_signature`` or ``invalid_body``.
+
+    Example::
+
+        try:
+            event = verify_webhook(headers, body, secret)
+        except InvalidWebhook as error:
+            print(error.code)
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code: str = code
+        super().__init__(message)
 
 
 class _WithProblem:

@@ -12,9 +12,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from comfysnap_client.testing.jobs import Scenario
-from comfysnap_client.testing.server import Call, MockServer
+from comfysnap_client.testing.server import Call, MockServer, WebhookRequest
 
-__all__ = ["Call", "MockServer", "Scenario", "mock_server"]
+__all__ = ["Call", "MockServer", "Scenario", "WebhookRequest", "mock_server"]
 
 
 @contextmanager

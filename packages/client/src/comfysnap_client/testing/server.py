@@ -1,13 +1,15 @@
 """The routes of the mock server."""
 
 import asyncio
+import base64
 import hashlib
 import json
 import struct
+import time
 import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import httpx
 import respx
@@ -36,6 +38,10 @@ from comfysnap_schema.wire import (
     Problem,
     WorkflowDetail,
     WorkflowSummary,
+    webhook_body,
+    webhook_headers,
+    webhook_id_of,
+    webhook_key,
 )
 
 OutputT = TypeVar("OutputT", bound=WorkflowOutput)
@@ -67,6 +73,16 @@ class Call:
     headers: dict[str, str]
 
 
+class WebhookRequest(NamedTuple):
+    """What a server sends to a webhook URL, made by ``MockServer.webhook_request``::
+
+    response = await app_client.post("/hook", content=request.body, headers=request.headers)
+    """
+
+    headers: dict[str, str]
+    body: bytes
+
+
 class MockServer:
     """An in-memory server, created by ``mock_server`` or the fixture ``comfysnap_server``::
 
@@ -78,6 +94,7 @@ class MockServer:
         calls: Accepted submits in order; submits with the same idempotency key count once.
         requests: All requests, as ``"GET /check_status/job_..."``.
         router: The underlying respx router.
+        webhook_secret: Signs ``webhook_request``.
     """
 
     def __init__(self, url: str) -> None:
@@ -86,6 +103,7 @@ class MockServer:
         self.requests: list[str] = []
         self.router: respx.MockRouter = respx.MockRouter(base_url=self.url, assert_all_called=False)
         self.router.route().mock(side_effect=self._handle)
+        self.webhook_secret: str = "whsec_" + base64.b64encode(bytes(range(32))).decode()
         self._scenarios: dict[str, tuple[type[WorkflowInput[Any]], Scenario[Any]]] = {}
         self._jobs: dict[str, MockJob] = {}
         self._keys: dict[str, str] = {}
@@ -163,6 +181,31 @@ class MockServer:
         """
         content = _png(width, height)
         return self.file(name, content, model=ImageFile, kind=Kind.IMAGE, content_type="image/png")
+
+    def webhook_request(self, job_id: str, *, signed_at: float | None = None) -> WebhookRequest:
+        """Create the webhook of a job, which runs to its end first::
+
+            headers, body = server.webhook_request(job.id)
+            event = verify_webhook(headers, body, server.webhook_secret, FluxOutput)
+
+        Args:
+            job_id: ID of a job of this server.
+            signed_at: Seconds since 1970, for a webhook that is too old. None: now.
+
+        Raises:
+            ValueError: Unknown job, or one that hangs or needs more time.
+        """
+        job = self._jobs.get(job_id)
+        while job is not None and job.advance():
+            pass
+        if job is None or not job.is_final:
+            raise ValueError(f"{job_id} is not a job that has ended")
+        record = job.record()
+        body = webhook_body(record)
+        stamp = int(time.time() if signed_at is None else signed_at)
+        webhook_id = webhook_id_of(record.id, record.status)
+        headers = webhook_headers([webhook_key(self.webhook_secret)], webhook_id, stamp, body)
+        return WebhookRequest(headers, body)
 
     async def _handle(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path.removeprefix(httpx.URL(self.url).path.rstrip("/"))

@@ -70,6 +70,19 @@ from comfysnap_schema.wire.routes import (
     WORKFLOW_NAME_PATTERN,
     WORKFLOWS,
 )
+from comfysnap_schema.wire.webhooks import (
+    WEBHOOK_ID,
+    WEBHOOK_SIGNATURE,
+    WEBHOOK_TIMESTAMP,
+    WEBHOOK_TOLERANCE_S,
+    WebhookPayload,
+    WebhookType,
+    webhook_body,
+    webhook_headers,
+    webhook_id_of,
+    webhook_key,
+    webhook_signature,
+)
 
 __all__ = [
     "CANCEL",
@@ -94,6 +107,10 @@ __all__ = [
     "REQUEST_ID",
     "RETRY_AFTER",
     "SHA256_PATTERN",
+    "WEBHOOK_ID",
+    "WEBHOOK_SIGNATURE",
+    "WEBHOOK_TIMESTAMP",
+    "WEBHOOK_TOLERANCE_S",
     "WORKFLOWS",
     "WORKFLOW_NAME_PATTERN",
     "AnimationFile",
@@ -132,9 +149,16 @@ __all__ = [
     "Timings",
     "UiFormatError",
     "VideoFile",
+    "WebhookPayload",
+    "WebhookType",
     "WorkflowDetail",
     "WorkflowError",
     "WorkflowSummary",
     "content_type_of",
     "kind_fits",
+    "webhook_body",
+    "webhook_headers",
+    "webhook_id_of",
+    "webhook_key",
+    "webhook_signature",
 ]

@@ -13,6 +13,7 @@ class JobOptions(BaseModel, frozen=True, use_attribute_docstrings=True):
     """Options that travel with the job, unchanged, to where they act."""
 
     webhook: Annotated[str, Field(max_length=2048)] | None = None
+    """URL that receives the job once it ended; its host must be one that the server allows."""
     previews: bool = False
     """Whether events carry preview frames."""
 

@@ -2,7 +2,7 @@
 
 import typer
 
-from comfysnap_server.cli import comfyui, models
+from comfysnap_server.cli import comfyui, models, webhooks
 from comfysnap_server.cli.backup import backup
 from comfysnap_server.cli.demo import demo
 from comfysnap_server.cli.deploy import deploy, rollback
@@ -25,3 +25,4 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
     app.add_typer(comfyui.app, name="comfyui")
     app.add_typer(models.app, name="models")
+    app.add_typer(webhooks.app, name="webhooks")

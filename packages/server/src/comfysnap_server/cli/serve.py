@@ -29,6 +29,7 @@ from comfysnap_schema.workflow import (
 
 if TYPE_CHECKING:
     from comfysnap_server.gateway import GatewayServer, Metrics
+    from comfysnap_server.jobs import WebhookSender, WebhookSettings
     from comfysnap_server.serve_settings import ServeSettings
 
 _LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
@@ -243,6 +244,7 @@ def _make_server(
         on_end=metrics.ended,
         outputs=outputs,
         remote_models=settings.remote_models,
+        webhooks=_webhook_sender(settings.webhooks),
     )
     served = backend if outputs is None else LinkedBackend(backend, outputs)
     default = loaded.project.default
@@ -254,6 +256,14 @@ def _make_server(
     return GatewayServer(
         app, host=host, port=port, announce=announce, failure=lambda: backend.start_failure
     )
+
+
+def _webhook_sender(settings: "WebhookSettings") -> "WebhookSender | None":
+    from comfysnap_server.jobs import SECRET_VARIABLE, WebhookSender, webhook_keys
+
+    if not settings.enabled:
+        return None
+    return WebhookSender(settings, webhook_keys(os.environ.get(SECRET_VARIABLE)))
 
 
 def _announce(

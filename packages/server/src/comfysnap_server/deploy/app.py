@@ -6,7 +6,7 @@
 from comfysnap_server.deploy.functions import remote_models
 from comfysnap_server.deploy.functions.gateway import gateway
 from comfysnap_server.deploy.functions.platform import app
-from comfysnap_server.deploy.functions.sweep import sweep
+from comfysnap_server.deploy.functions.sweep import sweep  # and with it ``deliver``
 from comfysnap_server.deploy.functions.worker import workers
 
 __all__ = ["app", "gateway", "remote_models", "sweep", "workers"]

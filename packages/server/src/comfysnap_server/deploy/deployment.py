@@ -90,6 +90,14 @@ class Deployment:
             return None
         return self.settings.keys_secret or f"{self.name}-keys"
 
+    @property
+    def webhook_secret(self) -> str | None:
+        """Name of the secret that signs webhooks; None unless ``[serve.webhooks]`` allows any."""
+        table: Any = self.project.serve.get("webhooks")
+        if not isinstance(table, dict) or not table.keys() & {"hosts", "url"}:
+            return None
+        return self.settings.webhook_secret or f"{self.name}-webhooks"
+
     @cached_property
     def workflows(self) -> Mapping[str, Workflow]:
         """The workflows to serve, by name.

@@ -48,6 +48,8 @@ def _lines(deployment: Deployment) -> Iterator[PlanLine]:
         yield PlanLine("function", pool.class_name, _worker(pool))
     yield PlanLine("function", "gateway", _gateway(deployment))
     yield PlanLine("function", "sweep", "CPU; every 30 minutes, at most one container")
+    if deployment.webhook_secret:
+        yield PlanLine("function", "deliver", "sends webhooks; CPU; at most 4 containers")
     yield from _images(deployment)
     yield PlanLine("volume", deployment.models_volume, f"at {MODELS_DIR}: models")
     retention = f"kept for {settings.retention_hours} hours"
@@ -65,6 +67,8 @@ def _lines(deployment: Deployment) -> Iterator[PlanLine]:
         yield PlanLine("volume", mount.volume, f"at {mount.path}: {mode}")
     for name in ("jobs", "index"):
         yield PlanLine("dict", f"{deployment.name}-{name}", "job records; expire after 7 idle days")
+    if deployment.webhook_secret:
+        yield PlanLine("dict", f"{deployment.name}-webhooks", "webhooks; expire after 7 idle days")
     yield PlanLine("queue", f"{deployment.name}-progress", "progress of running jobs")
     yield from _secrets(deployment)
     yield from _costs(deployment)
@@ -139,6 +143,8 @@ def _secrets(deployment: Deployment) -> Iterator[PlanLine]:
         yield PlanLine("secret", name, "environment of downloads of models")
     if deployment.keys_secret:
         yield PlanLine("secret", deployment.keys_secret, "hashes of the API keys")
+    if deployment.webhook_secret:
+        yield PlanLine("secret", deployment.webhook_secret, "signs webhooks")
 
 
 def _costs(deployment: Deployment) -> Iterator[PlanLine]:

@@ -19,6 +19,7 @@ from comfysnap_server.deploy.keys import KEYS_VARIABLE
 from comfysnap_server.doctor.issue import Level, ProjectIssue
 from comfysnap_server.doctor.settings import check_access, check_settings
 from comfysnap_server.doctor.workflows import check_models, check_nodes, check_probe
+from comfysnap_server.jobs import SECRET_VARIABLE
 from comfysnap_server.models import ModelsVolume
 from comfysnap_server.nodepacks import NodeManifest, Probe
 from comfysnap_server.serve_settings import read_serve
@@ -148,6 +149,7 @@ def check_resources(deployment: Deployment) -> Iterator[ProjectIssue]:
         "deploy.build_secrets": settings.build_secrets,
         "deploy.model_secrets": settings.model_secrets,
         "deploy.keys_secret": [deployment.keys_secret] if deployment.keys_secret else [],
+        "deploy.webhook_secret": [deployment.webhook_secret] if deployment.webhook_secret else [],
     }
     for where, names in secrets.items():
         for name in names:
@@ -170,6 +172,8 @@ def _example(where: str) -> str:
         return (
             f'{KEYS_VARIABLE}=\'{{"OWNER": "HASH"}}\', where `comfysnap key OWNER` prints the HASH'
         )
+    if where == "deploy.webhook_secret":
+        return f"{SECRET_VARIABLE}=SECRET, which `comfysnap webhooks secret` creates"
     return "COMFY_ORG_API_KEY=KEY" if where == "deploy.api_key_secret" else "NAME=VALUE"
 
 

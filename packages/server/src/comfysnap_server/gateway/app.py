@@ -104,7 +104,7 @@ def create_app(
     app.include_router(FileRoutes(backend, settings, uploads, downloads).router())
     app.include_router(WorkflowRoutes(backend, workflows, default).router())
     app.include_router(metrics_router(metrics))
-    openapi = cache(lambda: build_openapi(app, workflows, default, settings.auth))
+    openapi = cache(lambda: build_openapi(app, workflows, default, settings))
     app.include_router(docs_router(openapi))
     app.add_middleware(GatewayMiddleware, auth=auth, settings=settings, metrics=metrics)
     if settings.origins:

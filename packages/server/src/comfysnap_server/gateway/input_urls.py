@@ -5,20 +5,18 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import ExitStack, aclosing, suppress
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from comfysnap_schema.wire import ErrorCode, FieldProblem
 from comfysnap_server.backends.protocol import Backend
 from comfysnap_server.errors import BackendError
 from comfysnap_server.gateway.capacity import Places
 from comfysnap_server.gateway.problems import ProblemError
-from comfysnap_server.jobs import FetchError, FetchPolicy, fetch_file
-
-T = TypeVar("T")
+from comfysnap_server.jobs import FetchError, FetchPolicy, fetch_file, in_thread
 
 TIMEOUT_S: Final = 30.0
 """For all downloads of one submit, which its caller waits for."""
@@ -36,8 +34,7 @@ _PATIENCE_S: Final = 1.0
 class InputDownloads:
     """Downloads into the file store of a backend.
 
-    Every download has a thread of its own, because a name server that does not answer holds its
-    thread for as long as it likes; a shared pool would be full of such threads.
+    Every download has a thread of its own; see ``in_thread``.
 
     Args:
         backend: Where the files are stored.
@@ -84,8 +81,9 @@ class InputDownloads:
             folder = _new_folder()
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             stop = partial(_must_stop, stopped, folder)
-            download = _in_thread(
-                partial(fetch_file, url, folder / "file", self._policy, stop=stop)
+            download = in_thread(
+                "input-download",
+                partial(fetch_file, url, folder / "file", self._policy, stop=stop),
             )
             # Place and folder are the thread's: it may outlive the request.
             held = stack.pop_all()
@@ -143,30 +141,6 @@ def _unavailable(field: str, message: str) -> ProblemError:
         status=422,
         fields=(FieldProblem(field=field, message=message),),
     )
-
-
-def _in_thread(work: Callable[[], T]) -> "asyncio.Future[T]":
-    """The result of ``work`` in a thread that nobody waits for when the process ends."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def deliver(set_value: Callable[[], None]) -> None:
-        if not future.done():
-            set_value()
-
-    def run() -> None:
-        set_value: Callable[[], None]
-        try:
-            set_value = partial(future.set_result, work())
-        except Exception as error:
-            set_value = partial(future.set_exception, error)
-        try:
-            loop.call_soon_threadsafe(deliver, set_value)
-        except RuntimeError:  # the server has stopped
-            return
-
-    threading.Thread(target=run, name="input-download", daemon=True).start()
-    return future
 
 
 async def _chunks(path: Path) -> AsyncGenerator[bytes]:

@@ -8,16 +8,27 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import JsonValue
 
-from comfysnap_schema.wire import PROBLEM_JSON, Problem, routes
+from comfysnap_schema.wire import (
+    PROBLEM_JSON,
+    WEBHOOK_ID,
+    WEBHOOK_SIGNATURE,
+    WEBHOOK_TIMESTAMP,
+    Problem,
+    WebhookPayload,
+    routes,
+)
 from comfysnap_schema.workflow import Parameter, Workflow, examples
-from comfysnap_server.gateway.settings import AuthMode
+from comfysnap_server.gateway.settings import GatewaySettings
 
 _INFER: Final = (routes.INFER_SYNC, routes.INFER_ASYNC)
 _FILE: Final[dict[str, JsonValue]] = {"url": "https://example.com/picture.png"}
 
 
 def build_openapi(
-    app: FastAPI, workflows: Mapping[str, Workflow], default: str | None, auth: AuthMode
+    app: FastAPI,
+    workflows: Mapping[str, Workflow],
+    default: str | None,
+    settings: GatewaySettings,
 ) -> dict[str, Any]:
     """The document: one infer path a workflow, problem responses, and how to authenticate."""
     document = get_openapi(title=app.title, version=app.version, routes=app.routes)
@@ -44,10 +55,40 @@ def build_openapi(
             # FastAPI adds path and method; generators make it the name of a function
             added = re.sub(r"\W", "_", f"{path}_{method}")
             operation["operationId"] = operation["operationId"].removesuffix(added)
-    if auth == "keys":
+    if settings.webhooks.enabled:
+        document["webhooks"] = _webhooks(schemas)
+    if settings.auth == "keys":
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}]
     return document
+
+
+def _webhooks(schemas: dict[str, Any]) -> dict[str, Any]:
+    """The request that a receiver of webhooks gets."""
+    payload = WebhookPayload.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas.update({**payload.pop("$defs", {}), **schemas}, WebhookPayload=payload)
+    headers = {
+        WEBHOOK_ID: "Names the event; the same when it is sent again",
+        WEBHOOK_TIMESTAMP: "Seconds since 1970",
+        WEBHOOK_SIGNATURE: "HMAC-SHA256, by the Standard Webhooks specification",
+    }
+    operation = {
+        "summary": "A job ended",
+        "description": "Any 2xx within 15 s accepts it; else it is sent again, for three days.",
+        "parameters": [
+            {"name": name, "in": "header", "required": True, "description": text,
+             "schema": {"type": "string"}}
+            for name, text in headers.items()
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": {"$ref": "#/components/schemas/WebhookPayload"}}
+            },
+        },
+        "responses": {"2XX": {"description": "Accepted"}, "410": {"description": "Not again"}},
+    }  # fmt: skip
+    return {"job": {"post": operation}}
 
 
 def _infer(generic: dict[str, Any], workflow: Workflow, name: str) -> dict[str, Any]:

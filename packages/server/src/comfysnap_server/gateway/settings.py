@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from comfysnap_schema.wire import routes
+from comfysnap_server.jobs import WebhookSettings
 from comfysnap_server.logs import LogFormat
 from comfysnap_server.models import RemoteModelSettings
 
@@ -58,3 +59,4 @@ class GatewaySettings(BaseModel, frozen=True, extra="forbid"):
     """After which a job that did not start expires; None: never."""
     max_attempts: Annotated[int, Field(ge=1, le=10)] = 1
     """How often a job is run whose worker is lost."""
+    webhooks: WebhookSettings = WebhookSettings()

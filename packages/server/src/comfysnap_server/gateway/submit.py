@@ -187,11 +187,17 @@ class JobSubmitter:
         )
 
     def _check_options(self, options: SubmitOptions) -> None:
-        if options.webhook is not None:
+        webhooks, url = self._settings.webhooks, options.webhook
+        if url is None:
+            return
+        problem = "is not offered by this server; poll /check_status or read /events"
+        if webhooks.enabled:
+            problem = webhooks.refusal(url)
+        if problem is not None:
             raise ProblemError(
                 ErrorCode.INVALID_REQUEST,
-                "this server delivers no webhooks; poll /check_status or read /events",
-                fields=(FieldProblem(field="webhook", message="is not offered by this server"),),
+                f"webhook {problem}",
+                fields=(FieldProblem(field="webhook", message=problem),),
             )
 
     async def _request(
@@ -208,8 +214,11 @@ class JobSubmitter:
         graph = await _build(workflow, {**inputs, **found.names, **named.names})
         options = submission.options
         settings = self._settings
+        travelling = {name: getattr(options, name) for name in JobOptions.model_fields}
+        travelling["webhook"] = options.webhook or settings.webhooks.url
         return JobRequest(
-            **{name: getattr(options, name) for name in JobOptions.model_fields},
+            **travelling,
+            webhook_events=settings.webhooks.events,
             job_id=new_job_id(),
             owner=submission.owner,
             workflow=workflow.name,

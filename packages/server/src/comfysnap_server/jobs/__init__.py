@@ -22,11 +22,22 @@ from comfysnap_server.jobs.run import (
     ended,
     execute,
 )
+from comfysnap_server.jobs.threads import in_thread
+from comfysnap_server.jobs.webhook_sender import WebhookSender
+from comfysnap_server.jobs.webhooks import (
+    SECRET_VARIABLE,
+    Delivery,
+    WebhookPolicy,
+    WebhookSettings,
+    webhook_keys,
+)
 
 __all__ = [
     "ENDINGS",
     "REMOTE_FOLDER",
+    "SECRET_VARIABLE",
     "WORK",
+    "Delivery",
     "EarlyOutput",
     "Ending",
     "FetchError",
@@ -41,12 +52,17 @@ __all__ = [
     "OutputStoreSettings",
     "RemoteModel",
     "Report",
+    "WebhookPolicy",
+    "WebhookSender",
+    "WebhookSettings",
     "ended",
     "execute",
     "fetch_file",
     "find_output",
+    "in_thread",
     "keep_outputs",
     "log_end",
     "problem",
     "resolve_address",
+    "webhook_keys",
 ]

@@ -7,7 +7,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +76,7 @@ def fetch(
     part = target.with_name(target.name + ".part")
     try:
         for _ in range(policy.max_redirects + 1):
-            with _get(url, policy, deadline, stop) as response:
+            with request(url, policy.networks, deadline, stop) as response:
                 location = response.headers.get("Location")
                 if response.status in _REDIRECTS and location:
                     url = urljoin(url, location)
@@ -84,26 +84,39 @@ def fetch(
                 return _save(response, part, target, policy, deadline, stop)
     except (OSError, http.client.HTTPException, UnicodeError, ValueError) as error:
         _go_on(deadline, stop)
-        raise FetchError(f"the download failed: {_reason(error)}") from error
+        raise FetchError(f"the download failed: {reason(error)}") from error
     finally:
         part.unlink(missing_ok=True)
     raise FetchError(f"more than {policy.max_redirects} redirects")
 
 
 @contextmanager
-def _get(
-    url: str, policy: FetchPolicy, deadline: float, stop: Callable[[], bool]
+def request(
+    url: str,
+    networks: tuple[Network, ...],
+    deadline: float,
+    stop: Callable[[], bool],
+    *,
+    method: str = "GET",
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Generator[http.client.HTTPResponse]:
+    """Send one request, to a public address or one in ``networks``; a redirect is the answer.
+
+    Raises:
+        FetchError: The address is refused, or it is past ``deadline`` (monotonic).
+        OSError, http.client.HTTPException, UnicodeError, ValueError: See ``reason``.
+    """
     parts = _checked(url)
     host = str(parts.hostname).encode("idna").decode("ascii")
     port = parts.port or _PORTS[parts.scheme]
-    address = resolve_address(host, port, policy.networks)
+    address = resolve_address(host, port, networks)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     left = min(_go_on(deadline, stop), _QUIET_S)
     client = _PinnedConnection(host, port, address, parts.scheme, left)
     with closing(client), _cut_off(client, deadline, stop):
-        headers = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "comfysnap"}
-        client.request("GET", path, headers=headers)
+        ours = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "comfysnap"}
+        client.request(method, path, body, {**ours, **(headers or {})})
         with closing(client.getresponse()) as response:
             yield response
 
@@ -230,11 +243,14 @@ def _go_on(deadline: float, stop: Callable[[], bool]) -> float:
     return left
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why a request failed."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, socket.gaierror):
         return "the host is not known"
     if isinstance(error, ssl.SSLError):
         return "the server's certificate or TLS is not accepted"
+    if isinstance(error, http.client.RemoteDisconnected):
+        return "the connection was closed without an answer"
     return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__

@@ -14,8 +14,10 @@ from comfysnap_schema.wire import (
     JobOptions,
     JobRecord,
     ModelUrl,
+    WebhookType,
 )
 from comfysnap_schema.workflow import OutputSpec
+from comfysnap_server.jobs.webhooks import Delivery
 
 REMOTE_FOLDER: Final = "remote"
 """Folder, in each folder of models, of those that jobs named by URL."""
@@ -68,10 +70,24 @@ class JobRequest(JobOptions, frozen=True):
     queue_timeout: float | None = None
     """Seconds after which a job that did not start expires."""
     max_attempts: int = 1
+    webhook_events: frozenset[WebhookType] | None = None
+    """Ends that are sent to ``webhook``; None: all of them."""
     idempotency_key: str | None = None
     fingerprint: str = ""
     """Hash of the submit (workflow, body, options): the same key with another one is refused."""
     created_at: datetime
+
+    @property
+    def delivery(self) -> Delivery | None:
+        """The webhook of the job, which waits for its end."""
+        if self.webhook is None:
+            return None
+        return Delivery(
+            url=self.webhook,
+            owner=self.owner,
+            events=self.webhook_events,
+            due_at=self.created_at.timestamp(),
+        )
 
     def record(self, **state: Any) -> JobRecord:
         """The job in the given state, as clients see it."""

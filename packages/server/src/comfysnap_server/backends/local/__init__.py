@@ -3,5 +3,14 @@
 from comfysnap_server.backends.local.backend import DATABASE, LocalBackend
 from comfysnap_server.backends.local.limits import LocalLimits
 from comfysnap_server.backends.local.migrations import DataFolderError, back_up
+from comfysnap_server.backends.local.webhook_rows import list_webhooks, resend_webhook
 
-__all__ = ["DATABASE", "DataFolderError", "LocalBackend", "LocalLimits", "back_up"]
+__all__ = [
+    "DATABASE",
+    "DataFolderError",
+    "LocalBackend",
+    "LocalLimits",
+    "back_up",
+    "list_webhooks",
+    "resend_webhook",
+]

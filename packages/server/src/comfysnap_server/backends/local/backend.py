@@ -34,6 +34,7 @@ from comfysnap_server.backends.local.runner import Runner
 from comfysnap_server.backends.local.slots import Slots, spread
 from comfysnap_server.backends.local.sweep import Sweeper
 from comfysnap_server.backends.local.uploads import Uploads
+from comfysnap_server.backends.local.webhooks import WebhookDispatcher
 from comfysnap_server.backends.local.writer import Writer
 from comfysnap_server.backends.protocol import (
     BackendLoad,
@@ -52,6 +53,7 @@ from comfysnap_server.jobs import (
     Outcome,
     OutputStore,
     OutputStoreError,
+    WebhookSender,
     ended,
     find_output,
     log_end,
@@ -84,6 +86,7 @@ class LocalBackend:
         on_end: Called with each job that ends.
         outputs: Object store of the output files; None: the data folder.
         remote_models: What may be downloaded as a model; None: nothing.
+        webhooks: Sends the ends of jobs that have a webhook; None: they wait in the store.
     """
 
     name = "local"
@@ -103,8 +106,11 @@ class LocalBackend:
         on_end: Callable[[JobRecord], object] = lambda _: None,
         outputs: OutputStore | None = None,
         remote_models: RemoteModelSettings | None = None,
+        webhooks: WebhookSender | None = None,
     ) -> None:
         self._data = data
+        self._sender = webhooks
+        self._webhooks: WebhookDispatcher | None = None
         self._limits = limits = limits or LocalLimits()
         self._fetch = fetch or FetchPolicy()
         self._on_end = on_end
@@ -228,6 +234,10 @@ class LocalBackend:
             interval=self._limits.sweep_interval,
         )
         self._sweeping = asyncio.create_task(sweeper.run_forever(), name="sweeper")
+        self._dispatching: asyncio.Task[None] | None = None
+        if self._sender is not None:
+            self._webhooks = WebhookDispatcher(self._writer, self._lister.run, self._sender)
+            self._dispatching = asyncio.create_task(self._webhooks.run_forever(), name="webhooks")
         self._running = True
 
     def _make_folders(self, *, used: bool) -> None:
@@ -258,6 +268,10 @@ class LocalBackend:
         self._sweeping.cancel()
         await asyncio.gather(self._sweeping, return_exceptions=True)
         await self._downloads.close()
+        if self._webhooks is not None and self._dispatching is not None:
+            self._dispatching.cancel()
+            await asyncio.gather(self._dispatching, return_exceptions=True)
+            await self._webhooks.stop()
         for live in self._live.values():
             if live.expiry is not None:
                 live.expiry.cancel()
@@ -543,6 +557,8 @@ class LocalBackend:
         self._remember(live)
 
     def _remember(self, live: LiveJob) -> None:
+        if live.has_webhook and self._webhooks is not None:
+            self._webhooks.wake()
         self._live.pop(live.record.id, None)
         self._downloads.ended(live)
         record = live.record

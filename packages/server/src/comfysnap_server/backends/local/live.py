@@ -40,6 +40,7 @@ class LiveJob:
     max_attempts: int
     queue_timeout: float | None
     has_files: bool
+    has_webhook: bool
     record: JobRecord
     draft: JobRecord
     has_inputs: bool
@@ -73,6 +74,7 @@ class LiveJob:
             queue_timeout=request.queue_timeout,
             has_files=bool(request.files),
             models=request.models,
+            has_webhook=request.webhook is not None,
             record=record,
             draft=record,
             has_inputs=small,

@@ -93,6 +93,19 @@ MIGRATIONS: Final[Sequence[str]] = (
     CREATE INDEX jobs_of_both ON jobs (owner, workflow, status, seq);
     CREATE INDEX jobs_ended ON jobs (finished_at) WHERE outputs_gone = 1;
     """,
+    """
+    CREATE TABLE webhooks (
+        seq INTEGER PRIMARY KEY,
+        host TEXT NOT NULL,
+        state TEXT NOT NULL,
+        due_at REAL NOT NULL,
+        delivery TEXT NOT NULL
+    );
+    CREATE INDEX webhooks_due ON webhooks (due_at) WHERE state = 'pending';
+    CREATE TRIGGER webhook_of_job AFTER DELETE ON jobs BEGIN
+        DELETE FROM webhooks WHERE seq = OLD.seq;
+    END;
+    """,
 )
 """Each takes the tables from one ``user_version`` to the next; never change one that was
 released, add another."""

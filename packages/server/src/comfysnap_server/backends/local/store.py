@@ -10,6 +10,7 @@ from typing import Final
 from pydantic_core import from_json, to_json
 
 from comfysnap_schema.wire import IDEMPOTENCY_TTL_S, ErrorCode, JobRecord, JobStatus
+from comfysnap_server.backends.local import webhook_rows
 from comfysnap_server.backends.local.limits import LocalLimits
 from comfysnap_server.backends.protocol import SubmitResult
 from comfysnap_server.errors import BackendError
@@ -68,6 +69,8 @@ def submit(
             limits.max_stored_bytes_per_owner,
         )
     seq = _insert(connection, request.owner, record, (text, inputs))
+    if request.delivery is not None:
+        webhook_rows.add(connection, seq, request.delivery)
     if key is not None:
         connection.execute(
             "INSERT OR REPLACE INTO idempotency VALUES (?, ?, ?, ?, ?)",
@@ -188,6 +191,8 @@ def save(connection: sqlite3.Connection, record: JobRecord, *, output_bytes: int
     )
     if cursor.rowcount != 1:
         return False
+    if record.is_final:
+        webhook_rows.job_ended(connection, record.id, record.status)
     if record.is_final and record.outputs is None:
         _drop_requests(connection, [record.id])  # without outputs nothing asks for it again
     return True

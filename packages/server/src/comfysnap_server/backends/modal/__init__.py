@@ -14,6 +14,7 @@ from comfysnap_server.backends.modal.listing import list_name
 from comfysnap_server.backends.modal.platform import Platform, Pools
 from comfysnap_server.backends.modal.remote_models import WorkerModels
 from comfysnap_server.backends.modal.runner import JobRunner
+from comfysnap_server.backends.modal.webhooks import JobWebhooks, WebhookDeliveries
 
 __all__ = [
     "DictRecords",
@@ -21,6 +22,7 @@ __all__ = [
     "FunctionFetcher",
     "JobHistory",
     "JobRunner",
+    "JobWebhooks",
     "KnownJob",
     "ModalBackend",
     "Patience",
@@ -28,6 +30,7 @@ __all__ = [
     "Pools",
     "QueueFeed",
     "VolumeFolder",
+    "WebhookDeliveries",
     "WorkerModels",
     "list_name",
 ]

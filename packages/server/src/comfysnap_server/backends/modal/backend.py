@@ -136,6 +136,8 @@ class ModalBackend:
                 return SubmitResult(replayed, replayed=True)
             # the gateway that reserved the key died before it wrote the job
             request = request.model_copy(update={"job_id": earlier.job_id})
+        if self._platform.webhooks:
+            await self._platform.webhooks.add(request)
         call = None
         if await self._store.accept(request):
             call = await self._store.spawn(request)

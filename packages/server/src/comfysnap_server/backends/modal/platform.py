@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from comfysnap_server.backends.modal.remote_models import WorkerModels
 
+from comfysnap_schema.wire import JobStatus
+from comfysnap_server.jobs import JobRequest
+
 
 class CallState(Enum):
     """How a function call ended."""
@@ -130,6 +133,18 @@ class SharedFolder(Protocol):
         ...
 
 
+class Webhooks(Protocol):
+    """What is kept of the webhooks of jobs."""
+
+    async def add(self, request: JobRequest) -> None:
+        """Keep the webhook of a job that is about to be accepted, if it has one."""
+        ...
+
+    async def job_ended(self, request: JobRequest, status: JobStatus) -> None:
+        """Have it sent. A failure is only logged: the sweep sends it then."""
+        ...
+
+
 def utc_now() -> datetime:
     """The wall clock."""
     return datetime.now(UTC)
@@ -152,4 +167,6 @@ class Platform:
     """The models volume; None where no engine runs."""
     remote_models: "WorkerModels | None" = None
     """Models by URL; None where no engine runs, and where jobs may not name any."""
+    webhooks: Webhooks | None = None
+    """None: no webhooks are sent."""
     now: Callable[[], datetime] = utc_now

@@ -377,6 +377,8 @@ class JobRunner:
         else:
             entry = FeedEntry(attempt=len(snapshot.claims), number=1_000_000 // 4, ended=True)
             await self._platform.feed.append(job_id, entry.model_dump_json(), keep=ENDED_KEPT_S)
+        if self._platform.webhooks:
+            await self._platform.webhooks.job_ended(snapshot.request, final.status)
         await asyncio.wait({listing})
         return final
 

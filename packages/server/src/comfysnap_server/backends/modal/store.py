@@ -246,6 +246,8 @@ class JobStore:
         if not await self._records.add(job_key(job_id, "final"), final.model_dump_json()):
             # its writer lists it
             return replace(snapshot, final=await self.final(job_id) or final)
+        if self._platform.webhooks:
+            await self._platform.webhooks.job_ended(snapshot.request, final.status)
         ended = replace(snapshot, final=final)
         await self.index.finish(ended.request, job_of(ended))
         return ended

@@ -18,6 +18,7 @@ from comfysnap_server.backends.modal import (
     DictRecords,
     FunctionCalls,
     FunctionFetcher,
+    JobWebhooks,
     Patience,
     Platform,
     Pools,
@@ -28,6 +29,7 @@ from comfysnap_server.backends.modal import (
 )
 from comfysnap_server.deploy.deployment import LOCAL_MODEL_CACHE, read_deployment
 from comfysnap_server.deploy.settings import FILES_DIR, MODEL_CACHE_DIR, MODELS_DIR
+from comfysnap_server.deploy.webhooks import FUNCTION, dict_name
 from comfysnap_server.logs import formatter
 
 log = logging.getLogger(__name__)
@@ -59,6 +61,19 @@ def make_keys() -> DictRecords:
     """The Dict with the keys of the gateways."""
     name = f"{deployment.name}-keys"
     return DictRecords(modal.Dict.from_name(name, create_if_missing=True), Patience(10))
+
+
+def make_webhook_records() -> DictRecords:
+    """The Dict with the webhooks."""
+    name = dict_name(deployment.name)
+    return DictRecords(modal.Dict.from_name(name, create_if_missing=True), Patience(10))
+
+
+def _make_webhooks() -> JobWebhooks | None:
+    if deployment.webhook_secret is None:
+        return None
+    spawn = modal.Function.from_name(deployment.name, FUNCTION).spawn.aio
+    return JobWebhooks(make_webhook_records(), spawn)
 
 
 def configure_logging() -> None:
@@ -105,6 +120,7 @@ def make_platform(methods: Mapping[str, Any] | None = None, *, patience: float =
         pools=_pools() if methods else Pools(),
         models=None if methods else VolumeFolder(models_volume, Path(MODELS_DIR), asking),
         remote_models=None if methods else _worker_models(asking),
+        webhooks=_make_webhooks(),
     )
 
 

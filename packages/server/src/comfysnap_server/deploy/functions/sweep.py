@@ -11,6 +11,7 @@ import modal
 
 from comfysnap_server.deploy.functions.backend import TIMEOUT_S, image, make_backend, volumes
 from comfysnap_server.deploy.functions.platform import app
+from comfysnap_server.deploy.functions.webhooks import deliveries, secrets
 
 log = logging.getLogger(__name__)
 
@@ -18,12 +19,17 @@ SCHEDULE: Final = modal.Cron("*/30 * * * *")
 """By the clock: a period begins anew with each deployment."""
 
 
-@app.function(image=image, volumes=volumes, timeout=TIMEOUT_S, schedule=SCHEDULE, max_containers=1)
+@app.function(
+    image=image, volumes=volumes, secrets=secrets, timeout=TIMEOUT_S, schedule=SCHEDULE,
+    max_containers=1,
+)  # fmt: skip
 async def sweep() -> int:
-    """Update jobs that nobody polls, and delete files past their retention."""
+    """Update jobs that nobody polls, send webhooks again, and delete files past their retention."""
     backend = make_backend(patience=60)  # nobody waits
     try:
         deleted = await backend.sweep()
+        if secrets:
+            await deliveries().sweep()
     finally:
         await backend.stop()
     log.info("swept %d entries", deleted)

@@ -50,6 +50,9 @@ class DeploySettings(WorkerSettings, frozen=True, extra="forbid"):
     """``proxy``: Modal's proxy auth; ``keys``: API keys from a secret; ``none``: anyone."""
     keys_secret: ObjectName | None = None
     """Secret with the key hashes, for ``keys``. None: ``<name>-keys``."""
+    webhook_secret: ObjectName | None = None
+    """Secret with ``COMFYSNAP_WEBHOOK_SECRET``, for ``[serve.webhooks]``. None:
+    ``<name>-webhooks``."""
     secrets: list[ObjectName] = Field(default_factory=list)
     """Secrets in the environment of the GPU containers."""
     api_key_secret: ObjectName | None = None
