@@ -126,7 +126,7 @@ class Worker:
     def load(self) -> None:
         """Everything that the snapshot can contain."""
         engine = make_engine(settings.engine, engine_options(deployment))
-        retire = modal.experimental.stop_fetching_inputs.aio
+        retire = cast("Any", modal.experimental.stop_fetching_inputs).aio
         self._worker = JobRunner(engine, make_platform(), retire=retire)
         self._worker.load()
         _log_report(engine)
