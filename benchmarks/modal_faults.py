@@ -234,7 +234,8 @@ class Caller:
         wanted = status == "succeeded" or (status == "cancelled" and job_id in self.seen.cancelled)
         if not wanted:
             self.seen.problems.append(f"{job_id}: {status}: {job['error']}")
-        for files in (job["outputs"] or {}).values():
+        outputs: dict[str, list[dict[str, Any]]] = job["outputs"] or {}
+        for files in outputs.values():
             for file in files:
                 content = (await self._get(file["url"])).content
                 if hashlib.sha256(content).hexdigest() != file["sha256"]:
@@ -370,9 +371,8 @@ async def measure(deployment: Deployment, count: int, seed: int) -> tuple[Seen, 
     plane = deployment.plane
     caller = Caller(deployment, seed, count)
     monkey = Monkey(deployment, caller, count)
-    for name in deployment.workers():
-        plane.fail_restores(name)
-        break
+    pool = plane.pool(deployment.workers()[0])
+    plane.fail_restores(pool.function.name)
     fail_some(plane)
     try:
         async with asyncio.timeout(120 + 4 * count), asyncio.TaskGroup() as group:
@@ -383,6 +383,8 @@ async def measure(deployment: Deployment, count: int, seed: int) -> tuple[Seen, 
         print(f"not in time: {count - len(caller.seen.ends)} jobs, of those submitted {waiting}")
         raise SystemExit(1) from None
     plane.faults.clear()
+    if pool.failing_restores:
+        caller.seen.problems.append("no restore failed")
     old = add_old_outputs(deployment.volume)
     await asyncio.to_thread(sweep, plane)
     caller.seen.problems += [f"the sweep left {file}" for file in old if file.exists()]

@@ -8,10 +8,10 @@ import pytest
 
 from comfysnap_schema.wire.files import Kind
 from comfysnap_schema.wire.jobs import JobRecord, JobStatus
+from comfysnap_server.backends.modal import listing
 from comfysnap_server.backends.modal.backend import ModalBackend
 from comfysnap_server.backends.modal.listing import MAX_LISTED_BYTES
 from comfysnap_server.backends.modal.records import (
-    CancelRequest,
     Listed,
     index_key,
     job_key,
@@ -71,8 +71,8 @@ async def finish(backend: ModalBackend, worker: JobRunner, number: int, **change
     return job.job_id
 
 
-async def page(backend: ModalBackend, **options: int) -> list[JobRecord]:
-    return (await backend.list_jobs(OWNER, **options)).jobs
+async def page(backend: ModalBackend) -> list[JobRecord]:
+    return (await backend.list_jobs(OWNER)).jobs
 
 
 def requests(cloud: Cloud) -> int:
@@ -183,6 +183,19 @@ async def test_lists_are_pruned_after_seven_days(
     assert list(cloud.listings[OWNER].entries) == [later]
 
 
+async def test_a_list_keeps_the_newest_ended_jobs(
+    cloud: Cloud, backend: ModalBackend, worker: JobRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "MAX_LISTED", 3)
+    made = [START + timedelta(seconds=number) for number in range(6)]
+    await backend.submit(request(9, created_at=START))
+    for number in (1, 5, 2, 4, 3):
+        await finish(backend, worker, number, created_at=made[number])
+    await fresh(cloud).sweep()
+    numbers = (5, 4, 3, 9)
+    assert [job.id for job in await page(backend)] == [request(n).job_id for n in numbers]
+
+
 async def test_an_entry_whose_job_was_never_written_is_dropped_in_time(
     cloud: Cloud, backend: ModalBackend
 ) -> None:
@@ -222,18 +235,20 @@ async def test_a_cancel_that_came_too_late_is_listed_as_the_status_says_it(
     monkeypatch.setattr(cloud.records, "get", held)
     running = asyncio.create_task(worker.run(job.job_id, job.model_dump_json(), "fc-1"))
     await asked.wait()
-    # raised after the worker looked for it, by a gateway that had not seen the end
-    flag = CancelRequest(at=cloud.now).model_dump_json()
-    cloud.records.entries[job_key(job.job_id, "cancel")] = flag
     monkeypatch.setattr(cloud.records, "get", get)
     final = cloud.records.entries.pop(job_key(job.job_id, "final"))
+    add = cloud.records.add
 
-    async def late(job_id: str) -> None:
-        cloud.records.entries[job_key(job_id, "final")] = final
-        go.set()
-        await running
+    async def late(key: str, value: str) -> bool:
+        if key == job_key(job.job_id, "cancel"):  # raised after the worker looked for it
+            cloud.records.entries[job_key(job.job_id, "final")] = final
+            added = await add(key, value)
+            go.set()
+            await running
+            return added
+        return await add(key, value)
 
-    monkeypatch.setattr(backend._store, "request_cancel", late)
+    monkeypatch.setattr(cloud.records, "add", late)
     cancelled = await backend.cancel(OWNER, job.job_id)
     assert cancelled.cancel_requested_at == cloud.now
     assert await page(fresh(cloud)) == [cancelled]

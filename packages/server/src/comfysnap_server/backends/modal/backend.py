@@ -310,8 +310,8 @@ class ModalBackend:
         cursor: str | None = None,
         limit: int = 50,
     ) -> JobPage:
-        """The owner's jobs, newest first; the last 7 days. It reads the owner's whole list, and the
-        records of those that had not ended when it was written."""
+        """The owner's jobs, newest first; the last 7 days, and of ended ones about 10,000. It reads
+        the owner's whole list, and the records of those that had not ended when it was written."""
         listed = await self._index.find(owner, workflow, labels or {}, before=cursor)
         found: list[JobRecord] = []
         passed = looked = 0

@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 LISTED_FOR: Final = timedelta(days=7)
 """Records of older jobs may be gone: a Dict's entries expire after seven idle days."""
+MAX_LISTED: Final = 10_000
+"""Ended jobs in an owner's list after a sweep. A page reads all of them, about 1 KB each."""
 MAX_LISTED_BYTES: Final = 32 * 1024
 """A larger job is read from its records instead: a page reads the owner's whole list."""
 _LAYOUT: Final = "layout"
@@ -147,13 +149,17 @@ class JobIndex:
         for owner in await self._owners():
             entries = self._list(owner)
             old: list[str] = []
+            kept: list[str] = []
             async for job_id, value in entries.items():
                 listed = Listed.model_validate_json(value)
-                if listed.created_at < oldest:
-                    old.append(job_id)
                 if listed.job is not None and index.pop((owner, job_id), None):
                     ended.append(index_key(owner, job_id))
-            await _pop(entries, old)
+                if listed.created_at < oldest:
+                    old.append(job_id)
+                elif listed.job is not None:
+                    kept.append(Found(job_id, listed).cursor)
+            excess = sorted(kept, reverse=True)[MAX_LISTED:]
+            await _pop(entries, [*old, *(cursor.partition("-")[2] for cursor in excess)])
         await _pop(self._platform.index, ended)
         return [(owner, job_id, listed) for (owner, job_id), listed in index.items()]
 

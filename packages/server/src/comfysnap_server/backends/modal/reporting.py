@@ -27,7 +27,8 @@ Each costs a round trip, and a look at the job reads them all (10 s make 8, an h
 PROGRESS_KEPT_S: Final = 2 * 3600
 """From each entry on; a node may be silent for long."""
 ENDED_KEPT_S: Final = 300
-"""From the end of a job on, and from each preview. A queue has at most 100,000 partitions."""
+"""From the end of a job on, from a request to cancel it, and from each preview. A queue has at most
+100,000 partitions."""
 MAX_PREVIEW_BYTES: Final = 256 * 1024
 MAX_OUTPUTS_BYTES: Final = 64 * 1024
 """Of all outputs in one entry; texts and JSON beyond it come with the end of the job."""

@@ -369,18 +369,21 @@ class JobRunner:
         final = end_of(snapshot, outcome, self._platform.now(), progress)
         ours, final = final, await self._write_final(job_key(job_id, "final"), final)
         log_end(job_id, snapshot.request.owner, snapshot.request.workflow, final)
-        listing = asyncio.ensure_future(self._list(replace(snapshot, final=final)))
-        if final != ours:  # listed by its writer
-            listing.cancel()
+        work = [self._wake_followers(snapshot, reporter)]
+        if final == ours:  # else its writer lists it
+            work.append(self._list(replace(snapshot, final=final)))
+        if self._platform.webhooks:
+            work.append(self._platform.webhooks.job_ended(snapshot.request, final.status))
+        await asyncio.gather(*work)
+        return final
+
+    async def _wake_followers(self, snapshot: JobState, reporter: FeedReporter | None) -> None:
         if reporter is not None:
             await reporter.close(ended=True)
-        else:
-            entry = FeedEntry(attempt=len(snapshot.claims), number=1_000_000 // 4, ended=True)
-            await self._platform.feed.append(job_id, entry.model_dump_json(), keep=ENDED_KEPT_S)
-        if self._platform.webhooks:
-            await self._platform.webhooks.job_ended(snapshot.request, final.status)
-        await asyncio.wait({listing})
-        return final
+            return
+        entry = FeedEntry(attempt=len(snapshot.claims), number=1_000_000 // 4, ended=True)
+        text = entry.model_dump_json()
+        await self._platform.feed.append(snapshot.request.job_id, text, keep=ENDED_KEPT_S)
 
     async def _list(self, snapshot: JobState) -> None:
         """List the end. The cancel flag is read late: a gateway that raises it still later sees the

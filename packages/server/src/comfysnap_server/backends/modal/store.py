@@ -24,7 +24,7 @@ from comfysnap_server.backends.modal.records import (
     moved_key,
     read,
 )
-from comfysnap_server.backends.modal.reporting import PROGRESS_KEPT_S
+from comfysnap_server.backends.modal.reporting import ENDED_KEPT_S
 from comfysnap_server.backends.modal.states import JobState, job_of
 from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs import JobRequest
@@ -238,7 +238,7 @@ class JobStore:
         if not await self._records.add(key, flag.model_dump_json()):
             flag = read(CancelRequest, await self._records.get(key)) or flag
         entry = FeedEntry(attempt=0, number=0, cancel=flag)
-        await self._platform.feed.append(job_id, entry.model_dump_json(), keep=PROGRESS_KEPT_S)
+        await self._platform.feed.append(job_id, entry.model_dump_json(), keep=ENDED_KEPT_S)
 
     async def finish(self, snapshot: JobState, final: End) -> JobState:
         """Write a final record; the first one stands, and is in the answer."""
