@@ -10,7 +10,7 @@ from comfysnap_server.backends.modal.cloud import (
     VolumeFolder,
 )
 from comfysnap_server.backends.modal.platform import Platform
-from comfysnap_server.backends.modal.remote_models import WorkerModels
+from comfysnap_server.backends.modal.remote_models import Wanted, WorkerModels, fetch_into
 from comfysnap_server.backends.modal.runner import JobRunner
 
 __all__ = [
@@ -23,5 +23,7 @@ __all__ = [
     "Platform",
     "QueueFeed",
     "VolumeFolder",
+    "Wanted",
     "WorkerModels",
+    "fetch_into",
 ]
