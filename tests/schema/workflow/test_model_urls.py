@@ -1,5 +1,6 @@
 """Parameters that take a model: a file name that ComfyUI knows, or a URL."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 
 from comfysnap_schema.base import wire_inputs
 from comfysnap_schema.codegen.emit import generate
-from comfysnap_schema.wire import ModelUrl, WorkflowError
+from comfysnap_schema.wire import Lora, ModelUrl, WorkflowError
 from comfysnap_schema.workflow import Workflow, check_workflow, compare
 from tests.schema.conftest import GRAPH, MakeWorkflow
 
@@ -137,3 +138,91 @@ def test_generated_models_take_names_urls_and_hashes(
     for wrong in (5, {"url": "ftp://x"}, "http:" + "//x" * 4000):
         with pytest.raises(ValidationError):
             module.SmallInput(checkpoint=wrong)
+
+
+LORAS = """
+name = "small"
+[inputs.loras]
+type = "loras"
+after = "4"
+{extra}
+[outputs.images]
+node = "3"
+"""
+NODES = json.dumps(
+    {
+        "CheckpointLoaderSimple": {
+            "input": {"required": {"ckpt_name": [["base.safetensors"]]}},
+            "output": ["MODEL", "CLIP", "VAE"],
+            "python_module": "nodes",
+        }
+    }
+)
+LISTED = 'choices = ["ink.safetensors"]'
+
+
+def with_loras(make_workflow: MakeWorkflow, extra: str = "", folder: str = "small") -> Workflow:
+    text = LORAS.format(extra=extra)
+    return Workflow.load(make_workflow(text, LOADERS, folder=folder, nodes__json=NODES))
+
+
+@pytest.mark.parametrize(
+    ("lora", "fits", "fits_listed"),
+    [
+        ({"name": "ink.safetensors"}, True, True),
+        ({"url": URL}, True, False),
+        ({"url": URL, "sha256": SHA256, "strength": 0.5}, True, False),
+        ({"name": "ink.safetensors", "url": URL}, False, False),
+        ({}, False, False),
+    ],
+)
+def test_a_lora_has_a_name_or_a_url_unless_the_map_lists_names(
+    make_workflow: MakeWorkflow, lora: Any, fits: bool, fits_listed: bool
+) -> None:
+    free = with_loras(make_workflow).contract.input_schema
+    listed = with_loras(make_workflow, LISTED).contract.input_schema
+    assert jsonschema_rs.is_valid(free, {"loras": [lora]}) is fits
+    assert jsonschema_rs.is_valid(listed, {"loras": [lora]}) is fits_listed
+
+
+def test_listing_the_names_of_loras_is_a_breaking_change(make_workflow: MakeWorkflow) -> None:
+    free = with_loras(make_workflow).contract
+    listed = with_loras(make_workflow, LISTED, folder="listed").contract
+    assert any(change.breaking for change in compare(free, listed))
+    fields = {change.field for change in compare(listed, free)}
+    assert {"inputs.loras[].url", "inputs.loras[].name"} <= fields
+
+
+def test_generated_models_take_loras_by_url_unless_the_map_lists_names(
+    make_workflow: MakeWorkflow, run_module: Callable[[str], Any]
+) -> None:
+    free = run_module(generate({"small": with_loras(make_workflow)})["small.py"])
+    listed = run_module(generate({"small": with_loras(make_workflow, LISTED)})["small.py"])
+    lora = Lora(url=URL, sha256=SHA256)
+    assert free.SmallInput(loras=[lora]).loras == [lora]
+    with pytest.raises(ValidationError, match="a URL is not allowed"):
+        listed.SmallInput(loras=[lora])
+    assert listed.SmallInput(loras=[Lora(name="ink.safetensors")]).loras
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "either name or url"),
+        ({"name": "a", "url": URL}, "either name or url"),
+        ({"name": "a", "sha256": SHA256}, "only allowed with url"),
+    ],
+)
+def test_a_lora_that_names_no_file_or_two_is_refused(given: Any, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Lora(**given)
+
+
+def test_a_list_of_models_is_a_list_of_names_and_urls(
+    make_workflow: MakeWorkflow, run_module: Callable[[str], Any]
+) -> None:
+    text = MODEL.replace('path = "4.inputs.ckpt_name"', 'each = ["5.inputs.unet_name"]')
+    workflow = load(make_workflow, text)
+    assert workflow.parameters["checkpoint"].folder == "diffusion_models"
+    module = run_module(generate({"small": workflow})["small.py"])
+    assert module.SmallInput(checkpoint=[URL]).checkpoint == [ModelUrl(url=URL)]

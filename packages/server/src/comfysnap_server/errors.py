@@ -20,6 +20,7 @@
     ├── InputUnavailableError      an input file of a job is gone or cannot be downloaded
     ├── OutputStoreError           output files cannot be stored, or links not signed
     ├── FetchError                 a URL cannot be downloaded, or must not be
+    ├── RemoteModelError           a model that a job names by URL cannot be had
     ├── WorkerLostError            a worker process died
     ├── WorkerStartError           no worker process could be started
     ├── InstallError               ComfyUI cannot be installed

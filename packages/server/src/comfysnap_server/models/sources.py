@@ -24,7 +24,8 @@ class ModelError(CommandError):
     """A model file cannot be downloaded.
 
     Codes: ``access_denied``, ``not_found``, ``hash_mismatch``, ``wrong_content``,
-    ``download_failed``, ``disk_full``, ``stopped``.
+    ``download_failed``, ``disk_full``, ``stopped``; of a model that a job names by URL also
+    ``refused``, ``too_large``, ``cache_full``.
     """
 
     def __init__(self, code: str, message: str, *, retryable: bool = False) -> None:

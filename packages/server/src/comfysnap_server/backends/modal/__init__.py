@@ -12,7 +12,7 @@ from comfysnap_server.backends.modal.cloud import (
 from comfysnap_server.backends.modal.history import JobHistory, KnownJob
 from comfysnap_server.backends.modal.listing import list_name
 from comfysnap_server.backends.modal.platform import Platform, Pools
-from comfysnap_server.backends.modal.remote_models import WorkerModels
+from comfysnap_server.backends.modal.remote_models import Wanted, WorkerModels, fetch_into
 from comfysnap_server.backends.modal.runner import JobRunner
 from comfysnap_server.backends.modal.webhooks import JobWebhooks, WebhookDeliveries
 
@@ -30,7 +30,9 @@ __all__ = [
     "Pools",
     "QueueFeed",
     "VolumeFolder",
+    "Wanted",
     "WebhookDeliveries",
     "WorkerModels",
+    "fetch_into",
     "list_name",
 ]

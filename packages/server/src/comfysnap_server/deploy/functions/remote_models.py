@@ -11,9 +11,7 @@ from typing import Final
 
 import modal
 
-from comfysnap_server.backends.modal import Patience
-from comfysnap_server.backends.modal.platform import Feed, SharedFolder
-from comfysnap_server.backends.modal.remote_models import Wanted, fetch_into
+from comfysnap_server.backends.modal import Patience, Platform, VolumeFolder, Wanted, fetch_into
 from comfysnap_server.deploy.functions.platform import (
     app,
     deployment,
@@ -33,18 +31,18 @@ _MAX_JOBS: Final = 16
 
 
 @cache
-def _parts() -> tuple[RemoteModels, SharedFolder, Feed]:
+def _parts() -> tuple[RemoteModels, VolumeFolder, Platform]:
     folder = model_cache(Patience(60))
     if folder is None:
         raise RuntimeError("jobs may not name models by URL")
     locks = Path(tempfile.gettempdir()) / "comfysnap-model-locks"  # a volume has none
     kept = ModelCache(folder.root, remote_models.cache_bytes, locks=locks)
-    return RemoteModels(kept, remote_models), folder, make_platform().feed
+    return RemoteModels(kept, remote_models), folder, make_platform()
 
 
 async def _fetch(wanted: str) -> str:
-    models, folder, feed = _parts()
-    fetched = await fetch_into(Wanted.model_validate_json(wanted), models, folder, feed)
+    models, folder, platform = _parts()
+    fetched = await fetch_into(Wanted.model_validate_json(wanted), models, folder, platform.feed)
     return fetched.model_dump_json()
 
 
