@@ -62,6 +62,7 @@ async def attempt(url: str, settings: WebhookSettings = LOOPBACK) -> Delivery:
         ("https://hooks.example.com/a b", "spaces"),
         ("http://hooks.example.com/", "https://"),
         ("http://127.0.0.1:9000/", None),
+        ("http://[::1]:9000/", None),
         ("http://localhost:9000/", "does not allow"),
         ("ftp://hooks.example.com/", "https://"),
         ("https://[::1/", "https://"),
@@ -73,7 +74,9 @@ async def attempt(url: str, settings: WebhookSettings = LOOPBACK) -> Delivery:
     ],
 )
 def test_a_webhook_goes_to_listed_hosts_over_https(url: str, words: str | None) -> None:
-    settings = WebhookSettings(hosts=("hooks.example.com", "*.Apps.example.org", "127.0.0.1"))
+    settings = WebhookSettings(
+        hosts=("hooks.example.com", "*.Apps.example.org", "127.0.0.1", "::1")
+    )
     refusal = settings.refusal(url)
     assert refusal is None if words is None else words in (refusal or "")
 
@@ -89,7 +92,8 @@ def test_the_host_of_the_default_url_is_allowed_by_itself() -> None:
 @pytest.mark.parametrize(
     "table",
     [{"hosts": ["https://a.example"]}, {"hosts": ["a.example/x"]}, {"hosts": ["*"]},
-     {"hosts": [""]}, {"hosts": ["a.*.example"]}, {"url": "http://a.example/"}, {"url": "nowhere"},
+     {"hosts": [""]}, {"hosts": ["a.example:8443"]}, {"hosts": ["a.*.example"]},
+     {"url": "http://a.example/"}, {"url": "nowhere"},
      {"events": ["job.done"]}, {"events": []}, {"networks": ["10.0.0.0/99"]}, {"secret": "x"}],
     ids=str,
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """When the end of a job is sent to a webhook, and when it is tried again. No I/O."""
 
 import ipaddress
+import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Annotated, Final, Literal
@@ -21,7 +22,7 @@ _LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 def _host(pattern: str) -> str:
     name = pattern.lower().removeprefix("*.")
-    if not name or not set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-._:"):
+    if not re.fullmatch(r"[a-z0-9._-]+|[0-9a-f:]*:[0-9a-f:.]*", name):
         raise ValueError("expected a host name, or *. and a domain, without scheme, port or path")
     return pattern.lower()
 
