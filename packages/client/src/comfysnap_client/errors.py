@@ -172,7 +172,7 @@ class TooLarge(APIError):
 
 
 class RateLimited(APIError):
-    """Too many requests or jobs, or a quota is used up; see ``retry_after``."""
+    """Too many requests or jobs; see ``retry_after``, and ``problem.budget`` for which limit."""
 
 
 class ServerError(APIError):
@@ -220,6 +220,7 @@ class JobExpired(JobError):
 _BY_CODE: dict[ErrorCode, type[APIError]] = {
     ErrorCode.INVALID_INPUT: InvalidInput,
     ErrorCode.UNAUTHORIZED: Unauthorized,
+    ErrorCode.MISSING_SCOPE: Unauthorized,
     ErrorCode.UNKNOWN_WORKFLOW: NotFound,
     ErrorCode.UNKNOWN_JOB: NotFound,
     ErrorCode.UNKNOWN_OUTPUT: NotFound,

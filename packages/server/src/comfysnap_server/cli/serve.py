@@ -26,9 +26,10 @@ from comfysnap_schema.workflow import (
     locate_project,
     read_project,
 )
+from comfysnap_server.cli.keys import KeysFileOption
 
 if TYPE_CHECKING:
-    from comfysnap_server.gateway import GatewayServer
+    from comfysnap_server.gateway import GatewayServer, Keys
     from comfysnap_server.serve_settings import ServeSettings
 
 _LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
@@ -79,6 +80,7 @@ def serve(
         Path, typer.Option(help="Folder for jobs and their files, kept when the server stops.")
     ] = Path(".comfysnap"),
     project: ProjectOption = None,
+    keys: KeysFileOption = None,
     auth: Annotated[
         AuthChoice | None,
         typer.Option(help="Authentication. Default: serve.auth of the project, else none."),
@@ -98,17 +100,17 @@ def serve(
 
     Example: comfysnap serve --port 8000
     """
-    from comfysnap_server.errors import BackendError
+    from comfysnap_server.errors import BackendError, CommandError
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("comfysnap").setLevel(logging.DEBUG if verbose else logging.INFO)
     try:
-        loaded = _load(project)
+        loaded = _load(project, auth)
         chosen = _on_devices(_engine(engine, _options(engine_option or [])), devices)
-        server = _make_server(loaded, chosen, auth, host, port, data)
+        server = _make_server(loaded, chosen, auth, host, port, data, keys)
     except SchemaError:
         raise  # printed by main
-    except ValueError as error:
+    except (ValueError, CommandError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
     if until_stdin_closes:
@@ -144,11 +146,11 @@ class _Engine:
     python: str | None = None
 
 
-def _load(given: Path | None) -> _Loaded:
+def _load(given: Path | None, auth: AuthChoice | None) -> _Loaded:
     from comfysnap_server.serve_settings import read_serve
 
     project = read_project(locate_project(given))
-    settings = read_serve(project)
+    settings = read_serve(project, auth.value if auth else None)
     workflows = load_workflows(project.workflows)
     if project.default is not None and project.default not in workflows:
         raise project.unknown_workflow(project.default, workflows, "default")
@@ -156,16 +158,27 @@ def _load(given: Path | None) -> _Loaded:
 
 
 def _make_server(
-    loaded: _Loaded, engine: _Engine, auth: AuthChoice | None, host: str, port: int, data: Path
+    loaded: _Loaded,
+    engine: _Engine,
+    auth: AuthChoice | None,
+    host: str,
+    port: int,
+    data: Path,
+    keys_file: Path | None,
 ) -> "GatewayServer":
     from comfysnap_server.backends.local import LocalBackend
-    from comfysnap_server.gateway import GatewayServer, create_app, raise_descriptor_limit
+    from comfysnap_server.gateway import (
+        LINK_KEY_FILE,
+        GatewayServer,
+        LinkKeyFile,
+        create_app,
+        raise_descriptor_limit,
+    )
 
     raise_descriptor_limit()
     settings = loaded.settings
-    if auth is not None:
-        settings = settings.model_copy(update={"auth": auth.value})
     settings = _restrict_hosts(settings, host, auth)
+    keys = _watched_keys(settings, keys_file, data) if settings.auth == "keys" else None
     backend = LocalBackend(
         data,
         engine=engine.name,
@@ -174,7 +187,10 @@ def _make_server(
         limits=settings.local,
     )
     default = loaded.project.default
-    app = create_app(backend, loaded.workflows, settings, default=default)
+    app = create_app(
+        backend, loaded.workflows, settings, default=default, keys=keys,
+        link_key=LinkKeyFile(data / LINK_KEY_FILE),
+    )  # fmt: skip
 
     def announce(url: str) -> None:
         _announce(url, engine.name, data, loaded.workflows.values(), default)
@@ -182,6 +198,17 @@ def _make_server(
     return GatewayServer(
         app, host=host, port=port, announce=announce, failure=lambda: backend.start_failure
     )
+
+
+def _watched_keys(settings: "ServeSettings", given: Path | None, data: Path) -> "Keys":
+    from comfysnap_server.gateway import KEYS_FILE, KeyFile, WatchedKeys, records_of
+
+    file = KeyFile(given or data / KEYS_FILE)
+    if not file.read().keys and not settings.keys:
+        raise ValueError(
+            f'auth = "keys", but there is no key in {file.where}: run `comfysnap keys add NAME`'
+        )
+    return WatchedKeys(file.path, records_of(settings.keys))
 
 
 def _announce(
@@ -209,7 +236,7 @@ def _restrict_hosts(
     if auth is not AuthChoice.NONE:
         raise ValueError(
             f'{host} is reachable from other machines without authentication: set auth = "keys" in '
-            "[serve] (`comfysnap key NAME` creates a key), or use --auth none to allow it"
+            "[serve] (`comfysnap keys add NAME` creates a key), or use --auth none to allow it"
         )
     return settings
 

@@ -28,6 +28,7 @@ STATUS_OF: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.OUTPUT_EXPIRED: 410,
     ErrorCode.UNAUTHORIZED: 401,
     ErrorCode.FORBIDDEN: 403,
+    ErrorCode.MISSING_SCOPE: 403,
     ErrorCode.CONTRACT_MISMATCH: 409,
     ErrorCode.IDEMPOTENCY_MISMATCH: 422,
     ErrorCode.HASH_MISMATCH: 422,
@@ -55,11 +56,17 @@ class ProblemError(ComfysnapServerError):
         fields: tuple[FieldProblem, ...] = (),
         headers: Mapping[str, str] | None = None,
         retry_after: float | None = None,
+        budget: str | None = None,
+        limit: int | None = None,
+        scope: str | None = None,
     ) -> None:
         self.code = code
         self.detail = detail
         self.status = status or STATUS_OF.get(code, 500)
         self.fields = fields
+        self.budget = budget
+        self.limit = limit
+        self.scope = scope
         self.headers = dict(headers or {})
         if retry_after is not None:
             self.headers[RETRY_AFTER] = str(max(1, round(retry_after)))
@@ -84,6 +91,9 @@ def problem_response(scope: Scope, error: ProblemError) -> Response:
         detail=error.detail,
         code=error.code,
         fields=error.fields,
+        budget=error.budget,
+        limit=error.limit,
+        scope=error.scope,
         request_id=scope.get(REQUEST_ID_KEY),
     )
     headers = {"Cache-Control": "no-store", **error.headers}

@@ -29,7 +29,7 @@ from comfysnap_schema.wire import (
     routes,
 )
 from comfysnap_schema.workflow import Parameter, Workflow
-from comfysnap_server.backends.protocol import Backend, SubmitResult
+from comfysnap_server.backends.protocol import NO_BUDGET, Backend, OwnerBudget, SubmitResult
 from comfysnap_server.gateway.input_urls import InputDownloads
 from comfysnap_server.gateway.inputs import MAX_ISSUES, InputValidator
 from comfysnap_server.gateway.problems import ProblemError, invalid_input
@@ -59,6 +59,7 @@ class SubmitRequest:
     options: SubmitOptions
     idempotency_key: str | None
     contract: str | None
+    budget: OwnerBudget = NO_BUDGET
 
     @property
     def fingerprint(self) -> str:
@@ -119,7 +120,7 @@ class JobSubmitter:
             if earlier is None:
                 raise
             return earlier
-        return await self._backend.submit(request)
+        return await self._backend.submit(request, submission.budget)
 
     async def _earlier(self, submission: SubmitRequest, fingerprint: str) -> SubmitResult | None:
         key = submission.idempotency_key
@@ -165,7 +166,7 @@ class JobSubmitter:
         fingerprint: str,
         urls: Mapping[str, str],
     ) -> JobRequest:
-        digests = await self._downloads.store(submission.owner, urls)
+        digests = await self._downloads.store(submission.owner, urls, submission.budget)
         found = await self._files(submission, workflow, digests)
         inputs = workflow.complete(found.inputs)
         graph = await _build(workflow, {**inputs, **found.names})
@@ -205,20 +206,21 @@ class JobSubmitter:
                     suffix = PurePosixPath(urlsplit(given["url"]).path).suffix
                     label = reference.sha256[:32] + _suffix(parameter, suffix)
                 else:
-                    reference, label = await self._file(submission.owner, parameter, given)
+                    reference, label = await self._file(submission, parameter, given)
                 found.inputs[name] = cast("JsonValue", reference.model_dump())
                 found.names[name] = label
                 found.files[label] = reference
         return found
 
     async def _file(
-        self, owner: str, parameter: Parameter, value: dict[str, str]
+        self, submission: SubmitRequest, parameter: Parameter, value: dict[str, str]
     ) -> tuple[FileBySha256, str]:
+        owner = submission.owner
         if "data" in value:
             data = _decode(parameter, value["data"])
             digest = hashlib.sha256(data).hexdigest()
             if not await self._backend.has_file(owner, digest):
-                await self._backend.put_file(owner, digest, _once(data))
+                await self._backend.put_file(owner, digest, _once(data), submission.budget)
         else:
             digest = value["sha256"]
             if not await self._backend.has_file(owner, digest):

@@ -1,7 +1,17 @@
 """Jobs on this machine: SQLite, and one worker process."""
 
-from comfysnap_server.backends.local.backend import DATABASE, LocalBackend
+from comfysnap_server.backends.local.backend import LocalBackend
 from comfysnap_server.backends.local.limits import LocalLimits
 from comfysnap_server.backends.local.migrations import DataFolderError, back_up
+from comfysnap_server.backends.local.purge import Purgeable, open_purge
+from comfysnap_server.backends.local.store import DATABASE
 
-__all__ = ["DATABASE", "DataFolderError", "LocalBackend", "LocalLimits", "back_up"]
+__all__ = [
+    "DATABASE",
+    "DataFolderError",
+    "LocalBackend",
+    "LocalLimits",
+    "Purgeable",
+    "back_up",
+    "open_purge",
+]
