@@ -168,6 +168,7 @@ async def test_a_too_long_retry_after_ends_the_call(client: Client, server: Fake
     [
         (422, "invalid_input", InvalidInput),
         (401, "unauthorized", Unauthorized),
+        (403, "missing_scope", Unauthorized),
         (403, "some_new_code", Unauthorized),
         (404, "unknown_job", NotFound),
         (404, "some_new_code", NotFound),

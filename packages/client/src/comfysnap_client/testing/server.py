@@ -22,6 +22,8 @@ from comfysnap_schema.base import WorkflowInput, WorkflowOutput, output_type
 from comfysnap_schema.wire import (
     CONTRACT,
     IDEMPOTENCY_KEY,
+    MAX_FILE_BYTES,
+    MAX_WAIT_S,
     PROBLEM_JSON,
     REQUEST_ID,
     RETRY_AFTER,
@@ -42,7 +44,6 @@ from comfysnap_schema.wire import (
     Scope,
     WorkflowDetail,
     WorkflowSummary,
-    routes,
 )
 
 OutputT = TypeVar("OutputT", bound=WorkflowOutput)
@@ -300,8 +301,8 @@ class MockServer:
                 BudgetName.MAX_UNFINISHED_JOBS: BudgetUse(used=unfinished),
                 BudgetName.MAX_STORED_BYTES: BudgetUse(),
             },
-            max_body_bytes=routes.MAX_BODY_BYTES, max_file_bytes=routes.MAX_FILE_BYTES,
-            max_wait=routes.MAX_WAIT_S, max_sync_wait=routes.MAX_SYNC_WAIT_S, max_timeout=3600,
+            max_body_bytes=4 * 1024**2, max_file_bytes=MAX_FILE_BYTES,
+            max_wait=MAX_WAIT_S, max_sync_wait=140.0, max_timeout=3600.0,
         )  # fmt: skip
         return _json(request, limits)
 
@@ -314,7 +315,7 @@ class MockServer:
             named = (url for url in self._outputs if url.endswith(f"/{wanted.output}"))
             path = next(named, f"/outputs/{wanted.job_id}/{wanted.output}")
         expires_at = datetime.now(UTC) + timedelta(seconds=wanted.expires_in)
-        link = Link(url=f"{path}?{routes.LINK_PARAMETER}=mock", expires_at=expires_at)
+        link = Link(url=f"{path}?token=mock", expires_at=expires_at)
         return _json(request, link, 201)
 
     async def _file(self, request: httpx.Request, sha256: str) -> httpx.Response:
