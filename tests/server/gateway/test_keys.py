@@ -142,6 +142,15 @@ async def test_requests_a_minute_are_counted_by_key_and_refused_with_the_wait(
         assert (await http.get("/health")).status_code == 200
 
 
+async def test_two_keys_of_one_name_are_counted_apart(serve: Serve) -> None:
+    same = {"name": "anna"}
+    first = record("first", requests_per_minute=1).model_copy(update=same)
+    second = record("second", requests_per_minute=2).model_copy(update=same)
+    async with serve(first, second) as http:
+        answers = [await http.get("/jobs", headers=bearer(k)) for k in ("first", "second") * 3]
+        assert [answer.status_code for answer in answers] == [200, 200, 429, 200, 429, 429]
+
+
 async def test_the_server_s_requests_a_minute_hold_for_keys_that_name_none(serve: Serve) -> None:
     generous = record("generous", requests_per_minute=100)
     async with serve(record("anna"), generous, requests_per_minute=2) as http:

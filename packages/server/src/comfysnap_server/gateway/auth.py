@@ -26,6 +26,8 @@ class Access:
     owner: str
     key: str | None = None
     """Name of the key, where there are keys."""
+    bucket: str
+    """Whose requests are counted together: the hash of the key, or the owner without one."""
     scopes: frozenset[Scope] = _EVERY
     requests_per_minute: int | None = None
     budget: OwnerBudget = NO_BUDGET
@@ -34,11 +36,6 @@ class Access:
     def sees_all(self) -> bool:
         """Whether jobs of other owners are visible, where there are any."""
         return self.key is not None and Scope.ADMIN in self.scopes
-
-    @property
-    def bucket(self) -> str:
-        """Whose requests are counted together."""
-        return f"owner {self.owner}" if self.key is None else f"key {self.key}"
 
     def require(self, *scopes: Scope) -> None:
         """Refuse a key that has none of these scopes.
@@ -114,17 +111,19 @@ class Authenticator:
         """What the request of a valid link may do; its path is checked already."""
         return Access(
             owner=owner,
+            bucket=f"owner {owner}",
             scopes=frozenset({Scope.READ}),
             requests_per_minute=self._per_minute,
         )
 
     def _of_owner(self, owner: str) -> Access:
-        return Access(owner=owner, requests_per_minute=self._per_minute)
+        return Access(owner=owner, bucket=f"owner {owner}", requests_per_minute=self._per_minute)
 
     def _of_key(self, record: KeyRecord) -> Access:
         return Access(
             owner=record.owner,
             key=record.name,
+            bucket=record.hash,
             scopes=frozenset(record.scopes),
             requests_per_minute=record.requests_per_minute or self._per_minute,
             budget=OwnerBudget(
