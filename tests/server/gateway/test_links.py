@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from comfysnap_schema.wire import JobStatus, Link, LinkRequest
+from comfysnap_schema.wire import ErrorCode, JobStatus, Link, LinkRequest
 from comfysnap_schema.workflow.apply import Workflow
+from comfysnap_server.errors import BackendError
 from comfysnap_server.gateway import GatewaySettings, Keys, LinkKeyFile, create_app
 from comfysnap_server.gateway.links import Links, ProcessLinkKey
 from tests.server.gateway.fakes import FakeBackend
@@ -187,6 +188,26 @@ async def test_the_key_file_is_private_shared_and_ends_links_when_deleted(tmp_pa
     assert await opened(Links(LinkKeyFile(path)), made, f"/events/{JOB}")
     path.unlink()
     assert not await opened(Links(LinkKeyFile(path)), made, f"/events/{JOB}")
+
+
+class LostKey:
+    """A signing key that the server cannot read now."""
+
+    async def read(self) -> bytes:
+        raise BackendError(ErrorCode.UNAVAILABLE, "no answer", retry_after=5)
+
+
+async def test_a_key_that_cannot_be_read_makes_links_unavailable(
+    backend: FakeBackend, workflow: Workflow
+) -> None:
+    app = create_app(backend, {"draw": workflow}, GatewaySettings(), link_key=LostKey())
+    transport = httpx.ASGITransport(app)
+    made = await Links(ProcessLinkKey()).sign("local", LinkRequest(job_id=JOB))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+        answer = await http.get(made.url)
+        assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+        assert answer.headers["retry-after"] == "5"
+        assert (await http.get("/jobs")).status_code == 200
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])

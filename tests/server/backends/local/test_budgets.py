@@ -14,8 +14,10 @@ import pytest
 from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.jobs import JobRecord, JobStatus
 from comfysnap_server.backends.local import LocalBackend, LocalLimits
+from comfysnap_server.backends.local.uploads import Uploads
 from comfysnap_server.backends.protocol import NO_BUDGET, OwnerBudget
 from comfysnap_server.errors import BackendError
+from comfysnap_server.jobs import FileStore
 from tests.server.backends.local.conftest import StartBackend
 from tests.server.backends.suite import (
     FOREVER,
@@ -121,6 +123,18 @@ async def test_a_key_may_keep_less_or_more_than_the_server_lets_owners(
     job = (await backend.submit(large(), big)).job
     await finish(backend, job)
     assert ((await backend.usage("anna")).stored_bytes or 0) > 2 * MIB
+
+
+async def test_an_upload_during_a_sweep_is_counted(tmp_path: Path) -> None:
+    files = FileStore(tmp_path)
+
+    async def sweep_meanwhile(_: str) -> int:
+        await uploads.sweep(older_than=3600, keep=())
+        return 0
+
+    uploads = Uploads(files, job_bytes=sweep_meanwhile)
+    await uploads.put("anna", hashlib.sha256(b"abc").hexdigest(), once(b"abc"), 100)
+    assert await uploads.bytes_of("anna") == 3
 
 
 async def test_parallel_uploads_do_not_exceed_the_limit_together(

@@ -27,7 +27,7 @@ from comfysnap_server.gateway.links import LinkKey, Links, ProcessLinkKey
 from comfysnap_server.gateway.long_polls import LongPolls
 from comfysnap_server.gateway.middleware import GatewayMiddleware
 from comfysnap_server.gateway.openapi import build_openapi
-from comfysnap_server.gateway.problems import ProblemError, problem_response
+from comfysnap_server.gateway.problems import ProblemError, problem_of, problem_response
 from comfysnap_server.gateway.rate import RateLimiter
 from comfysnap_server.gateway.settings import GatewaySettings
 from comfysnap_server.gateway.submit import JobSubmitter
@@ -151,13 +151,7 @@ def _as_problem(error: Exception) -> ProblemError:
         case ProblemError():
             return error
         case BackendError():
-            return ProblemError(
-                error.code,
-                error.detail,
-                retry_after=error.retry_after,
-                budget=error.budget,
-                limit=error.limit,
-            )
+            return problem_of(error)
         case RequestValidationError():
             fields = tuple(_field_problem(found) for found in error.errors()[:50])
             detail = "; ".join(f"{item.field}: {item.message}" for item in fields[:3])

@@ -114,20 +114,20 @@ def write_private(path: Path, content: bytes, *, replace: bool = True) -> None:
         FileExistsError: There is one, and it is not to be replaced.
         OSError: It cannot be written.
     """
-    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(descriptor, "wb") as file:  # noqa: PTH123 -- a descriptor, for its mode
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         if replace:
-            part.replace(path)
+            new.replace(path)
         else:
-            path.hardlink_to(part)
+            path.hardlink_to(new)
     finally:
         with contextlib.suppress(FileNotFoundError):
-            part.unlink()
+            new.unlink()
 
 
 def _reason(error: Exception) -> str:

@@ -13,9 +13,15 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from comfysnap_schema.wire import BudgetName, ErrorCode, routes
+from comfysnap_server.errors import BackendError
 from comfysnap_server.gateway.auth import Access, Authenticator, check_scope
 from comfysnap_server.gateway.links import Links, is_linkable
-from comfysnap_server.gateway.problems import REQUEST_ID_KEY, ProblemError, problem_response
+from comfysnap_server.gateway.problems import (
+    REQUEST_ID_KEY,
+    ProblemError,
+    problem_of,
+    problem_response,
+)
 from comfysnap_server.gateway.rate import RateLimiter
 from comfysnap_server.gateway.settings import GatewaySettings
 
@@ -76,6 +82,8 @@ class GatewayMiddleware:
             await self._app(scope, receive, send_with_id)
         except ProblemError as error:
             await problem_response(scope, error)(scope, receive, send_with_id)
+        except BackendError as error:  # Modal does not say which key signs links
+            await problem_response(scope, problem_of(error))(scope, receive, send_with_id)
         except ClientDisconnect:
             log.debug("%s %r: the client hung up [%s]", scope["method"], scope["path"], request_id)
         except Exception:

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from comfysnap_schema.wire import PROBLEM_JSON, RETRY_AFTER, ErrorCode, FieldProblem, Problem
-from comfysnap_server.errors import ComfysnapServerError
+from comfysnap_server.errors import BackendError, ComfysnapServerError
 from comfysnap_server.gateway.lingering import LingeringResponse
 
 STATUS_OF: Final[Mapping[ErrorCode, int]] = {
@@ -71,6 +71,17 @@ class ProblemError(ComfysnapServerError):
         if retry_after is not None:
             self.headers[RETRY_AFTER] = str(max(1, round(retry_after)))
         super().__init__(detail)
+
+
+def problem_of(error: BackendError) -> ProblemError:
+    """The refusal of a request that the backend refused."""
+    return ProblemError(
+        error.code,
+        error.detail,
+        retry_after=error.retry_after,
+        budget=error.budget,
+        limit=error.limit,
+    )
 
 
 def invalid_input(*fields: FieldProblem) -> ProblemError:

@@ -68,13 +68,13 @@ class Purge:
         return Purgeable(jobs=jobs, job_bytes=size, files=len(sizes), file_bytes=sum(sizes))
 
     def run(self) -> None:
-        """Delete it: rows first, so that no job lists a file that is gone."""
+        """Delete it; what was left half done is found again."""
         while self._jobs and (
             job_ids := store.ended(self._connection, self._owner, self._before, _BATCH)
         ):
-            store.delete(self._connection, job_ids)
             for job_id in job_ids:
                 self._folders.delete(job_id)
+            store.delete(self._connection, job_ids)
         for path in self._unused():
             path.unlink(missing_ok=True)
         while store.shrink(self._connection):

@@ -50,8 +50,8 @@ class Uploads:
         Raises:
             BackendError: See ``FileStore.put``; ``quota_exceeded``.
         """
-        await self.bytes_of(owner)
         kept = await self._job_bytes(owner)
+        await self.bytes_of(owner)  # last, since a sweep begins to count anew
         counted = _Counted(self._bytes, owner, chunks, kept=kept, limit=limit)
         is_new = not await self.has(owner, sha256)
         stored = False
