@@ -14,7 +14,7 @@ def test_a_minute_s_requests_may_come_at_once_and_the_next_one_waits() -> None:
     assert bucket.take(1) > 0
 
 
-def test_used_and_reset_tell_what_is_taken_and_when_it_is_back() -> None:
+def test_used_and_reset_show_what_is_taken_and_when_it_is_back() -> None:
     bucket = TokenBucket(6, now=0)
     assert (bucket.used(0), bucket.reset(0)) == (0, 0)
     for _ in range(3):

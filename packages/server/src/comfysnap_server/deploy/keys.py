@@ -188,7 +188,8 @@ class SharedLinkKey:
 
 
 class DeploymentKeyStore:
-    """A ``KeyStore`` in the secret and the Dict of a deployment, through the account at hand.
+    """A ``KeyStore`` in the secret and the Dict of a deployment, through the account at hand. Of two
+    changes at the same time, one may be lost: neither object can be locked.
 
     Args:
         name: The deployment.
