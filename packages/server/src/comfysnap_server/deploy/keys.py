@@ -188,8 +188,8 @@ class SharedLinkKey:
 
 
 class DeploymentKeyStore:
-    """A ``KeyStore`` in the secret and the Dict of a deployment, through the account at hand. Of two
-    changes at the same time, one may be lost: neither object can be locked.
+    """A ``KeyStore`` in the secret and the Dict of a deployment, through the account at hand.
+    Neither can be locked: of two changes at the same time one may be lost.
 
     Args:
         name: The deployment.
