@@ -169,6 +169,7 @@ async def test_a_too_long_retry_after_ends_the_call(client: Client, server: Fake
         (422, "invalid_input", InvalidInput),
         (422, "input_unavailable", InvalidInput),
         (401, "unauthorized", Unauthorized),
+        (403, "missing_scope", Unauthorized),
         (403, "some_new_code", Unauthorized),
         (404, "unknown_job", NotFound),
         (404, "some_new_code", NotFound),

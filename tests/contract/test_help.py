@@ -11,7 +11,10 @@ from tests.contract.processes import environment
 
 COMMANDS = [
     "serve",
-    "key",
+    "keys add",
+    "keys list",
+    "keys revoke",
+    "purge",
     "demo",
     "doctor",
     "deploy",

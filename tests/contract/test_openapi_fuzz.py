@@ -8,7 +8,7 @@ import pytest
 from comfysnap_schema.workflow.apply import load_workflows
 from comfysnap_server.backends.local import LocalBackend
 from comfysnap_server.gateway.app import create_app
-from comfysnap_server.gateway.auth import hash_key, new_key
+from comfysnap_server.gateway.keys import hash_key, new_key
 from comfysnap_server.gateway.settings import GatewaySettings
 from tests.openapi_fuzz import Fuzzer, fuzz
 from tests.paths import WORKFLOWS

@@ -19,23 +19,25 @@ def limits(folder: Path, text: str) -> LocalLimits:
     return read_serve(read_project(file)).local
 
 
-def test_owners_of_keys_share_the_queue_and_have_a_limit_on_the_disk(tmp_path: Path) -> None:
-    text = f'[serve]\nauth = "keys"\n[serve.keys]\nanna = "{ANNA}"\nben = "{BEN}"\n'
-    shared = limits(tmp_path, text)
+def test_an_owner_of_keys_gets_half_of_the_queue_and_a_limit_on_the_disk(tmp_path: Path) -> None:
+    shared = limits(tmp_path, '[serve]\nauth = "keys"\n')
     assert shared.max_unfinished_per_owner == shared.max_queued // 2
     assert shared.max_queued_bytes_per_owner == shared.max_queued_bytes // 2
     assert shared.max_stored_bytes_per_owner == STORED_BYTES_PER_KEY
 
 
-def test_the_owner_of_the_only_key_has_the_queue_to_itself(tmp_path: Path) -> None:
-    alone = limits(tmp_path, f'[serve]\nauth = "keys"\n[serve.keys]\nanna = "{ANNA}"\n')
-    assert (alone.max_unfinished_per_owner, alone.max_queued_bytes_per_owner) == (None, None)
-    assert alone.max_stored_bytes_per_owner == STORED_BYTES_PER_KEY
+def test_auth_that_replaces_the_setting_decides_about_the_limits(tmp_path: Path) -> None:
+    (tmp_path / "workflows").mkdir()
+    file = tmp_path / "comfysnap.toml"
+    file.write_text("")
+    settings = read_serve(read_project(file), "keys")
+    assert settings.auth == "keys"
+    assert settings.local.max_stored_bytes_per_owner == STORED_BYTES_PER_KEY
 
 
 def test_limits_of_owners_that_are_set_count(tmp_path: Path) -> None:
     text = (
-        f'[serve.keys]\nanna = "{ANNA}"\nben = "{BEN}"\n'
+        f'[serve]\nauth = "keys"\n[serve.keys]\nanna = "{ANNA}"\nben = "{BEN}"\n'
         "[serve.local]\nmax_stored_bytes_per_owner = 1000\nmax_unfinished_per_owner = 3\n"
     )
     given = limits(tmp_path, text)

@@ -180,6 +180,32 @@ async def test_status_cancel_and_jobs(server: FakeServer) -> None:
     assert [job["id"] for job in json.loads(listed.out)] == ids[::-1]
 
 
+async def test_limits_show_budgets_and_their_use(server: FakeServer) -> None:
+    limits = {
+        "owner": "anna", "key": "phone", "scopes": ["infer", "read"],
+        "budgets": {
+            "requests_per_minute": {"limit": 60, "used": 3, "reset_s": 2.6},
+            "max_unfinished_jobs": {"limit": 5, "used": 1},
+            "max_stored_bytes": {},
+        },
+        "max_body_bytes": 10, "max_file_bytes": 20, "max_wait": 25.0, "max_sync_wait": 140.0,
+        "max_timeout": 3600.0,
+    }  # fmt: skip
+    server.on("/limits", *[responding(JSONResponse(limits)) for _ in range(2)])
+    shown = await run(server, "limits")
+    printed = await run(server, "limits", "--json")
+
+    assert (shown.code, printed.code) == (0, 0)
+    assert shown.out.splitlines() == [
+        "owner anna, key phone, scopes infer, read",
+        "requests_per_minute: 3 of 60, all back in 3 s",
+        "max_unfinished_jobs: 1 of 5",
+        "max_stored_bytes: - of unlimited",
+        "largest file: 20 bytes; longest job: 3600 s",
+    ]
+    assert json.loads(printed.out)["budgets"]["requests_per_minute"]["used"] == 3
+
+
 @pytest.mark.parametrize(
     ("status", "code"),
     [("failed", 1), ("cancelled", 1), ("timed_out", 4), ("expired", 4)],

@@ -20,7 +20,7 @@ from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.files import FileBySha256, FileByUrl, Kind
 from comfysnap_schema.wire.jobs import JobEvent, JobRecord, JobStatus
 from comfysnap_schema.workflow.map import OutputSpec
-from comfysnap_server.backends.protocol import Backend
+from comfysnap_server.backends.protocol import Backend, OwnerBudget
 from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs.request import JobRequest
 
@@ -365,6 +365,33 @@ async def test_submits_with_one_key_at_once_make_one_job(backend: Backend) -> No
     )
     assert len({answer.job.id for answer in answers}) == 1
     assert [answer.replayed for answer in answers].count(False) == 1
+
+
+async def test_a_job_s_owner_is_known_and_that_of_no_job_is_not(backend: Backend) -> None:
+    job = (await backend.submit(request(owner="berta"))).job
+    assert await backend.owner_of(job.id) == "berta"
+    with pytest.raises(BackendError) as caught:
+        await backend.owner_of(f"job_{secrets.token_hex(13)}")
+    assert caught.value.code is ErrorCode.UNKNOWN_JOB
+    await finish(backend, job, "berta")
+    assert await backend.owner_of(job.id) == "berta"
+
+
+async def test_a_key_s_own_number_of_unfinished_jobs_holds(backend: Backend) -> None:
+    budget = OwnerBudget(max_unfinished_jobs=1)
+    job = (await backend.submit(request(sampling(FOREVER)), budget)).job
+    usage = await backend.usage("anna", budget)
+    assert (usage.unfinished_jobs, usage.max_unfinished_jobs) == (1, 1)
+    with pytest.raises(BackendError) as caught:
+        await backend.submit(request(), budget)
+    assert caught.value.code is ErrorCode.QUOTA_EXCEEDED
+    assert (caught.value.budget, caught.value.limit) == ("max_unfinished_jobs", 1)
+    assert caught.value.retry_after
+    other = await backend.submit(request(), OwnerBudget(max_unfinished_jobs=3))
+    for unfinished in (job, other.job):
+        await backend.cancel("anna", unfinished.id)
+        await finish(backend, unfinished)
+    assert (await backend.submit(request(), budget)).replayed is False
 
 
 async def test_jobs_of_another_owner_are_unknown(backend: Backend) -> None:

@@ -10,7 +10,14 @@ from typing import Any
 
 from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.jobs import JobEvent, JobPage, JobRecord, JobStatus
-from comfysnap_server.backends.protocol import BackendLoad, StoredFile, SubmitResult
+from comfysnap_server.backends.protocol import (
+    NO_BUDGET,
+    BackendLoad,
+    OwnerBudget,
+    OwnerUsage,
+    StoredFile,
+    SubmitResult,
+)
 from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs.request import JobRequest
 
@@ -22,6 +29,8 @@ class FakeBackend:
         self.requests: dict[str, JobRequest] = {}
         self.jobs: dict[str, JobRecord] = {}
         self.files: dict[str, bytes] = {}
+        self.budgets: list[OwnerBudget] = []
+        """Of the submits and uploads."""
         self.outputs: dict[str, StoredFile] = {}
         self.changed = asyncio.Event()
         self.submitted = asyncio.Event()
@@ -44,7 +53,8 @@ class FakeBackend:
     def load(self) -> BackendLoad:
         return BackendLoad(queued=len(self.requests))
 
-    async def submit(self, request: JobRequest) -> SubmitResult:
+    async def submit(self, request: JobRequest, budget: OwnerBudget = NO_BUDGET) -> SubmitResult:
+        self.budgets.append(budget)
         now = datetime.now(UTC)
         if key := request.idempotency_key:
             earlier = await self.replay(request.owner, key, request.fingerprint)
@@ -158,7 +168,27 @@ class FakeBackend:
     async def has_file(self, owner: str, sha256: str) -> bool:
         return f"{owner}/{sha256}" in self.files
 
-    async def put_file(self, owner: str, sha256: str, chunks: AsyncIterator[bytes]) -> None:
+    async def owner_of(self, job_id: str) -> str:
+        if job_id not in self.requests:
+            raise BackendError(ErrorCode.UNKNOWN_JOB, "no such job")
+        return self.requests[job_id].owner
+
+    async def usage(self, owner: str, budget: OwnerBudget = NO_BUDGET) -> OwnerUsage:
+        jobs = [job for key, job in self.jobs.items() if self.requests[key].owner == owner]
+        return OwnerUsage(
+            unfinished_jobs=sum(not job.is_final for job in jobs),
+            max_unfinished_jobs=budget.max_unfinished_jobs or 100,
+            max_stored_bytes=budget.max_stored_bytes,
+        )
+
+    async def put_file(
+        self,
+        owner: str,
+        sha256: str,
+        chunks: AsyncIterator[bytes],
+        budget: OwnerBudget = NO_BUDGET,
+    ) -> None:
+        self.budgets.append(budget)
         content = b"".join([chunk async for chunk in chunks])
         if hashlib.sha256(content).hexdigest() != sha256:
             raise BackendError(ErrorCode.HASH_MISMATCH, "another content")

@@ -6,9 +6,9 @@ import httpx
 import pytest
 
 from comfysnap_schema.workflow.apply import Workflow
-from comfysnap_server.backends.protocol import SubmitResult
+from comfysnap_server.backends.protocol import NO_BUDGET, OwnerBudget, SubmitResult
 from comfysnap_server.gateway.app import create_app
-from comfysnap_server.gateway.auth import hash_key, new_key
+from comfysnap_server.gateway.keys import hash_key, new_key
 from comfysnap_server.gateway.settings import GatewaySettings
 from comfysnap_server.jobs.request import JobRequest
 from comfysnap_server.logs import formatter
@@ -171,7 +171,7 @@ async def test_every_error_is_a_problem(
 
 
 class BrokenBackend(FakeBackend):
-    async def submit(self, request: JobRequest) -> SubmitResult:
+    async def submit(self, request: JobRequest, budget: OwnerBudget = NO_BUDGET) -> SubmitResult:
         raise RuntimeError("secret detail")
 
 

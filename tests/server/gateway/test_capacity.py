@@ -14,9 +14,9 @@ import pytest
 
 from comfysnap_schema.workflow.apply import Workflow
 from comfysnap_server.gateway.app import create_app
-from comfysnap_server.gateway.auth import hash_key, new_key
 from comfysnap_server.gateway.capacity import Capacity, raise_descriptor_limit
 from comfysnap_server.gateway.connections import BoundedHttpProtocol
+from comfysnap_server.gateway.keys import hash_key, new_key
 from comfysnap_server.gateway.serving import GatewayServer
 from comfysnap_server.gateway.settings import GatewaySettings
 from tests.server.gateway.fakes import FakeBackend

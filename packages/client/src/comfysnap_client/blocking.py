@@ -18,10 +18,12 @@ from comfysnap_client.mapping import MapResult
 from comfysnap_client.session import OnProgress
 from comfysnap_schema.base import WorkflowInput, WorkflowOutput
 from comfysnap_schema.wire import (
+    DEFAULT_LINK_S,
     ImageFile,
     JobEvent,
     JobRecord,
     JobStatus,
+    Limits,
     OutputFile,
     WorkflowDetail,
     WorkflowSummary,
@@ -99,6 +101,16 @@ class Job(Generic[OutputT_co]):
     def cancel(self, *, timeout: float | None = None) -> JobRecord:
         """Like ``comfysnap_client.Job.cancel``."""
         return self._portal.run(self._job.cancel(timeout=timeout))
+
+    def link(
+        self,
+        output: OutputFile | str | None = None,
+        *,
+        expires_in: int = DEFAULT_LINK_S,
+        timeout: float | None = None,
+    ) -> str:
+        """Like ``comfysnap_client.Job.link``."""
+        return self._portal.run(self._job.link(output, expires_in=expires_in, timeout=timeout))
 
     def events(self) -> Generator[JobEvent]:
         """Like ``comfysnap_client.Job.events``."""
@@ -263,6 +275,23 @@ class Client:
     def workflows(self, *, timeout: float | None = None) -> list[WorkflowSummary]:
         """Like ``comfysnap_client.Client.workflows``."""
         return self._portal.run(self._client.workflows(timeout=timeout))
+
+    def limits(self, *, timeout: float | None = None) -> Limits:
+        """Like ``comfysnap_client.Client.limits``."""
+        return self._portal.run(self._client.limits(timeout=timeout))
+
+    def link(
+        self,
+        job_id: str,
+        output: OutputFile | str | None = None,
+        *,
+        expires_in: int = DEFAULT_LINK_S,
+        timeout: float | None = None,
+    ) -> str:
+        """Like ``comfysnap_client.Client.link``."""
+        return self._portal.run(
+            self._client.link(job_id, output, expires_in=expires_in, timeout=timeout)
+        )
 
     def map(
         self,

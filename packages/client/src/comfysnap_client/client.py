@@ -17,9 +17,12 @@ from comfysnap_client.session import OnProgress, Session, submit_options
 from comfysnap_client.transport import Transport, checked_url, credentials
 from comfysnap_schema.base import WorkflowInput, WorkflowOutput, output_type
 from comfysnap_schema.wire import (
+    DEFAULT_LINK_S,
     JobPage,
     JobRecord,
     JobStatus,
+    Limits,
+    OutputFile,
     WorkflowDetail,
     WorkflowSummary,
 )
@@ -381,6 +384,45 @@ class Client:
         """
         request = requests.workflows()
         return (await self._session.call(request, _Workflows, self._deadline(timeout))).root
+
+    async def limits(self, *, timeout: float | None = None) -> Limits:
+        """Return what this API key may do, and how much of each budget is used.
+
+        Example::
+
+            used = (await client.limits()).budgets["max_unfinished_jobs"].used
+        """
+        return await self._session.call(requests.limits(), Limits, self._deadline(timeout))
+
+    async def link(
+        self,
+        job_id: str,
+        output: OutputFile | str | None = None,
+        *,
+        expires_in: int = DEFAULT_LINK_S,
+        timeout: float | None = None,
+    ) -> str:
+        """Return a URL that opens one output, or the events, of a job without a key.
+
+        For browsers, whose ``<img>`` and ``EventSource`` send no headers. Whoever has the URL can
+        use it until it expires.
+
+        Args:
+            job_id: ID of the job.
+            output: The output file, or its name. None: the event stream.
+            expires_in: Seconds, 1 to 3600.
+            timeout: Seconds, including retries. None uses the client's.
+
+        Raises:
+            NotFound: Unknown job, or one of another API key.
+            ValueError: An argument is not valid.
+
+        Example::
+
+            url = await client.link(job.id, output.images[0])
+        """
+        deadline = self._deadline(timeout)
+        return await self._session.link(job_id, output, expires_in, deadline)
 
     def map(
         self,

@@ -196,7 +196,7 @@ class TooLarge(APIError):
 
 
 class RateLimited(APIError):
-    """Too many requests or jobs, or a quota is used up; see ``retry_after``."""
+    """Too many requests or jobs; see ``retry_after``, and ``problem.budget`` for which limit."""
 
 
 class ServerError(APIError):
@@ -245,6 +245,7 @@ _BY_CODE: dict[ErrorCode, type[APIError]] = {
     ErrorCode.INVALID_INPUT: InvalidInput,
     ErrorCode.INPUT_UNAVAILABLE: InvalidInput,
     ErrorCode.UNAUTHORIZED: Unauthorized,
+    ErrorCode.MISSING_SCOPE: Unauthorized,
     ErrorCode.UNKNOWN_WORKFLOW: NotFound,
     ErrorCode.UNKNOWN_JOB: NotFound,
     ErrorCode.UNKNOWN_OUTPUT: NotFound,

@@ -10,7 +10,7 @@ from comfysnap_client.errors import job_error
 from comfysnap_client.retry import Deadline
 from comfysnap_client.session import OnProgress, Session
 from comfysnap_schema.base import WorkflowOutput
-from comfysnap_schema.wire import JobEvent, JobRecord, JobStatus
+from comfysnap_schema.wire import DEFAULT_LINK_S, JobEvent, JobRecord, JobStatus, OutputFile
 
 OutputT_co = TypeVar("OutputT_co", bound=WorkflowOutput, covariant=True)
 
@@ -127,6 +127,23 @@ class Job(Generic[OutputT_co]):
         record = await self._session.call(request, JobRecord, self._deadline(timeout))
         self._update(record)
         return record
+
+    async def link(
+        self,
+        output: OutputFile | str | None = None,
+        *,
+        expires_in: int = DEFAULT_LINK_S,
+        timeout: float | None = None,
+    ) -> str:
+        """Return a URL that opens one output, or the events, of the job without a key.
+
+        Arguments and errors are those of ``Client.link``.
+
+        Example::
+
+            url = await job.link(output.images[0], expires_in=60)
+        """
+        return await self._session.link(self.id, output, expires_in, self._deadline(timeout))
 
     async def events(self) -> AsyncGenerator[JobEvent]:
         """Iterate over the job's events until ``done``, reconnecting as needed.

@@ -14,7 +14,10 @@ from comfysnap_schema.wire import (
     IDEMPOTENCY_KEY,
     INFER_ASYNC,
     JOBS,
+    LIMITS,
+    LINKS,
     WORKFLOWS,
+    LinkRequest,
     OutputFile,
 )
 
@@ -100,6 +103,20 @@ def workflows() -> Request:
 def workflow(name: str) -> Request:
     """Request one workflow."""
     return Request(url=f"{WORKFLOWS[1:]}/{quote(name, safe='')}")
+
+
+def limits() -> Request:
+    """Ask what the key may do and use."""
+    return Request(url=LIMITS[1:])
+
+
+def link(job_id: str, output: str | None, expires_in: int) -> Request:
+    """Make a link to an output of a job, or to its events."""
+    body = LinkRequest(job_id=job_id, output=output, expires_in=expires_in)
+    return Request(
+        method="POST", url=LINKS[1:], content=body.model_dump_json().encode(),
+        headers={"Content-Type": "application/json"}, job_id=job_id,
+    )  # fmt: skip
 
 
 def output(file: OutputFile, *, start: int, etag: str) -> Request:

@@ -30,7 +30,9 @@ from comfysnap_schema.wire import (
     JobEvent,
     JobRecord,
     JobStatus,
+    Link,
     NamedOutput,
+    OutputFile,
     Progress,
     SubmitOptions,
 )
@@ -179,6 +181,14 @@ class Session:
             if self._cancels(cancel_on_timeout) and not self._polls.is_awaited(job_id):
                 await self._clean_up(lambda limit: self._abandon(job_id, limit))
             raise
+
+    async def link(
+        self, job_id: str, output: OutputFile | str | None, expires_in: int, deadline: Deadline
+    ) -> str:
+        """The URL of a link; see ``Client.link``."""
+        name = output.name if isinstance(output, OutputFile) else output
+        made = await self.call(requests.link(job_id, name, expires_in), Link, deadline)
+        return str(self._transport.base.join(made.url.lstrip("/")))
 
     def events(self, job_id: str) -> AsyncGenerator[JobEvent]:
         """The job's events until ``done``."""

@@ -26,6 +26,7 @@
     ├── InstallError               ComfyUI cannot be installed
     ├── SelfTestError              an installed ComfyUI cannot run a job
     └── CommandError               a task of a command failed
+        ├── KeyStoreError          a key cannot be added or revoked
         ├── ModelError             a model file cannot be downloaded, or there is no room for it
         ├── PackManifestError      snapshot.json cannot be installed as it is
         ├── PackFetchError         a node pack cannot be downloaded
@@ -57,10 +58,20 @@ class BackendError(ComfysnapServerError):
     ``file_too_large``, ``unavailable``.
     """
 
-    def __init__(self, code: "ErrorCode", detail: str, *, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        code: "ErrorCode",
+        detail: str,
+        *,
+        retry_after: float | None = None,
+        budget: str | None = None,
+        limit: int | None = None,
+    ) -> None:
         self.code = code
         self.detail = detail
         self.retry_after = retry_after
+        self.budget = budget
+        self.limit = limit
         super().__init__(detail)
 
 

@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, with_config
 
 from comfysnap_schema.workflow import Project, read_table
 from comfysnap_server.backends.local import LocalLimits
-from comfysnap_server.gateway import GatewaySettings
+from comfysnap_server.gateway import AuthMode, GatewaySettings
 from comfysnap_server.jobs import OutputStore, OutputStoreSettings
 
 STORED_BYTES_PER_KEY: Final = 20 * 1024**3
@@ -33,31 +33,33 @@ class ServeSettings(GatewaySettings, frozen=True, extra="forbid"):
     """Limits and workers of the local backend; not used on Modal."""
 
 
-def read_serve(project: Project) -> ServeSettings:
+def read_serve(project: Project, auth: AuthMode | None = None) -> ServeSettings:
     """Validate ``[serve]`` of a project.
+
+    Args:
+        project: The project.
+        auth: Replaces ``serve.auth``.
 
     Raises:
         SettingsError: ``unknown_key``, ``invalid_value``: every error in the table.
     """
     settings = read_table(ServeSettings, project.serve, file=project.file, name="serve")
+    if auth is not None:
+        settings = settings.model_copy(update={"auth": auth})
     given = project.serve.get("local", {})
     defaults: dict[str, Any] = {
         "max_file_bytes": settings.max_file_bytes,
-        **_shares(settings.local, len(settings.keys)),
+        **(_shares(settings.local) if settings.auth == "keys" else {}),
     }
     changes = {name: value for name, value in defaults.items() if name not in given}
     return settings.model_copy(update={"local": replace(settings.local, **changes)})
 
 
-def _shares(local: LocalLimits, owners: int) -> dict[str, int]:
-    """Limits of an owner of a key, so that none keeps the others from the server."""
-    if not owners:
-        return {}
-    stored = {"max_stored_bytes_per_owner": STORED_BYTES_PER_KEY}
-    if owners == 1:
-        return stored
+def _shares(local: LocalLimits) -> dict[str, int]:
+    """Limits of an owner of a key, so that none keeps the others from the server; keys of more
+    owners may come while it runs."""
     return {
-        **stored,
+        "max_stored_bytes_per_owner": STORED_BYTES_PER_KEY,
         "max_unfinished_per_owner": (local.max_queued + 1) // 2,
         "max_queued_bytes_per_owner": (local.max_queued_bytes + 1) // 2,
     }

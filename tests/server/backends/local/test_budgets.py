@@ -14,7 +14,10 @@ import pytest
 from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.jobs import JobRecord, JobStatus
 from comfysnap_server.backends.local import LocalBackend, LocalLimits
+from comfysnap_server.backends.local.uploads import Uploads
+from comfysnap_server.backends.protocol import NO_BUDGET, OwnerBudget
 from comfysnap_server.errors import BackendError
+from comfysnap_server.jobs import FileStore
 from tests.server.backends.local.conftest import StartBackend
 from tests.server.backends.suite import (
     FOREVER,
@@ -96,6 +99,42 @@ async def test_uploads_and_jobs_of_an_owner_count_to_one_limit(start_backend: St
     assert error.code is ErrorCode.QUOTA_EXCEEDED
     assert "max_stored_bytes_per_owner" in error.detail
     await put(backend, b"b" * 2 * MIB, owner="ben")
+
+
+async def test_a_key_may_keep_less_or_more_than_the_server_lets_owners(
+    start_backend: StartBackend,
+) -> None:
+    limits = LocalLimits(max_stored_bytes_per_owner=2 * MIB)
+    backend: LocalBackend = await start_backend(limits=limits)
+    small, big = (OwnerBudget(max_stored_bytes=size * MIB) for size in (1, 8))
+    content = b"a" * (MIB + 1)
+    digest = hashlib.sha256(content).hexdigest()
+    for budget, limit in ((small, MIB), (NO_BUDGET, 2 * MIB), (big, 8 * MIB)):
+        assert (await backend.usage("anna", budget)).max_stored_bytes == limit
+    error = await refusal(backend.put_file("anna", digest, once(content), small))
+    assert (error.code, error.budget, error.limit) == (
+        ErrorCode.QUOTA_EXCEEDED, "max_stored_bytes", MIB,
+    )  # fmt: skip
+    assert (await backend.usage("anna")).stored_bytes == 0
+    await put(backend, content)
+    assert (await backend.usage("anna")).stored_bytes == MIB + 1
+    error = await refusal(backend.submit(large(), NO_BUDGET))
+    assert (error.budget, error.limit) == ("max_stored_bytes", 2 * MIB)
+    job = (await backend.submit(large(), big)).job
+    await finish(backend, job)
+    assert ((await backend.usage("anna")).stored_bytes or 0) > 2 * MIB
+
+
+async def test_an_upload_during_a_sweep_is_counted(tmp_path: Path) -> None:
+    files = FileStore(tmp_path)
+
+    async def sweep_meanwhile(_: str) -> int:
+        await uploads.sweep(older_than=3600, keep=())
+        return 0
+
+    uploads = Uploads(files, job_bytes=sweep_meanwhile)
+    await uploads.put("anna", hashlib.sha256(b"abc").hexdigest(), once(b"abc"), 100)
+    assert await uploads.bytes_of("anna") == 3
 
 
 async def test_parallel_uploads_do_not_exceed_the_limit_together(

@@ -16,6 +16,7 @@ from comfysnap_server.backends.modal.platform import CallEnd, CallState, Pools
 from comfysnap_server.backends.modal.records import Claim, End, claim_key, job_key
 from comfysnap_server.backends.modal.reporting import FeedReporter
 from comfysnap_server.backends.modal.states import Policy
+from comfysnap_server.backends.protocol import NO_BUDGET, OwnerBudget
 from comfysnap_server.engine.protocol import PreviewFrame
 from comfysnap_server.errors import BackendError
 from tests.server.backends.modal.memory import START, Cloud, request
@@ -226,6 +227,26 @@ async def test_of_many_jobs_at_once_the_quota_lets_so_many_pass(strict: ModalBac
     assert [error.code for error in refused] == [ErrorCode.QUOTA_EXCEEDED] * 4
     assert all(error.retry_after for error in refused)
     await strict.submit(request(7, owner="berta"))
+
+
+async def test_a_key_s_own_quota_replaces_that_of_the_deployment(
+    cloud: Cloud, strict: ModalBackend
+) -> None:
+    wide, narrow = OwnerBudget(max_unfinished_jobs=3), OwnerBudget(max_unfinished_jobs=1)
+    for number in (1, 2, 3):
+        await strict.submit(request(number), wide)
+    for budget in (wide, narrow, NO_BUDGET):
+        with pytest.raises(BackendError) as caught:
+            await strict.submit(request(4), budget)
+        limit = budget.max_unfinished_jobs or 2
+        assert (caught.value.budget, caught.value.limit) == ("max_unfinished_jobs", limit)
+    assert (await strict.usage(request(1).owner)).unfinished_jobs == 3
+    assert (await strict.usage("nobody")).unfinished_jobs == 0
+
+
+async def test_without_a_quota_nothing_is_counted(backend: ModalBackend) -> None:
+    await backend.submit(request(1))
+    assert (await backend.usage(request(1).owner)).unfinished_jobs is None
 
 
 async def test_an_owner_at_the_quota_may_go_on_when_a_job_ended(

@@ -1,4 +1,5 @@
-"""The commands that call a server: ``infer``, ``status``, ``result``, ``cancel``, ``jobs``."""
+"""The commands that call a server: ``infer``, ``status``, ``result``, ``cancel``, ``jobs``,
+``limits``."""
 
 from comfysnap_client.cli.commands import register
 

@@ -1,4 +1,4 @@
-"""The commands infer, status, result, cancel and jobs."""
+"""The commands infer, status, result, cancel, jobs and limits."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -30,7 +30,7 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
-    for command in (infer, status, result, cancel, jobs):
+    for command in (infer, status, result, cancel, jobs, limits):
         app.command()(command)
 
 
@@ -131,6 +131,16 @@ def jobs(
 
     filters = run.JobFilter(status=status, workflow=workflow, labels=label or [], limit=limit)
     _run(url, REQUEST_S, lambda client: run.jobs(client, filters, json=json))
+
+
+def limits(url: Url = DEFAULT_URL, json: AsJson = False) -> None:
+    """Show what your key may do, and how much of its budgets is used.
+
+    Example: comfysnap limits
+    """
+    from comfysnap_client.cli import run
+
+    _run(url, REQUEST_S, lambda client: run.limits(client, json=json))
 
 
 REQUEST_S = 60.0

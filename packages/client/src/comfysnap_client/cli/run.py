@@ -180,6 +180,21 @@ async def jobs(client: Client, filters: JobFilter, *, json: bool) -> None:
               f"  {record.workflow}")  # fmt: skip
 
 
+async def limits(client: Client, *, json: bool) -> None:
+    """Print what the key may do and use."""
+    found = await client.limits()
+    if json:
+        print(found.model_dump_json())
+        return
+    print(f"owner {found.owner}, key {found.key or '-'}, scopes {', '.join(found.scopes)}")
+    for name, budget in found.budgets.items():
+        used = "-" if budget.used is None else budget.used
+        most = "unlimited" if budget.limit is None else budget.limit
+        reset = f", all back in {budget.reset_s:.0f} s" if budget.reset_s else ""
+        print(f"{name}: {used} of {most}{reset}")
+    print(f"largest file: {found.max_file_bytes} bytes; longest job: {found.max_timeout:g} s")
+
+
 async def _follow(
     job: Job[UntypedOutput],
     bar: ProgressBar,

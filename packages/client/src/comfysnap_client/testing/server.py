@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, TypeVar, cast
 
 import httpx
@@ -23,9 +24,13 @@ from comfysnap_schema.base import WorkflowInput, WorkflowOutput, output_type
 from comfysnap_schema.wire import (
     CONTRACT,
     IDEMPOTENCY_KEY,
+    MAX_FILE_BYTES,
+    MAX_WAIT_S,
     PROBLEM_JSON,
     REQUEST_ID,
     RETRY_AFTER,
+    BudgetName,
+    BudgetUse,
     ErrorCode,
     FieldProblem,
     ImageFile,
@@ -33,9 +38,13 @@ from comfysnap_schema.wire import (
     JobPage,
     JobRecord,
     Kind,
+    Limits,
+    Link,
+    LinkRequest,
     NamedOutput,
     OutputFile,
     Problem,
+    Scope,
     WorkflowDetail,
     WorkflowSummary,
     webhook_body,
@@ -214,7 +223,8 @@ class MockServer:
         handlers: dict[str, Callable[[httpx.Request, str], Awaitable[httpx.Response]]] = {
             "infer_async": self._infer, "check_status": self._status, "cancel": self._cancel,
             "events": self._events, "outputs": self._output, "files": self._file,
-            "jobs": self._list, "workflows": self._workflows,
+            "jobs": self._list, "workflows": self._workflows, "limits": self._limits,
+            "links": self._link,
         }  # fmt: skip
         handler = handlers.get(route)
         if handler is None:
@@ -325,6 +335,32 @@ class MockServer:
         return httpx.Response(
             200, request=request, content=content, headers={"content-type": content_type}
         )
+
+    async def _limits(self, request: httpx.Request, _: str) -> httpx.Response:
+        unfinished = sum(not job.is_final for job in self._jobs.values())
+        limits = Limits(
+            owner="local", scopes=list(Scope),
+            budgets={
+                BudgetName.REQUESTS_PER_MINUTE: BudgetUse(),
+                BudgetName.MAX_UNFINISHED_JOBS: BudgetUse(used=unfinished),
+                BudgetName.MAX_STORED_BYTES: BudgetUse(),
+            },
+            max_body_bytes=4 * 1024**2, max_file_bytes=MAX_FILE_BYTES,
+            max_wait=MAX_WAIT_S, max_sync_wait=140.0, max_timeout=3600.0,
+        )  # fmt: skip
+        return _json(request, limits)
+
+    async def _link(self, request: httpx.Request, _: str) -> httpx.Response:
+        wanted = LinkRequest.model_validate_json(request.content)
+        if wanted.job_id not in self._jobs:
+            return _problem(request, 404, ErrorCode.UNKNOWN_JOB)
+        path = f"/events/{wanted.job_id}"
+        if wanted.output is not None:
+            named = (url for url in self._outputs if url.endswith(f"/{wanted.output}"))
+            path = next(named, f"/outputs/{wanted.job_id}/{wanted.output}")
+        expires_at = datetime.now(UTC) + timedelta(seconds=wanted.expires_in)
+        link = Link(url=f"{path}?token=mock", expires_at=expires_at)
+        return _json(request, link, 201)
 
     async def _file(self, request: httpx.Request, sha256: str) -> httpx.Response:
         if request.method == "HEAD":

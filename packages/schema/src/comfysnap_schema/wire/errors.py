@@ -40,6 +40,7 @@ class ErrorCode(StrEnum):
     OUTPUT_EXPIRED = "output_expired"
     UNAUTHORIZED = "unauthorized"
     FORBIDDEN = "forbidden"
+    MISSING_SCOPE = "missing_scope"
     CONTRACT_MISMATCH = "contract_mismatch"
     IDEMPOTENCY_MISMATCH = "idempotency_mismatch"
     FILE_TOO_LARGE = "file_too_large"
@@ -87,6 +88,13 @@ class Problem(BaseModel, frozen=True, extra="ignore", defer_build=True):
     detail: str | None = None
     code: Annotated[ErrorCode | str, Field(union_mode="left_to_right")] = ErrorCode.INTERNAL
     fields: tuple[FieldProblem, ...] = ()
+    budget: str | None = None
+    """The budget that is used up (``requests_per_minute``, ``max_unfinished_jobs``,
+    ``max_stored_bytes``), when one is."""
+    limit: int | None = None
+    """The limit of that budget."""
+    scope: str | None = None
+    """The scope that the key lacks, with ``missing_scope``."""
     request_id: str | None = None
 
 

@@ -11,6 +11,8 @@ EVENTS: Final = "/events"
 OUTPUTS: Final = "/outputs"
 FILES: Final = "/files"
 WORKFLOWS: Final = "/workflows"
+LIMITS: Final = "/limits"
+LINKS: Final = "/links"
 HEALTH: Final = "/health"
 READY: Final = "/ready"
 METRICS: Final = "/metrics"
@@ -42,6 +44,12 @@ MAX_FILE_BYTES: Final = 2 * 1024**3
 
 IDEMPOTENCY_TTL_S: Final = 24 * 3600
 """How long a server remembers an ``Idempotency-Key``, in seconds."""
+
+MAX_LINK_S: Final = 3600
+"""Longest life of a link, in seconds."""
+DEFAULT_LINK_S: Final = 600
+LINK_PARAMETER: Final = "token"
+"""Query parameter with the signed token of a link."""
 
 JOB_ID_PATTERN: Final = r"^job_[0-9A-Za-z]{16,40}$"
 """Job ids are URL- and path-safe."""

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from pydantic import JsonValue
 
@@ -29,6 +29,27 @@ class StoredFile:
     content_type: str
     size: int
     sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnerBudget:
+    """What a key lets its owner have; None: what the backend allows each owner."""
+
+    max_unfinished_jobs: int | None = None
+    max_stored_bytes: int | None = None
+
+
+NO_BUDGET: Final = OwnerBudget()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnerUsage:
+    """What an owner has (None: not counted), and may have (None: no limit)."""
+
+    unfinished_jobs: int | None = None
+    stored_bytes: int | None = None
+    max_unfinished_jobs: int | None = None
+    max_stored_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +129,16 @@ class Backend(Protocol):
         """What there is to do now, from memory."""
         ...
 
-    async def submit(self, request: JobRequest) -> SubmitResult:
+    async def submit(self, request: JobRequest, budget: OwnerBudget = NO_BUDGET) -> SubmitResult:
         """Accept a job durably, or replay the one with the same idempotency key."""
+        ...
+
+    async def owner_of(self, job_id: str) -> str:
+        """Whose job it is."""
+        ...
+
+    async def usage(self, owner: str, budget: OwnerBudget = NO_BUDGET) -> OwnerUsage:
+        """What the owner has now, and may have with a key of this budget."""
         ...
 
     async def replay(self, owner: str, idempotency_key: str, fingerprint: str) -> JobRecord | None:
@@ -158,6 +187,12 @@ class Backend(Protocol):
         """Whether the owner uploaded this input file."""
         ...
 
-    async def put_file(self, owner: str, sha256: str, chunks: AsyncIterator[bytes]) -> None:
+    async def put_file(
+        self,
+        owner: str,
+        sha256: str,
+        chunks: AsyncIterator[bytes],
+        budget: OwnerBudget = NO_BUDGET,
+    ) -> None:
         """Store an input file while checking its hash and size."""
         ...

@@ -26,9 +26,10 @@ from comfysnap_schema.workflow import (
     locate_project,
     read_project,
 )
+from comfysnap_server.cli.keys import KeysFileOption
 
 if TYPE_CHECKING:
-    from comfysnap_server.gateway import GatewayServer, Metrics
+    from comfysnap_server.gateway import GatewayServer, Keys, Metrics
     from comfysnap_server.jobs import WebhookSender, WebhookSettings
     from comfysnap_server.serve_settings import ServeSettings
 
@@ -89,6 +90,7 @@ def serve(
         Path, typer.Option(help="Folder for jobs and their files, kept when the server stops.")
     ] = Path(".comfysnap"),
     project: ProjectOption = None,
+    keys: KeysFileOption = None,
     auth: Annotated[
         AuthChoice | None,
         typer.Option(help="Authentication. Default: serve.auth of the project, else none."),
@@ -121,10 +123,10 @@ def serve(
 
     Example: comfysnap serve --port 8000
     """
-    from comfysnap_server.errors import BackendError
+    from comfysnap_server.errors import BackendError, CommandError
 
     try:
-        loaded = _load(project)
+        loaded = _load(project, auth)
         _configure_logging(log_format or loaded.settings.log_format, verbose=verbose)
         chosen = _on_devices(
             _engine(engine, _options(engine_option or [])),
@@ -132,10 +134,10 @@ def serve(
             workers or loaded.settings.local.workers,
         )
         metrics = _make_metrics(metrics_host, metrics_port)
-        server = _make_server(loaded, chosen, auth, host, port, data, metrics)
+        server = _make_server(loaded, chosen, auth, host, port, data, keys, metrics)
     except SchemaError:
         raise  # printed by main
-    except ValueError as error:
+    except (ValueError, CommandError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
     if until_stdin_closes:
@@ -198,11 +200,11 @@ class _Engine:
     workers: int | None = None
 
 
-def _load(given: Path | None) -> _Loaded:
+def _load(given: Path | None, auth: AuthChoice | None) -> _Loaded:
     from comfysnap_server.serve_settings import read_serve
 
     project = read_project(locate_project(given))
-    settings = read_serve(project)
+    settings = read_serve(project, auth.value if auth else None)
     workflows = load_workflows(project.workflows)
     if project.default is not None and project.default not in workflows:
         raise project.unknown_workflow(project.default, workflows, "default")
@@ -216,12 +218,15 @@ def _make_server(
     host: str,
     port: int,
     data: Path,
+    keys_file: Path | None,
     metrics: "Metrics",
 ) -> "GatewayServer":
     from comfysnap_server.backends.local import LocalBackend
     from comfysnap_server.gateway import (
+        LINK_KEY_FILE,
         GatewayServer,
         LinkedBackend,
+        LinkKeyFile,
         create_app,
         raise_descriptor_limit,
     )
@@ -229,10 +234,9 @@ def _make_server(
 
     raise_descriptor_limit()
     settings = loaded.settings
-    if auth is not None:
-        settings = settings.model_copy(update={"auth": auth.value})
     settings = _restrict_hosts(settings, host, auth)
     outputs = output_store(settings.outputs)
+    keys = _watched_keys(settings, keys_file, data) if settings.auth == "keys" else None
     backend = LocalBackend(
         data,
         engine=engine.name,
@@ -248,7 +252,10 @@ def _make_server(
     )
     served = backend if outputs is None else LinkedBackend(backend, outputs)
     default = loaded.project.default
-    app = create_app(served, loaded.workflows, settings, default=default, metrics=metrics)
+    app = create_app(
+        served, loaded.workflows, settings, default=default, keys=keys, metrics=metrics,
+        link_key=LinkKeyFile(data / LINK_KEY_FILE),
+    )  # fmt: skip
 
     def announce(url: str) -> None:
         _announce(url, engine, data, loaded.workflows.values(), default)
@@ -264,6 +271,17 @@ def _webhook_sender(settings: "WebhookSettings") -> "WebhookSender | None":
     if not settings.enabled:
         return None
     return WebhookSender(settings, webhook_keys(os.environ.get(SECRET_VARIABLE)))
+
+
+def _watched_keys(settings: "ServeSettings", given: Path | None, data: Path) -> "Keys":
+    from comfysnap_server.gateway import KEYS_FILE, KeyFile, WatchedKeys, records_of
+
+    file = KeyFile(given or data / KEYS_FILE)
+    if not file.read().keys and not settings.keys:
+        raise ValueError(
+            f'auth = "keys", but there is no key in {file.where}: run `comfysnap keys add NAME`'
+        )
+    return WatchedKeys(file.path, records_of(settings.keys))
 
 
 def _announce(
@@ -294,7 +312,7 @@ def _restrict_hosts(
     if auth is not AuthChoice.NONE:
         raise ValueError(
             f'{host} is reachable from other machines without authentication: set auth = "keys" in '
-            "[serve] (`comfysnap key NAME` creates a key), or use --auth none to allow it"
+            "[serve] (`comfysnap keys add NAME` creates a key), or use --auth none to allow it"
         )
     return settings
 

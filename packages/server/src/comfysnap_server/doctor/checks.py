@@ -15,7 +15,6 @@ from comfysnap_server.deploy import (
     read_chosen_project,
     read_nodes,
 )
-from comfysnap_server.deploy.keys import KEYS_VARIABLE
 from comfysnap_server.doctor.issue import Level, ProjectIssue
 from comfysnap_server.doctor.settings import check_access, check_settings
 from comfysnap_server.doctor.workflows import check_models, check_nodes, check_probe
@@ -154,10 +153,7 @@ def check_resources(deployment: Deployment) -> Iterator[ProjectIssue]:
     for where, names in secrets.items():
         for name in names:
             if not _exists(modal.Secret.from_name(name)):
-                message = (
-                    f"secret {name!r} not found; create it: modal secret create {name} "
-                    f"{_example(where)}"
-                )
+                message = f"secret {name!r} not found; create it: {_command(where, name)}"
                 yield ProjectIssue.error("secret_missing", where, message)
     for mount in settings.mounts:
         if not _exists(modal.Volume.from_name(mount.volume)):
@@ -167,14 +163,13 @@ def check_resources(deployment: Deployment) -> Iterator[ProjectIssue]:
             yield ProjectIssue.error("volume_missing", "deploy.mounts", message)
 
 
-def _example(where: str) -> str:
+def _command(where: str, name: str) -> str:
     if where == "deploy.keys_secret":
-        return (
-            f'{KEYS_VARIABLE}=\'{{"OWNER": "HASH"}}\', where `comfysnap key OWNER` prints the HASH'
-        )
+        return "comfysnap keys add NAME --deployed"
+    value = "COMFY_ORG_API_KEY=KEY" if where == "deploy.api_key_secret" else "NAME=VALUE"
     if where == "deploy.webhook_secret":
-        return f"{SECRET_VARIABLE}=SECRET, which `comfysnap webhooks secret` creates"
-    return "COMFY_ORG_API_KEY=KEY" if where == "deploy.api_key_secret" else "NAME=VALUE"
+        value = f"{SECRET_VARIABLE}=SECRET, which `comfysnap webhooks secret` creates"
+    return f"modal secret create {name} {value}"
 
 
 def _exists(thing: "modal.Secret | modal.Volume") -> bool:

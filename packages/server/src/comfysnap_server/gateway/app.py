@@ -16,16 +16,20 @@ from comfysnap_schema.workflow import Workflow
 from comfysnap_server.backends.protocol import Backend
 from comfysnap_server.errors import BackendError
 from comfysnap_server.gateway import input_urls
-from comfysnap_server.gateway.auth import Authenticator, Keys
+from comfysnap_server.gateway.auth import Authenticator
 from comfysnap_server.gateway.bodies import BodyReader
 from comfysnap_server.gateway.capacity import Capacity, Places
 from comfysnap_server.gateway.files import FileRoutes
 from comfysnap_server.gateway.jobs import JobRoutes
+from comfysnap_server.gateway.keys import Keys
+from comfysnap_server.gateway.limits import AccessRoutes
+from comfysnap_server.gateway.links import LinkKey, Links, ProcessLinkKey
 from comfysnap_server.gateway.long_polls import LongPolls
 from comfysnap_server.gateway.metrics import Metrics, metrics_router
 from comfysnap_server.gateway.middleware import GatewayMiddleware
 from comfysnap_server.gateway.openapi import build_openapi
-from comfysnap_server.gateway.problems import ProblemError, problem_response
+from comfysnap_server.gateway.problems import ProblemError, problem_of, problem_response
+from comfysnap_server.gateway.rate import RateLimiter
 from comfysnap_server.gateway.settings import GatewaySettings
 from comfysnap_server.gateway.submit import JobSubmitter
 from comfysnap_server.gateway.workflows import WorkflowRoutes, docs_router
@@ -44,6 +48,7 @@ def create_app(
     fetch: FetchPolicy | None = None,
     keys: Keys | None = None,
     metrics: Metrics | None = None,
+    link_key: LinkKey | None = None,
 ) -> FastAPI:
     """The gateway in front of ``backend``, which it starts and stops.
 
@@ -56,6 +61,7 @@ def create_app(
         fetch: What may be downloaded as an input file; None: any public address, in 30 s.
         keys: Keys that change while the app runs; None: those of the settings.
         metrics: Where it counts; None: metrics of its own.
+        link_key: Signs links; None: a key of this process.
 
     Raises:
         ValueError: ``default`` is not a workflow, or ``auth = "keys"`` comes without keys.
@@ -65,6 +71,7 @@ def create_app(
     if default is not None and default not in workflows:
         raise ValueError(f"unknown default workflow {default!r}; available: {', '.join(workflows)}")
     auth = Authenticator(settings, keys)
+    links, rates = Links(link_key or ProcessLinkKey()), RateLimiter()
     capacity = capacity or Capacity.of_process()
     places = _PlacesOf(settings)
     waits = LongPolls(
@@ -104,9 +111,12 @@ def create_app(
     app.include_router(FileRoutes(backend, settings, uploads, downloads).router())
     app.include_router(WorkflowRoutes(backend, workflows, default).router())
     app.include_router(metrics_router(metrics))
+    app.include_router(AccessRoutes(backend, settings, bodies, links, rates).router())
     openapi = cache(lambda: build_openapi(app, workflows, default, settings))
     app.include_router(docs_router(openapi))
-    app.add_middleware(GatewayMiddleware, auth=auth, settings=settings, metrics=metrics)
+    app.add_middleware(
+        GatewayMiddleware, auth=auth, settings=settings, links=links, rates=rates, metrics=metrics
+    )
     if settings.origins:
         app.add_middleware(
             CORSMiddleware,
@@ -130,10 +140,10 @@ def capacity_of(app: FastAPI) -> Capacity:
 
 
 class _PlacesOf:
-    """Makes places of which no owner gets more than half, where there are several owners."""
+    """Makes places of which no owner gets more than half, where there may be several owners."""
 
     def __init__(self, settings: GatewaySettings) -> None:
-        self._alone = settings.auth != "keys" or len(settings.keys) == 1
+        self._alone = settings.auth != "keys"
 
     def __call__(self, what: str, limit: int, per_owner: int | None = None) -> Places:
         share = limit if self._alone else (limit + 1) // 2
@@ -149,7 +159,7 @@ def _as_problem(error: Exception) -> ProblemError:
         case ProblemError():
             return error
         case BackendError():
-            return ProblemError(error.code, error.detail, retry_after=error.retry_after)
+            return problem_of(error)
         case RequestValidationError():
             fields = tuple(_field_problem(found) for found in error.errors()[:50])
             detail = "; ".join(f"{item.field}: {item.message}" for item in fields[:3])
@@ -166,5 +176,9 @@ def _field_problem(found: Mapping[str, Any]) -> FieldProblem:
     name = place[1] if len(place) > 1 else place[0]
     message = found["msg"]
     if found["type"] == "extra_forbidden":
-        message = "unknown query parameter; workflow inputs go in the JSON body"
+        message = (
+            "unknown field"
+            if place[0] == "body"
+            else "unknown query parameter; workflow inputs go in the JSON body"
+        )
     return FieldProblem(field=name[:100], message=message)

@@ -1,79 +1,135 @@
-"""Who is asking: bearer keys, known only by their hashes."""
+"""Who is asking, and what they may do."""
 
-import hashlib
-import hmac
-import secrets
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
+from comfysnap_schema.wire import ErrorCode, Scope, routes
+from comfysnap_server.backends.protocol import NO_BUDGET, OwnerBudget
+from comfysnap_server.gateway.keys import KeyRecord, Keys, records_of
+from comfysnap_server.gateway.problems import ProblemError
 from comfysnap_server.gateway.settings import GatewaySettings
 
-KEY_PREFIX: Final = "cs_"
 LOCAL_OWNER: Final = "local"
 PROXY_OWNER: Final = "proxy"
 
-
-def new_key() -> str:
-    """A fresh key: 256 random bits, which is why one round of SHA-256 is enough to store it."""
-    return KEY_PREFIX + secrets.token_urlsafe(32)
-
-
-def hash_key(key: str) -> str:
-    """What the server keeps of a key."""
-    return hashlib.sha256(key.encode()).hexdigest()
+_EVERY: Final = frozenset(Scope)
+_READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_CANCEL: Final = re.compile(re.escape(routes.CANCEL) + "/.*")
 
 
-class Keys:
-    """The accepted keys, which may change while the gateway runs."""
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """What one request may do."""
 
-    def __init__(self, keys: Mapping[str, str | list[str]] | None = None) -> None:
-        """Accept these; see ``GatewaySettings.keys``."""
-        self._hashes: tuple[tuple[str, str], ...] = ()
-        self.replace(keys or {})
+    owner: str
+    key: str | None = None
+    """Name of the key, where there are keys."""
+    bucket: str
+    """Whose requests are counted together: the hash of the key, or the owner without one."""
+    scopes: frozenset[Scope] = _EVERY
+    requests_per_minute: int | None = None
+    budget: OwnerBudget = NO_BUDGET
 
-    def replace(self, keys: Mapping[str, str | list[str]]) -> None:
-        """Accept these and no others from now on."""
-        self._hashes = tuple(
-            (owner, digest)
-            for owner, digests in keys.items()
-            for digest in ([digests] if isinstance(digests, str) else digests)
-        )
+    @property
+    def sees_all(self) -> bool:
+        """Whether jobs of other owners are visible, where there are any."""
+        return self.key is not None and Scope.ADMIN in self.scopes
 
-    def owner(self, key: str) -> str | None:
-        """Whose key it is."""
-        given = hash_key(key)
-        found: str | None = None
-        for owner, digest in self._hashes:
-            if hmac.compare_digest(given, digest):
-                found = owner
-        return found
+    def require(self, *scopes: Scope) -> None:
+        """Refuse a key that has none of these scopes.
+
+        Raises:
+            ProblemError: ``missing_scope``; it names the first one.
+        """
+        if self.scopes.isdisjoint(scopes):
+            raise ProblemError(
+                ErrorCode.MISSING_SCOPE,
+                f"this key lacks the scope {scopes[0].value!r}; it has"
+                f" {', '.join(sorted(self.scopes)) or 'none'}",
+                scope=scopes[0].value,
+                headers={
+                    "WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scopes[0]}"'
+                },
+            )
+
+    def require_admin(self) -> None:
+        """Refuse a key that is not an admin's.
+
+        Raises:
+            ProblemError: ``missing_scope``.
+        """
+        self.require(Scope.ADMIN)
+
+
+def check_scope(access: Access, method: str, path: str) -> None:
+    """Refuse a request that the key's scopes do not cover.
+
+    Raises:
+        ProblemError: ``missing_scope``.
+    """
+    if path == routes.METRICS:
+        access.require(Scope.ADMIN)
+    elif method in _READING or path == routes.LINKS:  # a link opens what its key may read
+        access.require(Scope.READ, Scope.INFER, Scope.ADMIN)
+    elif _CANCEL.fullmatch(path):
+        access.require(Scope.INFER, Scope.ADMIN)
+    else:
+        access.require(Scope.INFER)
 
 
 class Authenticator:
-    """Names the owner of a request."""
+    """Finds what a request may do.
+
+    Args:
+        settings: The mode, and the keys where no others are given.
+        keys: Keys that may change, and may still be to come.
+
+    Raises:
+        ValueError: The mode is ``keys`` and there are none.
+    """
 
     def __init__(self, settings: GatewaySettings, keys: Keys | None = None) -> None:
-        """Take the mode and the keys.
-
-        Args:
-            settings: The mode, and the keys where no others are given.
-            keys: Keys that may change, and may still be to come.
-
-        Raises:
-            ValueError: The mode is ``keys`` and there are none.
-        """
         self._mode = settings.auth
-        self._keys = keys or Keys(settings.keys)
+        self._keys = keys or Keys(records_of(settings.keys))
+        self._per_minute = settings.requests_per_minute
         if self._mode == "keys" and keys is None and not settings.keys:
             raise ValueError("auth is 'keys' but no key is configured")
 
-    def owner(self, headers: Mapping[str, str]) -> str | None:
-        """The owner, or None when the request may not pass."""
+    def access(self, headers: Mapping[str, str]) -> Access | None:
+        """What the request may do, or None when it may not pass."""
         if self._mode == "none":
-            return LOCAL_OWNER
+            return self._of_owner(LOCAL_OWNER)
         if self._mode == "proxy":
-            return PROXY_OWNER
+            return self._of_owner(PROXY_OWNER)
         scheme, _, key = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key:
             return None
-        return self._keys.owner(key.strip())
+        record = self._keys.find(key.strip())
+        return None if record is None else self._of_key(record)
+
+    def by_link(self, owner: str) -> Access:
+        """What the request of a valid link may do; its path is checked already."""
+        return Access(
+            owner=owner,
+            bucket=f"owner {owner}",
+            scopes=frozenset({Scope.READ}),
+            requests_per_minute=self._per_minute,
+        )
+
+    def _of_owner(self, owner: str) -> Access:
+        return Access(owner=owner, bucket=f"owner {owner}", requests_per_minute=self._per_minute)
+
+    def _of_key(self, record: KeyRecord) -> Access:
+        return Access(
+            owner=record.owner,
+            key=record.name,
+            bucket=record.hash,
+            scopes=frozenset(record.scopes),
+            requests_per_minute=record.requests_per_minute or self._per_minute,
+            budget=OwnerBudget(
+                max_unfinished_jobs=record.max_unfinished_jobs,
+                max_stored_bytes=record.max_stored_bytes,
+            ),
+        )

@@ -91,7 +91,7 @@ class BodyReader:
         if not allowed:
             raise ProblemError(
                 ErrorCode.UNSUPPORTED_MEDIA_TYPE,
-                f"send the input as application/json, not {kind[:100]!r}",
+                f"send the body as application/json, not {kind[:100]!r}",
                 headers={"Accept-Post": "application/json"},
             )
         chunks = self.stream(request, owner, limit, ErrorCode.BODY_TOO_LARGE)

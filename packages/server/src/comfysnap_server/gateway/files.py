@@ -13,7 +13,7 @@ from comfysnap_server.backends.protocol import Backend, OutputLink, StoredFile
 from comfysnap_server.errors import BackendError
 from comfysnap_server.gateway.bodies import BodyReader
 from comfysnap_server.gateway.capacity import Places
-from comfysnap_server.gateway.jobs import checked_job_id, owner_of
+from comfysnap_server.gateway.jobs import TOKEN_PARAMETER, access_of, owner_of, owner_of_job
 from comfysnap_server.gateway.problems import ProblemError
 from comfysnap_server.gateway.settings import GatewaySettings
 
@@ -73,7 +73,7 @@ class FileRoutes:
             output,
             response_class=FileResponse,
             responses=_ANSWERS,
-            openapi_extra={"parameters": _RANGE_HEADERS},
+            openapi_extra={"parameters": [*_RANGE_HEADERS, TOKEN_PARAMETER]},
         )(self.output)
         router.head(output, response_class=FileResponse, include_in_schema=False)(self.output)
         upload = routes.FILES + "/{sha256}"
@@ -83,8 +83,8 @@ class FileRoutes:
 
     async def output(self, request: Request, job_id: str, name: str) -> Response:
         """A file that a job made; single ranges, ``If-Range`` and ``If-None-Match`` work."""
-        owner = owner_of(request)
-        file = await self._backend.open_output(owner, checked_job_id(job_id), name)
+        owner = await owner_of_job(self._backend, request, job_id)
+        file = await self._backend.open_output(owner, job_id, name)
         if isinstance(file, OutputLink):
             return RedirectResponse(file.url, 302, headers={"Cache-Control": "no-store"})
         etag = f'"{file.sha256}"'
@@ -108,7 +108,7 @@ class FileRoutes:
             stat_result=stat,
             content_disposition_type="inline" if kind in _INLINE else "attachment",
         )
-        response.place = self._downloads.take(owner)
+        response.place = self._downloads.take(owner_of(request))
         return response
 
     async def upload(self, request: Request, sha256: str) -> Response:
@@ -119,7 +119,7 @@ class FileRoutes:
             request, owner, self._settings.max_file_bytes, ErrorCode.FILE_TOO_LARGE
         )
         async with aclosing(chunks):
-            await self._backend.put_file(owner, digest, chunks)
+            await self._backend.put_file(owner, digest, chunks, access_of(request).budget)
         return Response(status_code=204)
 
     async def has_file(self, request: Request, sha256: str) -> Response:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from comfysnap_schema.wire import ErrorCode, FieldProblem
-from comfysnap_server.backends.protocol import Backend
+from comfysnap_server.backends.protocol import NO_BUDGET, Backend, OwnerBudget
 from comfysnap_server.errors import BackendError
 from comfysnap_server.gateway.capacity import Places
 from comfysnap_server.gateway.problems import ProblemError
@@ -48,12 +48,15 @@ class InputDownloads:
         self._policy = policy
         _delete_old_folders()
 
-    async def store(self, owner: str, urls: Mapping[str, str]) -> dict[str, str]:
+    async def store(
+        self, owner: str, urls: Mapping[str, str], budget: OwnerBudget = NO_BUDGET
+    ) -> dict[str, str]:
         """Download all ``urls`` at the same time.
 
         Args:
             owner: Whose files they become.
             urls: By API field.
+            budget: Of the key that submits.
 
         Returns:
             The SHA-256 of each file, by API field.
@@ -63,7 +66,7 @@ class InputDownloads:
             BackendError: The backend cannot store a file.
         """
         tasks = {
-            field: asyncio.create_task(self._store(owner, field, url))
+            field: asyncio.create_task(self._store(owner, field, url, budget))
             for field, url in urls.items()
         }
         try:
@@ -73,7 +76,7 @@ class InputDownloads:
                 task.cancel()
         return {field: task.result() for field, task in tasks.items()}
 
-    async def _store(self, owner: str, field: str, url: str) -> str:
+    async def _store(self, owner: str, field: str, url: str, budget: OwnerBudget) -> str:
         stopped = threading.Event()
         with ExitStack() as stack:
             stack.enter_context(self._places.take(owner))
@@ -91,7 +94,7 @@ class InputDownloads:
             await asyncio.wait({download}, timeout=self._policy.timeout + _PATIENCE_S)
             digest = _result(download, field)
             async with aclosing(_chunks(folder / "file")) as chunks:
-                await self._backend.put_file(owner, digest, chunks)
+                await self._backend.put_file(owner, digest, chunks, budget)
             return digest
         finally:
             stopped.set()

@@ -24,9 +24,10 @@ from comfysnap_schema.wire import (
 )
 from comfysnap_server.backends.protocol import Backend, SubmitResult
 from comfysnap_server.errors import BackendError
+from comfysnap_server.gateway.auth import Access
 from comfysnap_server.gateway.bodies import BodyReader
 from comfysnap_server.gateway.long_polls import LongPolls, Slot
-from comfysnap_server.gateway.middleware import OWNER_KEY
+from comfysnap_server.gateway.middleware import ACCESS_KEY
 from comfysnap_server.gateway.problems import ProblemError
 from comfysnap_server.gateway.settings import GatewaySettings
 from comfysnap_server.gateway.submit import (
@@ -61,6 +62,11 @@ class JobHeaders(BaseModel, frozen=True, use_attribute_docstrings=True):
     """Hash of the contract that the client was generated from."""
 
 
+TOKEN_PARAMETER: Final = {
+    "name": routes.LINK_PARAMETER, "in": "query", "required": False, "schema": {"type": "string"},
+    "description": "Token of a link, in place of a key.",
+}  # fmt: skip
+
 Options = Annotated[SubmitOptions, Query()]
 Headers = Annotated[JobHeaders, Header()]
 
@@ -74,12 +80,14 @@ class StatusQuery(BaseModel, frozen=True, extra="forbid", use_attribute_docstrin
     """With ``wait``: answer at any version above this one."""
 
 
-class JobsQuery(BaseModel, frozen=True, extra="forbid"):
+class JobsQuery(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     """Which jobs to list."""
 
     status: JobStatus | None = None
     workflow: Annotated[str, Field(max_length=64)] | None = None
     label: Annotated[list[Label], Field(max_length=routes.MAX_LABELS)] = []
+    owner: Annotated[str, Field(max_length=200)] | None = None
+    """Whose jobs. Others than the caller's own need the scope ``admin``."""
     cursor: Annotated[str, Field(max_length=512)] | None = None
     limit: Annotated[int, Field(ge=1, le=200)] = 50
 
@@ -122,9 +130,39 @@ def _parameters_of(model: type[BaseModel]) -> list[dict[str, Any]]:
     ]
 
 
+def access_of(request: Request) -> Access:
+    """What the middleware found that the request may do."""
+    return cast("Access", request.scope[ACCESS_KEY])
+
+
 def owner_of(request: Request) -> str:
     """The owner that the middleware found."""
-    return cast("str", request.scope[OWNER_KEY])
+    return access_of(request).owner
+
+
+async def owner_of_job(backend: Backend, request: Request, job_id: str) -> str:
+    """In whose name a job is asked for: the caller's, or for an admin that of the job.
+
+    Raises:
+        BackendError: ``unknown_job``.
+    """
+    access = access_of(request)
+    checked = checked_job_id(job_id)
+    # most servers have one owner or ask for their own jobs: no second look for them
+    return await backend.owner_of(checked) if access.sees_all else access.owner
+
+
+def checked_owner(request: Request, owner: str | None) -> str:
+    """The owner that is asked about, by default the caller.
+
+    Raises:
+        ProblemError: ``missing_scope``: another one than the caller, who is no admin.
+    """
+    access = access_of(request)
+    if owner is None or owner == access.owner:
+        return access.owner
+    access.require_admin()
+    return owner
 
 
 def checked_job_id(job_id: str) -> str:
@@ -181,6 +219,7 @@ class JobRoutes:
             routes.EVENTS + "/{job_id}",
             response_class=EventSourceResponse,
             responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+            openapi_extra={"parameters": [TOKEN_PARAMETER]},
         )(self.events)
         return router
 
@@ -225,16 +264,17 @@ class JobRoutes:
     async def check_status(self, request: Request, job_id: str) -> Response:
         """The job, held back for ``wait`` seconds while there is nothing new."""
         query = _query(request, StatusQuery)
-        job = await self._backend.get(owner_of(request), checked_job_id(job_id))
+        owner = await owner_of_job(self._backend, request, job_id)
+        job = await self._backend.get(owner, job_id)
         wait = min(query.wait, self._settings.max_wait)
         if wait > 0 and not _is_news(job, query.after):
-            job = await self._wait(request, job, query.after, wait)
+            job = await self._wait(request, job, query.after, wait, owner=owner)
         return _job_response(job)
 
     async def list_jobs(self, request: Request, query: Annotated[JobsQuery, Query()]) -> Response:
         """The caller's jobs, newest first."""
         page = await self._backend.list_jobs(
-            owner_of(request),
+            checked_owner(request, query.owner),
             status=query.status,
             workflow=query.workflow,
             labels=label_map(query.label) or None,
@@ -245,7 +285,8 @@ class JobRoutes:
 
     async def cancel(self, request: Request, job_id: str) -> Response:
         """Ask for a job to stop. Asking again, or of a finished job, changes nothing."""
-        return _job_response(await self._backend.cancel(owner_of(request), checked_job_id(job_id)))
+        owner = await owner_of_job(self._backend, request, job_id)
+        return _job_response(await self._backend.cancel(owner, job_id))
 
     async def events(
         self,
@@ -254,21 +295,21 @@ class JobRoutes:
         headers: Annotated[EventHeaders, Header()],
     ) -> Response:
         """Server-sent events: ``status``, ``progress``, ``preview``, ``output``, then ``done``."""
-        owner = owner_of(request)
-        job = await self._backend.get(owner, checked_job_id(job_id))
+        owner = await owner_of_job(self._backend, request, job_id)
+        job = await self._backend.get(owner, job_id)
         known = headers.last_event_id or ""
         after = int(known) if _VERSION.fullmatch(known) else None
-        slot = self._waits.slot(owner)
-        stream = self._stream(slot, job.id, after)
+        slot = self._waits.slot(owner_of(request))
+        stream = self._stream(slot, owner, job.id, after)
         response = _EventStream(stream, ping=self._settings.keep_alive)
         response.slot = slot
         return response
 
     async def _stream(
-        self, slot: Slot, job_id: str, after: int | None
+        self, slot: Slot, owner: str, job_id: str, after: int | None
     ) -> AsyncIterator[ServerSentEvent]:
         try:
-            events = self._backend.events(slot.owner, job_id, after=after)
+            events = self._backend.events(owner, job_id, after=after)
             while event := await slot.until_ended(lambda: anext(events, None)):
                 yield ServerSentEvent(
                     event.model_dump_json(exclude_none=True),
@@ -301,6 +342,7 @@ class JobRoutes:
         return await self._submitter.submit(
             SubmitRequest(
                 owner=owner,
+                budget=access_of(request).budget,
                 workflow=workflow,
                 inputs=inputs,
                 canonical=canonical,
@@ -311,11 +353,17 @@ class JobRoutes:
         )
 
     async def _wait(
-        self, request: Request, job: JobRecord, after: int | None, seconds: float
+        self,
+        request: Request,
+        job: JobRecord,
+        after: int | None,
+        seconds: float,
+        *,
+        owner: str | None = None,
     ) -> JobRecord:
-        owner = owner_of(request)
+        owner = owner or owner_of(request)
         newer = await self._waits.hold(
-            owner,
+            owner_of(request),
             request.receive,
             lambda: self._backend.wait(owner, job.id, after=after, timeout=seconds),
         )

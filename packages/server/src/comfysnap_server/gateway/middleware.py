@@ -1,32 +1,39 @@
 """What surrounds every request: its id, owner and origin, and unforeseen errors."""
 
 import logging
+import math
 import re
 import secrets
 import time
 from collections.abc import Mapping
 from typing import Final
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, QueryParams
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from comfysnap_schema.wire import ErrorCode, routes
-from comfysnap_server.gateway.auth import Authenticator
+from comfysnap_schema.wire import BudgetName, ErrorCode, routes
+from comfysnap_server.errors import BackendError
+from comfysnap_server.gateway.auth import Access, Authenticator, check_scope
+from comfysnap_server.gateway.links import Links, is_linkable
 from comfysnap_server.gateway.metrics import Metrics
 from comfysnap_server.gateway.problems import (
     PROBLEM_KEY,
     REQUEST_ID_KEY,
     ProblemError,
+    problem_of,
     problem_response,
 )
+from comfysnap_server.gateway.rate import RateLimiter
 from comfysnap_server.gateway.settings import GatewaySettings
 from comfysnap_server.logs import every_line, fields
 
 log = logging.getLogger("comfysnap.gateway")
 
-OWNER_KEY: Final = "comfysnap.owner"
-"""Where the owner stands in the ASGI scope."""
+ACCESS_KEY: Final = "comfysnap.access"
+"""Where the ``Access`` of the request stands in the ASGI scope."""
+_LINK_KEY: Final = "comfysnap.link"
+"""Where the seconds stand that the link of the request is still valid."""
 
 _OPEN: Final = frozenset({routes.HEALTH, routes.READY})
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -37,12 +44,20 @@ class GatewayMiddleware:
     """Pure ASGI, so that it costs the hot path next to nothing and leaves streams alone."""
 
     def __init__(
-        self, app: ASGIApp, auth: Authenticator, settings: GatewaySettings, metrics: Metrics
+        self,
+        app: ASGIApp,
+        auth: Authenticator,
+        settings: GatewaySettings,
+        links: Links,
+        rates: RateLimiter,
+        metrics: Metrics,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._auth = auth
         self._settings = settings
+        self._links = links
+        self._rates = rates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -68,13 +83,17 @@ class GatewayMiddleware:
                     *message["headers"],
                     (b"x-request-id", request_id.encode()),
                 ]
+                if _LINK_KEY in scope:
+                    _hide_link(message, scope[_LINK_KEY])
             await send(message)
 
         try:
-            self._admit(scope, Headers(scope=scope))
+            await self._admit(scope, Headers(scope=scope))
             await self._app(scope, receive, send_with_id)
         except ProblemError as error:
             await problem_response(scope, error)(scope, receive, send_with_id)
+        except BackendError as error:  # Modal does not say which key signs links
+            await problem_response(scope, problem_of(error))(scope, receive, send_with_id)
         except ClientDisconnect:
             log.debug("%s %r: the client hung up", scope["method"], scope["path"])
         except Exception:
@@ -94,25 +113,52 @@ class GatewayMiddleware:
                     scope["path"],
                     extra=fields(
                         status=status,
-                        owner=scope.get(OWNER_KEY),
+                        **_who(scope),
                         error=scope.get(PROBLEM_KEY),
                         seconds=round(time.perf_counter() - started, 6),
                     ),
                 )
 
-    def _admit(self, scope: Scope, headers: Mapping[str, str]) -> None:
-        """Refuse who may not pass; name the owner of who may."""
+    async def _admit(self, scope: Scope, headers: Mapping[str, str]) -> None:
+        """Refuse who may not pass; note what the others may do."""
         self._check_host(headers)
         if scope["path"] in _OPEN:
             return
-        owner = self._auth.owner(headers)
-        if owner is None:
+        access = await self._by_link(scope) or self._auth.access(headers)
+        if access is None:
+            raise _unauthorized("send a valid key as 'Authorization: Bearer KEY'")
+        self._check_rate(access)
+        check_scope(access, scope["method"], scope["path"])
+        scope[ACCESS_KEY] = access
+
+    async def _by_link(self, scope: Scope) -> Access | None:
+        """What the token in the query opens; None without one."""
+        if not is_linkable(scope["path"]) or scope["method"] not in ("GET", "HEAD"):
+            return None
+        token = QueryParams(scope["query_string"]).get(routes.LINK_PARAMETER)
+        if token is None:
+            return None
+        scope[_LINK_KEY] = 0
+        opened = await self._links.opened(scope["path"], token)
+        if opened is None:
+            raise _unauthorized("the link has expired or is not valid; ask for a new one")
+        owner, scope[_LINK_KEY] = opened
+        return self._auth.by_link(owner)
+
+    def _check_rate(self, access: Access) -> None:
+        limit = access.requests_per_minute
+        if limit is None:
+            return
+        now = time.monotonic()
+        wait = self._rates.bucket(access.bucket, limit, now).take(now)
+        if wait:
             raise ProblemError(
-                ErrorCode.UNAUTHORIZED,
-                "send a valid key as 'Authorization: Bearer KEY'",
-                headers={"WWW-Authenticate": "Bearer"},
+                ErrorCode.RATE_LIMITED,
+                f"more than {limit} requests in a minute",
+                budget=BudgetName.REQUESTS_PER_MINUTE,
+                limit=limit,
+                retry_after=math.ceil(wait),
             )
-        scope[OWNER_KEY] = owner
 
     def _check_host(self, headers: Mapping[str, str]) -> None:
         """Where no key is sent, a stranger's web page can get here through a reader's browser: by
@@ -136,6 +182,29 @@ class GatewayMiddleware:
                 f"pages of {origin[:200]!r} may not call this server;"
                 " allow them in [serve] origins",
             )
+
+
+def _who(scope: Scope) -> dict[str, str | None]:
+    access: Access | None = scope.get(ACCESS_KEY)
+    return {} if access is None else {"owner": access.owner, "key": access.key}
+
+
+def _unauthorized(detail: str) -> ProblemError:
+    return ProblemError(ErrorCode.UNAUTHORIZED, detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+def _hide_link(message: Message, seconds: int) -> None:
+    """Keep the URL with the token from other sites, and the response from shared caches."""
+    headers: list[tuple[bytes, bytes]] = message["headers"]
+    kept = [
+        (name, f"private, max-age={seconds}".encode() if _is_cached(name, value) else value)
+        for name, value in headers
+    ]
+    message["headers"] = [*kept, (b"referrer-policy", b"no-referrer")]
+
+
+def _is_cached(name: bytes, value: bytes) -> bool:
+    return name.lower() == b"cache-control" and b"max-age" in value
 
 
 def _host_name(host: str) -> str:

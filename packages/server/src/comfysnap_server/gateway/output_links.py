@@ -5,7 +5,15 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 
 from comfysnap_schema.wire import JobEvent, JobPage, JobRecord, JobStatus
-from comfysnap_server.backends.protocol import Backend, BackendLoad, Output, SubmitResult
+from comfysnap_server.backends.protocol import (
+    NO_BUDGET,
+    Backend,
+    BackendLoad,
+    Output,
+    OwnerBudget,
+    OwnerUsage,
+    SubmitResult,
+)
 from comfysnap_server.jobs import JobRequest, OutputStore, OutputStoreError
 from comfysnap_server.logs import fields
 
@@ -48,10 +56,18 @@ class LinkedBackend:
         """See ``Backend.load``."""
         return self._backend.load()
 
-    async def submit(self, request: JobRequest) -> SubmitResult:
+    async def submit(self, request: JobRequest, budget: OwnerBudget = NO_BUDGET) -> SubmitResult:
         """See ``Backend.submit``."""
-        submitted = await self._backend.submit(request)
+        submitted = await self._backend.submit(request, budget)
         return replace(submitted, job=await self._linked(submitted.job))
+
+    async def owner_of(self, job_id: str) -> str:
+        """See ``Backend.owner_of``."""
+        return await self._backend.owner_of(job_id)
+
+    async def usage(self, owner: str, budget: OwnerBudget = NO_BUDGET) -> OwnerUsage:
+        """See ``Backend.usage``."""
+        return await self._backend.usage(owner, budget)
 
     async def replay(self, owner: str, idempotency_key: str, fingerprint: str) -> JobRecord | None:
         """See ``Backend.replay``."""
@@ -113,6 +129,12 @@ class LinkedBackend:
         """See ``Backend.has_file``."""
         return await self._backend.has_file(owner, sha256)
 
-    async def put_file(self, owner: str, sha256: str, chunks: AsyncIterator[bytes]) -> None:
+    async def put_file(
+        self,
+        owner: str,
+        sha256: str,
+        chunks: AsyncIterator[bytes],
+        budget: OwnerBudget = NO_BUDGET,
+    ) -> None:
         """See ``Backend.put_file``."""
-        await self._backend.put_file(owner, sha256, chunks)
+        await self._backend.put_file(owner, sha256, chunks, budget)

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from comfysnap_schema.wire import PROBLEM_JSON, RETRY_AFTER, ErrorCode, FieldProblem, Problem
-from comfysnap_server.errors import ComfysnapServerError
+from comfysnap_server.errors import BackendError, ComfysnapServerError
 from comfysnap_server.gateway.lingering import LingeringResponse
 
 STATUS_OF: Final[Mapping[ErrorCode, int]] = {
@@ -29,6 +29,7 @@ STATUS_OF: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.OUTPUT_EXPIRED: 410,
     ErrorCode.UNAUTHORIZED: 401,
     ErrorCode.FORBIDDEN: 403,
+    ErrorCode.MISSING_SCOPE: 403,
     ErrorCode.CONTRACT_MISMATCH: 409,
     ErrorCode.IDEMPOTENCY_MISMATCH: 422,
     ErrorCode.HASH_MISMATCH: 422,
@@ -60,15 +61,32 @@ class ProblemError(ComfysnapServerError):
         fields: tuple[FieldProblem, ...] = (),
         headers: Mapping[str, str] | None = None,
         retry_after: float | None = None,
+        budget: str | None = None,
+        limit: int | None = None,
+        scope: str | None = None,
     ) -> None:
         self.code = code
         self.detail = detail
         self.status = status or STATUS_OF.get(code, 500)
         self.fields = fields
+        self.budget = budget
+        self.limit = limit
+        self.scope = scope
         self.headers = dict(headers or {})
         if retry_after is not None:
             self.headers[RETRY_AFTER] = str(max(1, round(retry_after)))
         super().__init__(detail)
+
+
+def problem_of(error: BackendError) -> ProblemError:
+    """The refusal of a request that the backend refused."""
+    return ProblemError(
+        error.code,
+        error.detail,
+        retry_after=error.retry_after,
+        budget=error.budget,
+        limit=error.limit,
+    )
 
 
 def invalid_input(*fields: FieldProblem) -> ProblemError:
@@ -90,6 +108,9 @@ def problem_response(scope: Scope, error: ProblemError) -> Response:
         detail=error.detail,
         code=error.code,
         fields=error.fields,
+        budget=error.budget,
+        limit=error.limit,
+        scope=error.scope,
         request_id=scope.get(REQUEST_ID_KEY),
     )
     headers = {"Cache-Control": "no-store", **error.headers}

@@ -5,12 +5,12 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from comfysnap_schema.wire import routes
+from comfysnap_server.gateway.keys import KeyHash
 from comfysnap_server.jobs import WebhookSettings
 from comfysnap_server.logs import LogFormat
 from comfysnap_server.models import RemoteModelSettings
 
 AuthMode = Literal["none", "keys", "proxy"]
-KeyHash = Annotated[str, Field(pattern=routes.SHA256_PATTERN)]
 
 
 class GatewaySettings(BaseModel, frozen=True, extra="forbid"):
@@ -20,7 +20,11 @@ class GatewaySettings(BaseModel, frozen=True, extra="forbid"):
     """``none``: one owner, ``local``. ``keys``: bearer keys, an owner each. ``proxy``: something
     in front (Modal's proxy auth) already checked; one owner, ``proxy``."""
     keys: dict[str, KeyHash | list[KeyHash]] = Field(default_factory=dict)
-    """Owner to the SHA-256 of the owner's key; a list while a key is being replaced."""
+    """Owner to the SHA-256 of the owner's keys, which have the default scopes. ``comfysnap keys``
+    keeps others in a file beside the jobs, with scopes and budgets."""
+    requests_per_minute: Annotated[int, Field(ge=1)] | None = None
+    """Of each key that names no other number, or of each owner without keys, in each process of the
+    server; as many may come at once after a pause. None: any number."""
     hosts: tuple[str, ...] = ()
     """Accepted names in the ``Host`` header; empty: any. Without auth this is what keeps a web
     page from reaching a server on the reader's own machine."""

@@ -30,7 +30,7 @@ from comfysnap_schema.wire import (
     routes,
 )
 from comfysnap_schema.workflow import Parameter, Workflow
-from comfysnap_server.backends.protocol import Backend, SubmitResult
+from comfysnap_server.backends.protocol import NO_BUDGET, Backend, OwnerBudget, SubmitResult
 from comfysnap_server.gateway.input_urls import InputDownloads
 from comfysnap_server.gateway.inputs import MAX_ISSUES, InputValidator
 from comfysnap_server.gateway.metrics import Metrics
@@ -65,6 +65,7 @@ class SubmitRequest:
     options: SubmitOptions
     idempotency_key: str | None
     contract: str | None
+    budget: OwnerBudget = NO_BUDGET
 
     @property
     def fingerprint(self) -> str:
@@ -148,7 +149,7 @@ class JobSubmitter:
             if earlier is None:
                 raise
             return earlier
-        submitted = await self._backend.submit(request)
+        submitted = await self._backend.submit(request, submission.budget)
         if not submitted.replayed:
             self._metrics.accepted(request.workflow)
             log.info(
@@ -208,7 +209,7 @@ class JobSubmitter:
         urls: Mapping[str, str],
     ) -> JobRequest:
         named = _models(submission.inputs, workflow, self._settings.remote_models)
-        digests = await self._downloads.store(submission.owner, urls)
+        digests = await self._downloads.store(submission.owner, urls, submission.budget)
         found = await self._files(submission, workflow, digests)
         inputs = workflow.complete(found.inputs)
         graph = await _build(workflow, {**inputs, **found.names, **named.names})
@@ -252,7 +253,7 @@ class JobSubmitter:
                     suffix = PurePosixPath(urlsplit(value["url"]).path).suffix
                     label = reference.sha256[:32] + _suffix(parameter, suffix)
                 else:
-                    reference, label = await self._file(submission.owner, name, parameter, value)
+                    reference, label = await self._file(submission, name, parameter, value)
                 references.append(cast("JsonValue", reference.model_dump()))
                 labels.append(label)
                 found.files[label] = reference
@@ -262,13 +263,14 @@ class JobSubmitter:
         return found
 
     async def _file(
-        self, owner: str, name: str, parameter: Parameter, value: dict[str, str]
+        self, submission: SubmitRequest, name: str, parameter: Parameter, value: dict[str, str]
     ) -> tuple[FileBySha256, str]:
+        owner = submission.owner
         if "data" in value:
             data = _decode(name, value["data"])
             digest = hashlib.sha256(data).hexdigest()
             if not await self._backend.has_file(owner, digest):
-                await self._backend.put_file(owner, digest, _once(data))
+                await self._backend.put_file(owner, digest, _once(data), submission.budget)
         else:
             digest = value["sha256"]
             if not await self._backend.has_file(owner, digest):

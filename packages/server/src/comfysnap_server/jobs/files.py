@@ -149,6 +149,20 @@ class FileStore:
             _delete_if_older(path, limit)
         return deleted
 
+    def older(
+        self, *, older_than: float, keep: Collection[str] = (), owner: str | None = None
+    ) -> list[Path]:
+        """The files that ``sweep`` deletes, of one owner or of all."""
+        limit = time.time() - older_than
+        folder = "*" if owner is None else self._path(owner, "0" * 64).parents[1].name
+        return [
+            path
+            for path in self._root.glob(f"{folder}/*/*")
+            if _SHA256.fullmatch(path.name)
+            and path.name not in keep
+            and path.stat().st_mtime <= limit
+        ]
+
     def _path(self, owner: str, sha256: str) -> Path:
         if not _SHA256.fullmatch(sha256):
             raise BackendError(ErrorCode.UNKNOWN_FILE, "not a SHA-256 in lower-case hex")

@@ -30,6 +30,7 @@ from comfysnap_server.backends.modal import (
     Pools,
     QueueFeed,
     VolumeFolder,
+    list_name,
 )
 from comfysnap_server.deploy import Deployment
 from comfysnap_server.operations.logs import LogLine, read_logs
@@ -131,6 +132,9 @@ class DeployedApp:
         return Platform(
             records=DictRecords(jobs, patience),
             index=DictRecords(index, patience),
+            listings=lambda owner: DictRecords(
+                modal.Dict.from_name(list_name(name, owner), create_if_missing=True), patience
+            ),
             feed=QueueFeed(progress, patience),
             calls=FunctionCalls(methods, patience),
             files=VolumeFolder(volume, Path(tempfile.gettempdir()) / "comfysnap-files", patience),

@@ -37,10 +37,13 @@ from comfysnap_server.backends.local.uploads import Uploads
 from comfysnap_server.backends.local.webhooks import WebhookDispatcher
 from comfysnap_server.backends.local.writer import Writer
 from comfysnap_server.backends.protocol import (
+    NO_BUDGET,
     BackendLoad,
     EventLog,
     Output,
     OutputLink,
+    OwnerBudget,
+    OwnerUsage,
     StoredFile,
     SubmitResult,
 )
@@ -62,7 +65,6 @@ from comfysnap_server.models import CACHED_MODELS, RemoteModelSettings
 
 logger = logging.getLogger(__name__)
 
-DATABASE: Final = "jobs.sqlite3"
 _UPLOADS: Final = "files"
 _REMEMBERED: Final = 1000
 """Finished jobs that are kept in memory, for those who ask right after."""
@@ -137,7 +139,6 @@ class LocalBackend:
         )
         self._uploads = Uploads(
             files,
-            max_per_owner=limits.max_stored_bytes_per_owner,
             job_bytes=self._job_bytes,
         )
         self._live: dict[str, LiveJob] = {}
@@ -180,7 +181,7 @@ class LocalBackend:
             raise DataFolderError(f"{self._data}: {error.strerror}") from error
         await asyncio.to_thread(self._lock.acquire, patience=self._limits.takeover_patience)
         try:
-            path = self._data / DATABASE
+            path = self._data / store.DATABASE
             await asyncio.to_thread(self._make_folders, used=path.exists())
             connection = await asyncio.to_thread(open_database, path)
             self._reader = Reader(path, "job-reader")
@@ -248,7 +249,7 @@ class LocalBackend:
                     f"{strange} is not empty, and no server used {self._data} before"
                 )
             self._folders.make()
-            uploads, database = self._data / _UPLOADS, self._data / DATABASE
+            uploads, database = self._data / _UPLOADS, self._data / store.DATABASE
             uploads.mkdir(exist_ok=True)
             uploads.chmod(0o700)
             database.touch()
@@ -314,16 +315,18 @@ class LocalBackend:
             free_bytes=self._disk.free if self._running else None,
         )
 
-    async def submit(self, request: JobRequest) -> SubmitResult:
+    async def submit(self, request: JobRequest, budget: OwnerBudget = NO_BUDGET) -> SubmitResult:
         """Accept a job; it is on the disk when this returns. See ``Backend.submit``."""
         self._check_running()
         self._disk.check_room()
-        uploaded = await self._uploads.bytes_of(request.owner)
+        limits = self._limits.within(budget)
+        uploaded = 0
+        if limits.max_stored_bytes_per_owner is not None:
+            uploaded = await self._uploads.bytes_of(request.owner)
         record = request.record(status=JobStatus.QUEUED, version=1)
         runner = None
         if not request.models:
             runner, record = self._slots.reserve(record)
-        limits = self._limits
         decision = self._writer.run(
             lambda connection: store.submit(connection, request, record, limits, uploaded=uploaded)
         )
@@ -492,9 +495,36 @@ class LocalBackend:
         """See ``Backend.has_file``."""
         return await self._uploads.has(owner, sha256)
 
-    async def put_file(self, owner: str, sha256: str, chunks: AsyncIterator[bytes]) -> None:
+    async def put_file(
+        self,
+        owner: str,
+        sha256: str,
+        chunks: AsyncIterator[bytes],
+        budget: OwnerBudget = NO_BUDGET,
+    ) -> None:
         """See ``Backend.put_file``."""
-        await self._uploads.put(owner, sha256, chunks)
+        limit = self._limits.within(budget).max_stored_bytes_per_owner
+        await self._uploads.put(owner, sha256, chunks, limit)
+
+    async def owner_of(self, job_id: str) -> str:
+        """See ``Backend.owner_of``."""
+        self._check_running()
+        live = self._live.get(job_id) or self._finished.get(job_id)
+        if live is not None:
+            return live.owner
+        return await self._reader.run(lambda connection: store.owner_of(connection, job_id))
+
+    async def usage(self, owner: str, budget: OwnerBudget = NO_BUDGET) -> OwnerUsage:
+        """See ``Backend.usage``."""
+        self._check_running()
+        limits = self._limits.within(budget)
+        unfinished = await self._reader.run(lambda c: store.unfinished(c, owner))
+        return OwnerUsage(
+            unfinished_jobs=unfinished,
+            stored_bytes=await self._uploads.bytes_of(owner) + await self._job_bytes(owner),
+            max_unfinished_jobs=limits.max_unfinished_per_owner,
+            max_stored_bytes=limits.max_stored_bytes_per_owner,
+        )
 
     async def _job_bytes(self, owner: str) -> int:
         return await self._reader.run(lambda c: store.stored_bytes(c, owner))

@@ -1,8 +1,10 @@
 """Limits of the local backend."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from comfysnap_schema.wire import MAX_FILE_BYTES
+from comfysnap_server.backends.protocol import OwnerBudget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,3 +35,11 @@ class LocalLimits:
     keep_jobs: float = 30 * 24 * 3600.0
     """After the end of a job; then it is ``unknown_job``."""
     sweep_interval: float = 600.0
+
+    def within(self, budget: OwnerBudget) -> Self:
+        """With what a key sets in place of the limits of owners."""
+        return replace(
+            self,
+            max_unfinished_per_owner=budget.max_unfinished_jobs or self.max_unfinished_per_owner,
+            max_stored_bytes_per_owner=budget.max_stored_bytes or self.max_stored_bytes_per_owner,
+        )

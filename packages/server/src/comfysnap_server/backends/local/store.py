@@ -9,7 +9,13 @@ from typing import Final
 
 from pydantic_core import from_json, to_json
 
-from comfysnap_schema.wire import IDEMPOTENCY_TTL_S, ErrorCode, JobRecord, JobStatus
+from comfysnap_schema.wire import (
+    IDEMPOTENCY_TTL_S,
+    BudgetName,
+    ErrorCode,
+    JobRecord,
+    JobStatus,
+)
 from comfysnap_server.backends.local import webhook_rows
 from comfysnap_server.backends.local.limits import LocalLimits
 from comfysnap_server.backends.protocol import SubmitResult
@@ -18,8 +24,12 @@ from comfysnap_server.jobs import JobRequest
 
 logger = logging.getLogger(__name__)
 
+DATABASE: Final = "jobs.sqlite3"
+"""In the data folder."""
+
 _PAGE_CHARACTERS: Final = 8 * 1024 * 1024
 """Of a page of jobs, each of which may have inputs of megabytes."""
+_RETRY_S: Final = 5
 _QUOTA_RETRY_S: Final = 3600
 _VACUUM_PAGES: Final = 1000
 """Given back to the disk at once, so that no other write waits long."""
@@ -116,8 +126,13 @@ def _check_queue(
         raise _full(ErrorCode.QUEUE_FULL, detail)
     most = limits.max_unfinished_per_owner
     if most is not None and mine >= most:
-        detail = f"{mine} of your jobs are not finished yet (max_unfinished_per_owner)"
-        raise _full(ErrorCode.QUOTA_EXCEEDED, detail)
+        raise BackendError(
+            ErrorCode.QUOTA_EXCEEDED,
+            f"{mine} of your jobs are not finished yet (max_unfinished_per_owner)",
+            retry_after=_RETRY_S,
+            budget=BudgetName.MAX_UNFINISHED_JOBS,
+            limit=most,
+        )
     most = limits.max_queued_bytes_per_owner
     if most is not None and mine_held + size > most:
         raise _full(
@@ -127,7 +142,7 @@ def _check_queue(
 
 
 def _full(code: ErrorCode, detail: str) -> BackendError:
-    return BackendError(code, detail, retry_after=5)
+    return BackendError(code, detail, retry_after=_RETRY_S)
 
 
 def check_stored(stored: int, most: int) -> None:
@@ -142,6 +157,8 @@ def check_stored(stored: int, most: int) -> None:
             f"your files and jobs would hold {stored} of {most} bytes (max_stored_bytes_per_owner);"
             " they are deleted some days after their last use",
             retry_after=_QUOTA_RETRY_S,
+            budget=BudgetName.MAX_STORED_BYTES,
+            limit=most,
         )
 
 
@@ -149,6 +166,26 @@ def stored_bytes(connection: sqlite3.Connection, owner: str) -> int:
     """Bytes of an owner's jobs and their outputs."""
     row = connection.execute("SELECT kept FROM usage WHERE owner = ?", (owner,)).fetchone()
     return row[0] if row else 0
+
+
+def unfinished(connection: sqlite3.Connection, owner: str) -> int:
+    """How many of an owner's jobs are not final."""
+    (count,) = connection.execute(
+        "SELECT count(*) FROM jobs WHERE status IN ('queued', 'running') AND owner = ?", (owner,)
+    ).fetchone()
+    return count
+
+
+def owner_of(connection: sqlite3.Connection, job_id: str) -> str:
+    """Whose job it is.
+
+    Raises:
+        BackendError: ``unknown_job``.
+    """
+    row = connection.execute("SELECT owner FROM jobs WHERE id = ?", (job_id,)).fetchone()
+    if row is None:
+        raise BackendError(ErrorCode.UNKNOWN_JOB, f"unknown job {job_id}")
+    return row[0]
 
 
 def replay(
@@ -368,6 +405,38 @@ def mark_outputs_gone(connection: sqlite3.Connection, job_ids: list[str]) -> Non
         "UPDATE jobs SET outputs_gone = 1 WHERE id = ?", [(job_id,) for job_id in job_ids]
     )
     _drop_requests(connection, job_ids)
+
+
+_ENDED: Final = (
+    "FROM jobs WHERE status NOT IN ('queued', 'running') AND coalesce(finished_at, 0) <= ?1"
+    " AND (?2 IS NULL OR owner = ?2)"
+)
+
+
+def count_ended(
+    connection: sqlite3.Connection, owner: str | None, moment: float
+) -> tuple[int, int]:
+    """How many jobs ended before ``moment``, and their bytes; ``owner`` None: of all."""
+    return connection.execute(
+        f"SELECT count(*), coalesce(sum(kept), 0) {_ENDED}", (moment, owner)
+    ).fetchone()
+
+
+def ended(
+    connection: sqlite3.Connection, owner: str | None, moment: float, limit: int
+) -> list[str]:
+    """Ids of jobs that ended before ``moment``; ``owner`` None: of all."""
+    rows = connection.execute(f"SELECT id {_ENDED} LIMIT ?3", (moment, owner, limit))
+    return [job_id for (job_id,) in rows]
+
+
+def delete(connection: sqlite3.Connection, job_ids: list[str]) -> None:
+    """Delete jobs, and what is stored beside their rows."""
+    connection.execute("BEGIN IMMEDIATE")
+    ids = [(job_id,) for job_id in job_ids]
+    connection.executemany("DELETE FROM idempotency WHERE job_id = ?", ids)
+    connection.executemany("DELETE FROM jobs WHERE id = ?", ids)
+    connection.execute("COMMIT")
 
 
 def forget_jobs(connection: sqlite3.Connection, moment: float, limit: int) -> int:

@@ -12,7 +12,6 @@ class Uploads:
 
     Args:
         files: Where they lie.
-        max_per_owner: Bytes of uploads, jobs and outputs; None: no limit.
         job_bytes: Bytes of the jobs and outputs of an owner.
     """
 
@@ -20,11 +19,9 @@ class Uploads:
         self,
         files: FileStore,
         *,
-        max_per_owner: int | None,
         job_bytes: Callable[[str], Awaitable[int]],
     ) -> None:
         self._files = files
-        self._max = max_per_owner
         self._job_bytes = job_bytes
         self._bytes: dict[str, int] = {}
 
@@ -33,26 +30,29 @@ class Uploads:
         return await asyncio.to_thread(self._files.has, owner, sha256)
 
     async def bytes_of(self, owner: str) -> int:
-        """What the owner's uploads take, those that are coming in included; 0 without a limit."""
-        if self._max is None:
-            return 0
+        """What the owner's uploads take, those that are coming in included."""
         if owner not in self._bytes:
             found = await asyncio.to_thread(self._files.used, owner)
             self._bytes.setdefault(owner, found)
         return self._bytes[owner]
 
-    async def put(self, owner: str, sha256: str, chunks: AsyncIterator[bytes]) -> None:
+    async def put(
+        self, owner: str, sha256: str, chunks: AsyncIterator[bytes], limit: int | None
+    ) -> None:
         """Store a file while checking its hash and size.
+
+        Args:
+            owner: Whose file it is.
+            sha256: Its hash.
+            chunks: Its content.
+            limit: Bytes of the owner's uploads, jobs and outputs; None: no limit.
 
         Raises:
             BackendError: See ``FileStore.put``; ``quota_exceeded``.
         """
-        if self._max is None:
-            await self._files.put(owner, sha256, chunks)
-            return
-        await self.bytes_of(owner)
-        most = self._max - await self._job_bytes(owner)
-        counted = _Counted(self._bytes, owner, most, chunks)
+        kept = await self._job_bytes(owner)
+        await self.bytes_of(owner)  # last, since a sweep begins to count anew
+        counted = _Counted(self._bytes, owner, chunks, kept=kept, limit=limit)
         is_new = not await self.has(owner, sha256)
         stored = False
         try:
@@ -70,18 +70,26 @@ class Uploads:
 
 class _Counted:
     def __init__(
-        self, totals: dict[str, int], owner: str, most: int, chunks: AsyncIterator[bytes]
+        self,
+        totals: dict[str, int],
+        owner: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        kept: int,
+        limit: int | None,
     ) -> None:
         self._totals = totals
         self._owner = owner
-        self._most = most
         self._chunks = chunks
+        self._kept = kept
+        self._limit = limit
         self._count = 0
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The chunks, each counted before it is passed on."""
         async for chunk in self._chunks:
-            store.check_stored(self._totals[self._owner] + len(chunk), self._most)
+            if self._limit is not None:
+                store.check_stored(self._totals[self._owner] + self._kept + len(chunk), self._limit)
             self._totals[self._owner] += len(chunk)
             self._count += len(chunk)
             yield chunk

@@ -27,7 +27,15 @@ from comfysnap_server.backends.modal.states import (
     job_of,
 )
 from comfysnap_server.backends.modal.store import JobStore
-from comfysnap_server.backends.protocol import BackendLoad, EventLog, StoredFile, SubmitResult
+from comfysnap_server.backends.protocol import (
+    NO_BUDGET,
+    BackendLoad,
+    EventLog,
+    OwnerBudget,
+    OwnerUsage,
+    StoredFile,
+    SubmitResult,
+)
 from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs import JobRequest, find_output
 
@@ -69,7 +77,8 @@ class ModalBackend:
         self._policy = policy or Policy()
         self._retention = retention
         self._store = JobStore(platform)
-        self._quota = Quota(max_unfinished_per_owner, self._ended, platform.now)
+        self._max_unfinished = max_unfinished_per_owner
+        self._quota = Quota(self._ended, platform.now)
         self._files = GatewayFiles(platform.files, local)
         self._index = self._store.index
         self._watches: dict[str, JobFollower] = {}
@@ -101,7 +110,7 @@ class ModalBackend:
         """Unknown here: other gateways accept jobs too, and Modal hands them out."""
         return BackendLoad()
 
-    async def submit(self, request: JobRequest) -> SubmitResult:
+    async def submit(self, request: JobRequest, budget: OwnerBudget = NO_BUDGET) -> SubmitResult:
         """Accept a job, or replay the one with the same key.
 
         Raises:
@@ -112,11 +121,14 @@ class ModalBackend:
         if request.timeout > longest:
             request = request.model_copy(update={"timeout": longest})
         owner, key = request.owner, request.idempotency_key
-        if self._quota.is_full(owner):
+        limit = budget.max_unfinished_jobs or self._max_unfinished
+        if limit is None:
+            return await self._accept(request)
+        if self._quota.is_full(owner, limit):
             replayed = key and await self.replay(owner, key, request.fingerprint)
             if replayed:
                 return SubmitResult(replayed, replayed=True)
-            await self._quota.make_room(owner)
+            await self._quota.make_room(owner, limit)
         self._quota.add(owner, request.job_id)
         try:
             submitted = await self._accept(request)
@@ -403,9 +415,27 @@ class ModalBackend:
         """Whether the owner uploaded this input file."""
         return await self._files.has(owner, sha256)
 
-    async def put_file(self, owner: str, sha256: str, chunks: AsyncIterator[bytes]) -> None:
-        """Store an input file; see ``FileStore.put``."""
+    async def put_file(
+        self,
+        owner: str,
+        sha256: str,
+        chunks: AsyncIterator[bytes],
+        budget: OwnerBudget = NO_BUDGET,
+    ) -> None:
+        """Store an input file; see ``FileStore.put``. Stored bytes have no limit here."""
         await self._files.put(owner, sha256, chunks)
+
+    async def owner_of(self, job_id: str) -> str:
+        """See ``Backend.owner_of``."""
+        return (await self._store.request(job_id)).owner
+
+    async def usage(self, owner: str, budget: OwnerBudget = NO_BUDGET) -> OwnerUsage:
+        """What this container counts: the jobs that it accepted under a limit."""
+        limit = budget.max_unfinished_jobs or self._max_unfinished
+        return OwnerUsage(
+            unfinished_jobs=None if limit is None else await self._quota.count(owner),
+            max_unfinished_jobs=limit,
+        )
 
     async def sweep(self) -> int:
         """Advance jobs that no request follows, and delete files past retention.

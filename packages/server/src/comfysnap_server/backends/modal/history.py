@@ -2,10 +2,8 @@
 
 import asyncio
 from dataclasses import dataclass
-from datetime import timedelta
 
 from comfysnap_schema.wire import JobRecord
-from comfysnap_server.backends.modal.listing import JobIndex
 from comfysnap_server.backends.modal.platform import Platform
 from comfysnap_server.backends.modal.states import JobState, job_of
 from comfysnap_server.backends.modal.store import JobStore
@@ -48,8 +46,7 @@ class JobHistory:
 
     def __init__(self, platform: Platform) -> None:
         self._store = JobStore(platform)
-        self._index = JobIndex(platform.index)
-        self._now = platform.now
+        self._index = self._store.index
 
     async def find(self, job_id: str) -> KnownJob:
         """A job of any owner.
@@ -60,10 +57,8 @@ class JobHistory:
         return _known(await self._store.snapshot(job_id))
 
     async def newest(self, count: int) -> list[KnownJob]:
-        """The newest jobs of the last week, newest first. It reads the whole index."""
-        week = self._now() - timedelta(days=7)
-        # job ids sort by the time of their submit
-        ids = sorted([job_id async for _, job_id in self._index.since(week)], reverse=True)[:count]
+        """The newest jobs of the last week, newest first. It reads the lists of all owners."""
+        ids = await self._index.newest(count)
         found: list[KnownJob] = []
         for start in range(0, len(ids), _AT_ONCE):
             part = ids[start : start + _AT_ONCE]

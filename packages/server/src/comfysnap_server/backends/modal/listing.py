@@ -129,6 +129,15 @@ class JobIndex:
         await self._platform.index.add(_LAYOUT, _MARK)
         self._complete = True
 
+    async def newest(self, count: int) -> list[str]:
+        """Ids of the newest listed jobs of all owners, newest first; they sort by the time of their
+        submit."""
+        await self._complete_lists()
+        found = [
+            job_id for owner in await self.owners() async for job_id, _ in self._list(owner).items()
+        ]
+        return sorted(found, reverse=True)[:count]
+
     async def unfinished(self) -> AsyncIterator[tuple[str, str, Listed]]:
         """Owner, id and entry of each job of the index, in no order: those that have not ended, or
         did since the last sweep."""
@@ -146,7 +155,7 @@ class JobIndex:
         index = {(owner, job_id): listed async for owner, job_id, listed in self.unfinished()}
         oldest = self._platform.now() - LISTED_FOR
         ended: list[str] = []
-        for owner in await self._owners():
+        for owner in await self.owners():
             entries = self._list(owner)
             old: list[str] = []
             kept: list[str] = []
@@ -163,7 +172,8 @@ class JobIndex:
         await _pop(self._platform.index, ended)
         return [(owner, job_id, listed) for (owner, job_id), listed in index.items()]
 
-    async def _owners(self) -> list[str]:
+    async def owners(self) -> list[str]:
+        """Who has a list."""
         keys = [key async for key, _ in self._platform.index.items()]
         marks = [key.removeprefix(_OWNER) for key in keys if _is_mark(key)]
         return [owner_and_job(mark)[0] for mark in marks]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from comfysnap_schema.wire import ErrorCode
+from comfysnap_schema.wire import BudgetName, ErrorCode
 from comfysnap_server.errors import BackendError
 
 LONGEST_LIFE: Final = timedelta(days=3)
@@ -28,29 +28,39 @@ class Quota:
     """Approximate: a ``Dict`` has no counters, so each container counts the jobs that it accepted
     itself, and ``n`` containers let up to ``n`` times the limit pass.
 
+    A limit is given with each question, since keys have their own; without one nothing is counted.
+
     Args:
-        limit: Unfinished jobs an owner; None: any number, and nothing is counted.
         ended: Whether a job has a final record.
         now: The clock of the jobs.
     """
 
     def __init__(
         self,
-        limit: int | None,
         ended: Callable[[str], Awaitable[bool]],
         now: Callable[[], datetime],
     ) -> None:
-        self._limit = limit
         self._ended = ended
         self._now = now
         self._owners: dict[str, _Owner] = {}
 
-    def is_full(self, owner: str) -> bool:
+    async def count(self, owner: str) -> int:
+        """Jobs that had not ended about a second ago."""
+        known = self._owners.get(owner)
+        if known is None:
+            return 0
+        async with known.looking:
+            if time.monotonic() - known.looked_at > _LOOK_S:
+                known.looked_at = time.monotonic()
+                await self._look(known)
+        return len(known.jobs)
+
+    def is_full(self, owner: str, limit: int) -> bool:
         """Whether another job needs room to be made first."""
         known = self._owners.get(owner)
-        return self._limit is not None and known is not None and len(known.jobs) >= self._limit
+        return known is not None and len(known.jobs) >= limit
 
-    async def make_room(self, owner: str) -> None:
+    async def make_room(self, owner: str, limit: int) -> None:
         """Forget the jobs that ended; one look answers all who asked before it.
 
         Raises:
@@ -59,15 +69,17 @@ class Quota:
         known = self._owners[owner]
         asked_at = time.monotonic()
         async with known.looking:
-            if self.is_full(owner) and known.looked_at < asked_at:
+            if self.is_full(owner, limit) and known.looked_at < asked_at:
                 await asyncio.sleep(known.looked_at + _LOOK_S - asked_at)
                 known.looked_at = time.monotonic()
                 await self._look(known)
-        if self.is_full(owner):
+        if self.is_full(owner, limit):
             raise BackendError(
                 ErrorCode.QUOTA_EXCEEDED,
                 f"{len(known.jobs)} of your jobs are not finished yet",
                 retry_after=_RETRY_S,
+                budget=BudgetName.MAX_UNFINISHED_JOBS,
+                limit=limit,
             )
 
     async def _look(self, known: _Owner) -> None:
@@ -81,8 +93,7 @@ class Quota:
 
     def add(self, owner: str, job_id: str) -> None:
         """Count a job that is about to be accepted."""
-        if self._limit is not None:
-            self._owners.setdefault(owner, _Owner()).jobs[job_id] = self._now()
+        self._owners.setdefault(owner, _Owner()).jobs[job_id] = self._now()
 
     def drop(self, owner: str, job_id: str) -> None:
         """Do not count it after all."""

@@ -19,7 +19,12 @@ from comfysnap_server.deploy.functions.platform import (
     settings,
 )
 from comfysnap_server.deploy.gateway_settings import gateway_settings
-from comfysnap_server.deploy.keys import KEYS_VARIABLE, DeployedKeys, read_secret
+from comfysnap_server.deploy.keys import (
+    KEYS_VARIABLE,
+    DeployedKeys,
+    SharedLinkKey,
+    read_secret,
+)
 from comfysnap_server.gateway import Keys
 
 log = logging.getLogger(__name__)
@@ -37,6 +42,7 @@ def make_api() -> Any:
         gateway_settings(deployment),
         default=deployment.project.default,
         keys=keys,
+        link_key=SharedLinkKey(make_keys),
     )
 
 
