@@ -40,16 +40,19 @@ def destroy(
     deployment = read_deployment(project)
     named = volumes or []
     own = [deployment.models_volume, deployment.files_volume]
+    if deployment.remote_models.enabled:
+        own.append(deployment.model_cache_volume)
     for name in named:
         if name not in own:
             message = f"{name!r} is not a volume of this deployment; available: {', '.join(own)}"
             print(f"error: --volume: {message}", file=sys.stderr)
             raise typer.Exit(2)
     with modal_session(quiet=True, environment=environment):
-        from comfysnap_server.operations import delete_objects, find_deployed
+        from comfysnap_server.operations import delete_objects, find_deployed, object_names
 
         deployed = find_deployed(deployment)
-        _say(deployment, deployed, named, [name for name in own if name not in named])
+        objects = object_names(deployment)
+        _say(deployment, deployed, objects, named, [name for name in own if name not in named])
         if not yes:
             answer = typer.prompt(f"Type {deployment.name} to delete it")
             if answer.strip() != deployment.name:
@@ -57,15 +60,17 @@ def destroy(
                 raise typer.Exit(1)
         if deployed is not None:
             deployed.stop()
-        delete_objects(deployment, named)
+        delete_objects(objects, named)
     print(f"{deployment.name} is deleted")
 
 
 def _say(
-    deployment: "Deployment", deployed: "DeployedApp | None", named: list[str], kept: list[str]
+    deployment: "Deployment",
+    deployed: "DeployedApp | None",
+    objects: list[tuple[str, str]],
+    named: list[str],
+    kept: list[str],
 ) -> None:
-    from comfysnap_server.operations import object_names
-
     print("to be deleted:")
     if deployed is None:
         print(f"  app     {deployment.name} (not deployed)")
@@ -77,7 +82,7 @@ def _say(
             f"  app     {deployment.name}, version {deployed.version}: {containers} containers, "
             f"{unfinished} unfinished jobs"
         )
-    for kind, name in object_names(deployment):
+    for kind, name in objects:
         print(f"  {kind:7} {name}")
     for name in named:
         print(f"  volume  {name}, with all its files")

@@ -3,6 +3,7 @@
 # modal's stubs leave some types of its objects unknown
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
+import asyncio
 import json
 import os
 import subprocess
@@ -31,8 +32,10 @@ from comfysnap_server.backends.modal import (
     QueueFeed,
     VolumeFolder,
     list_name,
+    listed_owners,
 )
 from comfysnap_server.deploy import Deployment
+from comfysnap_server.deploy.webhooks import dict_name
 from comfysnap_server.operations.logs import LogLine, read_logs
 
 PATIENCE_S: Final = 10.0
@@ -40,8 +43,6 @@ GATEWAY_S: Final = 60.0
 """How long the gateway may take to start."""
 WARM_UP_ID: Final = "warm-up"
 """Names no job: a worker that is called with it does nothing."""
-DICTS: Final = ("jobs", "index", "keys")
-"""Dicts of a deployment, each ``<name>-<this>``."""
 
 
 @dataclass(frozen=True)
@@ -200,15 +201,22 @@ def find_deployed(deployment: Deployment) -> DeployedApp | None:
 
 def object_names(deployment: Deployment) -> list[tuple[str, str]]:
     """Kind and name of the objects that only this deployment uses, without volumes."""
-    dicts = DICTS if deployment.keys_secret else DICTS[:2]
-    names = [("dict", f"{deployment.name}-{name}") for name in dicts]
-    return [*names, ("queue", f"{deployment.name}-progress")]
+    name = deployment.name
+    names = [f"{name}-jobs", f"{name}-index"]
+    if deployment.keys_secret:
+        names.append(f"{name}-keys")
+    if deployment.webhook_secret:
+        names.append(dict_name(name))
+    index = modal.Dict.from_name(f"{name}-index", create_if_missing=True)  # as its containers do
+    owners = asyncio.run(listed_owners(DictRecords(index, Patience(PATIENCE_S))))
+    names += [list_name(name, owner) for owner in owners]
+    return [*(("dict", each) for each in names), ("queue", f"{name}-progress")]
 
 
-def delete_objects(deployment: Deployment, volumes: Iterable[str]) -> None:
-    """Delete the Dicts and the Queue of a deployment, and these volumes; missing ones are fine."""
-    for kind, name in object_names(deployment):
-        objects = modal.Dict.objects if kind == "dict" else modal.Queue.objects
-        objects.delete(name, allow_missing=True)
+def delete_objects(objects: Iterable[tuple[str, str]], volumes: Iterable[str]) -> None:
+    """Delete these objects of a deployment, and these volumes; missing ones are fine."""
+    for kind, name in objects:
+        named = modal.Dict.objects if kind == "dict" else modal.Queue.objects
+        named.delete(name, allow_missing=True)
     for volume in volumes:
         modal.Volume.objects.delete(volume, allow_missing=True)

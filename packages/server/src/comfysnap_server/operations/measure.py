@@ -34,7 +34,12 @@ from comfysnap_server.deploy import (
 from comfysnap_server.errors import BackendError
 from comfysnap_server.gateway import new_job_id
 from comfysnap_server.jobs import JobRequest
-from comfysnap_server.operations.deployed import DeployedApp, delete_objects, find_deployed
+from comfysnap_server.operations.deployed import (
+    DeployedApp,
+    delete_objects,
+    find_deployed,
+    object_names,
+)
 from comfysnap_server.operations.starts import Sample, median_job_seconds, sample_of
 
 OWNER: Final = "comfysnap measure"
@@ -189,7 +194,7 @@ def baseline(deployment: Deployment) -> Generator[DeployedApp]:
         left = find_deployed(twin)
         if left is not None:
             left.stop()
-        delete_objects(twin, [twin.files_volume])
+        delete_objects(object_names(twin), [twin.files_volume])
 
 
 def server_url() -> str:

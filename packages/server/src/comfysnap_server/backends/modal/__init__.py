@@ -10,7 +10,7 @@ from comfysnap_server.backends.modal.cloud import (
     VolumeFolder,
 )
 from comfysnap_server.backends.modal.history import JobHistory, KnownJob
-from comfysnap_server.backends.modal.listing import list_name
+from comfysnap_server.backends.modal.listing import list_name, listed_owners
 from comfysnap_server.backends.modal.platform import Platform, Pools
 from comfysnap_server.backends.modal.remote_models import Wanted, WorkerModels, fetch_into
 from comfysnap_server.backends.modal.runner import JobRunner
@@ -35,4 +35,5 @@ __all__ = [
     "WorkerModels",
     "fetch_into",
     "list_name",
+    "listed_owners",
 ]

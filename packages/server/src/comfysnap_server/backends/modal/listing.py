@@ -174,13 +174,18 @@ class JobIndex:
 
     async def owners(self) -> list[str]:
         """Who has a list."""
-        keys = [key async for key, _ in self._platform.index.items()]
-        marks = [key.removeprefix(_OWNER) for key in keys if _is_mark(key)]
-        return [owner_and_job(mark)[0] for mark in marks]
+        return await listed_owners(self._platform.index)
 
     async def forget(self, owner: str, job_id: str) -> None:
         """Take a job out of the index."""
         await self._platform.index.pop(index_key(owner, job_id))
+
+
+async def listed_owners(index: Records) -> list[str]:
+    """Owners that have a list, as the index of a deployment names them."""
+    keys = [key async for key, _ in index.items()]
+    marks = [key.removeprefix(_OWNER) for key in keys if _is_mark(key)]
+    return [owner_and_job(mark)[0] for mark in marks]
 
 
 def _is_mark(key: str) -> bool:
