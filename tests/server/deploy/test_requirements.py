@@ -69,7 +69,17 @@ def test_the_image_installs_what_the_lock_file_says(name: str, options: list[str
     assert pins(exported) == pins(file.read_text()), f"uv.lock changed; run: {again}"
 
 
-@pytest.mark.parametrize("name", ["gateway", "worker"])
+def test_the_library_of_the_object_store_is_that_of_the_lock_file() -> None:
+    lock = tomllib.loads((ROOT / "uv.lock").read_text())
+    (package,) = (found for found in lock["package"] if found["name"] == "obstore")
+    text = Path(requirements("store")).read_text()
+    assert [pin.removesuffix(" \\") for pin in pins(text)] == [f"obstore=={package['version']}"]
+    assert {wheel["hash"] for wheel in package["wheels"]} <= set(
+        re.findall(r"--hash=(\S+)", text)
+    ), "uv.lock changed; write deploy/requirements-store.txt again"
+
+
+@pytest.mark.parametrize("name", ["gateway", "worker", "store"])
 def test_every_pin_is_exact_and_none_is_a_workspace_package(name: str) -> None:
     found = pins(Path(requirements(name)).read_text())
     assert found

@@ -3,6 +3,7 @@
     ComfysnapServerError
     ├── BackendError               a request that a backend refuses; see ``code``
     │   ├── DataFolderError        the data folder of a local server cannot be used
+    │   ├── OutputStoreError       output files cannot be stored, or links not signed
     │   └── StorageError           the job store cannot be written
     ├── ProblemError               a request that the gateway refuses
     ├── EngineError                the job failed; the engine can run the next one
@@ -18,7 +19,6 @@
     ├── SafetensorsError           not a valid safetensors file (also a ValueError)
     ├── NodeError                  a simulated node cannot compute its result
     ├── InputUnavailableError      an input file of a job is gone or cannot be downloaded
-    ├── OutputStoreError           output files cannot be stored, or links not signed
     ├── FetchError                 a URL cannot be downloaded, or must not be
     ├── RemoteModelError           a model that a job names by URL cannot be had
     ├── WorkerLostError            a worker process died

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, with_config
 from comfysnap_schema.workflow import Project, read_table
 from comfysnap_server.backends.local import LocalLimits
 from comfysnap_server.gateway import AuthMode, GatewaySettings
-from comfysnap_server.jobs import OutputStore, OutputStoreSettings
+from comfysnap_server.jobs import OutputStoreSettings
 
 STORED_BYTES_PER_KEY: Final = 20 * 1024**3
 
@@ -63,12 +63,3 @@ def _shares(local: LocalLimits) -> dict[str, int]:
         "max_unfinished_per_owner": (local.max_queued + 1) // 2,
         "max_queued_bytes_per_owner": (local.max_queued_bytes + 1) // 2,
     }
-
-
-def output_store(settings: OutputStoreSettings) -> OutputStore | None:
-    """The object store of ``[serve.outputs]``; None when files stay where jobs run.
-
-    Raises:
-        ValueError: The extra ``store`` is not installed.
-    """
-    return None if settings.store is None else OutputStore(settings.store, settings)

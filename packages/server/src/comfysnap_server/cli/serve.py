@@ -230,12 +230,12 @@ def _make_server(
         create_app,
         raise_descriptor_limit,
     )
-    from comfysnap_server.serve_settings import output_store
+    from comfysnap_server.jobs import open_output_store
 
     raise_descriptor_limit()
     settings = loaded.settings
     settings = _restrict_hosts(settings, host, auth)
-    outputs = output_store(settings.outputs)
+    outputs = open_output_store(settings.outputs)
     keys = _watched_keys(settings, keys_file, data) if settings.auth == "keys" else None
     backend = LocalBackend(
         data,

@@ -26,6 +26,7 @@ from comfysnap_server.deploy.settings import (
     DeploySettings,
     WorkerSettings,
 )
+from comfysnap_server.jobs import OutputStoreSettings
 from comfysnap_server.models import CACHED_MODELS, RemoteModelSettings
 
 PROJECT_VARIABLE: Final = "COMFYSNAP_PROJECT"
@@ -82,6 +83,21 @@ class Deployment:
         table = self.project.serve.get("remote_models", {})
         name = "serve.remote_models"
         return read_table(RemoteModelSettings, table, file=self.file, name=name)
+
+    @cached_property
+    def outputs(self) -> OutputStoreSettings:
+        """``[serve.outputs]``; read alone, as GPU containers have no gateway.
+
+        Raises:
+            SettingsError: ``unknown_key``, ``invalid_value``.
+        """
+        table = self.project.serve.get("outputs", {})
+        return read_table(OutputStoreSettings, table, file=self.file, name="serve.outputs")
+
+    @property
+    def output_secrets(self) -> list[str]:
+        """Names of the secrets with the credentials of the object store."""
+        return [self.outputs.secret] if self.outputs.store and self.outputs.secret else []
 
     @property
     def keys_secret(self) -> str | None:

@@ -41,7 +41,7 @@ INSTALLER_SOURCES: Final = (
 
 
 def requirements(name: str) -> str:
-    """Path of the requirements exported from ``uv.lock`` for ``gateway`` or ``worker``."""
+    """Path of the pins of ``uv.lock`` for ``gateway``, ``worker`` or ``store``."""
     return str(files("comfysnap_server.deploy") / f"requirements-{name}.txt")
 
 
@@ -132,13 +132,20 @@ def image_layers(deployment: Deployment) -> list[Layer]:
         if deployment.settings.engine == "comfyui"
         else [_pins("worker", Path(requirements("worker")))]
     )
-    return [*own, _variables(deployment), *_project_layers(deployment)]
+    return [*own, *_store(deployment), _variables(deployment), *_project_layers(deployment)]
 
 
 def gateway_layers(deployment: Deployment) -> list[Layer]:
     """Layers of the gateway."""
     own = _pins("gateway", Path(requirements("gateway")))
-    return [own, _variables(deployment), *_project_layers(deployment)]
+    return [own, *_store(deployment), _variables(deployment), *_project_layers(deployment)]
+
+
+def _store(deployment: Deployment) -> list[Layer]:
+    """The library of the object store, where there is one."""
+    if deployment.outputs.store is None:
+        return []
+    return [_pins("the object store", Path(requirements("store")))]
 
 
 def _pins(name: str, file: Path) -> Layer:

@@ -10,6 +10,7 @@ from comfysnap_server.jobs.output_store import (
     OutputStoreError,
     OutputStoreSettings,
     keep_outputs,
+    open_output_store,
 )
 from comfysnap_server.jobs.request import REMOTE_FOLDER, JobRequest, RemoteModel
 from comfysnap_server.jobs.run import (
@@ -62,6 +63,7 @@ __all__ = [
     "in_thread",
     "keep_outputs",
     "log_end",
+    "open_output_store",
     "problem",
     "resolve_address",
     "webhook_keys",

@@ -9,13 +9,15 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 
 from pydantic import BaseModel, Field, JsonValue
 
-from comfysnap_schema.wire import JobRecord, JobStatus, OutputFile, routes
-from comfysnap_server.errors import ComfysnapServerError
+from comfysnap_schema.wire import ErrorCode, JobRecord, JobStatus, OutputFile, routes
+from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs.endings import Ending
 from comfysnap_server.jobs.run import Outcome, ended
 
@@ -28,8 +30,11 @@ _REREAD: Final = timedelta(minutes=1)
 _PART_BYTES: Final = 8 * 1024 * 1024
 
 
-class OutputStoreError(ComfysnapServerError):
-    """The object store cannot be reached, or refuses."""
+class OutputStoreError(BackendError):
+    """The object store cannot be reached, or refuses; ``unavailable``."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(ErrorCode.UNAVAILABLE, detail, retry_after=60)
 
 
 class OutputStoreSettings(BaseModel, frozen=True, extra="forbid"):
@@ -50,6 +55,15 @@ class OutputStoreSettings(BaseModel, frozen=True, extra="forbid"):
     """Modal secret with the credentials."""
 
 
+def open_output_store(settings: OutputStoreSettings) -> "OutputStore | None":
+    """The object store of ``[serve.outputs]``; None when files stay where jobs run.
+
+    Raises:
+        ValueError: The extra ``store`` is not installed.
+    """
+    return None if settings.store is None else OutputStore(settings.store, settings)
+
+
 class OutputStore:
     """One bucket, or a part of one; its files are at ``JOB/NAME``.
 
@@ -65,14 +79,20 @@ class OutputStore:
     """
 
     def __init__(self, url: str, settings: OutputStoreSettings) -> None:
+        self._url = url
         self._settings = settings
         self._expiry = timedelta(seconds=settings.link_seconds)
         try:
-            self._store = _connect(url, settings)
+            import_module("obstore")  # now, so that a memory snapshot holds it
         except ImportError as error:
             raise ValueError(
                 "[serve.outputs] store needs the extra: pip install 'comfysnap-server[store]'"
             ) from error
+
+    @cached_property
+    def _store(self) -> "ObjectStore":
+        """Made when it is first used: after a restore, so that no snapshot holds credentials."""
+        return _connect(self._url, self._settings)
 
     @property
     def waits(self) -> bool:
@@ -137,6 +157,23 @@ class OutputStore:
             for job_id in job_ids:
                 async for found in obstore.list(self._store, prefix=f"{job_id}/"):
                     await obstore.delete_async(self._store, [entry["path"] for entry in found])
+
+    async def oldest_jobs(self, is_old: Callable[[str], bool]) -> list[str]:
+        """Jobs with files, by id, until the first that is not old; ids sort by time.
+
+        Raises:
+            OutputStoreError: They could not be listed.
+        """
+        import obstore
+
+        found: dict[str, None] = {}
+        with _errors():
+            async for entries in obstore.list(self._store, prefix="job_"):
+                for job_id in (entry["path"].partition("/")[0] for entry in entries):
+                    if not is_old(job_id):
+                        return [*found]
+                    found[job_id] = None
+        return [*found]
 
     async def problem(self) -> str | None:
         """Why files could not be stored now; None when the store answers."""

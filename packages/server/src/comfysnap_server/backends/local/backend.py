@@ -55,7 +55,6 @@ from comfysnap_server.jobs import (
     JobRequest,
     Outcome,
     OutputStore,
-    OutputStoreError,
     WebhookSender,
     ended,
     find_output,
@@ -480,10 +479,7 @@ class LocalBackend:
             raise BackendError(code, f"{name} is past its retention")
         file = find_output(JobRequest.model_validate_json(request), job, name)
         if self._outputs is not None and job.status is JobStatus.SUCCEEDED:
-            try:
-                return OutputLink(url=await self._outputs.link(job_id, file.name))
-            except OutputStoreError as error:
-                raise BackendError(ErrorCode.UNAVAILABLE, str(error), retry_after=60) from error
+            return OutputLink(url=await self._outputs.link(job_id, file.name))
         path = self._folders.output(job_id) / file.name
         if not await asyncio.to_thread(path.is_file):
             raise BackendError(ErrorCode.OUTPUT_EXPIRED, f"{name} is past its retention")

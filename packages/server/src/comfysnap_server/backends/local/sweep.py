@@ -12,7 +12,7 @@ from comfysnap_server.backends.local.folders import JobFolders
 from comfysnap_server.backends.local.uploads import Uploads
 from comfysnap_server.backends.local.writer import Writer
 from comfysnap_server.errors import BackendError
-from comfysnap_server.jobs import OutputStore, OutputStoreError
+from comfysnap_server.jobs import OutputStore
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Sweeper:
         while True:
             try:
                 await self.sweep()
-            except (BackendError, OutputStoreError, OSError):
+            except (BackendError, OSError):
                 logger.exception("files or jobs past their retention could not be deleted")
             await asyncio.sleep(self._interval)
 

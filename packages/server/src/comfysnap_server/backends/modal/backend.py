@@ -31,13 +31,15 @@ from comfysnap_server.backends.protocol import (
     NO_BUDGET,
     BackendLoad,
     EventLog,
+    Output,
+    OutputLink,
     OwnerBudget,
     OwnerUsage,
     StoredFile,
     SubmitResult,
 )
 from comfysnap_server.errors import BackendError
-from comfysnap_server.jobs import JobRequest, find_output
+from comfysnap_server.jobs import JobRequest, OutputStore, OutputStoreError, find_output
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ class ModalBackend:
         policy: When to act for a job.
         retention: How long output files are kept.
         max_unfinished_per_owner: Roughly; see ``Quota``.
+        outputs: Object store of the output files; None: the files volume.
     """
 
     name = "modal"
@@ -72,10 +75,12 @@ class ModalBackend:
         policy: Policy | None = None,
         retention: timedelta = DEFAULT_RETENTION,
         max_unfinished_per_owner: int | None = None,
+        outputs: OutputStore | None = None,
     ) -> None:
         self._platform = platform
         self._policy = policy or Policy()
         self._retention = retention
+        self._outputs = outputs
         self._store = JobStore(platform)
         self._max_unfinished = max_unfinished_per_owner
         self._quota = Quota(self._ended, platform.now)
@@ -389,7 +394,7 @@ class ModalBackend:
         self._lingering.add(task)
         task.add_done_callback(self._lingering.discard)
 
-    async def open_output(self, owner: str, job_id: str, name: str) -> StoredFile:
+    async def open_output(self, owner: str, job_id: str, name: str) -> Output:
         """See ``Backend.open_output``.
 
         Raises:
@@ -399,7 +404,10 @@ class ModalBackend:
         output = find_output(await self._store.request(job_id), job, name)
         finished = job.finished_at or self._platform.now()
         path = None
-        if self._platform.now() - finished < self._retention:
+        kept = self._platform.now() - finished < self._retention
+        if kept and self._outputs is not None and job.status is JobStatus.SUCCEEDED:
+            return OutputLink(url=await self._outputs.link(job_id, output.name))
+        if kept:
             path = await self._files.output(job_id, output.name)
         if path is None:
             days = self._retention / timedelta(days=1)
@@ -459,12 +467,26 @@ class ModalBackend:
                     complete = False
         if not complete:  # its input files are not known
             return 0
-        return await self._files.sweep(
+        deleted = await self._files.sweep(
             older_than=self._retention.total_seconds(),
             is_due=self._outputs_due,
             now=self._platform.now(),
             keep=needed,
         )
+        return deleted + await self._sweep_store()
+
+    async def _sweep_store(self) -> int:
+        if self._outputs is None:
+            return 0
+        limit = (self._platform.now() - self._retention).timestamp()
+        try:
+            old = await self._outputs.oldest_jobs(lambda job: (accepted_at(job) or limit) < limit)
+            due = [job_id for job_id in old if await self._outputs_due(job_id)]
+            await self._outputs.delete(due)
+        except OutputStoreError as error:
+            log.warning("files past their retention stay in the object store: %s", error)
+            return 0
+        return len(due)
 
     async def _outputs_due(self, job_id: str) -> bool:
         """Whether the outputs of a job that was accepted before the retention may go."""

@@ -44,7 +44,9 @@ from comfysnap_server.jobs import (
     JobRequest,
     JobRun,
     Outcome,
+    OutputStore,
     ended,
+    keep_outputs,
     log_end,
 )
 from comfysnap_server.logs import fields
@@ -89,6 +91,7 @@ class JobRunner:
         policy: Limits.
         retire: Keeps the container from taking another job; awaited when its engine is broken.
         pool: Whose container this is.
+        outputs: Object store of the output files; None: the files volume.
         exit_process: Ends the process when the engine cannot be stopped.
     """
 
@@ -100,6 +103,7 @@ class JobRunner:
         *,
         retire: Callable[[], Awaitable[object]] | None = None,
         pool: str | None = None,
+        outputs: OutputStore | None = None,
         exit_process: Callable[[int], object] = os._exit,
     ) -> None:
         self.engine = engine
@@ -107,6 +111,7 @@ class JobRunner:
         self._policy = policy or WorkerPolicy()
         self._retire = retire
         self._pool = pool
+        self._outputs = outputs
         self._exit_process = exit_process
         self._index = JobIndex(platform)
         self._inputs = FileStore(platform.files.root / INPUTS)
@@ -274,7 +279,12 @@ class JobRunner:
                     await self._models.look_for(job.graph)
                 outcome = await self._get_models(run, snapshot, reporter)
                 outcome = outcome or await self._execute(run, snapshot, reporter)
-                await _uninterrupted(kept.add(outcome.files))
+                if self._outputs is not None and outcome.status is JobStatus.SUCCEEDED:
+                    outcome = await keep_outputs(
+                        self._outputs, job.job_id, outputs, outcome, stopped=lambda: False
+                    )
+                else:
+                    await _uninterrupted(kept.add(outcome.files))
             except asyncio.CancelledError:
                 await _uninterrupted(self._give_back(snapshot, reporter))
                 raise

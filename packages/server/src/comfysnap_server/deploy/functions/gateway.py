@@ -10,7 +10,14 @@ from typing import Any, Final
 
 import modal
 
-from comfysnap_server.deploy.functions.backend import TIMEOUT_S, image, make_backend, volumes
+from comfysnap_server.deploy.functions.backend import (
+    TIMEOUT_S,
+    image,
+    make_backend,
+    output_secrets,
+    outputs,
+    volumes,
+)
 from comfysnap_server.deploy.functions.platform import (
     app,
     deployment,
@@ -34,10 +41,11 @@ secrets: Final = [modal.Secret.from_name(deployment.keys_secret)] if deployment.
 
 def make_api() -> Any:
     """The ASGI app."""
-    from comfysnap_server.gateway import create_app
+    from comfysnap_server.gateway import LinkedBackend, create_app
 
+    backend = make_backend(patience=10)
     return create_app(
-        make_backend(patience=10),
+        backend if outputs is None else LinkedBackend(backend, outputs),
         deployment.workflows,
         gateway_settings(deployment),
         default=deployment.project.default,
@@ -58,7 +66,7 @@ api: Final = None if modal.is_local() else make_api()
     memory=settings.gateway.memory,
     region=settings.region or None,
     volumes=volumes,
-    secrets=secrets,
+    secrets=[*secrets, *output_secrets],
     timeout=TIMEOUT_S,
     min_containers=settings.gateway.min_containers,
     max_containers=settings.gateway.max_containers,

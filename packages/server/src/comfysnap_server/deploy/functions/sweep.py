@@ -9,7 +9,13 @@ from typing import Final
 
 import modal
 
-from comfysnap_server.deploy.functions.backend import TIMEOUT_S, image, make_backend, volumes
+from comfysnap_server.deploy.functions.backend import (
+    TIMEOUT_S,
+    image,
+    make_backend,
+    output_secrets,
+    volumes,
+)
 from comfysnap_server.deploy.functions.platform import app
 from comfysnap_server.deploy.functions.webhooks import deliveries, secrets
 
@@ -20,9 +26,13 @@ SCHEDULE: Final = modal.Cron("*/30 * * * *")
 
 
 @app.function(
-    image=image, volumes=volumes, secrets=secrets, timeout=TIMEOUT_S, schedule=SCHEDULE,
+    image=image,
+    volumes=volumes,
+    secrets=[*secrets, *output_secrets],
+    timeout=TIMEOUT_S,
+    schedule=SCHEDULE,
     max_containers=1,
-)  # fmt: skip
+)
 async def sweep() -> int:
     """Update jobs that nobody polls, send webhooks again, and delete files past their retention."""
     backend = make_backend(patience=60)  # nobody waits

@@ -33,7 +33,7 @@ from comfysnap_server.deploy.image import build_image
 from comfysnap_server.deploy.settings import MODELS_DIR, STOP_MARGIN_S
 from comfysnap_server.engine.protocol import Engine, EngineJob
 from comfysnap_server.engine.registry import make_engine
-from comfysnap_server.jobs import execute
+from comfysnap_server.jobs import execute, open_output_store
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,11 @@ def _volumes() -> dict[str | Any, Any]:
     if model_cache_volume is not None:
         extra[model_cache_dir] = model_cache_volume.with_mount_options(read_only=True)
     return {files_dir: files_volume, MODELS_DIR: models, **extra}
+
+
+def _secrets() -> list[modal.Secret]:
+    names = (*settings.worker_secrets, *deployment.output_secrets)
+    return [modal.Secret.from_name(name) for name in names]
 
 
 def _warm_up(engine: Engine, name: str | None) -> None:
@@ -112,7 +117,13 @@ class _Worker:
         pool = self._pool
         engine = make_engine(settings.engine, engine_options(pool))
         retire = cast("Any", modal.experimental.stop_fetching_inputs).aio
-        self._worker = JobRunner(engine, make_platform(), retire=retire, pool=pool.pool)
+        self._worker = JobRunner(
+            engine,
+            make_platform(),
+            retire=retire,
+            pool=pool.pool,
+            outputs=open_output_store(deployment.outputs),
+        )
         self._worker.load()
         _log_report(engine)
         if _has_gpu_snapshot(pool):
@@ -163,7 +174,7 @@ def _make_class(pool: Deployment) -> Any:
         region=settings.region or None,
         cloud=settings.cloud,
         volumes=_volumes(),
-        secrets=[modal.Secret.from_name(name) for name in settings.worker_secrets],
+        secrets=_secrets(),
         timeout=settings.longest_run + STOP_MARGIN_S,
         startup_timeout=settings.startup_timeout,
         min_containers=settings.min_containers,
