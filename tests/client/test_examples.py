@@ -89,7 +89,9 @@ async def test_an_example_runs(
         async with server.client() as client:
             job = await client.infer_async(FluxInput(prompt="a fox"))
             output = await job.result()
+            headers, body = server.webhook_request(job.id)
             names: dict[str, Any] = {
+                "headers": headers, "body": body, "secret": server.webhook_secret,
                 **{public: getattr(comfysnap_client, public) for public in PUBLIC},
                 "FluxInput": FluxInput, "FluxOutput": FluxOutput, "Kind": Kind, "url": url,
                 "mock_server": testing.mock_server, "server": server, "client": client,

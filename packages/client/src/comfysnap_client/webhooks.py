@@ -33,7 +33,11 @@ _TIMESTAMP = re.compile(r"[0-9]{1,12}")
 
 @dataclass(frozen=True, kw_only=True)
 class WebhookEvent(Generic[OutputT_co]):
-    """A verified webhook, returned by ``verify_webhook``.
+    """A verified webhook, returned by ``verify_webhook``::
+
+        event = verify_webhook(headers, body, secret, FluxOutput)
+        if event.output is not None:
+            print([image.url for image in event.output.images])
 
     Attributes:
         id: The same each time the event is delivered, which may be more than once.
@@ -95,7 +99,7 @@ def verify_webhook(
 
     Example::
 
-        event = verify_webhook(request.headers, await request.body(), secret, FluxOutput)
+        event = verify_webhook(headers, body, secret, FluxOutput)
         print(event.job.id, event.type)
     """
     keys = [webhook_key(one) for one in _split(secret)]

@@ -83,9 +83,12 @@ class Call:
 
 
 class WebhookRequest(NamedTuple):
-    """What a server sends to a webhook URL, made by ``MockServer.webhook_request``::
+    """What a server sends to a webhook URL, made by ``MockServer.webhook_request``.
 
-    response = await app_client.post("/hook", content=request.body, headers=request.headers)
+    Example::
+
+        request = server.webhook_request(job.id)
+        event = verify_webhook(request.headers, request.body, server.webhook_secret)
     """
 
     headers: dict[str, str]
