@@ -200,6 +200,20 @@ class StrayEngine(SimulatedEngine):
         return super().run(job, report)
 
 
+class ShortStrayEngine(SimulatedEngine):
+    """Leaves an orphan behind that ends by itself."""
+
+    def __init__(self, pid_file: str) -> None:
+        super().__init__(0.0)
+        self._pid_file = pid_file
+
+    def run(self, job: EngineJob, report: Report) -> EngineResult:
+        """Start it through a shell that ends first, then run."""
+        script = f"sleep 0.1 & echo $! > {self._pid_file}"
+        os.waitpid(os.posix_spawn("/bin/sh", ["sh", "-c", script], dict(os.environ)), 0)
+        return super().run(job, report)
+
+
 class StrayOfEachJobEngine(StrayEngine):
     """Writes the pid of each job's process into a file with the job's name."""
 

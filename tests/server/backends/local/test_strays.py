@@ -50,6 +50,11 @@ def pid_in(file: Path) -> int:
     return int(file.read_text())
 
 
+def exists(pid: int) -> bool:
+    """Whether the process runs, or was not reaped."""
+    return Path(f"/proc/{pid}").exists()
+
+
 @pytest.mark.parametrize("engine", ["StrayEngine", "ThreadedStrayEngine"])
 @pytest.mark.parametrize("end", ["cancel", "timeout", "worker killed", "stop"])
 async def test_nothing_that_a_node_started_outlives_its_job(
@@ -83,6 +88,23 @@ async def test_nothing_that_a_node_started_outlives_its_job(
     if end != "stop":
         again = (await backend.submit(request())).job
         assert not again.is_final
+
+
+async def test_an_orphan_that_ends_by_itself_is_reaped_while_its_worker_lives(
+    start_backend: StartBackend, pid_file: Path
+) -> None:
+    backend: LocalBackend = await start_backend(
+        engine=f"{ENGINES}:ShortStrayEngine",
+        engine_options={"pid_file": str(pid_file)},
+        python_path=[ROOT],
+    )
+    assert (await run(backend, request())).status is JobStatus.SUCCEEDED
+    worker = await backend.worker_pid()
+    orphan = pid_in(pid_file)
+    async with asyncio.timeout(20):
+        while exists(orphan):  # noqa: ASYNC110 -- the kernel sets no event
+            await asyncio.sleep(0.01)
+    assert await backend.worker_pid() == worker
 
 
 @pytest.mark.parametrize("engine", ["StrayEngine", "ThreadedStrayEngine"])

@@ -18,7 +18,7 @@ be newer than all of them."""
 
 
 def recover(connection: sqlite3.Connection) -> list[LiveJob]:
-    """Settle the job that ran when the server died, and give those that wait, in order. A job whose
+    """Settle the jobs that ran when the server died, and give those that wait, in order. One whose
     row is damaged is set aside."""
     waiting: list[LiveJob] = []
     damaged: list[str] = []
