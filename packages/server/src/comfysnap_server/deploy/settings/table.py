@@ -109,7 +109,7 @@ class DeploySettings(Scaling, frozen=True, extra="forbid"):
     build_secrets: list[ObjectName] = Field(default_factory=list)
     """Secrets in the environment of the image build: tokens of private repositories."""
     model_secrets: list[ObjectName] = Field(default_factory=list)
-    """Secrets for ``comfysnap models sync``: ``HF_TOKEN``, ``CIVITAI_TOKEN``."""
+    """Secrets for ``comfysnap models sync`` and models by URL: ``HF_TOKEN``, ``CIVITAI_TOKEN``."""
 
     gateway: GatewayScaling = GatewayScaling()
     volumes: VolumeNames = VolumeNames()
