@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image
+from pydantic import JsonValue
 
 from comfysnap_schema.codegen.emit import generate
 from comfysnap_schema.workflow import Workflow, check_workflow
@@ -74,7 +75,7 @@ def test_the_example_is_valid_with_any_number_of_pictures() -> None:
     workflow = Workflow.load(EDIT)
     assert check_workflow(workflow).issues == ()
     for count in (1, 2, 3):
-        images = [f"{n}.png" for n in range(count)]
+        images: list[JsonValue] = [f"{n}.png" for n in range(count)]
         graph = workflow.apply({"images": images, "prompt": "x", "loras": [{"name": "a"}]})
         assert workflow.validate(graph) == []
         assert f"image{count}" in graph["20"]["inputs"]

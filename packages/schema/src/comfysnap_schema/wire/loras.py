@@ -25,7 +25,10 @@ _Strength = Annotated[
 
 
 class Lora(BaseModel, frozen=True, extra="forbid"):
-    """A LoRA, and how strongly it changes the model."""
+    """A LoRA, and how strongly it changes the model.
+
+    Example: ``Lora(name="style/ink.safetensors", strength=0.8)``
+    """
 
     name: Annotated[str, Field(min_length=1, max_length=MAX_LORA_NAME, strict=True)] | None = None
     """A file below ComfyUI's ``models/loras``, for example ``style/ink.safetensors``."""
