@@ -27,7 +27,7 @@ class EditInput(WorkflowInput[EditOutput]):
     """Qwen Image Edit, up to three pictures."""
 
     __workflow__ = "edit"
-    __contract__ = "edd3c868d71de9da"
+    __contract__ = "95fcbb1d8e7cbedb"
 
     images: Annotated[list[FileInput], Field(min_length=1, max_length=3)]
     """What the prompt is about, in its order. 1 to 3 values."""

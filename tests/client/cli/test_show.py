@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from comfysnap_client.cli.show import describe, job_lines, problem_lines
+from comfysnap_client.cli.show import describe, job_lines, problem_lines, share_done
 from comfysnap_client.errors import APIError
 from comfysnap_schema.wire.errors import FieldProblem, Problem
 from comfysnap_schema.wire.jobs import JobRecord, Progress
@@ -35,6 +35,13 @@ NOW = "2026-01-01T00:00:00Z"
 )
 def test_progress_is_described_in_a_few_words(progress: Progress, status: str, text: str) -> None:
     assert describe(progress, status) == text
+
+
+def test_the_bar_shows_the_bytes_of_a_phase_and_then_the_share_of_the_job() -> None:
+    loading = Progress(phase="downloading_models", bytes_done=5, bytes_total=20)
+    assert share_done(loading) == 0.25
+    assert share_done(Progress(phase="downloading_models", bytes_done=5)) == 0
+    assert share_done(Progress(fraction=0.5)) == 0.5
 
 
 def test_a_job_is_described_in_a_few_lines() -> None:

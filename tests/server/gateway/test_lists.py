@@ -139,11 +139,11 @@ async def test_wrong_items_are_named_by_their_place(http: httpx.AsyncClient) -> 
         "loras": [{"name": "oil.safetensors", "strength": 3}, {"strength": 1}],
     }
     found = errors(await http.post("/infer_async", json=body))
-    assert found.keys() == {"images[1]", "steps[0]", "loras[0].strength", "loras[1].name"}
+    assert found.keys() == {"images[1]", "steps[0]", "loras[0].strength", "loras[1]"}
     assert found["images[1]"].startswith('must be {"sha256": ...}')
     assert found["steps[0]"] == 'must be of type integer, not "many"'
     assert found["loras[0].strength"] == "must be at most 2.0, not 3"
-    assert found["loras[1].name"] == "is required"
+    assert found["loras[1]"] == "needs either a name or a url"
 
 
 @pytest.mark.parametrize(

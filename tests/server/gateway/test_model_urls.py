@@ -39,7 +39,7 @@ after = "4"
 [outputs.images]
 node = "9"
 """
-NODES = {
+NODES: dict[str, Any] = {
     "CheckpointLoaderSimple": {
         "input": {"required": {"ckpt_name": [["base.safetensors"]]}},
         "output": ["MODEL", "CLIP", "VAE"],

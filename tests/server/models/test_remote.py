@@ -17,7 +17,7 @@ from comfysnap_schema.wire import ErrorCode
 from comfysnap_server.jobs import RemoteModel
 from comfysnap_server.models.cache import CachedModel, ModelCache
 from comfysnap_server.models.download import RetryPolicy, Stop
-from comfysnap_server.models.remote import RemoteModelError, RemoteModels
+from comfysnap_server.models.remote import RemoteModelError, RemoteModels, download_address
 from comfysnap_server.models.remote_settings import RemoteModelSettings
 from tests.server.models.model_server import ModelServer, Served, safetensors, serve_models
 from tests.server.tls import https_redirect
@@ -387,12 +387,11 @@ def test_one_address_asked_for_by_many_threads_is_downloaded_once(
 ) -> None:
     server.files[PATH].hold_after = 100
     found: list[str] = []
-    threads = [
-        threading.Thread(
-            target=lambda n=n: found.append(kept.fetch(server.url + PATH, job=f"j{n}"))
-        )
-        for n in range(5)
-    ]
+
+    def fetch(job: str) -> None:
+        found.append(kept.fetch(server.url + PATH, job=job))
+
+    threads = [threading.Thread(target=fetch, args=(f"job_{n}",)) for n in range(5)]
     for thread in threads:
         thread.start()
     assert server.holding.wait(30)
@@ -517,12 +516,10 @@ def test_settings_that_make_no_sense_are_refused(given: dict[str, Any]) -> None:
 
 
 def test_the_page_of_a_file_at_hugging_face_means_the_file() -> None:
-    from comfysnap_server.models.remote import _download_address
-
     page = "https://huggingface.co/owner/name/blob/main/folder/a.safetensors#x"
     file = "https://huggingface.co/owner/name/resolve/main/folder/a.safetensors"
-    assert _download_address(page) == file
-    assert _download_address(file) == file
+    assert download_address(page) == file
+    assert download_address(file) == file
 
 
 def test_nothing_is_written_outside_the_folder(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from comfysnap_schema.comfy.graph import Graph
-from comfysnap_schema.wire import ErrorCode, JobStatus, Phase
+from comfysnap_schema.wire import ErrorCode, JobStatus, Phase, Progress
 from comfysnap_schema.workflow.map import OutputSpec
 from comfysnap_server.backends.local import LocalBackend, LocalLimits
 from comfysnap_server.jobs import JobRequest, RemoteModel
@@ -116,7 +116,7 @@ async def test_the_download_is_a_phase_of_the_progress_with_its_bytes(
     asked = with_model(server.url + PATH)
     await backend.submit(asked)
     events = backend.events("anna", asked.job_id, after=None)
-    shown = []
+    shown: list[Progress] = []
     async for event in events:
         progress = event.progress or (event.job.progress if event.job else None)
         if progress is not None and progress.phase is not None:

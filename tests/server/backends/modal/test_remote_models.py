@@ -120,7 +120,7 @@ class Rig:
 
     async def run(self, url: str, number: int = 1, **changes: Any) -> End:
         model = RemoteModel(url=url, folder="checkpoints", field="checkpoint")
-        graph = {
+        graph: dict[str, Any] = {
             "3": {"class_type": "SaveImage", "inputs": {}},
             "4": {"class_type": "Loader", "inputs": {"ckpt_name": model.placeholder}},
         }

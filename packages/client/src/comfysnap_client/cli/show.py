@@ -46,10 +46,16 @@ class ProgressBar:
 
     def progress(self, progress: jobs.Progress, status: str) -> None:
         """Show the progress of the job."""
-        completed = progress.fraction
-        if progress.bytes_done is not None and progress.bytes_total:
-            completed = progress.bytes_done / progress.bytes_total
-        self._bar.update(self._task, completed=completed, description=describe(progress, status))
+        self._bar.update(
+            self._task, completed=share_done(progress), description=describe(progress, status)
+        )
+
+
+def share_done(progress: jobs.Progress) -> float:
+    """How far the job is, or the phase before it."""
+    if progress.bytes_done is not None and progress.bytes_total:
+        return progress.bytes_done / progress.bytes_total
+    return progress.fraction
 
 
 def describe(progress: jobs.Progress, status: str) -> str:

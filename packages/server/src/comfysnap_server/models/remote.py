@@ -155,7 +155,7 @@ class _Fetch:
         self._models, self._model, self._cache = models, model, models.cache
         self._holder, self._lease = holder, lease
         self._progress, self._stop = progress, stop
-        self._url = _download_address(model.url)
+        self._url = download_address(model.url)
         self._host = (urlsplit(self._url).hostname or "").lower()
         self._key = address_key(model.folder, self._url)
         self._reserved = 0
@@ -302,7 +302,7 @@ class _GuardedNetwork(httpcore.SyncBackend):
         return super().connect_tcp(address, port, timeout, local_address, socket_options)
 
 
-def _download_address(url: str) -> str:
+def download_address(url: str) -> str:
     """The address of the file, where that of its page is given."""
     parts = urlsplit(url)
     if parts.hostname == "huggingface.co":

@@ -1,7 +1,7 @@
 """The Modal app, and the objects that its functions share."""
 
 # modal's stubs leave the types of hydrate partly unknown
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 import logging
 import os

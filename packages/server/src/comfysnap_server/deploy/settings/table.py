@@ -60,7 +60,7 @@ class DeploySettings(WorkerSettings, frozen=True, extra="forbid"):
     build_secrets: list[ObjectName] = Field(default_factory=list)
     """Secrets in the environment of the image build: tokens of private repositories."""
     model_secrets: list[ObjectName] = Field(default_factory=list)
-    """Secrets for ``comfysnap models sync``: ``HF_TOKEN``, ``CIVITAI_TOKEN``."""
+    """Secrets for ``comfysnap models sync`` and models by URL: ``HF_TOKEN``, ``CIVITAI_TOKEN``."""
 
     pools: Pools = Field(default_factory=dict[str, PoolSettings])
     gateway: GatewayScaling = GatewayScaling()
