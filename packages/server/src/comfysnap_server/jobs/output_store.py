@@ -168,7 +168,7 @@ class OutputStore:
 
         found: dict[str, None] = {}
         with _errors():
-            async for entries in obstore.list(self._store, prefix="job_"):
+            async for entries in obstore.list(self._store):
                 for job_id in (entry["path"].partition("/")[0] for entry in entries):
                     if not is_old(job_id):
                         return [*found]
