@@ -10,7 +10,7 @@ import pytest
 from tests.control_plane import ControlPlane
 from tests.server.operations.conftest import Command
 
-pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.modal, pytest.mark.timeout(400)]
 
 
 def test_nothing_deployed_is_an_error(plane: ControlPlane, comfysnap: Command) -> None:
