@@ -124,7 +124,7 @@ def layers(plane: ControlPlane, image_id: str) -> list[tuple[str, api_pb2.Image]
 
 
 def test_a_missing_secret_is_an_error_before_any_build(plane: ControlPlane, project: Path) -> None:
-    done = run(plane, project, "deploy")
+    done = run(plane, project, "deploy", "--no-warm-up")
     assert done.returncode == 1, done.stderr
     assert all(
         name in done.stderr for name in ("run-time", "git-tokens", "pictures-keys", "shared")
@@ -136,7 +136,7 @@ def test_a_missing_secret_is_an_error_before_any_build(plane: ControlPlane, proj
 def test_deploy_registers_the_settings_and_a_changed_workflow_needs_no_build(
     prepared: ControlPlane, project: Path
 ) -> None:
-    done = run(prepared, project, "deploy", "--tag", "first")
+    done = run(prepared, project, "deploy", "--no-warm-up", "--tag", "first")
     assert done.returncode == 0, done.stdout + done.stderr
     check_functions(prepared, done.stdout)
     check_layers(prepared)
@@ -144,7 +144,7 @@ def test_deploy_registers_the_settings_and_a_changed_workflow_needs_no_build(
     graph = project / "workflows" / "hello" / "graph.json"
     graph.write_text(graph.read_text() + "\n")
     mounts = (before.image_id, list(before.mount_ids))
-    assert run(prepared, project, "deploy").returncode == 0
+    assert run(prepared, project, "deploy", "--no-warm-up").returncode == 0
     after = created(prepared, "Worker.*")
     assert set(prepared.state.images) == images
     assert after.image_id == mounts[0]
@@ -202,7 +202,7 @@ def test_the_default_image_installs_the_lock_and_ends_with_a_test_of_our_sources
 ) -> None:
     (project / "comfysnap.toml").write_text('[deploy]\nworkflows = ["hello"]\nauth = "none"\n')
     with ControlPlane() as plane:
-        done = run(plane, project, "deploy")
+        done = run(plane, project, "deploy", "--no-warm-up")
         assert done.returncode == 0, done.stderr
         images = [image for _, image in layers(plane, created(plane, "Worker.*").image_id)]
         mounts = {
@@ -246,7 +246,7 @@ def test_every_step_of_the_images_that_installs_packages_compiles_them(
 def test_other_releases_get_their_requirements_as_of_their_commit(
     prepared: ControlPlane, project: Path, tmp_path: Path
 ) -> None:
-    assert run(prepared, project, "deploy").returncode == 0
+    assert run(prepared, project, "deploy", "--no-warm-up").returncode == 0
     (line,) = [
         line
         for _, image in layers(prepared, created(prepared, "Worker.*").image_id)
@@ -290,7 +290,7 @@ def test_other_releases_get_their_requirements_as_of_their_commit(
 def test_deploy_stops_on_errors_of_the_doctor(plane: ControlPlane, project: Path) -> None:
     file = project / "comfysnap.toml"
     file.write_text(SETTINGS.replace('snapshot = "cpu"', 'after_restore = ["three"]'))
-    done = run(plane, project, "deploy")
+    done = run(plane, project, "deploy", "--no-warm-up")
     assert done.returncode == 1
     assert "unknown_pack" in done.stderr
 
@@ -329,8 +329,8 @@ def test_modal_deploy_accepts_the_app_module(prepared: ControlPlane, project: Pa
 
 
 def check_rollback(prepared: ControlPlane, project: Path) -> None:
-    assert run(prepared, project, "rollback").returncode == 0
-    assert run(prepared, project, "rollback", "v1").returncode == 0
+    assert run(prepared, project, "rollback", "--no-warm-up").returncode == 0
+    assert run(prepared, project, "rollback", "v1", "--no-warm-up").returncode == 0
     assert [request.version for request in requests(prepared, "AppRollback")[-2:]] == [-1, 1]
     assert run(prepared, project, "rollback", "nonsense").returncode != 0
 

@@ -8,6 +8,7 @@ from comfysnap_schema.workflow import SettingsError
 from comfysnap_server.deploy.deployment import (
     Deployment,
     engine_options,
+    pool_of_class,
     read_deployment,
 )
 from comfysnap_server.deploy.gateway_settings import gateway_settings
@@ -276,6 +277,9 @@ def test_a_pool_runs_its_workflows_and_the_default_pool_the_rest(pools: Deployme
         ("Worker_video", ["two"]),
     ]
     assert pools.longest_run == 7200
+    classes = [pool.class_name for pool in pools.pools]
+    assert [pool_of_class(name) for name in classes] == ["default", "video"]
+    assert pool_of_class("gateway") is None
 
 
 def test_a_pool_shares_what_it_does_not_set_but_for_what_costs_money_at_rest(

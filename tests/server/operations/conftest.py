@@ -27,6 +27,8 @@ secrets = ["run-time"]
 scaledown_window = 30
 timeout = 60
 max_containers = 3
+[deploy.engine_options]
+step_seconds = 0.1
 [deploy.pools.big]
 workflows = ["sdxl"]
 cpu = 4
@@ -57,22 +59,27 @@ def project(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
+def environment(plane: ControlPlane) -> dict[str, str]:
+    """Variables of a command that talks to the plane."""
+    mine = {k: v for k, v in os.environ.items() if not k.startswith(("COMFYSNAP_", "MODAL_"))}
+    if not isolation.is_possible():
+        mine["COMFYSNAP_FILES_DIR"] = str(plane.mounts / "files")
+    return mine | plane.client_environment | {"COLUMNS": "200"}
+
+
 @pytest.fixture(scope="module")
 def comfysnap(plane: ControlPlane, project: Path) -> Command:
     """Runs a command in the project's folder; it must exit with ``code``."""
 
     def run(*arguments: str, code: int = 0, answer: str = "") -> subprocess.CompletedProcess[str]:
-        mine = {k: v for k, v in os.environ.items() if not k.startswith(("COMFYSNAP_", "MODAL_"))}
-        if not isolation.is_possible():
-            mine["COMFYSNAP_FILES_DIR"] = str(plane.mounts / "files")
         done = subprocess.run(
             [COMFYSNAP, *arguments],
             cwd=project,
-            env=mine | plane.client_environment | {"COLUMNS": "200"},
+            env=environment(plane),
             input=answer,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=300,
             check=False,
         )
         assert done.returncode == code, f"{done.stdout}\n{done.stderr}\n{plane.logs()[-3000:]}"

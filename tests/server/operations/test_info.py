@@ -1,6 +1,7 @@
 """``comfysnap info`` on the control plane."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -9,7 +10,7 @@ import pytest
 from tests.control_plane import ControlPlane
 from tests.server.operations.conftest import Command
 
-pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.modal, pytest.mark.timeout(400)]
 
 
 def test_nothing_deployed_is_an_error(plane: ControlPlane, comfysnap: Command) -> None:
@@ -63,3 +64,17 @@ def test_errors_and_queues_are_counted(
     deployed.hold("Worker_big.*", held=False)
     shown = read("info", "--jobs", "1")
     assert shown["jobs"] == {"cancelled": 1}
+
+
+def test_a_pool_that_only_the_deployed_version_has_is_shown_too(
+    deployed: ControlPlane, project: Path, read: Callable[..., Any]
+) -> None:
+    file = project / "comfysnap.toml"
+    settings = file.read_text()
+    try:
+        file.write_text(settings.partition("[deploy.pools")[0])
+        shown = {pool["pool"]: pool for pool in read("info")["pools"]}
+    finally:
+        file.write_text(settings)
+    assert shown.keys() == {"default", "big"}
+    assert shown["big"]["dollars_per_container_hour"] is None

@@ -8,7 +8,7 @@ import pytest
 from tests.control_plane import ControlPlane
 from tests.server.operations.conftest import Command
 
-pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.modal, pytest.mark.timeout(400)]
 
 
 def test_the_lines_of_one_job_and_of_its_container(

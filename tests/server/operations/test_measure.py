@@ -1,6 +1,9 @@
 """``comfysnap measure`` on the control plane."""
 
 import json
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -9,9 +12,9 @@ from PIL import Image
 from comfysnap_server.operations import PhaseSeconds, draw_starts
 from comfysnap_server.operations.starts import percentile
 from tests.control_plane import ControlPlane
-from tests.server.operations.conftest import Command
+from tests.server.operations.conftest import COMFYSNAP, Command, environment
 
-pytestmark = [pytest.mark.modal, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.modal, pytest.mark.timeout(600)]
 
 
 def test_starts_are_measured_with_and_without_a_snapshot(
@@ -39,6 +42,24 @@ def test_starts_are_measured_with_and_without_a_snapshot(
     assert settings.scaledown_window == before
     assert [app.name for app in deployed.state.apps.values() if app.version] == ["studio"]
     assert not [name for _, name in deployed.state.named if "baseline" in name]
+
+
+def test_an_interrupted_measurement_cancels_its_job_and_restores_the_autoscaler(
+    deployed: ControlPlane, project: Path
+) -> None:
+    deployed.scale_to_zero("Worker_big.*")
+    command = (COMFYSNAP, "measure", "sdxl", "prompt=a fox", "steps=150", "--starts", "2", "--yes")
+    before = len(deployed.calls("Worker_big.*"))
+    with subprocess.Popen(command, cwd=project, env=environment(deployed)) as running:
+        while not any(c.running for c in deployed.pool("Worker_big.*").containers):
+            assert running.poll() is None
+            time.sleep(0.1)
+        running.send_signal(signal.SIGINT)
+        assert running.wait(60) != 0
+    (call,) = deployed.calls("Worker_big.*")[before:]
+    assert call.input.cancelled
+    settings = deployed.function("Worker_big.*").definition.autoscaler_settings
+    assert settings.scaledown_window == 30
 
 
 def test_nothing_runs_before_the_cost_is_agreed_to(

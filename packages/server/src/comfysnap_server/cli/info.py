@@ -76,7 +76,8 @@ def _costs(
     from comfysnap_server.deploy import worker_rate
     from comfysnap_server.operations import median_job_seconds
 
-    rate = worker_rate(deployment.of_pool(state.pool))
+    here = {pool.pool: pool for pool in deployment.pools}
+    rate = worker_rate(here[state.pool]) if state.pool in here else None
     seconds = median_job_seconds(job for job in jobs if job.pool == state.pool)
     return {
         "dollars_per_container_hour": rate and rate.of(3600),

@@ -36,6 +36,9 @@ BASELINE_VARIABLE: Final = "COMFYSNAP_BASELINE"
 LOCAL_MODEL_CACHE: Final = "/tmp/comfysnap-model-cache"  # noqa: S108, a container has one user
 """Folder on a GPU container's own disk with the models by URL that its jobs used."""
 
+_CLASS: Final = "Worker"
+"""Class of the default pool; those of the others begin with it."""
+
 
 @dataclass(frozen=True)
 class Deployment:
@@ -198,7 +201,7 @@ class Deployment:
     @property
     def class_name(self) -> str:
         """Name of this pool's class in the Modal app."""
-        return "Worker" if self.pool == DEFAULT_POOL else f"Worker_{self.pool}"
+        return _CLASS if self.pool == DEFAULT_POOL else f"{_CLASS}_{self.pool}"
 
     @property
     def preloaded(self) -> list[str]:
@@ -219,6 +222,14 @@ class Deployment:
                 absolute one stays.
         """
         return os.path.normpath(Path(PROJECT_DIR) / path)
+
+
+def pool_of_class(class_name: str) -> str | None:
+    """The pool whose class has this name; None if it is no pool's."""
+    if class_name == _CLASS:
+        return DEFAULT_POOL
+    name = class_name.removeprefix(f"{_CLASS}_")
+    return None if name == class_name else name
 
 
 def read_deployment(path: Path | None = None) -> Deployment:

@@ -34,7 +34,7 @@ from comfysnap_server.backends.modal import (
     list_name,
     listed_owners,
 )
-from comfysnap_server.deploy import Deployment
+from comfysnap_server.deploy import Deployment, pool_of_class
 from comfysnap_server.deploy.webhooks import dict_name
 from comfysnap_server.operations.logs import LogLine, read_logs
 
@@ -93,17 +93,17 @@ class DeployedApp:
         return modal.Function[Any, Any, Any].from_id(function_id)
 
     def pool_states(self) -> list[PoolState]:
-        """Each pool of the project that is deployed."""
+        """The pools of the deployed version, which may differ from those of the project's file."""
         found: list[PoolState] = []
-        for pool in self.deployment.pools:
-            function = self.function(pool.class_name)
-            if function is None:
+        for class_name in sorted({name.removesuffix(".*") for name in self.info.functions}):
+            pool, function = pool_of_class(class_name), self.function(class_name)
+            if pool is None or function is None:
                 continue
             stats, scaling = function.get_current_stats(), function.autoscaler.settings()
             found.append(
                 PoolState(
-                    pool=pool.pool,
-                    class_name=pool.class_name,
+                    pool=pool,
+                    class_name=class_name,
                     containers=stats.num_total_runners,
                     running=stats.num_running_inputs,
                     queued=stats.backlog,

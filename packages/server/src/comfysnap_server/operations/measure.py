@@ -123,8 +123,14 @@ async def measure_starts(
             request, began = make(), time.monotonic()
             await backend.submit(request)
             limit = pool.settings.startup_timeout + request.timeout
-            record = await backend.wait(OWNER, request.job_id, after=None, timeout=limit)
+            try:
+                record = await backend.wait(OWNER, request.job_id, after=None, timeout=limit)
+            except asyncio.CancelledError:
+                await backend.cancel(OWNER, request.job_id)  # else it costs money unseen
+                raise
             passed = time.monotonic() - began
+            if not record.is_final:
+                record = await backend.cancel(OWNER, request.job_id)
             if record.status != "succeeded":
                 detail = record.error.detail if record.error else "it did not end"
                 raise BackendError(
