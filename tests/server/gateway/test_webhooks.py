@@ -8,6 +8,7 @@ import pytest
 
 from comfysnap_schema.workflow.apply import Workflow
 from comfysnap_server.gateway.app import create_app
+from comfysnap_server.gateway.keys import KeyRecord, Keys, hash_key
 from comfysnap_server.gateway.settings import GatewaySettings
 from comfysnap_server.jobs import WebhookSettings
 from tests.server.gateway.fakes import FakeBackend
@@ -95,3 +96,19 @@ async def test_openapi_describes_the_webhook_of_a_server_that_sends_them(
     transport = httpx.ASGITransport(create_app(backend, {"draw": workflow}, GatewaySettings()))
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as other:
         assert "webhooks" not in (await other.get("/openapi.json")).json()
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, f"{URL}&key"), (URL, URL)])
+async def test_a_key_may_have_a_webhook_of_its_own(
+    workflow: Workflow, backend: FakeBackend, given: str | None, expected: str
+) -> None:
+    record = KeyRecord(name="a", owner="a", hash=hash_key("secret"), webhook=f"{URL}&key")
+    webhooks = WebhookSettings(hosts=("hooks.example.com",), url="https://all.example.com/")
+    settings = GatewaySettings(auth="keys", webhooks=webhooks)
+    app = create_app(backend, {"draw": workflow}, settings, keys=Keys([record]))
+    headers = {"Authorization": "Bearer secret"}
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://127.0.0.1", headers=headers
+    ) as http:
+        job_id = (await submit(http, given)).json()["id"]
+    assert backend.requests[job_id].webhook == expected

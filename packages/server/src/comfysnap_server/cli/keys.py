@@ -63,6 +63,12 @@ def add(
             metavar="SIZE", help="Files and jobs of the owner, as 20GiB. Default: the server's."
         ),
     ] = None,
+    webhook: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Webhook of jobs that name none. Default: that of serve.webhooks."
+        ),
+    ] = None,
     expires_in: Annotated[
         str | None,
         typer.Option(metavar="AGE", help="Refuse the key after this time, as 90d. Default: never."),
@@ -96,6 +102,7 @@ def add(
         requests_per_minute=requests_per_minute,
         max_unfinished_jobs=max_unfinished_jobs,
         max_stored_bytes=_bytes(max_stored_bytes),
+        webhook=webhook,
         created=now,
         expires=None if expires_in is None else now + parse_age(expires_in),
     )

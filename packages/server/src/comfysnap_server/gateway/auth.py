@@ -31,6 +31,8 @@ class Access:
     scopes: frozenset[Scope] = _EVERY
     requests_per_minute: int | None = None
     budget: OwnerBudget = NO_BUDGET
+    webhook: str | None = None
+    """Of jobs that name none."""
 
     @property
     def sees_all(self) -> bool:
@@ -132,4 +134,5 @@ class Authenticator:
                 max_unfinished_jobs=record.max_unfinished_jobs,
                 max_stored_bytes=record.max_stored_bytes,
             ),
+            webhook=record.webhook,
         )

@@ -343,6 +343,7 @@ class JobRoutes:
             SubmitRequest(
                 owner=owner,
                 budget=access_of(request).budget,
+                key_webhook=access_of(request).webhook,
                 workflow=workflow,
                 inputs=inputs,
                 canonical=canonical,

@@ -56,6 +56,8 @@ class KeyRecord(BaseModel, frozen=True, extra="forbid"):
     """Of the owner, when this key submits another."""
     max_stored_bytes: _Limit = None
     """Of the owner's files and jobs, when this key adds to them."""
+    webhook: Annotated[str, Field(max_length=2048)] | None = None
+    """Of jobs that this key submits and that name none. None: ``serve.webhooks.url``."""
     created: datetime | None = None
     expires: datetime | None = None
     """After which the key is refused. None: never."""

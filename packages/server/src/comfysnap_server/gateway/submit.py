@@ -66,6 +66,13 @@ class SubmitRequest:
     idempotency_key: str | None
     contract: str | None
     budget: OwnerBudget = NO_BUDGET
+    key_webhook: str | None = None
+    """Where the key has its jobs sent that name no webhook."""
+
+    @property
+    def webhook(self) -> str | None:
+        """Where the end of the job is to be sent; None: the default of the server."""
+        return self.options.webhook or self.key_webhook
 
     @property
     def fingerprint(self) -> str:
@@ -166,7 +173,7 @@ class JobSubmitter:
     def _checked(self, submission: SubmitRequest) -> Workflow:
         workflow = self._workflow(submission.workflow)
         self._check_contract(workflow, submission.contract)
-        self._check_options(submission.options)
+        self._check_webhook(submission.webhook)
         problems = self._validators[workflow.name].problems(submission.inputs)
         if problems:
             raise invalid_input(*problems)
@@ -187,8 +194,8 @@ class JobSubmitter:
             f" server has {workflow.contract.hash!r}; run 'comfysnap generate' again",
         )
 
-    def _check_options(self, options: SubmitOptions) -> None:
-        webhooks, url = self._settings.webhooks, options.webhook
+    def _check_webhook(self, url: str | None) -> None:
+        webhooks = self._settings.webhooks
         if url is None:
             return
         problem = "is not offered by this server; poll /check_status or read /events"
@@ -216,7 +223,7 @@ class JobSubmitter:
         options = submission.options
         settings = self._settings
         travelling = {name: getattr(options, name) for name in JobOptions.model_fields}
-        travelling["webhook"] = options.webhook or settings.webhooks.url
+        travelling["webhook"] = submission.webhook or settings.webhooks.url
         return JobRequest(
             **travelling,
             webhook_events=settings.webhooks.events,
