@@ -72,7 +72,7 @@ class SubmitRequest:
     @property
     def webhook(self) -> str | None:
         """Where the end of the job is to be sent; None: the default of the server."""
-        return self.options.webhook or self.key_webhook
+        return self.key_webhook if self.options.webhook is None else self.options.webhook
 
     @property
     def fingerprint(self) -> str:
