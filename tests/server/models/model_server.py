@@ -210,7 +210,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content[:hold_after])
         if hold_after is not None:
             self.models.holding.set()
-            self.models.release.wait(30)
+            self.models.release.wait(90)
             self.wfile.write(content[hold_after:])
 
 

@@ -43,7 +43,7 @@ def test_an_operators_day(plane: ControlPlane, comfysnap: Command) -> None:
     shown = json.loads(comfysnap("info", "--json").stdout)
     assert shown["jobs"] == {"succeeded": 3}
     assert shown["versions"][0]["tag"] == "morning"
-    assert "ended: succeeded" in comfysnap("logs", drawn[1]["id"]).stdout
+    assert "status=succeeded" in comfysnap("logs", drawn[1]["id"]).stdout
 
     # the afternoon is busy
     assert "an hour" in comfysnap("warm", "2", "--pool", "big").stdout

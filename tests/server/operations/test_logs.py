@@ -21,10 +21,12 @@ def test_the_lines_of_one_job_and_of_its_container(
     elsewhere = infer("sdxl", prompt="a fox", steps=1)["id"]
     (container,) = deployed.pool("Worker.*").live
     lines = read("logs", second)
-    assert {line["container"] for line in lines} == {container.task_id}
+    (gateway,) = deployed.pool("gateway").live
+    assert {line["container"] for line in lines} == {gateway.task_id, container.task_id}
     assert all(second in line["text"] for line in lines)
-    assert "started: workflow hello" in lines[0]["text"]
-    assert "ended: succeeded" in lines[-1]["text"]
+    for line, words in zip(lines, ("job accepted", "job started", "job ended"), strict=True):
+        assert words in line["text"]
+    assert "status=succeeded" in lines[-1]["text"]
     text = comfysnap("logs", second, "--container").stdout
     assert "worker started" in text
     assert first in text
@@ -50,6 +52,6 @@ def test_lines_of_a_preempted_job_come_from_both_containers(
     (container,) = [c for c in deployed.pool("Worker_big.*").containers if c.running]
     deployed.preempt(container)
     httpx.get(f"{url}/check_status/{job['id']}?wait=25", timeout=60)
-    started = [line for line in read("logs", job["id"]) if "started: workflow" in line["text"]]
-    assert [line["text"].partition(", run ")[2][0] for line in started] == ["1", "2"]
+    started = [line for line in read("logs", job["id"]) if "job started" in line["text"]]
+    assert [line["text"].partition(" run=")[2][0] for line in started] == ["1", "2"]
     assert len({line["container"] for line in started}) == 2

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -320,20 +321,24 @@ async def test_a_deployment_downloads_in_the_function_on_cpu(
 async def test_a_cancelled_job_of_a_deployment_stops_its_download(
     plane: ControlPlane, server: ModelServer
 ) -> None:
-    server.files[PATH].hold_after = 1000
+    large = ModelUrl(url=f"{server.url}/large.safetensors")
+    served = Served(safetensors(os.urandom(8_000_000)), hold_after=4_000_000)
+    server.files["/large.safetensors"] = served
     async with Client(plane.function("gateway").web_url, timeout=60) as client:
-        job = await client.infer_async(untyped("draw", {"checkpoint": {"url": server.url + PATH}}))
-        async with asyncio.timeout(60):
-            async for event in job.events():
-                progress = event.progress or (event.job.progress if event.job else None)
-                if progress is not None and progress.bytes_total:
-                    break
+        job = await client.infer_async(untyped("draw", {"checkpoint": large}))
+        assert await asyncio.to_thread(server.holding.wait, 60)
         await job.cancel()
         with pytest.raises(JobCancelled):
             await job.result()
-        server.files[PATH].hold_after = None
-        again = await client.infer_async(
-            untyped("draw", {"checkpoint": {"url": server.url + PATH}})
-        )
+        for _ in range(600):  # until its container heard of it, with a heartbeat
+            if not any(one.running for one in plane.pool("fetch_models").containers):
+                break
+            await asyncio.sleep(0.1)
+        served.hold_after = None
+        server.release.set()
+        again = await client.infer_async(untyped("draw", {"checkpoint": large}))
         await again.result()
-    assert server.asked[-1].headers["Range"] == "bytes=1000-"
+    first, second = (asked.headers.get("Range") for asked in server.asked)
+    assert first is None
+    assert second is not None
+    assert 0 < int(second.removeprefix("bytes=").removesuffix("-")) < 8_000_000

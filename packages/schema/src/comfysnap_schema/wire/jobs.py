@@ -32,7 +32,10 @@ class JobStatus(StrEnum):
 
 
 class Phase(StrEnum):
-    """What a job does besides waiting and running its graph; a server may send newer ones."""
+    """What a job does besides waiting and running its graph; a server may send newer ones.
+
+    Example: ``is_downloading = record.progress.phase == "downloading_models"``
+    """
 
     DOWNLOADING_MODELS = "downloading_models"
 

@@ -49,9 +49,9 @@ def read_logs(app: modal.App, job: KnownJob, *, whole_container: bool = False) -
     for call_id in job.call_ids:
         call = modal.FunctionCall[Any].from_id(call_id)
         found += call.logs.fetch(since=since, until=until)
-    found += app.logs.fetch(since=since, until=until, search_text=record.id)
-    lines = set(_lines(found))
-    ran = {line.container for line in lines if line.container}
+    by_call = set(_lines(found))
+    lines = by_call | set(_lines(app.logs.fetch(since=since, until=until, search_text=record.id)))
+    ran = {line.container for line in by_call or lines if line.container}
     if ran and whole_container:
         more = app.logs.fetch(since=since - _START, until=until)
         lines |= {line for line in _lines(more) if line.container in ran}
