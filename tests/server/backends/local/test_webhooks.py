@@ -122,6 +122,19 @@ async def test_what_fails_is_tried_again_until_it_is_delivered(
     assert (delivery.state, delivery.attempts, delivery.last_error) == ("delivered", 4, None)
 
 
+async def test_the_load_counts_what_is_still_to_be_sent(
+    start_backend: StartBackend, receiver: Receiver
+) -> None:
+    backend = await start_backend(webhooks=sender(600))
+    assert backend.load().webhooks == 0
+    receiver.answers = [answer(500)]
+    await backend.submit(request(webhook=receiver.url))
+    await came(receiver)
+    async with asyncio.timeout(20):
+        while backend.load().webhooks != 1:
+            await asyncio.sleep(0.02)
+
+
 async def test_it_is_given_up_in_the_end_and_sent_again_on_request(
     start_backend: StartBackend, receiver: Receiver, data: Path
 ) -> None:

@@ -63,6 +63,8 @@ class BackendLoad:
     running: int | None = None
     free_bytes: int | None = None
     """Of the disk with the jobs and their files."""
+    webhooks: int | None = None
+    """That wait to be sent, or to be sent again."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -128,6 +128,7 @@ class _Now(Collector):
                 None if load.queued is None else age,
             ),
             ("jobs_running", "Jobs that run.", load.running),
+            ("webhooks_pending", "Webhooks to be sent, or sent again.", load.webhooks),
             ("disk_free_bytes", "Free on the disk with jobs and files.", load.free_bytes),
         )
         for name, text, value in known:

@@ -312,6 +312,7 @@ class LocalBackend:
             oldest_queued=min(queued, default=None),
             running=len(records) - len(queued),
             free_bytes=self._disk.free if self._running else None,
+            webhooks=self._webhooks and self._webhooks.pending,
         )
 
     async def submit(self, request: JobRequest, budget: OwnerBudget = NO_BUDGET) -> SubmitResult:

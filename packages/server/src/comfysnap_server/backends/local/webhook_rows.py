@@ -106,6 +106,12 @@ def next_due(
     return row and row[0]
 
 
+def pending(connection: sqlite3.Connection) -> int:
+    """How many wait to be sent, or to be sent again."""
+    row = connection.execute("SELECT count(*) FROM webhooks WHERE state = 'pending'").fetchone()
+    return int(row[0])
+
+
 def _marks(values: Sequence[object]) -> str:
     return ", ".join("?" * len(values))
 

@@ -41,6 +41,8 @@ class WebhookDispatcher:
         self._news = asyncio.Event()
         self._running: dict[int, asyncio.Task[None]] = {}
         self._hosts: Counter[str] = Counter()
+        self.pending = 0
+        """How many waited to be sent, at the last look at the store."""
 
     def wake(self) -> None:
         """Look at the store now, as a job ended."""
@@ -52,6 +54,7 @@ class WebhookDispatcher:
             self._news.clear()
             pause = _LOOK_S
             try:
+                self.pending = await self._read(webhook_rows.pending)
                 pause = await self._start_due()
             except Exception:
                 logger.exception("the webhooks that are due could not be sent")
