@@ -1,10 +1,10 @@
 """Jobs on Modal while much fails, on the tests' control plane.
 
-While 200 jobs run in four containers, every tenth RPC of a container fails, loses its answer or
-comes 1 s late; three containers are preempted, one restore fails, the project is deployed again,
-the key is rotated, and the sweep runs. Target: every job ends once and truthfully, and its engine
-never runs after that; files are whole, a repeated submit makes no second job, and the sweep deletes
-what is due and nothing else.
+While 200 jobs run in two pools, of two containers each, every tenth RPC of a container fails, loses
+its answer or comes 1 s late; three containers are preempted, one restore fails, the project is
+deployed again, the key is rotated, and the sweep runs. Target: every job ends once and truthfully,
+and its engine never runs after that; files are whole, a repeated submit makes no second job, and
+the sweep deletes what is due and nothing else.
 
     uv run python benchmarks/modal_faults.py [--quick] [--jobs 200] [--seed 1]
 """
@@ -44,9 +44,12 @@ workflows = {workflows!r}
 [deploy]
 engine = "simulated"
 workflows = ["sdxl", "hello"]
-max_containers = 4
+max_containers = 2
 auth = "keys"
 timeout = 60
+[deploy.pools.small]
+workflows = ["hello"]
+max_containers = 2
 [deploy.engine_options]
 log = {log!r}
 [deploy.gateway]
@@ -130,13 +133,17 @@ class Deployment:
 
     def rotate_key(self) -> None:
         """Give the owner a new key, and revoke the one before."""
-        done = subprocess.run(
-            [str(Path(sys.executable).with_name("comfysnap")), "key", "anna", "--deployed",
-             "--revoke", "--project", str(self._project)],
+        added = self._keys("add", "anna-2", "--owner=anna", "--json")
+        self.key = json.loads(added)["key"]
+        self._keys("revoke", "anna")
+
+    def _keys(self, *words: str) -> str:
+        command = Path(sys.executable).with_name("comfysnap")
+        return subprocess.run(
+            [str(command), "keys", *words, "--deployed", f"--project={self._project}"],
             env={**os.environ, **self.plane.client_environment},
             capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        self.key = done.stdout.strip().rpartition(" ")[2]
+        ).stdout  # fmt: skip
 
     def busy(self) -> list[Container]:
         """Containers that run a job."""

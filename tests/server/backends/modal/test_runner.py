@@ -18,6 +18,7 @@ from comfysnap_server.backends.modal.records import (
     FeedEntry,
     claim_key,
     job_key,
+    preempted_key,
 )
 from comfysnap_server.backends.modal.runner import STUCK_EXIT_CODE, JobRunner, WorkerPolicy
 from comfysnap_server.backends.modal.shared_files import output_folder
@@ -237,6 +238,32 @@ async def test_three_preemptions_use_up_no_attempt(
         await preempt(asyncio.create_task(run(make())), engine)
     assert await run(make()) == result
     assert end(cloud).status.value == ("succeeded" if result == "succeeded" else "failed")
+
+
+@pytest.mark.parametrize("slow", ["claim", "final"])
+async def test_a_container_taken_away_before_its_job_began_uses_up_no_attempt(
+    cloud: Cloud, make: Callable[[], JobRunner], monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    asked, answer = asyncio.Event(), asyncio.Event()
+    method = "add" if slow == "claim" else "get"
+    original = getattr(cloud.records, method)
+
+    async def late(key: str, *value: str) -> object:
+        found = await original(key, *value)
+        if f":{slow}" in key and not answer.is_set():
+            asked.set()
+            await answer.wait()
+        return found
+
+    monkeypatch.setattr(cloud.records, method, late)
+    running = asyncio.create_task(run(make()))
+    await asked.wait()
+    running.cancel()
+    answer.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert await run(make()) == "succeeded"
+    assert preempted_key(JOB, 1) in cloud.records.entries
 
 
 async def preempt(running: asyncio.Task[str], engine: FakeEngine) -> None:

@@ -167,11 +167,16 @@ class JobRunner:
         if text is None:
             return RunResult.UNKNOWN_JOB
         job = JobRequest.model_validate_json(text)
-        snapshot = await self._claim(job, call_id)
-        self._start = "warm"
-        if snapshot is None:
-            return RunResult.SUPERSEDED
-        final = await self._unless_stopped(snapshot)
+        claiming = asyncio.ensure_future(self._claim(job, call_id))
+        try:
+            snapshot = await asyncio.shield(claiming)
+            self._start = "warm"
+            if snapshot is None:
+                return RunResult.SUPERSEDED
+            final = await self._unless_stopped(snapshot)
+        except asyncio.CancelledError:
+            await _uninterrupted(self._mark_claim(claiming))
+            raise
         if final is None:
             log.info(
                 "job started",
@@ -188,6 +193,12 @@ class JobRunner:
                 if self._platform.remote_models and job.models:
                     self._platform.remote_models.release(job_id)
         return final.status.value
+
+    async def _mark_claim(self, claiming: "asyncio.Future[JobState | None]") -> None:
+        """Mark a run as preempted that was claimed and not begun, or it would count."""
+        snapshot = await claiming
+        if snapshot is not None:
+            await self._asked_to_stop(snapshot)
 
     async def _claim(self, job: JobRequest, call_id: str) -> JobState | None:
         """Take the next run; None when another call has the job, or all attempts are used."""
