@@ -43,7 +43,7 @@ from comfysnap_server.engine.comfyui.load import (
     load_deferred,
     restore_functions,
 )
-from comfysnap_server.engine.comfyui.memory import memory, memory_headroom
+from comfysnap_server.engine.comfyui.memory import memory, memory_headroom, release
 from comfysnap_server.engine.comfyui.options import ComfyOptions
 from comfysnap_server.engine.comfyui.outputs import Folders, by_graph_node, collect
 from comfysnap_server.engine.comfyui.readahead import (
@@ -227,7 +227,7 @@ class ComfyUIEngine:
         if not files or now.available - needed > now.total * self.options.free_memory:
             return
         self._trim(scarce=True)
-        gc.collect()
+        release()
         self._loaded.management.soft_empty_cache()
         logger.info("dropped the models of other workflows, to load %d MiB", needed / 2**20)
 
@@ -279,7 +279,7 @@ class ComfyUIEngine:
         management = self._loaded.management
         self._new_executor()
         management.unload_all_models()
-        gc.collect()
+        release()
         management.soft_empty_cache()
         logger.warning("memory ran out: all models were unloaded")
 

@@ -1,6 +1,9 @@
 """Memory that this process may still use: of the machine, and of its control groups."""
 
+import ctypes
+import gc
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +49,15 @@ def memory_headroom(share: float) -> float:
         share: Share of the memory that this process may use, from 0 to 1; 0 disables the limit.
     """
     return min(10.0, max(2.0, memory().total / 1024**3 * share)) if share else 0.0
+
+
+def release() -> None:
+    """Collect garbage, and give freed memory back to the system: glibc keeps what lies between
+    tensors that are still in use, and the next model would not fit into the pieces."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def _machine_available(proc: Path, total: int) -> int:
