@@ -56,7 +56,8 @@ class WorkerSettings(Scaling, frozen=True, extra="forbid"):
     """Whether several streams read a job's model files while ComfyUI loads them: ``auto`` where one
     stream is slow and the files are not on a local disk."""
     warm_up: str | None = None
-    """Workflow to run once before a GPU snapshot, else at each container start."""
+    """Workflow to run once: before a GPU snapshot, else in each container that starts and has no
+    job for 2 s. A job that comes then stops it."""
 
     comfyui: Commit | None = None
     """A version (``0.33.0``) or a full commit; stored as a commit. None: that of the node snapshot,
