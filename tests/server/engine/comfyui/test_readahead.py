@@ -70,7 +70,7 @@ def file(tmp_path: Path) -> ModelFile:
 
 
 def read(file: ModelFile, budget: int = 1 << 30, mode: Any = "on", streams: int = 3) -> ReadAhead:
-    ahead = ReadAhead(lambda: [file], budget, mode, streams=streams)
+    ahead = ReadAhead(lambda: [file], lambda: budget, mode, streams=streams)
     ahead.start()
     ahead.wait()
     return ahead
@@ -95,7 +95,7 @@ def test_a_file_that_was_deleted_ends_the_reading_without_an_error(file: ModelFi
 
 
 def test_after_a_stop_nothing_more_is_read(file: ModelFile) -> None:
-    ahead = ReadAhead(lambda: [file], 1 << 30, "on")
+    ahead = ReadAhead(lambda: [file], lambda: 1 << 30, "on")
     ahead.stop()
     ahead.start()
     ahead.wait()

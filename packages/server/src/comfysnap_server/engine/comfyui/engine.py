@@ -47,11 +47,11 @@ from comfysnap_server.engine.comfyui.memory import memory, memory_headroom, rele
 from comfysnap_server.engine.comfyui.options import ComfyOptions
 from comfysnap_server.engine.comfyui.outputs import Folders, by_graph_node, collect
 from comfysnap_server.engine.comfyui.readahead import (
-    MEMORY_SHARE,
     ModelFile,
     ReadAhead,
     loader_nodes,
     model_files,
+    read_ahead_budget,
 )
 from comfysnap_server.engine.comfyui.report import LoadReport
 from comfysnap_server.engine.comfyui.saved import SavedFiles
@@ -143,11 +143,11 @@ class ComfyUIEngine:
             DeviceMissingError: The options require a CUDA device, and none was found.
         """
         comfy = self._loaded
-        reseed()
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch = Path(tempfile.mkdtemp(prefix="comfysnap-", dir=os.environ.get(SCRATCH)))
         self._device = comfy.attachment.attach(self.options.device)
+        reseed(self._device.kind)
         comfy.pack_devices.give(comfy.management.get_torch_device())
         load_deferred(comfy)  # before the folders change, as for the other packs
         restore_functions()
@@ -206,6 +206,8 @@ class ComfyUIEngine:
     def _before_nodes(self, graph: Graph, nodes: list[str]) -> None:
         """Make room for the models that nodes will load, and read their files ahead."""
         comfy = self._loaded
+        if loader_nodes(graph).isdisjoint(nodes):
+            return
         find = functools.partial(
             model_files, graph, nodes, comfy.folder_paths, preloaded=comfy.weights.sizes
         )
@@ -215,8 +217,7 @@ class ComfyUIEngine:
             find = functools.partial(list[ModelFile], files)
         if self.options.read_ahead == "off":
             return
-        budget = int(memory().available * MEMORY_SHARE)
-        self._read_ahead = ReadAhead(find, budget, self.options.read_ahead)
+        self._read_ahead = ReadAhead(find, read_ahead_budget, self.options.read_ahead)
         self._read_ahead.start()
 
     def _make_room(self, files: list[ModelFile]) -> None:

@@ -20,6 +20,7 @@ from typing import Any, Final, Literal
 
 from comfysnap_schema.comfy import EMBEDDING, MODEL_FOLDERS, Graph, ModelName, model_names
 from comfysnap_server.engine.comfyui.folders import is_outside
+from comfysnap_server.engine.comfyui.memory import memory
 
 logger = logging.getLogger(__name__)
 
@@ -125,19 +126,24 @@ def is_slow(file: ModelFile) -> bool:
     return statistics.median_low(seconds) > SAMPLE / FAST
 
 
+def read_ahead_budget() -> int:
+    """The bytes that may be read now."""
+    return int(memory().available * MEMORY_SHARE)
+
+
 class ReadAhead:
     """Reads files in threads, until all are read, the budget is spent, or ``stop``.
 
     Args:
         files: Called in a thread: the files, in the order in which they are needed.
-        budget: Maximum bytes to read.
+        budget: Called in a thread: maximum bytes to read.
         mode: ``auto`` leaves out files on local disks, and those that one stream reads fast.
     """
 
     def __init__(
         self,
         files: Callable[[], Iterable[ModelFile]],
-        budget: int,
+        budget: Callable[[], int],
         mode: ReadAheadMode = "auto",
         *,
         streams: int = STREAMS,
@@ -190,7 +196,7 @@ class ReadAhead:
             self._chunks.put(None)
 
     def _planned(self) -> Iterator[tuple[str, int]]:
-        left = self._budget
+        left = self._budget()
         for file in self._files():
             if file.size < SMALLEST:
                 continue
