@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import gc
 import importlib
 import inspect
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from comfysnap_schema.workflow.map import OutputSpec
+from comfysnap_server.backends.local.fork_server import settle
 from comfysnap_server.engine.comfyui.engine import ComfyUIEngine
 from comfysnap_server.engine.protocol import EngineJob
 
@@ -64,18 +66,33 @@ def fresh(request: dict[str, Any]) -> None:
 
 
 def parent(request: dict[str, Any]) -> None:
-    """Load once, and fork a child for each line of input."""
+    """Load once, and fork a child for each line of input; ``collect`` in it adds the KiB that a
+    garbage collection after the job writes to."""
     engine = load(request["options"])
+    settle()
     send(loaded=True)
     for line in sys.stdin:
         asked = json.loads(line)
         pid = os.fork()
         if pid == 0:
             try:
-                send(done=run_once(engine, asked))
+                done = run_once(engine, asked)
+                send(done={**done, "collected": collected()} if asked.get("collect") else done)
             finally:
                 os._exit(0)
         os.waitpid(pid, 0)
+
+
+def collected() -> int:
+    """The KiB of shared memory that a garbage collection in this fork writes to."""
+    before = _private()
+    gc.collect()
+    return _private() - before
+
+
+def _private() -> int:
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty"))
 
 
 def aimdo() -> str:

@@ -152,6 +152,37 @@ async def test_the_files_are_committed_before_the_end_is_told(
     assert end(cloud).timings.start_kind == "restored"
 
 
+async def test_a_warm_up_never_runs_before_a_job_that_waits(
+    cloud: Cloud, engine: FakeEngine
+) -> None:
+    worker = JobRunner(engine, cloud.platform, QUICK)
+    warmed: list[int] = []
+    worker.attach(restored=True, warm_up=lambda: warmed.append(1))
+    assert await run(worker) == "succeeded"
+    assert (engine.jobs, engine.interrupted, warmed) == ([JOB], False, [])
+
+
+async def test_a_warm_up_in_a_container_without_a_job_stops_for_the_first_one(
+    cloud: Cloud, engine: FakeEngine
+) -> None:
+    started, stopped = threading.Event(), threading.Event()
+
+    def warm_up() -> None:
+        started.set()
+        engine.go.wait(10)
+        assert engine.jobs == []
+        engine.interrupted = False
+        stopped.set()
+
+    engine.go.clear()
+    worker = JobRunner(engine, cloud.platform, WorkerPolicy(warm_up_after=0))
+    worker.attach(restored=True, warm_up=warm_up)
+    await asyncio.to_thread(started.wait, 10)
+    assert await run(worker) == "succeeded"
+    assert stopped.is_set()
+    assert await worker.run("job_2", request(2).model_dump_json(), "fc-2") == "succeeded"
+
+
 async def test_an_early_output_is_committed_once_before_it_is_told(cloud: Cloud) -> None:
     engine = DraftingEngine()
     engine.go.clear()

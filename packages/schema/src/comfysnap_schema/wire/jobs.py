@@ -76,7 +76,16 @@ class Timings(BaseModel, frozen=True, extra="ignore", defer_build=True):
     """The engine's load in that worker, or in the process it was forked or restored from."""
     attach: float | None = None
     run: float | None = None
-    """Running the graph."""
+    """Running the graph, until its outputs are stored."""
+    read: float | None = None
+    """Of the run: model files were being read ahead, while other stages went on. None if none were;
+    loading then reads them itself."""
+    load_models: float | None = None
+    """Of the run: nodes loaded models, or models moved to the device."""
+    sample: float | None = None
+    """Of the run: sampling, without loading."""
+    store: float | None = None
+    """Of the run: output nodes, and copying and hashing the files of outputs."""
     device: str | None = None
     """What the graph ran on: ``NVIDIA L40S``, ``cpu``. Not a duration, but it explains them."""
     nodes: dict[str, float] = Field(default_factory=dict)

@@ -300,6 +300,7 @@ def engine_options(deployment: Deployment) -> dict[str, JsonValue]:
         "path": os.environ.get("COMFYUI_PATH", COMFYUI_DIR),
         "preload": list(settings.preload),
         "after_restore": list(settings.after_restore),
+        "read_ahead": settings.read_ahead,
         "mask_cuda": settings.snapshot == "cpu",
         "device": "cuda" if settings.gpus else None,
         "api_nodes": settings.api_key_secret is not None,

@@ -82,6 +82,19 @@ Report = Callable[[Progress | PreviewFrame | NodeOutput], None]
 
 
 @dataclass(frozen=True, kw_only=True)
+class StageSeconds:
+    """Seconds of the stages of a job; None where an engine does not know."""
+
+    read: float | None = None
+    """Reading model files ahead, while other stages went on; None if nothing was read ahead."""
+    load: float | None = None
+    """Loading models, and moving them to the device."""
+    sample: float | None = None
+    store: float | None = None
+    """Output nodes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EngineResult:
     """Result of a job."""
 
@@ -89,6 +102,7 @@ class EngineResult:
     """By output name: files, or for texts and JSON the values. Always a list; ``many = false`` uses
     its first item."""
     node_seconds: Mapping[str, float] = field(default_factory=dict[str, float])
+    stages: StageSeconds = StageSeconds()
 
 
 class EngineError(ComfysnapServerError):

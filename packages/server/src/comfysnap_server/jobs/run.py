@@ -28,6 +28,7 @@ from comfysnap_server.engine.protocol import (
     EngineError,
     EngineInterrupted,
     EngineJob,
+    EngineResult,
     NodeOutput,
     PreviewFrame,
 )
@@ -50,6 +51,8 @@ class EarlyOutput:
     name: str
     output: JobOutput
 
+
+_OF_RUN: Final = ("read", "load_models", "sample", "store", "nodes")
 
 Report = Callable[[Progress | PreviewFrame | EarlyOutput], None]
 """Called from the thread that runs the job; returns at once."""
@@ -76,7 +79,7 @@ class Outcome:
     """All when it succeeded; else those that were complete, or None."""
     error: Problem | None = None
     timings: Timings = field(default_factory=Timings)
-    """``run`` and ``nodes``; None and empty when the engine did not run."""
+    """Those of the run; None and empty when the engine did not run."""
     must_restart: bool = False
     """The engine failed in a way it did not foresee: its process must not run another job."""
 
@@ -119,7 +122,9 @@ class Outcome:
                 update={"phase": None, "bytes_done": None, "bytes_total": None}
                 | ({"fraction": 1.0} if succeeded else {})
             ),
-            timings=started.model_copy(update={"run": run, "nodes": self.timings.nodes}),
+            timings=started.model_copy(
+                update={name: getattr(self.timings, name) for name in _OF_RUN} | {"run": run}
+            ),
         )
 
 
@@ -222,7 +227,7 @@ def execute(engine: Engine, job: EngineJob, report: Report) -> Outcome:
 
 def _execute(engine: Engine, job: EngineJob, outputs: OutputCollector, report: Report) -> Outcome:
     began = time.perf_counter()
-    nodes: Mapping[str, float] = {}
+    timings = Timings()
 
     def pass_on(news: Progress | PreviewFrame | NodeOutput) -> None:
         if not isinstance(news, NodeOutput):
@@ -232,8 +237,9 @@ def _execute(engine: Engine, job: EngineJob, outputs: OutputCollector, report: R
 
     try:
         result = engine.run(job, pass_on)
-        nodes = result.node_seconds
+        ran = time.perf_counter()
         outcome = Outcome(status=JobStatus.SUCCEEDED, outputs=outputs.finish(result))
+        timings = _timings(result, time.perf_counter() - ran)
     except EngineInterrupted:
         outcome = ended(Ending.INTERRUPTED)
     except EngineError as failure:
@@ -249,8 +255,29 @@ def _execute(engine: Engine, job: EngineJob, outputs: OutputCollector, report: R
     return replace(
         outcome,
         outputs=outcome.outputs or outputs.collected or None,
-        timings=Timings(run=seconds, nodes=dict(nodes)),
+        timings=timings.model_copy(update={"run": seconds}),
     )
+
+
+def _timings(result: EngineResult, finishing: float) -> Timings:
+    """The stages of a run.
+
+    Args:
+        result: What the engine measured.
+        finishing: Seconds from its end until the outputs were complete.
+    """
+    stages = result.stages
+    return Timings(
+        read=_rounded(stages.read),
+        load_models=_rounded(stages.load),
+        sample=_rounded(stages.sample),
+        store=_rounded((stages.store or 0.0) + finishing),
+        nodes=dict(result.node_seconds),
+    )
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)
 
 
 class InputUnavailableError(ComfysnapServerError):

@@ -13,10 +13,11 @@ from comfysnap_server.backends.modal.history import JobHistory, KnownJob
 from comfysnap_server.backends.modal.listing import list_name, listed_owners
 from comfysnap_server.backends.modal.platform import Platform, Pools
 from comfysnap_server.backends.modal.remote_models import Wanted, WorkerModels, fetch_into
-from comfysnap_server.backends.modal.runner import JobRunner
+from comfysnap_server.backends.modal.runner import WARM_UP_JOB, JobRunner
 from comfysnap_server.backends.modal.webhooks import JobWebhooks, WebhookDeliveries
 
 __all__ = [
+    "WARM_UP_JOB",
     "DictRecords",
     "FunctionCalls",
     "FunctionFetcher",

@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +56,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+WARM_UP_JOB: Final = "warm-up"
+"""Id of the job that warms up an engine."""
 STUCK_EXIT_CODE: Final = 70
 BROKEN_EXIT_CODE: Final = 71
 _LISTING_S: Final = 5.0
@@ -72,6 +75,9 @@ class WorkerPolicy:
     final_write_timeout: float = 60.0
     """How long the end of a job is tried to be written while Modal does not answer."""
     fetch: FetchPolicy = field(default_factory=FetchPolicy)
+    warm_up_after: float = 2.0
+    """From ``attach`` without a job until the warm-up: a container that starts for a job gets it
+    at once, and only one that starts in reserve has the time."""
 
 
 class RunResult(StrEnum):
@@ -80,6 +86,44 @@ class RunResult(StrEnum):
     UNKNOWN_JOB = "unknown_job"
     SUPERSEDED = "superseded"
     """Another call runs it, or all attempts are used."""
+
+
+class _WarmUp:
+    """A warm-up that no job waits for: it starts only if none came, and stops when one comes."""
+
+    def __init__(self, engine: Engine, after: float) -> None:
+        self._engine = engine
+        self._after = after
+        self._lock = threading.Lock()
+        self._given_up = self._started = False
+        self._timer: threading.Timer | None = None
+
+    def schedule(self, warm_up: Callable[[], object]) -> None:
+        """Run it in a while, unless ``give_up`` is called first."""
+        self._timer = threading.Timer(self._after, self._run, [warm_up])
+        self._timer.daemon = True
+        self._timer.start()
+
+    def give_up(self) -> None:
+        """Do not start it, or interrupt it; returns at once."""
+        with self._lock:
+            first, self._given_up = not self._given_up, True
+        if self._timer is not None and first:
+            self._timer.cancel()
+            if self._started:
+                self._engine.interrupt(WARM_UP_JOB)
+
+    async def stopped(self) -> None:
+        """Wait until the engine is free."""
+        if self._timer is not None and self._timer.is_alive():
+            await asyncio.to_thread(self._timer.join)
+
+    def _run(self, warm_up: Callable[[], object]) -> None:
+        with self._lock:
+            if self._given_up:
+                return
+            self._started = True
+        warm_up()
 
 
 class JobRunner:
@@ -121,6 +165,7 @@ class JobRunner:
         self._attach_seconds = 0.0
         self._start: Literal["cold", "warm", "restored"] = "cold"
         self._loaded_at = platform.now()
+        self._warming = _WarmUp(engine, self._policy.warm_up_after)
 
     def load(self) -> None:
         """What a snapshot may hold."""
@@ -129,11 +174,18 @@ class JobRunner:
         self._load_seconds = round(time.perf_counter() - started, 6)
         self._loaded_at = self._platform.now()
 
-    def attach(self, *, restored: bool, warm_up: Callable[[], object] = lambda: None) -> None:
-        """After a restore, or after ``load`` when there is no snapshot."""
+    def attach(self, *, restored: bool, warm_up: Callable[[], object] | None = None) -> None:
+        """After a restore, or after ``load`` when there is no snapshot.
+
+        Args:
+            restored: Whether there was one.
+            warm_up: Runs ``WARM_UP_JOB`` on the engine, in a thread, once no job came for a while;
+                a job that comes then interrupts it.
+        """
         started = time.perf_counter()
         self.engine.attach()
-        warm_up()
+        if warm_up is not None:
+            self._warming.schedule(warm_up)
         self._start = "restored" if restored else "cold"
         self._attach_seconds = round(time.perf_counter() - started, 6)
         log.info(
@@ -152,6 +204,7 @@ class JobRunner:
 
     def close(self) -> None:
         """End the engine's thread, once it is idle."""
+        self._warming.give_up()
         if self._thread is not None:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
@@ -163,6 +216,7 @@ class JobRunner:
             asyncio.CancelledError: The call was cancelled, or the container is about to be taken
                 away; the engine has stopped. Only a job that was asked to stop has ended.
         """
+        self._warming.give_up()
         text = request or await self._platform.records.get(job_key(job_id, "request"))
         if text is None:
             return RunResult.UNKNOWN_JOB
@@ -355,6 +409,7 @@ class JobRunner:
         return False
 
     async def _execute(self, run: JobRun, snapshot: JobState, reporter: FeedReporter) -> Outcome:
+        await self._warming.stopped()
         self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="engine")
         running = asyncio.get_running_loop().run_in_executor(self._thread, run.execute)
         timeout = run.request.timeout

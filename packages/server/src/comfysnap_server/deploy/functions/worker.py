@@ -5,6 +5,7 @@ time."""
 # pyright: reportUnknownMemberType=false, reportUntypedFunctionDecorator=false
 # pyright: reportUntypedClassDecorator=false
 
+import functools
 import logging
 import os
 import tempfile
@@ -15,7 +16,7 @@ import modal
 import modal.experimental
 
 from comfysnap_schema.wire import JobStatus
-from comfysnap_server.backends.modal import JobRunner
+from comfysnap_server.backends.modal import WARM_UP_JOB, JobRunner
 from comfysnap_server.deploy.deployment import Deployment, engine_options
 from comfysnap_server.deploy.functions.platform import (
     app,
@@ -66,25 +67,23 @@ def _secrets() -> list[modal.Secret]:
     return [modal.Secret.from_name(name) for name in names]
 
 
-def _warm_up(engine: Engine, name: str | None) -> None:
+def _warm_up(engine: Engine, name: str) -> None:
     """Run the workflow of ``warm_up`` with its defaults, so that the first job finds models loaded
     and kernels compiled. A failure is only logged."""
-    if name is None:
-        return
     workflow = deployment.workflows[name]
     with tempfile.TemporaryDirectory(prefix="comfysnap-") as folder:
         inputs, outputs = Path(folder, "input"), Path(folder, "output")
         inputs.mkdir()
         outputs.mkdir()
         job = EngineJob(
-            job_id="warm-up",
+            job_id=WARM_UP_JOB,
             graph=workflow.apply(workflow.complete({})),
             outputs=dict(workflow.outputs),
             input_dir=inputs,
             output_dir=outputs,
         )
         outcome = execute(engine, job, _ignore)
-    if outcome.status is not JobStatus.SUCCEEDED:
+    if outcome.status is JobStatus.FAILED:  # a job may have interrupted it
         log.warning("the warm-up workflow %r failed: %s", name, outcome.error)
 
 
@@ -128,7 +127,8 @@ class _Worker:
         _log_report(engine)
         if _has_gpu_snapshot(pool):
             engine.attach()
-            _warm_up(engine, pool.settings.warm_up)
+            if pool.settings.warm_up is not None:
+                _warm_up(engine, pool.settings.warm_up)
 
     @modal.enter(snap=False)
     def attach(self) -> None:
@@ -140,7 +140,10 @@ class _Worker:
         name = None if _has_gpu_snapshot(pool) else pool.settings.warm_up
         engine = self._worker.engine
         with resolving(models_volume):
-            self._worker.attach(restored=restored, warm_up=lambda: _warm_up(engine, name))
+            self._worker.attach(
+                restored=restored,
+                warm_up=None if name is None else functools.partial(_warm_up, engine, name),
+            )
 
     @modal.exit()
     def close(self) -> None:

@@ -52,8 +52,12 @@ class WorkerSettings(Scaling, frozen=True, extra="forbid"):
     """Model files, as ``folder/file`` inside models/, whose weights are in the snapshot."""
     after_restore: list[str] = Field(default_factory=list)
     """Node packs (folders in custom_nodes) that are loaded after a restore, not before."""
+    read_ahead: Literal["auto", "on", "off"] = "auto"
+    """Whether several streams read a job's model files while ComfyUI loads them: ``auto`` where one
+    stream is slow and the files are not on a local disk."""
     warm_up: str | None = None
-    """Workflow to run once before a GPU snapshot, else at each container start."""
+    """Workflow to run once: before a GPU snapshot, else in each container that starts and has no
+    job for 2 s. A job that comes then stops it."""
 
     comfyui: Commit | None = None
     """A version (``0.33.0``) or a full commit; stored as a commit. None: that of the node snapshot,

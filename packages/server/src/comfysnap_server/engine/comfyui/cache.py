@@ -5,7 +5,6 @@ Results of output nodes, of nodes that sent something to the front end, and of a
 on them are dropped, so that no result refers to a file of an earlier job.
 """
 
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from typing import Any, Final, cast
 
 from comfysnap_schema.comfy import Graph, is_link
 
-_CGROUP: Final = Path("/sys/fs/cgroup")
 _MAX_DEPTH: Final = 4
 
 
@@ -118,6 +116,14 @@ class ResultCaches:
             for part in ("cache", "subcaches", "used_generation", "children"):
                 getattr(cache, part, {}).clear()
 
+    @property
+    def holds_unused(self) -> bool:
+        """Whether there are results that the current prompt did not ask for."""
+        cache = self._executor.caches.outputs
+        used = cast("dict[Any, int]", getattr(cache, "used_generation", {}))
+        latest = getattr(cache, "generation", 0)
+        return any(used.get(key, 0) < latest for key in getattr(cache, "cache", {}))
+
     def forget(self, nodes: Iterable[str]) -> None:
         """Drop the results of these nodes of the current prompt."""
         cache = self._executor.caches.outputs
@@ -202,44 +208,3 @@ def names(value: Any, roots: tuple[str, ...], depth: int = 0) -> bool:
         isinstance(item, (str, os.PathLike)) and names(item, roots)
         for item in [*getattr(value, "__dict__", {}).values()]
     )
-
-
-def memory_headroom(share: float) -> float:
-    """GiB of memory to keep free, within ``main.py``'s bounds of 2 and 10.
-
-    Args:
-        share: Share of this machine's memory, from 0 to 1; 0 disables the limit.
-    """
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1024**3
-    return min(10.0, max(2.0, total * share)) if share else 0.0
-
-
-def free_memory_share() -> float:
-    """Free memory as a share of what this process may use, from 0 to 1, within the limit of
-    the control group."""
-    shares = [_host_share(), _group_share()]
-    return min((share for share in shares if not math.isnan(share)), default=1.0)
-
-
-def _host_share() -> float:
-    try:
-        pages, page = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-        with Path("/proc/meminfo").open() as lines:
-            free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, ValueError, StopIteration):
-        return math.nan
-    return free * 1024 / (pages * page)
-
-
-def _group_share() -> float:
-    try:
-        limit = int((_CGROUP / "memory.max").read_text())
-        used = int((_CGROUP / "memory.current").read_text())
-        cached = sum(
-            int(line.split()[1])
-            for line in (_CGROUP / "memory.stat").read_text().splitlines()
-            if line.startswith("inactive_file ")
-        )
-    except (OSError, ValueError):
-        return math.nan
-    return (limit - used + cached) / limit if limit else math.nan

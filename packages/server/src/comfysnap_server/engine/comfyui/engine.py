@@ -8,7 +8,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -20,9 +21,7 @@ from comfysnap_server.engine.comfyui.attach import Device, ProcessState, reseed
 from comfysnap_server.engine.comfyui.binding import CachePolicy
 from comfysnap_server.engine.comfyui.cache import (
     ResultCaches,
-    free_memory_share,
     job_local_nodes,
-    memory_headroom,
 )
 from comfysnap_server.engine.comfyui.errors import (
     NO_DRAWING,
@@ -44,11 +43,20 @@ from comfysnap_server.engine.comfyui.load import (
     load_deferred,
     restore_functions,
 )
+from comfysnap_server.engine.comfyui.memory import memory, memory_headroom, release
 from comfysnap_server.engine.comfyui.options import ComfyOptions
 from comfysnap_server.engine.comfyui.outputs import Folders, by_graph_node, collect
+from comfysnap_server.engine.comfyui.readahead import (
+    ModelFile,
+    ReadAhead,
+    loader_nodes,
+    model_files,
+    read_ahead_budget,
+)
 from comfysnap_server.engine.comfyui.report import LoadReport
 from comfysnap_server.engine.comfyui.saved import SavedFiles
 from comfysnap_server.engine.comfyui.secrets import ApiKey
+from comfysnap_server.engine.comfyui.stages import StageClock
 from comfysnap_server.engine.protocol import (
     SCRATCH,
     EngineError,
@@ -58,6 +66,7 @@ from comfysnap_server.engine.protocol import (
     NodeOutput,
     ProducedFile,
     Report,
+    StageSeconds,
 )
 
 logger = logging.getLogger(__name__)
@@ -68,6 +77,8 @@ COLLECT_INTERVAL: Final = 10.0
 """Seconds between garbage collections, as in ``main.py``."""
 MEMORY_INTERVAL: Final = 1.0
 """Seconds between checks of the free memory."""
+CPU_MODEL_SIZE: Final = 2.0
+"""Size of a loaded model over that of its file, on a CPU: half precision becomes single."""
 
 
 class ComfyUIEngine:
@@ -87,6 +98,8 @@ class ComfyUIEngine:
         self._collected = time.monotonic()
         self._scarce = False
         self._checked = 0.0
+        self._clock = StageClock(lambda: self._loaded.server.last_node_id)
+        self._read_ahead: ReadAhead | None = None
 
     @property
     def report(self) -> LoadReport:
@@ -121,6 +134,7 @@ class ComfyUIEngine:
             self._new_executor()
             install_hook(self._comfy, self._interrupts)
             keep_texts_whole(self._comfy.execution)
+            self._clock.install()
 
     def attach(self) -> None:
         """Find the device, reseed, create new folders, and import the ``after_restore`` packs.
@@ -129,11 +143,11 @@ class ComfyUIEngine:
             DeviceMissingError: The options require a CUDA device, and none was found.
         """
         comfy = self._loaded
-        reseed()
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch = Path(tempfile.mkdtemp(prefix="comfysnap-", dir=os.environ.get(SCRATCH)))
         self._device = comfy.attachment.attach(self.options.device)
+        reseed(self._device.kind)
         comfy.pack_devices.give(comfy.management.get_torch_device())
         load_deferred(comfy)  # before the folders change, as for the other packs
         restore_functions()
@@ -162,10 +176,12 @@ class ComfyUIEngine:
             reseed(self._device.kind if self._device else None)
             set_job_folders(comfy.folder_paths, job.input_dir, job.output_dir)
             self._caches.before_job()
-            run = _Run(comfy, self._executor, self._interrupts, job, report)
+            self._clock.reset()
+            run = _Run(comfy, self._executor, self._interrupts, job, report, self._before_nodes)
             process = os.getpid()
             try:
-                return asyncio.run(run.run())
+                result = asyncio.run(run.run())
+                return replace(result, stages=self._stages(run, result.node_seconds))
             except EngineError as error:
                 self._after_error(error, run)
                 raise
@@ -187,16 +203,60 @@ class ComfyUIEngine:
         if is_broken_device(run.failure):
             raise BrokenDeviceError(run.failure) from error
 
-    def _after_job(self, run: "_Run") -> None:
+    def _before_nodes(self, graph: Graph, nodes: list[str]) -> None:
+        """Make room for the models that nodes will load, and read their files ahead."""
         comfy = self._loaded
-        self._caches.forget(run.job_local_nodes())
-        scarce = self._memory_is_scarce()
+        if loader_nodes(graph).isdisjoint(nodes):
+            return
+        find = functools.partial(
+            model_files, graph, nodes, comfy.folder_paths, preloaded=comfy.weights.sizes
+        )
+        if self._caches.holds_unused:
+            files = find()
+            self._make_room(files)
+            find = functools.partial(list[ModelFile], files)
+        if self.options.read_ahead == "off":
+            return
+        self._read_ahead = ReadAhead(find, read_ahead_budget, self.options.read_ahead)
+        self._read_ahead.start()
+
+    def _make_room(self, files: list[ModelFile]) -> None:
+        """Drop the models of other workflows now, if memory may not hold them and the new ones."""
+        share = CPU_MODEL_SIZE if self._device is None or self._device.kind == "cpu" else 1.0
+        needed = share * sum(file.size for file in files)
+        now = memory()
+        if not files or now.available - needed > now.total * self.options.free_memory:
+            return
+        self._trim(scarce=True)
+        release()
+        self._loaded.management.soft_empty_cache()
+        logger.info("dropped the models of other workflows, to load %d MiB", needed / 2**20)
+
+    def _stages(self, run: "_Run", seconds: Mapping[str, float]) -> StageSeconds:
+        ahead = self._read_ahead
+        return self._clock.stages(
+            seconds,
+            loaders=loader_nodes(run.graph),
+            savers=run.output_nodes(),
+            read=ahead.seconds if ahead is not None else None,
+        )
+
+    def _trim(self, *, scarce: bool, ending: Iterable[Path] = ()) -> None:
         self._caches.trim(
             max_entries=self.options.cache_entries or None,
             max_bytes=self.options.cache_bytes,
             scarce=scarce,
-            ending=run.folders,
+            ending=ending,
         )
+
+    def _after_job(self, run: "_Run") -> None:
+        comfy = self._loaded
+        if self._read_ahead is not None:
+            self._read_ahead.stop()
+            self._read_ahead = None
+        self._caches.forget(run.job_local_nodes())
+        scarce = self._memory_is_scarce()
+        self._trim(scarce=scarce, ending=run.folders)
         comfy.server.listener = None
         comfy.nodes.interrupt_processing(False)
         run.remove_temp()
@@ -212,7 +272,7 @@ class ComfyUIEngine:
         """Whether memory is low; checked at most once per ``MEMORY_INTERVAL``."""
         now = time.monotonic()
         if now - self._checked > MEMORY_INTERVAL:
-            self._scarce, self._checked = free_memory_share() < self.options.free_memory, now
+            self._scarce, self._checked = memory().share < self.options.free_memory, now
         return self._scarce
 
     def _free_memory(self) -> None:
@@ -220,7 +280,7 @@ class ComfyUIEngine:
         management = self._loaded.management
         self._new_executor()
         management.unload_all_models()
-        gc.collect()
+        release()
         management.soft_empty_cache()
         logger.warning("memory ran out: all models were unloaded")
 
@@ -246,13 +306,15 @@ class _Run:
     """One job."""
 
     def __init__(
-        self, comfy: Comfy, executor: Any, interrupts: Interrupts, job: EngineJob, report: Report
-    ) -> None:
+        self, comfy: Comfy, executor: Any, interrupts: Interrupts, job: EngineJob, report: Report,
+        before_nodes: Callable[[Graph, list[str]], None],
+    ) -> None:  # fmt: skip
         self._comfy = comfy
         self._executor = executor
         self._interrupts = interrupts
         self._job = job
         self._report = report
+        self._before_nodes = before_nodes
         self._graph = job.graph
         self._key = ApiKey(comfy.options.api_key_variable)
         self._key.keep_out_of_logs()
@@ -301,7 +363,21 @@ class _Run:
             origin=self._origin,
             saved=self._saved,
             on_finish=self._report_outputs,
+            on_cached=functools.partial(self._on_cached, outputs),
         )
+
+    def _on_cached(self, outputs: list[str], cached: Collection[str]) -> None:
+        nodes = planned_nodes(self._graph, outputs, cached)
+        self._before_nodes(self._graph, nodes[::-1])  # loaders come last, and run first
+
+    @property
+    def graph(self) -> Graph:
+        """The graph that runs, after the prompt handlers of node packs."""
+        return self._graph
+
+    def output_nodes(self) -> list[str]:
+        """The output nodes of the graph."""
+        return [node for node in self._graph if getattr(self._class_of(node), "OUTPUT_NODE", False)]
 
     def _report_outputs(self, node: str) -> None:
         """Report the outputs of a node of the graph, unless nodes that it created may still add to

@@ -3,7 +3,7 @@
 import io
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final, cast
 
 from comfysnap_schema.comfy import Graph
@@ -30,6 +30,7 @@ class JobEvents:
         origin: Callable[[str], str],
         saved: SavedFiles,
         on_finish: Callable[[str], None] = lambda _node: None,
+        on_cached: Callable[[Collection[str]], None] = lambda _nodes: None,
     ) -> None:
         self._report = report
         self._saved = saved
@@ -38,6 +39,7 @@ class JobEvents:
         self._interrupted = interrupted
         self._origin = origin
         self._on_finish = on_finish
+        self._on_cached = on_cached
         self._last_preview = 0.0
         self._started: dict[str, float] = {}
         self.node_seconds: dict[str, float] = {}
@@ -51,8 +53,9 @@ class JobEvents:
         end, were blocked (reported only on the first run), or ended after an interrupt, so that
         their result may be incomplete."""
 
-    def cached(self, nodes: Iterable[str]) -> None:
-        """These nodes have a cached result and will not run."""
+    def cached(self, nodes: Collection[str]) -> None:
+        """These nodes have a cached result and will not run; the others start next."""
+        self._on_cached(nodes)
         self._report(self._meter.skip(nodes))
 
     def start(self, node: str) -> None:
@@ -139,13 +142,14 @@ def preview_jpeg(image: Any, *, longest: int, max_bytes: int) -> bytes | None:
     return None
 
 
-def planned_nodes(graph: Graph, outputs: Iterable[str]) -> list[str]:
-    """The nodes that the outputs depend on; other nodes do not run."""
+def planned_nodes(graph: Graph, outputs: Iterable[str], cached: Collection[str] = ()) -> list[str]:
+    """The nodes that the outputs depend on; other nodes do not run, nor do cached ones and those
+    that only they need."""
     needed: dict[str, None] = {}
     waiting = list(outputs)
     while waiting:
         node = waiting.pop()
-        if node in needed or node not in graph:
+        if node in needed or node in cached or node not in graph:
             continue
         needed[node] = None
         for value in graph[node]["inputs"].values():

@@ -92,6 +92,7 @@ def load_comfy(options: ComfyOptions) -> Comfy:
     report = LoadReport(version=version, tested=untested_note(version) is None)
     record = MaskRecord()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_without_collecting())
         with _timed(report, "paths"):
             folder_paths = start_up(options)
         folders = [Path(folder) for folder in folder_paths.get_folder_paths("custom_nodes")]
@@ -249,6 +250,18 @@ def _without_threads() -> Generator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
+
+
+@contextmanager
+def _without_collecting() -> Generator[None]:
+    """Do not collect garbage while loading: nearly all objects stay, and each pass visits them."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 @contextmanager

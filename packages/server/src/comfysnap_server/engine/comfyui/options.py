@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, JsonValue
 
+from comfysnap_server.engine.comfyui.readahead import ReadAheadMode
+
 
 class ComfyOptions(BaseModel, frozen=True, extra="forbid"):
     """How to load and run a ComfyUI checkout."""
@@ -28,6 +30,9 @@ class ComfyOptions(BaseModel, frozen=True, extra="forbid"):
     """Folder laid out like ``models/``, with those that jobs named by URL."""
     preload: list[str] = Field(default_factory=list)
     """Safetensors files, as ``kind/name`` (``checkpoints/x.safetensors``), read into memory."""
+    read_ahead: ReadAheadMode = "auto"
+    """Read a job's model files with several streams while ComfyUI loads them: ``auto`` where one
+    stream reads them slowly and not on local disks, ``on`` always, ``off`` never."""
     mask_cuda: bool = True
     """Hide CUDA in ``load``, as a snapshot without a GPU requires."""
     warm_imports: bool = True
