@@ -90,7 +90,7 @@ export class Incoming {
   constructor(
     readonly raw: Response,
     readonly details: ErrorDetails,
-    private readonly onChunk: () => void,
+    private readonly onData: () => void,
     private readonly translate: (error: unknown) => unknown,
     /** Drops the connection, unless the body was read. */
     readonly close: () => void,
@@ -106,7 +106,7 @@ export class Incoming {
       for (;;) {
         const { done, value } = (await reader?.read()) ?? { done: true, value: undefined };
         if (done || value === undefined) return;
-        this.onChunk();
+        this.onData();
         yield value;
       }
     } catch (error) {
@@ -217,7 +217,7 @@ export class Transport {
     const silent = new Error("timed out waiting for data from the server");
     const hold = readTimeout + (request.hold ?? 0);
     let cancel = startTimer(connectTimeout + hold, () => controller.abort(silent));
-    const onChunk = (): void => {
+    const onData = (): void => {
       cancel();
       cancel = startTimer(hold, () => controller.abort(silent));
     };
@@ -234,7 +234,8 @@ export class Transport {
     };
     try {
       const raw = await this.follow(request, requestId, controller.signal);
-      const incoming = new Incoming(raw, details, onChunk, translate, close);
+      onData();
+      const incoming = new Incoming(raw, details, onData, translate, close);
       if (!raw.ok) throw await errorOf(incoming, request);
       return incoming;
     } catch (error) {
