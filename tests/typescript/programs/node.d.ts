@@ -4,7 +4,7 @@ declare module "node:fs" {
   export function openAsBlob(path: string, options?: { type?: string }): Promise<Blob>;
 }
 declare module "node:fs/promises" {
-  export function writeFile(path: string, content: ReadableStream<Uint8Array>): Promise<void>;
+  export function writeFile(path: string, content: Uint8Array): Promise<void>;
 }
 declare const process: {
   readonly argv: readonly string[];
