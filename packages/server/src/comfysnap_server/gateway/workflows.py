@@ -29,10 +29,12 @@ class WorkflowRoutes:
         router = APIRouter(tags=["workflows"])
         router.get(routes.WORKFLOWS)(self.list_workflows)
         router.get(routes.WORKFLOWS + "/{name}", response_model=WorkflowDetail)(self.workflow)
-        router.get(routes.HEALTH)(self.health)
-        schema = {"type": "object", "properties": {"status": {"type": "string"}}}
-        not_ready = {"description": "Not now", "content": {"application/json": {"schema": schema}}}
-        router.get(routes.READY, responses={503: not_ready})(self.ready)
+        router.get(routes.HEALTH, responses={200: _status("ok")})(self.health)
+        answers: dict[int | str, dict[str, Any]] = {
+            200: _status("ready"),
+            503: {**_status("not ready"), "description": "Not now"},
+        }
+        router.get(routes.READY, responses=answers)(self.ready)
         return router
 
     async def list_workflows(self) -> list[WorkflowSummary]:
@@ -51,14 +53,21 @@ class WorkflowRoutes:
             raise unknown_workflow(name, self._details)
         return Response(detail.model_dump_json(), media_type="application/json")
 
-    async def health(self) -> dict[str, str]:
+    async def health(self) -> Response:
         """The process answers."""
-        return {"status": "ok"}
+        return JSONResponse({"status": "ok"})
 
     async def ready(self) -> Response:
         """Jobs can be accepted now (200) or not (503)."""
         ready = await self._backend.ready()
         return JSONResponse({"status": "ready" if ready else "not ready"}, 200 if ready else 503)
+
+
+def _status(value: str) -> dict[str, Any]:
+    """What OpenAPI says of a response with a status."""
+    properties = {"status": {"type": "string", "const": value}}
+    schema = {"type": "object", "properties": properties, "required": ["status"]}
+    return {"description": "Success", "content": {"application/json": {"schema": schema}}}
 
 
 def docs_router(openapi: Callable[[], dict[str, Any]]) -> APIRouter:
