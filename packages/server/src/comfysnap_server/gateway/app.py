@@ -19,6 +19,7 @@ from comfysnap_server.gateway import input_urls
 from comfysnap_server.gateway.auth import Authenticator
 from comfysnap_server.gateway.bodies import BodyReader
 from comfysnap_server.gateway.capacity import Capacity, Places
+from comfysnap_server.gateway.docs_page import docs_page_router
 from comfysnap_server.gateway.files import FileRoutes
 from comfysnap_server.gateway.jobs import JobRoutes
 from comfysnap_server.gateway.keys import Keys
@@ -32,7 +33,7 @@ from comfysnap_server.gateway.problems import ProblemError, problem_of, problem_
 from comfysnap_server.gateway.rate import RateLimiter
 from comfysnap_server.gateway.settings import GatewaySettings
 from comfysnap_server.gateway.submit import JobSubmitter
-from comfysnap_server.gateway.workflows import WorkflowRoutes, docs_router
+from comfysnap_server.gateway.workflows import WorkflowRoutes, openapi_router
 from comfysnap_server.jobs import FetchPolicy
 
 _CODE_OF: Final = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
@@ -113,7 +114,8 @@ def create_app(
     app.include_router(metrics_router(metrics))
     app.include_router(AccessRoutes(backend, settings, bodies, links, rates).router())
     openapi = cache(lambda: build_openapi(app, workflows, default, settings))
-    app.include_router(docs_router(openapi))
+    app.include_router(openapi_router(openapi))
+    app.include_router(docs_page_router())
     app.add_middleware(
         GatewayMiddleware, auth=auth, settings=settings, links=links, rates=rates, metrics=metrics
     )

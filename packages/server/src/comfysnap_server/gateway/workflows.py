@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import JSONResponse, Response
 
 from comfysnap_schema.wire import WorkflowDetail, WorkflowSummary, routes
@@ -70,17 +69,13 @@ def _status(value: str) -> dict[str, Any]:
     return {"description": "Success", "content": {"application/json": {"schema": schema}}}
 
 
-def docs_router(openapi: Callable[[], dict[str, Any]]) -> APIRouter:
-    """``/openapi.json``, for callers with access, and a page that shows it."""
+def openapi_router(openapi: Callable[[], dict[str, Any]]) -> APIRouter:
+    """``/openapi.json``, for callers with access."""
     router = APIRouter(include_in_schema=False)
 
     @router.get("/openapi.json")
     async def describe(_: Request) -> Response:
         return JSONResponse(openapi())
-
-    @router.get("/docs")
-    async def page(_: Request) -> Response:
-        return get_swagger_ui_html(openapi_url="/openapi.json", title="comfysnap")
 
     return router
 
