@@ -28,6 +28,7 @@ from comfysnap_server.gateway.links import LinkKey, Links, ProcessLinkKey
 from comfysnap_server.gateway.long_polls import LongPolls
 from comfysnap_server.gateway.metrics import Metrics, metrics_router
 from comfysnap_server.gateway.middleware import GatewayMiddleware
+from comfysnap_server.gateway.openai.images import ImageRoutes
 from comfysnap_server.gateway.openapi import build_openapi
 from comfysnap_server.gateway.problems import ProblemError, problem_of, problem_response
 from comfysnap_server.gateway.rate import RateLimiter
@@ -111,6 +112,12 @@ def create_app(
     app.include_router(JobRoutes(backend, submitter, settings, waits, bodies, default).router())
     app.include_router(FileRoutes(backend, settings, uploads, downloads).router())
     app.include_router(WorkflowRoutes(backend, workflows, default).router())
+    if settings.openai.enabled:
+        images = ImageRoutes(
+            backend, submitter, workflows, default, settings,
+            waits=waits, bodies=bodies, uploads=uploads, links=links,
+        )  # fmt: skip
+        app.include_router(images.router())
     app.include_router(metrics_router(metrics))
     app.include_router(AccessRoutes(backend, settings, bodies, links, rates).router())
     openapi = cache(lambda: build_openapi(app, workflows, default, settings))
