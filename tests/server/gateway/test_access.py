@@ -223,8 +223,8 @@ async def test_openapi_describes_the_inputs_of_each_workflow(http: httpx.AsyncCl
     document: dict[str, Any] = (await http.get("/openapi.json")).json()
     operation = document["paths"]["/infer_sync/draw"]["post"]
     body = operation["requestBody"]["content"]["application/json"]["schema"]
-    assert body == {"$ref": "#/components/schemas/draw.input"}
-    assert "prompt" in document["components"]["schemas"]["draw.input"]["properties"]
+    assert body == {"$ref": "#/components/schemas/draw_Input"}
+    assert "prompt" in document["components"]["schemas"]["draw_Input"]["properties"]
     assert {entry["name"] for entry in operation["parameters"]} >= {"timeout", "label"}
     assert "/infer_sync/{workflow}" not in document["paths"]
     assert (await http.get("/docs")).status_code == 200

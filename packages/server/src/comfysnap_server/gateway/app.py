@@ -19,6 +19,7 @@ from comfysnap_server.gateway import input_urls
 from comfysnap_server.gateway.auth import Authenticator
 from comfysnap_server.gateway.bodies import BodyReader
 from comfysnap_server.gateway.capacity import Capacity, Places
+from comfysnap_server.gateway.docs_page import docs_page_router
 from comfysnap_server.gateway.files import FileRoutes
 from comfysnap_server.gateway.jobs import JobRoutes
 from comfysnap_server.gateway.keys import Keys
@@ -27,12 +28,13 @@ from comfysnap_server.gateway.links import LinkKey, Links, ProcessLinkKey
 from comfysnap_server.gateway.long_polls import LongPolls
 from comfysnap_server.gateway.metrics import Metrics, metrics_router
 from comfysnap_server.gateway.middleware import GatewayMiddleware
+from comfysnap_server.gateway.openai.images import ImageRoutes
 from comfysnap_server.gateway.openapi import build_openapi
 from comfysnap_server.gateway.problems import ProblemError, problem_of, problem_response
 from comfysnap_server.gateway.rate import RateLimiter
 from comfysnap_server.gateway.settings import GatewaySettings
 from comfysnap_server.gateway.submit import JobSubmitter
-from comfysnap_server.gateway.workflows import WorkflowRoutes, docs_router
+from comfysnap_server.gateway.workflows import WorkflowRoutes, openapi_router
 from comfysnap_server.jobs import FetchPolicy
 
 _CODE_OF: Final = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
@@ -110,10 +112,17 @@ def create_app(
     app.include_router(JobRoutes(backend, submitter, settings, waits, bodies, default).router())
     app.include_router(FileRoutes(backend, settings, uploads, downloads).router())
     app.include_router(WorkflowRoutes(backend, workflows, default).router())
+    if settings.openai.enabled:
+        images = ImageRoutes(
+            backend, submitter, workflows, default, settings,
+            waits=waits, bodies=bodies, uploads=uploads, links=links,
+        )  # fmt: skip
+        app.include_router(images.router())
     app.include_router(metrics_router(metrics))
     app.include_router(AccessRoutes(backend, settings, bodies, links, rates).router())
     openapi = cache(lambda: build_openapi(app, workflows, default, settings))
-    app.include_router(docs_router(openapi))
+    app.include_router(openapi_router(openapi))
+    app.include_router(docs_page_router())
     app.add_middleware(
         GatewayMiddleware, auth=auth, settings=settings, links=links, rates=rates, metrics=metrics
     )

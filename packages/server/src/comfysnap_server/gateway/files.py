@@ -35,13 +35,9 @@ _HARMLESS: Final = {
 }
 
 
-_CONTENT: Final = {
-    "required": True,
-    "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-}
-
-
-_ANY: Final = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+_BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
+_CONTENT: Final = {"required": True, "content": {"application/octet-stream": _BINARY}}
+_ANY: Final = {"application/octet-stream": _BINARY, "*/*": _BINARY}
 _ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
     200: {"description": "The file", "content": _ANY},
     206: {"description": "The range of it", "content": _ANY},
@@ -78,7 +74,7 @@ class FileRoutes:
         router.head(output, response_class=FileResponse, include_in_schema=False)(self.output)
         upload = routes.FILES + "/{sha256}"
         router.put(upload, status_code=204, openapi_extra={"requestBody": _CONTENT})(self.upload)
-        router.head(upload)(self.has_file)
+        router.head(upload, response_class=Response)(self.has_file)
         return router
 
     async def output(self, request: Request, job_id: str, name: str) -> Response:

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from comfysnap_schema.wire import (
     ErrorCode,
+    JobEvent,
     JobPage,
     JobRecord,
     JobStatus,
@@ -66,6 +67,33 @@ TOKEN_PARAMETER: Final = {
     "name": routes.LINK_PARAMETER, "in": "query", "required": False, "schema": {"type": "string"},
     "description": "Token of a link, in place of a key.",
 }  # fmt: skip
+
+_EVENT: Final = {"$ref": "#/components/schemas/JobEvent"}
+_EVENT_STREAM: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "The events, each a JSON object in `data`",
+        "content": {
+            "text/event-stream": {
+                # of an event's data: what generators of clients read in OpenAPI 3.1
+                "schema": _EVENT,
+                # of an event: OpenAPI 3.2
+                "itemSchema": {
+                    "type": "object",
+                    "properties": {
+                        "id": {"type": "string", "description": "Version of the job."},
+                        "event": {"type": "string", "description": "The `type` of the data."},
+                        "data": {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "contentSchema": _EVENT,
+                        },
+                    },
+                    "required": ["event", "data"],
+                },
+            }
+        },
+    }
+}
 
 Options = Annotated[SubmitOptions, Query()]
 Headers = Annotated[JobHeaders, Header()]
@@ -218,7 +246,7 @@ class JobRoutes:
         router.get(
             routes.EVENTS + "/{job_id}",
             response_class=EventSourceResponse,
-            responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+            responses=_EVENT_STREAM,
             openapi_extra={"parameters": [TOKEN_PARAMETER]},
         )(self.events)
         return router
@@ -312,7 +340,7 @@ class JobRoutes:
             events = self._backend.events(owner, job_id, after=after)
             while event := await slot.until_ended(lambda: anext(events, None)):
                 yield ServerSentEvent(
-                    event.model_dump_json(exclude_none=True),
+                    event.model_dump_json(exclude=_unset(event)),
                     event=str(event.type),
                     id=str(event.job.version) if event.job else None,
                 )
@@ -392,6 +420,11 @@ def _accepted(job: JobRecord) -> Generator[None]:
         log.info("the job is answered without a wait: %s", error, extra=fields(job=job.id))
     except Exception:
         log.exception("waiting for the end of a job failed", extra=fields(job=job.id))
+
+
+def _unset(event: JobEvent) -> set[str]:
+    """Fields of other types of events; what the event has is as other routes return it."""
+    return {name for name in JobEvent.model_fields if getattr(event, name) is None}
 
 
 def _is_news(job: JobRecord, after: int | None) -> bool:

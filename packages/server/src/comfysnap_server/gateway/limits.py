@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -22,6 +22,8 @@ _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
 _MAX_BODY_BYTES: Final = 16 * 1024
+_LINK_REQUEST: Final = {"$ref": f"#/components/schemas/{LinkRequest.__name__}"}
+_LINK_BODY: Final = {"required": True, "content": {"application/json": {"schema": _LINK_REQUEST}}}
 
 
 class LimitsQuery(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
@@ -56,7 +58,7 @@ class AccessRoutes:
             routes.LINKS,
             response_model=Link,
             status_code=201,
-            openapi_extra={"requestBody": _link_body()},
+            openapi_extra={"requestBody": _LINK_BODY},
         )(self.link)
         return router
 
@@ -113,11 +115,6 @@ class AccessRoutes:
                 limit=usage.max_stored_bytes, used=usage.stored_bytes
             ),
         }
-
-
-def _link_body() -> dict[str, Any]:
-    schema = LinkRequest.model_json_schema()
-    return {"required": True, "content": {"application/json": {"schema": schema}}}
 
 
 def _link_request(content: Mapping[str, JsonValue]) -> LinkRequest:

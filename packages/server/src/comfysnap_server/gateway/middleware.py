@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from comfysnap_schema.wire import BudgetName, ErrorCode, routes
 from comfysnap_server.errors import BackendError
+from comfysnap_server.gateway import docs_page
 from comfysnap_server.gateway.auth import Access, Authenticator, check_scope
 from comfysnap_server.gateway.links import Links, is_linkable
 from comfysnap_server.gateway.metrics import Metrics
@@ -35,7 +36,7 @@ ACCESS_KEY: Final = "comfysnap.access"
 _LINK_KEY: Final = "comfysnap.link"
 """Where the seconds stand that the link of the request is still valid."""
 
-_OPEN: Final = frozenset({routes.HEALTH, routes.READY})
+_OPEN: Final = frozenset({routes.HEALTH, routes.READY, *docs_page.PAGES})
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _SAME_SITE: Final = frozenset({"same-origin", "none"})
 

@@ -1,5 +1,6 @@
 """Problem responses (RFC 9457): every error of the gateway leaves through here."""
 
+import json
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
@@ -10,6 +11,7 @@ from starlette.types import Scope
 from comfysnap_schema.wire import PROBLEM_JSON, RETRY_AFTER, ErrorCode, FieldProblem, Problem
 from comfysnap_server.errors import BackendError, ComfysnapServerError
 from comfysnap_server.gateway.lingering import LingeringResponse
+from comfysnap_server.gateway.openai.errors import error_body, is_openai, status_of
 
 STATUS_OF: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.INVALID_JSON: 400,
@@ -115,4 +117,7 @@ def problem_response(scope: Scope, error: ProblemError) -> Response:
     )
     headers = {"Cache-Control": "no-store", **error.headers}
     kind = LingeringResponse if error.status == 413 else Response
+    if is_openai(scope["path"]):
+        body, status = json.dumps(error_body(problem)), status_of(error.status)
+        return kind(body, status, headers, media_type="application/json")
     return kind(problem.model_dump_json(), error.status, headers, media_type=PROBLEM_JSON)

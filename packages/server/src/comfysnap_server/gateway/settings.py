@@ -13,6 +13,17 @@ from comfysnap_server.models import RemoteModelSettings
 AuthMode = Literal["none", "keys", "proxy"]
 
 
+class OpenAISettings(BaseModel, frozen=True, extra="forbid"):
+    """``[serve.openai]``: OpenAI's Images API below ``/v1``."""
+
+    enabled: bool = True
+    aliases: dict[Annotated[str, Field(min_length=1, max_length=128)], str] = Field(
+        default_factory=dict
+    )
+    """Names of models that programs ask for, to the workflows that stand in for them:
+    ``{"gpt-image-1" = "flux"}``. Workflows have their own names besides."""
+
+
 class GatewaySettings(BaseModel, frozen=True, extra="forbid"):
     """What the gateway allows. Sizes in bytes, times in seconds."""
 
@@ -64,3 +75,4 @@ class GatewaySettings(BaseModel, frozen=True, extra="forbid"):
     max_attempts: Annotated[int, Field(ge=1, le=10)] = 1
     """How often a job is run whose worker is lost."""
     webhooks: WebhookSettings = WebhookSettings()
+    openai: OpenAISettings = OpenAISettings()

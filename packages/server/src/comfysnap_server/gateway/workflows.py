@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import JSONResponse, Response
 
 from comfysnap_schema.wire import WorkflowDetail, WorkflowSummary, routes
@@ -29,10 +28,12 @@ class WorkflowRoutes:
         router = APIRouter(tags=["workflows"])
         router.get(routes.WORKFLOWS)(self.list_workflows)
         router.get(routes.WORKFLOWS + "/{name}", response_model=WorkflowDetail)(self.workflow)
-        router.get(routes.HEALTH)(self.health)
-        schema = {"type": "object", "properties": {"status": {"type": "string"}}}
-        not_ready = {"description": "Not now", "content": {"application/json": {"schema": schema}}}
-        router.get(routes.READY, responses={503: not_ready})(self.ready)
+        router.get(routes.HEALTH, responses={200: _status("ok")})(self.health)
+        answers: dict[int | str, dict[str, Any]] = {
+            200: _status("ready"),
+            503: {**_status("not ready"), "description": "Not now"},
+        }
+        router.get(routes.READY, responses=answers)(self.ready)
         return router
 
     async def list_workflows(self) -> list[WorkflowSummary]:
@@ -51,9 +52,9 @@ class WorkflowRoutes:
             raise unknown_workflow(name, self._details)
         return Response(detail.model_dump_json(), media_type="application/json")
 
-    async def health(self) -> dict[str, str]:
+    async def health(self) -> Response:
         """The process answers."""
-        return {"status": "ok"}
+        return JSONResponse({"status": "ok"})
 
     async def ready(self) -> Response:
         """Jobs can be accepted now (200) or not (503)."""
@@ -61,17 +62,20 @@ class WorkflowRoutes:
         return JSONResponse({"status": "ready" if ready else "not ready"}, 200 if ready else 503)
 
 
-def docs_router(openapi: Callable[[], dict[str, Any]]) -> APIRouter:
-    """``/openapi.json``, for callers with access, and a page that shows it."""
+def _status(value: str) -> dict[str, Any]:
+    """What OpenAPI says of a response with a status."""
+    properties = {"status": {"type": "string", "const": value}}
+    schema = {"type": "object", "properties": properties, "required": ["status"]}
+    return {"description": "Success", "content": {"application/json": {"schema": schema}}}
+
+
+def openapi_router(openapi: Callable[[], dict[str, Any]]) -> APIRouter:
+    """``/openapi.json``, for callers with access."""
     router = APIRouter(include_in_schema=False)
 
     @router.get("/openapi.json")
     async def describe(_: Request) -> Response:
         return JSONResponse(openapi())
-
-    @router.get("/docs")
-    async def page(_: Request) -> Response:
-        return get_swagger_ui_html(openapi_url="/openapi.json", title="comfysnap")
 
     return router
 

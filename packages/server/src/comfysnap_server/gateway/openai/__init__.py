@@ -1,0 +1,1 @@
+"""OpenAI's Images API over the gateway's own jobs."""
