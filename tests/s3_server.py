@@ -1,5 +1,8 @@
 """A bucket on loopback that checks signatures and expiry, as localbucket by itself does not."""
 
+# localbucket has no annotations
+# pyright: reportUnknownMemberType=false
+
 import hashlib
 import hmac
 import threading
@@ -60,7 +63,12 @@ class Handler(S3Handler):
             self.close_connection = True
             self.connection.close()
             return
-        super()._dispatch(lambda *place: (self._check_signature(), action(*place)))
+
+        def checked(bucket: str, key: str) -> None:
+            self._check_signature()
+            action(bucket, key)
+
+        super()._dispatch(checked)
 
     def _check_signature(self) -> None:
         parts = urlsplit(self.path)

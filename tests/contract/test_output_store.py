@@ -5,12 +5,13 @@ import shutil
 import sys
 from collections.abc import Generator
 from pathlib import Path
+from typing import cast
 
 import httpx
 import pytest
 
 from comfysnap_client import Client, JobFailed
-from comfysnap_schema.workflows import HelloInput
+from comfysnap_schema.workflows import HelloInput, HelloOutput
 from tests.contract.processes import left_behind, new_mark, serving
 from tests.paths import ROOT
 from tests.s3_server import BUCKET, Bucket, s3_server
@@ -59,9 +60,10 @@ async def test_the_client_reads_outputs_from_the_bucket_and_the_disk_keeps_none(
             own = await http.get(f"{url}/outputs/{job['id']}/{image.name}")
             assert own.status_code == 302
             assert (await http.get(own.headers["location"])).content == content
-            told = [event async for event in client.job(job["id"], HelloInput).events()]
+            told = [event async for event in client.job(job["id"], HelloOutput).events()]
             (output,) = (event.output for event in told if event.output)
-            assert output.value[0]["url"].startswith(bucket.url)
+            (made,) = cast("list[dict[str, str]]", output.value)
+            assert made["url"].startswith(bucket.url)
             assert bucket.files == {f"out/{job['id']}/{image.name}"}
             assert not any((data / "jobs").iterdir())
     assert left_behind(mark) == []

@@ -20,7 +20,7 @@ from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.files import FileBySha256, FileByUrl, Kind
 from comfysnap_schema.wire.jobs import JobEvent, JobRecord, JobStatus
 from comfysnap_schema.workflow.map import OutputSpec
-from comfysnap_server.backends.protocol import Backend, OwnerBudget
+from comfysnap_server.backends.protocol import Backend, OwnerBudget, StoredFile
 from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs.request import JobRequest
 
@@ -114,7 +114,7 @@ async def test_a_job_runs_to_its_end_and_hands_out_its_file(backend: Backend) ->
     assert job.finished_at is not None
     assert job.created_at <= job.started_at <= job.finished_at
     told: Any = (job.outputs or {})["image"]
-    file = await backend.open_output("anna", job.id, told["name"])
+    file = await stored(backend, job.id, told["name"])
     content = file.path.read_bytes()
     assert content.startswith(b"\x89PNG")
     assert hashlib.sha256(content).hexdigest() == file.sha256 == told["sha256"]
@@ -241,11 +241,18 @@ async def until_draft(backend: Backend, job: JobRecord) -> JobRecord:
     return job
 
 
+async def stored(backend: Backend, job_id: str, name: str) -> StoredFile:
+    """An output file of the owner anna."""
+    file = await backend.open_output("anna", job_id, name)
+    assert isinstance(file, StoredFile)
+    return file
+
+
 async def check_draft(backend: Backend, job: JobRecord) -> None:
     """The file of the output ``draft`` is served."""
     draft: Any = (job.outputs or {})["draft"]
     (told,) = draft
-    file = await backend.open_output("anna", job.id, told["name"])
+    file = await stored(backend, job.id, told["name"])
     content = file.path.read_bytes()
     assert (len(content), hashlib.sha256(content).hexdigest()) == (told["size"], told["sha256"])
     assert content.startswith(b"\x89PNG")
@@ -459,7 +466,7 @@ async def test_an_uploaded_file_reaches_the_graph(backend: Backend) -> None:
     job = await run(backend, request(loading(name), files={name: FileBySha256(sha256=digest)}))
     assert job.error is None
     told: Any = (job.outputs or {})["image"]
-    file = await backend.open_output("anna", job.id, told["name"])
+    file = await stored(backend, job.id, told["name"])
     with Image.open(file.path) as image:
         assert image.convert("RGB").getpixel((0, 0)) == (1, 2, 3)
 

@@ -10,9 +10,9 @@ from comfysnap_schema.comfy.graph import Graph
 from comfysnap_schema.wire.jobs import Progress, Timings
 from comfysnap_schema.wire.options import JobOptions
 from comfysnap_schema.workflow.map import OutputSpec
-from comfysnap_server.engine.protocol import Engine, EngineJob, Report
+from comfysnap_server.engine.protocol import Engine, EngineJob
 from comfysnap_server.engine.registry import make_engine
-from comfysnap_server.jobs.run import JobEnd, execute
+from comfysnap_server.jobs.run import JobEnd, Report, execute
 
 MakeJob = Callable[..., EngineJob]
 RunGraph = Callable[..., JobEnd]

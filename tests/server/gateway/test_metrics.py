@@ -53,7 +53,7 @@ def test_the_end_of_a_job_is_counted_with_what_it_waited_for() -> None:
         metrics.ended(
             JobRecord(
                 id="job_1", workflow="flux", status=status, version=3, created_at=datetime.now(UTC),
-                error=code and Problem(title="x", code=code),
+                error=Problem(title="x", code=code) if code else None,
                 timings=Timings(queue=0.2, start=1.5, start_kind="restored", run=20.0),
             )
         )  # fmt: skip

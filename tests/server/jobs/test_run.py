@@ -10,7 +10,6 @@ from comfysnap_schema.comfy.graph import Graph
 from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.files import FileByUrl
 from comfysnap_schema.wire.jobs import JobStatus, Progress, Timings
-from comfysnap_server.engine.protocol import PreviewFrame
 from comfysnap_server.engine.simulated.engine import SimulatedEngine
 from comfysnap_server.jobs.endings import Ending
 from comfysnap_server.jobs.fetch import FetchPolicy
@@ -66,7 +65,7 @@ class Attempt:
     def _execute(self) -> None:
         self.outcome = self.run.execute()
 
-    def _take(self, news: Progress | PreviewFrame) -> None:
+    def _take(self, news: object) -> None:
         if isinstance(news, Progress) and news.step:
             self.sampling.set()
 

@@ -10,7 +10,7 @@ from comfysnap_schema.wire.jobs import JobStatus
 from comfysnap_schema.workflow.map import OutputSpec
 from comfysnap_server.backends.local import LocalBackend, LocalLimits
 from comfysnap_server.jobs.request import JobRequest
-from tests.server.backends.suite import finish, request, run
+from tests.server.backends.suite import finish, request, run, stored
 from tests.server.engine.comfyui import graphs
 from tests.server.engine.comfyui.conftest import Trees, paths_file
 from tests.server.engine.comfyui.trees import LATEST
@@ -58,7 +58,7 @@ async def test_jobs_run_and_their_files_can_be_downloaded(start: Start, release:
     assert job.status is JobStatus.SUCCEEDED, job.error
     assert job.outputs is not None
     made = cast("dict[str, Any]", job.outputs["image"])
-    assert (await backend.open_output("anna", job.id, made["name"])).path.is_file()
+    assert (await stored(backend, job.id, made["name"])).path.is_file()
     assert backend.thread_holders == []
 
 

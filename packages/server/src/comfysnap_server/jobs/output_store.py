@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 
 from pydantic import BaseModel, Field, JsonValue
 
-from comfysnap_schema.wire import ErrorCode, JobRecord, JobStatus, OutputFile, routes
+from comfysnap_schema.wire import OUTPUTS, ErrorCode, JobRecord, JobStatus, OutputFile
 from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs.endings import Ending
 from comfysnap_server.jobs.run import Outcome, ended
@@ -299,7 +299,7 @@ def _is_file(job_id: str, item: JsonValue) -> bool:
     return (
         isinstance(item, dict)
         and set(item) == set(OutputFile.model_fields)
-        and item["url"] == f"{routes.OUTPUTS}/{job_id}/{item['name']}"
+        and item["url"] == f"{OUTPUTS}/{job_id}/{item['name']}"
     )
 
 
