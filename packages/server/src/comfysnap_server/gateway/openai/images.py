@@ -13,7 +13,6 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-import httpx
 from fastapi import APIRouter, Request
 from pydantic import JsonValue
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -351,8 +350,7 @@ class ImageRoutes:
         """The image in the format that is asked for, and that format."""
         found = await self._backend.open_output(accepted.owner, accepted.job.id, file.name)
         if isinstance(found, OutputLink):
-            async with httpx.AsyncClient(timeout=_LINK_TIMEOUT_S) as http:
-                content = (await http.get(found.url)).raise_for_status().content
+            content = await _fetched(found)
         else:
             content = await asyncio.to_thread(found.path.read_bytes)
         stored, wanted = file.content_type.removeprefix("image/"), accepted.wanted
@@ -530,6 +528,13 @@ def _seconds(job: JobRecord) -> int:
 def _size(job: JobRecord) -> str | None:
     width, height = job.inputs.get("width"), job.inputs.get("height")
     return f"{width}x{height}" if isinstance(width, int) and isinstance(height, int) else None
+
+
+async def _fetched(link: OutputLink) -> bytes:
+    import httpx  # not at the start of a gateway, most of which have no bucket
+
+    async with httpx.AsyncClient(timeout=_LINK_TIMEOUT_S) as http:
+        return (await http.get(link.url)).raise_for_status().content
 
 
 def _converted(content: bytes, kind: str | None, quality: int) -> bytes:
