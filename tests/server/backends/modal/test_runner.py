@@ -188,7 +188,7 @@ async def test_an_early_output_is_committed_once_before_it_is_told(cloud: Cloud)
     worker = JobRunner(engine, cloud.platform, QUICK)
     running = asyncio.create_task(run(worker, outputs=TWO_OUTPUTS))
     entry = await until_told(cloud)
-    folder = cloud.root / "outputs" / JOB
+    folder = cloud.root / output_folder(JOB)
     assert cloud.files.commits == 1
     assert [path.name for path in folder.iterdir()] == ["draft.txt"]
     assert entry.progress is not None
