@@ -28,6 +28,20 @@ def test_pictures_are_the_same_for_the_same_seed_and_differ_for_others(engine: D
     assert pixels[0] == pixels[2] != pixels[1]
 
 
+def test_timings_say_how_long_a_run_loaded_sampled_and_stored(engine: Driver) -> None:
+    engine.run(graphs.through("RunsOutOfMemory"))  # drops what is loaded
+    done, _ = engine.run(graphs.diffusion(seed=15))
+    timings = done["timings"]
+    microsecond = 1e-6  # to which they are rounded
+    assert timings["load_models"] + microsecond >= done["node_seconds"]["4"]
+    assert timings["store"] + microsecond >= done["node_seconds"]["9"]
+    assert sum(
+        timings[stage] for stage in ("load_models", "sample", "store") if timings[stage]
+    ) <= (timings["run"] + 3 * microsecond)
+    done, _ = engine.run(graphs.diffusion(seed=16))
+    assert done["timings"]["load_models"] < timings["load_models"]
+
+
 def test_models_stay_loaded_while_other_workflows_run(engine: Driver) -> None:
     engine.run(graphs.diffusion(seed=20))
     for color in range(5):

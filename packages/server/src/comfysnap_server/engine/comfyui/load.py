@@ -34,13 +34,18 @@ from comfysnap_server.engine.comfyui.packs import (
 from comfysnap_server.engine.comfyui.report import LoadReport
 from comfysnap_server.engine.comfyui.server import make_prompt_server
 from comfysnap_server.engine.comfyui.startup import start_up
+from comfysnap_server.engine.comfyui.tokenizers import keep_tokenizers
 from comfysnap_server.engine.comfyui.warm import warm_imports
 from comfysnap_server.engine.comfyui.weights import WeightStore, resolve, serve_from_memory
 from comfysnap_server.pins import UnsupportedComfyError, read_version, untested_note
 
 logger = logging.getLogger(__name__)
 
-THREADING: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+THREADING: Final = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "passive",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 """Environment variables that libraries read when they are loaded; existing values win. OpenMP's
 threads sleep while they wait: with other processes on the cores, spinning made a diffusion job on a
 CPU take four times as long."""
@@ -172,6 +177,7 @@ def _import(
     if options.warm_imports:
         with _timed(report, "warm"):
             warm_imports()
+            keep_tokenizers()
     return comfy
 
 

@@ -36,7 +36,8 @@ class ComfyOptions(BaseModel, frozen=True, extra="forbid"):
     mask_cuda: bool = True
     """Hide CUDA in ``load``, as a snapshot without a GPU requires."""
     warm_imports: bool = True
-    """Import modules in ``load`` that otherwise the first job would import."""
+    """Import modules in ``load`` that otherwise the first job would import, and build CLIP's
+    tokenizer, which is kept for all jobs."""
     cache_entries: Annotated[int, Field(ge=0)] = 100
     """Maximum number of node results kept between jobs. Models stay loaded while the result of
     their loader is kept."""
