@@ -35,7 +35,7 @@ class FileByUrl(BaseModel, frozen=True, extra="forbid"):
     url: Annotated[str, Field(pattern=r"^https?://", max_length=4096)]
 
 
-class ModelUrl(BaseModel, frozen=True, extra="forbid"):
+class ModelUrl(BaseModel, frozen=True, extra="forbid", defer_build=True):
     """A model file that the server downloads from a host that it allows, and keeps for later jobs.
 
     Example: ``ModelUrl(url="https://huggingface.co/OWNER/NAME/resolve/main/x.safetensors")``

@@ -24,7 +24,7 @@ _Strength = Annotated[
 ]
 
 
-class Lora(BaseModel, frozen=True, extra="forbid"):
+class Lora(BaseModel, frozen=True, extra="forbid", defer_build=True):
     """A LoRA, and how strongly it changes the model.
 
     Example: ``Lora(name="style/ink.safetensors", strength=0.8)``
