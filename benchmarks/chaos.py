@@ -383,7 +383,7 @@ def main() -> int:
             raise
         left = left_processes(server)
         problems = [*seen.problems, *monkey.problems, *receiver.problems, *twice(server.data)]
-    if seen.no_room > monkey.counts["fill_disk"]:
+    if seen.no_room > monkey.counts["fill_disk"] * options.workers:  # each had a job then
         problems.append(f"{seen.no_room} jobs met a full disk")
     lost = jobs - len(seen.ends)
     doubled = len(seen.accepted) - len(set(seen.accepted.values()))
