@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from comfysnap_client import Client, JobFailed
 from comfysnap_schema.workflows import HelloInput, HelloOutput
-from tests.contract.processes import left_behind, new_mark, serving
+from tests.contract.processes import COMMAND, environment, left_behind, new_mark, serving
 from tests.paths import ROOT
 from tests.s3_server import BUCKET, Bucket, s3_server
 
@@ -89,6 +90,28 @@ async def test_files_past_their_retention_leave_the_bucket(bucket: Bucket, tmp_p
                 answer = await http.get(path)
     assert answer.json()["code"] == "output_expired"
     assert bucket.files == set()
+
+
+def test_a_purge_deletes_files_in_the_bucket_and_keeps_jobs_whose_files_it_cannot(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    mark, data = new_mark(), tmp_path / "data"
+    file = project(tmp_path / "project", bucket, "")
+    with serving(mark, data, f"--project={file}") as (_, url):
+        httpx.post(f"{url}/infer_sync/hello", json={}, timeout=60).raise_for_status()
+    command = [*COMMAND, "purge", "--yes", f"--data={data}", f"--project={file}"]
+    bucket.down = True
+    done = subprocess.run(
+        command, env=environment(mark), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, len(bucket.files)) == (1, 1)
+    assert done.stderr.startswith("error: the object store failed: ")
+    bucket.down = False
+    done = subprocess.run(
+        command, env=environment(mark), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, bucket.files) == (0, set())
+    assert "1 jobs" in done.stdout
 
 
 async def test_a_job_whose_store_is_down_waits_and_the_server_says_so(

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from comfysnap_schema.cli.options import JsonOption
+from comfysnap_schema.cli.options import JsonOption, ProjectOption
 from comfysnap_server.cli.keys import DataOption, parse_age
 
 if TYPE_CHECKING:
     from comfysnap_server.backends.local import Purgeable
+    from comfysnap_server.jobs import OutputStore
 
 
 def purge(
@@ -30,6 +31,7 @@ def purge(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
     data: DataOption = Path(".comfysnap"),
+    project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Delete ended jobs, their outputs and unused uploads of a server that is stopped.
@@ -41,12 +43,13 @@ def purge(
     Example: comfysnap purge --owner alice --before 30d
     """
     from comfysnap_server.backends.local import DataFolderError, open_purge
+    from comfysnap_server.jobs import OutputStoreError
 
     both = jobs == files
     try:
         with open_purge(
             data, owner=owner, older_than=parse_age(before).total_seconds(),
-            jobs=jobs or both, files=files or both,
+            jobs=jobs or both, files=files or both, outputs=_output_store(project),
         ) as work:  # fmt: skip
             found = work.found()
             is_empty = not (found.jobs or found.files)
@@ -55,7 +58,7 @@ def purge(
                 if not typer.confirm("Delete this?", err=True):
                     raise typer.Exit(1)
             work.run()
-    except DataFolderError as error:
+    except (DataFolderError, OutputStoreError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
     if as_json:
@@ -64,6 +67,22 @@ def purge(
         print("nothing to delete")
     else:
         print(_sentence("deleted", found, data))
+
+
+def _output_store(given: Path | None) -> "OutputStore | None":
+    """That of the project, which a data folder need not have."""
+    from comfysnap_schema.wire import ProjectError
+    from comfysnap_schema.workflow import locate_project, read_project
+    from comfysnap_server.jobs import open_output_store
+    from comfysnap_server.serve_settings import read_serve
+
+    try:
+        file = locate_project(given)
+    except ProjectError:
+        if given is not None:
+            raise
+        return None
+    return open_output_store(read_serve(read_project(file)).outputs)
 
 
 def _sentence(what: str, found: "Purgeable", data: Path) -> str:

@@ -233,7 +233,7 @@ def _pauses() -> Iterator[float]:
     seconds = 1.0
     while True:
         yield seconds
-        seconds = min(seconds * 2, 15.0)
+        seconds = min(seconds * 2, 3.0)  # a stop waits for it
 
 
 def _connect(url: str, settings: OutputStoreSettings) -> "ObjectStore":

@@ -1,5 +1,6 @@
 """Deletes jobs and uploads of a data folder that no server uses."""
 
+import asyncio
 import sqlite3
 import time
 from collections.abc import Generator
@@ -12,7 +13,7 @@ from comfysnap_server.backends.local import store
 from comfysnap_server.backends.local.folders import JobFolders
 from comfysnap_server.backends.local.lock import FolderLock
 from comfysnap_server.backends.local.migrations import DataFolderError, open_database
-from comfysnap_server.jobs import FileStore
+from comfysnap_server.jobs import FileStore, OutputStore
 
 _BATCH: Final = 200
 
@@ -38,6 +39,7 @@ class Purge:
         older_than: Seconds since a job ended, or since a file was last used.
         jobs: Whether to delete jobs, with their outputs.
         files: Whether to delete uploads that no unfinished job reads.
+        outputs: Object store of the output files; None: they are in the folder alone.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Purge:
         older_than: float,
         jobs: bool,
         files: bool,
+        outputs: OutputStore | None,
     ) -> None:
         self._connection = connection
         self._folders = JobFolders(data.resolve())
@@ -58,6 +61,7 @@ class Purge:
         self._before = time.time() - older_than
         self._jobs = jobs
         self._with_files = files
+        self._outputs = outputs
 
     def found(self) -> Purgeable:
         """What there is to delete."""
@@ -68,10 +72,16 @@ class Purge:
         return Purgeable(jobs=jobs, job_bytes=size, files=len(sizes), file_bytes=sum(sizes))
 
     def run(self) -> None:
-        """Delete it; what was left half done is found again."""
+        """Delete it; what was left half done is found again.
+
+        Raises:
+            OutputStoreError: Files in the object store cannot be deleted; their jobs stay.
+        """
         while self._jobs and (
             job_ids := store.ended(self._connection, self._owner, self._before, _BATCH)
         ):
+            if self._outputs is not None:
+                asyncio.run(self._outputs.delete(job_ids))
             for job_id in job_ids:
                 self._folders.delete(job_id)
             store.delete(self._connection, job_ids)
@@ -89,7 +99,13 @@ class Purge:
 
 @contextmanager
 def open_purge(
-    data: Path, *, owner: str | None, older_than: float, jobs: bool, files: bool
+    data: Path,
+    *,
+    owner: str | None,
+    older_than: float,
+    jobs: bool,
+    files: bool,
+    outputs: OutputStore | None = None,
 ) -> Generator[Purge]:
     """A purge, while no server can start in the folder; see ``Purge``.
 
@@ -104,7 +120,8 @@ def open_purge(
     try:
         with closing(open_database(path)) as connection:
             yield Purge(
-                connection, data, owner=owner, older_than=older_than, jobs=jobs, files=files
-            )
+                connection, data, owner=owner, older_than=older_than, jobs=jobs, files=files,
+                outputs=outputs,
+            )  # fmt: skip
     finally:
         lock.release()
