@@ -59,6 +59,7 @@ from comfysnap_server.jobs import (
     ended,
     find_output,
     log_end,
+    opened,
 )
 from comfysnap_server.models import CACHED_MODELS, RemoteModelSettings
 
@@ -182,7 +183,7 @@ class LocalBackend:
         try:
             path = self._data / store.DATABASE
             await asyncio.to_thread(self._make_folders, used=path.exists())
-            connection = await asyncio.to_thread(open_database, path)
+            connection = await opened(partial(open_database, path))
             self._reader = Reader(path, "job-reader")
             self._lister = Reader(path, "job-lister")
         except BaseException:

@@ -524,7 +524,7 @@ class _KeptFiles:
 @asynccontextmanager
 async def _folders() -> AsyncGenerator[tuple[Path, Path]]:
     """Fresh input and output folders for one job."""
-    base = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="comfysnap-"))
+    base = Path(tempfile.mkdtemp(prefix="comfysnap-"))
     try:
         inputs, outputs = base / "input", base / "output"
         inputs.mkdir()
