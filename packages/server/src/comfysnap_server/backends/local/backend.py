@@ -50,7 +50,6 @@ from comfysnap_server.backends.protocol import (
 from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs import (
     Ending,
-    FetchPolicy,
     FileStore,
     JobRequest,
     Outcome,
@@ -84,7 +83,6 @@ class LocalBackend:
         gpus: Indices of the GPUs that have a worker each; empty: the workers see all devices.
         workers: Number of worker processes, spread over the GPUs. None: one for each, or one.
         limits: Limits.
-        fetch: What may be downloaded as an input file.
         on_end: Called with each job that ends.
         outputs: Object store of the output files; None: the data folder.
         remote_models: What may be downloaded as a model; None: nothing.
@@ -104,7 +102,6 @@ class LocalBackend:
         gpus: Sequence[int] = (),
         workers: int | None = None,
         limits: LocalLimits | None = None,
-        fetch: FetchPolicy | None = None,
         on_end: Callable[[JobRecord], object] = lambda _: None,
         outputs: OutputStore | None = None,
         remote_models: RemoteModelSettings | None = None,
@@ -114,7 +111,6 @@ class LocalBackend:
         self._sender = webhooks
         self._webhooks: WebhookDispatcher | None = None
         self._limits = limits = limits or LocalLimits()
-        self._fetch = fetch or FetchPolicy()
         self._on_end = on_end
         self._outputs = outputs
         self._folders = JobFolders(data.resolve())
@@ -202,7 +198,6 @@ class LocalBackend:
                 queue=self._queue,
                 folders=self._folders,
                 disk=self._disk,
-                fetch=self._fetch,
                 outputs=self._outputs,
                 interrupt_grace=self._limits.interrupt_grace,
                 ended=self._remember,
