@@ -324,7 +324,7 @@ class JobRoutes:
                 f" {request.url.path}/NAME",
             )
         owner = owner_of(request)
-        inputs, canonical = await self._bodies.read_json(
+        inputs = await self._bodies.read_json(
             request,
             owner,
             self._settings.max_body_bytes,
@@ -337,7 +337,6 @@ class JobRoutes:
                 key_webhook=access_of(request).webhook,
                 workflow=workflow,
                 inputs=inputs,
-                canonical=canonical,
                 options=options,
                 idempotency_key=headers.idempotency_key,
                 contract=headers.contract,
