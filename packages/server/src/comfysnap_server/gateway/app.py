@@ -109,20 +109,26 @@ def create_app(
     fetches = places("downloads of input files", input_urls.MAX_DOWNLOADS)
     downloader = input_urls.InputDownloads(backend, fetches, fetch)
     submitter = JobSubmitter(backend, workflows, settings, downloader, metrics)
-    app.include_router(JobRoutes(backend, submitter, settings, waits, bodies, default).router())
-    app.include_router(FileRoutes(backend, settings, uploads, downloads).router())
-    app.include_router(WorkflowRoutes(backend, workflows, default).router())
+    routers = [
+        JobRoutes(backend, submitter, settings, waits, bodies, default).router(),
+        FileRoutes(backend, settings, uploads, downloads).router(),
+        WorkflowRoutes(backend, workflows, default).router(),
+    ]
     if settings.openai.enabled:
         images = ImageRoutes(
             backend, submitter, workflows, default, settings,
             waits=waits, bodies=bodies, uploads=uploads, links=links,
         )  # fmt: skip
-        app.include_router(images.router())
-    app.include_router(metrics_router(metrics))
-    app.include_router(AccessRoutes(backend, settings, bodies, links, rates).router())
+        routers.append(images.router())
     openapi = cache(lambda: build_openapi(app, workflows, default, settings))
-    app.include_router(openapi_router(openapi))
-    app.include_router(docs_page_router())
+    routers += [
+        metrics_router(metrics),
+        AccessRoutes(backend, settings, bodies, links, rates).router(),
+        openapi_router(openapi),
+        docs_page_router(),
+    ]
+    for router in routers:  # include_router would match each request twice
+        app.router.routes.extend(router.routes)
     app.add_middleware(
         GatewayMiddleware, auth=auth, settings=settings, links=links, rates=rates, metrics=metrics
     )

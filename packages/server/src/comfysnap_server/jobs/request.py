@@ -13,6 +13,8 @@ from comfysnap_schema.wire import (
     JobOptions,
     JobRecord,
     ModelUrl,
+    Progress,
+    Timings,
     WebhookType,
 )
 from comfysnap_schema.workflow import OutputSpec
@@ -97,6 +99,8 @@ class JobRequest(JobOptions, frozen=True):
             labels=self.labels,
             graph_hash=self.graph_hash,
             created_at=self.created_at,
+            progress=Progress(),  # pydantic copies its defaults in depth
+            timings=Timings(),
             **state,
         )
 

@@ -21,7 +21,6 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from comfysnap_schema.comfy import canonical_json
 from comfysnap_schema.wire import (
     ErrorCode,
     FieldProblem,
@@ -161,7 +160,7 @@ class ImageRoutes:
 
     async def generate(self, request: Request) -> Response:
         """Images from a text."""
-        values, _ = await self._bodies.read_json(
+        values = await self._bodies.read_json(
             request,
             owner_of(request),
             self._settings.max_body_bytes,
@@ -225,7 +224,6 @@ class ImageRoutes:
                     budget=access_of(request).budget,
                     workflow=workflow.name,
                     inputs=wanted.inputs,
-                    canonical=canonical_json(wanted.inputs),
                     options=SubmitOptions(previews=wanted.partial_images > 0),
                     idempotency_key=key,
                     contract=None,
