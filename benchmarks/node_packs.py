@@ -10,7 +10,7 @@ every pack loads, and every graph runs and has the same outputs each time.
 FOLDER holds the packs as ``custom_nodes`` does (default: COMFYSNAP_NODE_PACKS). A graph lies in
 ``GRAPHS/<pack's folder>.json``: ``{"graph": API export, "outputs": {name: {"node": ...}}}``, the
 outputs as in ``workflow.toml``; a pack without one is only loaded. ``--quick`` loads all packs in
-one process alone. docs/node-packs.md explains the table.
+one process alone. docs/guides/node-packs.md explains the table.
 """
 
 import argparse

@@ -191,7 +191,7 @@ def test_every_path_in_a_document_exists(document: str) -> None:
             "packages/nowhere.py and docs/nowhere/, or README.md",
             ["packages/nowhere.py", "docs/nowhere/"],
         ),
-        ("[here](docs/nowhere.md) and [there](docs/node-packs.md)", ["docs/nowhere.md"]),
+        ("[here](docs/nowhere.md) and [there](docs/guides/node-packs.md)", ["docs/nowhere.md"]),
         ("## Who may import whom\n`deploy/app.py`, `deploy/nowhere.py`", ["deploy/nowhere.py"]),
         ("## ComfyUI in process\n| x | `load.py`, `unload.py` |", ["unload.py"]),
     ],

@@ -1,4 +1,4 @@
-"""What docs/lists.md shows, from the map to the files on disk."""
+"""What docs/guides/lists.md shows, from the map to the files on disk."""
 
 import os
 import re
@@ -23,7 +23,7 @@ from tests.contract.processes import COMMAND
 from tests.paths import ROOT
 from tests.servers import running
 
-DOCUMENT = (ROOT / "docs" / "lists.md").read_text(encoding="utf-8")
+DOCUMENT = (ROOT / "docs" / "guides" / "lists.md").read_text(encoding="utf-8")
 EDIT = ROOT / "examples" / "edit"
 
 

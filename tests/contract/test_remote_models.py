@@ -1,4 +1,4 @@
-"""What docs/remote-models.md shows, from the map to the files on disk."""
+"""What docs/guides/remote-models.md shows, from the map to the files on disk."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from tests.contract.test_lists import run
 from tests.paths import ROOT
 from tests.server.models.model_server import ModelServer, Served, safetensors, serve_models
 
-DOCUMENT = (ROOT / "docs" / "remote-models.md").read_text(encoding="utf-8")
+DOCUMENT = (ROOT / "docs" / "guides" / "remote-models.md").read_text(encoding="utf-8")
 BASE, STYLE = safetensors(b"base"), safetensors(b"style")
 MAP = """
 name = "portrait"

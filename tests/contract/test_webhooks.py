@@ -1,4 +1,4 @@
-"""docs/webhooks.md, run as it stands, with ``comfysnap serve`` as a process."""
+"""docs/guides/webhooks.md, run as it stands, with ``comfysnap serve`` as a process."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from tests.contract.processes import COMMAND, environment, new_mark, serving
 from tests.paths import ROOT, WORKFLOWS
 from tests.receiver import SECRET, receiving
 
-DOCUMENT = (ROOT / "docs" / "webhooks.md").read_text(encoding="utf-8")
+DOCUMENT = (ROOT / "docs" / "guides" / "webhooks.md").read_text(encoding="utf-8")
 
 
 def block(words: str) -> str:

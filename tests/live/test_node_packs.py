@@ -1,6 +1,6 @@
 """Public node packs on a real ComfyUI, loaded as for a memory snapshot.
 
-``COMFYSNAP_NODE_PACKS`` is a folder like ``custom_nodes`` that contains them; docs/node-packs.md
+``COMFYSNAP_NODE_PACKS`` is a folder like ``custom_nodes`` with them; docs/guides/node-packs.md
 lists the tested commits. Packs write into ComfyUI's folder, so the tests work on a copy.
 """
 
