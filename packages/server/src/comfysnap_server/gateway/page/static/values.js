@@ -35,6 +35,7 @@ export function emptyState(field) {
 
 /** The state that sends a value, such as an input of an earlier job. */
 export function stateOf(field, value) {
+  if (value === null && field.type === "json" && field.required && !field.list) return "null";
   if (value === undefined || value === null) return field.list ? [] : emptyState(field);
   if (!field.list) return itemState(field, value);
   return Array.isArray(value) ? value.map((item) => itemState(field, item)) : [];
@@ -89,6 +90,7 @@ export function valueOf(field, state) {
   const found = field.list ? listValue(field, state) : itemValue(field, state);
   if (found.problem !== undefined) return found;
   if (found.value === undefined) return field.required ? { problem: "needs a value" } : {};
+  if (found.value === null && !field.required) return {}; // the same
   if (field.type === "string" && !field.list && found.value === "") {
     if (field.required) return { problem: "needs a value" };
     if (field.default === undefined) return {};
@@ -102,7 +104,8 @@ export function isSame(one, other) {
 }
 
 function listValue(field, states) {
-  if (states.length === 0 && !field.required && field.default === undefined) return {};
+  const mayBeEmpty = field.default !== undefined && field.minItems === 0;
+  if (states.length === 0 && !field.required && !mayBeEmpty) return {};
   const value = [];
   for (const [index, state] of states.entries()) {
     const item = itemValue(field, state);
@@ -155,8 +158,7 @@ function numberValue(field, text) {
   if (field.type === "integer" && !isWhole) return { problem: "must be a whole number" };
   const number = Number(text);
   if (!Number.isFinite(number)) return { problem: "must be a number" };
-  const exact = field.digits ? BigInt(text) : number;
-  const bound = (limit) => (field.digits ? BigInt(limit) : Number(limit));
+  const exact = field.digits ? BigInt(text) : asSent(number);
   if (field.minimum !== undefined && exact < bound(field.minimum)) {
     return { problem: `must be at least ${field.minimum}` };
   }
@@ -175,6 +177,17 @@ function numberValue(field, text) {
     return { problem: `must be a multiple of ${field.step}` };
   }
   return { value: number === 0 ? 0 : number };
+}
+
+/** A number as the server reads it, which is not the nearest one beyond 2^53. */
+function asSent(number) {
+  const text = String(number);
+  return /^-?\d+$/.test(text) ? BigInt(text) : number;
+}
+
+/** A bound is digits where a number cannot hold it. */
+function bound(limit) {
+  return typeof limit === "string" ? BigInt(limit) : limit;
 }
 
 function isMultiple(number, step) {
