@@ -18,6 +18,7 @@ from comfysnap_server.gateway import docs_page
 from comfysnap_server.gateway.auth import Access, Authenticator, check_scope
 from comfysnap_server.gateway.links import Links, is_linkable
 from comfysnap_server.gateway.metrics import Metrics
+from comfysnap_server.gateway.page.routes import is_page
 from comfysnap_server.gateway.problems import (
     PROBLEM_KEY,
     REQUEST_ID_KEY,
@@ -123,7 +124,7 @@ class GatewayMiddleware:
     async def _admit(self, scope: Scope, headers: Mapping[str, str]) -> None:
         """Refuse who may not pass; note what the others may do."""
         self._check_host(headers)
-        if scope["path"] in _OPEN:
+        if scope["path"] in _OPEN or is_page(scope["path"]):
             return
         access = await self._by_link(scope) or self._auth.access(headers)
         if access is None:
