@@ -10,6 +10,7 @@ from comfysnap_server.cli.destroy import destroy
 from comfysnap_server.cli.doctor import doctor
 from comfysnap_server.cli.info import info
 from comfysnap_server.cli.logs import logs
+from comfysnap_server.cli.mcp import mcp
 from comfysnap_server.cli.measure import measure
 from comfysnap_server.cli.purge import purge
 from comfysnap_server.cli.serve import serve
@@ -19,7 +20,7 @@ from comfysnap_server.cli.warm import warm
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (serve, backup, purge, demo, doctor):
+    for command in (serve, mcp, backup, purge, demo, doctor):
         app.command()(command)
     for command in (deploy, rollback, info, logs, warm, measure, destroy, ui):
         app.command()(command)

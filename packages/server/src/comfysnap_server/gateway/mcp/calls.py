@@ -293,13 +293,14 @@ class _Progress:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._percent = -1.0
-        self._text = ""
+        self._text: str = ""
 
     async def __call__(self, job: JobRecord) -> None:
         percent, text = 100 * job.progress.fraction, stage_of(job)
         if percent <= self._percent and text == self._text:
             return
-        self._percent, self._text = max(percent, self._percent + 0.01), text
+        self._percent = max(percent, self._percent + 0.01)
+        self._text = text
         await self._session.report_progress(self._percent, 100, text)
 
 
