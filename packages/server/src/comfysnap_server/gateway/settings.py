@@ -28,8 +28,8 @@ class McpSettings(BaseModel, frozen=True, extra="forbid"):
     """``[serve.mcp]``: workflows as tools of the Model Context Protocol at ``/mcp``."""
 
     enabled: bool | None = None
-    """None: where the package ``mcp`` is installed. A deployment needs ``true``, which installs
-    it."""
+    """None: where the package ``mcp`` is installed, which is imported when it is first used. A
+    deployment needs true, which installs it; the server then imports it when it starts."""
     max_wait: Annotated[float, Field(gt=0, le=routes.MAX_SYNC_WAIT_S)] = 45.0
     """Seconds that a call waits for its job; many hosts give a call up after 60 s."""
 

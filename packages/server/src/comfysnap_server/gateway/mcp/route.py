@@ -1,4 +1,5 @@
-"""The route ``/mcp``. What it needs is imported by the first request to it."""
+"""The route ``/mcp``. What it needs is imported by the first request to it, or at the start when it
+is turned on by the settings."""
 
 import asyncio
 from collections.abc import Mapping
@@ -61,13 +62,16 @@ class McpRoute:
         self._waits = waits
         self._bodies = bodies
         self._links = links
-        enabled = settings.mcp.enabled
-        installed = enabled is not False and find_spec("mcp") is not None
-        if enabled and not installed:
-            raise ValueError(
-                "[serve.mcp] enabled needs the extra: pip install 'comfysnap-server[mcp]'"
-            )
-        self._enabled = installed
+        self._enabled = settings.mcp.enabled
+        if self._enabled is None:
+            self._enabled = find_spec("mcp") is not None
+        elif self._enabled:
+            try:
+                _load()  # now, so that a memory snapshot holds it
+            except ImportError as error:
+                raise ValueError(
+                    "[serve.mcp] enabled needs the extra: pip install 'comfysnap-server[mcp]'"
+                ) from error
         self._task: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[StreamableHTTPSessionManager]
         self._stopping = asyncio.Event()
@@ -109,11 +113,7 @@ class McpRoute:
 
     async def _run(self) -> None:
         """Its task group has to be left by the task that entered it."""
-        modules: Any = [
-            await asyncio.to_thread(import_module, f"comfysnap_server.gateway.mcp.{name}")
-            for name in ("calls", "server")
-        ]
-        calls, server = modules
+        calls, server = await asyncio.to_thread(_load)
         made = calls.ToolCalls(
             self._backend, self._submitter, self._workflows, self._settings,
             waits=self._waits, links=self._links,
@@ -122,6 +122,14 @@ class McpRoute:
         async with manager.run():
             self._ready.set_result(manager)
             await self._stopping.wait()
+
+
+def _load() -> tuple[Any, Any]:
+    """The modules that import the SDK, which takes half a second."""
+    return (
+        import_module("comfysnap_server.gateway.mcp.calls"),
+        import_module("comfysnap_server.gateway.mcp.server"),
+    )
 
 
 class _Answer(Response):
