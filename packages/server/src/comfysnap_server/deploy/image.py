@@ -41,7 +41,7 @@ INSTALLER_SOURCES: Final = (
 
 
 def requirements(name: str) -> str:
-    """Path of the pins of ``uv.lock`` for ``gateway``, ``gateway-mcp`` (with that extra), ``worker``
+    """Path of the pins of ``uv.lock`` for ``gateway``, ``gateway-mcp`` (with its extra), ``worker``
     or ``store``."""
     return str(files("comfysnap_server.deploy") / f"requirements-{name}.txt")
 
