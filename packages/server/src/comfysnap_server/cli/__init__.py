@@ -11,6 +11,7 @@ from comfysnap_server.cli.destroy import destroy
 from comfysnap_server.cli.doctor import doctor
 from comfysnap_server.cli.info import info
 from comfysnap_server.cli.logs import logs
+from comfysnap_server.cli.mcp import mcp
 from comfysnap_server.cli.measure import measure
 from comfysnap_server.cli.purge import purge
 from comfysnap_server.cli.serve import serve
@@ -21,7 +22,7 @@ from comfysnap_server.cli.warm import warm
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command(rich_help_panel=START)(demo)
-    for command in (serve, backup, purge):
+    for command in (serve, mcp, backup, purge):
         app.command(rich_help_panel=SERVE)(command)
     app.add_typer(keys.app, name="keys", rich_help_panel=SERVE)
     app.add_typer(webhooks.app, name="webhooks", rich_help_panel=SERVE)

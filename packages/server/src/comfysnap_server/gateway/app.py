@@ -26,6 +26,7 @@ from comfysnap_server.gateway.keys import Keys
 from comfysnap_server.gateway.limits import AccessRoutes
 from comfysnap_server.gateway.links import LinkKey, Links, ProcessLinkKey
 from comfysnap_server.gateway.long_polls import LongPolls
+from comfysnap_server.gateway.mcp.route import McpRoute
 from comfysnap_server.gateway.metrics import Metrics, metrics_router
 from comfysnap_server.gateway.middleware import GatewayMiddleware
 from comfysnap_server.gateway.openai.images import ImageRoutes
@@ -93,6 +94,7 @@ def create_app(
         try:
             yield
         finally:
+            await mcp.stop()
             await backend.stop()
 
     app = FastAPI(
@@ -121,8 +123,10 @@ def create_app(
             waits=waits, bodies=bodies, uploads=uploads, links=links,
         )  # fmt: skip
         routers.append(images.router())
+    mcp = McpRoute(backend, submitter, workflows, settings, waits=waits, bodies=bodies, links=links)
     openapi = cache(lambda: build_openapi(app, workflows, default, settings))
     routers += [
+        mcp.router(),
         metrics_router(metrics),
         AccessRoutes(backend, settings, bodies, links, rates).router(),
         openapi_router(openapi),

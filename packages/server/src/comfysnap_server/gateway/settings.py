@@ -24,6 +24,16 @@ class OpenAISettings(BaseModel, frozen=True, extra="forbid"):
     ``{"gpt-image-1" = "flux"}``. Workflows have their own names besides."""
 
 
+class McpSettings(BaseModel, frozen=True, extra="forbid"):
+    """``[serve.mcp]``: workflows as tools of the Model Context Protocol at ``/mcp``."""
+
+    enabled: bool | None = None
+    """None: where the package ``mcp`` is installed, which is imported when it is first used. A
+    deployment needs true, which installs it; the server then imports it when it starts."""
+    max_wait: Annotated[float, Field(gt=0, le=routes.MAX_SYNC_WAIT_S)] = 45.0
+    """Seconds that a call waits for its job; many hosts give a call up after 60 s."""
+
+
 class GatewaySettings(BaseModel, frozen=True, extra="forbid"):
     """What the gateway allows. Sizes in bytes, times in seconds."""
 
@@ -76,3 +86,4 @@ class GatewaySettings(BaseModel, frozen=True, extra="forbid"):
     """How often a job is run whose worker is lost."""
     webhooks: WebhookSettings = WebhookSettings()
     openai: OpenAISettings = OpenAISettings()
+    mcp: McpSettings = McpSettings()
