@@ -8,7 +8,6 @@ from typing import Any, Final, cast
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from comfysnap_schema.wire import ErrorCode, FieldProblem, routes
@@ -28,7 +27,7 @@ from comfysnap_server.gateway.links import LinkKey, Links, ProcessLinkKey
 from comfysnap_server.gateway.long_polls import LongPolls
 from comfysnap_server.gateway.mcp.route import McpRoute
 from comfysnap_server.gateway.metrics import Metrics, metrics_router
-from comfysnap_server.gateway.middleware import GatewayMiddleware
+from comfysnap_server.gateway.middleware import AllowedPages, GatewayMiddleware
 from comfysnap_server.gateway.openai.images import ImageRoutes
 from comfysnap_server.gateway.openapi import build_openapi
 from comfysnap_server.gateway.page.routes import page_router
@@ -39,6 +38,11 @@ from comfysnap_server.gateway.submit import JobSubmitter
 from comfysnap_server.gateway.workflows import WorkflowRoutes, openapi_router
 from comfysnap_server.jobs import FetchPolicy
 
+_EXPOSED: Final = (
+    "Location", "ETag", "Content-Range", "Content-Disposition", "WWW-Authenticate",
+    routes.REQUEST_ID, routes.REPLAYED, routes.RETRY_AFTER,
+)  # fmt: skip
+"""What pages of other origins may read beside the headers that every page may."""
 _CODE_OF: Final = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
 
 
@@ -140,11 +144,12 @@ def create_app(
     )
     if settings.origins:
         app.add_middleware(
-            CORSMiddleware,
+            AllowedPages,
             allow_origins=settings.origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["Location", routes.REQUEST_ID, routes.REPLAYED, routes.RETRY_AFTER],
+            expose_headers=_EXPOSED,
+            allow_private_network=True,
         )
     return app
 

@@ -95,7 +95,8 @@ _EVENT_STREAM: Final[dict[int | str, dict[str, Any]]] = {
                 },
             }
         },
-    }
+    },
+    204: {"description": "`done` was received: `Last-Event-ID` is the final version"},
 }
 
 _INFER_PARAMETERS: Final = {
@@ -289,11 +290,16 @@ class JobRoutes:
         job_id: str,
         headers: Annotated[EventHeaders, Header()],
     ) -> Response:
-        """Server-sent events: ``status``, ``progress``, ``preview``, ``output``, then ``done``."""
+        """Server-sent events: ``status``, ``progress``, ``preview``, ``output``, then ``done``.
+
+        204, without events, when ``Last-Event-ID`` says that ``done`` was received.
+        """
         owner = await owner_of_job(self._backend, request, job_id)
         job = await self._backend.get(owner, job_id)
         known = headers.last_event_id or ""
         after = int(known) if _VERSION.fullmatch(known) else None
+        if job.is_final and after == job.version:
+            return Response(status_code=204, headers=_NO_STORE)  # what ends an EventSource
         slot = self._waits.slot(owner_of(request))
         stream = self._stream(slot, owner, job.id, after)
         response = _EventStream(stream, ping=self._settings.keep_alive)
@@ -309,7 +315,7 @@ class JobRoutes:
                 yield ServerSentEvent(
                     event.model_dump_json(exclude=_unset(event)),
                     event=str(event.type),
-                    id=str(event.job.version) if event.job else None,
+                    id=_event_id(event),
                 )
         except BackendError as error:
             log.warning("the event stream ended: %s", error, extra=fields(job=job_id))
@@ -359,6 +365,13 @@ class JobRoutes:
             lambda: self._backend.wait(owner, job.id, after=after, timeout=seconds),
         )
         return newer or await self._backend.get(owner, job.id)
+
+
+def _event_id(event: JobEvent) -> str | None:
+    """The version that a stream goes on from; the final one only once all was sent."""
+    if event.job is None or (event.job.is_final and event.type != "done"):
+        return None
+    return str(event.job.version)
 
 
 class _EventStream(EventSourceResponse):

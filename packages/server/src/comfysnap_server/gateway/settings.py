@@ -1,16 +1,28 @@
 """Limits and access of the gateway: ``[serve]`` of comfysnap.toml."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from comfysnap_schema.wire import routes
+from comfysnap_schema.workflow import setting_error
 from comfysnap_server.gateway.keys import KeyHash
 from comfysnap_server.jobs import WebhookSettings
 from comfysnap_server.logs import LogFormat
 from comfysnap_server.models import RemoteModelSettings
 
 AuthMode = Literal["none", "keys", "proxy"]
+
+
+def _origin(origin: str) -> str:
+    if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#A-Z]+", origin):
+        message = (
+            f"{origin!r} is not an origin: use scheme://host[:port] in lower case, without a path,"
+            " for example https://app.example.com"
+        )
+        raise setting_error("invalid_value", message)
+    return origin
 
 
 class OpenAISettings(BaseModel, frozen=True, extra="forbid"):
@@ -49,7 +61,7 @@ class GatewaySettings(BaseModel, frozen=True, extra="forbid"):
     hosts: tuple[str, ...] = ()
     """Accepted names in the ``Host`` header; empty: any. Without auth this is what keeps a web
     page from reaching a server on the reader's own machine."""
-    origins: tuple[str, ...] = ()
+    origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = ()
     """Origins of web pages that may call from a browser (CORS), as ``https://app.example.com``."""
 
     log_format: LogFormat = "text"
