@@ -63,7 +63,7 @@ def test_a_new_project_is_tested_served_called_and_planned(tmp_path: Path) -> No
 
 def test_serve_says_how_to_call_it(tmp_path: Path) -> None:
     assert comfysnap(tmp_path, "init").returncode == 0
-    with serving(new_mark(), tmp_path / "data", f"--project={tmp_path}") as (process, url):
+    with serving(new_mark(), tmp_path / "data", f"--project={tmp_path}") as (process, _):
         assert process.stdout is not None
         shown: list[str] = []
         while not (shown and shown[-1].startswith("Ctrl-C")):

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -177,7 +178,10 @@ def test_the_help_lists_the_commands_in_groups_and_those_of_other_packages_last(
     def register(app: typer.Typer) -> None:
         app.command("aardvark")(lambda: None)
 
-    monkeypatch.setattr(EntryPoint, "load", lambda _: register)
+    def load(_: EntryPoint) -> Callable[[typer.Typer], None]:
+        return register
+
+    monkeypatch.setattr(EntryPoint, "load", load)
     plugins(monkeypatch, "mine:register")
     app = cli.build_app()
     cli.register(app)

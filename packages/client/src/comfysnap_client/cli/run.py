@@ -291,7 +291,7 @@ def report(error: ComfysnapError) -> int:
     if isinstance(error, Unauthorized):
         lines.append("set COMFYSNAP_API_KEY, or MODAL_KEY and MODAL_SECRET")
     if isinstance(error, (ConnectionFailed, UnexpectedResponse)):
-        lines.append("set the server URL with --url or COMFYSNAP_URL, or run `comfysnap serve`")
+        lines.append("set the URL of the server with --url or COMFYSNAP_URL")
     if error.job_id and isinstance(error, (JobError, DeadlineExceeded)):
         lines.append(f"job {error.job_id}")
     elif error.job_id and isinstance(error, (ConnectionFailed, DownloadFailed)):

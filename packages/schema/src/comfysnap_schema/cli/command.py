@@ -90,10 +90,10 @@ class _LiteralHelp(TyperGroup):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         _escape_help(self)
-        for command in self.commands.values():
+        for command in cast("dict[str, Any]", self.commands).values():
             command.rich_help_panel = _group(command)
 
-    def list_commands(self, ctx: typer.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         """The commands in the order of their groups; those of other packages come last."""
         places = {group: place for place, group in enumerate((*GROUPS, OTHER))}
         names = super().list_commands(ctx)
