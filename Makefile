@@ -1,4 +1,4 @@
-.PHONY: help test typescript gpu covered uvicorn lint types imports generated check format bench
+.PHONY: help test typescript gpu covered uvicorn lint types imports generated docs check format bench
 
 help:  ## list these commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,7 +39,11 @@ imports:  ## who may import whom
 generated:  ## generated models still match the workflows
 	uv run comfysnap generate --check
 
-check: lint types imports generated test uvicorn  ## everything above
+docs:  ## the documentation, in .docs/site; a warning or a dead link is an error
+	uv run python docs/generate.py .docs/parts
+	uv run --frozen --group docs zensical build --clean --strict
+
+check: lint types imports generated docs test uvicorn  ## everything above
 
 format:  ## rewrite the code the way ruff wants it
 	uv run ruff check --fix .
