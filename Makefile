@@ -1,4 +1,4 @@
-.PHONY: help install demo serve test typescript gpu covered uvicorn lint types imports generated check format bench build wheels version release-check clean
+.PHONY: help install demo serve test typescript gpu covered uvicorn lint types imports generated docs check format bench build wheels version release-check clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -49,7 +49,11 @@ imports:  ## who may import whom
 generated:  ## generated models still match the workflows
 	uv run comfysnap generate --check
 
-check: lint types imports generated test uvicorn  ## everything above
+docs:  ## the documentation, in .docs/site; a warning or a dead link is an error
+	uv run python docs/generate.py .docs/parts
+	uv run --frozen --group docs zensical build --clean --strict
+
+check: lint types imports generated docs test uvicorn  ## everything above
 
 format:  ## rewrite the code the way ruff wants it
 	uv run ruff check --fix .

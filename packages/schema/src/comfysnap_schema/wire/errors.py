@@ -18,53 +18,136 @@ from pydantic import BaseModel, Field
 
 
 class ErrorCode(StrEnum):
-    """Known values of ``Problem.code``; a server may send newer ones, so the field is open.
+    """Known values of ``Problem.code``, each with its cause and its cure; a server may send newer
+    ones, so the field is open.
 
     Example: ``is_retryable = error.code == ErrorCode.QUEUE_FULL``
     """
 
     # of a request
     INVALID_JSON = "invalid_json"
+    """Cause: the body is not JSON, has a key twice, or is nested too deeply.
+    Cure: send one object, for example ``{"prompt": "a fox"}``."""
     INVALID_REQUEST = "invalid_request"
+    """Cause: a query parameter or header is unknown or has an invalid value.
+    Cure: correct the one that ``detail`` names; inputs of a workflow go into the body."""
     INVALID_INPUT = "invalid_input"
+    """Cause: an input is missing, unknown or outside its bounds.
+    Cure: correct the inputs in ``fields``; ``GET /workflows/NAME`` has their schema."""
     BODY_TOO_LARGE = "body_too_large"
+    """Cause: the JSON body is larger than ``serve.max_body_bytes``.
+    Cure: upload files first (``PUT /files/SHA256``) instead of sending them inline."""
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    """Cause: the body is not ``application/json``, or a file is not of the input's kind.
+    Cure: send the content type, or the kind of file, that ``detail`` names."""
     NOT_FOUND = "not_found"
+    """Cause: the server has no such route.
+    Cure: compare the URL with ``/docs`` of the server."""
     METHOD_NOT_ALLOWED = "method_not_allowed"
+    """Cause: the route exists, with another method.
+    Cure: use a method in the ``Allow`` header."""
     UNKNOWN_WORKFLOW = "unknown_workflow"
+    """Cause: the server does not serve a workflow of this name.
+    Cure: ``GET /workflows`` lists the names; one that was just added needs a restart or a
+    deploy."""
     UNKNOWN_JOB = "unknown_job"
+    """Cause: the id is wrong, the job belongs to another owner, or it was deleted after
+    ``keep_jobs``.
+    Cure: use the id and the key with which the job was submitted."""
     UNKNOWN_OUTPUT = "unknown_output"
+    """Cause: the job has no output file of this name.
+    Cure: use the ``url`` of the file in the job."""
     UNKNOWN_FILE = "unknown_file"
+    """Cause: an input names a SHA-256 that this owner has not uploaded.
+    Cure: upload the file with ``PUT /files/SHA256`` and submit again; the clients do."""
     MODEL_REFUSED = "model_refused"
-    """The URL of a model is not allowed, or what it has is not the model; also of a job."""
+    """Cause: the URL of a model is not allowed, or what it has is not the model; also of a job.
+    Cure: use a host in ``serve.remote_models.hosts``, and a safetensors file with the right
+    hash."""
     OUTPUT_EXPIRED = "output_expired"
+    """Cause: the file was deleted after ``keep_outputs`` (``deploy.retention_hours`` on Modal).
+    Cure: run the job again; keep files longer, or download them when the job ends."""
     UNAUTHORIZED = "unauthorized"
+    """Cause: no key, a wrong one, or one that was revoked or has expired.
+    Cure: set ``COMFYSNAP_API_KEY``, or ``MODAL_KEY`` and ``MODAL_SECRET`` behind Modal's proxy
+    auth."""
     FORBIDDEN = "forbidden"
+    """Cause: the ``Host`` or ``Origin`` of the request is not allowed.
+    Cure: add it to ``serve.hosts`` or ``serve.origins``."""
     MISSING_SCOPE = "missing_scope"
+    """Cause: the key lacks the scope in ``scope``.
+    Cure: use another key, or add one: ``comfysnap keys add NAME --scope SCOPE``."""
     CONTRACT_MISMATCH = "contract_mismatch"
+    """Cause: the caller's generated module is not compatible with the workflow as it is served
+    now.
+    Cure: run ``comfysnap generate`` where the caller is built."""
     IDEMPOTENCY_MISMATCH = "idempotency_mismatch"
+    """Cause: the idempotency key was used before, with another body or workflow.
+    Cure: use a new key for a new job."""
     FILE_TOO_LARGE = "file_too_large"
+    """Cause: a file is larger than ``serve.max_file_bytes``.
+    Cure: send a smaller one, or raise the limit."""
     HASH_MISMATCH = "hash_mismatch"
+    """Cause: the uploaded bytes do not have the SHA-256 in the URL.
+    Cure: upload the file again; check that nothing on the way changes it."""
     RANGE_NOT_SATISFIABLE = "range_not_satisfiable"
+    """Cause: the ``Range`` starts behind the end of the file.
+    Cure: ask for a part that exists; ``Content-Range`` has the size."""
     QUOTA_EXCEEDED = "quota_exceeded"
+    """Cause: the owner's budget in ``budget`` is used up.
+    Cure: wait for jobs to end or delete files; ``GET /limits`` shows what is used."""
     QUEUE_FULL = "queue_full"
+    """Cause: the server's queue is full.
+    Cure: try again after ``Retry-After`` seconds; the clients do."""
     RATE_LIMITED = "rate_limited"
+    """Cause: more requests than the key may make in a minute, or more than may be held open.
+    Cure: try again after ``Retry-After`` seconds; the clients do."""
     UNAVAILABLE = "unavailable"
+    """Cause: the server is starting, stopping, short of disk, or cannot reach what it needs.
+    Cure: try again after ``Retry-After`` seconds; ``GET /ready`` says when it is ready."""
     INTERNAL = "internal"
+    """Cause: an error of the server.
+    Cure: look for the ``request_id`` in its log, which has the traceback."""
     # of a job that did not succeed
     GRAPH_INVALID = "graph_invalid"
+    """Cause: ComfyUI would not run the graph with these inputs: a node class, a model or a link is
+    missing.
+    Cure: correct what ``fields`` names; ``comfysnap check`` and ``comfysnap doctor`` find it
+    earlier."""
     NODE_FAILED = "node_failed"
+    """Cause: a node raised an exception.
+    Cure: ``fields`` names the node; the traceback is in the log of the worker."""
     OUT_OF_MEMORY = "out_of_memory"
+    """Cause: the GPU or the machine ran out of memory.
+    Cure: make the picture or the batch smaller, or use a larger GPU."""
     WORKER_LOST = "worker_lost"
+    """Cause: the process or container that ran the job ended.
+    Cure: submit it again; ``max_attempts`` lets the server do so by itself."""
     ENGINE_FAILED = "engine_failed"
+    """Cause: ComfyUI did not start, or lost its GPU.
+    Cure: read the worker's log; run ``comfysnap doctor``."""
     INPUT_UNAVAILABLE = "input_unavailable"
+    """Cause: an input file could not be fetched from its URL.
+    Cure: check that the URL is public and answers; upload the file instead."""
     MODEL_UNAVAILABLE = "model_unavailable"
-    """A model could not be downloaded; the same job may succeed later."""
+    """Cause: a model could not be downloaded: the host is down, a token is missing, or the cache
+    is full.
+    Cure: the same job may succeed later; check ``HF_TOKEN`` and ``CIVITAI_TOKEN``."""
     OUTPUT_MISSING = "output_missing"
+    """Cause: the graph ran, and an output of the map was not made.
+    Cure: check ``node`` and ``kind`` of the output in ``workflow.toml``."""
     OUTPUT_NOT_STORED = "output_not_stored"
+    """Cause: the output files could not be put into the bucket, and ``when_down`` is ``"fail"``.
+    Cure: check the bucket and its credentials; ``"wait"`` keeps the job until it is back."""
     JOB_CANCELLED = "job_cancelled"
+    """Cause: someone cancelled the job, or its caller stopped waiting.
+    Cure: submit it again; ``cancel_on_timeout=False`` keeps jobs whose callers leave."""
     JOB_TIMED_OUT = "job_timed_out"
+    """Cause: the job ran longer than its ``timeout``.
+    Cure: give it more, up to ``serve.max_timeout`` (``deploy.timeout`` on Modal)."""
     JOB_EXPIRED = "job_expired"
+    """Cause: the job did not start within ``serve.queue_timeout``.
+    Cure: submit it again, or add workers."""
 
 
 class FieldProblem(BaseModel, frozen=True, extra="ignore", defer_build=True):
