@@ -140,6 +140,10 @@ def test_deploy_registers_the_settings_and_a_changed_workflow_needs_no_build(
     assert done.returncode == 0, done.stdout + done.stderr
     check_functions(prepared, done.stdout)
     check_layers(prepared)
+    mounted = [prepared.state.mounts[id] for id in created(prepared, "gateway").mount_ids]
+    files = {Path(name).name for files in mounted for name in files if "comfysnap_server" in name}
+    assert {"routes.py", "workflow.html", "workflow.js", "page.css"} <= files
+    assert not {name for name in files if name.endswith((".pyc", ".toml", ".txt"))}
     images, before = set(prepared.state.images), created(prepared, "Worker.*")
     graph = project / "workflows" / "hello" / "graph.json"
     graph.write_text(graph.read_text() + "\n")

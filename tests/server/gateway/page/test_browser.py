@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -187,8 +188,6 @@ def test_a_workflow_is_chosen_filled_in_run_watched_and_downloaded(
 
 
 def wait_for_file(path: Path, sha256: str) -> None:
-    import time
-
     end = time.monotonic() + 20
     while not (path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256):
         assert time.monotonic() < end, list(path.parent.iterdir())
@@ -241,9 +240,7 @@ def test_a_key_is_typed_in_and_kept_in_the_tab(serve: Serve, page: Page) -> None
     assert page.eval("sessionStorage.length") == 0
 
 
-def test_files_of_a_key_are_played_and_downloaded(
-    serve: Serve, page: Page, tmp_path: Path
-) -> None:
+def test_files_of_a_key_are_played_and_downloaded(serve: Serve, page: Page, tmp_path: Path) -> None:
     server = serve(auth="keys")
     page.open(f"{server}/w/video")
     page.wait("document.querySelector('.access input')")
@@ -490,9 +487,7 @@ def test_the_keyboard_is_enough(serve: Serve, page: Page) -> None:
 @pytest.mark.parametrize(
     ("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
 )
-def test_pages_are_accessible_and_fit(
-    serve: Serve, page: Page, width: int, scheme: str
-) -> None:
+def test_pages_are_accessible_and_fit(serve: Serve, page: Page, width: int, scheme: str) -> None:
     server = serve()
     page.look(width=width, scheme=scheme)
     page.open(server)

@@ -1,11 +1,13 @@
 """The programs of "as code" do what the form does."""
 
 import asyncio
+import hashlib
 import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -144,13 +146,14 @@ def test_names_of_types_and_constants_are_those_of_the_generators(
 
 
 def renamed(workflow: Workflow, name: str) -> Workflow:
-    from dataclasses import replace
-
     return replace(workflow, spec=workflow.spec.model_copy(update={"name": name}))
 
 
 def test_typescript_is_accepted_by_the_compiler(
-    run_module: RunModule, workflows: dict[str, Workflow], tsc: Compile, build: Path,
+    run_module: RunModule,
+    workflows: dict[str, Workflow],
+    tsc: Compile,
+    build: Path,
     tmp_path: Path,
 ) -> None:
     texts = run_module(
@@ -193,19 +196,18 @@ async def run(folder: Path, *command: str) -> str:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 @pytest.mark.parametrize("server", ["none", "keys"], indirect=True)
 async def test_python_and_curl_run_a_job_with_a_file(
-    server: str, run_module: RunModule, workflows: dict[str, Workflow], generated: Path,
+    server: str,
+    run_module: RunModule,
+    workflows: dict[str, Workflow],
+    generated: Path,
     request: pytest.FixtureRequest,
-) -> None:  # fmt: skip
-    import hashlib
-
+) -> None:
     photo = generated / "it's mine.png"
     Image.new("RGB", (64, 64), "red").save(photo)
     digest = hashlib.sha256(photo.read_bytes()).hexdigest()
     inputs = {"image": {"sha256": digest}, "prompt": HARD, "steps": 2, "seed": 7}
     keys = request.node.callspec.params["server"] == "keys"
-    call = call_of(
-        workflows["img2img"], inputs, url=server, files={digest: photo.name}, keys=keys
-    )
+    call = call_of(workflows["img2img"], inputs, url=server, files={digest: photo.name}, keys=keys)
     (texts,) = run_module("code_texts.js", [call])
     job = json.loads(await run(generated, "sh", "-c", texts["curl"]))
     assert (job["status"], job["inputs"]["prompt"]) == ("succeeded", HARD)
