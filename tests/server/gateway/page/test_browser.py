@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,26 +70,24 @@ Serve = Callable[..., str]
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
     """Start a server; return its address."""
-    opened: list[Any] = []
+    opened = ExitStack()
 
     def serve(
         workflows: dict[str, Workflow] | None = None,
         *,
         auth: AuthMode = "none",
         step_seconds: float = 0.0,
-        prepared: Callable[[FastAPI], object] = lambda _: None,
+        prepared: Callable[[FastAPI], None] | None = None,
     ) -> str:
         settings = GatewaySettings(auth=auth, keys={"anna": hash_key(KEY)})
         backend = LocalBackend(tmp_path / "data", engine_options={"step_seconds": step_seconds})
         app = create_app(backend, workflows or load_workflows(WORKFLOWS), settings)
-        prepared(app)
-        server = running(app)
-        opened.append(server)
-        return server.__enter__().url
+        if prepared:
+            prepared(app)
+        return opened.enter_context(running(app)).url
 
-    yield serve
-    for server in opened:
-        server.__exit__(None, None, None)
+    with opened:
+        yield serve
 
 
 @pytest.fixture
@@ -181,7 +179,6 @@ def test_a_workflow_is_chosen_filled_in_run_watched_and_downloaded(
     page.downloads(tmp_path)
     click(page, "figcaption a")
     saved = tmp_path / job["outputs"]["images"][0]["name"]
-    page.wait("true")
     wait_for_file(saved, job["outputs"]["images"][0]["sha256"])
     loaded = page.eval("performance.getEntriesByType('resource').map(entry => entry.name)")
     assert [name for name in loaded if not name.startswith((server, "data:", "blob:"))] == []
@@ -445,23 +442,17 @@ class CutStreams:
             if b"data:" in message.get("body", b""):
                 raise ConnectionError
 
-        with suppressed():
+        with suppress(ConnectionError, ExceptionGroup):
             await self._app(scope, receive, cut)
-
-
-@contextmanager
-def suppressed() -> Generator[None]:
-    try:
-        yield
-    except* ConnectionError:
-        pass
 
 
 def test_a_job_is_followed_without_event_streams(serve: Serve, page: Page) -> None:
     requests: list[str] = []
-    server = serve(
-        step_seconds=0.3, prepared=lambda app: app.add_middleware(CutStreams, requests=requests)
-    )
+
+    def cut(app: FastAPI) -> None:
+        app.add_middleware(CutStreams, requests=requests)
+
+    server = serve(step_seconds=0.3, prepared=cut)
     open_workflow(page, f"{server}/w/flux")
     fill(page, "prompt", "a fox")
     run(page)

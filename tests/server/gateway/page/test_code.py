@@ -9,7 +9,7 @@ import sys
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import pytest
 from PIL import Image
@@ -51,7 +51,8 @@ def generated(
         path = tmp_path / "comfysnap_models" / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(source, encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.delitem(sys.modules, "comfysnap_models", raising=False)
     return tmp_path
 
 
@@ -110,7 +111,7 @@ def test_python_passes_the_values_of_the_form(
     with pytest.raises(Recorded):
         exec(program, {"__name__": "__main__"})  # noqa: S102 -- the program is ours
     given = RecordingClient.given
-    assert type(given).__workflow__ == name
+    assert given.__workflow__ == name
     sent = {key: as_sent(value, files) for key, value in given if key in given.model_fields_set}
     assert sent == {key: as_number(value, key) for key, value in inputs.items()}
 
@@ -118,7 +119,7 @@ def test_python_passes_the_values_of_the_form(
 def as_sent(value: Any, files: dict[str, str]) -> Any:
     """A field's value as it is on the wire."""
     if isinstance(value, list):
-        return [as_sent(item, files) for item in value]
+        return [as_sent(item, files) for item in cast("list[Any]", value)]
     if isinstance(value, Path):
         (digest,) = [digest for digest, name in files.items() if name == str(value)]
         return {"sha256": digest}
