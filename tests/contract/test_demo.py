@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.contract.processes import COMMAND, environment, left_behind, new_mark
@@ -52,6 +53,34 @@ def test_a_demo_that_is_killed_leaves_no_process(tmp_path: Path, how: signal.Sig
     code, _ = in_terminal(tmp_path, mark, lambda _, pid: os.kill(pid, how))
     assert code == (-how if how == signal.SIGKILL else 130)
     assert left_behind(mark, patience=30) == []
+
+
+def test_the_demo_leaves_the_page_open_until_ctrl_c(tmp_path: Path) -> None:
+    mark = new_mark()
+    browser = tmp_path / "browser"
+    browser.write_text('#!/bin/sh\nprintf %s "$1" > opened.part && mv opened.part opened\n')
+    browser.chmod(0o755)
+    with subprocess.Popen(
+        [*COMMAND, "demo", "--open"], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+        env={**environment(mark), "BROWSER": str(browser)}, stderr=subprocess.STDOUT,
+    ) as demo:  # fmt: skip
+        assert demo.stdout is not None
+        lines = iter(demo.stdout.readline, "")
+        page = next(line for line in lines if line.startswith("page: ")).split()[1]
+        assert next(lines).startswith("Ctrl-C ")
+        wait_for(tmp_path / "opened")
+        assert (tmp_path / "opened").read_text() == page
+        assert "<title>comfysnap</title>" in httpx.get(page).text
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(30) == 0
+    assert left_behind(mark) == []
+
+
+def wait_for(path: Path) -> None:
+    limit = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < limit
+        time.sleep(0.02)
 
 
 def test_the_packaged_workflow_is_that_of_the_project() -> None:

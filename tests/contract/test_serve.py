@@ -58,6 +58,7 @@ def test_the_first_line_ends_with_the_address_and_the_last_begins_with_ctrl_c(
         assert process.stdout is not None
         rest = process.stdout.read()
     assert rest.splitlines()[-1].startswith("Ctrl-C ")
+    assert f"page: {url}/" in rest.splitlines()
 
 
 def test_a_server_stopped_while_it_starts_leaves_no_process(tmp_path: Path) -> None:

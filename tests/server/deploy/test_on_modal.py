@@ -140,6 +140,7 @@ def test_deploy_registers_the_settings_and_a_changed_workflow_needs_no_build(
     assert done.returncode == 0, done.stdout + done.stderr
     check_functions(prepared, done.stdout)
     check_layers(prepared)
+    check_pages(prepared)
     images, before = set(prepared.state.images), created(prepared, "Worker.*")
     graph = project / "workflows" / "hello" / "graph.json"
     graph.write_text(graph.read_text() + "\n")
@@ -150,6 +151,16 @@ def test_deploy_registers_the_settings_and_a_changed_workflow_needs_no_build(
     assert after.image_id == mounts[0]
     assert list(after.mount_ids) != mounts[1]
     check_rollback(prepared, project)
+
+
+def check_pages(prepared: ControlPlane) -> None:
+    """Their files are beside the module that serves them."""
+    folder = "/root/comfysnap_server/gateway/page"
+    found = [prepared.state.mounts[id] for id in created(prepared, "gateway").mount_ids]
+    ours = [files for files in found if f"{folder}/routes.py" in files]
+    names = ("workflow.html", "workflow.js", "page.css", "icon.svg")
+    assert ours
+    assert all(f"{folder}/static/{name}" in files for files in ours for name in names)
 
 
 def check_functions(prepared: ControlPlane, said: str) -> None:

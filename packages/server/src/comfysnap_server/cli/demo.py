@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import webbrowser
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,10 @@ def demo(
         EngineChoice,
         typer.Option(help="Engine that runs the graph. simulated needs no model or GPU."),
     ] = EngineChoice.SIMULATED,
+    open_page: Annotated[
+        bool,
+        typer.Option("--open", help="Then open the workflow's page, and serve it until Ctrl-C."),
+    ] = False,
 ) -> None:
     """Generate an image with a temporary server and a typed client. Ctrl-C cancels.
 
@@ -53,7 +58,7 @@ def demo(
         if number := getattr(signal, name, None):
             signal.signal(number, _interrupt)
     try:
-        code = _run(prompt, out, engine)
+        code = _run(prompt, out, engine, open_page=open_page)
     except DemoError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
@@ -63,27 +68,40 @@ def demo(
     raise typer.Exit(code)
 
 
-def _run(prompt: str, out: Path, engine: EngineChoice) -> int:
+def _run(prompt: str, out: Path, engine: EngineChoice, *, open_page: bool) -> int:
     with (
         tempfile.TemporaryDirectory(prefix="comfysnap-demo-") as data,
-        _server(Path(data), engine) as (url, engine_line),
+        _server(Path(data), engine) as (server, url, engine_line),
     ):
         print(f"server: {url}\n{engine_line}", flush=True)
         out.mkdir(parents=True, exist_ok=True)
         code = _client(url, prompt, out)
-    if code == 0:
-        if engine_line.startswith("engine: simulated"):
-            print("This image is a placeholder: the simulated engine does not run a model.")
-        print("\n" + _EXAMPLE.format(prompt=prompt), end="")
+        if code == 0:
+            if engine_line.startswith("engine: simulated"):
+                print("This image is a placeholder: the simulated engine does not run a model.")
+            print("\n" + _EXAMPLE.format(prompt=prompt), end="")
+            if open_page:
+                _show_page(server, f"{url}/w/flux")
     return code
 
 
+def _show_page(server: subprocess.Popen[str], page: str) -> None:
+    """Open a page of the server, which then runs until Ctrl-C."""
+    print(f"\npage: {page}\nCtrl-C stops the server; jobs of the demo are not kept.", flush=True)
+    # some browsers are only left when they are closed
+    threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
+    try:
+        server.wait()
+    except KeyboardInterrupt:
+        print("stopped the server", file=sys.stderr)
+
+
 @contextmanager
-def _server(data: Path, engine: EngineChoice) -> Generator[tuple[str, str]]:
+def _server(data: Path, engine: EngineChoice) -> Generator[tuple[subprocess.Popen[str], str, str]]:
     """Run a server for the block; it also stops when this process ends.
 
     Yields:
-        Its URL and the line with its engine.
+        Its process, its URL and the line with its engine.
     """
     process = subprocess.Popen(
         [*_COMFYSNAP, "serve", "--port=0", "--project", str(_PROJECT), "--engine", engine,
@@ -93,7 +111,7 @@ def _server(data: Path, engine: EngineChoice) -> Generator[tuple[str, str]]:
     assert process.stdin is not None  # noqa: S101 -- stdin=PIPE
     assert process.stdout is not None  # noqa: S101
     try:
-        yield _read_address(process.stdout)
+        yield process, *_read_address(process.stdout)
     finally:
         process.stdin.close()
         _end(process)

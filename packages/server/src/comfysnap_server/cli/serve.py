@@ -289,7 +289,7 @@ def _announce(
 ) -> None:
     # programs read the address at the end of the first line and wait for the line with Ctrl-C
     note = " (placeholder images, no model runs)" if engine.name == "simulated" else ""
-    print(f"comfysnap is running on {url}\nengine: {engine.name}{note}")
+    print(f"comfysnap is running on {url}\nengine: {engine.name}{note}\npage: {url}/")
     workers = engine.workers or len(engine.gpus)
     if workers > 1:
         on = f" on GPU {', '.join(map(str, engine.gpus))}" if engine.gpus else ""

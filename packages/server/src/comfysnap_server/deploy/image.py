@@ -351,6 +351,11 @@ def _variables(deployment: Deployment) -> Layer:
     return Layer("variables", shown, lambda image: image.env(variables))
 
 
+def _is_left_here(path: Path) -> bool:
+    """Whether a file of our packages is not for containers: of modules and pages both are."""
+    return path.suffix != ".py" and path.parts[-3:-1] != ("page", "static")
+
+
 def _project_layers(deployment: Deployment) -> list[Layer]:
     project = deployment.project
     tables = [deployment.settings, *deployment.settings.pools.values()]
@@ -374,7 +379,7 @@ def _project_layers(deployment: Deployment) -> list[Layer]:
         Layer(
             "our packages",
             ", ".join(PACKAGES),
-            lambda image: image.add_local_python_source(*PACKAGES),
+            lambda image: image.add_local_python_source(*PACKAGES, ignore=_is_left_here),
             built=False,
         ),
         Layer(

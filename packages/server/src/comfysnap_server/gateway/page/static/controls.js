@@ -223,7 +223,7 @@ class LoraControl {
       ? new Choice({ ...field, required: true, default: undefined }, options)
       : new RemoteText({ ...field, type: field.urls ? "model" : "lora" }, options);
     const [strength, strengthLabel] = number("Strength");
-    const [clip, clipLabel] = number("Strength for the text");
+    const [clip, clipLabel] = number("Text strength");
     this.#strength = strength;
     this.#clip = clip;
     this.input = this.#name.input;
@@ -245,7 +245,8 @@ class LoraControl {
   }
 
   set state({ text, sha256, strength, clip }) {
-    if (this.#field.choices) this.#name.state = String(this.#field.choices.indexOf(text));
+    const choice = this.#field.choices?.indexOf(text);
+    if (choice !== undefined) this.#name.state = choice < 0 ? "" : String(choice);
     else this.#name.state = { text, sha256 };
     this.#strength.value = strength;
     this.#clip.value = clip;

@@ -20,9 +20,14 @@ export function fieldsOf(schema) {
   return fields;
 }
 
+/** Words that are written in their own way. */
+const WORDS = new Map(
+  ["CFG", "CLIP", "FPS", "ID", "JSON", "LoRA", "LoRAs", "SVG", "URL", "VAE"].map((word) => [word.toLowerCase(), word]),
+);
+
 /** A name as a label: `Negative prompt` of `negative_prompt`. */
 export function labelOf(name) {
-  const words = name.replaceAll("_", " ").trim();
+  const words = name.split("_").filter(Boolean).map((word) => WORDS.get(word) ?? word).join(" ");
   return words.charAt(0).toUpperCase() + words.slice(1);
 }
 

@@ -78,11 +78,7 @@ export class Form {
 
   /** Show problems at their fields and go to the first; those of no field stand above the button. */
   showProblems(problems, message = "") {
-    for (const { control, error } of this.#parts.values()) {
-      error.hidden = true;
-      error.textContent = "";
-      control.input.removeAttribute("aria-invalid");
-    }
+    for (const part of this.#parts.values()) this.#clear(part);
     const others = [];
     let first;
     for (const { field: place, message: text } of problems) {
@@ -105,10 +101,20 @@ export class Form {
     first?.focus();
   }
 
+  #clear({ control, error }) {
+    error.hidden = true;
+    error.textContent = "";
+    control.input.removeAttribute("aria-invalid");
+  }
+
   #part(field, onChange) {
     const [id, label, about, wrong] = ["field", "label", "about", "error"].map(newId);
     const error = h("p", { class: "error", id: wrong, hidden: true });
-    const control = controlOf(field, { id, label, describedBy: `${about} ${wrong}`, onChange });
+    const changed = () => {
+      this.#clear(this.#parts.get(field.name));
+      onChange();
+    };
+    const control = controlOf(field, { id, label, describedBy: `${about} ${wrong}`, onChange: changed });
     const mark = field.required ? h("span", { class: "required" }, " required") : null;
     const hint = h("p", { class: "hint", id: about }, prose(hintOf(field)));
     const isGroup = field.list && field.type !== "file";
@@ -157,6 +163,7 @@ function hintOf(field) {
 
 function rangeOf({ type, list, minimum, maximum, step, minItems, maxItems, random, description }) {
   if (list && Number.isFinite(maxItems)) {
+    if (minItems === maxItems) return `${maxItems} values.`;
     return minItems > 0 ? `${minItems} to ${maxItems} values.` : `Up to ${maxItems} values.`;
   }
   const isNumber = type === "integer" || type === "number";

@@ -15,6 +15,7 @@ const MAX_URL = 4096;
 /** The state of a field that nobody touched. */
 export function initialState(field) {
   if (field.default !== undefined && field.default !== null) return stateOf(field, field.default);
+  if (field.list && field.type === "file") return [];
   if (field.list) return Array.from({ length: field.minItems }, () => emptyState(field));
   return emptyState(field);
 }

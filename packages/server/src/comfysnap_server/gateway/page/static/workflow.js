@@ -13,6 +13,9 @@ import { cancel, follow, isFinal, read, submit } from "./jobs.js";
 import { isSame } from "./values.js";
 
 const main = document.getElementById("main");
+/** How often the place in the queue is read. */
+const POSITION_MS = 3000;
+
 const name = decodeURIComponent(location.pathname.slice(location.pathname.lastIndexOf("/") + 1));
 
 class WorkflowPage {
@@ -130,9 +133,10 @@ class WorkflowPage {
   async #follow(job) {
     const following = new AbortController();
     this.#following = following;
+    const queue = setInterval(() => this.#readPosition(job.id), POSITION_MS);
     const onEvent = (event) => {
       if (following.signal.aborted) return;
-      if (event.type === "progress") this.#view.progress(event.progress);
+      if (event.type === "progress") this.#progress(event.progress);
       if (event.type === "preview") this.#view.preview(event.preview);
       if (event.type === "output") this.#view.output(event.output.name, event.output.value);
       if (event.job) this.#show(event.job);
@@ -141,7 +145,21 @@ class WorkflowPage {
       await follow(job.id, onEvent, following.signal);
     } catch (error) {
       if (!following.signal.aborted) this.#view.lost(messageOf(error));
+    } finally {
+      clearInterval(queue);
     }
+  }
+
+  #progress(progress) {
+    if (this.#job.status === "queued") this.#readPosition(this.#job.id);
+    else this.#view.progress(progress);
+  }
+
+  /** The place in the queue is in no event. */
+  async #readPosition(id) {
+    if (this.#job.id !== id || this.#job.status !== "queued" || document.hidden) return;
+    const job = await read(id).catch(() => undefined);
+    if (job !== undefined && this.#job.id === id && job.version >= this.#job.version) this.#show(job);
   }
 
   async #cancel() {
