@@ -11,6 +11,7 @@ from tests.contract.processes import environment
 
 COMMANDS = [
     "serve",
+    "mcp",
     "keys add",
     "keys list",
     "keys revoke",

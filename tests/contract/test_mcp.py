@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import re
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,20 @@ from mcp import Client, StdioServerParameters
 from mcp_types import CallToolResult, ImageContent, ResourceLink, TextContent
 
 from comfysnap_schema.workflow import load_workflows
+from comfysnap_server.gateway import GatewaySettings
 from tests.contract.processes import COMMAND, environment, new_mark, serving
-from tests.paths import WORKFLOWS
+from tests.paths import ROOT, WORKFLOWS
 from tests.server.gateway.mcp.test_calls import ANNA, ERAS, FOX, SLOW
 from tests.server.gateway.mcp.test_calls import serving as serving_with_keys
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
 FAST = "--engine-option=step_seconds=0"
+DOCUMENT = (ROOT / "docs" / "mcp.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +84,9 @@ async def test_a_host_has_the_tools_of_the_server(url: str, era: str) -> None:
     async with host(url, era) as client:
         tools = {tool.name for tool in (await client.list_tools()).tools}
         result = await client.call_tool(
-            "flux", FOX, progress_callback=note, meta={"comfysnap/idempotency_key": era}  # pyright: ignore[reportArgumentType]
-        )  # fmt: skip
-        again = await client.call_tool("flux", FOX, meta={"comfysnap/idempotency_key": era})  # pyright: ignore[reportArgumentType]
+            "flux", FOX, progress_callback=note, meta={"comfysnap/idempotency_key": era}
+        )
+        again = await client.call_tool("flux", FOX, meta={"comfysnap/idempotency_key": era})
         wrong = await client.call_tool("flux", {**FOX, "steps": 400})
     assert tools == {*load_workflows(WORKFLOWS), "get_job", "cancel_job"}
     assert [type(one) for one in result.content] == [TextContent, ImageContent, ResourceLink]
@@ -105,8 +113,8 @@ async def test_a_call_that_the_host_cancels_cancels_its_job(url: str, era: str) 
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        job = last_job(url)
-        assert final(url, job["id"])["status"] == "cancelled"
+        ended = await asyncio.to_thread(final, url, last_job(url)["id"])
+        assert ended["status"] == "cancelled"
 
 
 async def test_a_server_that_is_gone_is_an_error_until_it_is_back(tmp_path: Path) -> None:
@@ -164,3 +172,33 @@ def test_it_ends_with_stdin_and_with_ctrl_c(url: str) -> None:
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130
     assert process.communicate()[1] == ""
+
+
+async def test_the_settings_of_the_document_start_a_host(url: str) -> None:
+    desktop, *others = map(json.loads, blocks("json"))
+    (server,) = desktop["mcpServers"].values()
+    program = Path(sys.executable).with_name(server["command"])
+    arguments = [word.replace("http://127.0.0.1:8000", url) for word in server["args"]]
+    given = environment("none") | server["env"]
+    parameters = StdioServerParameters(command=str(program), args=arguments, env=given)
+    async with Client(parameters, mode="legacy") as client:
+        assert "flux" in {tool.name for tool in (await client.list_tools()).tools}
+    for other in others:
+        ((found,),) = [servers.values() for servers in other.values()]
+        assert found["url"] == "http://127.0.0.1:8000/mcp"
+
+
+def test_the_program_of_the_document_runs(url: str) -> None:
+    (program,) = blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-c", program.replace("http://127.0.0.1:8000", url)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert httpx.get(done.stdout.strip()).headers["content-type"] == "image/png"
+
+
+def test_the_settings_of_the_document_are_valid() -> None:
+    (table,) = map(tomllib.loads, blocks("toml"))
+    settings = GatewaySettings.model_validate(table["serve"])
+    assert (settings.mcp.enabled, settings.mcp.max_wait) == (True, 45)

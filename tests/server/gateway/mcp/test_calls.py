@@ -151,7 +151,7 @@ async def test_progress_rises_to_the_end(tmp_path: Path, era: str) -> None:
             outcome(await client.call_tool("flux", FOX, progress_callback=note))
     values = [value for value, _ in seen]
     assert values == sorted(set(values))
-    assert (values[0], seen[-1]) == (0, (100, "succeeded"))
+    assert (values[0], values[-1]) == (0, 100)
     assert any("Sampler" in text for _, text in seen)
 
 
@@ -182,39 +182,70 @@ async def test_a_job_that_ended_is_returned_whole_by_get_job(url: str) -> None:
     assert [type(one) for one in got.content] == [TextContent, ImageContent, ResourceLink]
 
 
-async def test_a_cancelled_call_cancels_its_job(tmp_path: Path) -> None:
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_cancelled_call_cancels_its_job(tmp_path: Path, era: str) -> None:
     begun = asyncio.Event()
 
     async def note(progress: float, total: float | None, message: str | None) -> None:
         begun.set()
 
     with serving(tmp_path, 0.6) as url:
-        async with client_of(url) as client:
+        async with client_of(url, era) as client:
             call = asyncio.create_task(client.call_tool("flux", SLOW, progress_callback=note))
             await begun.wait()
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await call
-        (job,) = jobs_of(url)
-        assert final(url, job["id"])["status"] == "cancelled"
+            (job,) = jobs_of(url)
+            ended = await asyncio.to_thread(final, url, job["id"])
+            assert ended["status"] == "cancelled"
+
+
+def headers_of(era: str) -> dict[str, str]:
+    headers = {"MCP-Protocol-Version": era, "Accept": "application/json, text/event-stream"}
+    modern = {"Mcp-Method": "tools/call", "Mcp-Name": "flux"}
+    return headers | (modern if era == ERAS[1] else {})
+
+
+def slow_call(era: str, **meta: Any) -> dict[str, Any]:
+    prefix = "io.modelcontextprotocol"
+    modern: dict[str, Any] = {f"{prefix}/protocolVersion": era, f"{prefix}/clientCapabilities": {}}
+    given = {"progressToken": 1, **meta, **(modern if era == ERAS[1] else {})}
+    params = {"name": "flux", "arguments": SLOW, "_meta": given}
+    return {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
 
 
 @pytest.mark.parametrize("era", ["2025-11-25", "2026-07-28"])
-async def test_hanging_up_cancels_the_job(tmp_path: Path, era: str) -> None:
-    meta: dict[str, Any] = {"progressToken": 1}
-    headers = {"MCP-Protocol-Version": era, "Accept": "application/json, text/event-stream"}
-    if era == "2026-07-28":
-        headers |= {"Mcp-Method": "tools/call", "Mcp-Name": "flux"}
-        prefix = "io.modelcontextprotocol"
-        meta |= {f"{prefix}/protocolVersion": era, f"{prefix}/clientCapabilities": {}}
-    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call",
-            "params": {"name": "flux", "arguments": SLOW, "_meta": meta}}  # fmt: skip
+def test_hanging_up_cancels_the_job_unless_the_caller_can_come_back(
+    tmp_path: Path, era: str
+) -> None:
     with serving(tmp_path, 0.6) as url, http_of(url) as http:
-        with http.stream("POST", "/mcp", json=body, headers=headers) as answer:
-            assert answer.status_code == 200
-            assert any("notifications/progress" in line for line in answer.iter_lines())
-        (job,) = jobs_of(url)
-        assert final(url, job["id"])["status"] == "cancelled"
+        for meta in ({}, {"comfysnap/idempotency_key": "once"}):
+            body = slow_call(era, **meta)
+            with http.stream("POST", "/mcp", json=body, headers=headers_of(era)) as answer:
+                assert answer.status_code == 200
+                assert any("notifications/progress" in line for line in answer.iter_lines())
+        kept, gone = jobs_of(url)
+        assert final(url, gone["id"])["status"] == "cancelled"
+        http.post(f"/cancel/{kept['id']}")
+        assert final(url, kept["id"])["cancel_requested_at"] > gone["created_at"]
+
+
+def test_a_message_cancels_calls_of_its_own_session_alone(tmp_path: Path) -> None:
+    era = "2025-11-25"
+    cancel = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}
+    with serving(tmp_path, 0.6) as url, http_of(url) as http, http_of(url, BOB) as stranger:
+        mine = {**headers_of(era), "Mcp-Session-Id": "mine"}
+        with http.stream("POST", "/mcp", json=slow_call(era), headers=mine) as answer:
+            lines = answer.iter_lines()
+            assert any("notifications/progress" in line for line in lines)
+            others = {**mine, "Mcp-Session-Id": "another"}
+            assert http.post("/mcp", json=cancel, headers=others).status_code == 202
+            assert stranger.post("/mcp", json=cancel, headers=mine).status_code == 202
+            (job,) = jobs_of(url)
+            assert job["cancel_requested_at"] is None
+            assert http.post("/mcp", json=cancel, headers=mine).status_code == 202
+            assert any("job_cancelled" in line for line in lines)
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -282,7 +313,7 @@ async def test_an_idempotency_key_is_that_of_the_route(url: str, era: str) -> No
         first = outcome(await client.call_tool("flux", FOX, meta=meta))
         second = outcome(await client.call_tool("flux", FOX, meta=meta))
         third = outcome(await client.call_tool("flux", FOX))
-        wrong = await client.call_tool("flux", FOX, meta={"comfysnap/idempotency_key": "a b"})  # pyright: ignore[reportArgumentType]
+        wrong = await client.call_tool("flux", FOX, meta={"comfysnap/idempotency_key": "a b"})
     with http_of(url) as http:
         headers = {"Idempotency-Key": f"once-{era}"}
         fourth = http.post("/infer_async/flux", json=FOX, headers=headers)
@@ -331,7 +362,7 @@ async def test_a_used_up_budget_is_told(slow: str) -> None:
         refused = await client.call_tool("flux", SLOW)
         assert refused.is_error
         assert "quota_exceeded" in text_of(refused)
-        assert (refused.structured_content or {})["error"]["budget"] == "max_unfinished_jobs"
+        assert (refused.meta or {})["comfysnap/error"]["budget"] == "max_unfinished_jobs"
         outcome(await client.call_tool("cancel_job", {"job": job}))
 
 

@@ -47,6 +47,11 @@ def preview_of(result: CallToolResult) -> Image.Image | None:
     return Image.open(io.BytesIO(base64.b64decode(found[0].data))) if found else None
 
 
+def outputs_of(result: CallToolResult) -> dict[str, Any]:
+    assert result.structured_content is not None
+    return result.structured_content["outputs"]
+
+
 def links_of(result: CallToolResult) -> list[str]:
     return [one.uri for one in result.content if isinstance(one, ResourceLink)]
 
@@ -86,7 +91,7 @@ async def test_a_large_preview_leaves_room_for_texts_and_links(
     result = await result_of(backend, outputs=outputs)
     assert preview_of(result) is not None
     assert len(links_of(result)) == 32
-    found = (result.structured_content or {})["outputs"]
+    found = outputs_of(result)
     assert len(found["images"]) == 32
     assert found["text"].endswith("(1000000 characters)")
     assert 0 < len(found["lines"]) < 100
@@ -96,7 +101,7 @@ async def test_a_large_preview_leaves_room_for_texts_and_links(
 async def test_small_texts_and_json_are_returned_as_they_are(backend: FakeBackend) -> None:
     outputs = {"text": "a fox", "lines": ["a", "b"], "data": {"a": [1, None]}, "none": []}
     result = await result_of(backend, outputs=outputs)
-    assert (result.structured_content or {})["outputs"] == outputs
+    assert outputs_of(result) == outputs
     assert "text: a fox\nlines: a\nlines: b\n" in result.content[0].model_dump()["text"]
 
 
@@ -110,7 +115,7 @@ async def test_what_cannot_be_shown_is_linked(
         backend.add_output(tmp_path / "a.png", content, "image/png")
     result = await result_of(backend, outputs={"images": file("a.png", kind)})
     assert preview_of(result) is None
-    assert links_of(result) == [(result.structured_content or {})["outputs"]["images"]["url"]]
+    assert links_of(result) == [outputs_of(result)["images"]["url"]]
 
 
 async def test_a_job_that_failed_keeps_what_was_complete(

@@ -1,7 +1,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jsonschema
 import pytest
@@ -75,11 +75,12 @@ def many(tmp_path: Path) -> Workflow:
 
 def every_schema(schema: Any) -> Iterator[dict[str, Any]]:
     if isinstance(schema, dict):
-        yield schema
-        for value in schema.values():
+        found = cast("dict[str, Any]", schema)
+        yield found
+        for value in found.values():
             yield from every_schema(value)
     elif isinstance(schema, list):
-        for item in schema:
+        for item in cast("list[Any]", schema):
             yield from every_schema(item)
 
 

@@ -32,6 +32,7 @@ from comfysnap_server.gateway.jobs import access_of, owner_of_job
 from comfysnap_server.gateway.links import Links
 from comfysnap_server.gateway.long_polls import LongPolls
 from comfysnap_server.gateway.mcp import tools
+from comfysnap_server.gateway.mcp.errors import SESSION_HEADER
 from comfysnap_server.gateway.mcp.results import JobResults, refused, stage_of
 from comfysnap_server.gateway.problems import (
     REQUEST_ID_KEY,
@@ -76,6 +77,28 @@ class Call:
     request: Request
     session: Session
     meta: Mapping[str, Any]
+    request_id: str | int | None = None
+
+    @property
+    def comes_back(self) -> bool:
+        """Whether a caller that is gone can collect the job with the same call."""
+        return IDEMPOTENCY_META in self.meta
+
+    @property
+    def key(self) -> tuple[str, str, str | int] | None:
+        """What a later message that cancels it names; None when none can."""
+        session = self.request.headers.get(SESSION_HEADER)
+        if session is None or self.request_id is None:
+            return None
+        return access_of(self.request).owner, session, self.request_id
+
+
+@dataclass
+class _Running:
+    """A call whose job may be cancelled by another message."""
+
+    job: str | None = None
+    cancelled: bool = False
 
 
 class ToolCalls:
@@ -112,6 +135,7 @@ class ToolCalls:
         }
         for name in workflows.keys() & tools.FIXED:
             log.warning("the workflow %r is not an MCP tool: the name is taken", name)
+        self._running: dict[tuple[str, str, str | int], _Running] = {}
         self._tools = {name: _tool(workflow) for name, workflow in self._workflows.items()}
         self._fixed = _fixed_tools(self._max_wait)
         self._called: Mapping[str, Callable[[Call], Awaitable[CallToolResult]]] = {
@@ -146,23 +170,45 @@ class ToolCalls:
             text = f"{call.name} failed: the server's log has the reason (request {request_id})."
             return CallToolResult(content=[TextContent(text=text)], is_error=True)
 
+    def cancelled(self, owner: str, session: str, request_id: str | int) -> None:
+        """Cancel the job of a call, which then ends with it. In the newer era of the protocol a
+        client closes the connection instead."""
+        running = self._running.get((owner, session, request_id))
+        if running is not None:
+            running.cancelled = True
+            if running.job is not None:
+                self._jobs.cancel_soon(owner, running.job)
+
     async def _run(self, call: Call) -> CallToolResult:
         workflow = self._workflows.get(call.name)
         if workflow is None:
             return self._unknown(call.name)
         access = access_of(call.request)
         access.require(Scope.INFER)
-        job = (await self._submit(call, workflow)).job
+        running, key = _Running(), call.key
+        if key is not None:
+            self._running[key] = running
+        try:
+            job = (await self._submit(call, workflow)).job
+            running.job = job.id
+            if running.cancelled:
+                self._jobs.cancel_soon(access.owner, job.id)
+            return await self._outcome(call, access.owner, job)
+        finally:
+            if key is not None:
+                self._running.pop(key, None)
+
+    async def _outcome(self, call: Call, owner: str, job: JobRecord) -> CallToolResult:
         try:
             try:
-                job = await self._wait(call, access.owner, job, self._max_wait)
+                job = await self._wait(call, owner, job, self._max_wait)
             except (ProblemError, BackendError) as error:
                 # an error would have the model run it again
                 log.info("a job is answered without a wait: %s", error, extra=fields(job=job.id))
-            return await self._results.result(access.owner, job, str(call.request.base_url))
+            return await self._results.result(owner, job, str(call.request.base_url))
         except asyncio.CancelledError:  # by the caller, or it hung up
-            if not self._waits.draining:
-                self._jobs.cancel_soon(access.owner, job.id)
+            if not self._waits.draining and not call.comes_back:
+                self._jobs.cancel_soon(owner, job.id)
             raise
 
     async def _submit(self, call: Call, workflow: Workflow) -> SubmitResult:
@@ -172,7 +218,8 @@ class ToolCalls:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            task.add_done_callback(lambda done: self._abandon(owner, done))
+            if not call.comes_back:
+                task.add_done_callback(lambda done: self._abandon(owner, done))
             raise
 
     def _abandon(self, owner: str, task: asyncio.Task[SubmitResult]) -> None:
@@ -301,6 +348,8 @@ class _Progress:
             return
         self._percent = max(percent, self._percent + 0.01)
         self._text = text
+        if self._percent > 100:
+            return
         await self._session.report_progress(self._percent, 100, text)
 
 

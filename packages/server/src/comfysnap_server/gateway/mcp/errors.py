@@ -1,4 +1,4 @@
-"""Errors of JSON-RPC, for all requests to ``/mcp`` that are refused before a tool is called."""
+"""Names of HTTP, and errors for requests to ``/mcp`` that are refused before a tool is called."""
 
 from http import HTTPStatus
 from typing import Any, Final
@@ -6,6 +6,9 @@ from typing import Any, Final
 from comfysnap_schema.wire import ErrorCode, Problem
 
 PATH: Final = "/mcp"
+SESSION_HEADER: Final = "mcp-session-id"
+"""A name that a client of the older era gives its requests, so that it can cancel them. Nothing is
+kept under it, and any process of the server takes any."""
 
 _INVALID_REQUEST: Final = -32600
 _INTERNAL: Final = -32603

@@ -22,6 +22,8 @@ log = logging.getLogger("comfysnap.gateway")
 
 MAX_BYTES: Final = 700_000
 """Of a result as JSON; the SDK and hosts refuse those of 1 MB."""
+ERROR_META: Final = "comfysnap/error"
+"""In ``_meta`` of a refused call, for programs: the code, and what else a problem has."""
 _MAX_FILES: Final = 32
 """Of one result; the others are in ``/check_status``."""
 _MAX_TEXT: Final = 15_000
@@ -112,18 +114,16 @@ def refused(error: ProblemError, name: str) -> CallToolResult:
     seconds = error.headers.get("Retry-After")
     if seconds is not None:
         lines.append(f"Try again in {seconds} s.")
-    found = {
+    details = {
         "code": str(error.code),
         "fields": [one.model_dump(exclude_none=True) for one in problems],
         "budget": error.budget,
         "limit": error.limit,
         "scope": error.scope,
     }
-    return CallToolResult(
-        content=[TextContent(text="\n".join(lines))],
-        structured_content={"error": {key: value for key, value in found.items() if value}},
-        is_error=True,
-    )
+    # not in the structured content, which clients hold to the output schema even of an error
+    meta: dict[str, Any] = {ERROR_META: {key: value for key, value in details.items() if value}}
+    return CallToolResult(content=[TextContent(text="\n".join(lines))], is_error=True, _meta=meta)
 
 
 def stage_of(job: JobRecord) -> str:

@@ -2,8 +2,10 @@
 is turned on by the settings."""
 
 import asyncio
+import secrets
 from collections.abc import Mapping
 from contextvars import Context
+from http import HTTPStatus
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -19,13 +21,15 @@ from comfysnap_server.gateway.bodies import BodyReader
 from comfysnap_server.gateway.jobs import owner_of
 from comfysnap_server.gateway.links import Links
 from comfysnap_server.gateway.long_polls import LongPolls
-from comfysnap_server.gateway.mcp.errors import PATH
+from comfysnap_server.gateway.mcp.errors import PATH, SESSION_HEADER
 from comfysnap_server.gateway.problems import ProblemError
 from comfysnap_server.gateway.settings import GatewaySettings
 from comfysnap_server.gateway.submit import JobSubmitter
 
 if TYPE_CHECKING:
     from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+
+    from comfysnap_server.gateway.mcp.calls import ToolCalls
 
 
 class McpRoute:
@@ -73,7 +77,7 @@ class McpRoute:
                     "[serve.mcp] enabled needs the extra: pip install 'comfysnap-server[mcp]'"
                 ) from error
         self._task: asyncio.Task[None] | None = None
-        self._ready: asyncio.Future[StreamableHTTPSessionManager]
+        self._ready: asyncio.Future[tuple[StreamableHTTPSessionManager, ToolCalls]]
         self._stopping = asyncio.Event()
 
     def router(self) -> APIRouter:
@@ -90,10 +94,18 @@ class McpRoute:
                 "this server does not offer MCP: install 'comfysnap-server[mcp]' where it runs, and"
                 " set enabled = true in [serve.mcp]",
             )
-        _, body = await self._bodies.read_json(
-            request, owner_of(request), self._settings.max_body_bytes, forms=False
+        owner = owner_of(request)
+        message, body = await self._bodies.read_json(
+            request, owner, self._settings.max_body_bytes, forms=False
         )
-        return _Answer(await self._manager(), body)
+        manager, calls = await self._started()
+        session = request.headers.get(SESSION_HEADER)
+        if message.get("method") == "notifications/cancelled" and session is not None:
+            params = message.get("params")
+            request_id = params.get("requestId") if isinstance(params, dict) else None
+            if isinstance(request_id, str | int):
+                calls.cancelled(owner, session, request_id)
+        return _Answer(manager, body, opens=message.get("method") == "initialize")
 
     async def stop(self) -> None:
         """End what the first request started."""
@@ -101,7 +113,7 @@ class McpRoute:
         if self._task is not None:
             await self._task
 
-    async def _manager(self) -> "StreamableHTTPSessionManager":
+    async def _started(self) -> "tuple[StreamableHTTPSessionManager, ToolCalls]":
         if self._task is None:
             self._ready = asyncio.get_running_loop().create_future()
             # without the request's part of log lines, as it serves others too
@@ -120,7 +132,7 @@ class McpRoute:
         )  # fmt: skip
         manager = server.make_manager(made, 2 * self._settings.max_body_bytes)
         async with manager.run():
-            self._ready.set_result(manager)
+            self._ready.set_result((manager, made))
             await self._stopping.wait()
 
 
@@ -133,11 +145,14 @@ def _load() -> tuple[Any, Any]:
 
 
 class _Answer(Response):
-    """Hands a request on whose body was read."""
+    """Hands a request on whose body was read; one that opens a connection names it."""
 
-    def __init__(self, manager: "StreamableHTTPSessionManager", body: bytes) -> None:
+    def __init__(
+        self, manager: "StreamableHTTPSessionManager", body: bytes, *, opens: bool
+    ) -> None:
         super().__init__()
         self._manager = manager
+        self._opens = opens
         self._message: Message | None = {
             "type": "http.request",
             "body": body,
@@ -151,4 +166,12 @@ class _Answer(Response):
             message, self._message = self._message, None
             return message or await receive()
 
-        await self._manager.handle_request(scope, receive_again, send)
+        async def send_named(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == HTTPStatus.OK:
+                name = secrets.token_hex(16).encode()
+                message["headers"] = [*message["headers"], (SESSION_HEADER.encode(), name)]
+            await send(message)
+
+        await self._manager.handle_request(
+            scope, receive_again, send_named if self._opens else send
+        )

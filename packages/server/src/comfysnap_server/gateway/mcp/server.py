@@ -51,6 +51,7 @@ def make_manager(calls: ToolCalls, max_body_bytes: int) -> StreamableHTTPSession
                 request=_request(ctx),
                 session=ctx.session,
                 meta=cast("Mapping[str, Any]", ctx.meta or {}),
+                request_id=ctx.request_id,
             )
         )
 
