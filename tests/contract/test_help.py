@@ -20,6 +20,7 @@ COMMANDS = [
     "deploy",
     "rollback",
     "ui",
+    "open",
     "models sync",
     "models list",
     "models rm",

@@ -11,6 +11,7 @@ from comfysnap_server.cli.doctor import doctor
 from comfysnap_server.cli.info import info
 from comfysnap_server.cli.logs import logs
 from comfysnap_server.cli.measure import measure
+from comfysnap_server.cli.open import open_
 from comfysnap_server.cli.purge import purge
 from comfysnap_server.cli.serve import serve
 from comfysnap_server.cli.ui import ui
@@ -23,6 +24,7 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
     for command in (deploy, rollback, info, logs, warm, measure, destroy, ui):
         app.command()(command)
+    app.command("open")(open_)
     app.add_typer(keys.app, name="keys")
     app.add_typer(comfyui.app, name="comfyui")
     app.add_typer(models.app, name="models")
