@@ -21,6 +21,7 @@ COMMANDS = [
     "deploy",
     "rollback",
     "ui",
+    "open",
     "models sync",
     "models list",
     "models rm",

@@ -13,6 +13,7 @@ from comfysnap_server.cli.info import info
 from comfysnap_server.cli.logs import logs
 from comfysnap_server.cli.mcp import mcp
 from comfysnap_server.cli.measure import measure
+from comfysnap_server.cli.open import open_
 from comfysnap_server.cli.purge import purge
 from comfysnap_server.cli.serve import serve
 from comfysnap_server.cli.ui import ui
@@ -29,4 +30,5 @@ def register(app: typer.Typer) -> None:
     app.add_typer(comfyui.app, name="comfyui", rich_help_panel=SERVE)
     for command in (doctor, deploy, rollback, info, logs, warm, measure, destroy, ui):
         app.command(rich_help_panel=MODAL)(command)
+    app.command("open", rich_help_panel=MODAL)(open_)
     app.add_typer(models.app, name="models", rich_help_panel=MODAL)

@@ -16,15 +16,11 @@ from typing import Final
 import aiohttp
 from aiohttp import web
 
+from comfysnap_server.reverse_proxy import end_to_end, open_session, relay, send, target
+
 ACCESS_VARIABLE: Final = "COMFYSNAP_UI_TOKEN"
 COOKIE: Final = "comfysnap_ui"
-_HOP_BY_HOP: Final = frozenset(
-    {
-        "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
-        "transfer-encoding", "upgrade",
-    }
-)  # fmt: skip
-_OURS: Final = frozenset({"authorization", "cookie", "content-length"})
+_OURS: Final = frozenset({"authorization", "cookie"})
 STARTING: Final = (
     '<!doctype html><meta http-equiv="refresh" content="2"><title>ComfyUI</title>'
     "<p>ComfyUI is starting. This page reloads automatically."
@@ -36,6 +32,7 @@ ENDED: Final = (
 )
 """Does not reload: requests would keep the container running."""
 _SHUTDOWN_S: Final = 2.0
+_CONNECT_S: Final = 5.0
 
 
 class UiProxy:
@@ -83,13 +80,7 @@ class UiProxy:
         return app
 
     async def _open(self, _app: web.Application) -> None:
-        self._client = aiohttp.ClientSession(
-            # each open page uses a connection
-            connector=aiohttp.TCPConnector(limit=0),
-            skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent", "Content-Type"),
-            auto_decompress=False,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
-        )
+        self._client = open_session(_CONNECT_S)
 
     async def _close_pages(self, _app: web.Application) -> None:
         # else the server waits for them
@@ -138,11 +129,11 @@ class UiProxy:
 
     def _headers(self, request: web.Request) -> list[tuple[str, str]]:
         """Headers for ComfyUI. Host stays, because ComfyUI compares it with Origin."""
-        dropped = _HOP_BY_HOP | _OURS
+        dropped = _OURS
         if request.method == "GET" and request.path == "/":
             # ComfyUI refuses requests from other sites, even a click on the printed URL
             dropped |= {"sec-fetch-site"}
-        kept = [(k, v) for k, v in request.headers.items() if k.lower() not in dropped]
+        kept = end_to_end(request.headers.items(), dropped)
         others = {k: v for k, v in request.cookies.items() if k != COOKIE}
         if others:
             kept.append(("Cookie", "; ".join(f"{key}={value}" for key, value in others.items())))
@@ -151,35 +142,25 @@ class UiProxy:
     async def _forward(
         self, request: web.Request, client: aiohttp.ClientSession
     ) -> web.StreamResponse:
+        url = target(request, self._upstream)
         try:
-            answer = await client.request(
-                request.method,
-                f"{self._upstream}{request.rel_url}",
-                headers=self._headers(request),
-                data=request.content if request.body_exists else None,
-                allow_redirects=False,
-            )
+            answer = await send(request, client, url, self._headers(request))
         except aiohttp.ClientConnectionError:
             return self._unavailable()
         async with answer:
-            response = web.StreamResponse(status=answer.status, reason=answer.reason)
-            for key, value in answer.headers.items():
-                if key.lower() not in _HOP_BY_HOP:
-                    response.headers.add(key, value)
-            await response.prepare(request)
-            async for chunk in answer.content.iter_any():
-                await response.write(chunk)
-            await response.write_eof()
-            return response
+            return await relay(request, answer, end_to_end(answer.headers.items()))
 
     async def _relay(
         self, request: web.Request, client: aiohttp.ClientSession
     ) -> web.StreamResponse:
-        own = {"sec-websocket-key", "sec-websocket-version", "sec-websocket-extensions"}
+        own = {
+            "content-length", "sec-websocket-key", "sec-websocket-version",
+            "sec-websocket-extensions",
+        }  # fmt: skip
         headers = [(k, v) for k, v in self._headers(request) if k.lower() not in own]
         try:
             inner = await client.ws_connect(
-                f"{self._upstream}{request.rel_url}", headers=headers, max_msg_size=0
+                target(request, self._upstream), headers=headers, max_msg_size=0
             )
         except aiohttp.WSServerHandshakeError as error:
             return web.Response(status=error.status)
