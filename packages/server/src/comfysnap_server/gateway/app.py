@@ -31,7 +31,7 @@ from comfysnap_server.gateway.middleware import GatewayMiddleware
 from comfysnap_server.gateway.openai.images import ImageRoutes
 from comfysnap_server.gateway.openapi import build_openapi
 from comfysnap_server.gateway.problems import ProblemError, problem_of, problem_response
-from comfysnap_server.gateway.rate import RateLimiter
+from comfysnap_server.gateway.rate import RATE, RATE_POLICY, RateLimiter
 from comfysnap_server.gateway.settings import GatewaySettings
 from comfysnap_server.gateway.submit import JobSubmitter
 from comfysnap_server.gateway.workflows import WorkflowRoutes, openapi_router
@@ -138,8 +138,11 @@ def create_app(
             allow_origins=settings.origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["Location", routes.REQUEST_ID, routes.REPLAYED, routes.RETRY_AFTER],
-        )
+            expose_headers=[
+                "Location", routes.REQUEST_ID, routes.REPLAYED, routes.RETRY_AFTER, RATE,
+                RATE_POLICY,
+            ],
+        )  # fmt: skip
     return app
 
 
