@@ -142,6 +142,18 @@ async def test_requests_a_minute_are_counted_by_key_and_refused_with_the_wait(
         assert (await http.get("/health")).status_code == 200
 
 
+async def test_answers_say_what_is_left_of_a_request_budget(serve: Serve) -> None:
+    limited = record("limited", requests_per_minute=2)
+    async with serve(limited, record("anna")) as http:
+        answers = [await http.get("/jobs", headers=bearer("limited")) for _ in range(3)]
+        other = await http.get("/jobs", headers=bearer("anna"))
+    left = [answer.headers["ratelimit"].partition(";t=")[0] for answer in answers]
+    assert left == [f'"requests_per_minute";r={number}' for number in (1, 0, 0)]
+    assert answers[-1].status_code == 429
+    assert answers[-1].headers["ratelimit-policy"] == '"requests_per_minute";q=2;w=60'
+    assert "ratelimit" not in other.headers
+
+
 async def test_two_keys_of_one_name_are_counted_apart(serve: Serve) -> None:
     same = {"name": "anna"}
     first = record("first", requests_per_minute=1).model_copy(update=same)
@@ -185,10 +197,12 @@ async def test_limits_show_each_budget_with_its_use(serve: Serve) -> None:
     assert limits["max_body_bytes"] == 1000
     budgets = limits["budgets"]
     rate = budgets["requests_per_minute"]
-    assert (rate["limit"], rate["used"]) == (60, 2)
+    assert (rate["limit"], rate["at_once"], rate["used"]) == (60, 20, 2)
     assert 0 < rate["reset_s"] <= 2
-    assert budgets["max_unfinished_jobs"] == {"limit": 5, "used": 1, "reset_s": None}
-    assert budgets["max_stored_bytes"] == {"limit": None, "used": None, "reset_s": None}
+    assert budgets["max_unfinished_jobs"] == {
+        "limit": 5, "used": 1, "at_once": None, "reset_s": None,
+    }  # fmt: skip
+    assert set(budgets["max_stored_bytes"].values()) == {None}
 
 
 async def test_limits_without_keys_are_those_of_the_one_owner(http: httpx.AsyncClient) -> None:

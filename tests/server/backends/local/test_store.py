@@ -221,7 +221,7 @@ def test_the_sums_of_owners_follow_every_change_of_a_job(tmp_path: Path) -> None
     assert [row[2:4] for row in sums()] == [(4, 4), (3, 3), (1, 1)]
     now = datetime.now(UTC)
     for number, job in enumerate(jobs[:2]):
-        changes = {"status": JobStatus.SUCCEEDED, "finished_at": now, "outputs": {}}
+        changes: dict[str, Any] = {"status": JobStatus.SUCCEEDED, "finished_at": now, "outputs": {}}
         assert store.save(connection, job.model_copy(update=changes), output_bytes=100 * number)
     store.set_aside(connection, 4)
     assert [row[2:4] for row in sums()] == [(1, 1), (1, 1), (0, 0)]

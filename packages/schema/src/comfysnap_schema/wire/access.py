@@ -35,6 +35,8 @@ class BudgetUse(BaseModel, frozen=True, extra="ignore", defer_build=True):
     """The maximum. None: no limit of its own."""
     used: int | None = None
     """How much of it is in use. None: not counted by this server."""
+    at_once: int | None = None
+    """How much of it may be used at once. None: all of it."""
     reset_s: float | None = None
     """Seconds until all of it is available again. None: it has no clock."""
 

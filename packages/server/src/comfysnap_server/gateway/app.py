@@ -32,7 +32,7 @@ from comfysnap_server.gateway.openai.images import ImageRoutes
 from comfysnap_server.gateway.openapi import build_openapi
 from comfysnap_server.gateway.page.routes import page_router
 from comfysnap_server.gateway.problems import ProblemError, problem_of, problem_response
-from comfysnap_server.gateway.rate import RateLimiter
+from comfysnap_server.gateway.rate import RATE, RATE_POLICY, RateLimiter
 from comfysnap_server.gateway.settings import GatewaySettings
 from comfysnap_server.gateway.submit import JobSubmitter
 from comfysnap_server.gateway.workflows import WorkflowRoutes, openapi_router
@@ -40,7 +40,7 @@ from comfysnap_server.jobs import FetchPolicy
 
 _EXPOSED: Final = (
     "Location", "ETag", "Content-Range", "Content-Disposition", "WWW-Authenticate",
-    routes.REQUEST_ID, routes.REPLAYED, routes.RETRY_AFTER,
+    routes.REQUEST_ID, routes.REPLAYED, routes.RETRY_AFTER, RATE, RATE_POLICY,
 )  # fmt: skip
 """What pages of other origins may read beside the headers that every page may."""
 _CODE_OF: Final = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}

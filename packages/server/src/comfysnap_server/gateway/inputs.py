@@ -14,6 +14,10 @@ from comfysnap_schema.workflow import JsonSchema
 
 MAX_ISSUES: Final = 50
 _MAX_CHOICES: Final = 20
+_SHOWN: Final = 80
+"""Characters of a value in a message."""
+
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False)
 
 _MODEL_FORMS: Final = 'must be a file name or {"url": ..., "sha256": ...}'
 FILE_FORMS: Final = 'must be {"sha256": ...}, {"url": ...} or {"data": base64}'
@@ -25,7 +29,8 @@ class InputValidator:
     def __init__(self, input_schema: JsonSchema) -> None:
         self._known = tuple(input_schema["properties"])
         self._properties: Mapping[str, JsonSchema] = input_schema["properties"]
-        self._validator = jsonschema_rs.validator_for(input_schema)
+        # Without the mask each error is made with all of a value, which may have megabytes.
+        self._validator = jsonschema_rs.validator_for(input_schema, mask="the value")
 
     def problems(self, inputs: Mapping[str, JsonValue]) -> tuple[FieldProblem, ...]:
         """Every issue, at most ``MAX_ISSUES``; empty when the inputs fit."""
@@ -118,5 +123,11 @@ _MESSAGES: Final[Mapping[str, Callable[[Any], str]]] = {
 
 
 def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    if isinstance(value, str):
+        value = value[:_SHOWN]  # it may have megabytes
+    text = ""
+    for part in _ENCODER.iterencode(value):
+        text += part
+        if len(text) > _SHOWN:
+            return f"{text[: _SHOWN - 3]}..."
+    return text

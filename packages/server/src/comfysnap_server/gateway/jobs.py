@@ -26,6 +26,7 @@ from comfysnap_server.backends.protocol import Backend, SubmitResult
 from comfysnap_server.errors import BackendError
 from comfysnap_server.gateway.auth import Access
 from comfysnap_server.gateway.bodies import BodyReader
+from comfysnap_server.gateway.json_bodies import parse_json_object
 from comfysnap_server.gateway.long_polls import LongPolls, Slot
 from comfysnap_server.gateway.middleware import ACCESS_KEY
 from comfysnap_server.gateway.parameters import (
@@ -42,6 +43,7 @@ from comfysnap_server.gateway.submit import (
     SubmitRequest,
     label_map,
 )
+from comfysnap_server.gateway.turns import Turns
 from comfysnap_server.logs import fields
 
 log = logging.getLogger("comfysnap.gateway")
@@ -196,6 +198,7 @@ class JobRoutes:
         self._settings = settings
         self._waits = waits
         self._default = default
+        self._lists = Turns()
 
     def router(self) -> APIRouter:
         """The routes."""
@@ -269,14 +272,15 @@ class JobRoutes:
 
     async def list_jobs(self, request: Request, query: Annotated[JobsQuery, Query()]) -> Response:
         """The caller's jobs, newest first."""
-        page = await self._backend.list_jobs(
-            checked_owner(request, query.owner),
-            status=query.status,
-            workflow=query.workflow,
-            labels=label_map(query.label) or None,
-            cursor=query.cursor,
-            limit=query.limit,
-        )
+        async with self._lists.turn(owner_of(request)):
+            page = await self._backend.list_jobs(
+                checked_owner(request, query.owner),
+                status=query.status,
+                workflow=query.workflow,
+                labels=label_map(query.label) or None,
+                cursor=query.cursor,
+                limit=query.limit,
+            )
         return Response(page.model_dump_json(), headers=_NO_STORE, media_type="application/json")
 
     async def cancel(self, request: Request, job_id: str) -> Response:
@@ -329,25 +333,30 @@ class JobRoutes:
                 "the server has several workflows and no default; name one:"
                 f" {request.url.path}/NAME",
             )
-        owner = owner_of(request)
-        inputs = await self._bodies.read_json(
-            request,
-            owner,
-            self._settings.max_body_bytes,
-            forms=self._settings.auth != "proxy",
-        )
-        return await self._submitter.submit(
-            SubmitRequest(
-                owner=owner,
-                budget=access_of(request).budget,
-                key_webhook=access_of(request).webhook,
+        access = access_of(request)
+
+        def parse(body: bytes) -> SubmitRequest:
+            submission = SubmitRequest(
+                owner=access.owner,
+                budget=access.budget,
+                key_webhook=access.webhook,
                 workflow=workflow,
-                inputs=inputs,
+                inputs=parse_json_object(body),
                 options=options,
                 idempotency_key=headers.idempotency_key,
                 contract=headers.contract,
             )
+            _ = submission.fingerprint  # kept; it takes as long as the parsing
+            return submission
+
+        submission = await self._bodies.read_json(
+            request,
+            access.owner,
+            self._settings.max_body_bytes,
+            forms=self._settings.auth != "proxy",
+            parse=parse,
         )
+        return await self._submitter.submit(submission)
 
     async def _wait(
         self,

@@ -18,7 +18,7 @@ MAX_DIGITS: Final = 100
 MAX_DEPTH: Final = 200
 """Arrays and objects within each other."""
 
-_SEPARATORS: Final = (b",", b":", b"[", b"{")
+_SEPARATORS: Final = b",:[{"
 _DIGITS_ALIKE: Final = bytes.maketrans(b"123456789", b"0" * 9)
 # Possessive, and content with an end that never comes: linear whatever is sent.
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[,:\[{]|[0-9]++', re.DOTALL)
@@ -53,7 +53,7 @@ def _check_cost(body: bytes) -> None:
     Raises:
         ValueError: A limit is exceeded.
     """
-    separators = sum(body.count(sign) for sign in _SEPARATORS)
+    separators = len(body) - len(body.translate(None, _SEPARATORS))
     digits = body.translate(_DIGITS_ALIKE).find(b"0" * (MAX_DIGITS + 1)) >= 0
     if separators < MAX_TOKENS // 2 and not digits:
         return

@@ -14,6 +14,7 @@ from comfysnap_server.backends.protocol import NO_BUDGET, Backend, OwnerBudget
 from comfysnap_server.gateway.auth import Access
 from comfysnap_server.gateway.bodies import BodyReader
 from comfysnap_server.gateway.jobs import access_of, checked_owner, owner_of, owner_of_job
+from comfysnap_server.gateway.json_bodies import parse_json_object
 from comfysnap_server.gateway.links import Links
 from comfysnap_server.gateway.rate import RateLimiter
 from comfysnap_server.gateway.settings import GatewaySettings
@@ -89,7 +90,11 @@ class AccessRoutes:
         It works with GET alone, for at most an hour, also after the key that made it was revoked.
         """
         content = await self._bodies.read_json(
-            request, owner_of(request), _MAX_BODY_BYTES, forms=self._settings.auth != "proxy"
+            request,
+            owner_of(request),
+            _MAX_BODY_BYTES,
+            forms=self._settings.auth != "proxy",
+            parse=parse_json_object,
         )
         wanted = _link_request(content)
         owner = await owner_of_job(self._backend, request, wanted.job_id)
@@ -102,7 +107,12 @@ class AccessRoutes:
         if limit is not None:
             now = time.monotonic()
             bucket = self._rates.bucket(access.bucket, limit, now)
-            use = BudgetUse(limit=limit, used=bucket.used(now), reset_s=round(bucket.reset(now), 3))
+            use = BudgetUse(
+                limit=limit,
+                used=bucket.used(now),
+                at_once=bucket.at_once,
+                reset_s=round(bucket.reset(now), 3),
+            )
         return {BudgetName.REQUESTS_PER_MINUTE: use}
 
     async def _stock(self, owner: str, budget: OwnerBudget) -> dict[str, BudgetUse]:

@@ -35,6 +35,8 @@ log = logging.getLogger("comfysnap.gateway")
 
 ACCESS_KEY: Final = "comfysnap.access"
 """Where the ``Access`` of the request stands in the ASGI scope."""
+_RATE_KEY: Final = "comfysnap.rate"
+"""Where the headers about the request budget stand."""
 _LINK_KEY: Final = "comfysnap.link"
 """Where the seconds stand that the link of the request is still valid."""
 
@@ -85,6 +87,7 @@ class GatewayMiddleware:
                 message["headers"] = [
                     *message["headers"],
                     (b"x-request-id", request_id.encode()),
+                    *scope.get(_RATE_KEY, ()),
                 ]
                 if _LINK_KEY in scope:
                     _hide_link(message, scope[_LINK_KEY])
@@ -131,7 +134,7 @@ class GatewayMiddleware:
         access = await self._by_link(scope) or self._auth.access(headers)
         if access is None:
             raise _unauthorized("send a valid key as 'Authorization: Bearer KEY'")
-        self._check_rate(access)
+        self._check_rate(access, scope)
         check_scope(access, scope["method"], scope["path"])
         scope[ACCESS_KEY] = access
 
@@ -149,16 +152,18 @@ class GatewayMiddleware:
         owner, scope[_LINK_KEY] = opened
         return self._auth.by_link(owner)
 
-    def _check_rate(self, access: Access) -> None:
+    def _check_rate(self, access: Access, scope: Scope) -> None:
         limit = access.requests_per_minute
         if limit is None:
             return
         now = time.monotonic()
-        wait = self._rates.bucket(access.bucket, limit, now).take(now)
+        bucket = self._rates.bucket(access.bucket, limit, now)
+        wait = bucket.take(now)
+        scope[_RATE_KEY] = bucket.headers(now)
         if wait:
             raise ProblemError(
                 ErrorCode.RATE_LIMITED,
-                f"more than {limit} requests in a minute",
+                f"more than {limit} requests in a minute, or {bucket.at_once} at once",
                 budget=BudgetName.REQUESTS_PER_MINUTE,
                 limit=limit,
                 retry_after=math.ceil(wait),

@@ -1,16 +1,26 @@
 """Requests a minute, by token buckets: no clock, no I/O."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Final
 
+from comfysnap_schema.wire import BudgetName
+
+RATE: Final = "RateLimit"
+RATE_POLICY: Final = "RateLimit-Policy"
+
 _PERIOD_S: Final = 60.0
+_AT_ONCE_S: Final = 5.0
+_LEAST_AT_ONCE: Final = 20
+"""Enough for a page with its pictures, or for a client that starts several jobs."""
 _MAX_IDLE: Final = 10_000
 """Buckets; above it those that are full again are forgotten."""
 
 
 @dataclass
 class TokenBucket:
-    """Lets ``per_minute`` requests pass in a minute, and as many at once after a pause.
+    """Lets ``per_minute`` requests pass in a minute: after a pause those of 5 s at once, at least
+    20, then one after the other. All of a minute at once would hold up other owners.
 
     Args:
         per_minute: Requests.
@@ -22,7 +32,13 @@ class TokenBucket:
     tokens: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.tokens = float(self.per_minute)
+        self.tokens = float(self.at_once)
+
+    @property
+    def at_once(self) -> int:
+        """How many may come at once."""
+        share = int(self.per_minute * _AT_ONCE_S / _PERIOD_S)
+        return min(self.per_minute, max(_LEAST_AT_ONCE, share))
 
     def take(self, now: float) -> float:
         """Take a token: 0, or the seconds until there is one."""
@@ -35,16 +51,25 @@ class TokenBucket:
     def used(self, now: float) -> int:
         """Tokens that are taken and not yet back."""
         self._fill(now)
-        return self.per_minute - int(self.tokens)
+        return self.at_once - int(self.tokens)
 
     def reset(self, now: float) -> float:
         """Seconds until all tokens are back."""
         self._fill(now)
-        return (self.per_minute - self.tokens) * _PERIOD_S / self.per_minute
+        return (self.at_once - self.tokens) * _PERIOD_S / self.per_minute
+
+    def headers(self, now: float) -> list[tuple[bytes, bytes]]:
+        """What a client may read of it, by draft-ietf-httpapi-ratelimit-headers."""
+        self._fill(now)
+        name, wait = BudgetName.REQUESTS_PER_MINUTE.value, math.ceil(self.reset(now))
+        return [
+            (RATE_POLICY.lower().encode(), f'"{name}";q={self.per_minute};w=60'.encode()),
+            (RATE.lower().encode(), f'"{name}";r={int(self.tokens)};t={wait}'.encode()),
+        ]
 
     def _fill(self, now: float) -> None:
         passed = max(0.0, now - self.now)
-        self.tokens = min(self.per_minute, self.tokens + passed * self.per_minute / _PERIOD_S)
+        self.tokens = min(self.at_once, self.tokens + passed * self.per_minute / _PERIOD_S)
         self.now = max(self.now, now)
 
 

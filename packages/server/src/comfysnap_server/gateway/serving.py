@@ -2,10 +2,11 @@
 
 import asyncio
 import socket
+import sys
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
-from typing import cast
+from typing import Final, cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -13,7 +14,10 @@ from fastapi import FastAPI
 from comfysnap_server.gateway.app import capacity_of, drain
 from comfysnap_server.gateway.connections import BoundedHttpProtocol, ConnectionTable
 
-_GRACE_S = 10
+_GRACE_S: Final = 10
+_SWITCH_S: Final = 0.001
+"""How long a thread that computes keeps the others from running: a hop to a thread of the store
+takes 2 ms beside one instead of 6 ms with Python's 5 ms."""
 
 
 class GatewayServer(uvicorn.Server):
@@ -74,6 +78,7 @@ class GatewayServer(uvicorn.Server):
             SystemExit: The port is taken; the log says so.
         """
         with self.capture_signals():
+            sys.setswitchinterval(_SWITCH_S)
             bound = sockets or [self.config.bind_socket()]
             async with self._app.router.lifespan_context(self._app):
                 await self._serve(bound)

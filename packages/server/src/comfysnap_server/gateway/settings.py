@@ -57,7 +57,7 @@ class GatewaySettings(BaseModel, frozen=True, extra="forbid"):
     keeps others in a file beside the jobs, with scopes and budgets."""
     requests_per_minute: Annotated[int, Field(ge=1)] | None = None
     """Of each key that names no other number, or of each owner without keys, in each process of the
-    server; as many may come at once after a pause. None: any number."""
+    server; after a pause those of 5 s, at least 20, may come at once. None: any number."""
     hosts: tuple[str, ...] = ()
     """Accepted names in the ``Host`` header; empty: any. Without auth this is what keeps a web
     page from reaching a server on the reader's own machine."""

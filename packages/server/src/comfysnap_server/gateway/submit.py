@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
@@ -73,7 +74,7 @@ class SubmitRequest:
         """Where the end of the job is to be sent; None: the default of the server."""
         return self.key_webhook if self.options.webhook is None else self.options.webhook
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Equal for equal submits, whatever the order and spacing of the body; empty without a key,
         since nothing is compared with it then."""

@@ -15,7 +15,6 @@ from mcp_types import CallToolResult, TextContent, Tool, ToolAnnotations
 from pydantic import JsonValue
 from starlette.requests import Request
 
-from comfysnap_schema.comfy import canonical_json
 from comfysnap_schema.wire import (
     ErrorCode,
     FieldProblem,
@@ -242,7 +241,6 @@ class ToolCalls:
                 key_webhook=access.webhook,
                 workflow=workflow.name,
                 inputs=inputs,
-                canonical=canonical_json(inputs),
                 options=SubmitOptions(),
                 idempotency_key=key,
                 contract=None,

@@ -18,6 +18,7 @@ from comfysnap_schema.wire import ErrorCode
 from comfysnap_schema.workflow import Workflow
 from comfysnap_server.backends.protocol import Backend
 from comfysnap_server.gateway.bodies import BodyReader
+from comfysnap_server.gateway.json_bodies import parse_json_object
 from comfysnap_server.gateway.jobs import owner_of
 from comfysnap_server.gateway.links import Links
 from comfysnap_server.gateway.long_polls import LongPolls
@@ -96,7 +97,11 @@ class McpRoute:
             )
         owner = owner_of(request)
         message, body = await self._bodies.read_json(
-            request, owner, self._settings.max_body_bytes, forms=False
+            request,
+            owner,
+            self._settings.max_body_bytes,
+            forms=False,
+            parse=lambda body: (parse_json_object(body), body),
         )
         manager, calls = await self._started()
         session = request.headers.get(SESSION_HEADER)

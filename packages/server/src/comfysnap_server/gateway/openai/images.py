@@ -37,6 +37,7 @@ from comfysnap_server.errors import BackendError
 from comfysnap_server.gateway.adapters import AdapterJobs, output_files
 from comfysnap_server.gateway.bodies import BodyReader
 from comfysnap_server.gateway.jobs import access_of, owner_of
+from comfysnap_server.gateway.json_bodies import parse_json_object
 from comfysnap_server.gateway.links import Links
 from comfysnap_server.gateway.long_polls import LongPolls, Slot
 from comfysnap_server.gateway.openai.errors import NO_RETRY, PREFIX, error_body
@@ -163,6 +164,7 @@ class ImageRoutes:
             owner_of(request),
             self._settings.max_body_bytes,
             forms=self._settings.auth != "proxy",
+            parse=parse_json_object,
         )
         return await self._run(request, _Body(values), "image_generation")
 
@@ -220,6 +222,7 @@ class ImageRoutes:
                 SubmitRequest(
                     owner=owner_of(request),
                     budget=access_of(request).budget,
+                    key_webhook=access_of(request).webhook,
                     workflow=workflow.name,
                     inputs=wanted.inputs,
                     options=SubmitOptions(previews=wanted.partial_images > 0),
