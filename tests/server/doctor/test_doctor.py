@@ -1,10 +1,12 @@
 import json
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomlkit
 from typer.testing import CliRunner
 
 from comfysnap_schema.cli import build_app
@@ -261,6 +263,24 @@ def test_settings_that_contradict_each_other_are_reported(
     snapshot()
     assert found(write(GOOD.replace("[deploy]", f"[deploy]\n{deploy}", 1)
                        if not deploy.startswith("[[") else GOOD + deploy)) == expected  # fmt: skip
+
+
+def test_the_settings_to_paste_are_valid_and_end_their_issues(
+    write: WriteProject, workflow: Callable[..., None], snapshot: Callable[..., None]
+) -> None:
+    workflow()
+    snapshot()
+    tried: set[str] = set()
+    for deploy, _ in SETTINGS:
+        project = tomllib.loads(GOOD)
+        project["deploy"] |= {} if deploy.startswith("[[") else tomllib.loads(deploy)
+        for issue in examine(write(tomlkit.dumps(project)))[0]:
+            if issue.fix.startswith("[deploy]\n"):
+                fixed = {"deploy": project["deploy"] | tomllib.loads(issue.fix)["deploy"]}
+                left = examine(write(tomlkit.dumps(fixed)))[0]
+                assert issue.code not in {each.code for each in left}
+                tried.add(issue.code)
+    assert tried >= {"open_to_all", "preload_without_snapshot", "gpu_snapshot_of_several_gpus"}
 
 
 def test_a_short_commit_of_a_pack_is_a_warning_that_says_how_to_complete_it(

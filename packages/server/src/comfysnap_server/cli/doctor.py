@@ -45,7 +45,7 @@ def doctor(
 ) -> None:
     """Check settings, workflows, node packs and models without a GPU.
 
-    Exits with 1 if there are errors.
+    Prints the lines to paste for what it finds, where it can. Exits with 1 if there are errors.
 
     Example: comfysnap doctor --online --strict
     """
@@ -61,7 +61,7 @@ def doctor(
         show(issues)
         if deployment is not None:
             _show_pools(deployment)
-            show_sources(deployment)
+            _show_fixes(issues, deployment)
     failing = {Level.ERROR, Level.WARNING} if strict else {Level.ERROR}
     raise typer.Exit(1 if any(issue.level in failing for issue in issues) else 0)
 
@@ -84,13 +84,15 @@ def _show_pools(deployment: "Deployment") -> None:
         print(f"pool {name}: {', '.join(pool.workflows)}, on {' or '.join(gpus)}")
 
 
-def show_sources(deployment: "Deployment") -> None:
-    """Print the lines to add for missing models whose sources the exports name."""
-    from comfysnap_server.doctor import missing_tables
+def _show_fixes(issues: "list[ProjectIssue]", deployment: "Deployment") -> None:
+    from comfysnap_server.doctor import collect_fixes
 
-    text = missing_tables(deployment)
-    if text:
-        print(f"\nto add to {deployment.file.name}, as the exports name them:\n\n{text}")
+    found = collect_fixes(issues, deployment)
+    if found.toml:
+        print(f"\nto add to {deployment.file.name}:\n\n{found.toml}", end="")
+    if found.commands:
+        print("\nto run:\n")
+        print(*(f"  {command}" for command in found.commands), sep="\n")
 
 
 def show(issues: "list[ProjectIssue]") -> None:

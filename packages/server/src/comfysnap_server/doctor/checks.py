@@ -69,7 +69,11 @@ def _examine(deployment: Deployment, probe: Probe | None) -> Iterator[ProjectIss
         for issue in _examine_pool(pool, served, probe):
             key = issue.where.removeprefix("deploy.")
             if pool is not deployment and key in deployment.settings.pools[pool.pool].own_keys:
-                issue = replace(issue, where=f"{pool.table}.{key}")
+                issue = replace(
+                    issue,
+                    where=f"{pool.table}.{key}",
+                    fix=issue.fix.replace("[deploy]", f"[{pool.table}]", 1),
+                )
             if issue not in seen:
                 yield issue
             seen.add(issue)
@@ -153,14 +157,14 @@ def check_resources(deployment: Deployment) -> Iterator[ProjectIssue]:
     for where, names in secrets.items():
         for name in names:
             if not _exists(modal.Secret.from_name(name)):
-                message = f"secret {name!r} not found; create it: {_command(where, name)}"
-                yield ProjectIssue.error("secret_missing", where, message)
+                fix = _command(where, name)
+                message = f"secret {name!r} not found; create it: {fix}"
+                yield ProjectIssue.error("secret_missing", where, message, fix)
     for mount in settings.mounts:
         if not _exists(modal.Volume.from_name(mount.volume)):
-            message = (
-                f"volume {mount.volume!r} not found; create it: modal volume create {mount.volume}"
-            )
-            yield ProjectIssue.error("volume_missing", "deploy.mounts", message)
+            fix = f"modal volume create {mount.volume}"
+            message = f"volume {mount.volume!r} not found; create it: {fix}"
+            yield ProjectIssue.error("volume_missing", "deploy.mounts", message, fix)
 
 
 def _command(where: str, name: str) -> str:
@@ -191,4 +195,6 @@ def check_volume(deployment: Deployment) -> Iterator[ProjectIssue]:
             message = (
                 f"{path} is not on volume {deployment.models_volume}; run `comfysnap models sync`"
             )
-            yield ProjectIssue.warning("model_not_synced", "deploy.models", message)
+            yield ProjectIssue.warning(
+                "model_not_synced", "deploy.models", message, "comfysnap models sync"
+            )

@@ -27,21 +27,23 @@ class ProjectIssue:
     """File and key, workflow and node, or setting."""
     message: str
     """What is wrong, then what to do."""
+    fix: str = ""
+    """What to paste: TOML for ``comfysnap.toml`` with its table, or a command. Empty: unknown."""
 
     @classmethod
-    def error(cls, code: str, where: str, message: str) -> Self:
+    def error(cls, code: str, where: str, message: str, fix: str = "") -> Self:
         """An issue of level ``error``."""
-        return cls(Level.ERROR, code, where, message)
+        return cls(Level.ERROR, code, where, message, fix)
 
     @classmethod
-    def warning(cls, code: str, where: str, message: str) -> Self:
+    def warning(cls, code: str, where: str, message: str, fix: str = "") -> Self:
         """An issue of level ``warning``."""
-        return cls(Level.WARNING, code, where, message)
+        return cls(Level.WARNING, code, where, message, fix)
 
     @classmethod
-    def note(cls, code: str, where: str, message: str) -> Self:
+    def note(cls, code: str, where: str, message: str, fix: str = "") -> Self:
         """An issue of level ``note``."""
-        return cls(Level.NOTE, code, where, message)
+        return cls(Level.NOTE, code, where, message, fix)
 
     def as_json(self) -> dict[str, str]:
         """One element of ``comfysnap doctor --json``."""

@@ -1,11 +1,14 @@
 """Checks settings against each other."""
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from comfysnap_schema.workflow import Workflow
 from comfysnap_server.deploy import Deployment, DeploySettings
 from comfysnap_server.doctor.issue import ProjectIssue
 from comfysnap_server.nodepacks import NodeManifest
+
+_CPU_SNAPSHOT: Final = '[deploy]\nsnapshot = "cpu"'
 
 
 def check_settings(
@@ -32,6 +35,7 @@ def _snapshot(settings: DeploySettings) -> Iterator[ProjectIssue]:
             "preload_without_snapshot",
             "deploy.preload",
             'no effect with snapshot = "off": every cold start reads these files from the volume',
+            _CPU_SNAPSHOT,
         )
     if settings.snapshot != "gpu":
         return
@@ -41,12 +45,14 @@ def _snapshot(settings: DeploySettings) -> Iterator[ProjectIssue]:
             "gpu_snapshot_of_several_gpus",
             "deploy.gpu",
             f'{several[0]}: Modal takes GPU snapshots of one GPU only; use snapshot = "cpu"',
+            _CPU_SNAPSHOT,
         )
     if not gpus:
         yield ProjectIssue.warning(
             "gpu_snapshot_without_gpu",
             "deploy.snapshot",
             'the simulated engine does not use a GPU; snapshot = "cpu" is used instead',
+            _CPU_SNAPSHOT,
         )
     if len(gpus) > 1:
         yield ProjectIssue.note(
@@ -105,6 +111,7 @@ def _scaling(settings: DeploySettings) -> Iterator[ProjectIssue]:
             "deploy.buffer_containers",
             f"must be less than max_containers ({settings.max_containers}), "
             f"got {settings.buffer_containers}",
+            f"[deploy]\nmax_containers = {settings.buffer_containers + 1}",
         )
     if settings.max_attempts > 1 and settings.timeout * settings.max_attempts > 24 * 3600:
         yield ProjectIssue.note(
@@ -119,7 +126,10 @@ def check_access(deployment: Deployment) -> Iterator[ProjectIssue]:
     settings = deployment.settings
     if settings.auth == "none":
         yield ProjectIssue.warning(
-            "open_to_all", "deploy.auth", "anyone who knows the URL can run jobs at your cost"
+            "open_to_all",
+            "deploy.auth",
+            "anyone who knows the URL can run jobs at your cost",
+            '[deploy]\nauth = "proxy"',
         )
     if settings.auth != "keys" and settings.keys_secret:
         yield ProjectIssue.warning(
@@ -137,6 +147,7 @@ def check_access(deployment: Deployment) -> Iterator[ProjectIssue]:
             "deploy.model_secrets",
             f"models use {_listed({str(token) for token in tokens})}; set model_secrets to the "
             "secret with it",
+            '[deploy]\nmodel_secrets = ["huggingface"]',
         )
 
 

@@ -1,5 +1,6 @@
 """Checks what workflows need: node classes against the pinned packs, models against the list."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -46,7 +47,8 @@ def check_nodes(
                 message = (
                     "a paid API node; set deploy.api_key_secret to a secret with COMFY_ORG_API_KEY"
                 )
-                yield ProjectIssue.error("api_key_missing", where, message)
+                fix = '[deploy]\napi_key_secret = "comfy-org"'
+                yield ProjectIssue.error("api_key_missing", where, message, fix)
 
 
 def _short_commits(nodes: NodeManifest | None) -> Iterator[ProjectIssue]:
@@ -104,7 +106,9 @@ def _check_masked_load(settings: DeploySettings, probe: Probe) -> Iterator[Proje
             f"calls torch.cuda.{call['function']} while it loads, at {call['where']}; {advice}"
         )
         level = Level.ERROR if call["refused"] else Level.WARNING
-        yield ProjectIssue(level, "cuda_touched_in_load", pack, message)
+        listed = ", ".join(f'"{name}"' for name in (*settings.after_restore, pack))
+        fix = f"[deploy]\nafter_restore = [{listed}]"
+        yield ProjectIssue(level, "cuda_touched_in_load", pack, message, fix)
     for pack, files in probe.open_files.items():
         message = f"leaves {', '.join(files)} open, which can break a snapshot"
         yield ProjectIssue.warning("open_after_load", pack, message)
@@ -158,7 +162,18 @@ def _missing(
     if others:
         message += f", unless it is in {', '.join(others)}"
         return ProjectIssue.warning("model_not_listed", where, message)
-    return ProjectIssue.error("model_not_listed", where, message)
+    return ProjectIssue.error("model_not_listed", where, message, _table_of(reference))
+
+
+def _table_of(reference: ModelReference) -> str:
+    """The table of a model whose source is not known."""
+    path = PurePosixPath(reference.name)
+    folder = PurePosixPath(next(iter(reference.folders), "FOLDER"), path.parent)
+    return (
+        f"[[deploy.models]]\nfolder = {json.dumps(str(folder))}\n"
+        f'repo = "OWNER/NAME"  # on Hugging Face; or url = "https://..."\n'
+        f"file = {json.dumps(path.name)}"
+    )
 
 
 def _preload(

@@ -18,8 +18,8 @@ from comfysnap_schema.wire import ErrorCode
 from comfysnap_schema.workflow import Workflow
 from comfysnap_server.backends.protocol import Backend
 from comfysnap_server.gateway.bodies import BodyReader
-from comfysnap_server.gateway.json_bodies import parse_json_object
 from comfysnap_server.gateway.jobs import owner_of
+from comfysnap_server.gateway.json_bodies import parse_json_object
 from comfysnap_server.gateway.links import Links
 from comfysnap_server.gateway.long_polls import LongPolls
 from comfysnap_server.gateway.mcp.errors import PATH, SESSION_HEADER

@@ -1,8 +1,8 @@
-"""``comfysnap doctor`` names the sources of missing models that exports know."""
+"""``comfysnap doctor`` prints what to paste, with the sources of models that exports know."""
 
 import json
 import tomllib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 from typer.testing import CliRunner
@@ -10,6 +10,9 @@ from typer.testing import CliRunner
 from comfysnap_schema.cli import build_app
 from comfysnap_schema.comfy import ModelSource, UsedPack
 from comfysnap_schema.propose.sources import model_tables, snapshot, tables_text
+from comfysnap_schema.workflow import read_project
+from comfysnap_server.deploy import make_deployment
+from comfysnap_server.doctor import ProjectIssue, collect_fixes
 from comfysnap_server.models import ModelEntry
 from comfysnap_server.nodepacks.manifest import GitPack, RegistryPack, parse_manifest
 
@@ -69,7 +72,34 @@ def test_a_simulated_or_broken_project_prints_no_sources(project: Path) -> None:
     assert "deploy.models]]" not in doctor(project)
     file.write_text("[deploy]\n")
     (project / "workflows" / "art" / "workflow.toml").write_text("name = 3\n")
-    assert "deploy.models]]" not in doctor(project)
+    assert "owner/name" not in doctor(project)
+
+
+def test_a_model_without_a_known_source_gets_a_table_to_complete(project: Path) -> None:
+    for name in ("art", "more"):
+        (project / "workflows" / name / "models.toml").unlink()
+    output = doctor(project)
+    assert output.count("[[deploy.models]]") == 1
+    text = output[output.index("[[deploy.models]]") :]
+    (table,) = tomllib.loads(text)["deploy"]["models"]
+    assert ModelEntry.model_validate(table).path == PurePosixPath("checkpoints/a.safetensors")
+    file = project / "comfysnap.toml"
+    file.write_text(f"{file.read_text()}\n{text}")
+    assert "model_not_listed" not in doctor(project)
+
+
+def test_keys_of_one_table_come_below_one_heading_and_commands_apart(project: Path) -> None:
+    issues = [
+        ProjectIssue.error("a", "x", "m", '[deploy]\nsnapshot = "cpu"'),
+        ProjectIssue.error("b", "y", "m", '[deploy]\nauth = "proxy"'),
+        ProjectIssue.error("b", "z", "m", '[deploy]\nauth = "proxy"'),
+        ProjectIssue.error("c", "z", "m", "comfysnap models sync"),
+        ProjectIssue.error("d", "z", "m"),
+    ]
+    (project / "comfysnap.toml").write_text('[deploy]\nengine = "simulated"\n')
+    found = collect_fixes(issues, make_deployment(read_project(project / "comfysnap.toml")))
+    assert tomllib.loads(found.toml) == {"deploy": {"snapshot": "cpu", "auth": "proxy"}}
+    assert found.commands == ("comfysnap models sync",)
 
 
 @pytest.mark.parametrize(
