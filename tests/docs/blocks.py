@@ -133,6 +133,9 @@ class Reader:
     def _json(self, block: Block) -> None:
         json.loads(block.text)
 
+    def _ts(self, block: Block) -> None:
+        """Compiled with the example that it is a part of."""
+
     def _literal(self, block: Block) -> None:
         """What nobody types."""
 
@@ -162,7 +165,7 @@ class Reader:
         return done.stdout + done.stderr
 
     def _serve(self, options: list[str]) -> None:
-        options = [option for option in options if not option.startswith(("--engine", "--port"))]
+        options = shlex.split(re.sub(r"--(engine|engine-option|port) \S+", "", " ".join(options)))
         given = (f"--project={self.project}", "--engine-option=step_seconds=0", *options)
         data = self.project / ".comfysnap"
         _, self.url = self._stack.enter_context(serving(new_mark(), data, *given))
