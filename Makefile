@@ -1,7 +1,17 @@
-.PHONY: help test typescript gpu covered uvicorn lint types imports generated docs check format bench
+.PHONY: help install demo serve test typescript gpu covered uvicorn lint types imports generated docs check format bench build wheels version release-check clean
 
 help:  ## list these commands
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+install:  ## everything that the other commands need, in .venv, and the checks before each commit
+	uv sync
+	@if command -v pre-commit >/dev/null; then pre-commit install; else echo "pre-commit is not installed; see CONTRIBUTING.md"; fi
+
+demo:  ## a picture by the simulated engine
+	uv run comfysnap demo
+
+serve:  ## the example workflows at http://127.0.0.1:8000
+	uv run comfysnap serve
 
 test:  ## run the tests
 	uv run pytest
@@ -51,3 +61,20 @@ format:  ## rewrite the code the way ruff wants it
 
 bench:  ## every benchmark, quickly; each exits 1 when it misses its target
 	@for script in $$(grep -l -- --quick benchmarks/*.py); do echo "== $$script"; uv run python $$script --quick || exit 1; done
+
+build:  ## wheels and source distributions of every package, in dist/
+	uv run --no-sync python scripts/wheels.py --build-only --out dist
+
+wheels:  ## install the built wheels with every Python found here and with the lowest dependencies, and try them
+	uv run --no-sync python scripts/wheels.py
+
+version:  ## V=0.2.0: write the version into every package, and the pins between them
+	uv run --no-sync python scripts/release.py version $(V)
+
+release-check:  ## what a release must have; TAG=v0.2.0 as that release. Publishing is left to the maintainers
+	uv lock --check
+	uv run --no-sync python scripts/release.py check $(if $(TAG),--tag $(TAG))
+	uv run --no-sync python scripts/wheels.py --build-only
+
+clean:  ## delete what was built, and caches
+	rm -rf dist comfysnap-out .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,5 +1,6 @@
 """A page in headless Chromium, driven over pipes."""
 
+import base64
 import json
 import os
 import shutil
@@ -49,6 +50,37 @@ class Page:
             text = self.eval("document.body?.innerText")
             assert time.monotonic() < end, f"not true: {expression}; the page says {text!r}"
             self.eval("new Promise(requestAnimationFrame)")
+
+    def set_files(self, selector: str, *paths: Path) -> None:
+        """Choose files in an input, as a person would."""
+        expression = f"document.querySelector({json.dumps(selector)})"
+        found = self._call("Runtime.evaluate", expression=expression)["result"]
+        files = [str(path) for path in paths]
+        self._call("DOM.setFileInputFiles", files=files, objectId=found["objectId"])
+
+    def press(self, key: str, *, modifiers: int = 0, text: str = "") -> None:
+        """Press a key of the keyboard; ``modifiers`` 2 is Ctrl."""
+        codes = {"Enter": 13, "Tab": 9, "ArrowRight": 39}
+        for kind in ("keyDown", "keyUp"):
+            self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key,
+                       modifiers=modifiers, text=text if kind == "keyDown" else "",
+                       windowsVirtualKeyCode=codes.get(key, 0))  # fmt: skip
+
+    def look(self, *, width: int, height: int = 900, scheme: str = "light") -> None:
+        """Set the size of the window in CSS pixels, and light or dark."""
+        self._call("Emulation.setDeviceMetricsOverride", width=width, height=height,
+                   deviceScaleFactor=1, mobile=width < 600)  # fmt: skip
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self._call("Emulation.setEmulatedMedia", features=features)
+
+    def screenshot(self, path: Path) -> None:
+        """Save a PNG of the whole page."""
+        data = self._call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(data["data"]))
+
+    def downloads(self, folder: Path) -> None:
+        """Save downloads there, instead of refusing them."""
+        self._call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
 
     def _call(self, method: str, **params: Any) -> dict[str, Any]:
         self._last += 1

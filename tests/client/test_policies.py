@@ -46,6 +46,13 @@ def test_giving_up_after_the_last_attempt_or_past_the_budget() -> None:
     assert RetryPolicy(budget=10).pause(1, 9.6, rand=0) is None
 
 
+def test_a_server_that_was_never_reached_is_given_up_sooner() -> None:
+    assert RetryPolicy().pause(1, 14.6, rand=0) == 0.5
+    assert RetryPolicy().pause(1, 14.6, rand=0, reached=False) is None
+    assert RetryPolicy(first_contact=30).pause(1, 14.6, rand=0, reached=False) == 0.5
+    assert RetryPolicy(budget=10).pause(1, 9.6, rand=0, reached=False) is None
+
+
 @given(hint=st.floats(0, 120), rand=st.floats(0, 1))
 def test_a_pause_is_never_shorter_than_retry_after(hint: float, rand: float) -> None:
     pause = RetryPolicy(budget=1000).pause(1, 0, retry_after=hint, rand=rand)

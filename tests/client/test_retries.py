@@ -96,6 +96,30 @@ async def test_a_refused_connection_has_the_network_error_as_its_cause() -> None
     assert caught.value.attempts == 2
 
 
+async def test_only_a_server_that_answered_once_is_waited_for_when_it_is_gone() -> None:
+    gone = False
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if gone:
+            raise httpx.ConnectError("refused", request=request)
+        return httpx.Response(200, json=[])
+
+    policy = RetryPolicy(attempts=4, initial=0.01, first_contact=0)
+    transport = httpx.MockTransport(answer)
+    async with Client("http://test", transport=transport, retry=policy) as client:
+        await client.workflows()
+        gone = True
+        with pytest.raises(ConnectionFailed) as after:
+            await client.workflows()
+    async with Client("http://test", transport=transport, retry=policy) as client:
+        with pytest.raises(ConnectionFailed) as never:
+            await client.workflows()
+
+    assert (after.value.attempts, never.value.attempts) == (4, 1)
+    assert "http://test" in never.value.message
+    assert "comfysnap serve" in never.value.message
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -127,7 +127,7 @@ def decided(part: str, case: dict[str, Any]) -> object:
         case "pauses":
             return retries(case).pause(
                 case["attempt"], case["elapsed"], retry_after=case.get("retry_after"),
-                rand=case["rand"],
+                rand=case["rand"], reached=case.get("reached", True),
             )  # fmt: skip
         case "retry_after":
             return retry_after(case["headers"])

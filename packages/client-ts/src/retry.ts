@@ -11,6 +11,11 @@ export class RetryPolicy {
   readonly attempts: number = 10;
   /** Seconds from the start of the first attempt within which others may start. */
   readonly budget: number = 120;
+  /**
+   * The same while no connection to the server was ever made: a wrong URL or a server that does not
+   * run is an error soon. Counts where it is below `budget`; browsers cannot tell.
+   */
+  readonly firstContact: number = 15;
   /** Seconds of the first pause. */
   readonly initial: number = 0.5;
   /** Factor by which each pause is longer than the one before. */
@@ -27,7 +32,9 @@ export class RetryPolicy {
   }
 
   /** Return the seconds to wait after a failed attempt, counted from 1, or undefined to give up. */
-  pause(attempt: number, elapsed: number, rand: number, retryAfter?: number): number | undefined {
+  pause(
+    attempt: number, elapsed: number, rand: number, retryAfter?: number, reached = true,
+  ): number | undefined {
     if (attempt >= this.attempts) return undefined;
     let pause = Math.min(this.initial * this.factor ** Math.min(attempt - 1, 64), this.maximum);
     if (retryAfter !== undefined) {
@@ -36,7 +43,8 @@ export class RetryPolicy {
     } else {
       pause *= 1 - this.jitter * rand;
     }
-    return elapsed + pause <= this.budget ? pause : undefined;
+    const budget = reached ? this.budget : Math.min(this.budget, this.firstContact);
+    return elapsed + pause <= budget ? pause : undefined;
   }
 }
 

@@ -137,6 +137,7 @@ export class Attempts {
     private readonly policy: RetryPolicy,
     private readonly request: Request,
     private readonly deadline: Deadline,
+    private readonly reached: () => boolean = () => true,
   ) {}
 
   /** Wait before the next attempt; throws the failure if another one is pointless. */
@@ -145,7 +146,10 @@ export class Attempts {
     failure.attempts = this.count;
     this.failure = failure;
     const elapsed = now() - this.started;
-    const pause = this.policy.pause(this.count, elapsed, Math.random(), failure.retryAfter);
+    const reached = this.reached() || !NOT_CONNECTED.has(codeOf(failure.cause));
+    const pause = this.policy.pause(
+      this.count, elapsed, Math.random(), failure.retryAfter, reached,
+    );
     if (pause === undefined || !isTransient(failure)) throw failure;
     if (!this.deadline.allows(pause)) throw this.timedOut();
     this.count += 1;
@@ -168,6 +172,7 @@ export class Transport {
   readonly base: URL;
   readonly retry: RetryPolicy;
   private readonly credentials: Readonly<Record<string, string>>;
+  private reached = false;
 
   constructor(
     baseUrl: string,
@@ -185,7 +190,7 @@ export class Transport {
     outer?: AbortSignal,
     retry: RetryPolicy = this.retry,
   ): Promise<Reply> {
-    const attempts = new Attempts(retry, request, deadline);
+    const attempts = new Attempts(retry, request, deadline, () => this.reached);
     return within(deadline, outer, () => attempts.timedOut(), async (signal) => {
       for (;;) {
         try {
@@ -287,7 +292,9 @@ export class Transport {
     const before = request.sent ?? false;
     request.sent = true;
     try {
-      return await this.connection.fetch(url, init);
+      const response = await this.connection.fetch(url, init);
+      this.reached = true;
+      return response;
     } catch (error) {
       if (NOT_CONNECTED.has(codeOf(error))) request.sent = before;
       throw error;

@@ -234,7 +234,7 @@ async def test_exit_codes_of_rejected_requests(server: FakeServer) -> None:
     server.url = "http://127.0.0.1:1"
     gone, unknown = await asyncio.gather(run(server, "jobs"), run(server, "status", "job_1"))
     assert gone.code == 3
-    assert "to http://127.0.0.1:1:" in gone.err
+    assert "to http://127.0.0.1:1 (" in gone.err
     assert "COMFYSNAP_URL" in gone.err
     assert "comfysnap result job_1" in unknown.err
 

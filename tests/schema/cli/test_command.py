@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -146,3 +147,47 @@ def test_without_typer_the_command_says_what_to_install() -> None:
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "comfysnap-schema[cli]" in done.stderr
+
+
+def test_alone_the_command_prints_the_first_steps_that_are_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    plugins(monkeypatch, "comfysnap_schema.cli:register")
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch) == 0
+    shown = capsys.readouterr().out
+    assert "comfysnap init shop" in shown
+    assert "comfysnap demo" not in shown
+
+
+def test_alone_in_a_project_the_command_prints_what_to_do_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "comfysnap.toml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch) == 0
+    shown = capsys.readouterr().out
+    assert str(tmp_path) in shown
+    for command in ("serve", "infer", "deploy --dry-run"):
+        assert f"comfysnap {command}" in shown
+
+
+def test_the_help_lists_the_commands_in_groups_and_those_of_other_packages_last(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def register(app: typer.Typer) -> None:
+        app.command("aardvark")(lambda: None)
+
+    def load(_: EntryPoint) -> Callable[[typer.Typer], None]:
+        return register
+
+    monkeypatch.setattr(EntryPoint, "load", load)
+    plugins(monkeypatch, "mine:register")
+    app = cli.build_app()
+    cli.register(app)
+    monkeypatch.setattr(cli, "build_app", lambda: app)
+    assert run(monkeypatch, "--help") == 0
+    shown = capsys.readouterr().out
+    names = [shown.index(f"│ {name} ") for name in ("init", "new", "check", "diff", "aardvark")]
+    assert names == sorted(names)
+    assert "comfysnap init shop" in shown[names[-1] :]

@@ -17,13 +17,16 @@ from comfysnap_server.deploy.deployment import read_deployment
 from comfysnap_server.deploy.image import (
     build_image,
     comfyui_commit,
+    gateway_layers,
     is_locked,
     read_nodes,
+    requirements,
     self_test_command,
 )
 from tests.server.engine.comfyui.conftest import TREE, real_comfyui
 
 ONE, OTHER = "1" * 40, "2" * 40
+GATEWAYS = ("gateway", "gateway-mcp")
 
 
 @pytest.mark.parametrize(
@@ -67,6 +70,22 @@ def test_an_error_in_the_snapshot_names_its_entry(
         build_image(read_deployment(write('[deploy]\nnodes = "snapshot.json"')))
     assert (raised.value.code, raised.value.field) == ("not_pinned", "cnr_custom_nodes.pack")
     assert raised.value.file == str(file.resolve())
+
+
+@pytest.mark.parametrize(("enabled", "found"), [("", 0), ("true", 1), ("false", 0)])
+def test_the_gateway_has_the_packages_of_mcp_when_it_is_turned_on(
+    write: Callable[[str], Path],
+    write_workflow: Callable[[str], Path],
+    enabled: str,
+    found: int,
+) -> None:
+    write_workflow("flow")
+    table = f"[serve.mcp]\nenabled = {enabled}" if enabled else ""
+    packages, *_ = gateway_layers(read_deployment(write(f"[deploy]\n{table}")))
+    lines = [Path(requirements(name)).read_text().splitlines() for name in GATEWAYS]
+    counts = [sum("==" in line and line[0] != "#" for line in each) for each in lines]
+    assert counts[0] < counts[1]
+    assert packages.detail == f"{counts[found]} pins with hashes"
 
 
 def test_an_unknown_version_is_rejected_with_the_newest_known_ones(

@@ -53,7 +53,12 @@ def locked() -> dict[str, list[Requirement]]:
 
 @pytest.mark.skipif(shutil.which("uv") is None, reason="needs uv")
 @pytest.mark.parametrize(
-    ("name", "options"), [("gateway", ["--no-dev"]), ("worker", ["--only-group", "worker"])]
+    ("name", "options"),
+    [
+        ("gateway", ["--no-dev"]),
+        ("gateway-mcp", ["--no-dev", "--extra", "mcp"]),
+        ("worker", ["--only-group", "worker"]),
+    ],
 )
 def test_the_image_installs_what_the_lock_file_says(name: str, options: list[str]) -> None:
     command = ["uv", "export", "--package", "comfysnap-server", "--frozen", "-q"]
@@ -79,7 +84,7 @@ def test_the_library_of_the_object_store_is_that_of_the_lock_file() -> None:
     ), "uv.lock changed; write deploy/requirements-store.txt again"
 
 
-@pytest.mark.parametrize("name", ["gateway", "worker", "store"])
+@pytest.mark.parametrize("name", ["gateway", "gateway-mcp", "worker", "store"])
 def test_every_pin_is_exact_and_none_is_a_workspace_package(name: str) -> None:
     found = pins(Path(requirements(name)).read_text())
     assert found

@@ -4,12 +4,13 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
 from comfysnap_schema.workflow.apply import Workflow
 from comfysnap_server.backends.protocol import NO_BUDGET, OwnerBudget, SubmitResult
 from comfysnap_server.gateway.app import create_app
 from comfysnap_server.gateway.keys import hash_key, new_key
-from comfysnap_server.gateway.settings import GatewaySettings
+from comfysnap_server.gateway.settings import AuthMode, GatewaySettings
 from comfysnap_server.jobs.request import JobRequest
 from comfysnap_server.logs import formatter
 from tests.server.gateway.fakes import FakeBackend
@@ -142,9 +143,42 @@ async def test_an_allowed_page_passes_its_preflight(
     async with client(backend, workflow, settings) as http:
         answer = await http.options("/infer_async", headers=preflight)
         assert answer.headers["access-control-allow-origin"] == "https://app.example"
-        preflight["Origin"] = "https://evil.example"
+
+
+@pytest.mark.parametrize("origins", [(), ("https://app.example",)])
+@pytest.mark.parametrize("auth", ["none", "keys", "proxy"])
+async def test_another_page_fails_its_preflight_with_the_setting_that_would_allow_it(
+    backend: FakeBackend, workflow: Workflow, auth: AuthMode, origins: tuple[str, ...]
+) -> None:
+    settings = GatewaySettings(auth=auth, keys=KEYS.keys, origins=origins)
+    preflight = {"Access-Control-Request-Method": "POST", "Origin": "https://evil.example"}
+    async with client(backend, workflow, settings) as http:
         answer = await http.options("/infer_async", headers=preflight)
+        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+        assert "[serve] origins" in answer.json()["detail"]
         assert "access-control-allow-origin" not in answer.headers
+
+
+async def test_an_allowed_page_reads_what_is_refused_it(
+    backend: FakeBackend, workflow: Workflow
+) -> None:
+    settings = GatewaySettings(auth="keys", keys=KEYS.keys, origins=("https://app.example",))
+    async with client(backend, workflow, settings) as http:
+        answer = await http.get("/jobs", headers={"Origin": "https://app.example"})
+        assert answer.status_code == 401
+        assert answer.headers["access-control-allow-origin"] == "https://app.example"
+        exposed = answer.headers["access-control-expose-headers"].lower().split(", ")
+        assert {"location", "etag", "x-request-id", "retry-after", "content-range"} <= set(exposed)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["https://app.example/", "app.example", "https://app.example/page", "HTTPS://app.example", ""],
+)
+def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        GatewaySettings(origins=(origin,))
+    assert caught.value.errors()[0]["type"] == "invalid_value"
 
 
 async def test_a_request_id_is_kept_or_made(http: httpx.AsyncClient) -> None:

@@ -1,9 +1,10 @@
 import asyncio
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 
-from comfysnap_schema.wire.jobs import JobStatus
+from comfysnap_schema.wire.jobs import JobEvent, JobStatus
 from comfysnap_schema.workflow.apply import Workflow
 from comfysnap_server.gateway import long_polls
 from comfysnap_server.gateway.app import create_app, drain
@@ -135,6 +136,22 @@ async def test_events_resume_after_the_last_id(
     text = (await call).text
     assert "event: status" not in text
     assert text.splitlines()[:2] == ["id: 2", "event: done"]
+
+
+async def test_only_done_names_the_version_that_ends_a_stream(
+    http: httpx.AsyncClient, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await submit(http)
+    await backend.update(job, status=JobStatus.SUCCEEDED)
+
+    async def events(_: str, job_id: str, *, after: int | None) -> AsyncIterator[JobEvent]:
+        for type_ in ("status", "done"):  # as when the job ends while its state is sent
+            yield JobEvent(type=type_, job=backend.jobs[job_id])
+
+    monkeypatch.setattr(backend, "events", events)
+    text = (await http.get(f"/events/{job}")).text
+    lines = [line for line in text.splitlines() if line and not line.startswith("data")]
+    assert lines == ["event: status", f"id: {backend.jobs[job].version}", "event: done"]
 
 
 @pytest.mark.parametrize("last", ["fox", "", "-1", "9" * 400, "\u0663"])

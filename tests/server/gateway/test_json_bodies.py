@@ -60,7 +60,7 @@ def test_a_number_of_very_many_digits_is_refused_without_parsing_it(number: byte
 )
 def test_what_is_in_a_string_does_not_count(text: str) -> None:
     body = {"prompt": text, "seed": 18446744073709551615, "noise": 0.1}
-    assert parse_json_object(json.dumps(body).encode())[0] == body
+    assert parse_json_object(json.dumps(body).encode()) == body
 
 
 @pytest.mark.parametrize(
@@ -72,4 +72,4 @@ def test_strings_without_an_end_are_read_once(body: bytes) -> None:
 
 @given(st.dictionaries(st.text(), st.integers(-(10**99), 10**99) | st.text() | st.booleans()))
 def test_ordinary_bodies_are_parsed(body: dict[str, object]) -> None:
-    assert parse_json_object(json.dumps(body).encode())[0] == body
+    assert parse_json_object(json.dumps(body).encode()) == body

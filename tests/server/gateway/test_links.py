@@ -76,9 +76,11 @@ async def test_an_event_stream_opens_from_another_page_and_resumes(
     assert "event: done" in answer.text
     assert answer.headers["access-control-allow-origin"] == PAGE
     assert answer.headers["referrer-policy"] == "no-referrer"
-    version = str(backend.jobs[job].version)
-    again = await http.get(made.url, headers={"Last-Event-ID": version})
-    assert again.status_code == 200
+    version = backend.jobs[job].version
+    earlier = await http.get(made.url, headers={"Last-Event-ID": str(version - 1)})
+    assert "event: done" in earlier.text
+    again = await http.get(made.url, headers={"Last-Event-ID": str(version)})
+    assert (again.status_code, again.content) == (204, b"")
 
 
 async def test_a_link_opens_nothing_else(http: httpx.AsyncClient, job: str) -> None:

@@ -13,7 +13,6 @@ import pytest
 from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.files import FileBySha256
 from comfysnap_server.errors import BackendError
-from comfysnap_server.jobs.fetch import FetchPolicy
 from comfysnap_server.jobs.files import FileStore
 from comfysnap_server.jobs.run import InputUnavailableError, stage_inputs
 from tests.server.backends.suite import loading, request
@@ -154,5 +153,5 @@ async def test_an_input_that_cannot_be_copied_says_why_and_nothing_of_the_server
     await store.put("anna", sha256, chunks(b"x"))
     asked = request(loading("photo.png"), files={"photo.png": FileBySha256(sha256=sha256)})
     with pytest.raises(InputUnavailableError) as caught:
-        stage_inputs(asked, store, tmp_path / "gone", FetchPolicy())
+        stage_inputs(asked, store, tmp_path / "gone")
     assert str(caught.value) == "photo: No such file or directory"

@@ -1,25 +1,19 @@
 """One attempt at a job: stopped at any moment, it ends as cancelled or in its own way."""
 
 import threading
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from comfysnap_schema.comfy.graph import Graph
 from comfysnap_schema.wire.errors import ErrorCode
-from comfysnap_schema.wire.files import FileByUrl
 from comfysnap_schema.wire.jobs import JobStatus, Progress, Timings
 from comfysnap_server.engine.simulated.engine import SimulatedEngine
 from comfysnap_server.jobs.endings import Ending
-from comfysnap_server.jobs.fetch import FetchPolicy
 from comfysnap_server.jobs.files import FileStore
 from comfysnap_server.jobs.request import JobRequest
 from comfysnap_server.jobs.run import JobRun, Outcome, ended
-from tests.server.backends.suite import FOREVER, loading, request, sampling
-from tests.server.jobs.conftest import Site
-
-LOOPBACK = FetchPolicy(allow=("127.0.0.1/32",), timeout=60)
+from tests.server.backends.suite import FOREVER, request, sampling
 
 
 class RecordingEngine(SimulatedEngine):
@@ -48,7 +42,6 @@ class Attempt:
             input_dir=folder / "input",
             output_dir=folder / "output",
             files=FileStore(folder / "files"),
-            fetch=LOOPBACK,
             report=self._take,
         )
         self.outcome: Outcome | None = None
@@ -70,50 +63,13 @@ class Attempt:
             self.sampling.set()
 
 
-def downloading(site: Site) -> JobRequest:
-    files = {"photo.png": FileByUrl(url=f"{site.url}/photo.png")}
-    return request(loading("photo.png"), files=files)
-
-
-def test_a_download_that_is_stopped_cancels_its_job_and_never_reaches_the_engine(
-    site: Site, tmp_path: Path
-) -> None:
-    asked, ended_here = threading.Event(), threading.Event()
-
-    def stall(_: BaseHTTPRequestHandler) -> None:
-        asked.set()
-        ended_here.wait(30)
-
-    site.routes["/photo.png"] = stall
-    attempt = Attempt(tmp_path, downloading(site))
-    attempt.start()
-    try:
-        assert asked.wait(20)
-        attempt.run.interrupt()
-        outcome = attempt.result()
-    finally:
-        ended_here.set()
-    assert outcome.status is JobStatus.CANCELLED
-    assert outcome.timings.run is None
-    assert attempt.engine.interrupted == []
-
-
-def test_a_download_that_fails_by_itself_fails_its_job_and_names_the_field(
-    site: Site, tmp_path: Path
-) -> None:
-    site.routes["/photo.png"] = lambda handler: handler.send_error(404)
-    outcome = Attempt(tmp_path, downloading(site)).run.execute()
-    assert outcome.error is not None
-    assert (outcome.status, outcome.error.code) == (JobStatus.FAILED, ErrorCode.INPUT_UNAVAILABLE)
-    assert outcome.error.fields[0].field == "photo"
-
-
 @pytest.mark.parametrize("graph", [sampling(2), sampling(FOREVER)])
 def test_a_job_that_is_stopped_before_it_starts_does_not_run(graph: Graph, tmp_path: Path) -> None:
     attempt = Attempt(tmp_path, request(graph))
     attempt.run.interrupt()
     assert attempt.run.execute().status is JobStatus.CANCELLED
     assert not attempt.sampling.is_set()
+    assert attempt.engine.interrupted == []
 
 
 def test_a_job_that_is_stopped_while_it_runs_is_cancelled_with_its_time(tmp_path: Path) -> None:

@@ -20,8 +20,12 @@ const [, , path = "", url = ""] = process.argv;
 const table = JSON.parse(readFileSync(path, "utf8")) as Record<string, Case[]>;
 
 function retryPolicy(one: Case): Partial<RetryOptions> {
-  const { longest_retry_after: longest, ...others } = one.policy ?? {};
-  return longest === undefined ? others : { ...others, longestRetryAfter: longest };
+  const { longest_retry_after: longest, first_contact: first, ...others } = one.policy ?? {};
+  return {
+    ...others,
+    ...(longest === undefined ? {} : { longestRetryAfter: longest }),
+    ...(first === undefined ? {} : { firstContact: first }),
+  };
 }
 
 function allows(one: Case): boolean | string {
@@ -58,7 +62,7 @@ const results = {
   pauses: table["pauses"]?.map(
     (one) =>
       new RetryPolicy(retryPolicy(one)).pause(
-        one["attempt"], one["elapsed"], one["rand"], one["retry_after"],
+        one["attempt"], one["elapsed"], one["rand"], one["retry_after"], one["reached"],
       ) ?? null,
   ),
   retry_after: table["retry_after"]?.map((one) => retryAfter(new Headers(one["headers"])) ?? null),

@@ -6,10 +6,12 @@ import os
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from comfysnap_client.errors import ComfysnapError, DownloadFailed
 from comfysnap_client.requests import Request, output
+from comfysnap_client.threads import opened
 from comfysnap_client.transport import Attempts, Transport, is_header_value
 from comfysnap_schema.wire import OutputFile
 
@@ -156,7 +158,7 @@ def safe_name(name: str) -> str:
 
 async def _write(chunks: AsyncIterator[bytes], path: Path) -> None:
     """Write in a thread, a megabyte at a time."""
-    handle = await asyncio.to_thread(path.open, "xb", CHUNK)
+    handle = await opened(partial(path.open, "xb", CHUNK))
     try:
         buffer: list[bytes] = []
         held = 0

@@ -29,6 +29,8 @@ class RetryPolicy:
     Attributes:
         attempts: Maximum number of requests for one call, at least 1.
         budget: Seconds from the start of the first attempt within which others may start.
+        first_contact: The same while no connection to the server was ever made: a wrong URL or a
+            server that does not run is an error soon. Counts where it is below ``budget``.
         initial: Seconds of the first pause.
         factor: Factor by which each pause is longer than the one before.
         maximum: Maximum pause in seconds, unless the server asks for more.
@@ -38,6 +40,7 @@ class RetryPolicy:
 
     attempts: int = 10
     budget: float = 120.0
+    first_contact: float = 15.0
     initial: float = 0.5
     factor: float = 2.0
     maximum: float = 8.0
@@ -52,7 +55,13 @@ class RetryPolicy:
         return status in RETRIED_STATUSES or status >= 500
 
     def pause(
-        self, attempt: int, elapsed: float, *, retry_after: float | None = None, rand: float
+        self,
+        attempt: int,
+        elapsed: float,
+        *,
+        retry_after: float | None = None,
+        rand: float,
+        reached: bool = True,
     ) -> float | None:
         """Return the seconds to wait after a failed attempt, or None to give up.
 
@@ -61,6 +70,7 @@ class RetryPolicy:
             elapsed: Seconds since the first attempt started.
             retry_after: The server's ``Retry-After`` in seconds; the pause is at least as long.
             rand: A random number from 0 to 1.
+            reached: Whether a connection to the server was ever made.
 
         Example::
 
@@ -76,7 +86,8 @@ class RetryPolicy:
             pause = retry_after + min(pause, retry_after) * self.jitter * rand
         else:
             pause *= 1 - self.jitter * rand
-        return pause if elapsed + pause <= self.budget else None
+        budget = self.budget if reached else min(self.budget, self.first_contact)
+        return pause if elapsed + pause <= budget else None
 
 
 NO_RETRY = RetryPolicy(attempts=1)

@@ -48,6 +48,8 @@ _INVALID = (
     httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError, UnicodeError,
 )  # fmt: skip
 
+_NOT_CONNECTED = (httpx.ConnectError, httpx.ConnectTimeout)
+
 _RequestInfo = dict[str, Any]
 """The arguments common to all errors of an attempt."""
 
@@ -144,7 +146,15 @@ class Response:
 class Attempts:
     """The attempts of one call: counts them, and pauses in between."""
 
-    def __init__(self, policy: RetryPolicy, request: Request, deadline: Deadline = NEVER) -> None:
+    def __init__(
+        self,
+        policy: RetryPolicy,
+        request: Request,
+        deadline: Deadline = NEVER,
+        *,
+        reached: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._reached = reached
         self.count: int = 1
         self.request_id: str = uuid.uuid4().hex
         self._failure: ComfysnapError | None = None
@@ -167,6 +177,7 @@ class Attempts:
             time.monotonic() - self._started,
             retry_after=failure.retry_after,
             rand=random.random(),  # noqa: S311 -- spreads load, not security
+            reached=self._reached() or not isinstance(failure.__cause__, _NOT_CONNECTED),
         )
         if pause is None or not is_transient(failure):
             raise failure
@@ -209,6 +220,7 @@ class Transport:
         self.base: httpx.URL = httpx.URL(base_url if base_url.endswith("/") else base_url + "/")
         self._base_text = str(self.base)
         self.retry = retry
+        self._reached = False
         self._credentials = credentials
         self._connect_timeout = connect_timeout
         self._read_timeout = read_timeout
@@ -240,7 +252,7 @@ class Transport:
             UnexpectedResponse: The response is not one of this API.
             DeadlineExceeded: The deadline passed.
         """
-        attempts = Attempts(retry or self.retry, request, deadline)
+        attempts = Attempts(retry or self.retry, request, deadline, reached=lambda: self._reached)
         async with deadline.enforced(attempts.timed_out):
             while True:
                 try:
@@ -286,6 +298,7 @@ class Transport:
             response = await self._client.send(
                 self._build(request, info["request_id"]), stream=True, follow_redirects=False
             )
+            self._reached = True
             if response.status_code != 303:
                 return response
             await response.aclose()
@@ -444,9 +457,11 @@ def _network_sentence(error: Exception) -> str:
         httpx.InvalidURL: "not a valid URL",
     }
     kind = kinds.get(type(error), "the connection failed")
-    if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
-        kind += f" to {error.request.url.scheme}://{error.request.url.netloc.decode()}"
-    return f"{kind}: {error}" if str(error) else kind
+    if not isinstance(error, _NOT_CONNECTED):
+        return f"{kind}: {error}" if str(error) else kind
+    reason = f" ({error})" if str(error) else ""
+    server = f"{error.request.url.scheme}://{error.request.url.netloc.decode()}"
+    return f"{kind} to {server}{reason}: check the URL, or start a server with `comfysnap serve`"
 
 
 def _unexpected_sentence(response: httpx.Response) -> str:

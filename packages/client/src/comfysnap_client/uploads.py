@@ -18,6 +18,7 @@ from pydantic_core import to_jsonable_python
 from comfysnap_client import requests
 from comfysnap_client.errors import NotFound
 from comfysnap_client.retry import Deadline
+from comfysnap_client.threads import opened
 from comfysnap_client.transport import Transport
 from comfysnap_schema.wire import MAX_INLINE_FILE_BYTES, FileBySha256, FileInline
 
@@ -53,7 +54,7 @@ class Uploads:
                 if source is None:
                     place.put(to_jsonable_python(value))
                     continue
-                await asyncio.to_thread(source.open)
+                await opened(source.open)
                 stack.push_async_callback(asyncio.to_thread, source.close)
                 small = await asyncio.to_thread(source.read_small, min(room, MAX_INLINE_FILE_BYTES))
                 if small is not None:
@@ -131,7 +132,7 @@ class _Source:
         name = given if isinstance(given, Path) else getattr(given, "name", "")
         self.content_type = mimetypes.guess_type(str(name))[0] or "application/octet-stream"
 
-    def open(self) -> None:
+    def open(self) -> "_Source":
         """Open ``file`` as seekable; a pipe is copied, so that it can be hashed and re-sent."""
         if isinstance(self._given, Path):
             self.file = self._given.open("rb")
@@ -144,6 +145,7 @@ class _Source:
             shutil.copyfileobj(self._given, self.file, CHUNK)
             self.file.seek(0)
         self.start = self.file.tell()
+        return self
 
     def close(self) -> None:
         """Close the file, unless the caller opened it."""

@@ -32,7 +32,8 @@
         ├── PackFetchError         a node pack cannot be downloaded
         ├── PackInstallError       required node packs could not be installed
         ├── ProbeError             ComfyUI cannot be loaded
-        └── DemoError              the demo's server did not start
+        ├── DemoError              the demo's server did not start
+        └── BridgeError            a server cannot be used for MCP
 
 Each is defined beside what raises it, except for those that several folders raise. Errors in
 ``comfysnap.toml`` and in workflows are ``SchemaError``: see ``comfysnap_schema.wire``.

@@ -7,8 +7,9 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -186,6 +187,69 @@ def test_a_submit_reads_nothing_of_the_history(tmp_path: Path) -> None:
     connection.close()
     assert plans
     assert [plan for plan in plans if plan.startswith("SCAN")] == []
+
+
+COUNTED: Final = """
+SELECT owner, sum(kept), sum(status IN ('queued', 'running')), sum(status = 'queued'),
+    sum(kept * (status IN ('queued', 'running')))
+FROM (SELECT owner, kept, status FROM jobs UNION ALL SELECT '', kept, status FROM jobs)
+GROUP BY owner ORDER BY owner
+"""
+
+
+def submitted(connection: sqlite3.Connection, owner: str) -> JobRecord:
+    """A queued job."""
+    asked = request(owner=owner)
+    record = asked.record(status=JobStatus.QUEUED, version=1)
+    return store.submit(connection, asked, record, LocalLimits()).job
+
+
+def test_the_sums_of_owners_follow_every_change_of_a_job(tmp_path: Path) -> None:
+    connection = open_database(tmp_path / "jobs.sqlite3")
+
+    def sums() -> list[tuple[object, ...]]:
+        found = connection.execute("SELECT * FROM usage WHERE kept > 0 ORDER BY owner").fetchall()
+        assert found == connection.execute(COUNTED).fetchall()
+        return found
+
+    jobs = [submitted(connection, owner) for owner in ("anna", "anna", "anna", "ben")]
+    assert [row[2:4] for row in sums()] == [(4, 4), (3, 3), (1, 1)]
+    running = jobs[0].model_copy(update={"status": JobStatus.RUNNING})
+    assert store.save(connection, running)
+    assert [row[2:4] for row in sums()] == [(4, 3), (3, 2), (1, 1)]
+    assert store.save(connection, jobs[0])
+    assert [row[2:4] for row in sums()] == [(4, 4), (3, 3), (1, 1)]
+    now = datetime.now(UTC)
+    for number, job in enumerate(jobs[:2]):
+        changes = {"status": JobStatus.SUCCEEDED, "finished_at": now, "outputs": {}}
+        assert store.save(connection, job.model_copy(update=changes), output_bytes=100 * number)
+    store.set_aside(connection, 4)
+    assert [row[2:4] for row in sums()] == [(1, 1), (1, 1), (0, 0)]
+    store.mark_outputs_gone(connection, [jobs[0].id])
+    sums()
+    store.delete(connection, [job.id for job in jobs[:2]])
+    connection.execute("DELETE FROM jobs WHERE seq = 3")
+    assert [row[2:4] for row in sums()] == [(0, 0), (0, 0)]
+    connection.close()
+
+
+def test_the_sums_of_an_older_store_are_made_anew(tmp_path: Path) -> None:
+    connection = open_database(tmp_path / "new.sqlite3")
+    old = sqlite3.connect(tmp_path / "old.sqlite3", isolation_level=None)
+    old.executescript("".join(MIGRATIONS[:4]) + "PRAGMA user_version = 4;")
+    for owner in ("anna", "anna", "ben"):
+        job = submitted(connection, owner)
+        if owner == "ben":
+            ended = {"status": JobStatus.FAILED, "finished_at": datetime.now(UTC)}
+            store.save(connection, job.model_copy(update=ended))
+    columns = "seq, id, owner, workflow, status, finished_at, request, record, outputs_gone, kept"
+    for row in connection.execute(f"SELECT {columns} FROM jobs"):  # noqa: S608 -- ours
+        old.execute(f"INSERT INTO jobs ({columns}) VALUES ({', '.join('?' * 10)})", row)  # noqa: S608
+    migrate(old)
+    sums = "SELECT * FROM usage ORDER BY owner"
+    assert old.execute(sums).fetchall() == connection.execute(sums).fetchall()
+    old.close()
+    connection.close()
 
 
 @pytest.mark.parametrize("name", ["inputs", "scratch"])

@@ -2,5 +2,6 @@
 ``limits``."""
 
 from comfysnap_client.cli.commands import register
+from comfysnap_client.cli.contracts import fetch_contracts
 
-__all__ = ["register"]
+__all__ = ["fetch_contracts", "register"]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from comfysnap_schema.cli.options import CALL
 from comfysnap_schema.wire import JobStatus
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     for command in (infer, status, result, cancel, jobs, limits):
-        app.command()(command)
+        app.command(rich_help_panel=CALL)(command)
 
 
 def infer(

@@ -39,7 +39,7 @@ from comfysnap_schema.wire import JobRecord, JobStatus, Progress, WorkflowDetail
 
 FAILED, USAGE, UNREACHABLE, TIMED_OUT, INTERRUPTED = 1, 2, 3, 4, 130
 
-_RETRY = RetryPolicy(attempts=4, budget=20.0)
+RETRY = RetryPolicy(attempts=4, budget=20.0)
 """Shorter than the default: a person is waiting for the error."""
 
 
@@ -93,7 +93,7 @@ def run(
         assert task is not None  # noqa: S101 -- asyncio.run runs this in a task
         with suppress(NotImplementedError):  # not supported by the event loop of Windows
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        async with Client.from_env(base_url=url, timeout=timeout, retry=_RETRY) as client:
+        async with Client.from_env(base_url=url, timeout=timeout, retry=RETRY) as client:
             await work(client)
 
     try:
@@ -101,18 +101,18 @@ def run(
     except (KeyboardInterrupt, asyncio.CancelledError) as error:
         job_id = job_id_of(error)
         if job_id and cancels:
-            return _print_error(INTERRUPTED, f"cancelled {job_id}")
-        return _print_error(INTERRUPTED, "interrupted", *([_resume_hint(job_id)] if job_id else []))
+            return print_error(INTERRUPTED, f"cancelled {job_id}")
+        return print_error(INTERRUPTED, "interrupted", *([_resume_hint(job_id)] if job_id else []))
     except InvalidArguments as error:
-        return _print_error(USAGE, *(f"{one.field}: {one.message}" for one in error.fields))
+        return print_error(USAGE, *(f"{one.field}: {one.message}" for one in error.fields))
     except ComfysnapError as error:
-        return _report(error)
+        return report(error)
     except ValueError as error:
-        return _print_error(USAGE, str(error))
+        return print_error(USAGE, str(error))
     except OSError as error:
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         job_id = job_id_of(error)
-        return _print_error(USAGE, message, *([_resume_hint(job_id)] if job_id else []))
+        return print_error(USAGE, message, *([_resume_hint(job_id)] if job_id else []))
     return 0
 
 
@@ -282,7 +282,8 @@ def _is_file(value: object) -> bool:
     return any(isinstance(one, dict) and "sha256" in one for one in many)
 
 
-def _report(error: ComfysnapError) -> int:
+def report(error: ComfysnapError) -> int:
+    """Print an error to stderr, with what may help; return the exit code."""
     problem = error.problem if isinstance(error, (APIError, JobError)) else None
     lines = problem_lines(problem) if problem else [error.message]
     if isinstance(error, DeadlineExceeded) and isinstance(error.__cause__, ComfysnapError):
@@ -290,14 +291,14 @@ def _report(error: ComfysnapError) -> int:
     if isinstance(error, Unauthorized):
         lines.append("set COMFYSNAP_API_KEY, or MODAL_KEY and MODAL_SECRET")
     if isinstance(error, (ConnectionFailed, UnexpectedResponse)):
-        lines.append("set the server URL with --url or COMFYSNAP_URL, or run `comfysnap serve`")
+        lines.append("set the URL of the server with --url or COMFYSNAP_URL")
     if error.job_id and isinstance(error, (JobError, DeadlineExceeded)):
         lines.append(f"job {error.job_id}")
     elif error.job_id and isinstance(error, (ConnectionFailed, DownloadFailed)):
         lines.append(_resume_hint(error.job_id))
     if error.request_id:
         lines.append(f"request {error.request_id}")
-    return _print_error(_exit_code(error), *lines)
+    return print_error(_exit_code(error), *lines)
 
 
 def _resume_hint(job_id: str) -> str:
@@ -314,7 +315,8 @@ def _exit_code(error: ComfysnapError) -> int:
     return UNREACHABLE
 
 
-def _print_error(code: int, *lines: str) -> int:
+def print_error(code: int, *lines: str) -> int:
+    """Print lines to stderr, the first as the error; return the code."""
     first, *rest = lines
     print(f"error: {first}", *rest, sep="\n", file=sys.stderr)
     return code

@@ -2,9 +2,10 @@
 
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.metadata import EntryPoint, entry_points, version
-from typing import Annotated, Any, cast
+from pathlib import Path
+from typing import Annotated, Any, Final, cast
 
 try:
     import typer
@@ -17,9 +18,12 @@ except ModuleNotFoundError as _missing:
 
 from comfysnap_schema.cli.check import check, diff
 from comfysnap_schema.cli.generate import generate
+from comfysnap_schema.cli.init import init
 from comfysnap_schema.cli.new import new
+from comfysnap_schema.cli.options import GROUPS, OTHER, START, WORKFLOWS
 from comfysnap_schema.cli.update import update
 from comfysnap_schema.wire import SchemaError
+from comfysnap_schema.workflow import find_project
 
 COMMANDS_GROUP = "comfysnap.commands"
 """Entry points that add commands; each is ``register(app: typer.Typer) -> None``."""
@@ -28,6 +32,25 @@ _EXTRAS = {
     "datamodel_code_generator": "comfysnap-schema[codegen]",
     "tomlkit": "comfysnap-schema[cli]",
     "rich": "comfysnap-schema[cli]",
+}
+
+_EXAMPLES: Final = (
+    "comfysnap init shop",
+    "comfysnap new postcard postcard.json",
+    'comfysnap infer postcard prompt="Lisbon" --out pictures',
+)
+_FIRST: Final = {
+    "demo": ("demo", "draw a picture: no account, no GPU, no ComfyUI"),
+    "init": ("init shop", "create a project with an example workflow"),
+    "new": ("new postcard postcard.json", "make an API of a workflow that ComfyUI exported"),
+}
+_IN_PROJECT: Final = {
+    "check": ("check", "validate the workflows"),
+    "serve": ("serve", "serve them at http://127.0.0.1:8000"),
+    "infer": ("infer", "call the server, from another terminal"),
+    "new": ("new NAME EXPORT.json", "add a workflow that ComfyUI exported"),
+    "doctor": ("doctor", "find what a deployment lacks"),
+    "deploy": ("deploy --dry-run", "show what would be made on Modal"),
 }
 
 
@@ -61,11 +84,25 @@ def main() -> None:
 
 
 class _LiteralHelp(TyperGroup):
-    """Shows square brackets in help texts, which typer would take for styles."""
+    """Shows square brackets in help texts, which typer would take for styles, and the commands
+    group by group."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         _escape_help(self)
+        for command in cast("dict[str, Any]", self.commands).values():
+            command.rich_help_panel = _group(command)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The commands in the order of their groups; those of other packages come last."""
+        places = {group: place for place, group in enumerate((*GROUPS, OTHER))}
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: places[_group(self.commands[name])])
+
+
+def _group(command: Any) -> str:
+    group = command.rich_help_panel
+    return group if group in GROUPS else OTHER
 
 
 def _escape_help(command: Any) -> None:
@@ -81,10 +118,10 @@ def build_app() -> typer.Typer:
         name="comfysnap",
         cls=_LiteralHelp,
         help="ComfyUI workflows as typed, cancellable, fast-starting APIs.",
-        no_args_is_help=True,
+        epilog="\n\n".join(("Examples:", *_EXAMPLES)),
         pretty_exceptions_enable=False,
     )
-    app.callback()(_root)
+    app.callback(invoke_without_command=True)(_root)
     for plugin in sorted(entry_points(group=COMMANDS_GROUP), key=lambda entry: entry.name):
         _load(plugin, app)
     return app
@@ -92,8 +129,9 @@ def build_app() -> typer.Typer:
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this package."""
+    app.command(rich_help_panel=START)(init)
     for command in (new, update, generate, check, diff):
-        app.command()(command)
+        app.command(rich_help_panel=WORKFLOWS)(command)
 
 
 def _load(plugin: EntryPoint, app: typer.Typer) -> None:
@@ -114,9 +152,24 @@ def _print_version(wanted: bool) -> None:
 
 
 def _root(
+    context: typer.Context,
     _version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     """ComfyUI workflows as typed, cancellable, fast-starting APIs."""
+    if context.invoked_subcommand is None:
+        _print_next(cast("TyperGroup", context.command).commands)
+
+
+def _print_next(commands: Collection[str]) -> None:
+    """What to run next, as far as it is installed."""
+    project = find_project(Path.cwd())
+    print("ComfyUI workflows as typed, cancellable, fast-starting APIs.\n")
+    print(f"In the project {project.parent}:" if project else "To start:")
+    steps = _IN_PROJECT if project else _FIRST
+    for name, (command, purpose) in steps.items():
+        if name in commands:
+            print(f"  comfysnap {command:28} {purpose}")
+    print("\nEvery command: comfysnap --help")

@@ -1,13 +1,22 @@
 """``comfysnap generate``: typed Python and TypeScript modules of the workflows."""
 
+from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from comfysnap_schema.cli.options import ProjectOption
-from comfysnap_schema.wire import ProjectError
+from comfysnap_schema.wire import ProjectError, WorkflowDetail
 from comfysnap_schema.workflow import PROJECT_FILE, open_project
+
+if TYPE_CHECKING:
+    from comfysnap_schema.workflow import Workflow
+
+CONTRACTS_GROUP = "comfysnap.contracts"
+"""The entry point that asks a server: ``(url: str) -> list[WorkflowDetail]``. It exits the command
+with an error of its own."""
 
 
 def generate(
@@ -25,6 +34,13 @@ def generate(
         ),
     ] = None,
     project: ProjectOption = None,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="A running server, instead of workflow folders. Keys are read from"
+            " COMFYSNAP_API_KEY, MODAL_KEY, MODAL_SECRET. Default: generate.url in comfysnap.toml."
+        ),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; list outdated files and exit 1.")
     ] = False,
@@ -34,7 +50,6 @@ def generate(
     Example: comfysnap generate --out my_app/workflows
     """
     from comfysnap_schema import codegen
-    from comfysnap_schema.workflow import load_workflows
 
     settings = open_project(project)
     folder = out or settings.generate.out
@@ -45,7 +60,8 @@ def generate(
             "missing output folder: pass --out or --typescript, or set [generate] out in "
             f"{PROJECT_FILE}",
         )
-    workflows = load_workflows(settings.workflows)
+    server = url or settings.generate.url
+    workflows = _of_server(server) if server else _of_folders(settings.workflows)
     found: list[codegen.Outdated] = []
     if folder is not None:
         folder = folder.resolve()
@@ -56,11 +72,29 @@ def generate(
         source = codegen.generate_typescript(workflows)
         update = codegen.find_outdated_typescript if check else codegen.write_typescript
         found += update(module, source)
-    update = codegen.find_outdated_contracts if check else codegen.write_contracts
-    found += update(workflows.values())
+    if not server:
+        update = codegen.find_outdated_contracts if check else codegen.write_contracts
+        found += update(workflows.values())
     for item in found:
         done = "removed" if item.reason == "stale" else "wrote"
         print(f"{item.reason}: {item.path}" if check else f"{done} {item.path}")
     if found and check:
-        print("to update them, run: comfysnap generate")
+        print(f"to update them, run: comfysnap generate{f' --url {url}' if url else ''}")
         raise typer.Exit(1)
+
+
+def _of_folders(folder: Path) -> "dict[str, Workflow]":
+    from comfysnap_schema.workflow import load_workflows
+
+    return load_workflows(folder)
+
+
+def _of_server(url: str) -> "dict[str, Workflow]":
+    from comfysnap_schema.workflow import workflow_from_contract
+
+    plugins = entry_points(group=CONTRACTS_GROUP)
+    if not plugins:
+        message = "--url needs the client; pip install 'comfysnap-client[cli]'"
+        raise ProjectError("no_client", message)
+    fetch = cast("Callable[[str], list[WorkflowDetail]]", next(iter(plugins)).load())
+    return {detail.name: workflow_from_contract(detail) for detail in fetch(url)}

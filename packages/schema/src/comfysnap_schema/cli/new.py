@@ -16,14 +16,6 @@ if TYPE_CHECKING:
     from comfysnap_schema.propose import Proposal, Scaffold
     from comfysnap_schema.workflow import Parameter
 
-_NEW_PROJECT = """\
-name = "{name}"
-workflows = "workflows"
-
-[generate]
-out = "comfysnap_models"            # Python package of typed models, written by: comfysnap generate
-"""
-
 
 def new(
     name: Annotated[
@@ -84,10 +76,10 @@ def _check_name(name: str) -> None:
 
 
 def _start_project(folder: Path) -> None:
-    base = re.sub(r"[^a-z0-9]+", "-", folder.name.lower()).strip("-")[:63].strip("-")
-    (folder / PROJECT_FILE).write_text(
-        _NEW_PROJECT.format(name=base or "comfysnap"), encoding="utf-8"
-    )
+    from comfysnap_schema.cli.init import project_name, project_text
+
+    text = project_text(project_name(folder))
+    (folder / PROJECT_FILE).write_text(text, encoding="utf-8")
     print(f"wrote {folder / PROJECT_FILE}")
 
 

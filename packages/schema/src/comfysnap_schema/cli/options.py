@@ -1,4 +1,4 @@
-"""Options that commands of every package have."""
+"""Options that commands of every package have, and the groups of ``comfysnap --help``."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,3 +14,13 @@ ProjectOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+START = "Start"
+WORKFLOWS = "Workflows"
+SERVE = "A server on this machine"
+CALL = "Calls to a server"
+MODAL = "Modal"
+GROUPS = (START, WORKFLOWS, SERVE, CALL, MODAL)
+"""Groups of commands, in the order of the help: the ``rich_help_panel`` of each command."""
+OTHER = "Other commands"

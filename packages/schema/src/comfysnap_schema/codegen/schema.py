@@ -141,11 +141,10 @@ def _item_range(parameter: Parameter) -> str:
 def docstring(text: str, indent: int) -> str:
     """A wrapped Python docstring literal for any text; empty for an empty text."""
     printable = "".join(c if c.isprintable() or c == "\n" else " " for c in text)
-    escaped = printable.replace("\\", "\\\\").replace('"""', '\\"\\"\\"').strip()
+    doubled = printable.strip().replace("\\", "\\\\")
+    escaped = re.sub(r'"""|"\Z', lambda found: '\\"' * len(found[0]), doubled)
     if not escaped:
         return ""
-    if escaped.endswith('"'):
-        escaped = escaped[:-1] + '\\"'
     room = _WIDTH - indent
     lines = [
         wrapped

@@ -11,6 +11,7 @@ from comfysnap_schema.workflow.apply import (
 )
 from comfysnap_schema.workflow.check import check_workflow, examples
 from comfysnap_schema.workflow.contract import Contract, JsonSchema, travels_as_digits
+from comfysnap_schema.workflow.described import check_workflow_name, workflow_from_contract
 from comfysnap_schema.workflow.diff import compare
 from comfysnap_schema.workflow.history import CONTRACTS_FILE, read_history
 from comfysnap_schema.workflow.loras import LORA_CLASSES
@@ -51,6 +52,7 @@ __all__ = [
     "WorkflowSpec",
     "add_workflow",
     "check_workflow",
+    "check_workflow_name",
     "compare",
     "examples",
     "find_project",
@@ -65,4 +67,5 @@ __all__ = [
     "read_table",
     "setting_error",
     "travels_as_digits",
+    "workflow_from_contract",
 ]

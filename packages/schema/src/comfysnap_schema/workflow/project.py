@@ -56,6 +56,8 @@ class GenerateSettings(BaseModel, frozen=True, extra="forbid"):
     """Folder of the generated modules, relative to the file."""
     typescript: Path | None = None
     """The generated TypeScript module, relative to the file."""
+    url: Annotated[str, Field(pattern="^https?://")] | None = None
+    """The server whose workflows are generated. None: the workflow folders."""
 
 
 class ProjectTable(BaseModel, frozen=True, extra="forbid"):
@@ -107,14 +109,14 @@ def read_project(path: Path) -> Project:
         raise ProjectError("invalid_toml", str(error), file=str(path)) from error
     table = read_table(ProjectTable, data, file=path)
     root = path.resolve().parent
-    written = {key: root / path for key, path in table.generate if path}
+    paths = {key: root / path for key, path in table.generate if isinstance(path, Path)}
     return Project.model_validate(
         dict(table)
         | {
             "file": path.resolve(),
             "workflows": root / table.workflows,
             "written_workflows": table.workflows,
-            "generate": GenerateSettings.model_validate(written),
+            "generate": table.generate.model_copy(update=paths),
         }
     )
 

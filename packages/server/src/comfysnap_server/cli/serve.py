@@ -295,10 +295,20 @@ def _announce(
         on = f" on GPU {', '.join(map(str, engine.gpus))}" if engine.gpus else ""
         print(f"workers: {workers}{on}")
     print(f"jobs and files: {data.resolve()}")
-    for workflow in workflows:
+    served = list(workflows)
+    for workflow in served:
         mark = " (default)" if workflow.name == default else ""
         print(f"  POST {url}/infer_sync/{workflow.name}{mark}  {workflow.spec.title}".rstrip())
+    print(f"docs: {url}/docs")
+    for workflow in sorted(served, key=lambda each: each.name != default)[:1]:
+        print(f"call it: {_call(workflow, url)}")
     print("Ctrl-C stops the server; jobs are kept.", flush=True)
+
+
+def _call(workflow: Workflow, url: str) -> str:
+    """The command that runs a workflow, with the inputs that it must have."""
+    required = [f"{name}=..." for name, each in workflow.parameters.items() if each.required]
+    return " ".join(["comfysnap infer", workflow.name, *required, "--url", url])
 
 
 def _restrict_hosts(

@@ -41,7 +41,8 @@ INSTALLER_SOURCES: Final = (
 
 
 def requirements(name: str) -> str:
-    """Path of the pins of ``uv.lock`` for ``gateway``, ``worker`` or ``store``."""
+    """Path of the pins of ``uv.lock`` for ``gateway``, ``gateway-mcp`` (with its extra), ``worker``
+    or ``store``."""
     return str(files("comfysnap_server.deploy") / f"requirements-{name}.txt")
 
 
@@ -137,7 +138,10 @@ def image_layers(deployment: Deployment) -> list[Layer]:
 
 def gateway_layers(deployment: Deployment) -> list[Layer]:
     """Layers of the gateway."""
-    own = _pins("gateway", Path(requirements("gateway")))
+    from comfysnap_server.deploy.gateway_settings import gateway_settings  # not in GPU containers
+
+    has_mcp = gateway_settings(deployment).mcp.enabled is True
+    own = _pins("gateway", Path(requirements("gateway-mcp" if has_mcp else "gateway")))
     return [own, *_store(deployment), _variables(deployment), *_project_layers(deployment)]
 
 

@@ -8,7 +8,6 @@ from typing import Any, Final, cast
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from comfysnap_schema.wire import ErrorCode, FieldProblem, routes
@@ -26,10 +25,12 @@ from comfysnap_server.gateway.keys import Keys
 from comfysnap_server.gateway.limits import AccessRoutes
 from comfysnap_server.gateway.links import LinkKey, Links, ProcessLinkKey
 from comfysnap_server.gateway.long_polls import LongPolls
+from comfysnap_server.gateway.mcp.route import McpRoute
 from comfysnap_server.gateway.metrics import Metrics, metrics_router
-from comfysnap_server.gateway.middleware import GatewayMiddleware
+from comfysnap_server.gateway.middleware import AllowedPages, GatewayMiddleware
 from comfysnap_server.gateway.openai.images import ImageRoutes
 from comfysnap_server.gateway.openapi import build_openapi
+from comfysnap_server.gateway.page.routes import page_router
 from comfysnap_server.gateway.problems import ProblemError, problem_of, problem_response
 from comfysnap_server.gateway.rate import RateLimiter
 from comfysnap_server.gateway.settings import GatewaySettings
@@ -37,6 +38,11 @@ from comfysnap_server.gateway.submit import JobSubmitter
 from comfysnap_server.gateway.workflows import WorkflowRoutes, openapi_router
 from comfysnap_server.jobs import FetchPolicy
 
+_EXPOSED: Final = (
+    "Location", "ETag", "Content-Range", "Content-Disposition", "WWW-Authenticate",
+    routes.REQUEST_ID, routes.REPLAYED, routes.RETRY_AFTER,
+)  # fmt: skip
+"""What pages of other origins may read beside the headers that every page may."""
 _CODE_OF: Final = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
 
 
@@ -92,6 +98,7 @@ def create_app(
         try:
             yield
         finally:
+            await mcp.stop()
             await backend.stop()
 
     app = FastAPI(
@@ -109,30 +116,40 @@ def create_app(
     fetches = places("downloads of input files", input_urls.MAX_DOWNLOADS)
     downloader = input_urls.InputDownloads(backend, fetches, fetch)
     submitter = JobSubmitter(backend, workflows, settings, downloader, metrics)
-    app.include_router(JobRoutes(backend, submitter, settings, waits, bodies, default).router())
-    app.include_router(FileRoutes(backend, settings, uploads, downloads).router())
-    app.include_router(WorkflowRoutes(backend, workflows, default).router())
+    routers = [
+        JobRoutes(backend, submitter, settings, waits, bodies, default).router(),
+        FileRoutes(backend, settings, uploads, downloads).router(),
+        WorkflowRoutes(backend, workflows, default).router(),
+    ]
     if settings.openai.enabled:
         images = ImageRoutes(
             backend, submitter, workflows, default, settings,
             waits=waits, bodies=bodies, uploads=uploads, links=links,
         )  # fmt: skip
-        app.include_router(images.router())
-    app.include_router(metrics_router(metrics))
-    app.include_router(AccessRoutes(backend, settings, bodies, links, rates).router())
+        routers.append(images.router())
+    mcp = McpRoute(backend, submitter, workflows, settings, waits=waits, bodies=bodies, links=links)
     openapi = cache(lambda: build_openapi(app, workflows, default, settings))
-    app.include_router(openapi_router(openapi))
-    app.include_router(docs_page_router())
+    routers += [
+        mcp.router(),
+        metrics_router(metrics),
+        AccessRoutes(backend, settings, bodies, links, rates).router(),
+        openapi_router(openapi),
+        docs_page_router(),
+        page_router(),
+    ]
+    for router in routers:  # include_router would match each request twice
+        app.router.routes.extend(router.routes)
     app.add_middleware(
         GatewayMiddleware, auth=auth, settings=settings, links=links, rates=rates, metrics=metrics
     )
     if settings.origins:
         app.add_middleware(
-            CORSMiddleware,
+            AllowedPages,
             allow_origins=settings.origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["Location", routes.REQUEST_ID, routes.REPLAYED, routes.RETRY_AFTER],
+            expose_headers=_EXPOSED,
+            allow_private_network=True,
         )
     return app
 

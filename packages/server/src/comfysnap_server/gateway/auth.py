@@ -8,6 +8,7 @@ from typing import Final
 from comfysnap_schema.wire import ErrorCode, Scope, routes
 from comfysnap_server.backends.protocol import NO_BUDGET, OwnerBudget
 from comfysnap_server.gateway.keys import KeyRecord, Keys, records_of
+from comfysnap_server.gateway.mcp import errors as mcp
 from comfysnap_server.gateway.problems import ProblemError
 from comfysnap_server.gateway.settings import GatewaySettings
 
@@ -73,7 +74,8 @@ def check_scope(access: Access, method: str, path: str) -> None:
     """
     if path == routes.METRICS:
         access.require(Scope.ADMIN)
-    elif method in _READING or path == routes.LINKS:  # a link opens what its key may read
+    # a link opens what its key may read; each tool of /mcp checks for itself
+    elif method in _READING or path in (routes.LINKS, mcp.PATH):
         access.require(Scope.READ, Scope.INFER, Scope.ADMIN)
     elif _CANCEL.fullmatch(path):
         access.require(Scope.INFER, Scope.ADMIN)

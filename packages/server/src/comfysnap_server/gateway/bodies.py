@@ -72,8 +72,8 @@ class BodyReader:
 
     async def read_json(
         self, request: Request, owner: str, limit: int, *, forms: bool
-    ) -> tuple[dict[str, JsonValue], bytes]:
-        """The body as a JSON object, and its canonical bytes. A missing content type is JSON.
+    ) -> dict[str, JsonValue]:
+        """The body as a JSON object. A missing content type is JSON.
 
         Args:
             request: The request.

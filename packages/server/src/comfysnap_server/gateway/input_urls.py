@@ -5,7 +5,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack, aclosing, suppress
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from comfysnap_server.backends.protocol import NO_BUDGET, Backend, OwnerBudget
 from comfysnap_server.errors import BackendError
 from comfysnap_server.gateway.capacity import Places
 from comfysnap_server.gateway.problems import ProblemError
-from comfysnap_server.jobs import FetchError, FetchPolicy, fetch_file, in_thread
+from comfysnap_server.jobs import FetchError, FetchPolicy, fetch_file, file_chunks, in_thread
 
 TIMEOUT_S: Final = 30.0
 """For all downloads of one submit, which its caller waits for."""
@@ -26,7 +26,6 @@ _KEEP_FREE_BYTES: Final = 256 * 1024 * 1024
 _PREFIX: Final = "comfysnap-input-"
 _ABANDONED_S: Final = 600.0
 """A folder this old is of no download of any server."""
-_CHUNK: Final = 1024 * 1024
 _PATIENCE_S: Final = 1.0
 """For a download to end by itself at its deadline, and say why."""
 
@@ -74,6 +73,7 @@ class InputDownloads:
         finally:
             for task in tasks.values():
                 task.cancel()
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
         return {field: task.result() for field, task in tasks.items()}
 
     async def _store(self, owner: str, field: str, url: str, budget: OwnerBudget) -> str:
@@ -93,7 +93,7 @@ class InputDownloads:
         try:
             await asyncio.wait({download}, timeout=self._policy.timeout + _PATIENCE_S)
             digest = _result(download, field)
-            async with aclosing(_chunks(folder / "file")) as chunks:
+            async with aclosing(file_chunks(folder / "file")) as chunks:
                 await self._backend.put_file(owner, digest, chunks, budget)
             return digest
         finally:
@@ -144,9 +144,3 @@ def _unavailable(field: str, message: str) -> ProblemError:
         status=422,
         fields=(FieldProblem(field=field, message=message),),
     )
-
-
-async def _chunks(path: Path) -> AsyncGenerator[bytes]:
-    with await asyncio.to_thread(path.open, "rb") as file:
-        while chunk := await asyncio.to_thread(file.read, _CHUNK):
-            yield chunk

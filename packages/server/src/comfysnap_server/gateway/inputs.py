@@ -16,7 +16,7 @@ MAX_ISSUES: Final = 50
 _MAX_CHOICES: Final = 20
 
 _MODEL_FORMS: Final = 'must be a file name or {"url": ..., "sha256": ...}'
-_FILE_FORMS: Final = 'must be {"sha256": ...}, {"url": ...} or {"data": base64}'
+FILE_FORMS: Final = 'must be {"sha256": ...}, {"url": ...} or {"data": base64}'
 
 
 class InputValidator:
@@ -73,7 +73,7 @@ class InputValidator:
 def _message(schema: JsonSchema, error: jsonschema_rs.ValidationError) -> str:
     kind, given = error.kind.name, _short(error.instance)
     if "x-kind" in schema:
-        return f"{_FILE_FORMS}, not {given}"
+        return f"{FILE_FORMS}, not {given}"
     if "x-model" in schema and kind == "type":
         return f"{_MODEL_FORMS}, not {given}"
     if schema.get("x-type") == "lora" and kind.startswith("oneOf"):

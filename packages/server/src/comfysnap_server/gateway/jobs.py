@@ -4,11 +4,10 @@ import logging
 import re
 from collections.abc import AsyncIterator, Generator
 from contextlib import contextmanager
-from typing import Annotated, Any, Final, TypeVar, cast
+from typing import Annotated, Any, Final, cast
 
 from fastapi import APIRouter, Header, Query, Request
-from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -29,6 +28,12 @@ from comfysnap_server.gateway.auth import Access
 from comfysnap_server.gateway.bodies import BodyReader
 from comfysnap_server.gateway.long_polls import LongPolls, Slot
 from comfysnap_server.gateway.middleware import ACCESS_KEY
+from comfysnap_server.gateway.parameters import (
+    DirectRoute,
+    parameters_of,
+    read_headers,
+    read_query,
+)
 from comfysnap_server.gateway.problems import ProblemError
 from comfysnap_server.gateway.settings import GatewaySettings
 from comfysnap_server.gateway.submit import (
@@ -40,8 +45,6 @@ from comfysnap_server.gateway.submit import (
 from comfysnap_server.logs import fields
 
 log = logging.getLogger("comfysnap.gateway")
-
-QueryT = TypeVar("QueryT", bound=BaseModel)
 
 _JOB_ID: Final = re.compile(routes.JOB_ID_PATTERN)
 _VERSION: Final = re.compile(r"[0-9]{1,18}")
@@ -92,11 +95,13 @@ _EVENT_STREAM: Final[dict[int | str, dict[str, Any]]] = {
                 },
             }
         },
-    }
+    },
+    204: {"description": "`done` was received: `Last-Event-ID` is the final version"},
 }
 
-Options = Annotated[SubmitOptions, Query()]
-Headers = Annotated[JobHeaders, Header()]
+_INFER_PARAMETERS: Final = {
+    "parameters": [*parameters_of(SubmitOptions, "query"), *parameters_of(JobHeaders, "header")]
+}
 
 
 class StatusQuery(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
@@ -125,37 +130,6 @@ class EventHeaders(BaseModel, frozen=True, use_attribute_docstrings=True):
 
     last_event_id: Annotated[str | None, Field(alias="Last-Event-ID")] = None
     """Version of the job in the last event."""
-
-
-def _query(request: Request, model: type[QueryT]) -> QueryT:
-    """The query of a request. A parameter of the route's function does the same, and takes a fifth
-    of the time of a status (``benchmarks/gateway_load.py``).
-
-    Raises:
-        RequestValidationError: It is not valid.
-    """
-    try:
-        return model.model_validate(dict(request.query_params))
-    except ValidationError as error:
-        errors = error.errors(include_url=False, include_context=False)
-        raise RequestValidationError(
-            [{**found, "loc": ("query", *found["loc"])} for found in errors]
-        ) from error
-
-
-def _parameters_of(model: type[BaseModel]) -> list[dict[str, Any]]:
-    """What ``_query`` reads, for OpenAPI."""
-    schema = model.model_json_schema()
-    return [
-        {
-            "name": name,
-            "in": "query",
-            "required": name in schema.get("required", ()),
-            "schema": found,
-            "description": found.get("description", ""),
-        }
-        for name, found in schema["properties"].items()
-    ]
 
 
 def access_of(request: Request) -> Access:
@@ -227,20 +201,24 @@ class JobRoutes:
         """The routes."""
         router = APIRouter(tags=["jobs"])
         # first what is asked most: each request is compared with one after the other
-        router.get(
+        router.add_api_route(
             routes.CHECK_STATUS + "/{job_id}",
+            self.check_status,
             response_model=JobRecord,
-            openapi_extra={"parameters": _parameters_of(StatusQuery)},
-        )(self.check_status)
-        for path in (routes.INFER_SYNC, routes.INFER_SYNC + "/{workflow}"):
+            openapi_extra={"parameters": parameters_of(StatusQuery, "query")},
+            route_class_override=DirectRoute,
+        )
+        for path in (routes.INFER_ASYNC + "/{workflow}", routes.INFER_ASYNC):
+            router.add_api_route(
+                path, self.infer_async, methods=["POST"], response_model=JobRecord,
+                status_code=202, openapi_extra=_INFER_PARAMETERS, route_class_override=DirectRoute,
+            )  # fmt: skip
+        for path in (routes.INFER_SYNC + "/{workflow}", routes.INFER_SYNC):
             router.add_api_route(
                 path, self.infer_sync, methods=["POST"], response_model=JobRecord,
                 responses={202: {"model": JobRecord, "description": "Still running"}},
+                openapi_extra=_INFER_PARAMETERS, route_class_override=DirectRoute,
             )  # fmt: skip
-        for path in (routes.INFER_ASYNC, routes.INFER_ASYNC + "/{workflow}"):
-            router.add_api_route(
-                path, self.infer_async, methods=["POST"], response_model=JobRecord, status_code=202
-            )
         router.get(routes.JOBS, response_model=JobPage)(self.list_jobs)
         router.post(routes.CANCEL + "/{job_id}", response_model=JobRecord)(self.cancel)
         router.get(
@@ -251,37 +229,27 @@ class JobRoutes:
         )(self.events)
         return router
 
-    async def infer_sync(
-        self,
-        request: Request,
-        options: Options,
-        headers: Headers,
-    ) -> Response:
+    async def infer_sync(self, request: Request) -> Response:
         """Run a workflow and answer with the finished job, failed ones included (200).
 
         A job that takes longer than the server holds a request comes back unfinished (202), and so
         does one whose end cannot be waited for because too many requests wait already. Hanging up
         does not cancel.
         """
-        submitted = await self._submit(request, options, headers)
+        submitted = await self._submit(request)
         job = submitted.job
         if not job.is_final:
             with _accepted(job):
                 job = await self._wait(request, job, None, self._settings.max_sync_wait)
         return _submitted_response(submitted, job, 200 if job.is_final else 202)
 
-    async def infer_async(
-        self,
-        request: Request,
-        options: Options,
-        headers: Headers,
-    ) -> Response:
+    async def infer_async(self, request: Request) -> Response:
         """Accept a job and answer at once (202); ``Location`` is where to poll it.
 
         A job that a free worker took and ended within milliseconds, such as one whose nodes were
         all cached, comes back finished and needs no second request.
         """
-        submitted = await self._submit(request, options, headers)
+        submitted = await self._submit(request)
         job = submitted.job
         if job.status is JobStatus.RUNNING and not submitted.replayed:
             owner = owner_of(request)
@@ -291,7 +259,7 @@ class JobRoutes:
 
     async def check_status(self, request: Request, job_id: str) -> Response:
         """The job, held back for ``wait`` seconds while there is nothing new."""
-        query = _query(request, StatusQuery)
+        query = read_query(request, StatusQuery)
         owner = await owner_of_job(self._backend, request, job_id)
         job = await self._backend.get(owner, job_id)
         wait = min(query.wait, self._settings.max_wait)
@@ -322,11 +290,16 @@ class JobRoutes:
         job_id: str,
         headers: Annotated[EventHeaders, Header()],
     ) -> Response:
-        """Server-sent events: ``status``, ``progress``, ``preview``, ``output``, then ``done``."""
+        """Server-sent events: ``status``, ``progress``, ``preview``, ``output``, then ``done``.
+
+        204, without events, when ``Last-Event-ID`` says that ``done`` was received.
+        """
         owner = await owner_of_job(self._backend, request, job_id)
         job = await self._backend.get(owner, job_id)
         known = headers.last_event_id or ""
         after = int(known) if _VERSION.fullmatch(known) else None
+        if job.is_final and after == job.version:
+            return Response(status_code=204, headers=_NO_STORE)  # what ends an EventSource
         slot = self._waits.slot(owner_of(request))
         stream = self._stream(slot, owner, job.id, after)
         response = _EventStream(stream, ping=self._settings.keep_alive)
@@ -342,17 +315,13 @@ class JobRoutes:
                 yield ServerSentEvent(
                     event.model_dump_json(exclude=_unset(event)),
                     event=str(event.type),
-                    id=str(event.job.version) if event.job else None,
+                    id=_event_id(event),
                 )
         except BackendError as error:
             log.warning("the event stream ended: %s", error, extra=fields(job=job_id))
 
-    async def _submit(
-        self,
-        request: Request,
-        options: SubmitOptions,
-        headers: JobHeaders,
-    ) -> SubmitResult:
+    async def _submit(self, request: Request) -> SubmitResult:
+        options, headers = read_query(request, SubmitOptions), read_headers(request, JobHeaders)
         workflow = request.path_params.get("workflow") or self._default
         if workflow is None:
             raise ProblemError(
@@ -361,7 +330,7 @@ class JobRoutes:
                 f" {request.url.path}/NAME",
             )
         owner = owner_of(request)
-        inputs, canonical = await self._bodies.read_json(
+        inputs = await self._bodies.read_json(
             request,
             owner,
             self._settings.max_body_bytes,
@@ -374,7 +343,6 @@ class JobRoutes:
                 key_webhook=access_of(request).webhook,
                 workflow=workflow,
                 inputs=inputs,
-                canonical=canonical,
                 options=options,
                 idempotency_key=headers.idempotency_key,
                 contract=headers.contract,
@@ -397,6 +365,13 @@ class JobRoutes:
             lambda: self._backend.wait(owner, job.id, after=after, timeout=seconds),
         )
         return newer or await self._backend.get(owner, job.id)
+
+
+def _event_id(event: JobEvent) -> str | None:
+    """The version that a stream goes on from; the final one only once all was sent."""
+    if event.job is None or (event.job.is_final and event.type != "done"):
+        return None
+    return str(event.job.version)
 
 
 class _EventStream(EventSourceResponse):

@@ -1,13 +1,13 @@
 """Parses JSON of strangers at a bounded cost: one body must not hold up the other requests."""
 
 import json
+import math
 import re
 from typing import Any, Final, cast
 
 from pydantic import JsonValue
 from pydantic_core import from_json
 
-from comfysnap_schema.comfy import canonical_json
 from comfysnap_schema.wire import ErrorCode
 from comfysnap_server.gateway.problems import ProblemError
 
@@ -24,8 +24,8 @@ _DIGITS_ALIKE: Final = bytes.maketrans(b"123456789", b"0" * 9)
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[,:\[{]|[0-9]++', re.DOTALL)
 
 
-def parse_json_object(body: bytes) -> tuple[dict[str, JsonValue], bytes]:
-    """A JSON object, and its canonical bytes. Strict: UTF-8, no NaN, no infinity, no key twice.
+def parse_json_object(body: bytes) -> dict[str, JsonValue]:
+    """A JSON object. Strict: UTF-8, no NaN, no infinity, no key twice.
 
     Raises:
         ProblemError: ``invalid_json``; above ``MAX_TOKENS``, ``MAX_DIGITS`` or ``MAX_DEPTH`` too.
@@ -34,8 +34,7 @@ def parse_json_object(body: bytes) -> tuple[dict[str, JsonValue], bytes]:
         _check_cost(body)
         # Refuses what the standard library accepts: NaN, control characters, more than 200 levels.
         from_json(body, allow_inf_nan=False, cache_strings="none")
-        value: object = json.loads(body, object_pairs_hook=_unique)
-        canonical = canonical_json(value)
+        value: object = json.loads(body, object_pairs_hook=_unique, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise ProblemError(
             ErrorCode.INVALID_JSON, f"the body is not valid JSON: {str(error)[:300]}"
@@ -44,7 +43,7 @@ def parse_json_object(body: bytes) -> tuple[dict[str, JsonValue], bytes]:
         raise ProblemError(
             ErrorCode.INVALID_JSON, 'the body must be a JSON object, {"name": value}'
         )
-    return cast("dict[str, JsonValue]", value), canonical
+    return cast("dict[str, JsonValue]", value)
 
 
 def _check_cost(body: bytes) -> None:
@@ -63,6 +62,13 @@ def _check_cost(body: bytes) -> None:
             raise ValueError(f"it has more than {MAX_TOKENS} values and separators")
         if token.end() - token.start() > MAX_DIGITS and body[token.start()] != ord('"'):
             raise ValueError(f"a number has more than {MAX_DIGITS} digits")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"the number {text[:100]} is too large")
+    return number
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

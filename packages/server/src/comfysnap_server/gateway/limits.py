@@ -88,7 +88,7 @@ class AccessRoutes:
 
         It works with GET alone, for at most an hour, also after the key that made it was revoked.
         """
-        content, _ = await self._bodies.read_json(
+        content = await self._bodies.read_json(
             request, owner_of(request), _MAX_BODY_BYTES, forms=self._settings.auth != "proxy"
         )
         wanted = _link_request(content)

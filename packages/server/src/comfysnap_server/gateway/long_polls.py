@@ -39,6 +39,11 @@ class LongPolls:
             slot.end()
 
     @property
+    def draining(self) -> bool:
+        """Whether the server is stopping."""
+        return self._draining
+
+    @property
     def held(self) -> int:
         """How many are held now."""
         return len(self._held)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from starlette.datastructures import Headers, QueryParams
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,6 +19,7 @@ from comfysnap_server.gateway import docs_page
 from comfysnap_server.gateway.auth import Access, Authenticator, check_scope
 from comfysnap_server.gateway.links import Links, is_linkable
 from comfysnap_server.gateway.metrics import Metrics
+from comfysnap_server.gateway.page.routes import is_page
 from comfysnap_server.gateway.problems import (
     PROBLEM_KEY,
     REQUEST_ID_KEY,
@@ -89,6 +91,7 @@ class GatewayMiddleware:
             await send(message)
 
         try:
+            self._check_preflight(scope["method"], Headers(scope=scope))
             await self._admit(scope, Headers(scope=scope))
             await self._app(scope, receive, send_with_id)
         except ProblemError as error:
@@ -123,7 +126,7 @@ class GatewayMiddleware:
     async def _admit(self, scope: Scope, headers: Mapping[str, str]) -> None:
         """Refuse who may not pass; note what the others may do."""
         self._check_host(headers)
-        if scope["path"] in _OPEN:
+        if scope["path"] in _OPEN or is_page(scope["path"]):
             return
         access = await self._by_link(scope) or self._auth.access(headers)
         if access is None:
@@ -178,16 +181,39 @@ class GatewayMiddleware:
             return
         site = headers.get("sec-fetch-site")
         if site not in _SAME_SITE and origin.partition("://")[2] != host:
-            raise ProblemError(
-                ErrorCode.FORBIDDEN,
-                f"pages of {origin[:200]!r} may not call this server;"
-                " allow them in [serve] origins",
-            )
+            raise _foreign(origin)
+
+    def _check_preflight(self, method: str, headers: Mapping[str, str]) -> None:
+        """Refuse a browser's question for a page that may not call, with the reason: it carries no
+        key, and those of allowed pages are answered before they come here."""
+        origin = headers.get("origin")
+        if method == "OPTIONS" and origin and "access-control-request-method" in headers:
+            error = _foreign(origin)
+            log.info("%s", error)
+            raise error
+
+
+class AllowedPages(CORSMiddleware):
+    """CORS for the pages of ``[serve] origins``. Preflights of others go on to the gateway, whose
+    refusal names the setting."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        origin = Headers(scope=scope).get("origin") if scope["type"] == "http" else None
+        app = super().__call__ if origin and self.is_allowed_origin(origin) else self.app
+        await app(scope, receive, send)
 
 
 def _who(scope: Scope) -> dict[str, str | None]:
     access: Access | None = scope.get(ACCESS_KEY)
     return {} if access is None else {"owner": access.owner, "key": access.key}
+
+
+def _foreign(origin: str) -> ProblemError:
+    return ProblemError(
+        ErrorCode.FORBIDDEN,
+        f"pages of {origin[:200]!r} may not call this server; allow them in [serve] origins",
+    )
 
 
 def _unauthorized(detail: str) -> ProblemError:

@@ -11,6 +11,7 @@ from starlette.types import Scope
 from comfysnap_schema.wire import PROBLEM_JSON, RETRY_AFTER, ErrorCode, FieldProblem, Problem
 from comfysnap_server.errors import BackendError, ComfysnapServerError
 from comfysnap_server.gateway.lingering import LingeringResponse
+from comfysnap_server.gateway.mcp import errors as mcp_errors
 from comfysnap_server.gateway.openai.errors import error_body, is_openai, status_of
 
 STATUS_OF: Final[Mapping[ErrorCode, int]] = {
@@ -117,6 +118,9 @@ def problem_response(scope: Scope, error: ProblemError) -> Response:
     )
     headers = {"Cache-Control": "no-store", **error.headers}
     kind = LingeringResponse if error.status == 413 else Response
+    if mcp_errors.is_mcp(scope["path"]):
+        body = json.dumps(mcp_errors.error_body(problem))
+        return kind(body, error.status, headers, media_type="application/json")
     if is_openai(scope["path"]):
         body, status = json.dumps(error_body(problem)), status_of(error.status)
         return kind(body, status, headers, media_type="application/json")

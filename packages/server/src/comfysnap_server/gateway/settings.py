@@ -1,16 +1,28 @@
 """Limits and access of the gateway: ``[serve]`` of comfysnap.toml."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from comfysnap_schema.wire import routes
+from comfysnap_schema.workflow import setting_error
 from comfysnap_server.gateway.keys import KeyHash
 from comfysnap_server.jobs import WebhookSettings
 from comfysnap_server.logs import LogFormat
 from comfysnap_server.models import RemoteModelSettings
 
 AuthMode = Literal["none", "keys", "proxy"]
+
+
+def _origin(origin: str) -> str:
+    if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#A-Z]+", origin):
+        message = (
+            f"{origin!r} is not an origin: use scheme://host[:port] in lower case, without a path,"
+            " for example https://app.example.com"
+        )
+        raise setting_error("invalid_value", message)
+    return origin
 
 
 class OpenAISettings(BaseModel, frozen=True, extra="forbid"):
@@ -22,6 +34,16 @@ class OpenAISettings(BaseModel, frozen=True, extra="forbid"):
     )
     """Names of models that programs ask for, to the workflows that stand in for them:
     ``{"gpt-image-1" = "flux"}``. Workflows have their own names besides."""
+
+
+class McpSettings(BaseModel, frozen=True, extra="forbid"):
+    """``[serve.mcp]``: workflows as tools of the Model Context Protocol at ``/mcp``."""
+
+    enabled: bool | None = None
+    """None: where the package ``mcp`` is installed, which is imported when it is first used. A
+    deployment needs true, which installs it; the server then imports it when it starts."""
+    max_wait: Annotated[float, Field(gt=0, le=routes.MAX_SYNC_WAIT_S)] = 45.0
+    """Seconds that a call waits for its job; many hosts give a call up after 60 s."""
 
 
 class GatewaySettings(BaseModel, frozen=True, extra="forbid"):
@@ -39,7 +61,7 @@ class GatewaySettings(BaseModel, frozen=True, extra="forbid"):
     hosts: tuple[str, ...] = ()
     """Accepted names in the ``Host`` header; empty: any. Without auth this is what keeps a web
     page from reaching a server on the reader's own machine."""
-    origins: tuple[str, ...] = ()
+    origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = ()
     """Origins of web pages that may call from a browser (CORS), as ``https://app.example.com``."""
 
     log_format: LogFormat = "text"
@@ -76,3 +98,4 @@ class GatewaySettings(BaseModel, frozen=True, extra="forbid"):
     """How often a job is run whose worker is lost."""
     webhooks: WebhookSettings = WebhookSettings()
     openai: OpenAISettings = OpenAISettings()
+    mcp: McpSettings = McpSettings()

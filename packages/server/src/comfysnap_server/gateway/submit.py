@@ -61,7 +61,6 @@ class SubmitRequest:
     owner: str
     workflow: str
     inputs: dict[str, JsonValue]
-    canonical: bytes
     options: SubmitOptions
     idempotency_key: str | None
     contract: str | None
@@ -76,9 +75,12 @@ class SubmitRequest:
 
     @property
     def fingerprint(self) -> str:
-        """Equal for equal submits, whatever the order and spacing of the body."""
+        """Equal for equal submits, whatever the order and spacing of the body; empty without a key,
+        since nothing is compared with it then."""
+        if self.idempotency_key is None:
+            return ""
         options = canonical_json(self.options.model_dump())
-        parts = (self.workflow.encode(), options, self.canonical)
+        parts = (self.workflow.encode(), options, canonical_json(self.inputs))
         return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 

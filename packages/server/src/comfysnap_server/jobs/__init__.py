@@ -3,7 +3,7 @@
 from comfysnap_server.jobs.endings import ENDINGS, Ending, problem
 from comfysnap_server.jobs.fetch import FetchError, FetchPolicy, resolve_address
 from comfysnap_server.jobs.fetch import fetch as fetch_file
-from comfysnap_server.jobs.files import FileStore, find_output
+from comfysnap_server.jobs.files import FileStore, file_chunks, find_output
 from comfysnap_server.jobs.log import log_end
 from comfysnap_server.jobs.output_store import (
     OutputStore,
@@ -23,7 +23,7 @@ from comfysnap_server.jobs.run import (
     ended,
     execute,
 )
-from comfysnap_server.jobs.threads import in_thread
+from comfysnap_server.jobs.threads import in_thread, opened
 from comfysnap_server.jobs.webhook_sender import WebhookSender
 from comfysnap_server.jobs.webhooks import (
     SECRET_VARIABLE,
@@ -59,11 +59,13 @@ __all__ = [
     "ended",
     "execute",
     "fetch_file",
+    "file_chunks",
     "find_output",
     "in_thread",
     "keep_outputs",
     "log_end",
     "open_output_store",
+    "opened",
     "problem",
     "resolve_address",
     "webhook_keys",

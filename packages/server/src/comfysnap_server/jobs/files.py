@@ -7,8 +7,9 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -22,6 +23,7 @@ from comfysnap_schema.wire import (
 from comfysnap_server.engine.outputs import output_files
 from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs.request import JobRequest
+from comfysnap_server.jobs.threads import opened
 
 _BUFFER: Final = 1024 * 1024
 _INCOMING: Final = "incoming"
@@ -52,7 +54,7 @@ class FileStore:
         target = self._path(owner, sha256)
         temporary = self._root / _INCOMING / f"{secrets.token_hex(16)}.part"
         try:
-            file = await asyncio.to_thread(_open_new, temporary)
+            file = await opened(partial(_open_new, temporary))
             try:
                 digest = await self._receive(file, chunks)
             finally:
@@ -168,6 +170,16 @@ class FileStore:
             raise BackendError(ErrorCode.UNKNOWN_FILE, "not a SHA-256 in lower-case hex")
         folder = hashlib.sha256(owner.encode()).hexdigest()[:32]
         return self._root / folder / sha256[:2] / sha256
+
+
+async def file_chunks(path: Path) -> AsyncGenerator[bytes]:
+    """The content of a file, a mebibyte at a time."""
+    file = await opened(partial(path.open, "rb"))
+    try:
+        while chunk := await asyncio.to_thread(file.read, _BUFFER):
+            yield chunk
+    finally:
+        file.close()
 
 
 def _open_new(path: Path) -> BinaryIO:

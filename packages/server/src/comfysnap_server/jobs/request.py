@@ -10,10 +10,11 @@ from pydantic import Field, JsonValue
 from comfysnap_schema.comfy import Graph
 from comfysnap_schema.wire import (
     FileBySha256,
-    FileByUrl,
     JobOptions,
     JobRecord,
     ModelUrl,
+    Progress,
+    Timings,
     WebhookType,
 )
 from comfysnap_schema.workflow import OutputSpec
@@ -58,7 +59,7 @@ class JobRequest(JobOptions, frozen=True):
     outputs: dict[str, OutputSpec]
     fields: dict[str, str] = Field(default_factory=dict)
     """``node.inputs.name`` to API field."""
-    files: dict[str, FileBySha256 | FileByUrl] = Field(default_factory=dict)
+    files: dict[str, FileBySha256] = Field(default_factory=dict)
     """Name that the graph uses in the input folder, to the file."""
     models: dict[str, RemoteModel] = Field(default_factory=dict)
     """Placeholder in the graph to the model that is to be downloaded."""
@@ -98,6 +99,8 @@ class JobRequest(JobOptions, frozen=True):
             labels=self.labels,
             graph_hash=self.graph_hash,
             created_at=self.created_at,
+            progress=Progress(),  # pydantic copies its defaults in depth
+            timings=Timings(),
             **state,
         )
 
@@ -117,7 +120,7 @@ class JobRequest(JobOptions, frozen=True):
     @property
     def stored_files(self) -> set[str]:
         """Hashes of the uploaded files that the job reads."""
-        return {file.sha256 for file in self.files.values() if isinstance(file, FileBySha256)}
+        return {file.sha256 for file in self.files.values()}
 
 
 def _renamed(value: JsonValue, names: Mapping[str, str]) -> JsonValue:

@@ -15,7 +15,6 @@ from comfysnap_schema.comfy import InputPath
 from comfysnap_schema.wire import (
     ErrorCode,
     FieldProblem,
-    FileByUrl,
     JobStatus,
     OutputFile,
     Problem,
@@ -34,7 +33,6 @@ from comfysnap_server.engine.protocol import (
 )
 from comfysnap_server.errors import BackendError, ComfysnapServerError
 from comfysnap_server.jobs.endings import ENDINGS, Ending
-from comfysnap_server.jobs.fetch import FetchError, FetchPolicy, fetch
 from comfysnap_server.jobs.files import FileStore
 from comfysnap_server.jobs.request import JobRequest
 
@@ -143,7 +141,6 @@ class JobRun:
         input_dir: Empty folder for the input files.
         output_dir: Empty folder for the files of the outputs.
         files: Uploaded files.
-        fetch: What may be downloaded.
         report: Called from the thread of ``execute``.
     """
 
@@ -155,7 +152,6 @@ class JobRun:
         input_dir: Path,
         output_dir: Path,
         files: FileStore,
-        fetch: FetchPolicy,
         report: Report,
     ) -> None:
         self.request = request
@@ -171,7 +167,6 @@ class JobRun:
             options=request,
         )
         self._files = files
-        self._fetch = fetch
         self._report = report
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -188,14 +183,13 @@ class JobRun:
 
     def execute(self) -> Outcome:
         """Stage the input files, then run the graph. Never raises for what the job does."""
-        stop = self._stopped.is_set
         unavailable: Problem | None = None
         try:
-            stage_inputs(self.request, self._files, self._job.input_dir, self._fetch, stop=stop)
+            stage_inputs(self.request, self._files, self._job.input_dir)
         except InputUnavailableError as error:
             unavailable = error.problem
         with self._lock:
-            if stop():
+            if self._stopped.is_set():
                 return ended(Ending.INTERRUPTED)
             self._staged = True
         if unavailable is not None:
@@ -294,30 +288,20 @@ class InputUnavailableError(ComfysnapServerError):
         super().__init__(message)
 
 
-def stage_inputs(
-    request: JobRequest,
-    store: FileStore,
-    folder: Path,
-    policy: FetchPolicy,
-    *,
-    stop: Callable[[], bool] = lambda: False,
-) -> None:
-    """Copy stored files into ``folder`` and download the others there, under the names that the
-    graph uses. Copies, because a node may write to its input.
+def stage_inputs(request: JobRequest, store: FileStore, folder: Path) -> None:
+    """Copy the job's files into ``folder``, under the names that the graph uses. Copies, because a
+    node may write to its input.
 
     Raises:
-        InputUnavailableError: A file is gone, or its address cannot be fetched.
+        InputUnavailableError: A file is gone.
     """
     for name, file in request.files.items():
         target = folder / name
         if target.parent != folder:
             raise InputUnavailableError(_field(request, name), "the file name is not allowed")
         try:
-            if isinstance(file, FileByUrl):
-                fetch(file.url, target, policy, stop=stop)
-            else:
-                shutil.copyfile(store.path(request.owner, file.sha256), target)
-        except (FetchError, BackendError) as error:
+            shutil.copyfile(store.path(request.owner, file.sha256), target)
+        except BackendError as error:
             raise InputUnavailableError(_field(request, name), str(error)) from error
         except OSError as error:  # whose text names folders of the server
             reason = error.strerror or type(error).__name__

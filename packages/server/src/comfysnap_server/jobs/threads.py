@@ -1,20 +1,29 @@
-"""Threads for work on a network that a stranger named.
-
-A name server that does not answer holds its thread for as long as it likes: a shared pool would be
-full of such threads, and one that is waited for would keep the process from ending.
-"""
+"""Work in threads, for callers that may be cancelled meanwhile."""
 
 import asyncio
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 
 
+class Closable(Protocol):
+    """What is closed after use."""
+
+    def close(self) -> None: ...  # noqa: D102
+
+
+C = TypeVar("C", bound=Closable)
+
+
 def in_thread(name: str, work: Callable[[], T]) -> "asyncio.Future[T]":
-    """The result of ``work`` in a thread that nobody waits for when the process ends."""
+    """The result of ``work`` in a thread of its own, which nobody waits for when the process ends.
+
+    For networks that a stranger named: a name server that does not answer holds its thread for as
+    long as it likes, and would fill a shared pool.
+    """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -35,3 +44,19 @@ def in_thread(name: str, work: Callable[[], T]) -> "asyncio.Future[T]":
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return future
+
+
+async def opened(open_it: Callable[[], C]) -> C:
+    """What ``open_it`` opens in a thread of the pool; closed if the caller is cancelled before it
+    is there."""
+    opening = asyncio.get_running_loop().run_in_executor(None, open_it)
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close)
+        raise
+
+
+def _close(opening: "asyncio.Future[C]") -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()

@@ -5,6 +5,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -50,7 +51,6 @@ from comfysnap_server.backends.protocol import (
 from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs import (
     Ending,
-    FetchPolicy,
     FileStore,
     JobRequest,
     Outcome,
@@ -59,6 +59,7 @@ from comfysnap_server.jobs import (
     ended,
     find_output,
     log_end,
+    opened,
 )
 from comfysnap_server.models import CACHED_MODELS, RemoteModelSettings
 
@@ -83,7 +84,6 @@ class LocalBackend:
         gpus: Indices of the GPUs that have a worker each; empty: the workers see all devices.
         workers: Number of worker processes, spread over the GPUs. None: one for each, or one.
         limits: Limits.
-        fetch: What may be downloaded as an input file.
         on_end: Called with each job that ends.
         outputs: Object store of the output files; None: the data folder.
         remote_models: What may be downloaded as a model; None: nothing.
@@ -103,7 +103,6 @@ class LocalBackend:
         gpus: Sequence[int] = (),
         workers: int | None = None,
         limits: LocalLimits | None = None,
-        fetch: FetchPolicy | None = None,
         on_end: Callable[[JobRecord], object] = lambda _: None,
         outputs: OutputStore | None = None,
         remote_models: RemoteModelSettings | None = None,
@@ -113,7 +112,6 @@ class LocalBackend:
         self._sender = webhooks
         self._webhooks: WebhookDispatcher | None = None
         self._limits = limits = limits or LocalLimits()
-        self._fetch = fetch or FetchPolicy()
         self._on_end = on_end
         self._outputs = outputs
         self._folders = JobFolders(data.resolve())
@@ -145,8 +143,6 @@ class LocalBackend:
         self._running = False
         self._not_ready: str | None = "the server is not running"
         self._expiring: set[asyncio.Task[None]] = set()
-        self._claiming: set[asyncio.Task[store.Accepted]] = set()
-        """Submits that are being stored as running, on a worker that is reserved for each."""
 
     @property
     def engine_failure(self) -> str | None:
@@ -182,7 +178,7 @@ class LocalBackend:
         try:
             path = self._data / store.DATABASE
             await asyncio.to_thread(self._make_folders, used=path.exists())
-            connection = await asyncio.to_thread(open_database, path)
+            connection = await opened(partial(open_database, path))
             self._reader = Reader(path, "job-reader")
             self._lister = Reader(path, "job-lister")
         except BaseException:
@@ -201,7 +197,6 @@ class LocalBackend:
                 queue=self._queue,
                 folders=self._folders,
                 disk=self._disk,
-                fetch=self._fetch,
                 outputs=self._outputs,
                 interrupt_grace=self._limits.interrupt_grace,
                 ended=self._remember,
@@ -262,8 +257,8 @@ class LocalBackend:
         if not self._running:
             return
         self._running = False
-        if self._claiming:
-            await asyncio.wait(self._claiming)
+        with suppress(BackendError):  # submits that are being stored come before it
+            await self._writer.run(lambda _: None, durable=False)
         await self._slots.stop_jobs(patience=self._limits.interrupt_grace + _WRITE_PATIENCE_S)
         self._sweeping.cancel()
         await asyncio.gather(self._sweeping, return_exceptions=True)
@@ -327,38 +322,26 @@ class LocalBackend:
         runner = None
         if not request.models:
             runner, record = self._slots.reserve(record)
-        decision = self._writer.run(
-            lambda connection: store.submit(connection, request, record, limits, uploaded=uploaded)
+        # A caller who hangs up does not keep an accepted job from the queue.
+        accepted = await self._writer.run(
+            lambda connection: store.submit(connection, request, record, limits, uploaded=uploaded),
+            then=partial(self._enter_accepted, request, runner),
         )
-        entering = asyncio.create_task(self._enter_accepted(decision, request, runner))
-        if runner is not None:
-            self._claiming.add(entering)
-            entering.add_done_callback(self._claiming.discard)
-        # Shielded: a caller who hangs up must not keep an accepted job from the queue.
-        accepted = await asyncio.shield(entering)
-        live = self._live.get(accepted.job.id) or self._finished.get(accepted.job.id)
-        job = accepted.job
-        if live is not None:
-            job = self._with_position(live).model_copy(update={"inputs": job.inputs})
-        return SubmitResult(job, replayed=accepted.replayed)
+        return SubmitResult(self._as_now(accepted.job), replayed=accepted.replayed)
 
-    async def _enter_accepted(
-        self, decision: "asyncio.Future[store.Accepted]", request: JobRequest, runner: Runner | None
-    ) -> store.Accepted:
-        handed: LiveJob | None = None
-        try:
-            accepted = await decision
-            if not accepted.replayed:
-                live = LiveJob.of(accepted.seq, request, accepted.job)
-                if runner is None:
-                    self._enter(live)
-                else:
-                    live.claimed = accepted.request
-                    self._live[live.record.id] = handed = live
-        finally:
-            if runner is not None:
-                runner.hand(handed)
-        return accepted
+    def _enter_accepted(
+        self, request: JobRequest, runner: Runner | None, accepted: store.Accepted | None
+    ) -> None:
+        live: LiveJob | None = None
+        if accepted is not None and not accepted.replayed:
+            live = LiveJob.of(accepted.seq, request, accepted.job)
+        if live is not None and runner is None:
+            self._enter(live)
+        elif live is not None and accepted is not None:
+            live.claimed = accepted.request
+            self._live[live.record.id] = live
+        if runner is not None:
+            runner.hand(live)
 
     def _enter(self, live: LiveJob) -> None:
         self._live[live.record.id] = live
@@ -547,10 +530,11 @@ class LocalBackend:
         return record.model_copy(update={"inputs": stored.inputs})
 
     def _as_now(self, stored: JobRecord) -> JobRecord:
-        live = self._live.get(stored.id)
+        live = self._live.get(stored.id) or self._finished.get(stored.id)
         if live is None:
             return stored
-        return self._with_position(live).model_copy(update={"inputs": stored.inputs})
+        record = self._with_position(live)
+        return record if live.has_inputs else record.model_copy(update={"inputs": stored.inputs})
 
     def _with_position(self, live: LiveJob) -> JobRecord:
         record = live.record

@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal, TypeVar
 from pydantic import BaseModel, Field, JsonValue, TypeAdapter
 
 from comfysnap_schema.wire import Preview, Progress
-from comfysnap_server.jobs import FetchPolicy, JobRequest, Outcome
+from comfysnap_server.jobs import JobRequest, Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,6 @@ class RunOrder(BaseModel, frozen=True):
     output_dir: Path
     files: Path
     """Folder of the uploaded files."""
-    fetch: FetchPolicy
 
 
 class ForkOrder(BaseModel, frozen=True):

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from comfysnap_schema.wire import MAX_FILE_BYTES
-from comfysnap_server.backends.protocol import OwnerBudget
+from comfysnap_server.backends.protocol import NO_BUDGET, OwnerBudget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,8 @@ class LocalLimits:
 
     def within(self, budget: OwnerBudget) -> Self:
         """With what a key sets in place of the limits of owners."""
+        if budget is NO_BUDGET:
+            return self
         return replace(
             self,
             max_unfinished_per_owner=budget.max_unfinished_jobs or self.max_unfinished_per_owner,

@@ -65,7 +65,8 @@ class LiveJob:
     def of(cls, seq: int, request: JobRequest, record: JobRecord) -> "LiveJob":
         """From what the store has."""
         small = len(to_json(request.inputs)) <= _SMALL_BYTES
-        record = record.model_copy(update={"inputs": request.inputs if small else {}})
+        if not small:
+            record = record.model_copy(update={"inputs": {}})
         return cls(
             seq=seq,
             owner=request.owner,

@@ -106,6 +106,52 @@ MIGRATIONS: Final[Sequence[str]] = (
         DELETE FROM webhooks WHERE seq = OLD.seq;
     END;
     """,
+    """
+    DROP TRIGGER kept_more;
+    DROP TRIGGER kept_other;
+    DROP TRIGGER kept_less;
+    DROP TABLE usage;
+    CREATE TABLE usage (
+        owner TEXT PRIMARY KEY, -- '' has the sums of all owners
+        kept INTEGER NOT NULL,
+        unfinished INTEGER NOT NULL,
+        queued INTEGER NOT NULL,
+        held INTEGER NOT NULL -- of kept, that of unfinished jobs
+    ) WITHOUT ROWID;
+    INSERT INTO usage SELECT owner, sum(kept), sum(status IN ('queued', 'running')),
+        sum(status = 'queued'), sum(kept * (status IN ('queued', 'running')))
+        FROM jobs GROUP BY owner;
+    INSERT INTO usage SELECT '', coalesce(sum(kept), 0), coalesce(sum(unfinished), 0),
+        coalesce(sum(queued), 0), coalesce(sum(held), 0) FROM usage;
+    CREATE TRIGGER job_added AFTER INSERT ON jobs BEGIN
+        INSERT INTO usage SELECT column1, NEW.kept, NEW.status IN ('queued', 'running'),
+            NEW.status = 'queued', NEW.kept * (NEW.status IN ('queued', 'running'))
+            FROM (VALUES (''), (NEW.owner)) WHERE true
+            ON CONFLICT (owner) DO UPDATE SET kept = kept + excluded.kept,
+                unfinished = unfinished + excluded.unfinished,
+                queued = queued + excluded.queued, held = held + excluded.held;
+    END;
+    CREATE TRIGGER job_changed AFTER UPDATE OF kept, status ON jobs BEGIN
+        UPDATE usage SET kept = kept + NEW.kept - OLD.kept,
+            unfinished = unfinished + (NEW.status IN ('queued', 'running'))
+                - (OLD.status IN ('queued', 'running')),
+            queued = queued + (NEW.status = 'queued') - (OLD.status = 'queued'),
+            held = held + NEW.kept * (NEW.status IN ('queued', 'running'))
+                - OLD.kept * (OLD.status IN ('queued', 'running'))
+            WHERE owner IN ('', NEW.owner);
+    END;
+    CREATE TRIGGER job_deleted AFTER DELETE ON jobs BEGIN
+        UPDATE usage SET kept = kept - OLD.kept,
+            unfinished = unfinished - (OLD.status IN ('queued', 'running')),
+            queued = queued - (OLD.status = 'queued'),
+            held = held - OLD.kept * (OLD.status IN ('queued', 'running'))
+            WHERE owner IN ('', OLD.owner);
+        DELETE FROM payloads WHERE seq = OLD.seq;
+        DELETE FROM job_labels WHERE seq = OLD.seq;
+    END;
+    DROP INDEX jobs_active;
+    CREATE INDEX jobs_active ON jobs (status) WHERE status IN ('queued', 'running');
+    """,
 )
 """Each takes the tables from one ``user_version`` to the next; never change one that was
 released, add another."""

@@ -32,7 +32,6 @@ from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs import (
     WORK,
     Ending,
-    FetchPolicy,
     JobRequest,
     Outcome,
     OutputStore,
@@ -55,7 +54,6 @@ class Runner:
         supervisor: Of the worker.
         folders: Where files of jobs lie.
         disk: Whether there is room for outputs.
-        fetch: What may be downloaded as an input file.
         interrupt_grace: Seconds until a worker that does not heed an interrupt is ended.
         ended: Called with each job that ended.
 
@@ -77,7 +75,6 @@ class Runner:
         supervisor: WorkerSupervisor,
         folders: JobFolders,
         disk: DiskCheck,
-        fetch: FetchPolicy,
         outputs: OutputStore | None,
         interrupt_grace: float,
         ended: Callable[[LiveJob], None],
@@ -88,7 +85,6 @@ class Runner:
         self._supervisor = supervisor
         self._folders = folders
         self._disk = disk
-        self._fetch = fetch
         self._outputs = outputs
         self._interrupt_grace = interrupt_grace
         self._ended = ended
@@ -279,7 +275,6 @@ class Runner:
             input_dir=folders.input(job_id) if live.has_files else folders.no_input(self._slot),
             output_dir=folders.output(job_id),
             files=folders.files,
-            fetch=self._fetch,
         )
 
     async def _lost(self, live: LiveJob, lost: WorkerLostError, started: datetime) -> None:

@@ -72,12 +72,7 @@ def submit(
     text = request.model_dump_json()
     inputs = to_json(record.inputs).decode()
     size = len(text) + len(inputs)
-    _check_queue(connection, request.owner, size, limits)
-    if limits.max_stored_bytes_per_owner is not None:
-        check_stored(
-            uploaded + stored_bytes(connection, request.owner) + size,
-            limits.max_stored_bytes_per_owner,
-        )
+    _check_room(connection, request.owner, size, limits, uploaded)
     seq = _insert(connection, request.owner, record, (text, inputs))
     if request.delivery is not None:
         webhook_rows.add(connection, seq, request.delivery)
@@ -103,22 +98,23 @@ def _insert(
         raise BackendError(ErrorCode.INTERNAL, f"there is a job {record.id} already") from error
     seq = int(cursor.lastrowid or 0)
     connection.execute("INSERT INTO payloads VALUES (?, ?, ?)", (seq, *payload))
-    connection.executemany(
-        "INSERT INTO job_labels VALUES (?, ?, ?, ?)",
-        [(owner, key, value, seq) for key, value in record.labels.items()],
-    )
+    if record.labels:
+        connection.executemany(
+            "INSERT INTO job_labels VALUES (?, ?, ?, ?)",
+            [(owner, key, value, seq) for key, value in record.labels.items()],
+        )
     return seq
 
 
-def _check_queue(
-    connection: sqlite3.Connection, owner: str, size: int, limits: LocalLimits
+def _check_room(
+    connection: sqlite3.Connection, owner: str, size: int, limits: LocalLimits, uploaded: int
 ) -> None:
-    queued, held, mine, mine_held = connection.execute(
-        "SELECT coalesce(sum(status = 'queued'), 0), coalesce(sum(kept), 0),"
-        " coalesce(sum(owner = ?1), 0), coalesce(sum(kept * (owner = ?1)), 0)"
-        " FROM jobs WHERE status IN ('queued', 'running')",
-        (owner,),
-    ).fetchone()
+    rows = connection.execute(
+        "SELECT owner, queued, held, unfinished, kept FROM usage WHERE owner IN ('', ?)", (owner,)
+    )
+    counts = {row[0]: row[1:] for row in rows}
+    queued, held, *_ = counts.get("", (0, 0))
+    _, mine_held, mine, kept = counts.get(owner, (0, 0, 0, 0))
     if queued >= limits.max_queued:
         raise _full(ErrorCode.QUEUE_FULL, f"{queued} jobs are queued already (max_queued)")
     if held + size > limits.max_queued_bytes:
@@ -139,6 +135,8 @@ def _check_queue(
             ErrorCode.QUOTA_EXCEEDED,
             f"your unfinished jobs hold {mine_held} of {most} bytes (max_queued_bytes_per_owner)",
         )
+    if limits.max_stored_bytes_per_owner is not None:
+        check_stored(uploaded + kept + size, limits.max_stored_bytes_per_owner)
 
 
 def _full(code: ErrorCode, detail: str) -> BackendError:
@@ -170,10 +168,8 @@ def stored_bytes(connection: sqlite3.Connection, owner: str) -> int:
 
 def unfinished(connection: sqlite3.Connection, owner: str) -> int:
     """How many of an owner's jobs are not final."""
-    (count,) = connection.execute(
-        "SELECT count(*) FROM jobs WHERE status IN ('queued', 'running') AND owner = ?", (owner,)
-    ).fetchone()
-    return count
+    row = connection.execute("SELECT unfinished FROM usage WHERE owner = ?", (owner,)).fetchone()
+    return row[0] if row else 0
 
 
 def owner_of(connection: sqlite3.Connection, job_id: str) -> str:

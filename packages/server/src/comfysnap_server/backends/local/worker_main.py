@@ -97,7 +97,6 @@ class WorkerMain:
                 input_dir=order.input_dir,
                 output_dir=order.output_dir,
                 files=FileStore(order.files),
-                fetch=order.fetch,
                 report=self._reports.report,
             )
             self._orders.put((order, self._latest))

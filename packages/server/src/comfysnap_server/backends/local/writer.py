@@ -33,6 +33,7 @@ class _Pending:
     durable: bool
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
+    then: Callable[[Any], object] | None
     result: Any = None
     error: Exception | None = None
 
@@ -52,8 +53,20 @@ class Writer:
         self._thread = threading.Thread(target=self._work, name="job-store", daemon=True)
         self._thread.start()
 
-    def run(self, operation: Operation[T], *, durable: bool = True) -> "asyncio.Future[T]":
+    def run(
+        self,
+        operation: Operation[T],
+        *,
+        durable: bool = True,
+        then: Callable[[T | None], object] | None = None,
+    ) -> "asyncio.Future[T]":
         """Queue an operation; it runs in a transaction of its own within the commit.
+
+        Args:
+            operation: What to do.
+            durable: Whether it has to survive a power cut.
+            then: Called with its result in the loop, also when nobody waits any more; None: it
+                failed.
 
         Returns:
             A future with what ``operation`` returned or raised, done after the commit; a failed
@@ -61,7 +74,7 @@ class Writer:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._queue.put(_Pending(operation, durable, loop, future))
+        self._queue.put(_Pending(operation, durable, loop, future, then))
         return future
 
     def close(self) -> None:
@@ -126,6 +139,11 @@ def _run(connection: sqlite3.Connection, item: _Pending) -> None:
 
 def _deliver(batch: list[_Pending]) -> None:
     for item in batch:
+        if item.then is not None:
+            try:
+                item.then(item.result if item.error is None else None)
+            except Exception as error:
+                item.error = error
         if item.future.cancelled():
             continue
         if item.error is not None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -40,7 +40,6 @@ from comfysnap_server.backends.modal.states import JobState, end_of, job_of
 from comfysnap_server.engine.protocol import Engine
 from comfysnap_server.jobs import (
     Ending,
-    FetchPolicy,
     FileStore,
     JobRequest,
     JobRun,
@@ -74,7 +73,6 @@ class WorkerPolicy:
     """How long an engine may take to stop after its job's timeout; then the process ends."""
     final_write_timeout: float = 60.0
     """How long the end of a job is tried to be written while Modal does not answer."""
-    fetch: FetchPolicy = field(default_factory=FetchPolicy)
     warm_up_after: float = 2.0
     """From ``attach`` without a job until the warm-up: a container that starts for a job gets it
     at once, and only one that starts in reserve has the time."""
@@ -334,7 +332,6 @@ class JobRunner:
                 input_dir=inputs,
                 output_dir=outputs,
                 files=self._inputs,
-                fetch=self._policy.fetch,
                 report=reporter.report,
             )
             try:
@@ -524,7 +521,7 @@ class _KeptFiles:
 @asynccontextmanager
 async def _folders() -> AsyncGenerator[tuple[Path, Path]]:
     """Fresh input and output folders for one job."""
-    base = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="comfysnap-"))
+    base = Path(tempfile.mkdtemp(prefix="comfysnap-"))
     try:
         inputs, outputs = base / "input", base / "output"
         inputs.mkdir()

@@ -19,12 +19,11 @@ from typing import Final
 
 from comfysnap_server.backends.modal.platform import SharedFolder
 from comfysnap_server.errors import BackendError
-from comfysnap_server.jobs import FileStore
+from comfysnap_server.jobs import FileStore, file_chunks
 
 INPUTS: Final = "inputs"
 OUTPUTS: Final = "outputs"
 
-_CHUNK: Final = 1024 * 1024
 _DIGITS: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 _SHARD: Final = 5
 """Leading digits of a job's id that name its folder of outputs: nine hours make one, so that no
@@ -141,7 +140,7 @@ class GatewayFiles:
         try:
             arrived = await self._arriving.put(owner, sha256, chunks)
             async with self._gate.use():
-                await self._stored.put(owner, sha256, _chunks(arrived))
+                await self._stored.put(owner, sha256, file_chunks(arrived))
             await self._commit()
         finally:
             self._uploads[upload] -= 1
@@ -256,12 +255,3 @@ def _remove(folders: Iterable[Path], root: Path) -> None:
         if folder.parent != root:
             with suppress(OSError):  # others are left in it
                 folder.parent.rmdir()
-
-
-async def _chunks(path: Path) -> AsyncIterator[bytes]:
-    file = await asyncio.to_thread(path.open, "rb")
-    try:
-        while chunk := await asyncio.to_thread(file.read, _CHUNK):
-            yield chunk
-    finally:
-        file.close()

@@ -21,21 +21,20 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from comfysnap_schema.comfy import canonical_json
 from comfysnap_schema.wire import (
     ErrorCode,
     FieldProblem,
     JobRecord,
     JobStatus,
-    LinkRequest,
     OutputFile,
     Problem,
     SubmitOptions,
     routes,
 )
 from comfysnap_schema.workflow import Workflow
-from comfysnap_server.backends.protocol import Backend, OutputLink
+from comfysnap_server.backends.protocol import Backend
 from comfysnap_server.errors import BackendError
+from comfysnap_server.gateway.adapters import AdapterJobs, output_files
 from comfysnap_server.gateway.bodies import BodyReader
 from comfysnap_server.gateway.jobs import access_of, owner_of
 from comfysnap_server.gateway.links import Links
@@ -66,7 +65,6 @@ _MAX_FILES: Final = 17
 _CHUNK: Final = 1 << 20
 _STATUS: Final = {JobStatus.TIMED_OUT: 504, JobStatus.EXPIRED: 503, JobStatus.CANCELLED: 409}
 """HTTP status of a job that did not succeed; others are 500."""
-_LINK_TIMEOUT_S: Final = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,9 +122,8 @@ class ImageRoutes:
         self._waits = waits
         self._bodies = bodies
         self._uploads = uploads
-        self._links = links
+        self._jobs = AdapterJobs(backend, links)
         self._since = int(time.time())
-        self._cancels: set[asyncio.Task[JobRecord]] = set()
         usable = {
             name: workflow
             for name, workflow in workflows.items()
@@ -161,7 +158,7 @@ class ImageRoutes:
 
     async def generate(self, request: Request) -> Response:
         """Images from a text."""
-        values, _ = await self._bodies.read_json(
+        values = await self._bodies.read_json(
             request,
             owner_of(request),
             self._settings.max_body_bytes,
@@ -206,7 +203,7 @@ class ImageRoutes:
             stream = self._stream(slot, accepted, event)
             response = _ImageStream(stream, ping=self._settings.keep_alive, headers=headers)
             response.slot = slot
-            response.refused = lambda: self._cancel(accepted)
+            response.refused = lambda: self._jobs.cancel_soon(accepted.owner, accepted.job.id)
             return response
         with _once(job):
             done = await self._wait(request, accepted)
@@ -225,7 +222,6 @@ class ImageRoutes:
                     budget=access_of(request).budget,
                     workflow=workflow.name,
                     inputs=wanted.inputs,
-                    canonical=canonical_json(wanted.inputs),
                     options=SubmitOptions(previews=wanted.partial_images > 0),
                     idempotency_key=key,
                     contract=None,
@@ -252,10 +248,10 @@ class ImageRoutes:
                     lambda: self._backend.wait(owner, job.id, after=None, timeout=seconds),
                 )
             except ProblemError:  # too many wait: nobody could collect the job
-                self._cancel(accepted)
+                self._jobs.cancel_soon(accepted.owner, accepted.job.id)
                 raise
             if newer is None and await request.is_disconnected():
-                self._cancel(accepted)
+                self._jobs.cancel_soon(accepted.owner, accepted.job.id)
             job = newer or await self._backend.get(owner, job.id)
         if not job.is_final:
             raise ProblemError(
@@ -271,11 +267,11 @@ class ImageRoutes:
         wanted = accepted.wanted
         data: list[dict[str, str]] = []
         used = ""
-        for file in _images(accepted.workflow, job):
+        for file in output_files(job, image_outputs(accepted.workflow)):
             item: dict[str, str] = {}
             used = file.content_type.removeprefix("image/")
             if wanted.response_format != "b64_json":
-                item["url"] = await self._url(accepted, file)
+                item["url"] = await self._jobs.url(accepted.owner, job.id, file, accepted.base_url)
             if wanted.response_format != "url":
                 content, used = await self._content(accepted, file)
                 item["b64_json"] = base64.b64encode(content).decode()
@@ -306,7 +302,7 @@ class ImageRoutes:
                 if event.type == "done" and event.job is not None:
                     done = True
                     _check_succeeded(accepted, event.job)
-                    for file in _images(accepted.workflow, event.job):
+                    for file in output_files(event.job, image_outputs(accepted.workflow)):
                         content, used = await self._content(accepted, file)
                         final = {
                             "b64_json": base64.b64encode(content).decode(),
@@ -323,36 +319,11 @@ class ImageRoutes:
             yield _failure(ProblemError(ErrorCode.INTERNAL, "the server failed; see its log"))
         finally:
             if not done:
-                self._cancel(accepted)
-
-    def _cancel(self, accepted: _Accepted) -> None:
-        """Cancel a job that nobody can collect, whatever happens to the request."""
-        task = asyncio.create_task(self._backend.cancel(accepted.owner, accepted.job.id))
-        self._cancels.add(task)
-        task.add_done_callback(self._cancelled)
-
-    def _cancelled(self, task: asyncio.Task[JobRecord]) -> None:
-        self._cancels.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.warning("a job without a caller was not cancelled: %s", task.exception())
-
-    async def _url(self, accepted: _Accepted, file: OutputFile) -> str:
-        """An absolute URL that needs no key."""
-        if file.url.startswith(("http://", "https://")):
-            return file.url
-        link = await self._links.sign(
-            accepted.owner,
-            LinkRequest(job_id=accepted.job.id, output=file.name, expires_in=routes.MAX_LINK_S),
-        )
-        return accepted.base_url + link.url
+                self._jobs.cancel_soon(accepted.owner, accepted.job.id)
 
     async def _content(self, accepted: _Accepted, file: OutputFile) -> tuple[bytes, str]:
         """The image in the format that is asked for, and that format."""
-        found = await self._backend.open_output(accepted.owner, accepted.job.id, file.name)
-        if isinstance(found, OutputLink):
-            content = await _fetched(found)
-        else:
-            content = await asyncio.to_thread(found.path.read_bytes)
+        content = await self._jobs.read(accepted.owner, accepted.job.id, file)
         stored, wanted = file.content_type.removeprefix("image/"), accepted.wanted
         if wanted.output_format in (None, stored):
             return content, stored
@@ -487,15 +458,6 @@ def _check_succeeded(accepted: _Accepted, job: JobRecord) -> None:
     )
 
 
-def _images(workflow: Workflow, job: JobRecord) -> list[OutputFile]:
-    found: list[OutputFile] = []
-    for name in image_outputs(workflow):
-        value = (job.outputs or {}).get(name)
-        items = value if isinstance(value, list) else [value]
-        found += [OutputFile.model_validate(item) for item in items if item is not None]
-    return found
-
-
 def _event(
     kind: str, job: JobRecord, wanted: ImageRequest, content: dict[str, Any]
 ) -> ServerSentEvent:
@@ -528,13 +490,6 @@ def _seconds(job: JobRecord) -> int:
 def _size(job: JobRecord) -> str | None:
     width, height = job.inputs.get("width"), job.inputs.get("height")
     return f"{width}x{height}" if isinstance(width, int) and isinstance(height, int) else None
-
-
-async def _fetched(link: OutputLink) -> bytes:
-    import httpx  # not at the start of a gateway, most of which have no bucket
-
-    async with httpx.AsyncClient(timeout=_LINK_TIMEOUT_S) as http:
-        return (await http.get(link.url)).raise_for_status().content
 
 
 def _converted(content: bytes, kind: str | None, quality: int) -> bytes:

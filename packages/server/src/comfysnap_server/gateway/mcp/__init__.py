@@ -1,0 +1,1 @@
+"""Workflows as tools of the Model Context Protocol."""

@@ -1,0 +1,1 @@
+"""A page for each workflow, made from its contract."""
