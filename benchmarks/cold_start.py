@@ -14,12 +14,15 @@ ms; a collection after the fork writes to at most 1 MiB of shared memory.
 import argparse
 import json
 import math
+import os
+import re
 import shutil
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -174,37 +177,46 @@ def table(times: Times) -> str:
     return "\n".join(lines)
 
 
-def draw(times: Times, path: Path) -> None:
+def draw(times: Times, caption: str, path: Path) -> None:
     """Draw one row per way and job, with a dot for each run on a logarithmic scale."""
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageFont
 
     rows = [(job, way) for job in JOBS for way in WAYS if times[way, job]]
-    width, left, step = 960, 230, 46
-    image = Image.new("RGB", (width, 70 + step * len(rows)), "white")
+    width, left, step = 1200, 260, 46
+    image = Image.new("RGB", (width, 130 + step * len(rows)), "white")
     pen = ImageDraw.Draw(image)
-    colours = {"a": "#9aa0a6", "b": "#4285f4", "c": "#0f9d58", "d": "#db4437"}
+    large, font = ImageFont.load_default(20), ImageFont.load_default(16)
+    colours = {"a": "#80868b", "b": "#4285f4", "c": "#0f9d58", "d": "#db4437"}
 
     def place(seconds: float) -> float:
-        return left + (width - left - 40) * (_log(seconds) - _log(0.01)) / (_log(30) - _log(0.01))
+        return left + (width - left - 90) * (_log(seconds) - _log(0.01)) / (_log(30) - _log(0.01))
 
     for tick in (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30):
         x = place(tick)
-        pen.line((x, 30, x, image.height - 30), fill="#eeeeee")
-        pen.text((x - 12, image.height - 24), f"{tick:g} s", fill="#555555")
-    pen.text(
-        (10, 8), "From a cold start to a finished job, seconds (each dot is a run)", fill="black"
-    )
+        pen.line((x, 56, x, image.height - 64), fill="#dddddd")
+        pen.text((x, image.height - 48), f"{tick:g} s", fill="#555555", font=font, anchor="mm")
+    title = "From a cold start to a finished job (each dot is a run, shorter is to the left)"
+    pen.text((20, 16), title, fill="black", font=large)
+    pen.text((20, image.height - 28), caption, fill="#555555", font=font)
     for index, (job, way) in enumerate(rows):
-        y = 50 + index * step
+        y = 78 + index * step
         found = sorted(times[way, job])
-        pen.text((10, y - 6), f"{job}: ({way}) {WAYS[way]}", fill="black")
+        pen.text((20, y), f"{job}: {WAYS[way]}", fill="black", font=font, anchor="lm")
         pen.line((place(found[0]), y, place(found[-1]), y), fill=colours[way], width=2)
         for seconds in found:
             x = place(seconds)
             pen.ellipse((x - 5, y - 5, x + 5, y + 5), fill=colours[way], outline="white")
-        middle = statistics.median(found)
-        pen.text((place(found[-1]) + 10, y - 6), f"{middle:.3g}", fill=colours[way])
+        middle = f"{statistics.median(found):.3g} s"
+        pen.text((place(found[-1]) + 12, y), middle, fill=colours[way], font=font, anchor="lm")
     image.save(path)
+
+
+def machine(comfy: Comfy) -> str:
+    """What was measured, where and when."""
+    version = (comfy.path / "comfyui_version.py").read_text().rpartition("= ")[2].strip().strip('"')
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    today = datetime.now(UTC).strftime("%-d %B %Y")
+    return f"ComfyUI {version} on CPU, {os.cpu_count()} cores of {cpu[1] if cpu else '?'}; {today}"
 
 
 def _log(value: float) -> float:
@@ -240,7 +252,9 @@ def main() -> None:
     times, forks, note = measure(comfy, 2 if given.quick else given.runs, folder)
     print("\n" + table(times))
     print(note)
-    draw(times, given.picture)
+    caption = machine(comfy)
+    print(caption)
+    draw(times, caption, given.picture)
     print(f"picture: {given.picture}")
     sys.exit(not verdict(times, forks))
 

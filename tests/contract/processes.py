@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,10 +60,12 @@ def _marked(mark: str) -> dict[int, str]:
 
 
 @contextmanager
-def serving(mark: str, data: Path, *options: str) -> Generator[tuple[subprocess.Popen[str], str]]:
+def serving(
+    mark: str, data: Path, *options: str, command: Sequence[str] = COMMAND
+) -> Generator[tuple[subprocess.Popen[str], str]]:
     """``comfysnap serve`` as a process, and its URL."""
     process = subprocess.Popen(
-        [*COMMAND, "serve", "--port=0", f"--data={data}", "--engine=simulated", *options],
+        [*command, "serve", "--port=0", f"--data={data}", "--engine=simulated", *options],
         env=environment(mark), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         cwd=ROOT,
     )  # fmt: skip

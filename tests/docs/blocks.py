@@ -11,7 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -22,7 +22,7 @@ from comfysnap_client import Client
 from comfysnap_schema.workflow import read_project, read_spec, read_table
 from comfysnap_server.deploy import DeploySettings
 from comfysnap_server.serve_settings import read_serve
-from tests.contract.processes import new_mark, serving
+from tests.contract.processes import COMMAND, new_mark, serving
 from tests.paths import ROOT
 
 DOCS: Final = ROOT / "docs"
@@ -88,22 +88,23 @@ def pages() -> list[Path]:
 class Reader:
     """Someone who follows a page, in an empty folder with an empty home."""
 
+    command = COMMAND
+
     def __init__(self, folder: Path, url: str, patch: pytest.MonkeyPatch) -> None:
+        self.project = self.start = folder / "project"
         self.folder = folder
-        self.home = folder / "home"
-        self.project = folder / "project"
-        self.project.mkdir()
-        self.home.mkdir()
         self.url = url
         self.printed = ""
         self._names: dict[str, Any] = {"__name__": "__main__"}
         self._stack = ExitStack()
         self._patch = patch
-        for name in ("COMFYUI_PATH", "COMFYUI_PYTHON", "MODAL_KEY", "MODAL_SECRET"):
+        self.project.mkdir()
+        (folder / "home").mkdir()
+        for name in ("COMFYUI_PATH", "COMFYUI_PYTHON", "MODAL_KEY", "MODAL_SECRET", "VIRTUAL_ENV"):
             patch.delenv(name, raising=False)
         patch.chdir(self.project)
         patch.syspath_prepend(str(self.project))
-        patch.setenv("HOME", str(self.home))
+        patch.setenv("HOME", str(folder / "home"))
         patch.setenv("PATH", f"{BIN}{os.pathsep}{os.environ['PATH']}")
         patch.setenv("COMFYSNAP_URL", url)
         patch.setenv("COMFYSNAP_API_KEY", "")
@@ -113,18 +114,16 @@ class Reader:
     def close(self) -> None:
         """Stop the servers that the page started, and forget its generated modules."""
         self._stack.close()
-        for name in [name for name in sys.modules if name.split(".")[0] in self._own_modules()]:
+        own = {path.stem for path in self.project.iterdir()}
+        for name in [name for name in sys.modules if name.split(".")[0] in own]:
             del sys.modules[name]
 
-    def _own_modules(self) -> set[str]:
-        return {path.stem for path in self.project.iterdir()}
-
     def follow(self, block: Block) -> None:
-        """Do what a block says."""
-        if block.title and block.language not in ("sh", "console"):
+        """Do what a block says: write a file with a title, run everything else."""
+        if block.title:
             path = self.project / block.title
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(block.text, encoding="utf-8")
+            path.write_text(block.text.replace(DEFAULT_URL, self.url), encoding="utf-8")
         getattr(self, f"_{block.language or 'literal'}")(block)
 
     def _toml(self, block: Block) -> None:
@@ -132,6 +131,9 @@ class Reader:
 
     def _json(self, block: Block) -> None:
         json.loads(block.text)
+
+    def _ts(self, block: Block) -> None:
+        """Compiled with the example that it is a part of."""
 
     def _literal(self, block: Block) -> None:
         """What nobody types."""
@@ -143,50 +145,51 @@ class Reader:
     def _sh(self, block: Block) -> None:
         text = block.text
         while served := re.search(r"^comfysnap serve\b.*\n", text, re.MULTILINE):
-            self._run(text[: served.start()], block)
-            self._serve(shlex.split(served[0], comments=True)[2:])
+            self.shell(text[: served.start()], block)
+            self._serve(served[0])
             text = text[served.end() :]
-        self.printed = self._run(text, block)
+        self.printed = self.shell(text, block)
 
     def _console(self, block: Block) -> None:
         for command, shown in _prompts(block.text):
-            self.printed = self._run(command, block)
+            self.printed = self.shell(command, block)
             expect(shown, self.printed, str(block))
 
-    def _run(self, command: str, block: Block) -> str:
+    def shell(self, text: str, block: Block) -> str:
+        """Run commands in one shell, which remembers its folder and variables."""
+        if not text.strip():
+            return ""
+        state = self.folder / "state"
+        before = f". {state}\n" if state.exists() else ""
+        after = f'\n{{ export -p; printf "cd %q\\n" "$PWD"; }} > {state}\n'
         done = subprocess.run(
-            ["bash", "-euc", command.replace(DEFAULT_URL, self.url)],
-            capture_output=True, text=True, timeout=100, check=False, cwd=self.project,
+            ["bash", "-ec", before + text.replace(DEFAULT_URL, self.url) + after],
+            capture_output=True, text=True, timeout=100, check=False, cwd=self.start,
         )  # fmt: skip
-        assert done.returncode == 0, f"{block}: {command}\n{done.stdout}{done.stderr}"
+        assert done.returncode == 0, f"{block}: {text}\n{done.stdout}{done.stderr}"
         return done.stdout + done.stderr
 
-    def _serve(self, options: list[str]) -> None:
-        options = [option for option in options if not option.startswith(("--engine", "--port"))]
-        given = (f"--project={self.project}", "--engine-option=step_seconds=0", *options)
-        data = self.project / ".comfysnap"
-        _, self.url = self._stack.enter_context(serving(new_mark(), data, *given))
+    def _serve(self, line: str) -> None:
+        words = shlex.split(re.sub(r"--(engine|engine-option|port) \S+", "", line), comments=True)
+        given = (f"--project={self.project}", "--engine-option=step_seconds=0", *words[2:])
+        started = serving(new_mark(), self.project / ".comfysnap", *given, command=self.command)
+        _, self.url = self._stack.enter_context(started)
         self._patch.setenv("COMFYSNAP_URL", self.url)
+        state = self.folder / "state"
+        if state.exists():
+            state.write_text(f"{state.read_text()}export COMFYSNAP_URL={self.url}\n")
 
     def _python(self, block: Block) -> None:
-        if block.title.startswith("test_") or "/test_" in block.title:
-            self.printed = self._run(
-                f"{sys.executable} -m pytest -q -o asyncio_mode=auto -p no:xdist {block.title}",
-                block,
-            )
-        elif not block.title.endswith("prepare.py"):
-            text = block.text.replace(DEFAULT_URL, self.url)
-            tree = ast.parse(text, str(block))
-            flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-            code = compile(tree, str(block), "exec", flags=flags, dont_inherit=True)
-            with contextlib.redirect_stdout(io.StringIO()) as out:
-                self._evaluate(lambda: eval(code, self._names))  # noqa: S307  # our own page
-            self.printed = out.getvalue()
-
-    def _evaluate(self, run: Callable[[], Any]) -> None:
-        result = run()
-        if inspect.iscoroutine(result):
-            asyncio.run(self._with_client(result))
+        if block.title:
+            return
+        text = block.text.replace(DEFAULT_URL, self.url)
+        flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        code = compile(text, str(block), "exec", flags=flags, dont_inherit=True)
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            result = eval(code, self._names)  # noqa: S307  # our own page
+            if inspect.iscoroutine(result):
+                asyncio.run(self._with_client(result))
+        self.printed = out.getvalue()
 
     async def _with_client(self, coroutine: Any) -> None:
         """Await what has a top-level ``await``; such blocks use ``client`` without making it."""

@@ -21,8 +21,6 @@ LANGUAGES: Final = {"sh", "console", "python", "toml", "json", "ts", "text", ""}
 REASONS: Final = {
     "a Modal account": "nothing is deployed by tests",
     "a real ComfyUI": "its tests run where COMFYUI_PATH is set",
-    "the packages": "the newcomer's path runs it on wheels of its own",
-    "Docker": "a machine that may build images",
     "npm": "the TypeScript tests run it where a compiler is installed",
     "a reverse proxy": "a program of its own",
     "another project": "code of others, to compare with",
@@ -30,7 +28,7 @@ REASONS: Final = {
 }
 """What a block that is not run needs, and why the tests do not have it."""
 BLOCKS: Final = [block for page in pages() for block in blocks_of(page)]
-SOLUTION: Final = {page.relative_to(ROOT).as_posix(): page for page in pages()}
+PAGES: Final = {page.relative_to(ROOT).as_posix(): page for page in pages()}
 
 
 def of(page: str) -> list[Block]:
@@ -78,7 +76,7 @@ SET_UP: Final[dict[str, Callable[[Path], None]]] = {"README.md": repository}
 """What a page assumes; the others have ``hello``."""
 
 
-@pytest.mark.parametrize("page", [page for page in SOLUTION if any(map(run_here, of(page)))])
+@pytest.mark.parametrize("page", [page for page in PAGES if any(map(run_here, of(page)))])
 def test_the_blocks_of_a_page_run_one_after_the_other(page: str, reader: Reader) -> None:
     SET_UP.get(page, hello)(reader.project)
     for block in filter(run_here, of(page)):
@@ -89,7 +87,7 @@ def test_every_page_has_an_example_that_runs() -> None:
     ran = {
         block.page for block in BLOCKS if not block.not_run and block.language not in ("", "text")
     }
-    assert [page for page in SOLUTION if page not in ran] == []
+    assert [page for page in PAGES if page not in ran] == []
 
 
 def test_a_block_that_is_not_run_says_what_it_needs(record_property: Any) -> None:
@@ -123,22 +121,24 @@ def commands() -> list[tuple[Block, list[str]]]:
     for block in BLOCKS:
         if block.language in ("sh", "console"):
             text = re.sub(r"\\\n\s*", " ", block.text)
-            for line in re.findall(r"^(?:\$ )?(?:uv run )?(comfysnap .*)", text, re.MULTILINE):
+            prompt = r"\$ " if block.language == "console" else ""
+            for line in re.findall(rf"^{prompt}(?:uv run )?(comfysnap .*)", text, re.MULTILINE):
                 found.append((block, shlex.split(line.split(" | ")[0], comments=True)))
     return found
 
 
 def test_every_command_that_is_shown_exists_with_its_options() -> None:
     root: Any = typer.main.get_command(build_app())
-    wrong: list[str] = []
-    for block, (_, *words) in commands():
-        command = root
-        while words and hasattr(command, "commands") and not words[0].startswith("-"):
-            command = command.commands.get(words.pop(0), typer)
-        known = {name for each in getattr(command, "params", ()) for name in
-                 (*each.opts, *each.secondary_opts)} | {"--help", "--version"}  # fmt: skip
-        given = {word.split("=")[0] for word in words if word.startswith("-") and word != "--"}
-        if command is typer or not given <= known:
-            wrong.append(f"{block}: {words} {given - known}")
+    wrong = [f"{block}: {words}" for block, words in commands() if not exists(root, words[1:])]
     assert len(commands()) > 20
     assert wrong == []
+
+
+def exists(command: Any, words: list[str]) -> bool:
+    """Whether a command has these words for its inner commands and options."""
+    inner: dict[str, Any] = getattr(command, "commands", {})
+    if inner and words and not words[0].startswith("-"):
+        return words[0] in inner and exists(inner[words[0]], words[1:])
+    known = {name for each in command.params for name in (*each.opts, *each.secondary_opts)}
+    given = {word.split("=")[0] for word in words if word.startswith("-") and word != "--"}
+    return given <= known | {"--help"}
