@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import ctypes
 import gc
 import importlib
 import inspect
@@ -20,6 +21,7 @@ from comfysnap_server.engine.comfyui.engine import ComfyUIEngine
 from comfysnap_server.engine.protocol import EngineJob
 
 OUT: Final = os.dup(1)
+_MADV_DONTNEED: Final = 4
 
 
 def send(**message: Any) -> None:
@@ -67,9 +69,12 @@ def fresh(request: dict[str, Any]) -> None:
 
 def parent(request: dict[str, Any]) -> None:
     """Load once, and fork a child for each line of input; ``collect`` in it adds the KiB that a
-    garbage collection after the job writes to."""
+    garbage collection after the job writes to. ``unmap`` is the folder of libraries whose pages
+    this process gives up, as a page cache keeps what is mapped."""
     engine = load(request["options"])
     settle()
+    if "unmap" in request:
+        unmap(request["unmap"])
     send(loaded=True)
     for line in sys.stdin:
         asked = json.loads(line)
@@ -81,6 +86,18 @@ def parent(request: dict[str, Any]) -> None:
             finally:
                 os._exit(0)
         os.waitpid(pid, 0)
+
+
+def unmap(folder: str) -> None:
+    """Unmap the pages of libraries that this process has not written to; a fork or a touch maps
+    them again."""
+    madvise = ctypes.CDLL(None).madvise
+    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        place, access, *_, path = line.split(maxsplit=5)
+        start, end = (int(number, 16) for number in place.split("-"))
+        if access == "r-xp" and path.startswith(f"{folder}/"):
+            madvise(start, end - start, _MADV_DONTNEED)
 
 
 def collected() -> int:

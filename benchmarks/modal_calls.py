@@ -2,7 +2,7 @@
 
 At 30 ms each, RPCs are most of what the gateway adds to a job. Counted are those that this project
 makes; those of Modal's own runtime (heartbeats, taking a request in and sending its response) are
-left out. Targets: ``/infer_sync`` at most 30 in the gateway and 16 in the worker, a long poll of
+left out. Targets: ``/infer_sync`` at most 30 in the gateway and 15 in the worker, a long poll of
 25 s at most 6, one status at most 3, a page of 50 finished jobs at most 5, also in a gateway that
 just started, and while other owners have 10,000 jobs.
 
@@ -98,10 +98,10 @@ def measure(bench: Bench, running: float) -> None:
     assert http.post("/infer_sync/hello", json={}).json()["status"] == "succeeded"
     bench.begin()
     assert http.post("/infer_sync", json=job).json()["status"] == "succeeded"
-    bench.end("infer_sync", 30, 16)
+    bench.end("infer_sync", 30, 15)
     bench.begin()
     bench.finished(bench.submit(**job))
-    bench.end("infer_async and result", 30, 16)
+    bench.end("infer_async and result", 30, 15)
     busy = bench.submit(**job)
     while (http.get(f"/check_status/{busy}").json()["progress"]["step"] or 0) < running:
         pass

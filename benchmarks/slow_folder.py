@@ -48,13 +48,15 @@ class SlowFolder:
 
     Args:
         device: /dev/fuse, opened and mounted.
-        folder: What is served, as it is now.
+        folder: What is served, as it is now. May be the mount point: it stays open from before.
     """
 
     def __init__(self, device: int, folder: Path) -> None:
         self._device = device
-        self._files = dict(enumerate(sorted(f for f in folder.iterdir() if f.is_file()), 2))
-        self._numbers = {os.fsencode(file.name): number for number, file in self._files.items()}
+        self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        names = sorted(file.name for file in folder.iterdir() if file.is_file())
+        self._files = dict(enumerate(names, 2))
+        self._numbers = {os.fsencode(name): number for number, name in self._files.items()}
         self._handles: dict[int, tuple[int, threading.Lock]] = {}
         self._all = threading.Lock()
         self._free_at = 0.0
@@ -104,7 +106,7 @@ class SlowFolder:
     def _attributes(self, node: int) -> bytes:
         if node == _ROOT:
             return _ATTR.pack(node, *[0] * 8, stat.S_IFDIR | 0o755, 2, 0, 0, 0, 4096, 0)
-        found = self._files[node].stat()
+        found = os.stat(self._files[node], dir_fd=self._folder)
         at = int(found.st_mtime)
         return _ATTR.pack(
             node, found.st_size, found.st_blocks, at, at, at, 0, 0, 0,
@@ -121,7 +123,7 @@ class SlowFolder:
         return _ATTR_OUT.pack(_NEVER, 0, 0) + self._attributes(node)
 
     def _open(self, node: int, _body: bytes) -> bytes:
-        handle = os.open(self._files[node], os.O_RDONLY)
+        handle = os.open(self._files[node], os.O_RDONLY, dir_fd=self._folder)
         self._handles[handle] = handle, threading.Lock()
         return _OPEN_OUT.pack(handle, _KEEP_CACHE, 0)
 
@@ -147,7 +149,7 @@ class SlowFolder:
         _, place, size, _ = _READ_IN.unpack_from(body)
         answer = b""
         for index, (node, file) in enumerate(list(self._files.items())[place:], place + 1):
-            name = os.fsencode(file.name)
+            name = os.fsencode(file)
             entry = _DIRENT.pack(node, index, len(name), stat.S_IFREG >> 12) + name
             entry += bytes(-len(entry) % 8)
             if len(answer) + len(entry) > size:
@@ -165,7 +167,7 @@ def why_not() -> str:
 
 @contextmanager
 def slow_folder(folder: Path, mount_point: Path) -> Generator[Path]:
-    """Mount ``folder`` slowly at an empty folder, served by a process of its own."""
+    """Mount ``folder`` slowly at another folder, or over itself, served by a process of its own."""
     process = subprocess.Popen(
         [sys.executable, __file__, str(folder), str(mount_point)], stdout=subprocess.PIPE, text=True
     )
@@ -191,10 +193,11 @@ def main(folder: str, mount_point: str) -> None:
     device = os.open("/dev/fuse", os.O_RDWR)
     options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other"
     target = os.fsencode(mount_point)
+    served = SlowFolder(device, Path(folder))
     if libc.mount(b"slow", target, b"fuse.slow", 1, options.encode()):  # MS_RDONLY
         sys.exit(os.strerror(ctypes.get_errno()))
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=SlowFolder(device, Path(folder)).serve, daemon=True).start()
+    threading.Thread(target=served.serve, daemon=True).start()
     number = Path(mount_point).stat().st_dev
     ahead = Path(f"/sys/class/bdi/{os.major(number)}:{os.minor(number)}/read_ahead_kb")
     ahead.write_text(str(_LARGEST_READ >> 10))

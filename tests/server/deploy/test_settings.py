@@ -245,6 +245,15 @@ def test_the_secret_that_pays_for_api_nodes_reaches_the_gpu_containers_and_loads
     assert engine_options(without)["api_nodes"] is False
 
 
+def test_libraries_are_read_ahead_only_after_a_snapshot(write: WriteProject) -> None:
+    for text, mode in (
+        ("[deploy]", "auto"),
+        ('[deploy]\nsnapshot = "gpu"\nread_ahead_libraries = "on"', "on"),
+        ('[deploy]\nsnapshot = "off"', "off"),
+    ):
+        assert engine_options(read_deployment(write(text)))["read_ahead_libraries"] == mode
+
+
 POOLS = """
 gpu = "L40S"
 preload = ["checkpoints/base.safetensors"]

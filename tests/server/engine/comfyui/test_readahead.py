@@ -1,5 +1,6 @@
 """Model files are read ahead with several streams, within limits, and only where that gains."""
 
+import threading
 import types
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ from comfysnap_server.engine.comfyui.readahead import (
     CHUNK,
     SMALLEST,
     ModelFile,
+    Piece,
     ReadAhead,
     is_local,
     is_slow,
+    library_pieces,
     loader_nodes,
     model_files,
+    model_pieces,
 )
 from tests.server.engine.comfyui import graphs
 from tests.server.engine.comfyui.conftest import NewDriver, write_safetensors
@@ -70,7 +74,7 @@ def file(tmp_path: Path) -> ModelFile:
 
 
 def read(file: ModelFile, budget: int = 1 << 30, mode: Any = "on", streams: int = 3) -> ReadAhead:
-    ahead = ReadAhead(lambda: [file], lambda: budget, mode, streams=streams)
+    ahead = ReadAhead(lambda: model_pieces([file], mode), lambda: budget, streams=streams)
     ahead.start()
     ahead.wait()
     return ahead
@@ -95,7 +99,7 @@ def test_a_file_that_was_deleted_ends_the_reading_without_an_error(file: ModelFi
 
 
 def test_after_a_stop_nothing_more_is_read(file: ModelFile) -> None:
-    ahead = ReadAhead(lambda: [file], lambda: 1 << 30, "on")
+    ahead = ReadAhead(lambda: model_pieces([file], "on"), lambda: 1 << 30)
     ahead.stop()
     ahead.start()
     ahead.wait()
@@ -114,10 +118,51 @@ def test_files_on_local_disks_and_fast_ones_are_left_to_comfyui(
     monkeypatch.setattr(readahead, "LOCAL", frozenset[int]())
     assert not is_local(file.path)
     monkeypatch.setattr(readahead, "FAST", 1.0)  # a page cache is faster than a byte per second
-    assert not is_slow(file)
+    assert not is_slow([Piece(file.path, 0, CHUNK)])
     assert read(file, mode="auto").bytes_read == 0
     monkeypatch.setattr(readahead, "FAST", 1e15)
     assert read(file, mode="auto").bytes_read == file.size
+
+
+def test_libraries_are_read_where_that_is_slow(
+    file: ModelFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces = [Piece(file.path, start * CHUNK, 4096) for start in range(3)]
+    assert list(library_pieces(pieces, "on")) == pieces
+    assert list(library_pieces(pieces, "auto")) == []
+    monkeypatch.setattr(readahead, "LOCAL", frozenset[int]())
+    monkeypatch.setattr(readahead, "FAST", 1.0)
+    assert list(library_pieces(pieces, "auto")) == []
+    monkeypatch.setattr(readahead, "FAST", 1e15)
+    assert list(library_pieces(pieces, "auto")) == pieces
+
+
+def test_what_cannot_be_read_is_logged_once_and_the_rest_is_left(
+    file: ModelFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    Path(file.path).unlink()
+    ahead = ReadAhead(lambda: model_pieces([file], "on"), lambda: 1 << 30)
+    ahead.start()
+    ahead.wait()
+    assert ahead.bytes_read == 0
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "reading ahead ended early"
+    ]
+
+
+def test_without_a_thread_to_spare_nothing_is_read(
+    file: ModelFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    caplog.set_level("INFO")
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    ahead = ReadAhead(lambda: model_pieces([file], "on"), lambda: 1 << 30)
+    ahead.start()
+    assert ahead.bytes_read == 0
+    assert "can't start new thread" in caplog.text
 
 
 def test_a_job_reads_its_models_ahead_unless_they_are_loaded_or_it_is_off(

@@ -296,11 +296,13 @@ def engine_options(deployment: Deployment) -> dict[str, JsonValue]:
     settings = deployment.settings
     if settings.engine != "comfyui":
         return dict(settings.engine_options)
+    snapshot = settings.snapshot != "off"
     options: dict[str, JsonValue] = {
         "path": os.environ.get("COMFYUI_PATH", COMFYUI_DIR),
         "preload": list(settings.preload),
         "after_restore": list(settings.after_restore),
         "read_ahead": settings.read_ahead,
+        "read_ahead_libraries": settings.read_ahead_libraries if snapshot else "off",
         "mask_cuda": settings.snapshot == "cpu",
         "device": "cuda" if settings.gpus else None,
         "api_nodes": settings.api_key_secret is not None,

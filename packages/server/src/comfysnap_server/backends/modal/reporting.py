@@ -19,11 +19,10 @@ from comfysnap_server.jobs import EarlyOutput
 log = logging.getLogger(__name__)
 
 SHORTEST_S: Final = 0.15
-SHARE: Final = 0.7
 MODERATE_S: Final = 3.5
 SLOW_SHARE: Final = 0.01
-"""Seconds between entries: most of the time so far, from 0.15 to 3.5, and later a hundredth of it.
-Each costs a round trip, and a look at the job reads them all (10 s make 8, an hour about 450)."""
+"""Seconds between entries: the time so far, from 0.15 to 3.5, and later a hundredth of it. Each
+costs a round trip, and a look at the job reads them all (10 s make 7, an hour about 450)."""
 PROGRESS_KEPT_S: Final = 2 * 3600
 """From each entry on; a node may be silent for long."""
 ENDED_KEPT_S: Final = 300
@@ -131,7 +130,7 @@ class FeedReporter:
 
     def _pause(self) -> float:
         passed = time.monotonic() - self._started
-        return max(SHORTEST_S, min(SHARE * passed, MODERATE_S), SLOW_SHARE * passed)
+        return max(SHORTEST_S, min(passed, MODERATE_S), SLOW_SHARE * passed)
 
     async def _append(
         self,

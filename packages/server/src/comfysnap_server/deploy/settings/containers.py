@@ -55,6 +55,9 @@ class WorkerSettings(Scaling, frozen=True, extra="forbid"):
     read_ahead: Literal["auto", "on", "off"] = "auto"
     """Whether several streams read a job's model files while ComfyUI loads them: ``auto`` where one
     stream is slow and the files are not on a local disk."""
+    read_ahead_libraries: Literal["auto", "on", "off"] = "auto"
+    """Whether the pages of libraries that a job touches are found before the snapshot, and read by
+    several streams after a restore. Needs a kernel with page maps, which gVisor lacks."""
     warm_up: str | None = None
     """Workflow to run once: before a GPU snapshot, else in each container that starts and has no
     job for 2 s. A job that comes then stops it."""

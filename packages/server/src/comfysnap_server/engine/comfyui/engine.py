@@ -48,10 +48,20 @@ from comfysnap_server.engine.comfyui.options import ComfyOptions
 from comfysnap_server.engine.comfyui.outputs import Folders, by_graph_node, collect
 from comfysnap_server.engine.comfyui.readahead import (
     ModelFile,
+    Piece,
     ReadAhead,
+    library_pieces,
     loader_nodes,
     model_files,
+    model_pieces,
     read_ahead_budget,
+)
+from comfysnap_server.engine.comfyui.rehearsal import (
+    LARGEST_PIECE,
+    RehearsalError,
+    small_job,
+    touched_pages,
+    use_libraries,
 )
 from comfysnap_server.engine.comfyui.report import LoadReport
 from comfysnap_server.engine.comfyui.saved import SavedFiles
@@ -100,6 +110,7 @@ class ComfyUIEngine:
         self._checked = 0.0
         self._clock = StageClock(lambda: self._loaded.server.last_node_id)
         self._read_ahead: ReadAhead | None = None
+        self._libraries: list[Piece] = []
 
     @property
     def report(self) -> LoadReport:
@@ -135,6 +146,8 @@ class ComfyUIEngine:
             install_hook(self._comfy, self._interrupts)
             keep_texts_whole(self._comfy.execution)
             self._clock.install()
+            if self.options.read_ahead_libraries != "off":
+                self._find_libraries()
 
     def attach(self) -> None:
         """Find the device, reseed, create new folders, and import the ``after_restore`` packs.
@@ -143,6 +156,7 @@ class ComfyUIEngine:
             DeviceMissingError: The options require a CUDA device, and none was found.
         """
         comfy = self._loaded
+        self._read_libraries()
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch = Path(tempfile.mkdtemp(prefix="comfysnap-", dir=os.environ.get(SCRATCH)))
@@ -197,6 +211,37 @@ class ComfyUIEngine:
             finally:
                 self._after_job(run)
 
+    def _find_libraries(self) -> None:
+        """Find the pages of libraries that a job touches."""
+        report = self.report
+        if report.unsafe_to_fork:
+            packs = ", ".join(report.unsafe_to_fork)
+            logger.info("libraries are not read ahead: %s left threads running", packs)
+            return
+        try:
+            self._libraries = touched_pages(self._rehearse)
+        except RehearsalError as error:
+            logger.info("libraries are not read ahead: %s", error)
+            return
+        report.library_bytes = sum(piece.size for piece in self._libraries)
+        logger.info("a job touches %d MiB of libraries", report.library_bytes / 2**20)
+
+    def _rehearse(self, folder: Path) -> None:
+        """Run in a fork: a small job on the CPU, as a snapshot has no GPU."""
+        on_cpu = self.options.device != "cuda"
+        self.options = self.options.model_copy(update={"device": "cpu"})
+        self._loaded.after_restore.clear()
+        with small_job("rehearsal") as job:
+            self.run(job, lambda _: None)
+        use_libraries(folder, on_cpu=on_cpu)
+
+    def _read_libraries(self) -> None:
+        if self._libraries:
+            pieces = functools.partial(
+                library_pieces, self._libraries, self.options.read_ahead_libraries
+            )
+            ReadAhead(pieces, read_ahead_budget, largest=LARGEST_PIECE).start()
+
     def _after_error(self, error: EngineError, run: "_Run") -> None:
         if error.problem.code == ErrorCode.OUT_OF_MEMORY:
             self._free_memory()
@@ -217,7 +262,8 @@ class ComfyUIEngine:
             find = functools.partial(list[ModelFile], files)
         if self.options.read_ahead == "off":
             return
-        self._read_ahead = ReadAhead(find, read_ahead_budget, self.options.read_ahead)
+        mode = self.options.read_ahead
+        self._read_ahead = ReadAhead(lambda: model_pieces(find(), mode), read_ahead_budget)
         self._read_ahead.start()
 
     def _make_room(self, files: list[ModelFile]) -> None:

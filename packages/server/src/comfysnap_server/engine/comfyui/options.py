@@ -33,6 +33,10 @@ class ComfyOptions(BaseModel, frozen=True, extra="forbid"):
     read_ahead: ReadAheadMode = "auto"
     """Read a job's model files with several streams while ComfyUI loads them: ``auto`` where one
     stream reads them slowly and not on local disks, ``on`` always, ``off`` never."""
+    read_ahead_libraries: ReadAheadMode = "off"
+    """Find the pages of libraries that a job touches in ``load``, in a fork, and read them with
+    several streams in ``attach``. For processes that are restored from a snapshot: forks find them
+    in the page cache."""
     mask_cuda: bool = True
     """Hide CUDA in ``load``, as a snapshot without a GPU requires."""
     warm_imports: bool = True

@@ -1,7 +1,8 @@
-"""Reads a job's model files into the page cache with several streams, while ComfyUI loads them.
+"""Reads model files and libraries into the page cache with several streams, before they are needed.
 
-ComfyUI reads a file from its start to its end, one request at a time. On a network volume a single
-stream reaches a fraction of what several do.
+ComfyUI reads a model file from its start to its end, and the kernel the pages of a library as they
+are touched: one request at a time. On a network volume a single stream reaches a fraction of what
+several do.
 """
 
 import ctypes
@@ -12,7 +13,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +28,16 @@ logger = logging.getLogger(__name__)
 ReadAheadMode = Literal["auto", "on", "off"]
 STREAMS: Final = 12
 CHUNK: Final = 8 << 20
-"""Bytes of one read. With ``STREAMS``, the memory that the buffers take."""
+"""Bytes of one read of a model file. With ``STREAMS``, the memory that the buffers take."""
 SMALLEST: Final = 16 << 20
 """Bytes of a file that is worth it."""
 MEMORY_SHARE: Final = 0.5
 """Of the available memory, that may be filled: what is read and dropped again is read twice."""
 SAMPLE: Final = 1 << 20
+"""Maximum bytes of a sample."""
 SAMPLES: Final = 4
+LIBRARY_SAMPLES: Final = 8
+"""They are smaller than those of a model file."""
 FAST: Final = 800e6
 """Bytes per second of one stream that several would hardly exceed: a page cache, a local disk."""
 
@@ -56,6 +60,15 @@ class ModelFile:
     """A model file of a job."""
 
     path: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a file, for one read."""
+
+    path: str
+    start: int
     size: int
 
 
@@ -114,16 +127,49 @@ def is_local(path: str) -> bool:
     return ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF in LOCAL
 
 
-def is_slow(file: ModelFile) -> bool:
-    """Whether one stream reads a file slowly, from samples over its length."""
-    seconds: list[float] = []
-    with Path(file.path).open("rb", buffering=0) as opened:
-        for index in range(SAMPLES):
-            place = (file.size - SAMPLE) * index // (SAMPLES - 1)
+def is_slow(samples: Iterable[Piece]) -> bool:
+    """Whether one stream reads slowly, according to samples. False without any.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    rates: list[float] = []
+    for sample in samples:
+        with Path(sample.path).open("rb", buffering=0) as opened:
             started = time.perf_counter()
-            os.pread(opened.fileno(), SAMPLE, place)
-            seconds.append(time.perf_counter() - started)
-    return statistics.median_low(seconds) > SAMPLE / FAST
+            count = len(os.pread(opened.fileno(), min(sample.size, SAMPLE), sample.start))
+            rates.append(count / (time.perf_counter() - started))
+    return bool(rates) and statistics.median_high(rates) < FAST
+
+
+def model_pieces(files: Iterable[ModelFile], mode: ReadAheadMode) -> Iterator[Piece]:
+    """What to read of model files, in their order. ``auto`` leaves out files on local disks, and
+    those that one stream reads fast."""
+    for file in files:
+        if file.size < SMALLEST:
+            continue
+        if mode == "auto" and (is_local(file.path) or not is_slow(_spread(file))):
+            continue
+        for start in range(0, file.size, CHUNK):
+            yield Piece(file.path, start, CHUNK)
+
+
+def _spread(file: ModelFile) -> Iterator[Piece]:
+    for index in range(SAMPLES):
+        yield Piece(file.path, (file.size - SAMPLE) * index // (SAMPLES - 1), SAMPLE)
+
+
+def library_pieces(pieces: Sequence[Piece], mode: ReadAheadMode) -> Iterator[Piece]:
+    """What to read of libraries. ``auto`` leaves out those on local disks, and all if one stream
+    reads them fast, as it does when another container has read them."""
+    if mode == "auto":
+        paths = {piece.path for piece in pieces}
+        remote = {path for path in paths if not is_local(path)}
+        pieces = [piece for piece in pieces if piece.path in remote]
+        step = max(1, len(pieces) // LIBRARY_SAMPLES)
+        if not is_slow(pieces[::step][:LIBRARY_SAMPLES]):
+            return
+    yield from pieces
 
 
 def read_ahead_budget() -> int:
@@ -132,31 +178,33 @@ def read_ahead_budget() -> int:
 
 
 class ReadAhead:
-    """Reads files in threads, until all are read, the budget is spent, or ``stop``.
+    """Reads pieces of files in threads, until all are read, the budget is spent, or ``stop``. What
+    cannot be read is logged once, and left to whoever needs it.
 
     Args:
-        files: Called in a thread: the files, in the order in which they are needed.
+        pieces: Called in a thread: what to read, in the order in which it is needed.
         budget: Called in a thread: maximum bytes to read.
-        mode: ``auto`` leaves out files on local disks, and those that one stream reads fast.
+        largest: Maximum bytes of a piece.
     """
 
     def __init__(
         self,
-        files: Callable[[], Iterable[ModelFile]],
+        pieces: Callable[[], Iterable[Piece]],
         budget: Callable[[], int],
-        mode: ReadAheadMode = "auto",
         *,
+        largest: int = CHUNK,
         streams: int = STREAMS,
     ) -> None:
-        self._files = files
+        self._pieces = pieces
         self._budget = budget
-        self._mode = mode
-        self._chunks: queue.SimpleQueue[tuple[str, int] | None] = queue.SimpleQueue()
+        self._largest = largest
+        self._queue: queue.SimpleQueue[Piece | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._began = self._ended = time.perf_counter()
         self._streams = streams
         self._threads: list[threading.Thread] = []
+        self._failed = False
         self.bytes_read = 0
         """By now."""
 
@@ -168,7 +216,10 @@ class ReadAhead:
     def start(self) -> None:
         """Start to read, and return."""
         self._began = time.perf_counter()
-        self._start(self._plan, "read-ahead-plan")
+        try:
+            self._start(self._plan, "read-ahead-plan")
+        except RuntimeError as error:  # no more threads
+            self._log(error)
 
     def stop(self) -> None:
         """Start no more reads; those that are under way end by themselves."""
@@ -185,43 +236,40 @@ class ReadAhead:
         thread.start()
 
     def _plan(self) -> None:
+        left = self._budget()
         try:
-            for number, chunk in enumerate(self._planned()):
-                self._chunks.put(chunk)
+            for number, piece in enumerate(self._pieces()):
+                left -= piece.size
+                if left < 0 or self._stopped.is_set():
+                    break
+                self._queue.put(piece)
                 if number < self._streams:
                     self._start(self._read, f"read-ahead-{number}")
-        except OSError as error:  # the job itself says what it cannot read
-            logger.debug("reading ahead ended: %s", error)
-        for _ in range(self._streams):
-            self._chunks.put(None)
-
-    def _planned(self) -> Iterator[tuple[str, int]]:
-        left = self._budget()
-        for file in self._files():
-            if file.size < SMALLEST:
-                continue
-            if self._mode == "auto" and (is_local(file.path) or not is_slow(file)):
-                continue
-            for place in range(0, file.size, CHUNK):
-                left -= CHUNK
-                if left < 0 or self._stopped.is_set():
-                    return
-                yield file.path, place
+        except (OSError, RuntimeError) as error:
+            self._log(error)
+        finally:
+            for _ in range(self._streams):
+                self._queue.put(None)
 
     def _read(self) -> None:
-        buffer = bytearray(CHUNK)
+        buffer = memoryview(bytearray(self._largest))
         opened: dict[str, int] = {}
         try:
-            while not self._stopped.is_set() and (chunk := self._chunks.get()) is not None:
-                path, place = chunk
-                if path not in opened:
-                    opened[path] = os.open(path, os.O_RDONLY)
-                count = os.preadv(opened[path], [buffer], place)
+            while not self._stopped.is_set() and (piece := self._queue.get()) is not None:
+                if piece.path not in opened:
+                    opened[piece.path] = os.open(piece.path, os.O_RDONLY)
+                count = os.preadv(opened[piece.path], [buffer[: piece.size]], piece.start)
                 with self._lock:
                     self.bytes_read += count
                     self._ended = time.perf_counter()
         except OSError as error:
-            logger.debug("reading ahead ended: %s", error)
+            self._log(error)
         finally:
             for descriptor in opened.values():
                 os.close(descriptor)
+
+    def _log(self, error: Exception) -> None:
+        with self._lock:
+            first, self._failed = not self._failed, True
+        if first:
+            logger.info("reading ahead ended early: %s", error)

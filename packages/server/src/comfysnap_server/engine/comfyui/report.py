@@ -43,6 +43,8 @@ class LoadReport:
     """Files of ComfyUI's own nodes that could not be imported."""
     preloaded: dict[str, int] = field(default_factory=dict[str, int])
     """Bytes of preloaded weights, by path."""
+    library_bytes: int | None = None
+    """Of libraries, that ``attach`` reads ahead at most; None if they were not found out."""
     notes: list[str] = field(default_factory=list[str])
     """Warnings, one sentence each."""
 

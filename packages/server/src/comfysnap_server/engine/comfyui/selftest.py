@@ -10,27 +10,15 @@ reason when the graph does not run.
 import argparse
 import json
 import sys
-import tempfile
 from pathlib import Path
-from typing import Final
 
 from pydantic import JsonValue
 
-from comfysnap_schema.comfy import Graph
 from comfysnap_schema.wire import Progress
-from comfysnap_schema.workflow import OutputSpec
 from comfysnap_server.engine.comfyui.engine import ComfyUIEngine
-from comfysnap_server.engine.protocol import EngineError, EngineJob, NodeOutput, PreviewFrame
+from comfysnap_server.engine.comfyui.rehearsal import small_job
+from comfysnap_server.engine.protocol import EngineError, NodeOutput, PreviewFrame
 from comfysnap_server.errors import ComfysnapServerError
-
-GRAPH: Final[Graph] = {
-    "1": {
-        "class_type": "EmptyImage",
-        "inputs": {"width": 16, "height": 16, "batch_size": 1, "color": 255},
-    },
-    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "test"}},
-}
-"""Consists of nodes that every release has; needs no model and no GPU."""
 
 
 class SelfTestError(ComfysnapServerError):
@@ -38,7 +26,7 @@ class SelfTestError(ComfysnapServerError):
 
 
 def self_test(engine: ComfyUIEngine) -> None:
-    """Run ``GRAPH`` on a loaded engine.
+    """Run the small job of ``rehearsal`` on a loaded engine.
 
     Raises:
         SelfTestError: The job failed, or did not produce a picture.
@@ -46,16 +34,7 @@ def self_test(engine: ComfyUIEngine) -> None:
     """
     engine.attach()
     seen: list[Progress | PreviewFrame | NodeOutput] = []
-    with tempfile.TemporaryDirectory(prefix="comfysnap-") as folder:
-        job = EngineJob(
-            job_id="self-test",
-            graph=GRAPH,
-            outputs={"image": OutputSpec.model_validate({"node": "2", "kind": "image"})},
-            input_dir=Path(folder, "input"),
-            output_dir=Path(folder, "output"),
-        )
-        job.input_dir.mkdir()
-        job.output_dir.mkdir()
+    with small_job("self-test") as job:
         version = engine.report.version
         try:
             made = engine.run(job, seen.append).outputs["image"]
