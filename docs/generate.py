@@ -124,10 +124,10 @@ def table_of(annotation: Any) -> tuple[type[Any], str] | None:
     if origin in (list, dict):
         inner = table_of(arguments[-1])
         return (inner[0], origin.__name__) if inner else None
-    if isinstance(annotation, type) and (
-        issubclass(annotation, BaseModel) or dataclasses.is_dataclass(annotation)
-    ):
-        return annotation, "one"
+    if isinstance(annotation, type):
+        cls = cast("type[Any]", annotation)
+        if issubclass(cls, BaseModel) or dataclasses.is_dataclass(cls):
+            return cls, "one"
     return None
 
 
@@ -186,7 +186,7 @@ def toml(value: Any) -> str:
         return ""
     if value is ...:
         return "required"
-    adapter: TypeAdapter[Any] = TypeAdapter(type(value))
+    adapter: TypeAdapter[Any] = TypeAdapter(cast("type[Any]", type(value)))
     return f"`{json.dumps(adapter.dump_python(value, mode='json'))}`"
 
 
@@ -291,7 +291,8 @@ def _value(annotation: Any) -> str:
     if isinstance(annotation, type) and issubclass(annotation, StrEnum):
         return "|".join(annotation)
     inner = get_args(annotation)
-    return {int: "N", float: "SECONDS", Path: "PATH"}.get(inner[0] if inner else annotation, "TEXT")
+    kind = cast("Any", inner[0] if inner else annotation)
+    return {int: "N", float: "SECONDS", Path: "PATH"}.get(kind, "TEXT")
 
 
 def _shown_default(each: Any) -> str:
