@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, cast, get_args, get_origin
 
 import typer
-from pydantic import BaseModel, TypeAdapter
-from pydantic.errors import PydanticInvalidForJsonSchema
+from pydantic import BaseModel, PlainValidator, TypeAdapter
 
 import comfysnap_client
 import comfysnap_schema.models
@@ -132,11 +131,10 @@ def table_of(annotation: Any) -> tuple[type[Any], str] | None:
 
 
 def schema_of(annotation: Any) -> dict[str, Any]:
-    """The JSON Schema of a value. Only amounts that Modal takes in two forms have none."""
-    try:
-        return TypeAdapter(annotation).json_schema()
-    except PydanticInvalidForJsonSchema:
+    """The JSON Schema of a value; amounts that Modal takes in two forms have none of their own."""
+    if any(isinstance(each, PlainValidator) for each in get_args(annotation)):
         return {"anyOf": [{"type": "number"}, {"const": ["request", "limit"]}]}
+    return TypeAdapter(annotation).json_schema()
 
 
 def type_text(schema: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
@@ -203,11 +201,11 @@ def code(text: str) -> str:
 
 def rows(settings: list[Setting]) -> str:
     """A table of keys."""
-    lines = ["| key | type | default | limits | |", "|---|---|---|---|---|"]
+    lines = ["| key | type | default | |", "|---|---|---|---|"]
     for each in settings:
         schema = schema_of(each.annotation)
-        shown = type_text(schema, schema)
-        cells = [f"`{each.name}`", shown, toml(each.default), limit_text(schema), each.text]
+        shown = ", ".join(filter(None, [type_text(schema, schema), limit_text(schema)]))
+        cells = [f"`{each.name}`", shown, toml(each.default), each.text]
         lines.append("| " + " | ".join(cell(each) for each in cells) + " |")
     return "\n".join(lines)
 
