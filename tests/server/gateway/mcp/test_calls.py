@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import io
+import json
+import re
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Generator
@@ -13,6 +15,8 @@ from typing import Any
 import httpx
 import httpx2
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult, ImageContent, ResourceLink, TextContent
@@ -38,6 +42,18 @@ RECORDS = [
 ]
 FOX = {"prompt": "a fox", "width": 512, "height": 256, "steps": 4}
 SLOW = {"prompt": "a snail", "steps": 50}
+FUZZ = settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+) | st.sampled_from(["sha256:" + "0" * 64, "http://[", "http://127.0.0.1/outputs/x", "1"])
 
 
 @contextmanager
@@ -472,3 +488,32 @@ async def names_of(url: str) -> None:
     async with client_of(url) as client:
         names = [tool.name for tool in (await client.list_tools()).tools]
     assert names == ["get_job", "cancel_job"]
+
+
+@pytest.fixture
+def post(workflow: Workflow) -> Generator[httpx.Client]:
+    settings = GatewaySettings.model_validate({"mcp": {"max_wait": 0.001}})
+    app = create_app(FakeBackend(), {"draw": workflow}, settings)
+    with running(app) as server, httpx.Client(base_url=server.url, timeout=30) as http:
+        yield http
+
+
+@FUZZ
+@given(
+    name=st.sampled_from(["draw", "get_job", "cancel_job"]) | st.text(),
+    arguments=st.dictionaries(
+        st.sampled_from(["prompt", "image", "seed", "job", "wait", "steps"]) | st.text(),
+        VALUES,
+        max_size=5,
+    ),
+)
+def test_any_arguments_have_a_result_that_names_no_failure_of_the_server(
+    post: httpx.Client, name: str, arguments: dict[str, Any]
+) -> None:
+    params = {"name": name, "arguments": arguments}
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+    answer = post.post("/mcp", json=body, headers=headers_of("2025-11-25"))
+    (data,) = re.findall(r"^data: ({.*)", answer.text, re.MULTILINE)
+    result = json.loads(data)["result"]
+    assert "the server's log" not in result["content"][0]["text"]
+    assert result.get("isError") or result["structuredContent"]["job"]
