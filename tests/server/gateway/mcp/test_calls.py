@@ -22,11 +22,13 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult, ImageContent, ResourceLink, TextContent
 from PIL import Image
 
-from comfysnap_schema.wire import Scope
+from comfysnap_schema.wire import JobStatus, Scope
 from comfysnap_schema.workflow import Workflow, load_workflows
 from comfysnap_server.backends.local import LocalBackend
+from comfysnap_server.backends.protocol import NO_BUDGET, OwnerBudget, SubmitResult
 from comfysnap_server.gateway import GatewaySettings, KeyRecord, create_app, hash_key, new_key
 from comfysnap_server.gateway.keys import Keys
+from comfysnap_server.jobs.request import JobRequest
 from tests.paths import WORKFLOWS
 from tests.server.gateway.fakes import FakeBackend
 from tests.servers import running
@@ -443,6 +445,35 @@ async def test_a_server_that_stops_ends_a_call_and_keeps_its_job(tmp_path: Path)
     assert found["status"] in ("queued", "running")
     with serving(tmp_path, auth="none") as url:
         assert final(url, found["job"])["status"] != "cancelled"
+
+
+async def test_an_accepted_job_is_named_when_its_result_cannot_be_sent(
+    workflow: Workflow, caplog: pytest.LogCaptureFixture
+) -> None:
+    class BrokenKey:
+        async def read(self) -> bytes:
+            raise OSError("the key is gone")
+
+    backend = EndsAtOnce()
+    app = create_app(backend, {"draw": workflow}, GatewaySettings(), link_key=BrokenKey())
+    with running(app) as server:
+        async with client_of(server.url) as client:
+            result = await client.call_tool("draw", {"prompt": "a fox"})
+    (job,) = backend.jobs
+    assert result.is_error
+    assert f"Call get_job with job={job}" in text_of(result)
+    assert "the key is gone" in caplog.text
+
+
+class EndsAtOnce(FakeBackend):
+    """Each job has succeeded when it is accepted, with one picture."""
+
+    async def submit(self, request: JobRequest, budget: OwnerBudget = NO_BUDGET) -> SubmitResult:
+        submitted = await super().submit(request, budget)
+        file = {"name": "a.png", "kind": "image", "content_type": "image/png", "size": 1,
+                "sha256": "0" * 64, "url": "/outputs/a.png"}  # fmt: skip
+        changes: Any = {"status": JobStatus.SUCCEEDED, "outputs": {"images": [file]}}
+        return SubmitResult(await self.update(submitted.job.id, **changes))
 
 
 def test_mcp_can_be_turned_off(tmp_path: Path) -> None:
