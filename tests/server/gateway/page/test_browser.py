@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, suppress
@@ -18,7 +19,9 @@ from comfysnap_schema.workflow import Workflow, load_workflows
 from comfysnap_server.backends.local import LocalBackend
 from comfysnap_server.gateway import AuthMode, GatewaySettings, create_app, hash_key, new_key
 from tests.chromium import CHROMIUM, Page, chromium
+from tests.contract.processes import new_mark, serving
 from tests.paths import ROOT, WORKFLOWS
+from tests.s3_server import BUCKET, s3_server
 from tests.servers import running
 from tests.typescript.workflows import lists
 
@@ -496,6 +499,26 @@ def test_pages_are_accessible_and_fit(serve: Serve, page: Page, width: int, sche
     wait_for_pictures(page, ".output img", 1)
     assert serious_faults(page) == []
     assert page.eval("document.scrollingElement.scrollWidth") <= width
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="starts a process")
+def test_pictures_in_a_bucket_are_shown(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "first")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "first secret")
+    (tmp_path / "s3").mkdir()
+    with s3_server(tmp_path / "s3") as bucket:
+        (tmp_path / "comfysnap.toml").write_text(
+            f'workflows = "{WORKFLOWS}"\n[serve.outputs]\nstore = "s3://{BUCKET}/out"\n'
+            f'region = "auto"\nendpoint = "{bucket.url}"\n'
+        )
+        with serving(new_mark(), tmp_path / "data", f"--project={tmp_path}") as (_, server):
+            open_workflow(page, f"{server}/w/hello")
+            run(page)
+            wait_for_pictures(page, ".output img, .thumb img", 2)
+            shown = page.eval("document.querySelector('.output img').src")
+            assert shown.startswith(bucket.url)
 
 
 def test_an_unknown_workflow_is_named(serve: Serve, page: Page) -> None:

@@ -30,6 +30,7 @@ from comfysnap_server.gateway.metrics import Metrics, metrics_router
 from comfysnap_server.gateway.middleware import GatewayMiddleware
 from comfysnap_server.gateway.openai.images import ImageRoutes
 from comfysnap_server.gateway.openapi import build_openapi
+from comfysnap_server.gateway.output_links import LinkedBackend
 from comfysnap_server.gateway.page.routes import page_router
 from comfysnap_server.gateway.problems import ProblemError, problem_of, problem_response
 from comfysnap_server.gateway.rate import RateLimiter
@@ -124,7 +125,7 @@ def create_app(
     openapi = cache(lambda: build_openapi(app, workflows, default, settings))
     app.include_router(openapi_router(openapi))
     app.include_router(docs_page_router())
-    app.include_router(page_router())
+    app.include_router(page_router(backend.origin if isinstance(backend, LinkedBackend) else None))
     app.add_middleware(
         GatewayMiddleware, auth=auth, settings=settings, links=links, rates=rates, metrics=metrics
     )
