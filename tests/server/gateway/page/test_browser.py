@@ -101,6 +101,15 @@ def page(tmp_path: Path) -> Generator[Page]:
         assert page.violations == []
 
 
+def kinds(folder: Path) -> Workflow:
+    """A workflow with outputs of every kind."""
+    folder = folder / "kinds"
+    folder.mkdir()
+    (folder / "graph.json").write_text(json.dumps(KINDS_GRAPH))
+    (folder / "workflow.toml").write_text(KINDS)
+    return Workflow.load(folder)
+
+
 def open_workflow(page: Page, address: str) -> None:
     page.open(address)
     page.wait("document.querySelector('.run .primary')")
@@ -259,12 +268,7 @@ def test_files_of_a_key_are_played_and_downloaded(serve: Serve, page: Page, tmp_
 def test_outputs_of_every_kind_are_shown_and_text_is_only_text(
     serve: Serve, page: Page, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "kinds"
-    folder.mkdir()
-    (folder / "graph.json").write_text(json.dumps(KINDS_GRAPH))
-    (folder / "workflow.toml").write_text(KINDS)
-    workflow = Workflow.load(folder)
-    server = serve({workflow.name: workflow})
+    server = serve({"kinds": kinds(tmp_path)})
     open_workflow(page, f"{server}/w/kinds")
     fill(page, "text", HTML)
     run(page)
@@ -436,7 +440,7 @@ class CutStreams:
         known = dict(scope["headers"]).get(b"last-event-id", b"").decode()
         self._requests.append(f"events {known}")
         if len([one for one in self._requests if one.startswith("events")]) > 1:
-            await send({"type": "http.response.start", "status": 503, "headers": []})
+            await send({"type": "http.response.start", "status": 404, "headers": []})
             await send({"type": "http.response.body"})
             return
 
@@ -499,6 +503,30 @@ def test_pages_are_accessible_and_fit(serve: Serve, page: Page, width: int, sche
     wait_for_pictures(page, ".output img", 1)
     assert serious_faults(page) == []
     assert page.eval("document.scrollingElement.scrollWidth") <= width
+
+
+def test_outputs_lists_and_dialogs_are_accessible(serve: Serve, page: Page, tmp_path: Path) -> None:
+    server = serve({"kinds": kinds(tmp_path), "lists": lists(tmp_path)})
+    open_workflow(page, f"{server}/w/kinds")
+    run(page)
+    wait_for_pictures(page, ".output img", 2)
+    assert serious_faults(page) == []
+    click(page, ".output .picture")
+    assert serious_faults(page) == []
+    page.open(server)
+    page.wait("document.querySelector('.workflows')")
+    open_workflow(page, f"{server}/w/lists")
+    for name in ("loras", "styles"):
+        click(page, f"[data-field={name}] > .stack > button")
+    assert serious_faults(page) == []
+    click(page, ".drop button:nth-of-type(2)")
+    assert serious_faults(page) == []
+
+
+def test_the_form_for_the_key_is_accessible(serve: Serve, page: Page) -> None:
+    page.open(serve(auth="keys"))
+    page.wait("document.querySelector('.access')")
+    assert serious_faults(page) == []
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="starts a process")

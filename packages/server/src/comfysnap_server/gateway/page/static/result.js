@@ -66,7 +66,7 @@ function textView(value, name) {
     "div",
     { class: "stack" },
     texts.map((text) => {
-      const area = h("pre", { tabindex: "0", "aria-label": labelOf(name) }, text);
+      const area = h("pre", { tabindex: "0", role: "group", "aria-label": labelOf(name) }, text);
       return h("div", { class: "text-view" }, area, copyButton(() => text, labelOf(name)));
     }),
   );
