@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
@@ -15,8 +15,11 @@ import pytest
 from comfysnap_schema.wire import Scope
 from comfysnap_schema.workflow import load_workflows
 from comfysnap_server.backends.local import LocalBackend
+from comfysnap_server.backends.protocol import NO_BUDGET, OwnerBudget, SubmitResult
 from comfysnap_server.gateway import GatewaySettings, KeyRecord, create_app, hash_key, new_key
 from comfysnap_server.gateway.keys import Keys
+from comfysnap_server.jobs import WebhookSettings
+from comfysnap_server.jobs.request import JobRequest
 from tests.contract import surfaces
 from tests.contract.surfaces import Call, Inputs, Refusal, Surface
 from tests.paths import WORKFLOWS
@@ -42,19 +45,31 @@ def surface(name: str, request: pytest.FixtureRequest) -> Surface:
     return getattr(surfaces, name)
 
 
-KEYS = {(owner, kind): new_key() for owner in SURFACES for kind in ("all", "read", "one", "minute")}
 LIMITS: dict[str, dict[str, Any]] = {
     "all": {},
     "read": {"scopes": (Scope.READ,)},
     "one": {"max_unfinished_jobs": 1},
     "minute": {"requests_per_minute": 1},
+    "hook": {"webhook": "https://hooks.example.com/all"},
 }
+KEYS = {(owner, kind): new_key() for owner in SURFACES for kind in LIMITS}
+
+
+class Recording(LocalBackend):
+    """Keeps what it was asked to run."""
+
+    requests: ClassVar[list[JobRequest]] = []
+
+    async def submit(self, request: JobRequest, budget: OwnerBudget = NO_BUDGET) -> SubmitResult:
+        self.requests.append(request)
+        return await super().submit(request, budget)
 
 
 @contextmanager
 def serving(data: Path, step_seconds: float) -> Generator[str]:
-    backend = LocalBackend(data, engine_options={"step_seconds": step_seconds})
-    settings = GatewaySettings(auth="keys", max_body_bytes=4096)
+    backend = Recording(data, engine_options={"step_seconds": step_seconds})
+    webhooks = WebhookSettings(hosts=("hooks.example.com",))
+    settings = GatewaySettings(auth="keys", max_body_bytes=4096, webhooks=webhooks)
     keys = Keys(
         KeyRecord(name=f"{owner} {kind}", owner=owner, hash=hash_key(key), **LIMITS[kind])
         for (owner, kind), key in KEYS.items()
@@ -144,6 +159,13 @@ def test_what_a_key_may_not_do_is_refused(url: str, name: str, surface: Surface)
 def test_the_limits_of_the_server_are_the_same(url: str, name: str, surface: Surface) -> None:
     call = Call(url=url, key=KEYS[name, "all"], inputs={"prompt": "x" * 5000})
     assert surface(call) == Refusal("body_too_large")
+
+
+def test_the_webhook_of_a_key_is_that_of_its_jobs(url: str, name: str, surface: Surface) -> None:
+    for kind in ("hook", "all"):
+        surface(Call(url=url, key=KEYS[name, kind], inputs={"prompt": "x"}))
+        request = Recording.requests[-1]
+        assert (request.owner, request.webhook) == (name, LIMITS[kind].get("webhook"))
 
 
 def test_a_budget_counts_the_jobs_of_all_surfaces(

@@ -223,6 +223,7 @@ class ImageRoutes:
                 SubmitRequest(
                     owner=owner_of(request),
                     budget=access_of(request).budget,
+                    key_webhook=access_of(request).webhook,
                     workflow=workflow.name,
                     inputs=wanted.inputs,
                     canonical=canonical_json(wanted.inputs),
