@@ -43,7 +43,7 @@ def generate(
         raise ProjectError(
             "no_out",
             "missing output folder: pass --out or --typescript, or set [generate] out in "
-            f"{PROJECT_FILE}",
+            f"{PROJECT_FILE} (`comfysnap init` makes one)",
         )
     workflows = load_workflows(settings.workflows)
     found: list[codegen.Outdated] = []

@@ -1,5 +1,6 @@
 """``comfysnap serve``: the server on this machine."""
 
+import errno
 import ipaddress
 import json
 import logging
@@ -147,10 +148,8 @@ def serve(
     except BackendError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
-    except SystemExit:  # uvicorn has logged the reason
-        print(
-            f"error: cannot listen on {host}:{port}; use another --host or --port", file=sys.stderr
-        )
+    except SystemExit as ended:  # of uvicorn, while it handled the reason
+        print(f"error: {_not_listening(host, port, ended.__context__)}", file=sys.stderr)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
@@ -159,12 +158,24 @@ def serve(
         raise typer.Exit(2)
 
 
+def _not_listening(host: str, port: int, reason: BaseException | None) -> str:
+    if isinstance(reason, OSError) and reason.errno == errno.EADDRINUSE:
+        return (
+            f"{host}:{port} is in use by another program: choose another port with --port, "
+            "0 for any free one"
+        )
+    why = f": {reason.strerror}" if isinstance(reason, OSError) else ""
+    return f"cannot listen on {host}:{port}{why}; use another --host or --port"
+
+
 def _configure_logging(form: str, *, verbose: bool) -> None:
     from comfysnap_server.logs import FORMAT_VARIABLE, formatter
 
     handler = logging.StreamHandler()
     handler.setFormatter(formatter(form))
     logging.basicConfig(handlers=[handler])
+    # uvicorn logs why it cannot listen; the command prints it
+    logging.getLogger("uvicorn.error").addFilter(lambda line: not isinstance(line.msg, OSError))
     for name in ("comfysnap", "comfysnap_server"):
         logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.INFO)
     os.environ[FORMAT_VARIABLE] = form  # for the worker processes
