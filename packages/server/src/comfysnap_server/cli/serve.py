@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from pydantic import JsonValue
 
-from comfysnap_schema.cli.options import ProjectOption
+from comfysnap_schema.cli.options import NOT_ON_WINDOWS, ProjectOption
 from comfysnap_schema.wire import SchemaError
 from comfysnap_schema.workflow import (
     Project,
@@ -126,6 +126,7 @@ def serve(
     """
     from comfysnap_server.errors import BackendError, CommandError
 
+    refuse_windows()
     try:
         loaded = _load(project, auth)
         _configure_logging(log_format or loaded.settings.log_format, verbose=verbose)
@@ -155,6 +156,13 @@ def serve(
         raise typer.Exit(130) from None
     if server.failure is not None:
         print(f"error: the engine cannot be loaded: {server.failure}", file=sys.stderr)
+        raise typer.Exit(2)
+
+
+def refuse_windows() -> None:
+    """Exit where worker processes cannot be forked."""
+    if sys.platform == "win32":
+        print(f"error: {NOT_ON_WINDOWS}", file=sys.stderr)
         raise typer.Exit(2)
 
 
