@@ -1,16 +1,22 @@
 """The surfaces of a server, each as one way to make the same call."""
 
+import asyncio
 import base64
 import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
+import httpx2
 import openai
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
 
 from comfysnap_client import NO_RETRY, APIError, blocking, untyped
 from comfysnap_schema.wire import ImageFile
+from comfysnap_server.gateway.mcp.results import ERROR_META
 from tests.typescript.conftest import RunNode
 
 Inputs = Mapping[str, str | int]
@@ -92,4 +98,44 @@ def openai_images(call: Call) -> Outcome:
             field = None if error.param == "model" else error.param  # their name for the workflow
             return Refusal(theirs.get(str(error.code), str(error.code)), field)
     images = [base64.b64decode(image.b64_json or "") for image in answer.data or ()]
+    return [hashlib.sha256(image).hexdigest() for image in images]
+
+
+def mcp(call: Call) -> Outcome:
+    return asyncio.run(_mcp(call))
+
+
+async def _mcp(call: Call) -> Outcome:
+    refused: list[str] = []
+
+    async def note(answer: httpx2.Response) -> None:
+        if answer.is_error:
+            refused.append(json.loads(await answer.aread())["error"]["data"]["code"])
+
+    meta: Any = {"comfysnap/idempotency_key": call.idempotency_key}
+    headers = {"Authorization": f"Bearer {call.key}"}
+    try:
+        async with (
+            httpx2.AsyncClient(
+                headers=headers, timeout=60, event_hooks={"response": [note]}
+            ) as http,
+            Client(streamable_http_client(f"{call.url}/mcp", http_client=http)) as client,
+        ):
+            result = await client.call_tool(
+                call.workflow, dict(call.inputs), meta=meta if call.idempotency_key else None
+            )
+    except Exception:
+        if not refused:
+            raise
+        return Refusal(refused[0])  # before a tool was called
+    if result.is_error:
+        # a tool that does not exist is not a workflow that refuses
+        meta_of_error: Any = result.meta or {}
+        problem: dict[str, Any] = meta_of_error.get(ERROR_META, {"code": "unknown_workflow"})
+        fields: list[dict[str, str]] = problem.get("fields", [])
+        return Refusal(problem["code"], fields[0].get("field") if fields else None)
+    content: Any = result.structured_content
+    urls: list[str] = [image["url"] for image in content["outputs"]["images"]]
+    async with httpx.AsyncClient() as links:
+        images = [(await links.get(url)).content for url in urls]
     return [hashlib.sha256(image).hexdigest() for image in images]

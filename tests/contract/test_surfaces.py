@@ -28,7 +28,7 @@ from tests.typescript import conftest as fixtures
 
 node, tsc, build, run_node = fixtures.node, fixtures.tsc, fixtures.build, fixtures.run_node
 
-SURFACES = ("http", "python", "typescript", "openai_images")
+SURFACES = ("http", "python", "typescript", "openai_images", "mcp")
 FOX: Inputs = {"prompt": "a fox", "seed": 7, "width": 256, "height": 256, "steps": 2}
 
 
