@@ -16,7 +16,7 @@ from comfysnap_server.gateway import GatewaySettings, KeyRecord, Keys, create_ap
 from comfysnap_server.gateway.bodies import BodyReader
 from comfysnap_server.gateway.capacity import Places
 from comfysnap_server.gateway.inputs import InputValidator
-from comfysnap_server.gateway.turns import Turns
+from comfysnap_server.turns import Turns
 from tests.server.gateway.fakes import FakeBackend
 
 LARGE = json.dumps({"prompt": "x" * 100_000}).encode()

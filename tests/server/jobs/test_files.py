@@ -4,8 +4,10 @@ import asyncio
 import hashlib
 import os
 import shutil
+import threading
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,29 @@ async def test_a_stored_file_is_on_the_disk_with_every_folder_that_is_new(
     stored = await store.put("anna", digest(b"a"), chunks(b"a"))
     folders = {path for path in stored.parents if path.is_relative_to(tmp_path / "files")}
     assert synced >= folders
+
+
+async def test_uploads_of_one_owner_leave_threads_to_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+    release, real, slow = threading.Event(), os.fsync, b"slow"
+
+    def fsync(descriptor: int) -> None:
+        if os.fstat(descriptor).st_size == len(slow):
+            release.wait(20)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    store = FileStore(tmp_path)
+    sent = (store.put("anna", digest(slow), chunks(slow)) for _ in range(3))
+    uploads = [asyncio.create_task(each) for each in sent]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await store.put("ben", digest(b"b"), chunks(b"b"))
+    assert not any(upload.done() for upload in uploads)
+    release.set()
+    await asyncio.gather(*uploads)
 
 
 async def test_a_stored_file_is_found_by_its_owner_only(tmp_path: Path) -> None:

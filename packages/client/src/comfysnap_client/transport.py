@@ -48,7 +48,8 @@ _INVALID = (
     httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError, UnicodeError,
 )  # fmt: skip
 
-_NOT_CONNECTED = (httpx.ConnectError, httpx.ConnectTimeout)
+NOT_CONNECTED = (httpx.ConnectError, httpx.ConnectTimeout)
+"""Network errors before anything was sent."""
 
 _RequestInfo = dict[str, Any]
 """The arguments common to all errors of an attempt."""
@@ -177,7 +178,7 @@ class Attempts:
             time.monotonic() - self._started,
             retry_after=failure.retry_after,
             rand=random.random(),  # noqa: S311 -- spreads load, not security
-            reached=self._reached() or not isinstance(failure.__cause__, _NOT_CONNECTED),
+            reached=self._reached() or not isinstance(failure.__cause__, NOT_CONNECTED),
         )
         if pause is None or not is_transient(failure):
             raise failure
@@ -457,7 +458,7 @@ def _network_sentence(error: Exception) -> str:
         httpx.InvalidURL: "not a valid URL",
     }
     kind = kinds.get(type(error), "the connection failed")
-    if not isinstance(error, _NOT_CONNECTED):
+    if not isinstance(error, NOT_CONNECTED):
         return f"{kind}: {error}" if str(error) else kind
     reason = f" ({error})" if str(error) else ""
     server = f"{error.request.url.scheme}://{error.request.url.netloc.decode()}"

@@ -14,6 +14,7 @@ import pytest
 from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.jobs import JobRecord, JobStatus
 from comfysnap_server.backends.local import LocalBackend, LocalLimits
+from comfysnap_server.backends.local.sweep import Sweeper
 from comfysnap_server.backends.local.uploads import Uploads
 from comfysnap_server.backends.protocol import NO_BUDGET, OwnerBudget
 from comfysnap_server.errors import BackendError
@@ -168,8 +169,15 @@ async def test_outputs_count_until_they_are_deleted(
 
 
 async def test_jobs_are_forgotten_and_the_database_shrinks(
-    start_backend: StartBackend, data: Path
+    start_backend: StartBackend, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    swept, sweep = asyncio.Event(), Sweeper.sweep
+
+    async def sweep_and_say(sweeper: Sweeper) -> None:
+        await sweep(sweeper)
+        swept.set()
+
+    monkeypatch.setattr(Sweeper, "sweep", sweep_and_say)
     backend: LocalBackend = await start_backend()
     running = await busy(backend)
     jobs = [(await backend.submit(large(labels={"team": "red"}))).job for _ in range(8)]
@@ -180,10 +188,11 @@ async def test_jobs_are_forgotten_and_the_database_shrinks(
     await backend.stop()
     before = (data / "jobs.sqlite3").stat().st_size
     assert before > 8 * MIB
-    backend = await start_backend(limits=LocalLimits(keep_jobs=0, sweep_interval=0.01))
-    async with asyncio.timeout(20):
-        while rows(data) or free_pages(data):  # noqa: ASYNC110 -- files set no event
-            await asyncio.sleep(0.01)
+    swept.clear()
+    backend = await start_backend(limits=LocalLimits(keep_jobs=0))
+    async with asyncio.timeout(60):
+        await swept.wait()
+    assert (rows(data), free_pages(data)) == (0, 0)
     error = await refusal(backend.get("anna", jobs[0].id))
     assert error.code is ErrorCode.UNKNOWN_JOB
     await backend.stop()

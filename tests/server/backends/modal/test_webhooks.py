@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from comfysnap_schema.wire import JobStatus, webhook_key
+from comfysnap_schema.wire import JobRecord, JobStatus, webhook_key
 from comfysnap_server.backends.modal.backend import ModalBackend
 from comfysnap_server.backends.modal.runner import JobRunner
 from comfysnap_server.backends.modal.webhooks import JobWebhooks, WebhookDeliveries
@@ -138,6 +138,57 @@ async def test_the_sweep_sends_what_could_not_be_spawned(
     await parts.deliveries.sweep()
     assert [event.job.id for event in receiver.events] == [earlier]
     assert parts.delivery(earlier).state == "delivered"
+
+
+class HangingSender(WebhookSender):
+    """Answers of ``slow`` hosts come with ``release``."""
+
+    def __init__(self) -> None:
+        super().__init__(SETTINGS, [webhook_key(SECRET)], WebhookPolicy(jitter=0))
+        self.release = asyncio.Event()
+        self.begun: asyncio.Queue[str] = asyncio.Queue()
+
+    async def attempt(self, delivery: Delivery, job: JobRecord) -> Delivery:
+        self.begun.put_nowait(delivery.host)
+        if delivery.host == "slow":
+            await self.release.wait()
+        return delivery.model_copy(update={"state": "delivered", "attempts": 1})
+
+
+async def ended(parts: Parts, host: str, number: int) -> str:
+    """A job that ended, whose webhook goes to this host."""
+    job_id = await parts.accept(f"http://{host}/hook", number)
+    await parts.cancel(job_id)
+    return job_id
+
+
+async def test_a_slow_host_gets_a_part_of_the_first_attempts_of_a_container(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hanging = HangingSender()
+    parts = Parts(Cloud(tmp_path), hanging)
+    quick, slow = (
+        WebhookDeliveries(parts.records, parts.backend, hanging, slow_after=seconds)
+        for seconds in (1000, 0)
+    )
+    for deliveries, begins in ((quick, 26), (slow, 25)):
+        jobs = [await ended(parts, "slow", 100 * begins + number) for number in range(26)]
+        tasks = [asyncio.create_task(deliveries.deliver(job_id)) for job_id in jobs[:25]]
+        for _ in range(25):
+            await hanging.begun.get()
+        last = asyncio.create_task(deliveries.deliver(jobs[25]))
+        if begins == 25:
+            await last
+            assert parts.delivery(jobs[25]).state == "waiting"
+            assert f"{jobs[25]} is left to the sweep" in caplog.text
+        else:
+            assert await hanging.begun.get() == "slow"
+        await deliveries.deliver(await ended(parts, "other", begins))
+        assert await hanging.begun.get() == "other"
+        hanging.release.set()
+        await asyncio.gather(*tasks, last)
+        hanging.release.clear()
+        assert {parts.delivery(job_id).state for job_id in jobs[:25]} == {"delivered"}
 
 
 async def test_the_sweep_tries_again_what_is_due(parts: Parts, receiver: Receiver) -> None:

@@ -31,7 +31,7 @@ from comfysnap_server.engine.comfyui.resources import held_resources
 from comfysnap_server.engine.protocol import ProducedFile
 from comfysnap_server.engine.registry import EngineChoiceError, make_engine
 from tests.server.engine.comfyui import graphs
-from tests.server.engine.comfyui.conftest import NewDriver
+from tests.server.engine.comfyui.conftest import NewDriver, paths_file
 
 KEPT = [KeptResult("model", 1, 0), KeptResult("old", 2, 60), KeptResult("new", 3, 60)]
 
@@ -207,6 +207,20 @@ def test_attaching_again_creates_new_folders_and_changes_nothing_else(
     assert after["temp"] != before["temp"]
     assert after["cpu_state"] == before["cpu_state"] == "CPU"
     assert driver.run(graphs.hello())[0]["status"] == "succeeded"
+
+
+def test_models_of_a_warm_up_before_a_gpu_snapshot_stay_loaded(
+    new_driver: NewDriver, tmp_path: Path, release: str
+) -> None:
+    driver = new_driver(release)
+    paths = paths_file(release, tmp_path)
+    driver.load(custom_nodes=False, extra_model_paths=[str(paths)])
+    warmed, _ = driver.run(graphs.diffusion(seed=1))
+    assert "4" in warmed["node_seconds"], warmed
+    assert driver.attach() == {"event": "attached"}
+    done, _ = driver.run(graphs.diffusion(seed=2))
+    assert done["status"] == "succeeded"
+    assert set(done["node_seconds"]) == {"3", "8", "9"}
 
 
 def test_an_unknown_option_is_rejected() -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import io
+import json
+import re
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Generator
@@ -13,16 +15,20 @@ from typing import Any
 import httpx
 import httpx2
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult, ImageContent, ResourceLink, TextContent
 from PIL import Image
 
-from comfysnap_schema.wire import Scope
+from comfysnap_schema.wire import JobStatus, Scope
 from comfysnap_schema.workflow import Workflow, load_workflows
 from comfysnap_server.backends.local import LocalBackend
+from comfysnap_server.backends.protocol import NO_BUDGET, OwnerBudget, SubmitResult
 from comfysnap_server.gateway import GatewaySettings, KeyRecord, create_app, hash_key, new_key
 from comfysnap_server.gateway.keys import Keys
+from comfysnap_server.jobs.request import JobRequest
 from tests.paths import WORKFLOWS
 from tests.server.gateway.fakes import FakeBackend
 from tests.servers import running
@@ -38,6 +44,18 @@ RECORDS = [
 ]
 FOX = {"prompt": "a fox", "width": 512, "height": 256, "steps": 4}
 SLOW = {"prompt": "a snail", "steps": 50}
+FUZZ = settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+) | st.sampled_from(["sha256:" + "0" * 64, "http://[", "http://127.0.0.1/outputs/x", "1"])
 
 
 @contextmanager
@@ -429,6 +447,35 @@ async def test_a_server_that_stops_ends_a_call_and_keeps_its_job(tmp_path: Path)
         assert final(url, found["job"])["status"] != "cancelled"
 
 
+async def test_an_accepted_job_is_named_when_its_result_cannot_be_sent(
+    workflow: Workflow, caplog: pytest.LogCaptureFixture
+) -> None:
+    class BrokenKey:
+        async def read(self) -> bytes:
+            raise OSError("the key is gone")
+
+    backend = EndsAtOnce()
+    app = create_app(backend, {"draw": workflow}, GatewaySettings(), link_key=BrokenKey())
+    with running(app) as server:
+        async with client_of(server.url) as client:
+            result = await client.call_tool("draw", {"prompt": "a fox"})
+    (job,) = backend.jobs
+    assert result.is_error
+    assert f"Call get_job with job={job}" in text_of(result)
+    assert "the key is gone" in caplog.text
+
+
+class EndsAtOnce(FakeBackend):
+    """Each job has succeeded when it is accepted, with one picture."""
+
+    async def submit(self, request: JobRequest, budget: OwnerBudget = NO_BUDGET) -> SubmitResult:
+        submitted = await super().submit(request, budget)
+        file = {"name": "a.png", "kind": "image", "content_type": "image/png", "size": 1,
+                "sha256": "0" * 64, "url": "/outputs/a.png"}  # fmt: skip
+        changes: Any = {"status": JobStatus.SUCCEEDED, "outputs": {"images": [file]}}
+        return SubmitResult(await self.update(submitted.job.id, **changes))
+
+
 def test_mcp_can_be_turned_off(tmp_path: Path) -> None:
     with serving(tmp_path, mcp={"enabled": False}) as url, http_of(url) as http:
         answer = http.post("/mcp", json={})
@@ -472,3 +519,32 @@ async def names_of(url: str) -> None:
     async with client_of(url) as client:
         names = [tool.name for tool in (await client.list_tools()).tools]
     assert names == ["get_job", "cancel_job"]
+
+
+@pytest.fixture
+def post(workflow: Workflow) -> Generator[httpx.Client]:
+    settings = GatewaySettings.model_validate({"mcp": {"max_wait": 0.001}})
+    app = create_app(FakeBackend(), {"draw": workflow}, settings)
+    with running(app) as server, httpx.Client(base_url=server.url, timeout=30) as http:
+        yield http
+
+
+@FUZZ
+@given(
+    name=st.sampled_from(["draw", "get_job", "cancel_job"]) | st.text(),
+    arguments=st.dictionaries(
+        st.sampled_from(["prompt", "image", "seed", "job", "wait", "steps"]) | st.text(),
+        VALUES,
+        max_size=5,
+    ),
+)
+def test_any_arguments_have_a_result_that_names_no_failure_of_the_server(
+    post: httpx.Client, name: str, arguments: dict[str, Any]
+) -> None:
+    params = {"name": name, "arguments": arguments}
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+    answer = post.post("/mcp", json=body, headers=headers_of("2025-11-25"))
+    (data,) = re.findall(r"^data: ({.*)", answer.text, re.MULTILINE)
+    result = json.loads(data)["result"]
+    assert "the server's log" not in result["content"][0]["text"]
+    assert result.get("isError") or result["structuredContent"]["job"]

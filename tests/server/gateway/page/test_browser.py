@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, suppress
@@ -18,7 +19,9 @@ from comfysnap_schema.workflow import Workflow, load_workflows
 from comfysnap_server.backends.local import LocalBackend
 from comfysnap_server.gateway import AuthMode, GatewaySettings, create_app, hash_key, new_key
 from tests.chromium import CHROMIUM, Page, chromium
+from tests.contract.processes import new_mark, serving
 from tests.paths import ROOT, WORKFLOWS
+from tests.s3_server import BUCKET, s3_server
 from tests.servers import running
 from tests.typescript.workflows import lists
 
@@ -96,6 +99,15 @@ def page(tmp_path: Path) -> Generator[Page]:
         page.look(width=1280)
         yield page
         assert page.violations == []
+
+
+def kinds(folder: Path) -> Workflow:
+    """A workflow with outputs of every kind."""
+    folder = folder / "kinds"
+    folder.mkdir()
+    (folder / "graph.json").write_text(json.dumps(KINDS_GRAPH))
+    (folder / "workflow.toml").write_text(KINDS)
+    return Workflow.load(folder)
 
 
 def open_workflow(page: Page, address: str) -> None:
@@ -256,12 +268,7 @@ def test_files_of_a_key_are_played_and_downloaded(serve: Serve, page: Page, tmp_
 def test_outputs_of_every_kind_are_shown_and_text_is_only_text(
     serve: Serve, page: Page, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "kinds"
-    folder.mkdir()
-    (folder / "graph.json").write_text(json.dumps(KINDS_GRAPH))
-    (folder / "workflow.toml").write_text(KINDS)
-    workflow = Workflow.load(folder)
-    server = serve({workflow.name: workflow})
+    server = serve({"kinds": kinds(tmp_path)})
     open_workflow(page, f"{server}/w/kinds")
     fill(page, "text", HTML)
     run(page)
@@ -433,7 +440,7 @@ class CutStreams:
         known = dict(scope["headers"]).get(b"last-event-id", b"").decode()
         self._requests.append(f"events {known}")
         if len([one for one in self._requests if one.startswith("events")]) > 1:
-            await send({"type": "http.response.start", "status": 503, "headers": []})
+            await send({"type": "http.response.start", "status": 404, "headers": []})
             await send({"type": "http.response.body"})
             return
 
@@ -496,6 +503,50 @@ def test_pages_are_accessible_and_fit(serve: Serve, page: Page, width: int, sche
     wait_for_pictures(page, ".output img", 1)
     assert serious_faults(page) == []
     assert page.eval("document.scrollingElement.scrollWidth") <= width
+
+
+def test_outputs_lists_and_dialogs_are_accessible(serve: Serve, page: Page, tmp_path: Path) -> None:
+    server = serve({"kinds": kinds(tmp_path), "lists": lists(tmp_path)})
+    open_workflow(page, f"{server}/w/kinds")
+    run(page)
+    wait_for_pictures(page, ".output img", 2)
+    assert serious_faults(page) == []
+    click(page, ".output .picture")
+    assert serious_faults(page) == []
+    page.open(server)
+    page.wait("document.querySelector('.workflows')")
+    open_workflow(page, f"{server}/w/lists")
+    for name in ("loras", "styles"):
+        click(page, f"[data-field={name}] > .stack > button")
+    assert serious_faults(page) == []
+    click(page, ".drop button:nth-of-type(2)")
+    assert serious_faults(page) == []
+
+
+def test_the_form_for_the_key_is_accessible(serve: Serve, page: Page) -> None:
+    page.open(serve(auth="keys"))
+    page.wait("document.querySelector('.access')")
+    assert serious_faults(page) == []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="starts a process")
+def test_pictures_in_a_bucket_are_shown(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "first")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "first secret")
+    (tmp_path / "s3").mkdir()
+    with s3_server(tmp_path / "s3") as bucket:
+        (tmp_path / "comfysnap.toml").write_text(
+            f'workflows = "{WORKFLOWS}"\n[serve.outputs]\nstore = "s3://{BUCKET}/out"\n'
+            f'region = "auto"\nendpoint = "{bucket.url}"\n'
+        )
+        with serving(new_mark(), tmp_path / "data", f"--project={tmp_path}") as (_, server):
+            open_workflow(page, f"{server}/w/hello")
+            run(page)
+            wait_for_pictures(page, ".output img, .thumb img", 2)
+            shown = page.eval("document.querySelector('.output img').src")
+            assert shown.startswith(bucket.url)
 
 
 def test_an_unknown_workflow_is_named(serve: Serve, page: Page) -> None:

@@ -35,12 +35,18 @@ from comfysnap_client.errors import (
 )
 from comfysnap_client.job import Job
 from comfysnap_client.retry import RetryPolicy
+from comfysnap_client.transport import NOT_CONNECTED
 from comfysnap_schema.wire import JobRecord, JobStatus, Progress, WorkflowDetail
 
 FAILED, USAGE, UNREACHABLE, TIMED_OUT, INTERRUPTED = 1, 2, 3, 4, 130
 
 RETRY = RetryPolicy(attempts=4, budget=20.0)
 """Shorter than the default: a person is waiting for the error."""
+_NO_KEY = "set COMFYSNAP_API_KEY, or MODAL_KEY and MODAL_SECRET"
+_WRONG_KEY = (
+    "the server does not know the key in COMFYSNAP_API_KEY; there, `comfysnap keys add NAME` makes"
+    " one"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,14 +295,15 @@ def report(error: ComfysnapError) -> int:
     if isinstance(error, DeadlineExceeded) and isinstance(error.__cause__, ComfysnapError):
         lines.append(f"last attempt: {error.__cause__.message}")
     if isinstance(error, Unauthorized):
-        lines.append("set COMFYSNAP_API_KEY, or MODAL_KEY and MODAL_SECRET")
+        is_wrong = error.status == 401 and os.environ.get("COMFYSNAP_API_KEY")
+        lines.append(_WRONG_KEY if is_wrong else _NO_KEY)
     if isinstance(error, (ConnectionFailed, UnexpectedResponse)):
         lines.append("set the URL of the server with --url or COMFYSNAP_URL")
     if error.job_id and isinstance(error, (JobError, DeadlineExceeded)):
         lines.append(f"job {error.job_id}")
     elif error.job_id and isinstance(error, (ConnectionFailed, DownloadFailed)):
         lines.append(_resume_hint(error.job_id))
-    if error.request_id:
+    if error.request_id and not isinstance(error.__cause__, NOT_CONNECTED):
         lines.append(f"request {error.request_id}")
     return print_error(_exit_code(error), *lines)
 

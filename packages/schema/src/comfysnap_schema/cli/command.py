@@ -20,7 +20,7 @@ from comfysnap_schema.cli.check import check, diff
 from comfysnap_schema.cli.generate import generate
 from comfysnap_schema.cli.init import init
 from comfysnap_schema.cli.new import new
-from comfysnap_schema.cli.options import GROUPS, OTHER, START, WORKFLOWS
+from comfysnap_schema.cli.options import GROUPS, NOT_ON_WINDOWS, OTHER, START, WORKFLOWS
 from comfysnap_schema.cli.update import update
 from comfysnap_schema.wire import SchemaError
 from comfysnap_schema.workflow import find_project
@@ -53,6 +53,9 @@ _IN_PROJECT: Final = {
     "deploy": ("deploy --dry-run", "show what would be made on Modal"),
 }
 
+_POSIX: Final = {"fcntl", "grp", "pwd", "resource", "termios"}
+"""Modules of the standard library that Windows lacks."""
+
 
 def main() -> None:
     """Run the command line.
@@ -72,6 +75,9 @@ def main() -> None:
             print(f"error: {each}", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:
+        if error.name in _POSIX:
+            print(f"error: {NOT_ON_WINDOWS}", file=sys.stderr)
+            sys.exit(2)
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
             raise

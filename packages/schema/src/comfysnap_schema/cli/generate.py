@@ -58,7 +58,7 @@ def generate(
         raise ProjectError(
             "no_out",
             "missing output folder: pass --out or --typescript, or set [generate] out in "
-            f"{PROJECT_FILE}",
+            f"{PROJECT_FILE} (`comfysnap init` makes one)",
         )
     server = url or settings.generate.url
     workflows = _of_server(server) if server else _of_folders(settings.workflows)

@@ -15,6 +15,7 @@ ProjectOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
+NOT_ON_WINDOWS = "this command needs Linux or macOS; on Windows, run it in WSL"
 
 START = "Start"
 WORKFLOWS = "Workflows"

@@ -87,7 +87,7 @@ def _choose(saved: Mapping[str, Any], file: str) -> Any:
     raise GraphError(
         "no_workflow",
         "no ComfyUI workflow in the metadata: it was saved without one, or lost it on its way here;"
-        " use the original file, or export the workflow",
+        " use the original file, or export the workflow: Workflow > Export (API)",
         file=file,
     )
 

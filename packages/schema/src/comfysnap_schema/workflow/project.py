@@ -143,7 +143,10 @@ def locate_project(path: Path | None) -> Path:
         return path / PROJECT_FILE if path.is_dir() else path
     found = find_project(Path.cwd())
     if found is None:
-        message = "not found in this folder or a parent; use --project, or try `comfysnap demo`"
+        message = (
+            "not found in this folder or a parent: create a project with `comfysnap init`, choose"
+            " one with --project, or try `comfysnap demo`"
+        )
         raise ProjectError("no_project", message, file=PROJECT_FILE)
     return found
 

@@ -15,7 +15,7 @@ from typing import IO, Annotated, Final, NoReturn
 
 import typer
 
-from comfysnap_server.cli.serve import EngineChoice
+from comfysnap_server.cli.serve import EngineChoice, refuse_windows
 from comfysnap_server.errors import CommandError
 
 _PROJECT: Final = Path(__file__).parents[1] / "demo" / "comfysnap.toml"
@@ -54,6 +54,7 @@ def demo(
 
     Example: comfysnap demo "a fox in the snow" --out images
     """
+    refuse_windows()
     for name in ("SIGTERM", "SIGHUP"):
         if number := getattr(signal, name, None):
             signal.signal(number, _interrupt)

@@ -74,6 +74,8 @@ def deploy(
     if deployment is None:
         raise typer.Exit(2)
     failed = any(issue.level is Level.ERROR for issue in issues)
+    if failed and not dry_run:
+        print("`comfysnap doctor` prints the lines to paste for these errors", file=sys.stderr)
     if failed and not (force or dry_run):
         raise typer.Exit(1)
     try:

@@ -11,6 +11,11 @@ import typer
 NO_CONNECTION: Final = 3
 """Exit code when Modal cannot be reached or denies access."""
 
+_NO_ACCOUNT: Final = (
+    "no Modal account on this machine: sign in with `modal setup`, or set MODAL_TOKEN_ID and "
+    "MODAL_TOKEN_SECRET"
+)
+
 EnvironmentOption = Annotated[
     str | None,
     typer.Option("--env", "-e", envvar="MODAL_ENVIRONMENT", help="Modal environment."),
@@ -39,7 +44,8 @@ def modal_session(*, quiet: bool = False, environment: str | None = None) -> Gen
             with modal.enable_output():
                 yield
     except (AuthError, ConnectionError) as error:
-        print(f"error: Modal: {error}", file=sys.stderr)
+        reason = _NO_ACCOUNT if str(error).startswith("Token missing") else f"Modal: {error}"
+        print(f"error: {reason}", file=sys.stderr)
         sys.exit(NO_CONNECTION)
     except Error as error:
         print(f"error: Modal: {error}", file=sys.stderr)

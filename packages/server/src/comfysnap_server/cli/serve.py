@@ -1,5 +1,6 @@
 """``comfysnap serve``: the server on this machine."""
 
+import errno
 import ipaddress
 import json
 import logging
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from pydantic import JsonValue
 
-from comfysnap_schema.cli.options import ProjectOption
+from comfysnap_schema.cli.options import NOT_ON_WINDOWS, ProjectOption
 from comfysnap_schema.wire import SchemaError
 from comfysnap_schema.workflow import (
     Project,
@@ -125,6 +126,7 @@ def serve(
     """
     from comfysnap_server.errors import BackendError, CommandError
 
+    refuse_windows()
     try:
         loaded = _load(project, auth)
         _configure_logging(log_format or loaded.settings.log_format, verbose=verbose)
@@ -147,10 +149,8 @@ def serve(
     except BackendError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
-    except SystemExit:  # uvicorn has logged the reason
-        print(
-            f"error: cannot listen on {host}:{port}; use another --host or --port", file=sys.stderr
-        )
+    except SystemExit as ended:  # of uvicorn, while it handled the reason
+        print(f"error: {_not_listening(host, port, ended.__context__)}", file=sys.stderr)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
@@ -159,12 +159,31 @@ def serve(
         raise typer.Exit(2)
 
 
+def refuse_windows() -> None:
+    """Exit where worker processes cannot be forked."""
+    if sys.platform == "win32":
+        print(f"error: {NOT_ON_WINDOWS}", file=sys.stderr)
+        raise typer.Exit(2)
+
+
+def _not_listening(host: str, port: int, reason: BaseException | None) -> str:
+    if isinstance(reason, OSError) and reason.errno == errno.EADDRINUSE:
+        return (
+            f"{host}:{port} is in use by another program: choose another port with --port, "
+            "0 for any free one"
+        )
+    why = f": {reason.strerror}" if isinstance(reason, OSError) else ""
+    return f"cannot listen on {host}:{port}{why}; use another --host or --port"
+
+
 def _configure_logging(form: str, *, verbose: bool) -> None:
     from comfysnap_server.logs import FORMAT_VARIABLE, formatter
 
     handler = logging.StreamHandler()
     handler.setFormatter(formatter(form))
     logging.basicConfig(handlers=[handler])
+    # uvicorn logs why it cannot listen; the command prints it
+    logging.getLogger("uvicorn.error").addFilter(lambda line: not isinstance(line.msg, OSError))
     for name in ("comfysnap", "comfysnap_server"):
         logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.INFO)
     os.environ[FORMAT_VARIABLE] = form  # for the worker processes

@@ -30,6 +30,7 @@ from comfysnap_server.gateway.metrics import Metrics, metrics_router
 from comfysnap_server.gateway.middleware import AllowedPages, GatewayMiddleware
 from comfysnap_server.gateway.openai.images import ImageRoutes
 from comfysnap_server.gateway.openapi import build_openapi
+from comfysnap_server.gateway.output_links import LinkedBackend
 from comfysnap_server.gateway.page.routes import page_router
 from comfysnap_server.gateway.problems import ProblemError, problem_of, problem_response
 from comfysnap_server.gateway.rate import RATE, RATE_POLICY, RateLimiter
@@ -135,7 +136,7 @@ def create_app(
         AccessRoutes(backend, settings, bodies, links, rates).router(),
         openapi_router(openapi),
         docs_page_router(),
-        page_router(),
+        page_router(backend.origin if isinstance(backend, LinkedBackend) else None),
     ]
     for router in routers:  # include_router would match each request twice
         app.router.routes.extend(router.routes)

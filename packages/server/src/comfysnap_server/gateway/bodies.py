@@ -11,7 +11,7 @@ from starlette.requests import Request
 from comfysnap_schema.wire import ErrorCode
 from comfysnap_server.gateway.capacity import Places
 from comfysnap_server.gateway.problems import ProblemError
-from comfysnap_server.gateway.turns import Turns
+from comfysnap_server.turns import Turns
 
 T = TypeVar("T")
 

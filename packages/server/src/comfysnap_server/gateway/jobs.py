@@ -43,8 +43,8 @@ from comfysnap_server.gateway.submit import (
     SubmitRequest,
     label_map,
 )
-from comfysnap_server.gateway.turns import Turns
 from comfysnap_server.logs import fields
+from comfysnap_server.turns import Turns
 
 log = logging.getLogger("comfysnap.gateway")
 

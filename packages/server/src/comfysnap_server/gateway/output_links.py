@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 from comfysnap_schema.wire import JobEvent, JobPage, JobRecord, JobStatus
 from comfysnap_server.backends.protocol import (
@@ -39,6 +40,14 @@ class LinkedBackend:
         except OutputStoreError as error:  # the gateway's own URLs still say why
             log.warning("links cannot be signed: %s", error, extra=fields(job=job.id))
             return job
+
+    async def origin(self) -> str | None:
+        """Scheme and host of the links; None while none can be signed."""
+        try:
+            parts = urlsplit(await self._store.link("job", "file"))
+        except OutputStoreError:
+            return None
+        return f"{parts.scheme}://{parts.netloc}"
 
     async def start(self) -> None:
         """See ``Backend.start``."""

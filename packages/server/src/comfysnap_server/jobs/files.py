@@ -7,7 +7,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from comfysnap_server.engine.outputs import output_files
 from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs.request import JobRequest
 from comfysnap_server.jobs.threads import opened
+from comfysnap_server.turns import Turns
 
 _BUFFER: Final = 1024 * 1024
 _INCOMING: Final = "incoming"
@@ -44,6 +45,7 @@ class FileStore:
         self._root = root
         self._max_bytes = max_bytes
         self._keep_free = keep_free
+        self._turns = Turns()
 
     async def put(self, owner: str, sha256: str, chunks: AsyncIterator[bytes]) -> Path:
         """Store a file while checking its hash and size; storing it again only keeps it longer.
@@ -56,7 +58,7 @@ class FileStore:
         try:
             file = await opened(partial(_open_new, temporary))
             try:
-                digest = await self._receive(file, chunks)
+                digest = await self._receive(owner, file, chunks)
             finally:
                 await asyncio.to_thread(file.close)
             if digest != sha256:
@@ -73,7 +75,7 @@ class FileStore:
                 temporary.unlink(missing_ok=True)
         return target
 
-    async def _receive(self, file: BinaryIO, chunks: AsyncIterator[bytes]) -> str:
+    async def _receive(self, owner: str, file: BinaryIO, chunks: AsyncIterator[bytes]) -> str:
         digest = hashlib.sha256()
         size = 0
         buffer = bytearray()
@@ -92,15 +94,20 @@ class FileStore:
                 )
             buffer += chunk
             if len(buffer) >= _BUFFER:
-                await asyncio.to_thread(flush)
+                await self._write(owner, flush)
 
         def finish() -> None:
             flush()
             file.flush()
             os.fsync(file.fileno())
 
-        await asyncio.to_thread(finish)
+        await self._write(owner, finish)
         return digest.hexdigest()
+
+    async def _write(self, owner: str, write: Callable[[], None]) -> None:
+        """One thread for each owner: uploads of one must not take those that others need."""
+        async with self._turns.turn(owner):
+            await asyncio.to_thread(write)
 
     def _check_room(self, size: int) -> None:
         if self._keep_free and shutil.disk_usage(self._root).free < self._keep_free + size:

@@ -99,9 +99,8 @@ class JobRequest(JobOptions, frozen=True):
             labels=self.labels,
             graph_hash=self.graph_hash,
             created_at=self.created_at,
-            progress=Progress(),  # pydantic copies its defaults in depth
-            timings=Timings(),
-            **state,
+            # pydantic copies its defaults in depth
+            **{"progress": Progress(), "timings": Timings(), **state},
         )
 
     def with_models(self, hashes: Mapping[str, str]) -> "JobRequest":

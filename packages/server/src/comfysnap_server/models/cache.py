@@ -1,7 +1,6 @@
 """The folder of models that jobs named by URL: bounded, shared by processes, laid out so that
 ComfyUI finds them."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -253,6 +252,8 @@ class ModelCache:
     def _locked(
         self, name: str, stop: Callable[[], bool] = lambda: False, *, patient: bool = True
     ) -> Generator[None]:
+        import fcntl  # absent on Windows, where deployments are made too
+
         path = self._locks / f"{name}.lock"
         while True:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -51,8 +51,8 @@ def read_export(path: Path, catalogue: Catalogue | None) -> Graph:
     if catalogue is None:
         raise GraphError(
             "ui_format",
-            "this is a UI-format export: pass --object-info to convert it, or, to avoid the"
-            f" conversion, {HOW_TO_EXPORT}",
+            "this is a UI-format export: pass --object-info http://127.0.0.1:8188 (a running"
+            f" ComfyUI) to convert it, or {HOW_TO_EXPORT}",
             file=str(path),
         )
     return import_ui(data, catalogue, file=str(path))

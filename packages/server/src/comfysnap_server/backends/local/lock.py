@@ -1,6 +1,5 @@
 """One server to a data folder, and none before the last worker of an earlier one is dead."""
 
-import fcntl
 import os
 import time
 from contextlib import suppress
@@ -90,6 +89,8 @@ def _try_for(descriptor: int, patience: float) -> bool:
 
 
 def _try(descriptor: int) -> bool:
+    import fcntl  # absent on Windows, where deployments are made too
+
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -87,8 +87,14 @@ class Purge:
             store.delete(self._connection, job_ids)
         for path in self._unused():
             path.unlink(missing_ok=True)
-        while store.shrink(self._connection):
+        while self._shrink():
             pass
+
+    def _shrink(self) -> bool:
+        self._connection.execute("BEGIN IMMEDIATE")
+        more = store.shrink(self._connection)
+        self._connection.execute("COMMIT")
+        return more
 
     def _unused(self) -> list[Path]:
         if not self._with_files:

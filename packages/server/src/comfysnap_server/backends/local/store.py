@@ -447,7 +447,8 @@ def forget_jobs(connection: sqlite3.Connection, moment: float, limit: int) -> in
 def shrink(connection: sqlite3.Connection) -> bool:
     """Give some free pages back to the disk; whether there may be more."""
     (free,) = connection.execute("PRAGMA freelist_count").fetchone()
-    connection.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
+    for _ in range(min(free, _VACUUM_PAGES)):  # sqlite3 of Python stops after one page
+        connection.execute("PRAGMA incremental_vacuum(1)")
     return free > _VACUUM_PAGES
 
 

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from comfysnap_schema.wire import ErrorCode, JobStatus
+from comfysnap_schema.wire import ErrorCode, JobRecord, JobStatus
 from comfysnap_server.backends.modal.platform import Records
 from comfysnap_server.backends.protocol import Backend
 from comfysnap_server.errors import BackendError
@@ -28,6 +28,9 @@ _FIRST_S: Final = 60.0
 """After the submit and after the end of a job, in which the sweep leaves its webhook alone."""
 _AT_ONCE: Final = 32
 _PER_HOST: Final = 4
+_CROWD: Final = 25
+"""Attempts of a quarter of what a container does at once: a slow host gets no more of them."""
+_SLOW_S: Final = 2.0
 _SWEEP_S: Final = 600.0
 """What a sweep does not send by then is left to the next one."""
 
@@ -67,15 +70,27 @@ class WebhookDeliveries:
         records: The Dict, by job id.
         backend: Has the jobs.
         sender: Makes the attempts.
+        slow_after: Seconds after which an attempt that still runs shows that its host is slow.
     """
 
-    def __init__(self, records: Records, backend: Backend, sender: WebhookSender) -> None:
+    def __init__(
+        self,
+        records: Records,
+        backend: Backend,
+        sender: WebhookSender,
+        *,
+        slow_after: float = _SLOW_S,
+    ) -> None:
         self._records = records
         self._backend = backend
         self._sender = sender
+        self._slow_after = slow_after
+        self._running: defaultdict[str, dict[str, float]] = defaultdict(dict[str, float])
+        """Host to the jobs that are being sent there, and since when, oldest first."""
 
     async def deliver(self, job_id: str, *, first_after: float | None = None) -> None:
-        """Send the webhook of a job that has ended, and again while that is due soon.
+        """Send the webhook of a job that has ended, and again while that is due soon. A first
+        attempt at a host that is slow with many others is left to the sweep.
 
         Args:
             job_id: Whose webhook.
@@ -85,15 +100,8 @@ class WebhookDeliveries:
         delivery = _read(await self._records.get(job_id))
         if delivery is None or delivery.state not in ("waiting", "pending"):
             return
-        try:
-            job = await self._backend.get(delivery.owner, job_id)
-        except BackendError as error:
-            if error.code is not ErrorCode.UNKNOWN_JOB:
-                raise
-            changes = {"state": "failed", "last_error": "the job is past its retention"}
-            await self._put(job_id, delivery.model_copy(update=changes))
-            return
-        if not job.is_final or job.finished_at is None:
+        job = await self._ended_job(job_id, delivery)
+        if job is None or job.finished_at is None:
             return
         if not delivery.wants(job.status):
             await self._put(job_id, delivery.model_copy(update={"state": "unwanted"}))
@@ -101,8 +109,13 @@ class WebhookDeliveries:
         age = time.time() - job.finished_at.timestamp()
         if first_after is not None and not delivery.attempts and age < first_after:
             return
+        if first_after is None and self._is_crowded(delivery.host):
+            log.warning(
+                "the webhook of job %s is left to the sweep: %s is slow", job_id, delivery.host
+            )
+            return
         while True:
-            delivery = await self._sender.attempt(delivery, job)
+            delivery = await self._attempt(delivery, job)
             await self._put(job_id, delivery)
             if delivery.last_error:
                 log.warning(
@@ -113,6 +126,32 @@ class WebhookDeliveries:
             if delivery.state != "pending" or wait > _SOON_S:
                 return
             await asyncio.sleep(wait)
+
+    async def _ended_job(self, job_id: str, delivery: Delivery) -> JobRecord | None:
+        """The job once it has ended; a webhook without a job is given up."""
+        try:
+            job = await self._backend.get(delivery.owner, job_id)
+        except BackendError as error:
+            if error.code is not ErrorCode.UNKNOWN_JOB:
+                raise
+            changes = {"state": "failed", "last_error": "the job is past its retention"}
+            await self._put(job_id, delivery.model_copy(update=changes))
+            return None
+        return job if job.is_final else None
+
+    def _is_crowded(self, host: str) -> bool:
+        running = self._running[host]
+        if len(running) < _CROWD:
+            return False
+        return time.monotonic() - next(iter(running.values())) >= self._slow_after
+
+    async def _attempt(self, delivery: Delivery, job: JobRecord) -> Delivery:
+        running = self._running[delivery.host]
+        running[job.id] = time.monotonic()
+        try:
+            return await self._sender.attempt(delivery, job)
+        finally:
+            running.pop(job.id, None)
 
     async def sweep(self) -> None:
         """Send what is due, a few at a time for each host."""

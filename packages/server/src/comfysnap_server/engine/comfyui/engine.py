@@ -107,7 +107,7 @@ class ComfyUIEngine:
         self._state = ProcessState()
         self._collected = time.monotonic()
         self._scarce = False
-        self._checked = 0.0
+        self._checked = self._headroom = 0.0
         self._clock = StageClock(lambda: self._loaded.server.last_node_id)
         self._read_ahead: ReadAhead | None = None
         self._libraries: list[Piece] = []
@@ -150,7 +150,8 @@ class ComfyUIEngine:
                 self._find_libraries()
 
     def attach(self) -> None:
-        """Find the device, reseed, create new folders, and import the ``after_restore`` packs.
+        """Find the device, reseed, create new folders, and import the ``after_restore`` packs. If
+        called again on the same device, as after a GPU snapshot, results and models are kept.
 
         Raises:
             DeviceMissingError: The options require a CUDA device, and none was found.
@@ -160,12 +161,12 @@ class ComfyUIEngine:
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch = Path(tempfile.mkdtemp(prefix="comfysnap-", dir=os.environ.get(SCRATCH)))
-        self._device = comfy.attachment.attach(self.options.device)
+        before, self._device = self._device, comfy.attachment.attach(self.options.device)
         reseed(self._device.kind)
         comfy.pack_devices.give(comfy.management.get_torch_device())
         load_deferred(comfy)  # before the folders change, as for the other packs
         restore_functions()
-        self._new_executor()  # its limits depend on this machine's memory
+        self._fit_executor(keep=before in (None, self._device))
         self._leave_job()
         self._state = ProcessState()
 
@@ -318,8 +319,14 @@ class ComfyUIEngine:
         """Whether memory is low; checked at most once per ``MEMORY_INTERVAL``."""
         now = time.monotonic()
         if now - self._checked > MEMORY_INTERVAL:
-            self._scarce, self._checked = memory().share < self.options.free_memory, now
+            self._check_memory()
         return self._scarce
+
+    def _check_memory(self) -> float:
+        """See whether memory is low; returns the headroom of the executor."""
+        found, self._checked = memory(), time.monotonic()
+        self._scarce = found.share < self.options.free_memory
+        return memory_headroom(found.total, self.options.free_memory)
 
     def _free_memory(self) -> None:
         """Unload every model and drop every result, so that the next job has all the memory."""
@@ -330,10 +337,17 @@ class ComfyUIEngine:
         management.soft_empty_cache()
         logger.warning("memory ran out: all models were unloaded")
 
-    def _new_executor(self) -> None:
+    def _fit_executor(self, *, keep: bool) -> None:
+        """Replace the executor, unless its results may be kept and its limits are those of this
+        machine."""
+        headroom = self._check_memory()
+        if not keep or headroom != self._headroom:
+            self._new_executor(headroom)
+
+    def _new_executor(self, headroom: float | None = None) -> None:
         comfy = self._loaded
-        headroom = memory_headroom(self.options.free_memory)
-        policy = CachePolicy(entries=self.options.cache_entries, headroom=headroom)
+        self._headroom = self._check_memory() if headroom is None else headroom
+        policy = CachePolicy(entries=self.options.cache_entries, headroom=self._headroom)
         self._executor = comfy.api.new_executor(comfy.server, policy)
         self._caches = ResultCaches(self._executor)
 

@@ -35,7 +35,7 @@ from comfysnap_server.engine.comfyui.report import LoadReport
 from comfysnap_server.engine.comfyui.server import make_prompt_server
 from comfysnap_server.engine.comfyui.startup import start_up
 from comfysnap_server.engine.comfyui.tokenizers import keep_tokenizers
-from comfysnap_server.engine.comfyui.warm import warm_imports
+from comfysnap_server.engine.comfyui.warm import warm_checks, warm_imports
 from comfysnap_server.engine.comfyui.weights import WeightStore, resolve, serve_from_memory
 from comfysnap_server.pins import UnsupportedComfyError, read_version, untested_note
 
@@ -177,7 +177,9 @@ def _import(
     if options.warm_imports:
         with _timed(report, "warm"):
             warm_imports()
+            warm_checks()
             keep_tokenizers()
+    folder_paths.filename_list_cache.clear()  # as attach does, where a fork would copy it first
     return comfy
 
 

@@ -42,13 +42,14 @@ def memory(cgroups: Path = _CGROUPS, proc: Path = _PROC) -> Memory:
     return Memory(min(m.total for m in found), min(m.available for m in found))
 
 
-def memory_headroom(share: float) -> float:
+def memory_headroom(total: int, share: float) -> float:
     """GiB of memory to keep free, within ``main.py``'s bounds of 2 and 10.
 
     Args:
-        share: Share of the memory that this process may use, from 0 to 1; 0 disables the limit.
+        total: Bytes of memory that this process may use.
+        share: Share of it, from 0 to 1; 0 disables the limit.
     """
-    return min(10.0, max(2.0, memory().total / 1024**3 * share)) if share else 0.0
+    return min(10.0, max(2.0, total / 1024**3 * share)) if share else 0.0
 
 
 def release() -> None:

@@ -14,6 +14,7 @@ from comfysnap_server.engine.outputs import safe_name
 _SUFFIXES: Final = {"JPEG": ".jpg", "WEBP": ".webp"}
 """Formats of images besides PNG."""
 
+_NUMBERS: Final = re.compile(r"([0-9]+)")
 _Listing = dict[Path, tuple[int, int]]
 
 
@@ -84,5 +85,5 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     """Sort key with which ``a_9`` comes before ``a_10``."""
     return [
         (int(part), "") if part.isdigit() and part.isascii() else (-1, part)
-        for part in re.split(r"([0-9]+)", str(path))
+        for part in _NUMBERS.split(str(path))
     ]

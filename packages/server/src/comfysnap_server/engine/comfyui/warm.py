@@ -1,8 +1,10 @@
-"""Imports modules before a snapshot that ComfyUI would import with its first job."""
+"""Does before a snapshot or a fork what ComfyUI would do anew with each first job."""
 
 import importlib
 import logging
-from typing import Final
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 logger = logging.getLogger(__name__)
 
@@ -29,3 +31,13 @@ def warm_imports() -> list[str]:
         else:
             done.append(name)
     return done
+
+
+def warm_checks() -> None:
+    """Have Python remember which values of a graph are mappings and sequences. The first check of
+    each type asks all subclasses, and a fork copies the memory page of each."""
+    kinds = [dict, list, tuple, str, int, float, bool, type(None)]
+    tensor: Any = getattr(sys.modules.get("torch"), "Tensor", None)
+    for kind in (*kinds, *([tensor] if isinstance(tensor, type) else [])):
+        issubclass(kind, Mapping)
+        issubclass(kind, Sequence)

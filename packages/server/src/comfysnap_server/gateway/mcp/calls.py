@@ -184,6 +184,7 @@ class ToolCalls:
             return self._unknown(call.name)
         access = access_of(call.request)
         access.require(Scope.INFER)
+        end = asyncio.get_running_loop().time() + self._max_wait
         running, key = _Running(), call.key
         if key is not None:
             self._running[key] = running
@@ -192,23 +193,29 @@ class ToolCalls:
             running.job = job.id
             if running.cancelled:
                 self._jobs.cancel_soon(access.owner, job.id)
-            return await self._outcome(call, access.owner, job)
+            return await self._outcome(call, access.owner, job, end)
         finally:
             if key is not None:
                 self._running.pop(key, None)
 
-    async def _outcome(self, call: Call, owner: str, job: JobRecord) -> CallToolResult:
+    async def _outcome(self, call: Call, owner: str, job: JobRecord, end: float) -> CallToolResult:
         try:
             try:
-                job = await self._wait(call, owner, job, self._max_wait)
+                job = await self._wait(call, owner, job, end)
             except (ProblemError, BackendError) as error:
-                # an error would have the model run it again
                 log.info("a job is answered without a wait: %s", error, extra=fields(job=job.id))
             return await self._results.result(owner, job, str(call.request.base_url))
         except asyncio.CancelledError:  # by the caller, or it hung up
             if not self._waits.draining and not call.comes_back:
                 self._jobs.cancel_soon(owner, job.id)
             raise
+        except Exception:  # any other answer would have the model run it again
+            log.exception("the result of a job cannot be returned", extra=fields(job=job.id))
+            text = (
+                f"{call.name} was accepted as job {job.id}, but its result cannot be returned now."
+                f" Call {tools.GET_JOB} with job={job.id}."
+            )
+            return CallToolResult(content=[TextContent(text=text)], is_error=True)
 
     async def _submit(self, call: Call, workflow: Workflow) -> SubmitResult:
         """Accept a job. A caller that cancels meanwhile leaves none behind."""
@@ -255,7 +262,8 @@ class ToolCalls:
             raise _refused("wait", "must be a number of seconds")
         owner = await owner_of_job(self._backend, call.request, job_id)
         job = await self._backend.get(owner, job_id)
-        job = await self._wait(call, owner, job, min(max(seconds, 0), self._max_wait))
+        end = asyncio.get_running_loop().time() + min(seconds, self._max_wait)
+        job = await self._wait(call, owner, job, end)
         return await self._results.result(owner, job, str(call.request.base_url))
 
     async def _cancel_job(self, call: Call) -> CallToolResult:
@@ -267,15 +275,14 @@ class ToolCalls:
             owner, job, str(call.request.base_url), failed_is_error=False
         )
 
-    async def _wait(self, call: Call, owner: str, job: JobRecord, seconds: float) -> JobRecord:
-        """The job at its end, or as it is after so many seconds.
+    async def _wait(self, call: Call, owner: str, job: JobRecord, end: float) -> JobRecord:
+        """The job once it is final, or as it is at ``end`` of the loop's time.
 
         Raises:
             ProblemError: ``rate_limited``, too many requests wait.
             BackendError: It is gone.
         """
         loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
         report = _Progress(call.session)
         await report(job)  # at once: hosts wait a minute for the first byte
         async with self._waits.slot(access_of(call.request).owner) as slot:

@@ -42,7 +42,7 @@ class JobResults:
 
     Args:
         jobs: Links and reads their files.
-        workflows: Whose seeds are worth telling.
+        workflows: Results have the values of their random inputs.
     """
 
     def __init__(self, jobs: AdapterJobs, workflows: Mapping[str, Workflow]) -> None:
@@ -90,7 +90,7 @@ class JobResults:
     async def _preview(
         self, owner: str, job: JobRecord, files: list[OutputFile], limit: int
     ) -> ImageContent | None:
-        """The first picture, in at most ``limit`` bytes; None where there is none to be read."""
+        """The first picture in at most ``limit`` bytes, or None if it cannot be shown."""
         picture = next((file for file in files if file.kind in _PICTURES), None)
         if picture is None or picture.size > _MAX_SOURCE_BYTES:
             return None

@@ -116,7 +116,7 @@ class McpRoute:
         """End what the first request started."""
         self._stopping.set()
         if self._task is not None:
-            await self._task
+            await asyncio.wait({self._task})  # its failure was that of the requests
 
     async def _started(self) -> "tuple[StreamableHTTPSessionManager, ToolCalls]":
         if self._task is None:

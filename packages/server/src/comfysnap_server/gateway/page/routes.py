@@ -5,7 +5,7 @@ API for the rest, with a key that is typed in.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -28,13 +28,13 @@ _TYPES: Final = {
     ".css": "text/css",
     ".svg": "image/svg+xml",
 }
-_HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self';"
-    " img-src 'self' data: blob:; media-src 'self' blob:; connect-src 'self'; base-uri 'none';"
-    " form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:{files};"
+    " media-src 'self' blob:{files}; connect-src 'self'; base-uri 'none'; form-action 'none';"
+    " frame-ancestors 'none'"
+)
+_HEADERS: Final = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+Origin = Callable[[], Awaitable[str | None]]
 _METHODS: Final = ["GET", "HEAD"]
 _NO_CACHE: Final = "no-cache"
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
@@ -45,20 +45,24 @@ def is_page(path: str) -> bool:
     return path == LIST or path.startswith((WORKFLOW, FILES))
 
 
-def page_router() -> APIRouter:
-    """The pages and what they load. Files are read from the disk when they are first asked for."""
+def page_router(origin: Origin | None = None) -> APIRouter:
+    """The pages and what they load. Files are read from the disk when they are first asked for.
+
+    Args:
+        origin: Returns where output files come from, if not from this server.
+    """
     router = APIRouter(include_in_schema=False)
 
     @router.api_route(LIST, methods=_METHODS)
-    def list_page(request: Request) -> Response:
-        return _html(request, "list.html", "./")
+    async def list_page(request: Request) -> Response:
+        return await _html(request, "list.html", "./", None)
 
     @router.api_route(WORKFLOW + "{name}", methods=_METHODS)
-    def workflow_page(request: Request, name: str) -> Response:
-        return _html(request, "workflow.html", "../")
+    async def workflow_page(request: Request, name: str) -> Response:
+        return await _html(request, "workflow.html", "../", origin)
 
     @router.api_route(FILES + "{version}/{name}", methods=_METHODS)
-    def file(request: Request, version: str, name: str) -> Response:
+    async def file(request: Request, version: str, name: str) -> Response:
         static = _static()
         found = static.files.get(name)
         kind = _TYPES.get(name[name.rfind(".") :])
@@ -96,14 +100,20 @@ def _shell(name: str, root: str) -> bytes:
     return text.replace("{files}", path).replace("{root}", root).encode()
 
 
-def _html(request: Request, name: str, root: str) -> Response:
+async def _html(request: Request, name: str, root: str, origin: Origin | None) -> Response:
     """A page; ``root`` is the way from it to the server's root, so that a prefix does no harm."""
-    return _answer(request, _shell(name, root), "text/html", _NO_CACHE)
+    files = await origin() if origin else None
+    return _answer(request, _shell(name, root), "text/html", _NO_CACHE, files)
 
 
-def _answer(request: Request, content: bytes, kind: str, caching: str) -> Response:
+def _answer(
+    request: Request, content: bytes, kind: str, caching: str, origin: str | None = None
+) -> Response:
+    policy = _POLICY.format(files=f" {origin}" if origin else "")
     etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-    headers = {**_HEADERS, "ETag": etag, "Cache-Control": caching}
+    headers = {
+        **_HEADERS, "Content-Security-Policy": policy, "ETag": etag, "Cache-Control": caching
+    }  # fmt: skip
     if request.headers.get("if-none-match") == etag:
         return Response(status_code=304, headers=headers)
     return Response(content, headers=headers, media_type=kind)

@@ -22,6 +22,7 @@ export function statusText(status) {
 }
 
 export class JobView {
+  #title;
   #outputSchemas;
   #onKeep;
   #job;
@@ -39,7 +40,8 @@ export class JobView {
   #cancel;
 
   /** `onCancel()`, and `onKeep(name, value)` to put a drawn seed into the form. */
-  constructor(outputSchemas, { onCancel, onKeep }) {
+  constructor(title, outputSchemas, { onCancel, onKeep }) {
+    this.#title = title;
     this.#outputSchemas = outputSchemas;
     this.#onKeep = onKeep;
     this.#cancel = h("button", { type: "button", class: "danger", onclick: onCancel }, "Cancel");
@@ -112,7 +114,7 @@ export class JobView {
     const quarter = Math.floor(percent / 25) * 25;
     const text = status === "running" && quarter > 0 ? `${quarter} %` : "";
     this.#say(`${statusText(status)} ${text || progressText({ ...progress, step: null }, status)}`.trim());
-    document.title = `${percent > 0 ? `${percent} %` : statusText(status)} · ${document.title.split(" · ").at(-1)}`;
+    document.title = `${percent > 0 ? `${percent} %` : statusText(status)} · ${this.#title}`;
   }
 
   preview({ content_type: type, data }) {
@@ -177,7 +179,7 @@ export class JobView {
     this.#seeds.hidden = this.#seeds.childElementCount === 0;
     this.#preview.hidden =
       phase === "ended" || !this.#preview.hasAttribute("src") || this.#outputs.childElementCount > 0;
-    if (phase === "ended") document.title = document.title.split(" · ").at(-1);
+    if (!isBusy) document.title = this.#title;
     if (phase !== "busy" && phase !== "ended") delete this.element.dataset.status;
   }
 }

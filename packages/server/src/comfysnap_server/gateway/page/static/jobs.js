@@ -14,16 +14,22 @@ export function isFinal(job) {
   return FINAL.has(job.status);
 }
 
-/** Submit a job; all attempts of one call make one job. */
+/** The last submit, while there is no job of it. */
+let unanswered = { body: "", key: "" };
+
+/** Submit a job; all attempts make one job, those of later calls with the same inputs too. */
 export async function submit(workflow, contract, inputs) {
+  const body = JSON.stringify(inputs);
+  if (unanswered.body !== body) unanswered = { body, key: newKey() };
   const headers = {
     "Content-Type": "application/json",
-    "Idempotency-Key": newKey(),
+    "Idempotency-Key": unanswered.key,
     "Comfysnap-Contract": contract,
   };
-  const body = JSON.stringify(inputs);
   const path = `infer_async/${workflow}?previews=true`;
-  return retried(() => requestJson(path, { method: "POST", headers, body }));
+  const job = await retried(() => requestJson(path, { method: "POST", headers, body }));
+  unanswered = { body: "", key: "" };
+  return job;
 }
 
 /** Ask a job to stop. */
@@ -57,7 +63,7 @@ export async function follow(id, onEvent, signal) {
         if (event.type === "done") return event.job;
       }
     } catch (error) {
-      if (signal.aborted || !isTransient(error)) throw error;
+      if (signal.aborted || [401, 403].includes(error.status)) throw error;
     }
     await pause(empty + 1, signal);
   }

@@ -45,14 +45,15 @@ export function outputView(job, name, value, description) {
 /** The first picture among the outputs of a job, if there is one. */
 export function firstPicture(job) {
   const files = Object.values(job.outputs ?? {}).flat().filter(isFile);
-  return files.find((file) => isOwn(file) && isPicture(file));
+  return files.find(isPicture);
 }
 
 /** A picture of a job, loaded when it comes into sight. */
 export function pictureOf(job, file, alt) {
   const image = h("img", { alt, loading: "lazy" });
   const path = new URL(`outputs/${job}/${encodeURIComponent(file.name)}`, BASE);
-  if (hasKey()) whenSeen(image, async () => (image.src = await privateUrl(path)));
+  if (!isOwn(file)) image.src = file.url;
+  else if (hasKey()) whenSeen(image, async () => (image.src = await privateUrl(path)));
   else image.src = path.href;
   return image;
 }
@@ -65,7 +66,7 @@ function textView(value, name) {
     "div",
     { class: "stack" },
     texts.map((text) => {
-      const area = h("pre", { tabindex: "0", "aria-label": labelOf(name) }, text);
+      const area = h("pre", { tabindex: "0", role: "group", "aria-label": labelOf(name) }, text);
       return h("div", { class: "text-view" }, area, copyButton(() => text, labelOf(name)));
     }),
   );
@@ -80,11 +81,6 @@ function fileView(job, file, alt) {
     h("span", { class: "file-name" }, file.name, " ", h("span", { class: "hint" }, about)),
     downloadLink(job, file),
   );
-  if (!isOwn(file)) {
-    // the policy of this page lets nothing in from elsewhere
-    const note = h("p", { class: "hint" }, "This file is in an object store; open it to see it.");
-    return h("figure", {}, note, caption);
-  }
   return h("figure", {}, mediaView(job, file, type, alt), caption);
 }
 
@@ -99,7 +95,8 @@ function mediaView(job, file, type, alt) {
   if (tag === undefined) return unshown();
   const media = h(tag, { controls: true, loop: tag === "video", playsinline: true, "aria-label": alt });
   media.addEventListener("error", () => media.replaceWith(unshown()));
-  linkTo(job, file.name).then(
+  const address = isOwn(file) ? linkTo(job, file.name) : Promise.resolve(file.url);
+  address.then(
     (url) => (media.src = url),
     () => media.replaceWith(unshown()),
   );
@@ -107,7 +104,7 @@ function mediaView(job, file, type, alt) {
 }
 
 function unshown() {
-  return h("p", { class: "unshown" }, "Browsers do not show this kind of file; download it.");
+  return h("p", { class: "unshown" }, "This cannot be shown here; download it.");
 }
 
 function isPicture(file) {
@@ -120,7 +117,7 @@ function isOwn(file) {
 }
 
 function downloadLink(job, file) {
-  if (!isOwn(file)) return h("a", { class: "button", href: file.url, target: "_blank", rel: "noreferrer" }, "Open");
+  if (!isOwn(file)) return h("a", { class: "button", href: file.url, download: file.name }, "Download");
   const href = new URL(`outputs/${job}/${encodeURIComponent(file.name)}`, BASE).href;
   const link = h("a", { class: "button", href, download: file.name }, "Download");
   link.setAttribute("aria-label", `Download ${file.name}`);

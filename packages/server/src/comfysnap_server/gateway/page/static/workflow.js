@@ -46,7 +46,7 @@ class WorkflowPage {
       this.#form.reset();
       this.#showCode();
     });
-    this.#view = new JobView(this.#outputs, {
+    this.#view = new JobView(workflow.title || workflow.name, this.#outputs, {
       onCancel: () => this.#cancel(),
       onKeep: (field, value) => {
         this.#form.set(field, value);
@@ -57,7 +57,6 @@ class WorkflowPage {
   }
 
   async show() {
-    document.title = this.#workflow.title || this.#workflow.name;
     main.replaceChildren(
       h(
         "div",
@@ -74,13 +73,18 @@ class WorkflowPage {
     );
     this.#showCode();
     await this.#history.refresh();
+    addEventListener("hashchange", () => this.#openLinked());
+    await this.#openLinked();
+  }
+
+  /** Open the job that the address names. */
+  async #openLinked() {
     const id = location.hash.slice(1);
-    if (/^job_\w+$/.test(id)) {
-      try {
-        await this.#open(await read(id));
-      } catch {
-        history.replaceState(null, "", location.pathname); // of another key, or gone
-      }
+    if (!/^job_\w+$/.test(id) || id === this.#job?.id) return;
+    try {
+      await this.#open(await read(id));
+    } catch {
+      history.replaceState(null, "", location.pathname); // of another key, or gone
     }
   }
 
@@ -91,6 +95,8 @@ class WorkflowPage {
     this.#following.abort();
     this.#run.disabled = true;
     this.#view.start("Sending");
+    // beside the form there is no need to
+    if (matchMedia("(max-width: 56rem)").matches) this.#view.element.scrollIntoView();
     try {
       await upload(this.#fields, inputs, (file, share) => this.#view.uploading(file.name, share));
       const job = await submit(this.#workflow.name, this.#workflow.contract, inputs);
@@ -198,6 +204,7 @@ class WorkflowPage {
 }
 
 function messageOf(error) {
+  if (error.problem?.code === "contract_mismatch") return "The workflow has changed. Reload this page.";
   const retry = error.problem?.budget ? " Try again in a moment." : "";
   return `${error.message}${retry}`;
 }
