@@ -135,7 +135,7 @@ def create_app(
         metrics_router(metrics),
         AccessRoutes(backend, settings, bodies, links, rates).router(),
         openapi_router(openapi),
-        docs_page_router(backend.origin if isinstance(backend, LinkedBackend) else None),
+        docs_page_router(),
         page_router(backend.origin if isinstance(backend, LinkedBackend) else None),
     ]
     for router in routers:  # include_router would match each request twice
