@@ -151,10 +151,11 @@ async function privateUrl(path) {
 }
 
 function whenSeen(element, action) {
-  const observer = new IntersectionObserver(([entry]) => {
+  const load = ([entry]) => {
     if (!entry.isIntersecting) return;
     observer.disconnect();
     action().catch(() => (element.src = "data:,"));
-  });
+  };
+  const observer = new IntersectionObserver(load, { rootMargin: "1000px" });
   observer.observe(element);
 }
