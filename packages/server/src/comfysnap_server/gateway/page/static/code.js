@@ -40,10 +40,11 @@ export function python(call) {
   const standard = ["import asyncio", ...(call.keys ? ["import os"] : [])];
   if (used.has("Path")) standard.push("from pathlib import Path");
   return [
+    `# comfysnap generate --url ${call.url} --out comfysnap_models`,
     ...standard,
     "",
     "from comfysnap_client import Client",
-    `from comfysnap_models import ${model}  # written by \`comfysnap generate\``,
+    `from comfysnap_models import ${model}`,
     ...(models.length > 0 ? [`from comfysnap_schema.models import ${models.join(", ")}`] : []),
     ...wire,
     "",
@@ -119,10 +120,10 @@ export function typescript(call) {
   const writes = outputs.some(([, { kind }]) => FILE_KINDS.has(kind));
   const key = call.keys ? ', { apiKey: process.env["COMFYSNAP_API_KEY"] }' : "";
   return [
+    `// comfysnap generate --url ${call.url} --typescript workflows.ts`,
     ...(state.blobs ? ['import { openAsBlob } from "node:fs";'] : []),
     ...(writes ? ['import { writeFile } from "node:fs/promises";'] : []),
     `import { Client${writes ? ", type OutputFile" : ""} } from "@comfysnap/client";`,
-    "// written by `comfysnap generate --typescript workflows.ts`",
     `import { ${constant}${isClash ? " as workflow" : ""} } from "./workflows.js";`,
     "",
     `const client = new Client(${quoted(call.url)}${key});`,
