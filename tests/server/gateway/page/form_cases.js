@@ -11,14 +11,17 @@ function changed(field) {
   if (field.list) {
     const items = changedItems({ ...field, list: false });
     const enough = Math.max(field.minItems, 1);
-    const fill = (count) => Array.from({ length: count }, (_, index) => items[index % items.length]);
+    const fill = (count) =>
+      Array.from({ length: count }, (_, index) => items[index % items.length]);
     return [fill(enough), fill(Math.min(field.maxItems, 40))];
   }
   const states = changedItems(field);
   if (field.slider) {
     const { minimum, maximum, step } = field.slider;
     const middle = minimum + Math.round((maximum - minimum) / step / 2) * step;
-    states.push(...[minimum, middle, maximum].map((position) => String(Number(position.toPrecision(12)))));
+    states.push(
+      ...[minimum, middle, maximum].map((position) => String(Number(position.toPrecision(12)))),
+    );
   }
   return states;
 }
@@ -35,11 +38,20 @@ function changedItems(field) {
     case "file":
       return [{ sha256: SHA256 }, { url: URL }];
     case "model":
-      return [{ text: "x.safetensors", sha256: "" }, { text: URL, sha256: "" }, { text: URL, sha256: SHA256 }];
+      return [
+        { text: "x.safetensors", sha256: "" },
+        { text: URL, sha256: "" },
+        { text: URL, sha256: SHA256 },
+      ];
     case "lora":
       return [
         { text: field.choices?.[0] ?? "x.safetensors", sha256: "", strength: "1", clip: "" },
-        { text: field.choices?.[0] ?? "x", sha256: "", strength: String(field.maximum), clip: String(field.minimum) },
+        {
+          text: field.choices?.[0] ?? "x",
+          sha256: "",
+          strength: String(field.maximum),
+          clip: String(field.minimum),
+        },
         ...(field.urls ? [{ text: URL, sha256: SHA256, strength: "1", clip: "" }] : []),
       ];
     case "json":
@@ -53,7 +65,10 @@ function numbers({ type, digits, minimum: lowest, maximum: highest, step = 1 }) 
   if (digits) return [String(lowest), String(highest)];
   const minimum = typeof lowest === "string" ? Number.MIN_SAFE_INTEGER : lowest;
   const maximum = typeof highest === "string" ? Number.MAX_SAFE_INTEGER : highest;
-  const aligned = [Math.ceil((minimum ?? 0) / step) * step, Math.floor((maximum ?? 1) / step) * step];
+  const aligned = [
+    Math.ceil((minimum ?? 0) / step) * step,
+    Math.floor((maximum ?? 1) / step) * step,
+  ];
   const inside = ((minimum ?? 0) + (maximum ?? 1)) / 2;
   return (type === "integer" ? aligned : [minimum ?? 0, maximum ?? 1, inside]).map(String);
 }
@@ -76,7 +91,13 @@ for (const [name, schema] of Object.entries(JSON.parse(readFileSync(0, "utf8")))
       const { value } = valueOf(field, state);
       const again = value === undefined ? undefined : valueOf(field, stateOf(field, value)).value;
       if (JSON.stringify(value) !== JSON.stringify(again)) {
-        found.push({ workflow: name, field: field.name, how: "restored", inputs: {}, problems: [{ field: field.name, value, again }] });
+        found.push({
+          workflow: name,
+          field: field.name,
+          how: "restored",
+          inputs: {},
+          problems: [{ field: field.name, value, again }],
+        });
       }
     }
   }

@@ -1,7 +1,8 @@
 """The page's modules by themselves, under Node.js."""
 
 import hashlib
-from typing import Any
+import json
+from typing import Any, cast
 
 import pytest
 
@@ -83,6 +84,25 @@ def test_a_seed_is_sent_exactly(
     rules = {**schema["properties"]["seed"], "maximum": str(2**64 - 1)}  # as the page reads it
     (field,) = call("fields", "fieldsOf", {"properties": {"seed": rules}})
     assert call("values", "valueOf", field, text) == sent
+
+
+@pytest.mark.parametrize(
+    "value",
+    [2**64 - 1, -(2**63), 2**53 - 1, 1e300, 0.1234567890123456789, "9007199254740993",
+     'a "9007199254740993" \\\\" 18446744073709551615, ', {"18446744073709551615": [2**60 + 1, 1]}],
+)  # fmt: skip
+def test_whole_numbers_of_the_server_stay_exact(call: RunModule, value: Any) -> None:
+    for text in (json.dumps(value), json.dumps({"a": [value]}, ensure_ascii=False, indent=1)):
+        assert call("json", "parse", text) == exact(json.loads(text))
+
+
+def exact(value: Any) -> Any:
+    """Whole numbers beyond 2^53 as digits."""
+    if isinstance(value, dict):
+        return {key: exact(item) for key, item in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [exact(item) for item in cast("list[Any]", value)]
+    return str(value) if isinstance(value, int) and abs(value) >= 2**53 else value
 
 
 def test_values_that_equal_their_default_are_left_out(

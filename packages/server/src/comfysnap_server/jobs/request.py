@@ -92,6 +92,8 @@ class JobRequest(JobOptions, frozen=True):
 
     def record(self, **state: Any) -> JobRecord:
         """The job in the given state, as clients see it."""
+        # Given, since pydantic copies its defaults in depth.
+        whole: dict[str, Any] = {"progress": Progress(), "timings": Timings(), **state}
         return JobRecord(
             id=self.job_id,
             workflow=self.workflow,
@@ -99,8 +101,7 @@ class JobRequest(JobOptions, frozen=True):
             labels=self.labels,
             graph_hash=self.graph_hash,
             created_at=self.created_at,
-            # pydantic copies its defaults in depth
-            **{"progress": Progress(), "timings": Timings(), **state},
+            **whole,
         )
 
     def with_models(self, hashes: Mapping[str, str]) -> "JobRequest":

@@ -24,9 +24,14 @@ export async function admitted(place, load) {
 function askedKey(place, message) {
   const [id, about] = [newId("key"), newId("about")];
   const input = h("input", {
-    id, type: "password", autocomplete: "off", required: true, spellcheck: "false",
-    "aria-describedby": about, "aria-invalid": message !== "" && "true",
-  }); // prettier-ignore
+    id,
+    type: "password",
+    autocomplete: "off",
+    required: true,
+    spellcheck: "false",
+    "aria-describedby": about,
+    "aria-invalid": message !== "" && "true",
+  });
   return new Promise((resolve) => {
     const form = h(
       "form",
@@ -41,7 +46,11 @@ function askedKey(place, message) {
       h("h1", {}, "This server needs a key"),
       h("label", { for: id }, "API key"),
       input,
-      h("p", { class: "hint", id: about }, message || "It stays in this tab, and is gone when you close it."),
+      h(
+        "p",
+        { class: "hint", id: about },
+        message || "It stays in this tab, and is gone when you close it.",
+      ),
       h("button", { class: "primary" }, "Continue"),
     );
     if (message !== "") form.querySelector(".hint").className = "error";

@@ -1,5 +1,7 @@
 /** Requests to the server that this page came from, with the key of this tab. */
 
+import { parse } from "./json.js";
+
 /** Everything is below it, also behind a reverse proxy with a path. */
 export const BASE = new URL("../../", import.meta.url);
 
@@ -61,18 +63,10 @@ export async function request(path, { headers = {}, ...options } = {}) {
   return response;
 }
 
-/** The JSON of a response, with whole numbers that JavaScript cannot hold as digits. */
+/** The JSON of a response, with whole numbers that JavaScript cannot hold as digits (json.js). */
 export async function requestJson(path, options) {
   const response = await request(path, options);
   return parse(await response.text());
-}
-
-/** JSON with whole numbers beyond 2^53 as digits, where the browser shows them. */
-export function parse(text) {
-  return JSON.parse(text, (_, value, context) => {
-    const isInexact = typeof value === "number" && !Number.isSafeInteger(value);
-    return isInexact && /^-?\d+$/.test(context?.source ?? "") ? context.source : value;
-  });
 }
 
 async function problemOf(response) {

@@ -8,7 +8,10 @@
 
 const FILE_KINDS = new Set(["image", "mask", "animation", "video", "audio", "3d", "file"]);
 /** Inputs and outputs of workflows with these names would be called as types of the client. */
-const TAKEN = { python: new Set(["File", "Model", "Workflow"]), typescript: new Set(["File", "Model"]) };
+const TAKEN = {
+  python: new Set(["File", "Model", "Workflow"]),
+  typescript: new Set(["File", "Model"]),
+};
 /** What a constant of TypeScript cannot be called. */
 const RESERVED = new Set(
   (
@@ -18,7 +21,16 @@ const RESERVED = new Set(
     "switch this throw true try typeof undefined var void while with yield"
   ).split(" "),
 );
-const LOCALS = new Set(["client", "content", "file", "openAsBlob", "out", "process", "save", "writeFile"]);
+const LOCALS = new Set([
+  "client",
+  "content",
+  "file",
+  "openAsBlob",
+  "out",
+  "process",
+  "save",
+  "writeFile",
+]);
 
 export const LANGUAGES = [
   { id: "python", name: "Python", write: python },
@@ -33,17 +45,21 @@ export function python(call) {
     return `${field.name}=${pythonField(field, value, call.files, used)}`;
   });
   const one = `${model}(${given.join(", ")})`;
-  const inputs = one.length <= 60 ? one : `\n            ${model}(\n${indented(given, 16)}            )\n        `;
+  const inputs =
+    one.length <= 60
+      ? one
+      : `\n            ${model}(\n${indented(given, 16)}            )\n        `;
   const key = call.keys ? ', api_key=os.environ["COMFYSNAP_API_KEY"]' : "";
   const wire = used.has("FileBySha256") ? ["from comfysnap_schema.wire import FileBySha256"] : [];
   const models = ["Lora", "ModelUrl"].filter((name) => used.has(name));
   const standard = ["import asyncio", ...(call.keys ? ["import os"] : [])];
   if (used.has("Path")) standard.push("from pathlib import Path");
   return [
+    `# comfysnap generate --url ${call.url} --out comfysnap_models`,
     ...standard,
     "",
     "from comfysnap_client import Client",
-    `from comfysnap_models import ${model}  # written by \`comfysnap generate\``,
+    `from comfysnap_models import ${model}`,
     ...(models.length > 0 ? [`from comfysnap_schema.models import ${models.join(", ")}`] : []),
     ...wire,
     "",
@@ -79,10 +95,13 @@ function pythonItem(field, value, files, used) {
   if (field.type === "file" && value.sha256 !== undefined) {
     const name = files.get(value.sha256);
     used.add(name === undefined ? "FileBySha256" : "Path");
-    return name === undefined ? `FileBySha256(sha256=${quoted(value.sha256)})` : `Path(${quoted(name)})`;
+    return name === undefined
+      ? `FileBySha256(sha256=${quoted(value.sha256)})`
+      : `Path(${quoted(name)})`;
   }
   if (field.type === "file") return quoted(value.url);
-  if (field.type === "model" && typeof value === "object") return pythonCall("ModelUrl", value, used);
+  if (field.type === "model" && typeof value === "object")
+    return pythonCall("ModelUrl", value, used);
   if (field.type === "lora") return pythonCall("Lora", value, used);
   return field.digits ? String(value) : pythonLiteral(value);
 }
@@ -98,7 +117,9 @@ function pythonLiteral(value) {
   if (typeof value === "boolean") return value ? "True" : "False";
   if (Array.isArray(value)) return `[${value.map(pythonLiteral).join(", ")}]`;
   if (typeof value === "object") {
-    const items = Object.entries(value).map(([key, item]) => `${quoted(key)}: ${pythonLiteral(item)}`);
+    const items = Object.entries(value).map(
+      ([key, item]) => `${quoted(key)}: ${pythonLiteral(item)}`,
+    );
     return `{${items.join(", ")}}`;
   }
   return typeof value === "string" ? quoted(value) : String(value);
@@ -113,16 +134,15 @@ export function typescript(call) {
     return `${field.name}: ${typescriptField(field, value, call.files, state)}`;
   });
   const one = `{ ${given.join(", ")} }`;
-  const inputs =
-    given.length === 0 ? "{}" : one.length <= 60 ? one : `{\n${indented(given, 2)}}`;
+  const inputs = given.length === 0 ? "{}" : one.length <= 60 ? one : `{\n${indented(given, 2)}}`;
   const outputs = Object.entries(call.outputs);
   const writes = outputs.some(([, { kind }]) => FILE_KINDS.has(kind));
   const key = call.keys ? ', { apiKey: process.env["COMFYSNAP_API_KEY"] }' : "";
   return [
+    `// comfysnap generate --url ${call.url} --typescript workflows.ts`,
     ...(state.blobs ? ['import { openAsBlob } from "node:fs";'] : []),
     ...(writes ? ['import { writeFile } from "node:fs/promises";'] : []),
     `import { Client${writes ? ", type OutputFile" : ""} } from "@comfysnap/client";`,
-    "// written by `comfysnap generate --typescript workflows.ts`",
     `import { ${constant}${isClash ? " as workflow" : ""} } from "./workflows.js";`,
     "",
     `const client = new Client(${quoted(call.url)}${key});`,
@@ -180,7 +200,8 @@ function typescriptLiteral(value) {
 export function curl(call) {
   const key = call.keys ? ' \\\n  -H "Authorization: Bearer $COMFYSNAP_API_KEY"' : "";
   const uploads = [...filesOf(call)].map(
-    ([sha256, name]) => `curl -sS -T ${shell(name)} ${shell(`${call.url}/files/${sha256}`)}${key}\n`,
+    ([sha256, name]) =>
+      `curl -sS -T ${shell(name)} ${shell(`${call.url}/files/${sha256}`)}${key}\n`,
   );
   return (
     `${uploads.join("")}curl -sS ${shell(`${call.url}/infer_sync/${call.name}`)}${key} \\\n` +

@@ -8,11 +8,20 @@ export class CodeView {
   #chosen = 0;
   #tabs;
   #note = h("p", { class: "hint" });
-  #text = h("pre", { class: "code", tabindex: "0", role: "tabpanel", "aria-labelledby": "code-tab-python" });
+  #text = h("pre", {
+    class: "code",
+    tabindex: "0",
+    role: "tabpanel",
+    "aria-labelledby": "code-tab-python",
+  });
 
   constructor() {
     this.#tabs = LANGUAGES.map(({ id, name }, index) =>
-      h("button", { type: "button", role: "tab", id: `code-tab-${id}`, onclick: () => this.#choose(index) }, name),
+      h(
+        "button",
+        { type: "button", role: "tab", id: `code-tab-${id}`, onclick: () => this.#choose(index) },
+        name,
+      ),
     );
     const tabs = h("div", { role: "tablist", "aria-label": "Language" }, this.#tabs);
     tabs.addEventListener("keydown", (event) => {

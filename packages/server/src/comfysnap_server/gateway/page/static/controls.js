@@ -1,4 +1,4 @@
-/** The controls of a form: each has an `element`, an `input` to focus, and a `state` (values.js). */
+/** The controls of a form: each has an `element`, an `input` to focus, a `state` (values.js). */
 
 import { h, newId } from "./dom.js";
 import { FileControl } from "./files.js";
@@ -14,7 +14,9 @@ export function controlOf(field, options) {
 function itemControl(field, options) {
   switch (field.type) {
     case "boolean":
-      return field.default === undefined ? new OptionalSwitch(field, options) : new Switch(field, options);
+      return field.default === undefined
+        ? new OptionalSwitch(field, options)
+        : new Switch(field, options);
     case "choice":
       return new Choice(field, options);
     case "integer":
@@ -31,7 +33,11 @@ function itemControl(field, options) {
 
 /** What an input has that a label or a description belongs to. */
 function named({ id, label, describedBy }) {
-  return { id, "aria-labelledby": id === undefined ? label : undefined, "aria-describedby": describedBy };
+  return {
+    id,
+    "aria-labelledby": id === undefined ? label : undefined,
+    "aria-describedby": describedBy,
+  };
 }
 
 class Text {
@@ -48,8 +54,16 @@ class Text {
       oninput: options.onChange,
     };
     this.input = isArea
-      ? h("textarea", { ...properties, class: `${field.large ? "large" : ""} ${field.type === "json" ? "code" : ""}` })
-      : h("input", { ...properties, type: "text", inputmode: mode, class: isNumber ? "number" : "" });
+      ? h("textarea", {
+          ...properties,
+          class: `${field.large ? "large" : ""} ${field.type === "json" ? "code" : ""}`,
+        })
+      : h("input", {
+          ...properties,
+          type: "text",
+          inputmode: mode,
+          class: isNumber ? "number" : "",
+        });
     this.element = this.input;
   }
 
@@ -77,17 +91,24 @@ class Slider {
 
   constructor(field, options) {
     const { minimum, maximum, step } = field.slider;
-    this.#text = new Text(field, { ...options, onChange: () => (this.#follow(), options.onChange()) });
+    this.#text = new Text(field, {
+      ...options,
+      onChange: () => (this.#follow(), options.onChange()),
+    });
     this.input = this.#text.input;
     this.#rest = typeof field.default === "number" ? field.default : minimum;
     this.#range = h("input", {
-      type: "range", min: minimum, max: maximum, step, "aria-labelledby": options.label,
+      type: "range",
+      min: minimum,
+      max: maximum,
+      step,
+      "aria-labelledby": options.label,
       oninput: () => {
         this.input.value = String(rounded(Number(this.#range.value)));
         this.#fill();
         options.onChange();
       },
-    }); // prettier-ignore
+    });
     this.element = h("div", { class: "slider" }, this.#range, this.input);
     this.#follow();
   }
@@ -115,7 +136,12 @@ class Slider {
 
 class Switch {
   constructor(field, options) {
-    this.input = h("input", { ...named(options), type: "checkbox", role: "switch", onchange: options.onChange });
+    this.input = h("input", {
+      ...named(options),
+      type: "checkbox",
+      role: "switch",
+      onchange: options.onChange,
+    });
     this.element = this.input;
   }
 
@@ -175,15 +201,22 @@ class RemoteText {
 
   constructor(field, options) {
     this.input = h("input", {
-      ...named(options), type: "text", spellcheck: "false", autocomplete: "off",
+      ...named(options),
+      type: "text",
+      spellcheck: "false",
+      autocomplete: "off",
       placeholder: field.type === "model" ? "file name or https://" : "file name",
       oninput: () => (this.#show(), options.onChange()),
-    }); // prettier-ignore
+    });
     this.#hash = h("input", {
-      type: "text", class: "code", spellcheck: "false", autocomplete: "off",
-      placeholder: "SHA-256 of the file, if you know it", "aria-label": "SHA-256 of the file",
+      type: "text",
+      class: "code",
+      spellcheck: "false",
+      autocomplete: "off",
+      placeholder: "SHA-256 of the file, if you know it",
+      "aria-label": "SHA-256 of the file",
       oninput: options.onChange,
-    }); // prettier-ignore
+    });
     this.element = h("div", { class: "stack" }, this.input, this.#hash);
     this.#show();
   }
@@ -214,9 +247,13 @@ class LoraControl {
     this.#field = field;
     const number = (label) => {
       const input = h("input", {
-        type: "text", inputmode: "decimal", class: "number", "aria-label": label,
-        placeholder: label === "Strength" ? "1" : "as strength", oninput: options.onChange,
-      }); // prettier-ignore
+        type: "text",
+        inputmode: "decimal",
+        class: "number",
+        "aria-label": label,
+        placeholder: label === "Strength" ? "1" : "as strength",
+        oninput: options.onChange,
+      });
       return [input, h("label", { class: "inline" }, h("span", { class: "hint" }, label), input)];
     };
     this.#name = field.choices
@@ -265,7 +302,12 @@ class ListControl {
     this.#options = options;
     this.input = h(
       "button",
-      { type: "button", class: "quiet", "aria-describedby": options.describedBy, onclick: () => this.#add() },
+      {
+        type: "button",
+        class: "quiet",
+        "aria-describedby": options.describedBy,
+        onclick: () => this.#add(),
+      },
       "Add",
     );
     this.element = h("div", { class: "stack" }, this.#list, this.input);

@@ -23,7 +23,9 @@ export function newId(prefix) {
 
 /** A text with `code` in it, as descriptions of workflows have it. */
 export function prose(text) {
-  return text.split(/`([^`\n]+)`/).map((part, index) => (index % 2 === 1 ? h("code", {}, part) : part));
+  return text
+    .split(/`([^`\n]+)`/)
+    .map((part, index) => (index % 2 === 1 ? h("code", {}, part) : part));
 }
 
 /** `3.4 MB` of a number of bytes. */
@@ -48,7 +50,11 @@ export function durationText(seconds) {
 
 /** A button that copies a text, where the browser lets a page copy. */
 export function copyButton(text, what) {
-  const button = h("button", { type: "button", class: "quiet", "aria-label": `Copy ${what}` }, "Copy");
+  const button = h(
+    "button",
+    { type: "button", class: "quiet", "aria-label": `Copy ${what}` },
+    "Copy",
+  );
   button.addEventListener("click", async () => {
     await copy(text());
     button.textContent = "Copied";

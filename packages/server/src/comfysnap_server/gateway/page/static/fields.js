@@ -22,12 +22,19 @@ export function fieldsOf(schema) {
 
 /** Words that are written in their own way. */
 const WORDS = new Map(
-  ["CFG", "CLIP", "FPS", "ID", "JSON", "LoRA", "LoRAs", "SVG", "URL", "VAE"].map((word) => [word.toLowerCase(), word]),
+  ["CFG", "CLIP", "FPS", "ID", "JSON", "LoRA", "LoRAs", "SVG", "URL", "VAE"].map((word) => [
+    word.toLowerCase(),
+    word,
+  ]),
 );
 
 /** A name as a label: `Negative prompt` of `negative_prompt`. */
 export function labelOf(name) {
-  const words = name.split("_").filter(Boolean).map((word) => WORDS.get(word) ?? word).join(" ");
+  const words = name
+    .split("_")
+    .filter(Boolean)
+    .map((word) => WORDS.get(word) ?? word)
+    .join(" ");
   return words.charAt(0).toUpperCase() + words.slice(1);
 }
 
@@ -73,7 +80,12 @@ function valueOf(schema) {
   if (schema.enum) return { type: "choice", choices: schema.enum.filter((one) => one !== null) };
   if (types.includes("boolean")) return { type: "boolean" };
   if (types.includes("integer")) {
-    return { type: "integer", digits: types.includes("string"), pattern: text.pattern, ...bounds(schema) };
+    return {
+      type: "integer",
+      digits: types.includes("string"),
+      pattern: text.pattern,
+      ...bounds(schema),
+    };
   }
   if (types.includes("number")) return { type: "number", ...bounds(schema) };
   if (types.includes("string")) return { type: "string", ...text };

@@ -43,7 +43,8 @@ function put(hash, file, onProgress) {
   return new Promise((resolve, reject) => {
     const sending = new XMLHttpRequest();
     sending.open("PUT", new URL(`files/${hash}`, BASE));
-    for (const [name, value] of Object.entries(authorization())) sending.setRequestHeader(name, value);
+    for (const [name, value] of Object.entries(authorization()))
+      sending.setRequestHeader(name, value);
     sending.setRequestHeader("Content-Type", "application/octet-stream");
     sending.upload.onprogress = ({ loaded, total }) => onProgress(total > 0 ? loaded / total : 0);
     sending.onerror = () => reject(new Unreachable());
@@ -78,9 +79,14 @@ export class FileControl {
     this.#onChange = onChange;
     const accept = ACCEPTED[field.kind];
     this.#input = h("input", {
-      type: "file", id, accept, multiple: field.list, class: "visually-hidden",
-      "aria-describedby": describedBy, onchange: () => this.#chosen(),
-    }); // prettier-ignore
+      type: "file",
+      id,
+      accept,
+      multiple: field.list,
+      class: "visually-hidden",
+      "aria-describedby": describedBy,
+      onchange: () => this.#chosen(),
+    });
     const what = WORDS[field.kind] ?? "a file";
     this.#drop = h(
       "div",
@@ -169,7 +175,8 @@ export class FileControl {
   }
 
   #show() {
-    for (const element of this.#items.querySelectorAll("[src^='blob:']")) URL.revokeObjectURL(element.src);
+    for (const element of this.#items.querySelectorAll("[src^='blob:']"))
+      URL.revokeObjectURL(element.src);
     this.#items.replaceChildren(
       ...this.#states.map((state, index) => {
         const file = local.get(state.sha256);
@@ -181,7 +188,11 @@ export class FileControl {
           {},
           file ? viewOf(file) : null,
           h("span", { class: "file-name" }, name, " ", h("span", { class: "hint" }, about)),
-          h("button", { type: "button", class: "quiet", "aria-label": `Remove ${name}`, onclick: remove }, "Remove"),
+          h(
+            "button",
+            { type: "button", class: "quiet", "aria-label": `Remove ${name}`, onclick: remove },
+            "Remove",
+          ),
         );
       }),
     );
@@ -224,15 +235,24 @@ export class FileControl {
   /** A live picture where the browser has a camera for pages, else the phone's own camera. */
   #cameraButton(what) {
     if (navigator.mediaDevices?.getUserMedia) {
-      const take = () => photograph((file) => this.take([file]), (text) => (this.#busy.textContent = text));
+      const take = () =>
+        photograph(
+          (file) => this.take([file]),
+          (text) => (this.#busy.textContent = text),
+        );
       return h("button", { type: "button", class: "quiet", onclick: take }, "Camera");
     }
     if (!matchMedia("(pointer: coarse)").matches) return null;
     const id = newId("camera");
     const input = h("input", {
-      type: "file", id, accept: "image/*", capture: "environment", class: "visually-hidden",
-      "aria-label": `Photograph ${what}`, onchange: () => this.take(input.files),
-    }); // prettier-ignore
+      type: "file",
+      id,
+      accept: "image/*",
+      capture: "environment",
+      class: "visually-hidden",
+      "aria-label": `Photograph ${what}`,
+      onchange: () => this.take(input.files),
+    });
     return h("span", {}, input, h("label", { for: id, class: "button quiet" }, "Camera"));
   }
 }
@@ -261,12 +281,13 @@ async function photograph(onFile, onProblem) {
   const dialog = h(
     "dialog",
     {
-      class: "camera", "aria-labelledby": title,
+      class: "camera",
+      "aria-labelledby": title,
       onclose: () => {
         for (const track of stream.getTracks()) track.stop();
         dialog.remove();
       },
-    }, // prettier-ignore
+    },
     h("h2", { id: title }, "Camera"),
     video,
     h(

@@ -76,7 +76,7 @@ export class Form {
     if (part.field.folded) this.#folded.open = true;
   }
 
-  /** Show problems at their fields and go to the first; those of no field stand above the button. */
+  /** Show problems at their fields and go to the first; others stand above the button. */
   showProblems(problems, message = "") {
     for (const part of this.#parts.values()) this.#clear(part);
     const others = [];
@@ -114,15 +114,34 @@ export class Form {
       this.#clear(this.#parts.get(field.name));
       onChange();
     };
-    const control = controlOf(field, { id, label, describedBy: `${about} ${wrong}`, onChange: changed });
+    const control = controlOf(field, {
+      id,
+      label,
+      describedBy: `${about} ${wrong}`,
+      onChange: changed,
+    });
     const mark = field.required ? h("span", { class: "required" }, " required") : null;
     const hint = h("p", { class: "hint", id: about }, prose(hintOf(field)));
     const isGroup = field.list && field.type !== "file";
     const isWide = field.random || isGroup;
     const kind = `field ${isWide ? "" : field.type}`;
     const element = isGroup
-      ? h("fieldset", { class: kind }, h("legend", { id: label }, field.label, mark), hint, control.element, error)
-      : h("div", { class: kind }, h("label", { for: id, id: label }, field.label, mark), control.element, hint, error);
+      ? h(
+          "fieldset",
+          { class: kind },
+          h("legend", { id: label }, field.label, mark),
+          hint,
+          control.element,
+          error,
+        )
+      : h(
+          "div",
+          { class: kind },
+          h("label", { for: id, id: label }, field.label, mark),
+          control.element,
+          hint,
+          error,
+        );
     element.dataset.field = field.name;
     return { field, control, error, element };
   }

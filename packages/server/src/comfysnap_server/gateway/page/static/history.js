@@ -25,7 +25,11 @@ export class History {
     this.#workflow = workflow;
     this.#fields = fields;
     this.#onOpen = onOpen;
-    this.#more = h("button", { type: "button", hidden: true, onclick: () => this.#load(this.#cursor) }, "Earlier jobs");
+    this.#more = h(
+      "button",
+      { type: "button", hidden: true, onclick: () => this.#load(this.#cursor) },
+      "Earlier jobs",
+    );
     this.element = h(
       "section",
       { class: "card", "aria-labelledby": "history-title" },
@@ -44,14 +48,18 @@ export class History {
   /** Show a job that changed, and which one is open. */
   update(job) {
     const known = this.#entries.get(job.id);
-    if (known?.job.version === job.version && known.isCurrent === (job.id === this.#current)) return;
+    if (known?.job.version === job.version && known.isCurrent === (job.id === this.#current))
+      return;
     const entry = { job, isCurrent: job.id === this.#current, element: this.#entry(job) };
     const isFocused = known?.element.contains(document.activeElement);
     if (known) known.element.replaceWith(entry.element);
     this.#entries.set(job.id, entry);
     if (isFocused) entry.element.querySelector("button").focus();
     if (!known) {
-      const newest = [...this.#entries.values()].map((one) => one.job.id).sort().reverse();
+      const newest = [...this.#entries.values()]
+        .map((one) => one.job.id)
+        .sort()
+        .reverse();
       const next = this.#entries.get(newest[newest.indexOf(job.id) + 1]);
       this.#list.insertBefore(entry.element, next?.element ?? null);
     }
@@ -85,8 +93,11 @@ export class History {
   /** Look again while jobs run that nobody follows. */
   #watch() {
     clearTimeout(this.#timer);
-    const isBusy = [...this.#entries.values()].some(({ job }) => !isFinal(job) && job.id !== this.#current);
-    if (isBusy) this.#timer = setTimeout(() => (document.hidden ? this.#watch() : this.#load()), REFRESH_MS);
+    const isBusy = [...this.#entries.values()].some(
+      ({ job }) => !isFinal(job) && job.id !== this.#current,
+    );
+    if (isBusy)
+      this.#timer = setTimeout(() => (document.hidden ? this.#watch() : this.#load()), REFRESH_MS);
   }
 
   #entry(job) {
@@ -100,10 +111,17 @@ export class History {
       h(
         "button",
         {
-          type: "button", class: "entry", "data-status": job.status, "aria-current": isCurrent && "true",
+          type: "button",
+          class: "entry",
+          "data-status": job.status,
+          "aria-current": isCurrent && "true",
           onclick: () => this.#onOpen(job),
-        }, // prettier-ignore
-        h("span", { class: "thumb" }, picture ? pictureOf(job.id, picture, "") : h("span", {}, kind || "–")),
+        },
+        h(
+          "span",
+          { class: "thumb" },
+          picture ? pictureOf(job.id, picture, "") : h("span", {}, kind || "–"),
+        ),
         h(
           "span",
           { class: "entry-text" },
@@ -124,7 +142,9 @@ export class History {
       .filter((field) => field.type === "string" && !field.list)
       .sort((one, other) => Number(other.multiline) - Number(one.multiline))
       .map((field) => job.inputs?.[field.name]);
-    return texts.find((text) => typeof text === "string" && text.trim() !== "")?.slice(0, 200) ?? job.id;
+    return (
+      texts.find((text) => typeof text === "string" && text.trim() !== "")?.slice(0, 200) ?? job.id
+    );
   }
 }
 

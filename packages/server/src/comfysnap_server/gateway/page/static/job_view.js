@@ -48,7 +48,12 @@ export class JobView {
     this.element = h(
       "section",
       { class: "card job", "aria-labelledby": "job-status" },
-      h("div", { class: "job-head" }, h("div", { class: "grow" }, this.#status, this.#about), this.#cancel),
+      h(
+        "div",
+        { class: "job-head" },
+        h("div", { class: "grow" }, this.#status, this.#about),
+        this.#cancel,
+      ),
       this.#bar,
       this.#error,
       this.#preview,
@@ -113,7 +118,9 @@ export class JobView {
     else this.#bar.removeAttribute("value");
     const quarter = Math.floor(percent / 25) * 25;
     const text = status === "running" && quarter > 0 ? `${quarter} %` : "";
-    this.#say(`${statusText(status)} ${text || progressText({ ...progress, step: null }, status)}`.trim());
+    this.#say(
+      `${statusText(status)} ${text || progressText({ ...progress, step: null }, status)}`.trim(),
+    );
     document.title = `${percent > 0 ? `${percent} %` : statusText(status)} · ${this.#title}`;
   }
 
@@ -129,7 +136,9 @@ export class JobView {
     const element = outputView(this.#job.id, name, value, description);
     this.#shown.set(name, { value, element });
     const order = Object.keys(this.#outputSchemas);
-    const sorted = [...this.#shown].sort(([one], [other]) => order.indexOf(one) - order.indexOf(other));
+    const sorted = [...this.#shown].sort(
+      ([one], [other]) => order.indexOf(one) - order.indexOf(other),
+    );
     this.#outputs.replaceChildren(...sorted.map(([, shown]) => shown.element));
   }
 
@@ -178,7 +187,9 @@ export class JobView {
     this.#error.hidden = this.#error.childElementCount === 0;
     this.#seeds.hidden = this.#seeds.childElementCount === 0;
     this.#preview.hidden =
-      phase === "ended" || !this.#preview.hasAttribute("src") || this.#outputs.childElementCount > 0;
+      phase === "ended" ||
+      !this.#preview.hasAttribute("src") ||
+      this.#outputs.childElementCount > 0;
     if (!isBusy) document.title = this.#title;
     if (phase !== "busy" && phase !== "ended") delete this.element.dataset.status;
   }
@@ -197,7 +208,8 @@ function progressText(progress, status) {
   }
   const node = progress.node_title || progress.node_class;
   if (node) parts.push(node);
-  if (progress.step !== null && progress.steps) parts.push(`step ${progress.step} of ${progress.steps}`);
+  if (progress.step !== null && progress.steps)
+    parts.push(`step ${progress.step} of ${progress.steps}`);
   if (progress.fraction > 0) parts.push(`${Math.floor(progress.fraction * 100)} %`);
   return parts.join(" · ");
 }

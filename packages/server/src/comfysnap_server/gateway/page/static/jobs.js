@@ -1,6 +1,7 @@
 /** Jobs: submit, follow to the end, cancel. */
 
-import { ApiError, parse, request, requestJson, Unreachable } from "./api.js";
+import { ApiError, request, requestJson, Unreachable } from "./api.js";
+import { parse } from "./json.js";
 import { SseParser } from "./sse.js";
 
 const FINAL = new Set(["succeeded", "failed", "cancelled", "timed_out", "expired"]);

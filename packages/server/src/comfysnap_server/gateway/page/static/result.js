@@ -15,7 +15,12 @@ const NAMES = {
 
 /** Whether a value is a file that a job made. */
 export function isFile(value) {
-  return typeof value === "object" && value !== null && typeof value.sha256 === "string" && "url" in value;
+  return (
+    typeof value === "object" &&
+    value !== null &&
+    typeof value.sha256 === "string" &&
+    "url" in value
+  );
 }
 
 /** One output: a file, a list of files, a text or JSON. */
@@ -44,7 +49,9 @@ export function outputView(job, name, value, description) {
 
 /** The first picture among the outputs of a job, if there is one. */
 export function firstPicture(job) {
-  const files = Object.values(job.outputs ?? {}).flat().filter(isFile);
+  const files = Object.values(job.outputs ?? {})
+    .flat()
+    .filter(isFile);
   return files.find(isPicture);
 }
 
@@ -67,7 +74,12 @@ function textView(value, name) {
     { class: "stack" },
     texts.map((text) => {
       const area = h("pre", { tabindex: "0", role: "group", "aria-label": labelOf(name) }, text);
-      return h("div", { class: "text-view" }, area, copyButton(() => text, labelOf(name)));
+      return h(
+        "div",
+        { class: "text-view" },
+        area,
+        copyButton(() => text, labelOf(name)),
+      );
     }),
   );
 }
@@ -87,13 +99,22 @@ function fileView(job, file, alt) {
 function mediaView(job, file, type, alt) {
   if (isPicture(file)) {
     const image = pictureOf(job, file, alt);
-    const button = h("button", { type: "button", class: "picture", onclick: () => enlarge(image) }, image);
+    const button = h(
+      "button",
+      { type: "button", class: "picture", onclick: () => enlarge(image) },
+      image,
+    );
     image.addEventListener("error", () => button.replaceWith(unshown()));
     return button;
   }
   const tag = type.startsWith("video/") ? "video" : type.startsWith("audio/") ? "audio" : undefined;
   if (tag === undefined) return unshown();
-  const media = h(tag, { controls: true, loop: tag === "video", playsinline: true, "aria-label": alt });
+  const media = h(tag, {
+    controls: true,
+    loop: tag === "video",
+    playsinline: true,
+    "aria-label": alt,
+  });
   media.addEventListener("error", () => media.replaceWith(unshown()));
   const address = isOwn(file) ? linkTo(job, file.name) : Promise.resolve(file.url);
   address.then(
@@ -117,7 +138,8 @@ function isOwn(file) {
 }
 
 function downloadLink(job, file) {
-  if (!isOwn(file)) return h("a", { class: "button", href: file.url, download: file.name }, "Download");
+  if (!isOwn(file))
+    return h("a", { class: "button", href: file.url, download: file.name }, "Download");
   const href = new URL(`outputs/${job}/${encodeURIComponent(file.name)}`, BASE).href;
   const link = h("a", { class: "button", href, download: file.name }, "Download");
   link.setAttribute("aria-label", `Download ${file.name}`);
@@ -135,7 +157,12 @@ function downloadLink(job, file) {
 function enlarge(image) {
   const dialog = h(
     "dialog",
-    { class: "lightbox", "aria-label": image.alt, onclose: () => dialog.remove(), onclick: () => dialog.close() },
+    {
+      class: "lightbox",
+      "aria-label": image.alt,
+      onclose: () => dialog.remove(),
+      onclick: () => dialog.close(),
+    },
     h("img", { src: image.src, alt: image.alt }),
     h("button", { type: "button" }, "Close"),
   );
@@ -151,10 +178,11 @@ async function privateUrl(path) {
 }
 
 function whenSeen(element, action) {
-  const observer = new IntersectionObserver(([entry]) => {
+  const load = ([entry]) => {
     if (!entry.isIntersecting) return;
     observer.disconnect();
     action().catch(() => (element.src = "data:,"));
-  });
+  };
+  const observer = new IntersectionObserver(load, { rootMargin: "1000px" });
   observer.observe(element);
 }

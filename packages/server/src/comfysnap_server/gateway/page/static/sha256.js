@@ -23,7 +23,9 @@ function hex(bytes) {
 const K = new Int32Array(64);
 const START = new Int32Array(8);
 for (let number = 2, found = 0; found < 64; number += 1) {
-  if (Array.from({ length: number - 2 }, (_, index) => index + 2).some((one) => number % one === 0)) {
+  if (
+    Array.from({ length: number - 2 }, (_, index) => index + 2).some((one) => number % one === 0)
+  ) {
     continue;
   }
   K[found] = fraction(Math.cbrt(number));

@@ -115,7 +115,8 @@ function listValue(field, states) {
     value.push(item.value);
   }
   if (value.length < field.minItems) return { problem: `needs at least ${count(field.minItems)}` };
-  if (value.length > field.maxItems) return { problem: `may have at most ${count(field.maxItems)}` };
+  if (value.length > field.maxItems)
+    return { problem: `may have at most ${count(field.maxItems)}` };
   return { value };
 }
 
@@ -193,7 +194,9 @@ function bound(limit) {
 
 function isMultiple(number, step) {
   const times = number / step;
-  return Number.isInteger(step) ? Number.isInteger(times) : Math.abs(times - Math.round(times)) < 1e-9;
+  return Number.isInteger(step)
+    ? Number.isInteger(times)
+    : Math.abs(times - Math.round(times)) < 1e-9;
 }
 
 function fileValue(state) {
@@ -210,14 +213,19 @@ function modelValue(field, { text, sha256 }) {
 
 function loraValue(field, { text, sha256, strength, clip }) {
   const name = field.choices === undefined ? text.trim() : text;
-  if (name === "") return { problem: field.urls ? "needs a file name or a URL" : "needs a file name" };
+  if (name === "")
+    return { problem: field.urls ? "needs a file name or a URL" : "needs a file name" };
   const isUrl = field.urls && IS_URL.test(name);
   const found = isUrl ? remoteValue(name, sha256) : textValue(field, name);
   if (found.problem !== undefined) return found;
   const value = isUrl ? { ...found.value } : { name };
-  for (const [key, text] of [["strength", strength], ["clip_strength", clip]]) {
+  for (const [key, text] of [
+    ["strength", strength],
+    ["clip_strength", clip],
+  ]) {
     const number = numberValue({ ...field, type: "number" }, text.trim());
-    if (number.problem !== undefined) return { problem: `${key.replace("_", " ")} ${number.problem}` };
+    if (number.problem !== undefined)
+      return { problem: `${key.replace("_", " ")} ${number.problem}` };
     const isDefault = key === "strength" && number.value === 1;
     if (number.value !== undefined && !isDefault) value[key] = number.value;
   }

@@ -68,7 +68,13 @@ class WorkflowPage {
         "div",
         { class: "columns" },
         h("section", { class: "card form", "aria-label": "Inputs" }, this.#form.element),
-        h("div", { class: "results" }, this.#view.element, this.#history.element, this.#code.element),
+        h(
+          "div",
+          { class: "results" },
+          this.#view.element,
+          this.#history.element,
+          this.#code.element,
+        ),
       ),
     );
     this.#showCode();
@@ -133,7 +139,9 @@ class WorkflowPage {
 
   /** Names of the fields that the server filled with random values. */
   get #drawn() {
-    return this.#fields.filter((field) => field.random && !(field.name in this.#sent)).map(({ name }) => name);
+    return this.#fields
+      .filter((field) => field.random && !(field.name in this.#sent))
+      .map(({ name }) => name);
   }
 
   async #follow(job) {
@@ -165,7 +173,8 @@ class WorkflowPage {
   async #readPosition(id) {
     if (this.#job.id !== id || this.#job.status !== "queued" || document.hidden) return;
     const job = await read(id).catch(() => undefined);
-    if (job !== undefined && this.#job.id === id && job.version >= this.#job.version) this.#show(job);
+    if (job !== undefined && this.#job.id === id && job.version >= this.#job.version)
+      this.#show(job);
   }
 
   async #cancel() {
@@ -204,14 +213,17 @@ class WorkflowPage {
 }
 
 function messageOf(error) {
-  if (error.problem?.code === "contract_mismatch") return "The workflow has changed. Reload this page.";
+  if (error.problem?.code === "contract_mismatch")
+    return "The workflow has changed. Reload this page.";
   const retry = error.problem?.budget ? " Try again in a moment." : "";
   return `${error.message}${retry}`;
 }
 
 async function start() {
   try {
-    const workflow = await admitted(main, () => requestJson(`workflows/${encodeURIComponent(name)}`));
+    const workflow = await admitted(main, () =>
+      requestJson(`workflows/${encodeURIComponent(name)}`),
+    );
     await new WorkflowPage(workflow).show();
   } catch (error) {
     main.replaceChildren(
