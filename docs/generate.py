@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, cast, get_args, get_origin
 
 import typer
-from pydantic import BaseModel, TypeAdapter
-from pydantic.errors import PydanticInvalidForJsonSchema
+from pydantic import BaseModel, PlainValidator, TypeAdapter
 
 import comfysnap_client
 import comfysnap_schema.models
@@ -124,19 +123,18 @@ def table_of(annotation: Any) -> tuple[type[Any], str] | None:
     if origin in (list, dict):
         inner = table_of(arguments[-1])
         return (inner[0], origin.__name__) if inner else None
-    if isinstance(annotation, type) and (
-        issubclass(annotation, BaseModel) or dataclasses.is_dataclass(annotation)
-    ):
-        return annotation, "one"
+    if isinstance(annotation, type):
+        cls = cast("type[Any]", annotation)
+        if issubclass(cls, BaseModel) or dataclasses.is_dataclass(cls):
+            return cls, "one"
     return None
 
 
 def schema_of(annotation: Any) -> dict[str, Any]:
-    """The JSON Schema of a value. Only amounts that Modal takes in two forms have none."""
-    try:
-        return TypeAdapter(annotation).json_schema()
-    except PydanticInvalidForJsonSchema:
+    """The JSON Schema of a value; amounts that Modal takes in two forms have none of their own."""
+    if any(isinstance(each, PlainValidator) for each in get_args(annotation)):
         return {"anyOf": [{"type": "number"}, {"const": ["request", "limit"]}]}
+    return TypeAdapter(annotation).json_schema()
 
 
 def type_text(schema: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
@@ -186,7 +184,7 @@ def toml(value: Any) -> str:
         return ""
     if value is ...:
         return "required"
-    adapter: TypeAdapter[Any] = TypeAdapter(type(value))
+    adapter: TypeAdapter[Any] = TypeAdapter(cast("type[Any]", type(value)))
     return f"`{json.dumps(adapter.dump_python(value, mode='json'))}`"
 
 
@@ -203,11 +201,11 @@ def code(text: str) -> str:
 
 def rows(settings: list[Setting]) -> str:
     """A table of keys."""
-    lines = ["| key | type | default | limits | |", "|---|---|---|---|---|"]
+    lines = ["| key | type | default | |", "|---|---|---|---|"]
     for each in settings:
         schema = schema_of(each.annotation)
-        shown = type_text(schema, schema)
-        cells = [f"`{each.name}`", shown, toml(each.default), limit_text(schema), each.text]
+        shown = ", ".join(filter(None, [type_text(schema, schema), limit_text(schema)]))
+        cells = [f"`{each.name}`", shown, toml(each.default), each.text]
         lines.append("| " + " | ".join(cell(each) for each in cells) + " |")
     return "\n".join(lines)
 
@@ -291,7 +289,8 @@ def _value(annotation: Any) -> str:
     if isinstance(annotation, type) and issubclass(annotation, StrEnum):
         return "|".join(annotation)
     inner = get_args(annotation)
-    return {int: "N", float: "SECONDS", Path: "PATH"}.get(inner[0] if inner else annotation, "TEXT")
+    kind = cast("Any", inner[0] if inner else annotation)
+    return {int: "N", float: "SECONDS", Path: "PATH"}.get(kind, "TEXT")
 
 
 def _shown_default(each: Any) -> str:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,15 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.contract.processes import new_mark, serving
+from tests.docs.blocks import blocks_of
 from tests.paths import ROOT
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-COMFYSNAP = [str(Path(sys.executable).with_name("comfysnap"))]
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +26,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def test_every_python_block_of_the_readme_is_an_example() -> None:
     written = {path.read_text(encoding="utf-8") for path in EXAMPLES}
-    assert len(blocks("python")) >= 3
-    assert [block for block in blocks("python") if block not in written] == []
+    shown = [block.text for block in blocks_of(ROOT / "README.md")
+             if block.language == "python" and not block.not_run]  # fmt: skip
+    assert len(shown) >= 2
+    assert [block for block in shown if block not in written] == []
 
 
 @pytest.mark.parametrize(
@@ -68,48 +64,6 @@ def test_the_example_test_passes_in_a_project_of_its_own(tmp_path: Path) -> None
         check=False,
     )
     assert "1 passed" in done.stdout
-
-
-GROUPS = ("comfyui", "keys", "models")
-"""Commands that have commands."""
-
-
-def commands() -> list[list[str]]:
-    lines = [line for block in blocks("sh") for line in block.splitlines()]
-    return [shlex.split(line, comments=True) for line in lines if line.startswith("comfysnap ")]
-
-
-@pytest.mark.parametrize("command", commands(), ids=lambda words: words[1])
-def test_every_command_of_the_readme_exists_with_its_options(command: list[str]) -> None:
-    words = command[1:3] if command[1] in GROUPS else command[1:2]
-    done = subprocess.run(
-        [*COMFYSNAP, *words, "--help"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
-    )
-    assert done.returncode == 0
-    for option in (word.split("=")[0] for word in command if word.startswith("--")):
-        assert option in done.stdout
-
-
-def test_the_readmes_way_from_a_picture_to_a_workflow_works(tmp_path: Path) -> None:
-    saved = ROOT / "tests" / "schema" / "comfy" / "saved" / "still.png"
-    (tmp_path / "lisbon.png").write_bytes(saved.read_bytes())
-    (command,) = [words for words in commands() if words[-1].endswith(".png")]
-    for words in (command[1:], ["generate"], ["check"]):
-        done = subprocess.run(
-            [*COMFYSNAP, *words],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-    assert "LisbonInput" in (tmp_path / "comfysnap_models" / "lisbon.py").read_text()
 
 
 PACKAGES = {
@@ -168,6 +122,7 @@ def exists(path: Path) -> bool:
 @pytest.mark.parametrize(
     "document",
     [
+        "README.md",
         "ARCHITECTURE.md",
         "CONTRIBUTING.md",
         "tests/control_plane/README.md",

@@ -103,7 +103,7 @@ class Reader:
         for name in ("COMFYUI_PATH", "COMFYUI_PYTHON", "MODAL_KEY", "MODAL_SECRET", "VIRTUAL_ENV"):
             patch.delenv(name, raising=False)
         patch.chdir(self.project)
-        patch.syspath_prepend(str(self.project))
+        patch.setattr(sys, "path", [str(self.project), *sys.path])
         patch.setenv("HOME", str(folder / "home"))
         patch.setenv("PATH", f"{BIN}{os.pathsep}{os.environ['PATH']}")
         patch.setenv("COMFYSNAP_URL", url)

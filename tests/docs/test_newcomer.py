@@ -1,4 +1,7 @@
-"""The start page (index.md), followed on a machine that has uv and nothing else of ours."""
+"""The start page (index.md), followed on a machine that has uv and nothing else of ours.
+
+Its two commands are those of README.md.
+"""
 
 import os
 import shutil
@@ -70,7 +73,9 @@ def pyright(folder: Path, file: str) -> str:
 @pytest.mark.timeout(300)  # of the ten minutes that the page promises
 @pytest.mark.skipif(UV is None, reason="uv is not installed")
 def test_the_start_page_leads_from_an_empty_machine_to_a_typed_call(newcomer: Newcomer) -> None:
-    for block in blocks_of(DOCS / "index.md"):
+    blocks = blocks_of(DOCS / "index.md")
+    assert blocks[0].text == blocks_of(ROOT / "README.md")[0].text
+    for block in blocks:
         newcomer.follow(block)
     assert list((newcomer.start / "comfysnap-out").glob("*.png"))
     assert (newcomer.project / "porto.png").read_bytes().startswith(b"\x89PNG")

@@ -45,7 +45,9 @@ class InputSpec(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     bypass: str | list[str] | None = None
     """Node ids that are bypassed when this boolean is false."""
     title: str | None = None
+    """Short name for people. Default: the parameter's name."""
     description: str = ""
+    """What it does, for the docstring of the field and the form on the page."""
     type: ParameterType | None = None
     """Default: the type in the node catalogue, else the type of the graph's value."""
     kind: Kind | None = None
@@ -56,13 +58,19 @@ class InputSpec(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     required: bool | None = None
     """Default: required when there is no default value."""
     default: JsonValue = None
+    """Default: the graph's own value."""
     minimum: int | float | None = None
+    """Default: that of the node catalogue."""
     maximum: int | float | None = None
+    """Default: that of the node catalogue."""
     multiple_of: Annotated[int, Field(ge=1)] | None = None
     """Only for integers."""
     choices: Annotated[Sequence[Choice], Field(min_length=1)] | None = None
+    """The values that are allowed. Default: those of the node catalogue."""
     multiline: bool | None = None
+    """Whether a text has several lines; only a hint. Default: that of the node catalogue."""
     max_length: Annotated[int, Field(ge=1)] | None = None
+    """Of a text, in characters. Default: no limit but that of the body."""
     random: bool = False
     """Random for each job when left out, below 2^53 so that browsers keep it exact, and reported in
     the job's ``inputs``."""
@@ -72,17 +80,24 @@ class OutputSpec(BaseModel, frozen=True, extra="forbid"):
     """One named output, read from one output node."""
 
     node: str
+    """Id of the output node."""
     kind: Kind = Kind.IMAGE
+    """What its files are; ``text`` and ``json`` are values."""
     many: bool = False
+    """Whether it is a list."""
     description: str = ""
+    """What it is, for the docstring of the field."""
 
 
 class WorkflowSpec(BaseModel, frozen=True, extra="forbid"):
     """The whole ``workflow.toml``."""
 
     name: Annotated[str, Field(pattern=WORKFLOW_NAME_PATTERN)]
+    """Name in routes and modules; that of the folder."""
     title: str = ""
+    """Short name for people."""
     description: str = ""
+    """What it makes, for the docstring of the model."""
     inputs: dict[ParameterName, InputSpec] = Field(default_factory=dict)
     outputs: Annotated[dict[ParameterName, OutputSpec], Field(min_length=1)]
     constants: dict[str, JsonValue] = Field(default_factory=dict)

@@ -29,6 +29,7 @@ class OpenAISettings(BaseModel, frozen=True, extra="forbid"):
     """``[serve.openai]``: OpenAI's Images API below ``/v1``."""
 
     enabled: bool = True
+    """Whether the routes below ``/v1`` exist."""
     aliases: dict[Annotated[str, Field(min_length=1, max_length=128)], str] = Field(
         default_factory=dict
     )
@@ -67,11 +68,13 @@ class GatewaySettings(BaseModel, frozen=True, extra="forbid"):
     log_format: LogFormat = "text"
     """How log lines look: ``text``, or ``json``, an object a line."""
     max_body_bytes: Annotated[int, Field(gt=0)] = routes.MAX_BODY_BYTES
+    """Of a JSON body, inline files included."""
     body_timeout: Annotated[float, Field(gt=0)] = 60.0
     """For the whole JSON body to come, and for the silences of an upload."""
     min_upload_rate: Annotated[float, Field(gt=0)] = 16 * 1024
     """Bytes per second: an upload that is slower for ``body_timeout`` seconds is refused."""
     max_file_bytes: Annotated[int, Field(gt=0)] = routes.MAX_FILE_BYTES
+    """Of one uploaded file."""
     max_waits: Annotated[int, Field(gt=0)] = 2000
     """Requests of one owner that may be held open at once: waits, event streams, infer_sync. Fewer
     where the system lets the server open only few files."""

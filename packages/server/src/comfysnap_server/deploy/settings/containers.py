@@ -39,6 +39,7 @@ class WorkerSettings(Scaling, frozen=True, extra="forbid"):
     region: Names = Field(default_factory=list[str])
     """Modal's regions (``us``, ``eu-west``). Empty: any region, which is cheapest."""
     cloud: str | None = None
+    """One of Modal's cloud providers (``aws``, ``gcp``, ``oci``). None: any."""
     timeout: Annotated[int, Field(ge=10, le=MAX_TIMEOUT)] = 1800
     """Seconds; maximum run time of a job, and of the timeout it may ask for."""
     startup_timeout: Annotated[int, Field(ge=10, le=MAX_TIMEOUT)] = 900
@@ -66,10 +67,13 @@ class WorkerSettings(Scaling, frozen=True, extra="forbid"):
     """A version (``0.33.0``) or a full commit; stored as a commit. None: that of the node snapshot,
     else the default in ``pins``."""
     comfyui_repository: WebAddress = pins.REPOSITORY
+    """Where ComfyUI is cloned from, for a fork."""
     python: Literal["3.11", "3.12", "3.13"] = "3.11"
+    """Version of Python in the image."""
     torch: Version = pins.TORCH
+    """Version of torch. With another than the default the lock is not used."""
     cuda: Version = pins.CUDA
-    """Versions of torch and CUDA. With others than the defaults the lock is not used."""
+    """Version of CUDA. With another than the default the lock is not used."""
     pip: list[Package] = Field(default_factory=list)
     """Additional Python packages, as requirements (``sageattention==2.2.0``)."""
     apt: list[Package] = Field(default_factory=list)

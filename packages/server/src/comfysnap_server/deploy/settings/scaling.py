@@ -14,6 +14,7 @@ class Scaling(BaseModel, frozen=True, extra="forbid"):
     min_containers: Annotated[int, Field(ge=0)] = 0
     """Containers that always run, and cost money without any job."""
     max_containers: Annotated[int, Field(ge=1)] = 4
+    """Containers that may run at once."""
     buffer_containers: Annotated[int, Field(ge=0)] = 0
     """Idle containers kept in reserve while others are busy."""
     scaledown_window: Annotated[int, Field(ge=2, le=3600)] = 60
@@ -38,13 +39,15 @@ class GatewayScaling(Scaling, frozen=True, extra="forbid"):
     """``[deploy.gateway]``: the function on CPU with the HTTP API."""
 
     cpu: Cores = 0.25
+    """Cores, or ``[request, limit]``."""
     memory: Mebibytes = 512
-    """Requests: Modal lets a container use more, and charges what it uses."""
+    """MiB, or ``[request, limit]``. Modal lets a container use more, and charges what it uses."""
     max_inputs: Annotated[int, Field(ge=1, le=1000)] = 100
     """Concurrent requests of a container; each client that waits for a job is one."""
     snapshot: bool = True
     """Whether the gateway starts from a memory snapshot."""
     custom_domains: list[str] = Field(default_factory=list)
+    """Domains of yours for the gateway, set up at Modal before."""
 
     @property
     def target_inputs(self) -> int:

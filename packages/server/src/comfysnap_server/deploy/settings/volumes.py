@@ -29,15 +29,20 @@ class VolumeNames(BaseModel, frozen=True, extra="forbid"):
     """``[deploy.volumes]``: names of volumes. None: ``<name>-models`` and ``<name>-files``."""
 
     models: ObjectName | None = None
+    """Volume with the models."""
     files: ObjectName | None = None
+    """Volume with the files of jobs."""
 
 
 class Mount(BaseModel, frozen=True, extra="forbid"):
     """``[[deploy.mounts]]``: another volume in the GPU containers."""
 
     volume: ObjectName
+    """Name of the volume; it must exist."""
     path: Annotated[str, AfterValidator(_mount_point)]
+    """Where it is mounted: an absolute path that overlaps no other."""
     read_only: bool = True
+    """Whether node packs cannot write to it."""
 
 
 def check_mounts(mounts: Iterable[Mount]) -> None:
