@@ -172,6 +172,23 @@ def test_the_pages_are_found_where_a_gpu_is_required_and_the_snapshot_has_none(
     assert driver.attach()["kind"] == "DeviceMissingError"  # of the process itself
 
 
+@needs_page_map
+def test_the_pages_are_found_on_the_cpu_where_there_is_a_gpu(new_driver: NewDriver) -> None:
+    driver = new_driver(TREE_CUDA="1")
+    loaded = driver.load(attach=False, read_ahead_libraries="on", custom_nodes=False)
+    assert loaded == {"event": "loaded"}, driver.log
+    facts = driver.facts()
+    assert facts["report"]["library_bytes"] > 0
+    assert facts["cuda_functions"] == [
+        "is_available",
+        "device_count",
+        "_lazy_init",
+        "current_device",
+    ]
+    assert driver.attach() == {"event": "attached"}
+    assert driver.facts()["cpu_state"] == "GPU"
+
+
 def test_a_process_in_which_node_packs_left_threads_is_not_forked(
     new_driver: NewDriver, tmp_path: Path
 ) -> None:

@@ -43,6 +43,7 @@ from comfysnap_server.engine.comfyui.load import (
     load_deferred,
     restore_functions,
 )
+from comfysnap_server.engine.comfyui.mask import MaskRecord, masked
 from comfysnap_server.engine.comfyui.memory import memory, memory_headroom, release
 from comfysnap_server.engine.comfyui.options import ComfyOptions
 from comfysnap_server.engine.comfyui.outputs import Folders, by_graph_node, collect
@@ -228,13 +229,15 @@ class ComfyUIEngine:
         logger.info("a job touches %d MiB of libraries", report.library_bytes / 2**20)
 
     def _rehearse(self, folder: Path) -> None:
-        """Run in a fork: a small job on the CPU, as a snapshot has no GPU."""
+        """Run in a fork: a small job on the CPU, as a snapshot has no GPU. CUDA is hidden, since a
+        fork cannot use what its parent initialised."""
         on_cpu = self.options.device != "cuda"
         self.options = self.options.model_copy(update={"device": "cpu"})
         self._loaded.after_restore.clear()
-        with small_job("rehearsal") as job:
-            self.run(job, lambda _: None)
-        use_libraries(folder, on_cpu=on_cpu)
+        with masked(MaskRecord(), lambda _: None):
+            with small_job("rehearsal") as job:
+                self.run(job, lambda _: None)
+            use_libraries(folder, on_cpu=on_cpu)
 
     def _read_libraries(self) -> None:
         if self._libraries:
