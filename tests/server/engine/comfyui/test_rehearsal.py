@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from comfysnap_server.engine.comfyui.readahead import Piece
+from comfysnap_server.engine.comfyui.readahead import Piece, is_local
 from comfysnap_server.engine.comfyui.rehearsal import (
     GAP,
     LARGEST_PIECE,
     RehearsalError,
     in_pieces,
+    libraries,
     touched_pages,
 )
 from comfysnap_server.engine.protocol import SCRATCH
@@ -164,9 +165,7 @@ def test_the_pages_are_found_where_a_gpu_is_required_and_the_snapshot_has_none(
     new_driver: NewDriver,
 ) -> None:
     driver = new_driver()
-    loaded = driver.load(
-        attach=False, read_ahead_libraries="auto", custom_nodes=False, device="cuda"
-    )
+    loaded = driver.load(attach=False, read_ahead_libraries="on", custom_nodes=False, device="cuda")
     assert loaded == {"event": "loaded"}, driver.log
     assert driver.facts()["report"]["library_bytes"] > 0
     assert driver.attach()["kind"] == "DeviceMissingError"  # of the process itself
@@ -203,7 +202,29 @@ def test_a_process_in_which_node_packs_left_threads_is_not_forked(
     assert done["status"] == "succeeded", done
 
 
-def test_the_pages_are_found_only_when_asked_for(new_driver: NewDriver) -> None:
+@pytest.mark.parametrize("options", [{}, {"read_ahead_libraries": "off"}])
+def test_the_pages_are_found_only_when_asked_for(
+    new_driver: NewDriver, options: dict[str, str]
+) -> None:
     driver = new_driver()
-    assert driver.load(attach=False, custom_nodes=False) == {"event": "loaded"}, driver.log
+    loaded = driver.load(attach=False, custom_nodes=False, **options)
+    assert loaded == {"event": "loaded"}, driver.log
     assert driver.facts()["report"]["library_bytes"] is None
+
+
+@pytest.mark.skipif(
+    not all(map(is_local, libraries())), reason="libraries are not on a local disk here"
+)
+def test_nothing_is_forked_where_all_libraries_are_on_local_disks(new_driver: NewDriver) -> None:
+    driver = new_driver()
+    loaded = driver.load(attach=False, custom_nodes=False, read_ahead_libraries="auto")
+    assert loaded == {"event": "loaded"}, driver.log
+    assert driver.facts()["report"]["library_bytes"] is None
+
+
+def test_the_libraries_of_a_process_are_the_files_that_it_can_execute(
+    library: mmap.mmap, tmp_path: Path
+) -> None:
+    assert library[0] == 0
+    assert str(tmp_path / "library.so") in libraries()
+    assert libraries(tmp_path) == set()

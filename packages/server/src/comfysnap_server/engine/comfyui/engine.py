@@ -51,6 +51,7 @@ from comfysnap_server.engine.comfyui.readahead import (
     ModelFile,
     Piece,
     ReadAhead,
+    is_local,
     library_pieces,
     loader_nodes,
     model_files,
@@ -60,6 +61,7 @@ from comfysnap_server.engine.comfyui.readahead import (
 from comfysnap_server.engine.comfyui.rehearsal import (
     LARGEST_PIECE,
     RehearsalError,
+    libraries,
     small_job,
     touched_pages,
     use_libraries,
@@ -215,15 +217,18 @@ class ComfyUIEngine:
 
     def _find_libraries(self) -> None:
         """Find the pages of libraries that a job touches."""
-        report = self.report
-        if report.unsafe_to_fork:
-            packs = ", ".join(report.unsafe_to_fork)
-            logger.info("libraries are not read ahead: %s left threads running", packs)
-            return
-        try:
-            self._libraries = touched_pages(self._rehearse)
-        except RehearsalError as error:
-            logger.info("libraries are not read ahead: %s", error)
+        report, reason = self.report, None
+        if self.options.read_ahead_libraries == "auto" and all(map(is_local, libraries())):
+            reason = "they are on local disks"
+        elif report.unsafe_to_fork:
+            reason = f"{', '.join(report.unsafe_to_fork)} left threads running"
+        else:
+            try:
+                self._libraries = touched_pages(self._rehearse)
+            except RehearsalError as error:
+                reason = str(error)
+        if reason is not None:
+            logger.info("libraries are not read ahead: %s", reason)
             return
         report.library_bytes = sum(piece.size for piece in self._libraries)
         logger.info("a job touches %d MiB of libraries", report.library_bytes / 2**20)

@@ -199,6 +199,15 @@ class _Mapping:
     path: str
 
 
+def libraries(proc: Path = _PROC) -> set[str]:
+    """Paths of the libraries that this process has mapped; empty where that cannot be read."""
+    try:
+        lines = (proc / "maps").read_text().splitlines()
+    except OSError:
+        return set()
+    return {mapping.path for mapping in _of_libraries(lines)}
+
+
 def mapped_pages(proc: Path = _PROC) -> dict[str, set[int]]:
     """The pages of libraries that this process has mapped: numbers in their files, by path.
 
