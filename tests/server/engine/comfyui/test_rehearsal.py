@@ -3,6 +3,8 @@
 import mmap
 import os
 import signal
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -92,6 +94,13 @@ def _hang(_: Path) -> None:
     signal.pause()
 
 
+def _leave_a_child(_: Path) -> None:
+    """The child holds the pipe for longer than the limit."""
+    if os.fork() == 0:
+        time.sleep(1)
+    os._exit(0)
+
+
 def _die(_: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -106,7 +115,8 @@ def _leave(_: Path) -> None:
     [
         (_fail, 60.0, "ValueError: the job failed"),
         (_leave, 60.0, "SystemExit: 3"),
-        (_hang, 0.05, f"ended with -{signal.SIGALRM.value}"),
+        (_hang, 0.05, "took longer than 0.05 s"),
+        (_leave_a_child, 0.05, "took longer than 0.05 s"),
         (_die, 60.0, f"ended with -{signal.SIGKILL.value}"),
     ],
 )
@@ -116,6 +126,16 @@ def test_a_fork_that_fails_or_hangs_is_ended_and_named(
     with pytest.raises(RehearsalError) as raised:
         touched_pages(job, limit=limit)
     assert reason in str(raised.value)
+
+
+def test_a_full_or_missing_temporary_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pagemap").touch()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(RehearsalError) as raised:
+        touched_pages(_die, proc=tmp_path)
+    assert "missing" in str(raised.value)
 
 
 def test_a_kernel_without_page_maps_is_named(tmp_path: Path) -> None:
