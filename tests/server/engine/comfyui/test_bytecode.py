@@ -24,7 +24,12 @@ def _checkout(kind: str, folder: Path) -> tuple[str, Path]:
     python = sys.executable
     if kind == "real":
         python, original = real_comfyui()
-        ignored = shutil.ignore_patterns("__pycache__", ".git", "models", "custom_nodes", "output")
+        unwanted = {".git", "models", "custom_nodes", "input", "output", "temp", "user"}
+
+        def ignored(folder: str, names: list[str]) -> set[str]:
+            top = unwanted if Path(folder) == original else set[str]()
+            return {name for name in names if name == "__pycache__" or name in top}
+
         shutil.copytree(original, checkout, ignore=ignored)
         (checkout / "models").mkdir()
     else:
