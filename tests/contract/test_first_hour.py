@@ -1,14 +1,16 @@
 """The first commands of a newcomer: what they load, make and say."""
 
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import httpx
 import pytest
 
-from tests.contract.processes import COMMAND, environment, new_mark, serving
+from tests.contract.processes import COMMAND, environment, left_behind, new_mark, serving
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
@@ -75,3 +77,47 @@ def test_serve_says_how_to_call_it(tmp_path: Path) -> None:
         called = comfysnap(tmp_path, *words)
         assert called.returncode == 0, called.stderr
         assert (tmp_path / called.stdout.strip()).is_file()
+
+
+def test_a_server_with_reload_starts_anew_after_a_change_and_keeps_its_jobs(tmp_path: Path) -> None:
+    assert comfysnap(tmp_path, "init").returncode == 0
+    spec = tmp_path / "workflows" / "hello" / "workflow.toml"
+    original = spec.read_text()
+    mark = new_mark()
+    server = subprocess.Popen(
+        [*COMMAND, "serve", "--reload", "--port=0", "--engine=simulated"],
+        cwd=tmp_path, env=environment(mark), stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert server.stdout is not None
+    assert server.stderr is not None
+    try:
+        url = address(server.stdout)
+        job = httpx.post(f"{url}/infer_sync/hello", json={}, timeout=60).json()
+        assert job["status"] == "succeeded"
+
+        spec.write_text(original.replace("A plain picture", "A plainer picture"))
+        url = address(server.stdout)
+        (found,) = httpx.get(f"{url}/workflows").json()
+        assert found["title"].startswith("A plainer picture")
+        assert httpx.get(f"{url}/check_status/{job['id']}").json()["outputs"] == job["outputs"]
+
+        spec.write_text("name = 3")
+        assert next(line for line in server.stderr if line.startswith("error: "))
+        spec.write_text(original)
+        assert httpx.get(f"{address(server.stdout)}/workflows").json()[0]["title"] != found["title"]
+        server.send_signal(signal.SIGINT)
+        assert server.wait(60) == 130
+        assert left_behind(mark) == []
+    finally:
+        server.kill()
+        server.wait()
+        server.stdout.close()
+        server.stderr.close()
+
+
+def address(lines: IO[str]) -> str:
+    """The URL in the next first line of a server that then listens."""
+    line = next(line for line in lines if line.startswith("comfysnap is running on "))
+    assert next(line for line in lines if line.startswith("Ctrl-C"))
+    return line.split()[-1]

@@ -100,6 +100,7 @@ timeout = 100
 extra_model_paths = [{str(models)!r}]
 custom_nodes = false
 device = "cpu"
+read_ahead_libraries = "on"
 """)
     with ControlPlane() as plane:
         variables = {

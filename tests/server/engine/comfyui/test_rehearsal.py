@@ -3,17 +3,20 @@
 import mmap
 import os
 import signal
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from comfysnap_server.engine.comfyui.readahead import Piece
+from comfysnap_server.engine.comfyui.readahead import Piece, is_local
 from comfysnap_server.engine.comfyui.rehearsal import (
     GAP,
     LARGEST_PIECE,
     RehearsalError,
     in_pieces,
+    libraries,
     touched_pages,
 )
 from comfysnap_server.engine.protocol import SCRATCH
@@ -91,6 +94,13 @@ def _hang(_: Path) -> None:
     signal.pause()
 
 
+def _leave_a_child(_: Path) -> None:
+    """The child holds the pipe for longer than the limit."""
+    if os.fork() == 0:
+        time.sleep(1)
+    os._exit(0)
+
+
 def _die(_: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -105,7 +115,8 @@ def _leave(_: Path) -> None:
     [
         (_fail, 60.0, "ValueError: the job failed"),
         (_leave, 60.0, "SystemExit: 3"),
-        (_hang, 0.05, f"ended with -{signal.SIGALRM.value}"),
+        (_hang, 0.05, "took longer than 0.05 s"),
+        (_leave_a_child, 0.05, "took longer than 0.05 s"),
         (_die, 60.0, f"ended with -{signal.SIGKILL.value}"),
     ],
 )
@@ -115,6 +126,16 @@ def test_a_fork_that_fails_or_hangs_is_ended_and_named(
     with pytest.raises(RehearsalError) as raised:
         touched_pages(job, limit=limit)
     assert reason in str(raised.value)
+
+
+def test_a_full_or_missing_temporary_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pagemap").touch()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(RehearsalError) as raised:
+        touched_pages(_die, proc=tmp_path)
+    assert "missing" in str(raised.value)
 
 
 def test_a_kernel_without_page_maps_is_named(tmp_path: Path) -> None:
@@ -164,12 +185,27 @@ def test_the_pages_are_found_where_a_gpu_is_required_and_the_snapshot_has_none(
     new_driver: NewDriver,
 ) -> None:
     driver = new_driver()
-    loaded = driver.load(
-        attach=False, read_ahead_libraries="auto", custom_nodes=False, device="cuda"
-    )
+    loaded = driver.load(attach=False, read_ahead_libraries="on", custom_nodes=False, device="cuda")
     assert loaded == {"event": "loaded"}, driver.log
     assert driver.facts()["report"]["library_bytes"] > 0
     assert driver.attach()["kind"] == "DeviceMissingError"  # of the process itself
+
+
+@needs_page_map
+def test_the_pages_are_found_on_the_cpu_where_there_is_a_gpu(new_driver: NewDriver) -> None:
+    driver = new_driver(TREE_CUDA="1")
+    loaded = driver.load(attach=False, read_ahead_libraries="on", custom_nodes=False)
+    assert loaded == {"event": "loaded"}, driver.log
+    facts = driver.facts()
+    assert facts["report"]["library_bytes"] > 0
+    assert facts["cuda_functions"] == [
+        "is_available",
+        "device_count",
+        "_lazy_init",
+        "current_device",
+    ]
+    assert driver.attach() == {"event": "attached"}
+    assert driver.facts()["cpu_state"] == "GPU"
 
 
 def test_a_process_in_which_node_packs_left_threads_is_not_forked(
@@ -186,7 +222,29 @@ def test_a_process_in_which_node_packs_left_threads_is_not_forked(
     assert done["status"] == "succeeded", done
 
 
-def test_the_pages_are_found_only_when_asked_for(new_driver: NewDriver) -> None:
+@pytest.mark.parametrize("options", [{}, {"read_ahead_libraries": "off"}])
+def test_the_pages_are_found_only_when_asked_for(
+    new_driver: NewDriver, options: dict[str, str]
+) -> None:
     driver = new_driver()
-    assert driver.load(attach=False, custom_nodes=False) == {"event": "loaded"}, driver.log
+    loaded = driver.load(attach=False, custom_nodes=False, **options)
+    assert loaded == {"event": "loaded"}, driver.log
     assert driver.facts()["report"]["library_bytes"] is None
+
+
+@pytest.mark.skipif(
+    not all(map(is_local, libraries())), reason="libraries are not on a local disk here"
+)
+def test_nothing_is_forked_where_all_libraries_are_on_local_disks(new_driver: NewDriver) -> None:
+    driver = new_driver()
+    loaded = driver.load(attach=False, custom_nodes=False, read_ahead_libraries="auto")
+    assert loaded == {"event": "loaded"}, driver.log
+    assert driver.facts()["report"]["library_bytes"] is None
+
+
+def test_the_libraries_of_a_process_are_the_files_that_it_can_execute(
+    library: mmap.mmap, tmp_path: Path
+) -> None:
+    assert library[0] == 0
+    assert str(tmp_path / "library.so") in libraries()
+    assert libraries(tmp_path) == set()

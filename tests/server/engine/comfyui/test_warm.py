@@ -1,6 +1,7 @@
 """What the first job of a fork would do anew is done before the fork."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from comfysnap_server.engine.comfyui.warm import warm_checks, warm_imports
 
@@ -20,11 +21,13 @@ def test_types_of_values_in_graphs_are_known_to_be_no_mappings() -> None:
     class Registered:
         pass
 
-    Mapping.register(Registered)  # Python forgets then which types are none
+    kind: Any = Mapping
+    kind.register(Registered)  # Python forgets then which types are none
     warm_checks()
     assert {str, int, list} <= set(Asked.types)
     Asked.types.clear()
-    assert not any(isinstance(value, Mapping) for value in ("", 1, 1.5, True, [], (), None))
+    values: list[object] = ["", 1, 1.5, True, [], (), None]
+    assert not any(isinstance(value, Mapping) for value in values)
     assert Asked.types == []
 
 

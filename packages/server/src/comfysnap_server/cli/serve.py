@@ -112,6 +112,12 @@ def serve(
         ),
     ] = None,
     metrics_host: Annotated[str, typer.Option(help="Address for --metrics-port.")] = "127.0.0.1",
+    reload: Annotated[
+        bool,
+        typer.Option(
+            "--reload", help="Start anew when comfysnap.toml or a workflow changes; jobs are kept."
+        ),
+    ] = False,
     until_stdin_closes: Annotated[
         bool,
         typer.Option(
@@ -127,6 +133,10 @@ def serve(
     from comfysnap_server.errors import BackendError, CommandError
 
     refuse_windows()
+    if reload:
+        from comfysnap_server.cli.reload import serve_and_reload
+
+        raise typer.Exit(serve_and_reload(locate_project(project), sys.argv[1:]))
     try:
         loaded = _load(project, auth)
         _configure_logging(log_format or loaded.settings.log_format, verbose=verbose)

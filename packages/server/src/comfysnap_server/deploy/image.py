@@ -219,8 +219,7 @@ def _comfyui_layers(deployment: Deployment) -> list[Layer]:
             f"{COMFYUI_DIR}/models links to the volume at {MODELS_DIR}",
             # drops files that scripts of packs put into models/
             f"rm -rf {COMFYUI_DIR}/models && ln -s {MODELS_DIR} {COMFYUI_DIR}/models",
-            # without bytecode each cold start compiles ComfyUI and every pack
-            f"python -m compileall -q -j 0 {COMFYUI_DIR} || true",
+            compile_command(COMFYUI_DIR),
         ),
         Layer(
             "notice",
@@ -259,6 +258,12 @@ def _resolved_packages(settings: DeploySettings) -> list[Layer]:
             f" --torch-backend=cu{settings.cuda.replace('.', '')} {join([*torch, *pins.WORKER])}",
         ),
     ]
+
+
+def compile_command(comfyui: str) -> str:
+    """Shell command that compiles ComfyUI and every pack, which each cold start would do otherwise.
+    A file that cannot be compiled is left as it is."""
+    return f"python -m compileall -q -j 0 {comfyui} || true"
 
 
 def self_test_command(deployment: Deployment, *, build: str, comfyui: str, models: str) -> str:

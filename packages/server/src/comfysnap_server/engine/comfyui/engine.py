@@ -43,6 +43,7 @@ from comfysnap_server.engine.comfyui.load import (
     load_deferred,
     restore_functions,
 )
+from comfysnap_server.engine.comfyui.mask import MaskRecord, masked
 from comfysnap_server.engine.comfyui.memory import memory, memory_headroom, release
 from comfysnap_server.engine.comfyui.options import ComfyOptions
 from comfysnap_server.engine.comfyui.outputs import Folders, by_graph_node, collect
@@ -50,6 +51,7 @@ from comfysnap_server.engine.comfyui.readahead import (
     ModelFile,
     Piece,
     ReadAhead,
+    is_local,
     library_pieces,
     loader_nodes,
     model_files,
@@ -59,6 +61,7 @@ from comfysnap_server.engine.comfyui.readahead import (
 from comfysnap_server.engine.comfyui.rehearsal import (
     LARGEST_PIECE,
     RehearsalError,
+    libraries,
     small_job,
     touched_pages,
     use_libraries,
@@ -214,27 +217,32 @@ class ComfyUIEngine:
 
     def _find_libraries(self) -> None:
         """Find the pages of libraries that a job touches."""
-        report = self.report
-        if report.unsafe_to_fork:
-            packs = ", ".join(report.unsafe_to_fork)
-            logger.info("libraries are not read ahead: %s left threads running", packs)
-            return
-        try:
-            self._libraries = touched_pages(self._rehearse)
-        except RehearsalError as error:
-            logger.info("libraries are not read ahead: %s", error)
+        report, reason = self.report, None
+        if self.options.read_ahead_libraries == "auto" and all(map(is_local, libraries())):
+            reason = "they are on local disks"
+        elif report.unsafe_to_fork:
+            reason = f"{', '.join(report.unsafe_to_fork)} left threads running"
+        else:
+            try:
+                self._libraries = touched_pages(self._rehearse)
+            except RehearsalError as error:
+                reason = str(error)
+        if reason is not None:
+            logger.info("libraries are not read ahead: %s", reason)
             return
         report.library_bytes = sum(piece.size for piece in self._libraries)
         logger.info("a job touches %d MiB of libraries", report.library_bytes / 2**20)
 
     def _rehearse(self, folder: Path) -> None:
-        """Run in a fork: a small job on the CPU, as a snapshot has no GPU."""
+        """Run in a fork: a small job on the CPU, as a snapshot has no GPU. CUDA is hidden, since a
+        fork cannot use what its parent initialised."""
         on_cpu = self.options.device != "cuda"
         self.options = self.options.model_copy(update={"device": "cpu"})
         self._loaded.after_restore.clear()
-        with small_job("rehearsal") as job:
-            self.run(job, lambda _: None)
-        use_libraries(folder, on_cpu=on_cpu)
+        with masked(MaskRecord(), lambda _: None):
+            with small_job("rehearsal") as job:
+                self.run(job, lambda _: None)
+            use_libraries(folder, on_cpu=on_cpu)
 
     def _read_libraries(self) -> None:
         if self._libraries:

@@ -10,8 +10,10 @@ import importlib
 import json
 import logging
 import os
+import select
 import signal
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass
@@ -140,25 +142,51 @@ def touched_pages(
     """
     if not (proc / "pagemap").exists():
         raise RehearsalError(f"this kernel has no page map ({proc / 'pagemap'})")
-    with tempfile.TemporaryDirectory(prefix="comfysnap-") as folder:
-        reading, writing = os.pipe()
-        with open(reading, "rb") as answer:  # noqa: PTH123 -- a descriptor
-            try:
-                child = _fork()
-                if child == 0:
-                    _be_the_fork(job, Path(folder), writing, limit, proc)
-            except OSError as error:
-                raise RehearsalError(f"cannot fork: {error}") from error
-            finally:
-                os.close(writing)
-            text = answer.read()
-        _, status = os.waitpid(child, 0)
-    if not text:
-        raise RehearsalError(f"the fork ended with {os.waitstatus_to_exitcode(status)}")
-    said: Any = json.loads(text)
+    try:
+        with tempfile.TemporaryDirectory(prefix="comfysnap-") as folder:
+            said: Any = json.loads(_run_in_fork(job, Path(folder), limit, proc))
+    except (OSError, ValueError) as error:  # ValueError: it was killed while it wrote
+        raise RehearsalError(f"cannot run a fork: {error}") from error
     if isinstance(said, str):
         raise RehearsalError(said)
     return [Piece(*fields) for fields in said]
+
+
+def _run_in_fork(job: Callable[[Path], None], folder: Path, limit: float, proc: Path) -> bytes:
+    status = 0
+    reading, writing = os.pipe()
+    try:
+        try:
+            child = _fork()
+            if child == 0:
+                _be_the_fork(job, folder, writing, proc)
+        finally:
+            os.close(writing)
+        text = _read(reading, limit)
+        if text is None:
+            os.kill(child, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):  # where the kernel reaps them
+            _, status = os.waitpid(child, 0)
+    finally:
+        os.close(reading)
+    if text is None:
+        raise RehearsalError(f"the fork took longer than {limit:g} s")
+    if not text:
+        raise RehearsalError(f"the fork ended with {os.waitstatus_to_exitcode(status)}")
+    return text
+
+
+def _read(channel: int, limit: float) -> bytes | None:
+    """All that is written to a pipe; None if that is not over in time."""
+    parts: list[bytes] = []
+    poll, deadline = select.poll(), time.monotonic() + limit
+    poll.register(channel, select.POLLIN)
+    while poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        part = os.read(channel, 1 << 16)
+        if not part:
+            return b"".join(parts)
+        parts.append(part)
+    return None
 
 
 def _fork() -> int:
@@ -167,14 +195,10 @@ def _fork() -> int:
         return os.fork()
 
 
-def _be_the_fork(
-    job: Callable[[Path], None], folder: Path, writing: int, limit: float, proc: Path
-) -> NoReturn:
+def _be_the_fork(job: Callable[[Path], None], folder: Path, writing: int, proc: Path) -> NoReturn:
     try:
         with contextlib.suppress(ValueError):
             signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.setitimer(signal.ITIMER_REAL, limit)
         logging.disable(logging.CRITICAL)
         silence = os.open(os.devnull, os.O_RDWR)
         for stream in (1, 2):
@@ -197,6 +221,15 @@ class _Mapping:
     end: int
     offset: int
     path: str
+
+
+def libraries(proc: Path = _PROC) -> set[str]:
+    """Paths of the libraries that this process has mapped; empty where that cannot be read."""
+    try:
+        lines = (proc / "maps").read_text().splitlines()
+    except OSError:
+        return set()
+    return {mapping.path for mapping in _of_libraries(lines)}
 
 
 def mapped_pages(proc: Path = _PROC) -> dict[str, set[int]]:
