@@ -94,9 +94,10 @@ def _changelog_issues(root: Path, version: str, *, released: bool) -> Iterator[s
 def _tag_issues(root: Path, version: str, tag: str) -> Iterator[str]:
     if tag != f"v{version}":
         yield f"tag {tag}: must be v{version}, the version of pyproject.toml"
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    if "Repository" not in project["urls"]:
-        yield "pyproject.toml: [project.urls] has no Repository"
+    for name in PROJECTS:
+        project = tomllib.loads((root / name).read_text(encoding="utf-8"))["project"]
+        if "Repository" not in project.get("urls", {}):
+            yield f"{name}: [project.urls] has no Repository"
 
 
 def main() -> int:

@@ -77,9 +77,9 @@ BASES = {
 }
 """Where the paths of a section start; others start at the document or at a package's name."""
 FILES_OF_OTHERS = {"main.py", "prepare.py", "workflow.toml", "graph.json"} | {
-    "extra_model_paths.yaml", "extra_paths.yaml",
+    "extra_model_paths.yaml", "extra_paths.yaml", ".docs/site",
 }  # fmt: skip
-"""Files of ComfyUI and of a user's project."""
+"""Files of ComfyUI and of a user's project, and what ``make docs`` builds."""
 FILE = re.compile(r"[\w.*-]+(?:/[\w.*-]+)*\.(?:py|toml|txt|md|json|yaml)")
 FOLDER = re.compile(r"[\w.-]+(?:/[\w.-]+)+/?|[\w-]+/")
 

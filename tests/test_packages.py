@@ -120,7 +120,8 @@ def test_a_tag_needs_its_version_a_dated_changelog_and_a_repository(tree: Path) 
     changelog = (tree / "CHANGELOG.md").read_text()
     dated = re.sub(r"^## .*$", f"## {version} (2026-12-01)", changelog, count=1, flags=re.M)
     (tree / "CHANGELOG.md").write_text(dated)
-    text = (tree / "pyproject.toml").read_text()
-    urls = '[project.urls]\nRepository = "https://example.com/comfysnap"\n'
-    (tree / "pyproject.toml").write_text(text.replace("[project.urls]\n", urls))
+    assert "packages/client/pyproject.toml: [project.urls] has no Repository" in output
+    for file in tree.rglob("pyproject.toml"):
+        with file.open("a") as added:
+            added.write('[project.urls]\nRepository = "https://example.com/comfysnap"\n')
     assert release_check("--root", str(tree), "--tag", f"v{version}") == (0, "")
