@@ -52,7 +52,7 @@ generated:  ## generated models still match the workflows
 docs:  ## the documentation, in .docs/site; a warning or a dead link is an error
 	uv run python docs/generate.py .docs/parts
 	uv run --frozen --group docs zensical build --clean --strict
-	@! grep -rlE '<(script|img|iframe)[^>]* src="?(https?:)?//|<link[^>]*stylesheet[^>]*//' --include=*.html .docs/site
+	uv run python docs/links.py .docs/site
 
 check: lint types imports generated docs test uvicorn  ## everything above
 

@@ -26,6 +26,7 @@ REASONS: Final = {
     "npm": "the TypeScript tests run it where a compiler is installed",
     "the packages": "they are not on PyPI yet; the newcomer's path runs on built wheels",
     "another program": "a reverse proxy, or a host of tools",
+    "a machine of its own": "it installs a service, or stops one",
     "another project": "code of others, to compare with",
     "a machine of its own": "users, services and packages of the system",
     "a form": "names to be replaced",
