@@ -133,3 +133,10 @@ def test_a_server_that_stops_does_not_wait_for_held_requests(workflow: Workflow)
             assert "event: done" not in list(lines)
         assert b'"status":"queued"' in connection.recv(65536)
     assert time.monotonic() - started < 5
+
+
+def test_a_server_that_has_stopped_may_be_asked_again(workflow: Workflow) -> None:
+    app = create_app(FakeBackend(), {workflow.name: workflow}, GatewaySettings())
+    with running(app) as server:
+        pass
+    server.stop()

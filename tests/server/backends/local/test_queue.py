@@ -65,6 +65,22 @@ async def test_places_in_the_queue_are_told_and_move_up(backend: LocalBackend) -
     assert last.status is JobStatus.QUEUED
 
 
+async def test_events_of_a_waiting_job_tell_its_place(backend: LocalBackend) -> None:
+    running = (await backend.submit(request(sampling(FOREVER)))).job
+    await until_sampling(backend, running)
+    await backend.submit(request(sampling(FOREVER)))
+    last = (await backend.submit(request(sampling(FOREVER)))).job
+    events = backend.events("anna", last.id, after=None)
+    async with asyncio.timeout(20):
+        first = await anext(events)
+        assert first.job is not None
+        assert first.job.progress.queue_position == 2
+        await backend.cancel("anna", running.id)
+        moved = await anext(events)
+    assert moved.progress is not None
+    assert moved.progress.queue_position == 1
+
+
 async def test_a_place_in_a_long_queue_is_found_without_going_through_it(
     backend: LocalBackend,
 ) -> None:

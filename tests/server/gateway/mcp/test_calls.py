@@ -438,6 +438,7 @@ async def test_a_server_that_stops_ends_a_call_and_keeps_its_job(tmp_path: Path)
 
     with running(app) as server:
         async with client_of(server.url) as client:
+            await client.list_tools()  # or the client asks for them once it has the result
             call = asyncio.create_task(client.call_tool("flux", SLOW, progress_callback=note))
             await begun.wait()
             server.stop()

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from types import FrameType
 from typing import Final, cast
@@ -106,4 +107,5 @@ class GatewayServer(uvicorn.Server):
         """Stop soon; callable from any thread."""
         self.should_exit = True
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(drain, self._app)
+            with suppress(RuntimeError):  # it has stopped already
+                self._loop.call_soon_threadsafe(drain, self._app)

@@ -445,11 +445,7 @@ class LocalBackend:
             return
         follower = EventFollower(live, after)
         async for event in follower.events():
-            yield (
-                event
-                if event.job is None
-                else event.model_copy(update={"job": await self._shown(live)})
-            )
+            yield await self._event_as_now(live, event)
         for event in follower.log.of(await self._shown(live)):
             yield event
 
@@ -528,6 +524,13 @@ class LocalBackend:
             return record
         stored = await self._stored(live.owner, record.id)
         return record.model_copy(update={"inputs": stored.inputs})
+
+    async def _event_as_now(self, live: LiveJob, event: JobEvent) -> JobEvent:
+        if event.job is not None:
+            return event.model_copy(update={"job": await self._shown(live)})
+        if event.progress is not None and live.record.status is JobStatus.QUEUED:
+            return event.model_copy(update={"progress": self._with_position(live).progress})
+        return event
 
     def _as_now(self, stored: JobRecord) -> JobRecord:
         live = self._live.get(stored.id) or self._finished.get(stored.id)
