@@ -39,7 +39,7 @@ class Newcomer(Reader):
 
 @pytest.fixture
 def newcomer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Newcomer]:
-    """With the packages that this repository's lock names, from uv's cache."""
+    """With the packages that this repository's lock names, and uv's cache of them."""
     assert UV is not None
     cache = subprocess.run([UV, "cache", "dir"], capture_output=True, text=True, check=True)
     pins = tmp_path / "pins.txt"
@@ -53,9 +53,12 @@ def newcomer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Newcom
     (tools / "python3").symlink_to(Path(sys.base_prefix) / "bin" / "python3")
     (tools / "pip").symlink_to("/bin/true")  # pip install uv: it is here already
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}/usr/bin{os.pathsep}/bin")
-    for name, value in {"CACHE_DIR": cache.stdout.strip(), "OFFLINE": "1", "CONSTRAINT": str(pins),
-                        "FROZEN": "1"}.items():  # fmt: skip
-        monkeypatch.setenv(f"UV_{name}", value)
+    settings = Path(HOME, ".config", "uv", "uv.toml")
+    if settings.exists():  # with the address of an index, perhaps
+        monkeypatch.setenv("UV_CONFIG_FILE", str(settings))
+    monkeypatch.setenv("UV_CACHE_DIR", cache.stdout.strip())
+    monkeypatch.setenv("UV_CONSTRAINT", str(pins))
+    monkeypatch.setenv("UV_FROZEN", "1")
     try:
         yield newcomer
     finally:
