@@ -121,6 +121,7 @@ def chromium(profile: Path) -> Generator[Page]:
 
     process = subprocess.Popen(
         [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe",
+         "--enable-unsafe-swiftshader",  # WebGL without a graphics card
          "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
          f"--user-data-dir={profile}"],
         pass_fds=(3, 4, commands, answers), preexec_fn=pipes,
