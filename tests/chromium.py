@@ -66,6 +66,15 @@ class Page:
                        modifiers=modifiers, text=text if kind == "keyDown" else "",
                        windowsVirtualKeyCode=codes.get(key, 0))  # fmt: skip
 
+    def mouse(self, kind: str, x: float, y: float, **more: Any) -> None:
+        """Send an event of the mouse, as ``mousePressed``, at CSS pixels of the window."""
+        self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **more)
+
+    def touch(self, kind: str, *points: tuple[float, float]) -> None:
+        """Send an event of the fingers that touch the window, as ``touchStart``."""
+        fingers = [{"x": x, "y": y, "id": index} for index, (x, y) in enumerate(points)]
+        self._call("Input.dispatchTouchEvent", type=kind, touchPoints=fingers)
+
     def look(self, *, width: int, height: int = 900, scheme: str = "light") -> None:
         """Set the size of the window in CSS pixels, and light or dark."""
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=height,

@@ -74,8 +74,10 @@ class MeshView extends HTMLElement {
         throw new Unshowable(`${MAX_DRAWINGS} other 3D models are shown on this page`);
       const scene = readGlb(buffer);
       this.#start(scene, signal);
+      this.ariaBusy = "true";
       await this.#drawing.addImages(scene.images);
       this.#redraw();
+      this.ariaBusy = null;
     } catch (error) {
       if (signal.aborted) return;
       this.#release();
