@@ -73,9 +73,10 @@ def triangle_file(
         *way, last = path.split(".")
         place: Any = said
         for step in way:
-            place = place[int(step)] if isinstance(place, list) else place[step]
-        if isinstance(place, list):
-            place[int(last)] = value
-        else:
-            place[last] = value
+            place = place[_key(step)]
+        place[_key(last)] = value
     return container(json.dumps(said).encode(), binary)
+
+
+def _key(step: str) -> str | int:
+    return int(step) if step.isdigit() else step

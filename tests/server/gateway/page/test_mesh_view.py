@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image, ImageChops
@@ -47,9 +48,8 @@ def shown(page: Page, tmp_path: Path) -> Shown:
             "return [left + scrollX, top + scrollY, right + scrollX, bottom + scrollY]; })()"
         )
         with Image.open(tmp_path / "page.png") as image:
-            return image.convert("RGB").crop(
-                [round(side) + inset for side, inset in zip(box, (3, 3, -3, -3), strict=True)]
-            )
+            left, top, right, bottom = map(round, box)
+            return image.convert("RGB").crop((left + 3, top + 3, right - 3, bottom - 3))
 
     return shown
 
@@ -96,8 +96,8 @@ def is_same(one: Image.Image, other: Image.Image) -> bool:
     """Whether hardly a pixel differs: sums of angles are rounded."""
     if one.size != other.size:
         return False
-    data = ImageChops.difference(one, other).convert("L").point(lambda value: value > 8).tobytes()
-    return sum(data) < len(data) / 500
+    data = ImageChops.difference(one, other).convert("L").tobytes()
+    return sum(value > 8 for value in data) < len(data) / 500
 
 
 def test_a_model_is_shown_and_turned_by_the_keyboard(
@@ -174,7 +174,7 @@ def test_fingers_turn_and_pinch(show: Callable[[bytes], None], page: Page, shown
     assert len(drawn(shown())) > len(drawn(turned))
 
 
-UNLIT = {"extensions": {"KHR_materials_unlit": {}}}
+UNLIT: dict[str, Any] = {"extensions": {"KHR_materials_unlit": {}}}
 RED = {"baseColorFactor": [1, 0, 0, 1]}
 
 
