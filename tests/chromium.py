@@ -36,6 +36,10 @@ class Page:
         """Load an address."""
         self._call("Page.navigate", url=url)
 
+    def on_load(self, script: str) -> None:
+        """Run a script in every document before its own."""
+        self._call("Page.addScriptToEvaluateOnNewDocument", source=script)
+
     def eval(self, expression: str) -> Any:
         """The value of an expression of JavaScript."""
         answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True,

@@ -32,6 +32,7 @@ CANVAS = "document.querySelector('mesh-view:not([aria-busy]) canvas')"
 BACK = (240, 240, 243)
 """Of the canvas, where nothing is drawn."""
 Shown = Callable[[], Image.Image]
+Show = Callable[..., None]
 
 
 @pytest.fixture
@@ -55,14 +56,14 @@ def shown(page: Page, tmp_path: Path) -> Shown:
 
 
 @pytest.fixture
-def show(page: Page, serve: Serve) -> Callable[[bytes], None]:
+def show(page: Page, serve: Serve) -> Show:
     """Show a file in place of what a page shows."""
     server = serve()
     page.open(server)
     page.wait("document.querySelector('.workflows')")
     needs_webgl(page)
 
-    def show(content: bytes) -> None:
+    def show(content: bytes, count: int = 1) -> None:
         page.eval(
             f"""(async () => {{
               const {{ meshView }} = await import("{server}/page/0/mesh_view.js");
@@ -70,8 +71,9 @@ def show(page: Page, serve: Serve) -> Callable[[bytes], None]:
               const bytes = Uint8Array.from(text, (letter) => letter.charCodeAt(0));
               window.why = undefined;
               const read = async () => bytes.buffer;
-              const view = meshView(bytes.length, read, "Cup", (why) => (window.why = why));
-              document.body.replaceChildren(view);
+              const fail = (why) => (window.why = why);
+              const view = () => meshView(bytes.length, read, "Cup", fail);
+              document.body.replaceChildren(...Array.from({{ length: {count} }}, view));
             }})()"""
         )
 
@@ -140,7 +142,7 @@ def test_a_model_is_accessible(serve: Serve, page: Page, tmp_path: Path) -> None
 
 
 def test_the_pointer_turns_and_the_wheel_zooms_what_was_clicked(
-    show: Callable[[bytes], None], page: Page, shown: Shown
+    show: Show, page: Page, shown: Shown
 ) -> None:
     show(SAMPLE)
     first = shown()
@@ -157,7 +159,7 @@ def test_the_pointer_turns_and_the_wheel_zooms_what_was_clicked(
     assert len(drawn(shown())) > len(drawn(turned))
 
 
-def test_fingers_turn_and_pinch(show: Callable[[bytes], None], page: Page, shown: Shown) -> None:
+def test_fingers_turn_and_pinch(show: Show, page: Page, shown: Shown) -> None:
     page.look(width=390)
     show(SAMPLE)
     first = shown()
@@ -179,7 +181,7 @@ RED = {"baseColorFactor": [1, 0, 0, 1]}
 
 
 def test_colours_come_from_the_material_the_texture_and_the_vertices(
-    show: Callable[[bytes], None], shown: Shown
+    show: Show, shown: Shown
 ) -> None:
     show(triangle_file({
         "materials": [UNLIT | {"pbrMetallicRoughness": RED}], "meshes.0.primitives.0.material": 0,
@@ -196,7 +198,7 @@ def test_colours_come_from_the_material_the_texture_and_the_vertices(
         assert any(one[channel] > max(one[other] for other in others) + 60 for one in colors)
 
 
-def test_faces_without_normals_are_shaded_flat(show: Callable[[bytes], None], shown: Shown) -> None:
+def test_faces_without_normals_are_shaded_flat(show: Show, shown: Shown) -> None:
     show(triangle_file())
     colors = drawn(shown())
     ((color, count),) = Counter(colors).most_common(1)
@@ -204,9 +206,7 @@ def test_faces_without_normals_are_shaded_flat(show: Callable[[bytes], None], sh
     assert 60 < color[0] < 250  # white, lit from the side
 
 
-def test_a_model_that_goes_away_gives_its_memory_back(
-    show: Callable[[bytes], None], page: Page
-) -> None:
+def test_a_model_that_goes_away_gives_its_memory_back(show: Show, page: Page) -> None:
     for _ in range(20):  # more than a browser gives contexts
         show(SAMPLE)
         page.wait(f"{CANVAS} || window.why")
@@ -219,7 +219,27 @@ def test_a_model_that_goes_away_gives_its_memory_back(
         page.wait("kept.isContextLost()")
 
 
-def test_a_damaged_model_is_left_to_the_download(show: Callable[[bytes], None], page: Page) -> None:
+def test_the_ninth_model_of_a_page_is_left_to_the_download(show: Show, page: Page) -> None:
+    show(SAMPLE, count=8)
+    page.wait("document.querySelectorAll('mesh-view:not([aria-busy]) canvas').length === 8")
+    assert page.eval("window.why ?? null") is None
+    show(SAMPLE, count=9)
+    page.wait("window.why")
+    assert page.eval("window.why") == "8 other 3D models are shown on this page"
+    assert page.eval("document.querySelectorAll('canvas').length") == 8
+
+
+def test_a_model_that_the_browser_stops_drawing_is_left_to_the_download(
+    show: Show, page: Page
+) -> None:
+    show(SAMPLE)
+    page.wait(CANVAS)
+    page.eval(f"{CANVAS}.getContext('webgl2').getExtension('WEBGL_lose_context').loseContext()")
+    page.wait("window.why")
+    assert page.eval("window.why") == "the browser stopped drawing it"
+
+
+def test_a_damaged_model_is_left_to_the_download(show: Show, page: Page) -> None:
     show(triangle_file({"accessors.0.count": 10**6}))
     page.wait("window.why")
     assert page.eval("window.why") == "the file is damaged"

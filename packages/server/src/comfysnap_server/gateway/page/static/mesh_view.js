@@ -100,8 +100,9 @@ class MeshView extends HTMLElement {
       "aria-label",
       `${this.#name}: ${count}. Arrow keys turn it, plus and minus zoom, Home resets.`,
     );
-    const hint = h("p", { class: "hint" }, count, ". Drag to turn; click, then scroll to zoom.");
-    this.replaceChildren(canvas, hint);
+    const isTouched = matchMedia("(pointer: coarse)").matches;
+    const zoom = isTouched ? "pinch to zoom" : "click, then scroll to zoom";
+    this.replaceChildren(canvas, h("p", { class: "hint" }, `${count}. Drag to turn; ${zoom}.`));
     this.#listen(canvas, signal);
     const sizes = new ResizeObserver(() => this.#redraw());
     sizes.observe(canvas);
