@@ -36,6 +36,10 @@ class Page:
         """Load an address."""
         self._call("Page.navigate", url=url)
 
+    def on_load(self, script: str) -> None:
+        """Run a script in every document before its own."""
+        self._call("Page.addScriptToEvaluateOnNewDocument", source=script)
+
     def eval(self, expression: str) -> Any:
         """The value of an expression of JavaScript."""
         answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True,
@@ -65,6 +69,15 @@ class Page:
             self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key,
                        modifiers=modifiers, text=text if kind == "keyDown" else "",
                        windowsVirtualKeyCode=codes.get(key, 0))  # fmt: skip
+
+    def mouse(self, kind: str, x: float, y: float, **more: Any) -> None:
+        """Send an event of the mouse, as ``mousePressed``, at CSS pixels of the window."""
+        self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **more)
+
+    def touch(self, kind: str, *points: tuple[float, float]) -> None:
+        """Send an event of the fingers that touch the window, as ``touchStart``."""
+        fingers = [{"x": x, "y": y, "id": index} for index, (x, y) in enumerate(points)]
+        self._call("Input.dispatchTouchEvent", type=kind, touchPoints=fingers)
 
     def look(self, *, width: int, height: int = 900, scheme: str = "light") -> None:
         """Set the size of the window in CSS pixels, and light or dark."""
@@ -121,6 +134,7 @@ def chromium(profile: Path) -> Generator[Page]:
 
     process = subprocess.Popen(
         [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe",
+         "--enable-unsafe-swiftshader",  # WebGL without a graphics card
          "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
          f"--user-data-dir={profile}"],
         pass_fds=(3, 4, commands, answers), preexec_fn=pipes,

@@ -11,12 +11,14 @@ from typing import Any
 import httpx
 import httpx2
 import openai
+import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
 from comfysnap_client import NO_RETRY, APIError, blocking, untyped
 from comfysnap_schema.wire import ImageFile
 from comfysnap_server.gateway.mcp.results import ERROR_META
+from tests.chromium import Page
 from tests.typescript.conftest import RunNode
 
 Inputs = Mapping[str, str | int]
@@ -139,3 +141,62 @@ async def _mcp(call: Call) -> Outcome:
     async with httpx.AsyncClient() as links:
         images = [(await links.get(url)).content for url in urls]
     return [hashlib.sha256(image).hexdigest() for image in images]
+
+
+_FRESH_TAB = """
+window.refused = [];
+const fetched = window.fetch;
+window.fetch = async (...request) => {
+  const answer = await fetched(...request);
+  if (!answer.ok) refused.push(await answer.clone().json());
+  return answer;
+};
+if (location.protocol !== "about:") sessionStorage.clear();
+"""
+
+
+def page(tab: Page) -> Surface:
+    """The form of a workflow, filled in and sent as a person does, in a tab without a key."""
+    tab.on_load(_FRESH_TAB)
+
+    def run(call: Call) -> Outcome:
+        if call.idempotency_key is not None:
+            pytest.skip("the page makes its own idempotency keys")
+        tab.open("about:blank")
+        tab.open(f"{call.url}/w/{call.workflow}")
+        tab.wait("document.querySelector('.access input')")
+        tab.eval(
+            f"refused.length = 0; document.querySelector('.access input').value = '{call.key}';"
+            "document.querySelector('.access .primary').click()"
+        )
+        tab.wait("refused.length || document.querySelector('.run .primary')")
+        if not tab.eval("refused.length"):
+            for name, value in call.inputs.items():
+                _fill(tab, name, str(value))
+            tab.eval("document.querySelector('.run .primary').click()")
+        invalid = "document.querySelector('.field:has([aria-invalid])')"
+        done = "document.querySelector('.job')?.dataset.status === 'succeeded'"
+        tab.wait(f"refused.length || {invalid} || {done}")
+        if problem := tab.eval("refused[0]"):
+            fields: list[dict[str, str]] = problem.get("fields", [])
+            return Refusal(problem["code"], fields[0]["field"] if fields else None)
+        if field := tab.eval(f"{invalid}?.dataset.field"):
+            return Refusal("invalid_input", field)  # the page's own check, before it sends
+        job = tab.eval("location.hash.slice(1)")
+        headers = {"Authorization": f"Bearer {call.key}"}
+        outputs = httpx.get(f"{call.url}/check_status/{job}", headers=headers).json()["outputs"]
+        pictures = "[...document.querySelectorAll('.output img')].filter(one => one.naturalWidth)"
+        tab.wait(f"{pictures}.length === {len(outputs['images'])}")
+        return [image["sha256"] for image in outputs["images"]]
+
+    return run
+
+
+def _fill(tab: Page, name: str, value: str) -> None:
+    control = f"document.querySelector('[data-field={name}] :is(textarea, input[type=text])')"
+    if not tab.eval(f"Boolean({control})"):
+        pytest.skip(f"the form has no field {name}")
+    tab.eval(
+        f"{control}.value = {json.dumps(value)};"
+        f"{control}.dispatchEvent(new Event('input', {{bubbles: true}}))"
+    )

@@ -20,6 +20,7 @@ from comfysnap_server.gateway import GatewaySettings, KeyRecord, create_app, has
 from comfysnap_server.gateway.keys import Keys
 from comfysnap_server.jobs import WebhookSettings
 from comfysnap_server.jobs.request import JobRequest
+from tests.chromium import CHROMIUM, chromium
 from tests.contract import surfaces
 from tests.contract.surfaces import Call, Inputs, Refusal, Surface
 from tests.paths import WORKFLOWS
@@ -28,7 +29,7 @@ from tests.typescript import conftest as fixtures
 
 node, tsc, build, run_node = fixtures.node, fixtures.tsc, fixtures.build, fixtures.run_node
 
-SURFACES = ("http", "python", "typescript", "openai_images", "mcp")
+SURFACES = ("http", "python", "typescript", "openai_images", "mcp", "page")
 FOX: Inputs = {"prompt": "a fox", "seed": 7, "width": 256, "height": 256, "steps": 2}
 
 
@@ -38,10 +39,21 @@ def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Generator[Surface]:
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    with chromium(tmp_path_factory.mktemp("profile")) as tab:
+        yield surfaces.page(tab)
+        assert tab.violations == []
+
+
 @pytest.fixture
 def surface(name: str, request: pytest.FixtureRequest) -> Surface:
     if name == "typescript":
         return surfaces.typescript(request.getfixturevalue("run_node"))
+    if name == "page":
+        return request.getfixturevalue("page")
     return getattr(surfaces, name)
 
 

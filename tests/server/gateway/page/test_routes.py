@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncGenerator
+from importlib.resources import files
 
 import httpx
 import pytest
@@ -65,6 +66,11 @@ async def test_every_module_that_is_imported_is_served(http: httpx.AsyncClient) 
         assert module.status_code == 200, name
         left += re.findall(r'^(?:import .*|} )from "\./([^"]+)";$', module.text, re.MULTILINE)
     assert len(seen) > 15
+
+
+def test_all_files_together_are_small() -> None:
+    static = files("comfysnap_server.gateway.page") / "static"
+    assert sum(len(file.read_bytes()) for file in static.iterdir()) < 200_000
 
 
 @pytest.mark.parametrize(

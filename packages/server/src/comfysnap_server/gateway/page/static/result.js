@@ -1,8 +1,9 @@
-/** Outputs of a job as pictures, videos, audio, text, or something to download. */
+/** Outputs of a job as pictures, videos, audio, 3D models, text, or something to download. */
 
-import { authorization, BASE, hasKey, linkTo } from "./api.js";
+import { authorization, BASE, hasKey, linkTo, request } from "./api.js";
 import { copyButton, h, newId, prose, sizeText } from "./dom.js";
 import { labelOf } from "./fields.js";
+import { meshView } from "./mesh_view.js";
 
 /** What a browser shows as a picture; others are downloads. */
 const SHOWN = new Set(["png", "jpeg", "webp", "gif", "avif", "apng", "bmp", "svg+xml"]);
@@ -12,6 +13,9 @@ const NAMES = {
   "model/obj": "3D model, OBJ",
   "model/stl": "3D model, STL",
 };
+
+/** 3D models whose type is that of any file. */
+const MODELS = /\.(ply|fbx|usdz|splat|spz|ksplat)$/i;
 
 /** Whether a value is a file that a job made. */
 export function isFile(value) {
@@ -107,6 +111,7 @@ function mediaView(job, file, type, alt) {
     image.addEventListener("error", () => button.replaceWith(unshown()));
     return button;
   }
+  if (type.startsWith("model/") || MODELS.test(file.name)) return modelView(job, file, type, alt);
   const tag = type.startsWith("video/") ? "video" : type.startsWith("audio/") ? "audio" : undefined;
   if (tag === undefined) return unshown();
   const media = h(tag, {
@@ -124,8 +129,20 @@ function mediaView(job, file, type, alt) {
   return media;
 }
 
-function unshown() {
-  return h("p", { class: "unshown" }, "This cannot be shown here; download it.");
+function modelView(job, file, type, alt) {
+  if (type !== "model/gltf-binary") return unshown("of 3D models, only GLB files are");
+  // its address is not one that scripts of this page may read
+  if (!isOwn(file)) return unshown("3D models in a bucket are not");
+  const path = `outputs/${job}/${encodeURIComponent(file.name)}`;
+  const load = async (signal) =>
+    (await request(path, { signal, cache: "default" })).arrayBuffer();
+  const view = meshView(file.size, load, alt, (why) => view.replaceWith(unshown(why)));
+  return view;
+}
+
+function unshown(why) {
+  const reason = why ? `: ${why}` : "";
+  return h("p", { class: "unshown" }, `This cannot be shown here${reason}. Download it instead.`);
 }
 
 function isPicture(file) {
