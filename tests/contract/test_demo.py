@@ -32,6 +32,7 @@ def test_the_demo_saves_an_image(tmp_path: Path) -> None:
     assert saved
     assert (tmp_path / saved[1]).read_bytes().startswith(b"\x89PNG")
     assert "placeholder" in done.stdout
+    assert " INFO " not in done.stderr  # the server's log is not what a newcomer came for
     same = done.stdout[done.stdout.index("from comfysnap_client") :]
     assert "FluxInput(prompt='a red fox')" in same
     compile(same, "pasted", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)

@@ -28,6 +28,7 @@ REASONS: Final = {
     "the packages": "they are not on PyPI yet; the newcomer's path runs on built wheels",
     "another program": "a reverse proxy, or a host of tools",
     "another project": "code of others, to compare with",
+    "a machine of its own": "users, services and packages of the system",
     "a form": "names to be replaced",
 }
 """What a block that is not run needs, and why the tests do not have it."""

@@ -106,7 +106,7 @@ def _server(data: Path, engine: EngineChoice) -> Generator[tuple[subprocess.Pope
     """
     process = subprocess.Popen(
         [*_COMFYSNAP, "serve", "--port=0", "--project", str(_PROJECT), "--engine", engine,
-         "--data", str(data), "--auth=none", "--until-stdin-closes"],
+         "--data", str(data), "--auth=none", "--until-stdin-closes", "--quiet"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     assert process.stdin is not None  # noqa: S101 -- stdin=PIPE

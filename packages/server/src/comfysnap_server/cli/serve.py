@@ -99,6 +99,9 @@ def serve(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Log each request and its id.")
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Log only warnings and errors.")
+    ] = False,
     log_format: Annotated[
         LogChoice | None,
         typer.Option(
@@ -139,7 +142,7 @@ def serve(
         raise typer.Exit(serve_and_reload(locate_project(project), sys.argv[1:]))
     try:
         loaded = _load(project, auth)
-        _configure_logging(log_format or loaded.settings.log_format, verbose=verbose)
+        _configure_logging(log_format or loaded.settings.log_format, verbose=verbose, quiet=quiet)
         chosen = _on_devices(
             _engine(engine, _options(engine_option or [])),
             devices or loaded.settings.local.devices,
@@ -186,7 +189,7 @@ def _not_listening(host: str, port: int, reason: BaseException | None) -> str:
     return f"cannot listen on {host}:{port}{why}; use another --host or --port"
 
 
-def _configure_logging(form: str, *, verbose: bool) -> None:
+def _configure_logging(form: str, *, verbose: bool, quiet: bool) -> None:
     from comfysnap_server.logs import FORMAT_VARIABLE, formatter
 
     handler = logging.StreamHandler()
@@ -194,8 +197,9 @@ def _configure_logging(form: str, *, verbose: bool) -> None:
     logging.basicConfig(handlers=[handler])
     # uvicorn logs why it cannot listen; the command prints it
     logging.getLogger("uvicorn.error").addFilter(lambda line: not isinstance(line.msg, OSError))
+    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
     for name in ("comfysnap", "comfysnap_server"):
-        logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.INFO)
+        logging.getLogger(name).setLevel(level)
     os.environ[FORMAT_VARIABLE] = form  # for the worker processes
 
 
