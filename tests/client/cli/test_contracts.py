@@ -56,7 +56,7 @@ async def test_the_modules_of_a_server_are_written_and_checked(
         (JSONResponse(LISTED * 1001), 3, "it lists 1001 workflows"),
         (JSONResponse([{**LISTED[0], "name": "../draw"}]), 2, "invalid workflow name '../draw'"),
         (Response(b" " * (33 << 20), media_type="application/json"), 3, "larger than"),
-        (problem(401, "unauthorized"), 3, "set COMFYSNAP_API_KEY"),
+        (problem(401, "unauthorized"), 3, "does not accept the key in COMFYSNAP_API_KEY"),
         (RedirectResponse("http://127.0.0.1:9/elsewhere"), 3, "redirects"),
     ],
 )
@@ -88,7 +88,7 @@ async def test_another_workflow_than_the_one_asked_for_is_an_error(
     server.on("/workflows", responding(JSONResponse(LISTED)))
     server.on("/workflows/draw", responding(JSONResponse({**CONTRACT, "name": "other"})))
     ran = await generate(server, tmp_path / "models")
-    assert (ran.code, "sent another one" in ran.err) == (3, True)
+    assert (ran.code, "another workflow than 'draw'" in ran.err) == (3, True)
 
 
 async def test_a_server_that_is_not_there_is_an_error(tmp_path: Path) -> None:
