@@ -16,11 +16,12 @@
     ├── UnsupportedComfyError      not a ComfyUI checkout that the engine supports
     ├── UnknownReleaseError        not a known version of ComfyUI (also a ValueError)
     ├── PreloadError               a model file cannot be preloaded (also a ValueError)
+    ├── RehearsalError             the library pages that a job needs cannot be found
     ├── SafetensorsError           not a valid safetensors file (also a ValueError)
     ├── NodeError                  a simulated node cannot compute its result
     ├── InputUnavailableError      an input file of a job is gone or cannot be downloaded
     ├── FetchError                 a URL cannot be downloaded, or must not be
-    ├── RemoteModelError           a model that a job names by URL cannot be had
+    ├── RemoteModelError           a model that a job names by URL cannot be used
     ├── WorkerLostError            a worker process died
     ├── WorkerStartError           no worker process could be started
     ├── InstallError               ComfyUI cannot be installed
