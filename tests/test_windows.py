@@ -46,8 +46,10 @@ def test_a_project_can_be_made_checked_and_deployed(tmp_path: Path) -> None:
     for command in ("init", "check", "generate --check", "doctor", "deploy --dry-run"):
         done = without_posix(RUN, *command.split(), folder=tmp_path)
         assert done.returncode == 0, done.stderr
-    nowhere = str(tmp_path / "none.toml")
-    deployed = without_posix(RUN, "deploy", folder=tmp_path, MODAL_CONFIG_PATH=nowhere)
+    deployed = without_posix(
+        RUN, "deploy", folder=tmp_path,
+        MODAL_CONFIG_PATH=str(tmp_path / "none.toml"), MODAL_TOKEN_ID="", MODAL_TOKEN_SECRET="",
+    )  # fmt: skip
     assert deployed.returncode == 3, deployed.stderr  # no account
 
 

@@ -140,7 +140,8 @@ def test_a_client_that_is_older_than_the_workflow(shop: Path) -> None:
 
 
 def test_no_modal_account(shop: Path) -> None:
-    assert say(shop, "deploy", MODAL_CONFIG_PATH=str(shop / "none.toml")) == (
+    nobody = {"MODAL_TOKEN_ID": "", "MODAL_TOKEN_SECRET": ""}
+    assert say(shop, "deploy", MODAL_CONFIG_PATH=str(shop / "none.toml"), **nobody) == (
         3,
         "error: no Modal account on this machine: sign in with `modal setup`, or set MODAL_TOKEN_ID"
         " and MODAL_TOKEN_SECRET\n",

@@ -5,15 +5,13 @@ only the standard library.
 """
 
 import ctypes
-import importlib.abc
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 SYSTEM = ("/bin", "/dev", "/etc", "/lib", "/lib64", "/proc", "/sbin", "/sys", "/usr")
 """Folders of this machine that stand for Modal's Debian."""
@@ -69,21 +67,24 @@ def enter(plan: Path) -> None:
     os.chroot(root)
     os.chdir(HOME)
     sys.path[0] = HOME
-    sys.meta_path.insert(0, _Blocked(frozenset(given["blocked"])))
+    hidden = frozenset(given["blocked"])
+    sys.meta_path[:] = [_Without(finder, hidden) for finder in sys.meta_path]
 
 
-class _Blocked(importlib.abc.MetaPathFinder):
-    """Hides packages that the image does not have."""
+class _Without:
+    """A finder of modules that does not see packages which the image does not have."""
 
-    def __init__(self, names: frozenset[str]) -> None:
-        self._names = names
+    def __init__(self, finder: Any, hidden: frozenset[str]) -> None:
+        self._finder = finder
+        self._hidden = hidden
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname.partition(".")[0] in self._names:
-            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
-        return None
+    def find_spec(self, fullname: str, *rest: Any) -> ModuleSpec | None:
+        if fullname.partition(".")[0] in self._hidden:
+            return None
+        return self._finder.find_spec(fullname, *rest)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._finder, name)
 
 
 def _mount(source: str, target: str, flags: int) -> None:

@@ -12,6 +12,7 @@ async function main(): Promise<void> {
   const seen: string[] = [];
   let done: HelloJob | undefined;
   for await (const event of stream) {
+    if (!event) continue; // 204 has no body
     seen.push(event.type);
     if (event.type === "done" && event.job.workflow === "hello") done = event.job;
   }

@@ -56,7 +56,7 @@ async def test_the_modules_of_a_server_are_written_and_checked(
         (JSONResponse(LISTED * 1001), 3, "it lists 1001 workflows"),
         (JSONResponse([{**LISTED[0], "name": "../draw"}]), 2, "invalid workflow name '../draw'"),
         (Response(b" " * (33 << 20), media_type="application/json"), 3, "larger than"),
-        (problem(401, "unauthorized"), 3, "does not accept the key in COMFYSNAP_API_KEY"),
+        (problem(401, "unauthorized"), 3, "the key in COMFYSNAP_API_KEY"),
         (RedirectResponse("http://127.0.0.1:9/elsewhere"), 3, "redirects"),
     ],
 )

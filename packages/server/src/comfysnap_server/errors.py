@@ -16,7 +16,6 @@
     ├── UnsupportedComfyError      not a ComfyUI checkout that the engine supports
     ├── UnknownReleaseError        not a known version of ComfyUI (also a ValueError)
     ├── PreloadError               a model file cannot be preloaded (also a ValueError)
-    ├── RehearsalError             the library pages that a job needs cannot be found
     ├── SafetensorsError           not a valid safetensors file (also a ValueError)
     ├── NodeError                  a simulated node cannot compute its result
     ├── InputUnavailableError      an input file of a job is gone or cannot be downloaded
@@ -25,6 +24,7 @@
     ├── WorkerLostError            a worker process died
     ├── WorkerStartError           no worker process could be started
     ├── InstallError               ComfyUI cannot be installed
+    ├── RehearsalError             the pages of libraries that a job touches cannot be found
     ├── SelfTestError              an installed ComfyUI cannot run a job
     └── CommandError               a task of a command failed
         ├── KeyStoreError          a key cannot be added or revoked
