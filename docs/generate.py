@@ -320,7 +320,7 @@ def _parameter(each: Any) -> str:
 
 
 def http_api() -> str:
-    """The routes and what they send, from the OpenAPI document of a server of one workflow."""
+    """The routes and their schemas, from the OpenAPI document of a server with one workflow."""
     workflow = Workflow.load(ROOT / "workflows" / "hello")
     settings = GatewaySettings(webhooks=WebhookSettings(hosts=("hooks.example.com",)))
     app = create_app(LocalBackend(Path("unused")), {"hello": workflow}, settings)
@@ -332,7 +332,7 @@ def http_api() -> str:
                 continue
             shown = path.replace("/hello", "/{workflow}")
             parts += [f"### `{method.upper()} {shown}`", *_operation(operation)]
-    parts.append("## What travels")
+    parts.append("## Schemas")
     for name, schema in sorted(document["components"]["schemas"].items()):
         if not name.startswith("hello_") and schema.get("properties"):
             parts += [f"### {name}", _described(schema), _fields(schema)]
@@ -426,7 +426,7 @@ def python_client() -> str:
         "## Policies, events and values", *[f"::: comfysnap_client.{name}" for name in others],
         "## Errors", *[f"::: comfysnap_client.{name}" for name in errors],
         "## Testing", *[f"::: comfysnap_client.testing.{name}" for name in testing],
-        "## What generated modules are made of",
+        "## Used by generated modules",
         *[f"::: comfysnap_schema.models.{name}" for name in comfysnap_schema.models.__all__
           if name not in ("Field", "JsonValue")],
     ])  # fmt: skip

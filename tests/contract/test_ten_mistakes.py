@@ -70,8 +70,8 @@ def test_a_wrong_key(shop: Path) -> None:
     assert said == (
         3,
         "error: unauthorized: send a valid key as 'Authorization: Bearer KEY'\n"
-        "the server does not know the key in COMFYSNAP_API_KEY; there, `comfysnap keys add NAME`"
-        " makes one\n"
+        "the server does not accept the key in COMFYSNAP_API_KEY; to create one, run"
+        " `comfysnap keys add NAME` where the server runs\n"
         "request ID\n",
     )
 

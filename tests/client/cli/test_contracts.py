@@ -88,7 +88,7 @@ async def test_another_workflow_than_the_one_asked_for_is_an_error(
     server.on("/workflows", responding(JSONResponse(LISTED)))
     server.on("/workflows/draw", responding(JSONResponse({**CONTRACT, "name": "other"})))
     ran = await generate(server, tmp_path / "models")
-    assert (ran.code, "sent another one" in ran.err) == (3, True)
+    assert (ran.code, "another workflow than 'draw'" in ran.err) == (3, True)
 
 
 async def test_a_server_that_is_not_there_is_an_error(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_a_project_is_not_made_twice(tmp_path: Path) -> None:
 def test_every_commented_setting_of_a_new_project_is_valid(tmp_path: Path) -> None:
     """Only lines that are TOML are uncommented, not the sentence at the top."""
     lines = project_text("shop").splitlines()
-    assert lines[0].startswith("# Options")
+    assert lines[0].startswith("# Settings")
     (tmp_path / "workflows" / "hello").mkdir(parents=True)
     file = tmp_path / "comfysnap.toml"
     file.write_text("\n".join(line.removeprefix("# ") for line in lines[1:]))

@@ -29,8 +29,8 @@ class RetryPolicy:
     Attributes:
         attempts: Maximum number of requests for one call, at least 1.
         budget: Seconds from the start of the first attempt within which others may start.
-        first_contact: The same while no connection to the server was ever made: a wrong URL or a
-            server that does not run is an error soon. Counts where it is below ``budget``.
+        first_contact: The same in seconds until a first connection to the server was made, so that
+            a wrong URL or a stopped server fails soon. Only applies if below ``budget``.
         initial: Seconds of the first pause.
         factor: Factor by which each pause is longer than the one before.
         maximum: Maximum pause in seconds, unless the server asks for more.

@@ -155,7 +155,7 @@ def _refusal(request: web.Request) -> str | None:
     a page of another origin."""
     port = request.transport.get_extra_info("sockname")[1] if request.transport else 0
     if request.host not in (f"{HOST}:{port}", f"localhost:{port}"):
-        return f"This proxy is http://{HOST}:{port}, and no other name."
+        return f"This proxy answers only as http://{HOST}:{port}."
     if not (_is_own(request) or _is_link(request)):
         return f"Pages of other origins cannot use this proxy; open http://{HOST}:{port} itself."
     return None

@@ -20,7 +20,7 @@
     ├── NodeError                  a simulated node cannot compute its result
     ├── InputUnavailableError      an input file of a job is gone or cannot be downloaded
     ├── FetchError                 a URL cannot be downloaded, or must not be
-    ├── RemoteModelError           a model that a job names by URL cannot be had
+    ├── RemoteModelError           a model that a job names by URL cannot be used
     ├── WorkerLostError            a worker process died
     ├── WorkerStartError           no worker process could be started
     ├── InstallError               ComfyUI cannot be installed

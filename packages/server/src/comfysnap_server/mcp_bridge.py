@@ -63,7 +63,7 @@ class Bridge:
         """Serve until stdin ends.
 
         Raises:
-            BridgeError: The server does not answer, refuses the key, or does not offer MCP.
+            BridgeError: The server does not respond, refuses the key, or does not offer MCP.
         """
         async with self._http:
             try:
@@ -143,7 +143,7 @@ async def _check(response: httpx2.Response) -> None:
         )
     kind = response.headers.get("content-type", "")
     if response.is_error and not kind.startswith("application/json"):
-        raise httpx2.HTTPError(f"it answered with status {response.status_code}")
+        raise httpx2.HTTPError(f"the server responded with status {response.status_code}")
 
 
 def _innermost(error: Exception) -> Exception:

@@ -16,16 +16,17 @@ STORED_BYTES_PER_KEY: Final = 20 * 1024**3
 @with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True, kw_only=True)
 class _LocalTable(LocalLimits):
-    """``[serve.local]``: limits, and what the options of ``serve`` set otherwise."""
+    """``[serve.local]``: limits and workers of one machine; options of ``comfysnap serve`` take
+    precedence. Sizes in bytes, times in seconds."""
 
     devices: Annotated[str, Field(pattern=r"^(auto|cpu|cuda|\d{1,2}(,\d{1,2})*)$")] = "auto"
     """Devices of the workers: ``auto``, ``cpu``, ``cuda``, or indices of GPUs such as ``0,1``."""
     workers: Annotated[int | None, Field(ge=1, le=64)] = None
-    """Number of worker processes, spread over the devices; None: one for each."""
+    """Number of worker processes, spread over the devices. None: one for each."""
 
 
 class ServeSettings(GatewaySettings, frozen=True, extra="forbid"):
-    """``[serve]``: limits and access of the gateway."""
+    """``[serve]``: limits and access of the gateway. Sizes in bytes, times in seconds."""
 
     outputs: OutputStoreSettings = OutputStoreSettings()
     """Where output files are kept."""

@@ -24,7 +24,7 @@ def fetch_contracts(url: str) -> list[WorkflowDetail]:
 
     Raises:
         typer.Exit: With the exit code, after the error was printed.
-        WorkflowError: ``invalid_name``: a name of a workflow that is not safe.
+        WorkflowError: ``invalid_name``, a workflow name that is not safe as a file name.
     """
     from comfysnap_client.blocking import Client
     from comfysnap_client.cli import run
@@ -54,6 +54,6 @@ def _contracts(client: "Client") -> list[WorkflowDetail]:
         check_workflow_name(name)
         detail = client.workflow(name)
         if detail.name != name:
-            raise UnexpectedResponse(f"asked for the workflow {name!r}, it sent another one")
+            raise UnexpectedResponse(f"it returned another workflow than {name!r}")
         details.append(detail)
     return details

@@ -44,8 +44,8 @@ RETRY = RetryPolicy(attempts=4, budget=20.0)
 """Shorter than the default: a person is waiting for the error."""
 _NO_KEY = "set COMFYSNAP_API_KEY, or MODAL_KEY and MODAL_SECRET"
 _WRONG_KEY = (
-    "the server does not know the key in COMFYSNAP_API_KEY; there, `comfysnap keys add NAME` makes"
-    " one"
+    "the server does not accept the key in COMFYSNAP_API_KEY; to create one, run"
+    " `comfysnap keys add NAME` where the server runs"
 )
 
 

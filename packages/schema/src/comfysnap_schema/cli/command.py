@@ -42,7 +42,7 @@ _EXAMPLES: Final = (
 _FIRST: Final = {
     "demo": ("demo", "draw a picture: no account, no GPU, no ComfyUI"),
     "init": ("init shop", "create a project with an example workflow"),
-    "new": ("new postcard postcard.json", "make an API of a workflow that ComfyUI exported"),
+    "new": ("new postcard postcard.json", "make an API from a workflow that ComfyUI exported"),
 }
 _IN_PROJECT: Final = {
     "check": ("check", "validate the workflows"),
@@ -90,8 +90,8 @@ def main() -> None:
 
 
 class _LiteralHelp(TyperGroup):
-    """Shows square brackets in help texts, which typer would take for styles, and the commands
-    group by group."""
+    """Shows square brackets in help texts, which typer would read as styles, and lists commands by
+    group."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -170,7 +170,7 @@ def _root(
 
 
 def _print_next(commands: Collection[str]) -> None:
-    """What to run next, as far as it is installed."""
+    """Print what to run next, of the commands that are installed."""
     project = find_project(Path.cwd())
     print("ComfyUI workflows as typed, cancellable, fast-starting APIs.\n")
     print(f"In the project {project.parent}:" if project else "To start:")

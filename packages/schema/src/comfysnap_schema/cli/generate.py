@@ -58,7 +58,7 @@ def generate(
         raise ProjectError(
             "no_out",
             "missing output folder: pass --out or --typescript, or set [generate] out in "
-            f"{PROJECT_FILE} (`comfysnap init` makes one)",
+            f"{PROJECT_FILE} (`comfysnap init` creates one)",
         )
     server = url or settings.generate.url
     workflows = _of_server(server) if server else _of_folders(settings.workflows)
@@ -94,7 +94,7 @@ def _of_server(url: str) -> "dict[str, Workflow]":
 
     plugins = entry_points(group=CONTRACTS_GROUP)
     if not plugins:
-        message = "--url needs the client; pip install 'comfysnap-client[cli]'"
+        message = "--url needs the client: pip install 'comfysnap-client[cli]'"
         raise ProjectError("no_client", message)
     fetch = cast("Callable[[str], list[WorkflowDetail]]", next(iter(plugins)).load())
     return {detail.name: workflow_from_contract(detail) for detail in fetch(url)}

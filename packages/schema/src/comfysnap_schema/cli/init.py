@@ -13,7 +13,7 @@ from comfysnap_schema.workflow import PROJECT_FILE
 _EXAMPLE: Final = Path(__file__).parent / "example" / "hello"
 
 _PROJECT: Final = """\
-# Options are explained in the README and docs/ of comfysnap. Commented ones show what there is.
+# Settings of this project. Every key: docs/reference/comfysnap-toml.md of comfysnap (`make docs`).
 name = "{name}"
 workflows = "workflows"             # every folder below it is served
 # default = "hello"                 # workflow of /infer_sync and /infer_async without a name
@@ -26,10 +26,10 @@ out = "comfysnap_models"            # Python package of typed models, written by
 # auth = "keys"                     # callers need a key: comfysnap keys add NAME
 # hosts = ["images.example.com"]    # names in the Host header, for a server behind a proxy
 # origins = ["https://example.com"] # web pages that may call from a browser
-# requests_per_minute = 120         # of each key
+# requests_per_minute = 120         # for each key
 # max_timeout = 3600.0              # seconds; a job that asks for more gets this
 
-# [serve.local]                     # comfysnap serve alone
+# [serve.local]                     # only for comfysnap serve
 # devices = "auto"                  # "cpu", "cuda", or GPUs such as "0,1"
 # max_queued = 100                  # jobs
 
@@ -37,10 +37,10 @@ out = "comfysnap_models"            # Python package of typed models, written by
 # gpu = "L40S"                      # or several, in order of preference
 # memory = 32768                    # MiB
 # max_containers = 1
-# scaledown_window = 60             # seconds without work; nothing is paid for after them
-# auth = "proxy"                    # Modal's own; "keys" for those of comfysnap keys
+# scaledown_window = 60             # seconds without work until a container stops, and its cost
+# auth = "proxy"                    # Modal's proxy tokens; "keys": comfysnap keys add NAME
 
-# [[deploy.models]]                 # one for each model file; comfysnap doctor prints missing ones
+# [[deploy.models]]                 # one table per model file; comfysnap doctor prints missing ones
 # folder = "checkpoints"
 # repo = "stabilityai/stable-diffusion-xl-base-1.0"
 # file = "sd_xl_base_1.0.safetensors"
@@ -128,7 +128,7 @@ def init(
     for path in kept:
         print(f"kept {folder / path}, which already exists")
     if "pyproject.toml" in kept:
-        print(f"add to it, for tests that need no server:\n\n{_PYTEST}")
+        print(f"for tests that need no server, add to it:\n\n{_PYTEST}")
     _print_next(folder)
 
 
@@ -160,8 +160,8 @@ def _print_next(folder: Path) -> None:
         ("comfysnap serve", "http://127.0.0.1:8000, until Ctrl-C"),
         ("comfysnap infer hello color=16746496", "in another terminal: saves a picture"),
         ("python -m pytest", "needs: pip install 'comfysnap[testing]'"),
-        ("comfysnap new NAME EXPORT.json", "add a workflow of yours"),
-        ("comfysnap deploy --dry-run", "what a deployment on Modal would be"),
+        ("comfysnap new NAME EXPORT.json", "add your own workflow"),
+        ("comfysnap deploy --dry-run", "show what would be made on Modal"),
     ]
     print("\nnext:")
     for command, note in steps:

@@ -32,11 +32,11 @@ def update(
     ] = None,
     node: Annotated[
         list[str] | None,
-        typer.Option(metavar="OLD=NEW", help="A node id and its new one. May be repeated."),
+        typer.Option(metavar="OLD=NEW", help="A node id and its new one. Repeatable."),
     ] = None,
     drop: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Remove an input or output. May be repeated."),
+        typer.Option(metavar="NAME", help="Remove an input or output. Repeatable."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would change, and write nothing.")

@@ -26,7 +26,7 @@ class ErrorCode(StrEnum):
 
     # of a request
     INVALID_JSON = "invalid_json"
-    """Cause: the body is not JSON, has a key twice, or is nested too deeply.
+    """Cause: the body is not JSON, has a duplicate key, or is nested too deeply.
     Cure: send one object, for example ``{"prompt": "a fox"}``."""
     INVALID_REQUEST = "invalid_request"
     """Cause: a query parameter or header is unknown or has an invalid value.
@@ -44,8 +44,8 @@ class ErrorCode(StrEnum):
     """Cause: the server has no such route.
     Cure: compare the URL with ``/docs`` of the server."""
     METHOD_NOT_ALLOWED = "method_not_allowed"
-    """Cause: the route exists, with another method.
-    Cure: use a method in the ``Allow`` header."""
+    """Cause: the route does not support this method.
+    Cure: use one of those in the ``Allow`` header."""
     UNKNOWN_WORKFLOW = "unknown_workflow"
     """Cause: the server does not serve a workflow of this name.
     Cure: ``GET /workflows`` lists the names; one that was just added needs a restart or a
@@ -61,7 +61,7 @@ class ErrorCode(StrEnum):
     """Cause: an input names a SHA-256 that this owner has not uploaded.
     Cure: upload the file with ``PUT /files/SHA256`` and submit again; the clients do."""
     MODEL_REFUSED = "model_refused"
-    """Cause: the URL of a model is not allowed, or what it has is not the model; also of a job.
+    """Cause: the URL of a model is not allowed, or its content is refused; jobs can have it too.
     Cure: use a host in ``serve.remote_models.hosts``, and a safetensors file with the right
     hash."""
     OUTPUT_EXPIRED = "output_expired"
@@ -91,7 +91,7 @@ class ErrorCode(StrEnum):
     """Cause: the uploaded bytes do not have the SHA-256 in the URL.
     Cure: upload the file again; check that nothing on the way changes it."""
     RANGE_NOT_SATISFIABLE = "range_not_satisfiable"
-    """Cause: the ``Range`` starts behind the end of the file.
+    """Cause: the ``Range`` starts after the end of the file.
     Cure: ask for a part that exists; ``Content-Range`` has the size."""
     QUOTA_EXCEEDED = "quota_exceeded"
     """Cause: the owner's budget in ``budget`` is used up.
@@ -110,7 +110,7 @@ class ErrorCode(StrEnum):
     Cure: look for the ``request_id`` in its log, which has the traceback."""
     # of a job that did not succeed
     GRAPH_INVALID = "graph_invalid"
-    """Cause: ComfyUI would not run the graph with these inputs: a node class, a model or a link is
+    """Cause: ComfyUI refuses the graph with these inputs: a node class, a model or a link is
     missing.
     Cure: correct what ``fields`` names; ``comfysnap check`` and ``comfysnap doctor`` find it
     earlier."""
@@ -134,7 +134,7 @@ class ErrorCode(StrEnum):
     is full.
     Cure: the same job may succeed later; check ``HF_TOKEN`` and ``CIVITAI_TOKEN``."""
     OUTPUT_MISSING = "output_missing"
-    """Cause: the graph ran, and an output of the map was not made.
+    """Cause: the graph ran, but did not make an output of the map.
     Cure: check ``node`` and ``kind`` of the output in ``workflow.toml``."""
     OUTPUT_NOT_STORED = "output_not_stored"
     """Cause: the output files could not be put into the bucket, and ``when_down`` is ``"fail"``.

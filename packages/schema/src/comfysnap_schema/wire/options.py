@@ -22,7 +22,7 @@ class SubmitOptions(JobOptions, frozen=True, extra="forbid", use_attribute_docst
     """All options of a submit; those of its own are resolved when the job is accepted."""
 
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Longest run in seconds; cut to what the server allows."""
+    """Longest run in seconds; reduced to the limit of the server."""
     label: Annotated[list[Label], Field(max_length=MAX_LABELS)] = []
     """``key:value``; repeatable."""
 

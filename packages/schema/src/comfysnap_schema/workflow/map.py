@@ -45,7 +45,7 @@ class InputSpec(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     bypass: str | list[str] | None = None
     """Node ids that are bypassed when this boolean is false."""
     title: str | None = None
-    """Short name for people. Default: the parameter's name."""
+    """Display name. Default: the parameter's name."""
     description: str = ""
     """What it does, for the docstring of the field and the form on the page."""
     type: ParameterType | None = None
@@ -68,9 +68,9 @@ class InputSpec(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     choices: Annotated[Sequence[Choice], Field(min_length=1)] | None = None
     """The values that are allowed. Default: those of the node catalogue."""
     multiline: bool | None = None
-    """Whether a text has several lines; only a hint. Default: that of the node catalogue."""
+    """Whether a text may have several lines; only a hint. Default: that of the node catalogue."""
     max_length: Annotated[int, Field(ge=1)] | None = None
-    """Of a text, in characters. Default: no limit but that of the body."""
+    """Maximum characters of a text. Default: limited only by the size of the request."""
     random: bool = False
     """Random for each job when left out, below 2^53 so that browsers keep it exact, and reported in
     the job's ``inputs``."""
@@ -82,9 +82,9 @@ class OutputSpec(BaseModel, frozen=True, extra="forbid"):
     node: str
     """Id of the output node."""
     kind: Kind = Kind.IMAGE
-    """What its files are; ``text`` and ``json`` are values."""
+    """Kind of its files; ``text`` and ``json`` are values, not files."""
     many: bool = False
-    """Whether it is a list."""
+    """Whether the output is a list."""
     description: str = ""
     """What it is, for the docstring of the field."""
 
@@ -93,9 +93,9 @@ class WorkflowSpec(BaseModel, frozen=True, extra="forbid"):
     """The whole ``workflow.toml``."""
 
     name: Annotated[str, Field(pattern=WORKFLOW_NAME_PATTERN)]
-    """Name in routes and modules; that of the folder."""
+    """Name in routes and modules, usually also that of the folder."""
     title: str = ""
-    """Short name for people."""
+    """Display name."""
     description: str = ""
     """What it makes, for the docstring of the model."""
     inputs: dict[ParameterName, InputSpec] = Field(default_factory=dict)

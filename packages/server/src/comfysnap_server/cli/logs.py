@@ -12,7 +12,7 @@ from comfysnap_server.cli.modal_session import EnvironmentOption, modal_session
 
 
 def logs(
-    job_id: Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")],
+    job_id: Annotated[str, typer.Argument(metavar="JOB", help="ID of the job: job_...")],
     container: Annotated[
         bool,
         typer.Option(

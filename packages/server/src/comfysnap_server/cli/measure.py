@@ -50,7 +50,7 @@ def measure(
     """Measure how long a job waits for a container to start, and for its picture.
 
     Runs one job after the other, each when no container of its pool runs any more. Says what that
-    will cost and asks first. Jobs of others meanwhile make starts warm ones. Exits with 1 if a job
+    will cost and asks first. Other jobs meanwhile can make starts warm. Exits with 1 if a job
     fails.
 
     Example: comfysnap measure flux prompt="a fox" --starts 20 --baseline --chart starts.png

@@ -152,7 +152,7 @@ def remove(
         bool,
         typer.Option("--unused", help="All files that are neither used nor in deploy.models."),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete model files.
 

@@ -31,8 +31,8 @@ def open_(
 ) -> None:  # fmt: skip
     """Open a server in the browser, through a local proxy that adds your keys. Ctrl-C stops it.
 
-    A browser cannot send the headers that Modal's proxy auth asks for; the proxy can. It listens on
-    127.0.0.1 alone, reaches that one server, and pages of other origins cannot use it. Other users
+    A browser cannot send the headers that Modal's proxy auth requires; the proxy can. It listens on
+    127.0.0.1 only, reaches only that server, and pages of other origins cannot use it. Other users
     of this machine can.
 
     Example: comfysnap open --url https://me--flux.modal.run
@@ -55,5 +55,5 @@ async def _serve(proxy: "BrowserProxy", port: int, *, browser: bool) -> None:
     async with loopback(proxy, port) as address:
         print(f"{address} (Ctrl-C stops it)", flush=True)
         if browser and not await asyncio.to_thread(webbrowser.open, address):
-            print("no browser found; open the address in one", file=sys.stderr)
+            print("no browser found; open the address yourself", file=sys.stderr)
         await asyncio.Event().wait()

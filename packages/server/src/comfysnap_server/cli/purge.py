@@ -29,7 +29,7 @@ def purge(
     files: Annotated[
         bool, typer.Option("--files", help="Only uploads that no unfinished job needs.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     data: DataOption = Path(".comfysnap"),
     project: ProjectOption = None,
     as_json: JsonOption = False,

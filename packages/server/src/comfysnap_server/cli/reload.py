@@ -1,4 +1,4 @@
-"""``comfysnap serve --reload``: a server that starts anew when its project changes."""
+"""``comfysnap serve --reload``: a server that restarts when its project changes."""
 
 import signal
 import subprocess
@@ -51,7 +51,7 @@ def serve_and_reload(project: Path, arguments: Sequence[str]) -> int:
             return 128 + received[0]
         if code is not None:
             return code
-        print("comfysnap: the project changed, starting anew", file=sys.stderr, flush=True)
+        print("comfysnap: the project changed; restarting", file=sys.stderr, flush=True)
 
 
 def _start(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -84,7 +84,7 @@ def _run_until_change(
         if ends_with_server and code == 0:
             return code
         is_waiting = True
-        print("comfysnap: waiting for a change of the project", file=sys.stderr, flush=True)
+        print("comfysnap: waiting for the project to change", file=sys.stderr, flush=True)
     return 0
 
 

@@ -118,7 +118,7 @@ def serve(
     reload: Annotated[
         bool,
         typer.Option(
-            "--reload", help="Start anew when comfysnap.toml or a workflow changes; jobs are kept."
+            "--reload", help="Restart when comfysnap.toml or a workflow changes; jobs are kept."
         ),
     ] = False,
     until_stdin_closes: Annotated[

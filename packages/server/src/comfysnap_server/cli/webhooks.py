@@ -62,7 +62,7 @@ def list_(
 
 @app.command()
 def resend(
-    job_id: Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")],
+    job_id: Annotated[str, typer.Argument(metavar="JOB", help="ID of the job: job_...")],
     data: DataOption = _DATA,
     deployed: DeployedOption = False,
     project: ProjectOption = None,

@@ -141,6 +141,5 @@ def _unavailable(field: str, message: str) -> ProblemError:
     return ProblemError(
         ErrorCode.INPUT_UNAVAILABLE,
         f"{field}: {message}",
-        status=422,
         fields=(FieldProblem(field=field, message=message),),
     )

@@ -107,12 +107,12 @@ _INFER_PARAMETERS: Final = {
 
 
 class StatusQuery(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
-    """How long ``/check_status`` may hold its answer."""
+    """How long ``/check_status`` may hold a request."""
 
     wait: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
-    """Seconds to hold until the job is final; cut to what the server allows (25 s)."""
+    """Seconds to hold until the job has ended; reduced to the server's limit (25 s)."""
     after: Annotated[int, Field(ge=0)] | None = None
-    """With ``wait``: answer at any version above this one."""
+    """With ``wait``: return at any version above this one."""
 
 
 class JobsQuery(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
@@ -233,11 +233,11 @@ class JobRoutes:
         return router
 
     async def infer_sync(self, request: Request) -> Response:
-        """Run a workflow and answer with the finished job, failed ones included (200).
+        """Run a workflow and return the ended job (200), also if it failed.
 
-        A job that takes longer than the server holds a request comes back unfinished (202), and so
-        does one whose end cannot be waited for because too many requests wait already. Hanging up
-        does not cancel.
+        A job that takes longer than the server holds a request is returned unfinished (202), and so
+        is one that cannot be waited for because too many requests wait already. Closing the
+        connection does not cancel the job.
         """
         submitted = await self._submit(request)
         job = submitted.job
@@ -247,7 +247,7 @@ class JobRoutes:
         return _submitted_response(submitted, job, 200 if job.is_final else 202)
 
     async def infer_async(self, request: Request) -> Response:
-        """Accept a job and answer at once (202); ``Location`` is where to poll it.
+        """Accept a job and return it at once (202); poll it at ``Location``.
 
         A job that a free worker took and ended within milliseconds, such as one whose nodes were
         all cached, comes back finished and needs no second request.
@@ -261,7 +261,7 @@ class JobRoutes:
         return _submitted_response(submitted, job, 202)
 
     async def check_status(self, request: Request, job_id: str) -> Response:
-        """The job, held back for ``wait`` seconds while there is nothing new."""
+        """The job; the request is held for up to ``wait`` seconds while there is nothing new."""
         query = read_query(request, StatusQuery)
         owner = await owner_of_job(self._backend, request, job_id)
         job = await self._backend.get(owner, job_id)
@@ -284,7 +284,7 @@ class JobRoutes:
         return Response(page.model_dump_json(), headers=_NO_STORE, media_type="application/json")
 
     async def cancel(self, request: Request, job_id: str) -> Response:
-        """Ask for a job to stop. Asking again, or of a finished job, changes nothing."""
+        """Request cancellation of a job. Repeating it, or for an ended job, changes nothing."""
         owner = await owner_of_job(self._backend, request, job_id)
         return _job_response(await self._backend.cancel(owner, job_id))
 

@@ -18,6 +18,7 @@ STATUS_OF: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.INVALID_JSON: 400,
     ErrorCode.INVALID_REQUEST: 422,
     ErrorCode.INVALID_INPUT: 422,
+    ErrorCode.INPUT_UNAVAILABLE: 422,
     ErrorCode.GRAPH_INVALID: 422,
     ErrorCode.BODY_TOO_LARGE: 413,
     ErrorCode.FILE_TOO_LARGE: 413,
@@ -41,6 +42,7 @@ STATUS_OF: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.QUEUE_FULL: 429,
     ErrorCode.RATE_LIMITED: 429,
     ErrorCode.UNAVAILABLE: 503,
+    ErrorCode.INTERNAL: 500,
 }
 """HTTP status of a refused request; what is not here is 500."""
 

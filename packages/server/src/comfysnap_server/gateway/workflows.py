@@ -53,7 +53,7 @@ class WorkflowRoutes:
         return Response(detail.model_dump_json(), media_type="application/json")
 
     async def health(self) -> Response:
-        """The process answers."""
+        """Succeeds while the process runs."""
         return JSONResponse({"status": "ok"})
 
     async def ready(self) -> Response:

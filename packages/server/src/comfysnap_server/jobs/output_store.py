@@ -41,16 +41,16 @@ class OutputStoreSettings(BaseModel, frozen=True, extra="forbid"):
     """``[serve.outputs]``: where output files are kept. Times in seconds."""
 
     store: Annotated[str, Field(pattern=r"^[a-z0-9]+://[^/\s]+(/\S*)?$")] | None = None
-    """``s3://bucket/prefix``; None: in the data folder, or on the volume. ``gs://`` and ``az://``
-    are handed to the same library and were never tried."""
+    """``s3://bucket/prefix``. None: in the data folder, or on the volume. ``gs://`` and ``az://``
+    are passed to the same library and were not tested."""
     endpoint: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = None
-    """Of a store that is not Amazon's: ``https://ACCOUNT.r2.cloudflarestorage.com``."""
+    """URL of a store other than Amazon's: ``https://ACCOUNT.r2.cloudflarestorage.com``."""
     region: str | None = None
-    """``auto`` for R2; None: ``AWS_REGION``."""
+    """``auto`` for R2. None: ``AWS_REGION``."""
     link_seconds: Annotated[int, Field(ge=60, le=7 * 24 * 3600)] = 3600
-    """How long a link opens its file. Each time a job is read it gets new links."""
+    """How long a link is valid. Each time a job is read, its files get new links."""
     when_down: Literal["wait", "fail"] = "wait"
-    """What a job does whose files cannot be stored: ``wait`` until they can, or ``fail``."""
+    """If a job's files cannot be stored: ``wait`` until they can be, or ``fail`` the job."""
     secret: str | None = None
     """Modal secret with the credentials."""
 

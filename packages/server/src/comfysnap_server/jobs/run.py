@@ -275,7 +275,7 @@ def _rounded(seconds: float | None) -> float | None:
 
 
 class InputUnavailableError(ComfysnapServerError):
-    """An input file of the job cannot be had."""
+    """An input file of the job is not available."""
 
     def __init__(self, field: str | None, detail: str) -> None:
         message = f"{field}: {detail}" if field else detail

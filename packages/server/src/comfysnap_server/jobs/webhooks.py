@@ -32,17 +32,17 @@ _NETWORK: Final = TypeAdapter[Network](Network)
 
 
 class WebhookSettings(BaseModel, frozen=True, extra="forbid"):
-    """``[serve.webhooks]``: where the ends of jobs may be sent. Without hosts and URL: nowhere."""
+    """``[serve.webhooks]``: where jobs may be sent when they end. By default nowhere."""
 
     hosts: Hosts = ()
     """Hosts of webhook URLs: ``hooks.example.com``, or ``*.example.com`` for all below it."""
     url: Annotated[str, Field(max_length=2048)] | None = None
-    """Webhook of jobs that name none; its host is allowed by itself."""
+    """Webhook of jobs that name none; its host is allowed automatically."""
     events: Annotated[frozenset[WebhookType], Field(min_length=1)] | None = None
-    """``job.succeeded``, ``job.failed``, ``job.cancelled``, ``job.timed_out``, ``job.expired``;
+    """``job.succeeded``, ``job.failed``, ``job.cancelled``, ``job.timed_out``, ``job.expired``.
     None: all of them."""
     networks: tuple[str, ...] = ()
-    """Private networks (``10.1.0.0/16``) in which a receiver may be."""
+    """Private networks (``10.1.0.0/16``) that receivers may be in."""
 
     @model_validator(mode="after")
     def _check(self) -> "WebhookSettings":

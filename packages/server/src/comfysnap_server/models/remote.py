@@ -42,7 +42,7 @@ _REFUSED: Final = frozenset({"refused", "too_large", "wrong_content", "hash_mism
 
 
 class RemoteModelError(ComfysnapServerError):
-    """A model that a job names by URL cannot be had, or is not to be used."""
+    """A model that a job names by URL cannot be downloaded, or must not be used."""
 
     def __init__(self, field: str, error: ModelError) -> None:
         refused = error.code in _REFUSED

@@ -37,16 +37,16 @@ class RemoteModelSettings(BaseModel, frozen=True, extra="forbid"):
     below it. Empty: no job may name a URL. A host may redirect to any other on the public
     internet."""
     max_bytes: Annotated[int, Field(gt=0)] = 16 * _GIB
-    """Of one file."""
+    """Maximum size of one file."""
     cache_bytes: Annotated[int, Field(gt=0)] = 100 * _GIB
-    """Of all files that are kept; the least recently used go first."""
+    """Maximum size of all files that are kept; the least recently used are deleted first."""
     private_networks: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
     """Networks (``10.1.0.0/16``) that may be reached although they are private, and that a URL may
     name by address and with http://."""
     tokens: dict[Annotated[str, AfterValidator(_host)], str] = Field(
         default_factory=lambda: {"huggingface.co": "HF_TOKEN", "civitai.com": "CIVITAI_TOKEN"}
     )
-    """Host to the environment variable with the token that is sent to it alone."""
+    """For a host, the environment variable with the token that is sent to it only."""
 
     @property
     def enabled(self) -> bool:

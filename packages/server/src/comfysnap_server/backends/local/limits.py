@@ -12,37 +12,37 @@ class LocalLimits:
     """Limits of the local backend. Times in seconds."""
 
     max_queued: int = 1000
-    """Jobs that wait; more are refused with ``queue_full``."""
+    """Maximum number of waiting jobs; further ones are refused with ``queue_full``."""
     max_queued_bytes: int = 1024 * 1024 * 1024
-    """Requests of unfinished jobs, which wait on the disk."""
+    """Total size of the requests of unfinished jobs, which wait on the disk."""
     max_unfinished_per_owner: int | None = None
-    """Queued and running jobs of an owner; None: no limit but the common one. With several keys:
-    half of ``max_queued`` by default."""
+    """Queued and running jobs of one owner. None: only ``max_queued`` limits them. With keys: half
+    of it by default."""
     max_queued_bytes_per_owner: int | None = None
-    """Of the same; None: no limit but the common one. With several keys: half of it by default."""
+    """``max_queued_bytes`` for one owner. None: no limit of its own. With keys: half by default."""
     max_stored_bytes_per_owner: int | None = None
-    """Uploads, outputs and jobs of an owner; None: the whole disk. With keys: 20 GiB by default."""
+    """Uploads, outputs and jobs of one owner. None: unlimited. With keys: 20 GiB by default."""
     max_file_bytes: int = MAX_FILE_BYTES
-    """Of one uploaded file; by default that of ``[serve]``."""
+    """Maximum size of an uploaded file. Default: that of ``[serve]``."""
     keep_free_bytes: int = 256 * 1024 * 1024
-    """Of the disk: uploads stop there, so that accepted jobs can still run and end."""
+    """Free disk space below which uploads are refused, so that accepted jobs can still end."""
     interrupt_grace: float = 10.0
-    """Between an interrupt and the end of a worker that does not heed it."""
+    """Time between an interrupt and killing a worker that ignores it."""
     start_timeout: float = 600.0
-    """For the engine to load and attach."""
+    """Time for the engine to load and attach."""
     takeover_patience: float = 15.0
-    """For the workers of a server that was killed to be gone."""
+    """Time for the workers of a killed server to end."""
     keep_outputs: float = 7 * 24 * 3600.0
-    """After the end of a job; then its files are ``output_expired``."""
+    """Time after a job's end until its output files are deleted (``output_expired``)."""
     keep_inputs: float = 7 * 24 * 3600.0
-    """After an input file was last stored or asked for."""
+    """Time since an input file was last stored or used until it is deleted."""
     keep_jobs: float = 30 * 24 * 3600.0
-    """After the end of a job; then it is ``unknown_job``."""
+    """Time after a job's end until it is deleted (``unknown_job``)."""
     sweep_interval: float = 600.0
-    """Between two looks for what is past its time."""
+    """Time between two sweeps, which delete what has expired."""
 
     def within(self, budget: OwnerBudget) -> Self:
-        """With what a key sets in place of the limits of owners."""
+        """These limits, with those of an owner replaced by what a key sets."""
         if budget is NO_BUDGET:
             return self
         return replace(

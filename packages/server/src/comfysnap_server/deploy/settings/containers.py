@@ -57,7 +57,7 @@ class WorkerSettings(Scaling, frozen=True, extra="forbid"):
     """Whether several streams read a job's model files while ComfyUI loads them: ``auto`` where one
     stream is slow and the files are not on a local disk."""
     read_ahead_libraries: Literal["auto", "on", "off"] = "auto"
-    """Whether the pages of libraries that a job touches are found before the snapshot, and read by
+    """Whether the library pages that a job touches are found before the snapshot, and read with
     several streams after a restore. Needs a kernel with page maps, which gVisor lacks."""
     warm_up: str | None = None
     """Workflow to run once: before a GPU snapshot, else in each container that starts and has no
@@ -67,13 +67,13 @@ class WorkerSettings(Scaling, frozen=True, extra="forbid"):
     """A version (``0.33.0``) or a full commit; stored as a commit. None: that of the node snapshot,
     else the default in ``pins``."""
     comfyui_repository: WebAddress = pins.REPOSITORY
-    """Where ComfyUI is cloned from, for a fork."""
+    """Repository that ComfyUI is cloned from; change it to use a fork."""
     python: Literal["3.11", "3.12", "3.13"] = "3.11"
     """Version of Python in the image."""
     torch: Version = pins.TORCH
-    """Version of torch. With another than the default the lock is not used."""
+    """Version of torch. The lock is only used for the default."""
     cuda: Version = pins.CUDA
-    """Version of CUDA. With another than the default the lock is not used."""
+    """Version of CUDA. The lock is only used for the default."""
     pip: list[Package] = Field(default_factory=list)
     """Additional Python packages, as requirements (``sageattention==2.2.0``)."""
     apt: list[Package] = Field(default_factory=list)

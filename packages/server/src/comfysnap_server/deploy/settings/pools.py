@@ -16,8 +16,8 @@ OWN_KEYS: Final = ("preload", "warm_up", "min_containers", "buffer_containers")
 
 
 class PoolSettings(WorkerSettings, frozen=True, extra="forbid"):
-    """``[deploy.pools.NAME]``. Keys that are not set are those of ``[deploy]``, but for
-    ``OWN_KEYS``."""
+    """``[deploy.pools.NAME]``. Keys that are not set are taken from ``[deploy]``, except
+    ``preload``, ``warm_up``, ``min_containers`` and ``buffer_containers``."""
 
     workflows: Annotated[list[str], Field(min_length=1)]
     """Names of the workflows that run in this pool, and only here."""

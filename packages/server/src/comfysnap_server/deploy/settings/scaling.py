@@ -41,13 +41,13 @@ class GatewayScaling(Scaling, frozen=True, extra="forbid"):
     cpu: Cores = 0.25
     """Cores, or ``[request, limit]``."""
     memory: Mebibytes = 512
-    """MiB, or ``[request, limit]``. Modal lets a container use more, and charges what it uses."""
+    """MiB, or ``[request, limit]``. A container may use more; Modal charges for what it uses."""
     max_inputs: Annotated[int, Field(ge=1, le=1000)] = 100
     """Concurrent requests of a container; each client that waits for a job is one."""
     snapshot: bool = True
     """Whether the gateway starts from a memory snapshot."""
     custom_domains: list[str] = Field(default_factory=list)
-    """Domains of yours for the gateway, set up at Modal before."""
+    """Your own domains for the gateway; set them up in Modal first."""
 
     @property
     def target_inputs(self) -> int:
@@ -56,5 +56,5 @@ class GatewayScaling(Scaling, frozen=True, extra="forbid"):
 
     @property
     def max_held(self) -> int:
-        """How many of them may wait for jobs; the others are left to submits and cancels."""
+        """How many of them may wait for jobs; the others are reserved for submits and cancels."""
         return max(1, self.target_inputs * 3 // 4)

@@ -26,12 +26,12 @@ def _mount_point(text: str) -> str:
 
 
 class VolumeNames(BaseModel, frozen=True, extra="forbid"):
-    """``[deploy.volumes]``: names of volumes. None: ``<name>-models`` and ``<name>-files``."""
+    """``[deploy.volumes]``: names of volumes."""
 
     models: ObjectName | None = None
-    """Volume with the models."""
+    """Volume with the models. None: ``<name>-models``."""
     files: ObjectName | None = None
-    """Volume with the files of jobs."""
+    """Volume with the files of jobs. None: ``<name>-files``."""
 
 
 class Mount(BaseModel, frozen=True, extra="forbid"):

@@ -133,7 +133,7 @@ class ToolCalls:
             name: workflow for name, workflow in workflows.items() if name not in tools.FIXED
         }
         for name in workflows.keys() & tools.FIXED:
-            log.warning("the workflow %r is not an MCP tool: the name is taken", name)
+            log.warning("the workflow %r is not an MCP tool: its name is reserved", name)
         self._running: dict[tuple[str, str, str | int], _Running] = {}
         self._tools = {name: _tool(workflow) for name, workflow in self._workflows.items()}
         self._fixed = _fixed_tools(self._max_wait)
@@ -387,7 +387,7 @@ def _fixed_tools(max_wait: float) -> dict[str, Tool]:
         tools.CANCEL_JOB: Tool(
             name=tools.CANCEL_JOB,
             title="Cancel a job",
-            description="Stops a job. One that has ended stays as it is.",
+            description="Cancels a job. Does nothing if the job has ended.",
             input_schema=tools.cancel_job_schema(),
             output_schema=tools.output_schema(),
             annotations=ToolAnnotations(

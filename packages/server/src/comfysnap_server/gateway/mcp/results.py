@@ -219,7 +219,7 @@ def _text(job: JobRecord, outputs: Mapping[str, JsonValue], seeds: Mapping[str, 
     lines = [f"{job.workflow}: {job.status} ({job.id}{drawn})."]
     if not job.is_final:
         lines.append(
-            f"It goes on ({stage_of(job)}, {job.progress.fraction:.0%} done). Call {GET_JOB} with"
+            f"It continues ({stage_of(job)}, {job.progress.fraction:.0%} done). Call {GET_JOB} with"
             f" job={job.id} to wait for it, or {CANCEL_JOB} to stop it."
         )
     if job.error is not None:

@@ -20,8 +20,8 @@ from starlette.requests import Request
 from comfysnap_server.gateway.mcp.calls import Call, ToolCalls
 
 INSTRUCTIONS = (
-    "Each tool but get_job and cancel_job runs a ComfyUI workflow as a job. A result has a small"
-    " preview and links to the whole files. A job that takes longer is returned while it runs: call"
+    "Each tool except get_job and cancel_job runs a ComfyUI workflow as a job. A result has a small"
+    " preview and links to the full files. A job that takes long is returned while it runs: call"
     " get_job with its ID until it has ended. The link of a result can be the input of another"
     " tool."
 )

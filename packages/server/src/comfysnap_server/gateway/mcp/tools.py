@@ -224,7 +224,7 @@ def _help(parameter: Parameter) -> str:
     if parameter.type == "model":
         return "A model file of the server, or a URL where the server allows it."
     if parameter.type == "loras":
-        return "Each has a name, or a url where that is listed."
+        return "Each has a name, or a url if the schema has one."
     return "Drawn at random when left out." if parameter.random else ""
 
 

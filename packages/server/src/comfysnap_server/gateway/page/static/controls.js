@@ -251,7 +251,7 @@ class LoraControl {
         inputmode: "decimal",
         class: "number",
         "aria-label": label,
-        placeholder: label === "Strength" ? "1" : "as strength",
+        placeholder: label === "Strength" ? "1" : "same as strength",
         oninput: options.onChange,
       });
       return [input, h("label", { class: "inline" }, h("span", { class: "hint" }, label), input)];
@@ -260,7 +260,7 @@ class LoraControl {
       ? new Choice({ ...field, required: true, default: undefined }, options)
       : new RemoteText({ ...field, type: field.urls ? "model" : "lora" }, options);
     const [strength, strengthLabel] = number("Strength");
-    const [clip, clipLabel] = number("Text strength");
+    const [clip, clipLabel] = number("CLIP strength");
     this.#strength = strength;
     this.#clip = clip;
     this.input = this.#name.input;

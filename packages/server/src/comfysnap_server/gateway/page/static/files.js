@@ -180,7 +180,7 @@ export class FileControl {
     this.#items.replaceChildren(
       ...this.#states.map((state, index) => {
         const file = local.get(state.sha256);
-        const name = file?.name ?? state.url ?? "A file of an earlier job";
+        const name = file?.name ?? state.url ?? "A file from an earlier job";
         const about = file ? sizeText(file.size) : (state.sha256?.slice(0, 12) ?? "");
         const remove = () => this.#remove(index);
         return h(

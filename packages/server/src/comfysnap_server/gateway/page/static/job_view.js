@@ -36,7 +36,7 @@ export class JobView {
   #error = h("div", { class: "error alert" });
   #seeds = h("p", { class: "seeds" });
   #live = h("p", { class: "visually-hidden", role: "status" });
-  #empty = h("p", { class: "empty" }, "What the workflow makes appears here.");
+  #empty = h("p", { class: "empty" }, "Results appear here.");
   #cancel;
 
   /** `onCancel()`, and `onKeep(name, value)` to put a drawn seed into the form. */

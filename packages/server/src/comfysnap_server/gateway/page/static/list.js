@@ -19,7 +19,11 @@ function entry({ name, title, description, default: isDefault }) {
 async function start() {
   try {
     const workflows = await admitted(main, () => requestJson("workflows"));
-    const none = h("p", { class: "empty" }, "None yet: comfysnap new NAME EXPORT.json makes one.");
+    const none = h(
+      "p",
+      { class: "empty" },
+      "No workflows yet. To add one, run: comfysnap new NAME EXPORT.json",
+    );
     main.replaceChildren(
       h("div", { class: "title" }, h("h1", {}, "Workflows")),
       workflows.length === 0 ? none : h("ul", { class: "workflows" }, workflows.map(entry)),
