@@ -24,7 +24,7 @@
     ├── WorkerLostError            a worker process died
     ├── WorkerStartError           no worker process could be started
     ├── InstallError               ComfyUI cannot be installed
-    ├── RehearsalError             the pages of libraries that a job touches cannot be found
+    ├── LibraryPagesError          the pages of libraries that a job touches cannot be found
     ├── SelfTestError              an installed ComfyUI cannot run a job
     └── CommandError               a task of a command failed
         ├── KeyStoreError          a key cannot be added or revoked

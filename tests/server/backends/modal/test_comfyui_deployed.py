@@ -142,7 +142,7 @@ async def test_comfyui_runs_in_a_restored_container(deployment: Deployment, clie
     record = await job.status()
     assert record.timings.start_kind == "restored"
     assert set(record.timings.nodes) == {"1", "2", "3"}
-    if HAS_PAGE_MAP:  # the rehearsal forked beside the threads of Modal's client
+    if HAS_PAGE_MAP:  # the search for library pages forked beside the threads of Modal's client
         assert "MiB of libraries" in deployment.plane.logs()
 
 

@@ -11,8 +11,8 @@ from comfysnap_schema.workflow.apply import (
 )
 from comfysnap_schema.workflow.check import check_workflow, examples
 from comfysnap_schema.workflow.contract import Contract, JsonSchema, travels_as_digits
-from comfysnap_schema.workflow.described import check_workflow_name, workflow_from_contract
 from comfysnap_schema.workflow.diff import compare
+from comfysnap_schema.workflow.from_contract import check_workflow_name, workflow_from_contract
 from comfysnap_schema.workflow.history import CONTRACTS_FILE, read_history
 from comfysnap_schema.workflow.loras import LORA_CLASSES
 from comfysnap_schema.workflow.map import InputSpec, OutputSpec, WorkflowSpec, read_spec

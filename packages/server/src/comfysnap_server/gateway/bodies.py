@@ -11,7 +11,7 @@ from starlette.requests import Request
 from comfysnap_schema.wire import ErrorCode
 from comfysnap_server.gateway.capacity import Places
 from comfysnap_server.gateway.problems import ProblemError
-from comfysnap_server.turns import Turns
+from comfysnap_server.owner_locks import OwnerLocks
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class BodyReader:
         self._patience = patience
         self._min_rate = min_rate
         self._open: set[_Body] = set()
-        self._turns = Turns()
+        self._locks = OwnerLocks()
 
     async def stream(
         self, request: Request, owner: str, limit: int, code: ErrorCode
@@ -114,7 +114,7 @@ class BodyReader:
             raise _late(f"did not arrive within {self._patience:g} s") from error
         if len(body) <= _LARGE_BYTES:
             return parse(body)
-        async with self._turns.turn(owner):
+        async with self._locks.hold(owner):
             return await asyncio.to_thread(parse, body)
 
     def _displace_slowest(self, owner: str) -> bool:

@@ -44,7 +44,7 @@ from comfysnap_server.gateway.submit import (
     label_map,
 )
 from comfysnap_server.logs import fields
-from comfysnap_server.turns import Turns
+from comfysnap_server.owner_locks import OwnerLocks
 
 log = logging.getLogger("comfysnap.gateway")
 
@@ -198,7 +198,7 @@ class JobRoutes:
         self._settings = settings
         self._waits = waits
         self._default = default
-        self._lists = Turns()
+        self._lists = OwnerLocks()
 
     def router(self) -> APIRouter:
         """The routes."""
@@ -272,7 +272,7 @@ class JobRoutes:
 
     async def list_jobs(self, request: Request, query: Annotated[JobsQuery, Query()]) -> Response:
         """The caller's jobs, newest first."""
-        async with self._lists.turn(owner_of(request)):
+        async with self._lists.hold(owner_of(request)):
             page = await self._backend.list_jobs(
                 checked_owner(request, query.owner),
                 status=query.status,

@@ -24,7 +24,7 @@ from comfysnap_server.engine.outputs import output_files
 from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs.request import JobRequest
 from comfysnap_server.jobs.threads import opened
-from comfysnap_server.turns import Turns
+from comfysnap_server.owner_locks import OwnerLocks
 
 _BUFFER: Final = 1024 * 1024
 _INCOMING: Final = "incoming"
@@ -45,7 +45,7 @@ class FileStore:
         self._root = root
         self._max_bytes = max_bytes
         self._keep_free = keep_free
-        self._turns = Turns()
+        self._locks = OwnerLocks()
 
     async def put(self, owner: str, sha256: str, chunks: AsyncIterator[bytes]) -> Path:
         """Store a file while checking its hash and size; storing it again only keeps it longer.
@@ -106,7 +106,7 @@ class FileStore:
 
     async def _write(self, owner: str, write: Callable[[], None]) -> None:
         """One thread for each owner: uploads of one must not take those that others need."""
-        async with self._turns.turn(owner):
+        async with self._locks.hold(owner):
             await asyncio.to_thread(write)
 
     def _check_room(self, size: int) -> None:

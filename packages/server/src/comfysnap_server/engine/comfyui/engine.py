@@ -37,6 +37,14 @@ from comfysnap_server.engine.comfyui.events import JobEvents, planned_nodes, pre
 from comfysnap_server.engine.comfyui.folders import TEMP, set_job_folders
 from comfysnap_server.engine.comfyui.hooks import follow, install_hook, keep_texts_whole
 from comfysnap_server.engine.comfyui.interrupt import Interrupts
+from comfysnap_server.engine.comfyui.library_pages import (
+    LARGEST_PIECE,
+    LibraryPagesError,
+    libraries,
+    small_job,
+    touched_pages,
+    use_libraries,
+)
 from comfysnap_server.engine.comfyui.load import (
     Comfy,
     load_comfy,
@@ -57,14 +65,6 @@ from comfysnap_server.engine.comfyui.readahead import (
     model_files,
     model_pieces,
     read_ahead_budget,
-)
-from comfysnap_server.engine.comfyui.rehearsal import (
-    LARGEST_PIECE,
-    RehearsalError,
-    libraries,
-    small_job,
-    touched_pages,
-    use_libraries,
 )
 from comfysnap_server.engine.comfyui.report import LoadReport
 from comfysnap_server.engine.comfyui.saved import SavedFiles
@@ -224,8 +224,8 @@ class ComfyUIEngine:
             reason = f"{', '.join(report.unsafe_to_fork)} left threads running"
         else:
             try:
-                self._libraries = touched_pages(self._rehearse)
-            except RehearsalError as error:
+                self._libraries = touched_pages(self._run_small_job)
+            except LibraryPagesError as error:
                 reason = str(error)
         if reason is not None:
             logger.info("libraries are not read ahead: %s", reason)
@@ -233,14 +233,14 @@ class ComfyUIEngine:
         report.library_bytes = sum(piece.size for piece in self._libraries)
         logger.info("a job touches %d MiB of libraries", report.library_bytes / 2**20)
 
-    def _rehearse(self, folder: Path) -> None:
+    def _run_small_job(self, folder: Path) -> None:
         """Run in a fork: a small job on the CPU, as a snapshot has no GPU. CUDA is hidden, since a
         fork cannot use what its parent initialised."""
         on_cpu = self.options.device != "cuda"
         self.options = self.options.model_copy(update={"device": "cpu"})
         self._loaded.after_restore.clear()
         with masked(MaskRecord(), lambda _: None):
-            with small_job("rehearsal") as job:
+            with small_job("library-pages") as job:
                 self.run(job, lambda _: None)
             use_libraries(folder, on_cpu=on_cpu)
 

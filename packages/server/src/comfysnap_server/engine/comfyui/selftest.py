@@ -16,7 +16,7 @@ from pydantic import JsonValue
 
 from comfysnap_schema.wire import Progress
 from comfysnap_server.engine.comfyui.engine import ComfyUIEngine
-from comfysnap_server.engine.comfyui.rehearsal import small_job
+from comfysnap_server.engine.comfyui.library_pages import small_job
 from comfysnap_server.engine.protocol import EngineError, NodeOutput, PreviewFrame
 from comfysnap_server.errors import ComfysnapServerError
 
@@ -26,7 +26,7 @@ class SelfTestError(ComfysnapServerError):
 
 
 def self_test(engine: ComfyUIEngine) -> None:
-    """Run the small job of ``rehearsal`` on a loaded engine.
+    """Run the small job of ``library_pages`` on a loaded engine.
 
     Raises:
         SelfTestError: The job failed, or did not produce a picture.

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from comfysnap_server.engine.comfyui.readahead import Piece, is_local
-from comfysnap_server.engine.comfyui.rehearsal import (
+from comfysnap_server.engine.comfyui.library_pages import (
     GAP,
     LARGEST_PIECE,
-    RehearsalError,
+    LibraryPagesError,
     in_pieces,
     libraries,
     touched_pages,
 )
+from comfysnap_server.engine.comfyui.readahead import Piece, is_local
 from comfysnap_server.engine.protocol import SCRATCH
 from tests.server.engine.comfyui import graphs
 from tests.server.engine.comfyui.conftest import REAL, NewDriver, paths_file
@@ -123,7 +123,7 @@ def _leave(_: Path) -> None:
 def test_a_fork_that_fails_or_hangs_is_ended_and_named(
     job: Callable[[Path], None], limit: float, reason: str
 ) -> None:
-    with pytest.raises(RehearsalError) as raised:
+    with pytest.raises(LibraryPagesError) as raised:
         touched_pages(job, limit=limit)
     assert reason in str(raised.value)
 
@@ -133,13 +133,13 @@ def test_a_full_or_missing_temporary_folder_is_named(
 ) -> None:
     (tmp_path / "pagemap").touch()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
-    with pytest.raises(RehearsalError) as raised:
+    with pytest.raises(LibraryPagesError) as raised:
         touched_pages(_die, proc=tmp_path)
     assert "missing" in str(raised.value)
 
 
 def test_a_kernel_without_page_maps_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RehearsalError) as raised:
+    with pytest.raises(LibraryPagesError) as raised:
         touched_pages(_die, proc=tmp_path)
     assert "page map" in str(raised.value)
 

@@ -16,18 +16,18 @@ from comfysnap_server.gateway import GatewaySettings, KeyRecord, Keys, create_ap
 from comfysnap_server.gateway.bodies import BodyReader
 from comfysnap_server.gateway.capacity import Places
 from comfysnap_server.gateway.inputs import InputValidator
-from comfysnap_server.turns import Turns
+from comfysnap_server.owner_locks import OwnerLocks
 from tests.server.gateway.fakes import FakeBackend
 
 LARGE = json.dumps({"prompt": "x" * 100_000}).encode()
 
 
-async def test_turns_of_an_owner_come_in_order_and_others_do_not_wait() -> None:
-    turns, order = Turns(), list[str]()
+async def test_locks_of_an_owner_are_held_in_order_and_others_do_not_wait() -> None:
+    locks, order = OwnerLocks(), list[str]()
     release, taken = asyncio.Event(), asyncio.Event()
 
     async def use(owner: str, name: str, until: asyncio.Event | None = None) -> None:
-        async with turns.turn(owner):
+        async with locks.hold(owner):
             order.append(name)
             if until is not None:
                 taken.set()
@@ -37,11 +37,11 @@ async def test_turns_of_an_owner_come_in_order_and_others_do_not_wait() -> None:
     await taken.wait()
     rest = [asyncio.create_task(use("anna", name)) for name in ("second", "given up", "third")]
     await use("ben", "ben's")
-    assert (order, len(turns)) == (["first", "ben's"], 1)
+    assert (order, len(locks)) == (["first", "ben's"], 1)
     rest[1].cancel()
     release.set()
     await asyncio.gather(first, rest[0], rest[2])
-    assert (order, len(turns)) == (["first", "ben's", "second", "third"], 0)
+    assert (order, len(locks)) == (["first", "ben's", "second", "third"], 0)
     assert rest[1].cancelled()
 
 

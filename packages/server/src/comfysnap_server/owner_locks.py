@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 
-class Turns:
+class OwnerLocks:
     """Owners do one thing at a time; those of different owners do not wait for each other."""
 
     def __init__(self) -> None:
@@ -13,12 +13,12 @@ class Turns:
         self._users: dict[str, int] = {}
 
     def __len__(self) -> int:
-        """How many owners have or await a turn."""
+        """How many owners hold or await theirs."""
         return len(self._locks)
 
     @asynccontextmanager
-    async def turn(self, owner: str) -> AsyncGenerator[None]:
-        """Wait until it is the caller's turn, in the order of the calls of this owner."""
+    async def hold(self, owner: str) -> AsyncGenerator[None]:
+        """Hold the lock of an owner, in the order of the calls."""
         lock = self._locks.setdefault(owner, asyncio.Lock())
         self._users[owner] = self._users.get(owner, 0) + 1
         try:

@@ -50,7 +50,7 @@ _OF_A_FILE: Final = 1 << 61
 _PROC: Final = Path("/proc/self")
 
 
-class RehearsalError(ComfysnapServerError):
+class LibraryPagesError(ComfysnapServerError):
     """The pages cannot be found out; the message is the reason."""
 
 
@@ -138,17 +138,17 @@ def touched_pages(
         proc: Where the kernel shows a process itself.
 
     Raises:
-        RehearsalError: This kernel shows no page map (as gVisor), or the job failed.
+        LibraryPagesError: This kernel shows no page map (as gVisor), or the job failed.
     """
     if not (proc / "pagemap").exists():
-        raise RehearsalError(f"this kernel has no page map ({proc / 'pagemap'})")
+        raise LibraryPagesError(f"this kernel has no page map ({proc / 'pagemap'})")
     try:
         with tempfile.TemporaryDirectory(prefix="comfysnap-") as folder:
             said: Any = json.loads(_run_in_fork(job, Path(folder), limit, proc))
     except (OSError, ValueError) as error:  # ValueError: it was killed while it wrote
-        raise RehearsalError(f"cannot run a fork: {error}") from error
+        raise LibraryPagesError(f"cannot run a fork: {error}") from error
     if isinstance(said, str):
-        raise RehearsalError(said)
+        raise LibraryPagesError(said)
     return [Piece(*fields) for fields in said]
 
 
@@ -170,9 +170,9 @@ def _run_in_fork(job: Callable[[Path], None], folder: Path, limit: float, proc: 
     finally:
         os.close(reading)
     if text is None:
-        raise RehearsalError(f"the fork took longer than {limit:g} s")
+        raise LibraryPagesError(f"the fork took longer than {limit:g} s")
     if not text:
-        raise RehearsalError(f"the fork ended with {os.waitstatus_to_exitcode(status)}")
+        raise LibraryPagesError(f"the fork ended with {os.waitstatus_to_exitcode(status)}")
     return text
 
 
