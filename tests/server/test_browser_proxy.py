@@ -7,7 +7,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from comfysnap_server.browser_proxy import BrowserProxy, checked_upstream, keys_of, loopback
+from comfysnap_server.browser_proxy import BrowserProxy, loopback
+from comfysnap_server.remote_server import checked_url, keys_of
 from tests.server.ui.test_proxy import echo
 
 KEYS = {"Authorization": "Bearer sesame", "Modal-Key": "wk-1", "Modal-Secret": "ws-1"}
@@ -249,5 +250,5 @@ def test_keys_are_those_of_the_client() -> None:
 )
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="the URL must"):
-        checked_upstream(url)
-    assert checked_upstream("https://x/prefix/") == "https://x/prefix"
+        checked_url(url)
+    assert checked_url("https://x/prefix/") == "https://x/prefix"

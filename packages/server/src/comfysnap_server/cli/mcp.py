@@ -4,20 +4,13 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Mapping
 from importlib.util import find_spec
 from types import FrameType
-from typing import Annotated, Final
+from typing import Annotated, NoReturn
 
 import typer
 
-_VARIABLES: Final = {
-    "Authorization": "COMFYSNAP_API_KEY",
-    "Modal-Key": "MODAL_KEY",
-    "Modal-Secret": "MODAL_SECRET",
-}
-"""Headers, and the variables with their values."""
-
+from comfysnap_server.remote_server import checked_url, keys_of
 
 Url = Annotated[
     str,
@@ -33,40 +26,27 @@ def mcp(url: Url = "http://127.0.0.1:8000") -> None:
 
     Example: comfysnap mcp --url http://127.0.0.1:8000
     """
-    problem = _problem(url, os.environ)
-    if problem is not None:
-        print(f"error: {problem}", file=sys.stderr)
-        raise typer.Exit(2)
+    if find_spec("mcp") is None:
+        _refuse("MCP needs the extra: pip install 'comfysnap-server[mcp]'")
+    try:
+        address, keys = checked_url(url), keys_of(os.environ)
+    except ValueError as error:
+        _refuse(str(error))
     from comfysnap_server.mcp_bridge import Bridge, BridgeError
 
     # at once: the thread that reads stdin ends with the next line only
     signal.signal(signal.SIGINT, _exit_at_once)
     try:
-        asyncio.run(Bridge(url.rstrip("/") + "/mcp", _headers(os.environ)).serve())
+        asyncio.run(Bridge(f"{address}/mcp", keys).serve())
     except BridgeError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(3) from error
 
 
+def _refuse(reason: str) -> NoReturn:
+    print(f"error: {reason}", file=sys.stderr)
+    raise typer.Exit(2)
+
+
 def _exit_at_once(_number: int, _frame: FrameType | None) -> None:
     os._exit(130)
-
-
-def _problem(url: str, environment: Mapping[str, str]) -> str | None:
-    if find_spec("mcp") is None:
-        return "MCP needs the extra: pip install 'comfysnap-server[mcp]'"
-    if not url.startswith(("http://", "https://")):
-        return "--url must start with http:// or https://, for example http://127.0.0.1:8000"
-    for name in _VARIABLES.values():
-        value = environment.get(name, "")
-        if not (value.isascii() and value.isprintable()):
-            return f"{name} must contain only printable ASCII characters"
-    return None
-
-
-def _headers(environment: Mapping[str, str]) -> dict[str, str]:
-    """The keys of the environment."""
-    given = {header: environment.get(name, "") for header, name in _VARIABLES.items()}
-    if given["Authorization"]:
-        given["Authorization"] = f"Bearer {given['Authorization']}"
-    return {header: value for header, value in given.items() if value}

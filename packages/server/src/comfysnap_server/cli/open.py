@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from comfysnap_server.remote_server import checked_url, keys_of
+
 if TYPE_CHECKING:
     from comfysnap_server.browser_proxy import BrowserProxy
 
@@ -37,10 +39,10 @@ def open_(
 
     Example: comfysnap open --url https://me--flux.modal.run
     """
-    from comfysnap_server.browser_proxy import BrowserProxy, checked_upstream, keys_of
+    from comfysnap_server.browser_proxy import BrowserProxy
 
     try:
-        proxy = BrowserProxy(checked_upstream(url), keys_of(os.environ))
+        proxy = BrowserProxy(checked_url(url), keys_of(os.environ))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
