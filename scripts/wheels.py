@@ -68,7 +68,7 @@ def check_wheel(wheel: Path, version: str) -> None:
         for path in names
         if path.partition("/")[0] not in (info, module)
     ]
-    for key in ("Summary", "License-Expression", "Requires-Python", "Project-URL", "Classifier"):
+    for key in ("Summary", "License-Expression", "Requires-Python", "Classifier"):
         if not metadata.get_all(key):
             problems.append(f"has no {key}")
     if len(metadata.get_payload()) < 200:
