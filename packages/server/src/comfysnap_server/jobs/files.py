@@ -85,6 +85,9 @@ class FileStore:
             digest.update(buffer)
             file.write(buffer)
             buffer.clear()
+            file.flush()
+            # Bit by bit: another owner's sync waits for all that the disk has not got yet.
+            os.fsync(file.fileno())
 
         async for chunk in chunks:
             size += len(chunk)
@@ -96,12 +99,7 @@ class FileStore:
             if len(buffer) >= _BUFFER:
                 await self._write(owner, flush)
 
-        def finish() -> None:
-            flush()
-            file.flush()
-            os.fsync(file.fileno())
-
-        await self._write(owner, finish)
+        await self._write(owner, flush)
         return digest.hexdigest()
 
     async def _write(self, owner: str, write: Callable[[], None]) -> None:
