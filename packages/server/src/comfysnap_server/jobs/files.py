@@ -39,12 +39,22 @@ class FileStore:
         root: The folder; made when missing.
         max_bytes: Largest file.
         keep_free: Bytes of the disk that uploads leave to others.
+        sync_often: Whether an upload is synced each mebibyte and not once: on a disk that owners
+            share, the sync of one waits for all that others have written.
     """
 
-    def __init__(self, root: Path, *, max_bytes: int = MAX_FILE_BYTES, keep_free: int = 0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        max_bytes: int = MAX_FILE_BYTES,
+        keep_free: int = 0,
+        sync_often: bool = False,
+    ) -> None:
         self._root = root
         self._max_bytes = max_bytes
         self._keep_free = keep_free
+        self._sync_often = sync_often
         self._locks = OwnerLocks()
 
     async def put(self, owner: str, sha256: str, chunks: AsyncIterator[bytes]) -> Path:
@@ -85,9 +95,17 @@ class FileStore:
             digest.update(buffer)
             file.write(buffer)
             buffer.clear()
+            if self._sync_often:
+                sync()
+
+        def sync() -> None:
             file.flush()
-            # Bit by bit: another owner's sync waits for all that the disk has not got yet.
             os.fsync(file.fileno())
+
+        def finish() -> None:
+            flush()
+            if not self._sync_often:
+                sync()
 
         async for chunk in chunks:
             size += len(chunk)
@@ -99,7 +117,7 @@ class FileStore:
             if len(buffer) >= _BUFFER:
                 await self._write(owner, flush)
 
-        await self._write(owner, flush)
+        await self._write(owner, finish)
         return digest.hexdigest()
 
     async def _write(self, owner: str, write: Callable[[], None]) -> None:

@@ -132,7 +132,10 @@ class LocalBackend:
         self._gpus = spread(gpus, workers)
         self._lock = FolderLock(data)
         files = FileStore(
-            self._folders.files, max_bytes=limits.max_file_bytes, keep_free=limits.keep_free_bytes
+            self._folders.files,
+            max_bytes=limits.max_file_bytes,
+            keep_free=limits.keep_free_bytes,
+            sync_often=True,
         )
         self._uploads = Uploads(
             files,

@@ -140,7 +140,7 @@ class WebhookDeliveries:
         return job if job.is_final else None
 
     def _is_crowded(self, host: str) -> bool:
-        running = self._running[host]
+        running = self._running.get(host, {})
         if len(running) < _CROWD:
             return False
         return time.monotonic() - next(iter(running.values())) >= self._slow_after
@@ -152,6 +152,8 @@ class WebhookDeliveries:
             return await self._sender.attempt(delivery, job)
         finally:
             running.pop(job.id, None)
+            if not running:
+                self._running.pop(delivery.host, None)
 
     async def sweep(self) -> None:
         """Send what is due, a few at a time for each host."""
