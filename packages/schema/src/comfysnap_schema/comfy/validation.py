@@ -131,6 +131,7 @@ class _Validator:
     ) -> None:
         self._graph = graph
         self._catalogue = catalogue
+        self._defs = {node: catalogue.get(entry["class_type"]) for node, entry in graph.items()}
         self._fields = fields
         self._check_models = check_models
         self._found: dict[str, list[Issue]] = {}
@@ -138,8 +139,8 @@ class _Validator:
         self._valid: dict[str, bool] = {}
 
     def verdict(self, expected: tuple[str, ...]) -> Verdict:
-        unknown = [self._unknown(node) for node in self._graph if self._def(node) is None]
-        outputs = [node for node in self._graph if self._is_output(node)]
+        unknown = [self._unknown(node) for node, known in self._defs.items() if known is None]
+        outputs = [node for node, known in self._defs.items() if known and known.output_node]
         for node in outputs:
             self._walk(node)
         issues = [*unknown, *self._not_outputs(expected)]
@@ -156,13 +157,6 @@ class _Validator:
             outputs={node: self._valid[node] and not unknown for node in outputs},
         )
 
-    def _def(self, node: str) -> NodeDef | None:
-        return self._catalogue.get(self._graph[node]["class_type"])
-
-    def _is_output(self, node: str) -> bool:
-        known = self._def(node)
-        return known is not None and known.output_node
-
     def _unknown(self, node: str) -> Issue:
         class_type = self._graph[node]["class_type"]
         message = (
@@ -176,7 +170,7 @@ class _Validator:
 
     def _not_outputs(self, expected: tuple[str, ...]) -> Iterator[Issue]:
         for node in expected:
-            known = self._def(node) if node in self._graph else None
+            known = self._defs.get(node)
             if node not in self._graph or (known is not None and not known.output_node):
                 yield Issue(
                     code="not_an_output_node",
@@ -216,7 +210,7 @@ class _Validator:
         """Check the node itself, and note the nodes behind its valid links."""
         found: list[Issue] = []
         needs: list[tuple[str, str]] = []
-        known = self._def(node)
+        known = self._defs[node]
         values = self._graph[node]["inputs"]
         for name, definition in (known.expand(values) if known else {}).items():
             if name not in values:
@@ -229,7 +223,7 @@ class _Validator:
                 continue
             value = values[name]
             if isinstance(value, list):
-                issue = _check_link(self._graph, self._catalogue, value, definition)
+                issue = _check_link(self._graph, self._defs, value, definition)
                 if issue is None:
                     needs.append((name, cast("str", value[0])))
             else:
@@ -248,7 +242,10 @@ def _cycle(nodes: list[str]) -> Issue:
 
 
 def _check_link(
-    graph: Graph, catalogue: Catalogue, value: list[JsonValue], definition: InputDef
+    graph: Graph,
+    defs: Mapping[str, NodeDef | None],
+    value: list[JsonValue],
+    definition: InputDef,
 ) -> Issue | None:
     """Check a list, which is always a link, against the type of the output that it names."""
     origin, slot = value if len(value) == 2 else (None, None)
@@ -262,17 +259,18 @@ def _check_link(
         return Issue(
             code="bad_linked_input", message=f"linked to node {origin!r}, which does not exist"
         )
-    known = catalogue.get(graph[origin]["class_type"])
+    known = defs[origin]
     if known is None:
         return None  # the unknown class is an issue of its own
+    exists = -len(known.outputs) <= slot < len(known.outputs)
+    if exists and fits(known.outputs[slot], definition):
+        return None
     title = title_of(graph, origin)
-    if not -len(known.outputs) <= slot < len(known.outputs):
+    if not exists:
         return Issue(
             code="bad_linked_input",
             message=f"linked to output {slot} of {title!r}, which has {len(known.outputs)}",
         )
-    if fits(known.outputs[slot], definition):
-        return None
     made = known.outputs[slot].type
     return Issue(
         code="return_type_mismatch",

@@ -263,11 +263,14 @@ class Workflow:
         """
         if self.catalogue is None:
             return []
-        complete = all(node["class_type"] in self.catalogue for node in graph.values())
         needed = [output.node for output in self.outputs.values()]
+        issues = validate_graph(graph, self.catalogue, self.fields, outputs=needed)
+        if not issues:
+            return []
+        complete = all(node["class_type"] in self.catalogue for node in graph.values())
         return [
             issue
-            for issue in validate_graph(graph, self.catalogue, self.fields, outputs=needed)
+            for issue in issues
             if issue.code != "missing_node_type" and (complete or issue.code != "prompt_no_outputs")
         ]
 

@@ -1,12 +1,14 @@
 """Receives what clients send, within limits on size, speed and number."""
 
 import asyncio
+import math
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import contextmanager
 from typing import Final, TypeVar
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
 
 from comfysnap_schema.wire import ErrorCode
 from comfysnap_server.gateway.capacity import Places
@@ -54,26 +56,11 @@ class BodyReader:
         Raises:
             ProblemError: ``code``, before anything is read when the length was announced;
                 ``rate_limited``, no place; 408, too slow.
+            ClientDisconnect: The client hung up.
         """
-        error = ProblemError(code, f"the body may have at most {limit} bytes")
-        announced = request.headers.get("content-length", "")
-        if _LENGTH.fullmatch(announced) and int(announced) > limit:
-            raise error
-        crowded = self._places.full_for(owner)
-        body = _Body(owner, self._patience)
-        with self._places.take(owner, over_limit=crowded and self._displace_slowest(owner)):
-            self._open.add(body)
-            try:
-                read = 0
-                chunks = request.stream()
-                while (chunk := await body.receive(chunks)) is not None:
-                    read += len(chunk)
-                    if read > limit:
-                        raise error
-                    body.left = min(body.left + len(chunk) / self._min_rate, self._patience)
-                    yield chunk
-            finally:
-                self._open.discard(body)
+        with self._place(request, owner, limit, code) as body:
+            while (chunk := await body.receive()) is not None:
+                yield chunk
 
     async def read_json(
         self,
@@ -97,6 +84,7 @@ class BodyReader:
         Raises:
             ProblemError: ``unsupported_media_type``, ``body_too_large``, ``invalid_json``,
                 ``rate_limited``, and 408 when the body takes longer than its patience.
+            ClientDisconnect: The client hung up.
         """
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         allowed = kind in _JSON_TYPES or kind.endswith("+json") or (forms and kind == _FORM)
@@ -106,16 +94,48 @@ class BodyReader:
                 f"send the body as application/json, not {kind[:100]!r}",
                 headers={"Accept-Post": "application/json"},
             )
-        chunks = self.stream(request, owner, limit, ErrorCode.BODY_TOO_LARGE)
-        try:
-            async with asyncio.timeout(self._patience), aclosing(chunks):
-                body = b"".join([chunk async for chunk in chunks])
-        except TimeoutError as error:
-            raise _late(f"did not arrive within {self._patience:g} s") from error
+        chunks: list[bytes] = []
+        code = ErrorCode.BODY_TOO_LARGE
+        with self._place(request, owner, limit, code, within=self._patience) as arriving:
+            while (chunk := await arriving.receive()) is not None:
+                chunks.append(chunk)
+        body = b"".join(chunks)
         if len(body) <= _LARGE_BYTES:
             return parse(body)
         async with self._locks.hold(owner):
             return await asyncio.to_thread(parse, body)
+
+    @contextmanager
+    def _place(
+        self,
+        request: Request,
+        owner: str,
+        limit: int,
+        code: ErrorCode,
+        *,
+        within: float = math.inf,
+    ) -> "Generator[_Body]":
+        """A place for a body, which must be whole ``within`` so many seconds, however fast."""
+        error = ProblemError(code, f"the body may have at most {limit} bytes")
+        announced = request.headers.get("content-length", "")
+        if _LENGTH.fullmatch(announced) and int(announced) > limit:
+            raise error
+        crowded = self._places.full_for(owner)
+        body = _Body(
+            request.receive,
+            owner,
+            error,
+            limit=limit,
+            patience=self._patience,
+            min_rate=self._min_rate,
+            deadline=asyncio.get_running_loop().time() + within,
+        )
+        with self._places.take(owner, over_limit=crowded and self._displace_slowest(owner)):
+            self._open.add(body)
+            try:
+                yield body
+            finally:
+                self._open.discard(body)
 
     def _displace_slowest(self, owner: str) -> bool:
         """Free a place: one of the owner's when only the owner has too many."""
@@ -132,17 +152,35 @@ class BodyReader:
 class _Body:
     """A body that is being received."""
 
-    def __init__(self, owner: str, patience: float) -> None:
+    def __init__(
+        self,
+        receive: Receive,
+        owner: str,
+        too_large: ProblemError,
+        *,
+        limit: int,
+        patience: float,
+        min_rate: float,
+        deadline: float,
+    ) -> None:
         self.owner = owner
-        self.left = patience
+        self._receive = receive
+        self._too_large = too_large
+        self._room = limit
+        self._patience = patience
+        self._min_rate = min_rate
+        self._deadline = deadline
+        """When it must be whole, by the clock of the loop."""
+        self._more = True
+        self._left = patience
         """Seconds in hand when it last waited."""
+        self._since: float | None = None
         self._wait: asyncio.Timeout | None = None
         self._displaced = False
 
     def in_hand(self, now: float) -> float:
         """Seconds in hand at this moment."""
-        when = self._wait and self._wait.when()
-        return self.left if when is None else when - now
+        return self._left if self._since is None else self._left - (now - self._since)
 
     def displace(self) -> None:
         """Give its place to another."""
@@ -150,22 +188,35 @@ class _Body:
         if self._wait is not None and not self._wait.expired():
             self._wait.reschedule(asyncio.get_running_loop().time())
 
-    async def receive(self, chunks: AsyncIterator[bytes]) -> bytes | None:
+    async def receive(self) -> bytes | None:
         """The next chunk; None after the last one.
 
         Raises:
-            ProblemError: 408, there is no time left for it.
+            ProblemError: There are more bytes than the limit; 408, there is no time left.
+            ClientDisconnect: The client hung up.
         """
+        if not self._more:
+            return None
         loop = asyncio.get_running_loop()
+        self._since = now = loop.time()
+        end = now if self._displaced else min(now + self._left, self._deadline)
         try:
-            async with asyncio.timeout(0 if self._displaced else self.left) as self._wait:
-                return await anext(chunks, None)
+            async with asyncio.timeout_at(end) as self._wait:
+                message = await self._receive()
         except TimeoutError as error:
             text = "arrives too slowly" + (", and others wait" if self._displaced else "")
             raise _late(text) from error
         finally:
-            self.left = self.in_hand(loop.time())
-            self._wait = None
+            self._left, self._since, self._wait = self.in_hand(loop.time()), None, None
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        self._more = message.get("more_body", False)
+        chunk: bytes = message.get("body", b"")
+        self._room -= len(chunk)
+        if self._room < 0:
+            raise self._too_large
+        self._left = min(self._left + len(chunk) / self._min_rate, self._patience)
+        return chunk
 
 
 def _late(text: str) -> ProblemError:

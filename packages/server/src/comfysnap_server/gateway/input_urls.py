@@ -64,6 +64,8 @@ class InputDownloads:
             ProblemError: ``input_unavailable`` (422) names the field; ``rate_limited``.
             BackendError: The backend cannot store a file.
         """
+        if not urls:
+            return {}
         tasks = {
             field: asyncio.create_task(self._store(owner, field, url, budget))
             for field, url in urls.items()

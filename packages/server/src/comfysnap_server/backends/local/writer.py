@@ -4,6 +4,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -48,7 +49,10 @@ class Writer:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._queue: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
+        self._waiting: deque[_Pending] = deque()
+        self._calls: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        """Operations wait; false: and no others will."""
+        self._called = False
         self._flushing = True
         self._thread = threading.Thread(target=self._work, name="job-store", daemon=True)
         self._thread.start()
@@ -63,7 +67,7 @@ class Writer:
         """Queue an operation; it runs in a transaction of its own within the commit.
 
         Args:
-            operation: What to do.
+            operation: What to do. It may be done again from the start when another one fails.
             durable: Whether it has to survive a power cut.
             then: Called with its result in the loop, also when nobody waits any more; None: it
                 failed.
@@ -74,44 +78,48 @@ class Writer:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._queue.put(_Pending(operation, durable, loop, future, then))
+        self._waiting.append(_Pending(operation, durable, loop, future, then))
+        if not self._called:
+            self._called = True
+            # Not at once: two threads that both want to run Python cost each other half their
+            # time, and the loop has more for the same commit.
+            loop.call_soon(self._call)
         return future
+
+    def _call(self) -> None:
+        self._called = False
+        self._calls.put(True)
 
     def close(self) -> None:
         """Write what is queued, then close the connection."""
-        self._queue.put(None)
+        self._calls.put(False)
         self._thread.join()
         self._connection.close()
 
     def _work(self) -> None:
-        while self._work_once():
-            pass
+        more = True
+        while more:
+            more = self._calls.get()
+            while self._commit_next():
+                pass
 
-    def _work_once(self) -> bool:
-        """Commit what waits; false at the end. Keeps nothing of it, which may be large."""
-        first = self._queue.get()
-        if first is None:
+    def _commit_next(self) -> bool:
+        """Commit what waits; false when nothing does. Keeps nothing of it, which may be large."""
+        batch: list[_Pending] = []
+        while self._waiting and len(batch) < _MOST:
+            batch.append(self._waiting.popleft())
+        if not batch:
             return False
-        batch = [first]
-        last = False
-        while len(batch) < _MOST and not self._queue.empty():
-            item = self._queue.get()
-            if item is None:
-                last = True
-                break
-            batch.append(item)
         self._commit(batch)
-        first.loop.call_soon_threadsafe(_deliver, batch)
-        return not last
+        batch[0].loop.call_soon_threadsafe(_deliver, batch)
+        return True
 
     def _commit(self, batch: list[_Pending]) -> None:
         connection = self._connection
         try:
             self._set_flushing(any(item.durable for item in batch))
-            connection.execute("BEGIN IMMEDIATE")
-            for item in batch:
-                _run(connection, item)
-            connection.execute("COMMIT")
+            while not _run_all(connection, [item for item in batch if item.error is None]):
+                pass
         except sqlite3.Error as error:
             for item in batch:
                 item.error = StorageError(error)
@@ -125,16 +133,23 @@ class Writer:
             self._flushing = flushing
 
 
-def _run(connection: sqlite3.Connection, item: _Pending) -> None:
-    connection.execute("SAVEPOINT operation")
-    try:
-        item.result = item.operation(connection)
-    except sqlite3.OperationalError:
-        raise
-    except Exception as error:
-        item.error = error
-        connection.execute("ROLLBACK TO operation")
-    connection.execute("RELEASE operation")
+def _run_all(connection: sqlite3.Connection, batch: list[_Pending]) -> bool:
+    """Commit the operations, but for those that fail; false when one has failed that had changed
+    something, and nothing is committed. Rare enough that no savepoint surrounds each."""
+    connection.execute("BEGIN IMMEDIATE")
+    for item in batch:
+        changes = connection.total_changes
+        try:
+            item.result = item.operation(connection)
+        except sqlite3.OperationalError:
+            raise
+        except Exception as error:
+            item.error = error
+            if connection.total_changes != changes:
+                connection.execute("ROLLBACK")
+                return False
+    connection.execute("COMMIT")
+    return True
 
 
 def _deliver(batch: list[_Pending]) -> None:
