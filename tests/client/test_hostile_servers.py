@@ -4,6 +4,9 @@ import asyncio
 import gzip
 import hashlib
 import json
+import socket
+import socketserver
+import threading
 import time
 import tracemalloc
 import zlib
@@ -54,24 +57,45 @@ class RawServer:
         self.heads: list[str] = []
         self.url = ""
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.IncompleteReadError):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    def answer(self, connection: socket.socket) -> None:
+        """Answer one request; returns when the client has closed its end too."""
+        with suppress(OSError), connection.makefile("rb") as file:
+            head = ""
+            while not head.endswith("\r\n\r\n"):
+                if not (line := file.readline()):
+                    return
+                head += line.decode("latin-1")
             self.heads.append(head)
             for chunk in self.script(head.partition("\r\n")[0]):
-                writer.write(chunk)
-                await writer.drain()
-        writer.close()
-        with suppress(OSError):
-            await writer.wait_closed()
+                connection.sendall(chunk)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(MIB):  # a close before it was read would take the answer back
+                pass
+
+
+class ThreadedServer(socketserver.ThreadingTCPServer):
+    request_queue_size = 100
 
 
 @asynccontextmanager
 async def raw_server() -> AsyncGenerator[RawServer]:
+    """The server until the block ends; by then its clients are closed, and so its connections."""
     made = RawServer()
-    async with await asyncio.start_server(made.serve, "127.0.0.1", 0) as listening:
-        made.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-        yield made
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            made.answer(self.request)
+
+    with ThreadedServer(("127.0.0.1", 0), Handler) as listening:
+        made.url = f"http://127.0.0.1:{listening.server_address[1]}"
+        thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield made
+        finally:
+            await asyncio.to_thread(listening.shutdown)
+            await asyncio.to_thread(listening.server_close)
+            thread.join()
 
 
 @pytest.fixture
@@ -504,7 +528,7 @@ async def everything(client: Client, folder: Path) -> None:
     ]  # fmt: skip
     for call in calls:
         with suppress(ComfysnapError):
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(0.3):
                 await call()
 
 
@@ -526,7 +550,7 @@ def test_odd_answers_raise_only_the_errors_of_the_client(
                 server.url,
                 retry=RetryPolicy(attempts=2, initial=0),
                 polling=QUICK_POLLS,
-                timeout=1,
+                timeout=0.3,
                 cancel_on_timeout=False,
             ) as client:
                 with suppress(TimeoutError):  # of a stream that goes on

@@ -90,10 +90,12 @@ async def test_a_wrong_cookie_or_bearer_is_rejected(
 
 async def test_a_bearer_that_is_not_utf8_is_rejected(url: str) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
-    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\xfe\r\n\r\n")
-    async with asyncio.timeout(5):
+    try:
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\xfe\r\n\r\n")
         assert (await reader.readline()).split()[1] == b"401"
-    writer.close()
+    finally:
+        writer.close()
+        await writer.wait_closed()
 
 
 async def test_the_printed_url_gives_access(url: str, stranger: aiohttp.ClientSession) -> None:
@@ -121,9 +123,9 @@ async def test_messages_go_both_ways(url: str, stranger: aiohttp.ClientSession) 
     headers = {"Authorization": f"Bearer {TOKEN}"}
     async with stranger.ws_connect(f"{url}/ws?clientId=7", headers=headers) as connection:
         await connection.send_str("hello")
-        assert await connection.receive_str(timeout=5) == "/ws?clientId=7 hello"
+        assert await connection.receive_str(timeout=30) == "/ws?clientId=7 hello"
         await connection.send_bytes(b"x" * 3_000_000)
-        assert len(await connection.receive_bytes(timeout=5)) == 3_000_001
+        assert len(await connection.receive_bytes(timeout=30)) == 3_000_001
 
 
 async def test_the_cookie_is_secure_unless_plain_http_is_set(
@@ -172,7 +174,7 @@ async def test_requests_work_with_more_than_a_hundred_open_pages(
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, headers=headers) as pages:
         opened = [await pages.ws_connect(f"{url}/ws") for _ in range(105)]
-        timeout = aiohttp.ClientTimeout(total=5)
+        timeout = aiohttp.ClientTimeout(total=30)
         async with stranger.get(url, headers=headers, timeout=timeout) as response:
             assert response.status == 201
         assert not any(page.closed for page in opened)
@@ -213,7 +215,7 @@ async def test_a_page_that_does_not_answer_pings_is_disconnected(
     proxy, url = await listen(UiProxy(TOKEN, upstream_url, heartbeat=0.1).app())
     headers = {"Authorization": f"Bearer {TOKEN}"}
     async with stranger.ws_connect(f"{url}/ws", headers=headers, autoping=False):
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(ended.wait(), 30)
     await proxy.cleanup()
     await upstream.cleanup()
 
@@ -224,18 +226,17 @@ async def test_a_restart_during_a_request_shows_the_starting_page(
     def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
 
-    restarting = await asyncio.start_server(hang_up, "127.0.0.1", 0)
-    port = restarting.sockets[0].getsockname()[1]
-    proxy, url = await listen(UiProxy(TOKEN, f"http://127.0.0.1:{port}", secure=False).app())
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    async with stranger.post(f"{url}/prompt", data=b"{}", headers=headers) as response:
-        assert response.status == 503
-        assert "refresh" in await response.text()
-    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-        await stranger.ws_connect(f"{url}/ws", headers=headers)
-    assert refused.value.status == 503
-    await proxy.cleanup()
-    restarting.close()
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as restarting:
+        port = restarting.sockets[0].getsockname()[1]
+        proxy, url = await listen(UiProxy(TOKEN, f"http://127.0.0.1:{port}", secure=False).app())
+        async with stranger.post(f"{url}/prompt", data=b"{}", headers=headers) as response:
+            assert response.status == 503
+            assert "refresh" in await response.text()
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await stranger.ws_connect(f"{url}/ws", headers=headers)
+        assert refused.value.status == 503
+        await proxy.cleanup()
 
 
 def test_an_empty_token_is_rejected() -> None:
@@ -301,7 +302,7 @@ async def test_an_open_page_does_not_delay_the_shutdown(stranger: aiohttp.Client
     url = f"http://127.0.0.1:{port}"
     await until_answered(stranger, f"{url}/nothing", headers, 404)
     async with stranger.ws_connect(f"{url}/ws", headers=headers) as page:
-        assert await page.receive_str(timeout=5) == "open"
+        assert await page.receive_str(timeout=30) == "open"
         process.send_signal(signal.SIGTERM)
         await asyncio.wait_for(process.wait(), 10)
     with pytest.raises(ConnectionRefusedError):
@@ -345,7 +346,7 @@ async def test_comfyui_and_its_manager_run_behind_the_proxy(
             assert "<title>ComfyUI</title>" in await root.text()
         assert (tmp_path / "comfyui.db").is_file()
         async with stranger.ws_connect(f"{url}/ws?clientId=1", headers=page) as connection:
-            assert (await connection.receive_json(timeout=10))["type"] == "status"
+            assert (await connection.receive_json(timeout=30))["type"] == "status"
             prompt = {"prompt": GRAPH, "client_id": "1"}
             async with stranger.post(f"{url}/prompt", json=prompt, headers=page) as response:
                 assert response.status == 200
