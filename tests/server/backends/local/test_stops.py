@@ -87,12 +87,12 @@ async def test_a_stop_does_not_wait_for_ever_for_a_store_that_cannot_be_written(
     lock.take()
     os.kill(worker, signal.SIGKILL)
     accepting = asyncio.create_task(backend.submit(request()))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await has_worker(backend):  # noqa: ASYNC110 -- the kernel sets no event
             await asyncio.sleep(0)
     lock.release()
     assert (await accepting).job.status is JobStatus.RUNNING  # and no worker to run it
     lock.take()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await backend.stop()
     lock.release()
