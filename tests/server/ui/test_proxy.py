@@ -259,7 +259,6 @@ async def start_proxy(port: int, upstream: int, *command: str) -> asyncio.subpro
     )  # fmt: skip
 
 
-@pytest.mark.timeout(60)
 async def test_the_page_shows_that_comfyui_exited_and_does_not_reload(
     stranger: aiohttp.ClientSession,
 ) -> None:
@@ -294,7 +293,6 @@ web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
 """
 
 
-@pytest.mark.timeout(60)
 async def test_an_open_page_does_not_delay_the_shutdown(stranger: aiohttp.ClientSession) -> None:
     port, inner = free_port(), free_port()
     process = await start_proxy(port, inner, sys.executable, "-c", ECHO, str(inner))
@@ -319,7 +317,6 @@ GRAPH = {
 
 
 @pytest.mark.comfyui
-@pytest.mark.timeout(300)
 async def test_comfyui_and_its_manager_run_behind_the_proxy(
     tmp_path: Path, stranger: aiohttp.ClientSession
 ) -> None:

@@ -13,7 +13,7 @@ from comfysnap_server.backends.modal.cloud import DictRecords, FunctionCalls, Pa
 from comfysnap_server.backends.modal.platform import CallState
 from tests.control_plane import ControlPlane
 
-pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.modal
 
 WORKER = "Worker.*"
 GATEWAY = "gateway"

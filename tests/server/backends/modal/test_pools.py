@@ -16,7 +16,7 @@ from comfysnap_schema.workflows.sdxl import SdxlInput
 from tests.control_plane import ControlPlane
 from tests.paths import WORKFLOWS
 
-pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.modal
 
 SETTINGS = f"""
 name = "pooled"
@@ -74,7 +74,7 @@ def deploy(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Dep
 
 async def seen(job: Job[Any], ready: Callable[[JobRecord], bool]) -> JobRecord:
     """The job once it satisfies ``ready``."""
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(60):
         async for event in job.events():
             record = event.job or await job.status()
             if ready(record):
@@ -87,7 +87,7 @@ def is_sampling(record: JobRecord) -> bool:
 
 
 def client(plane: ControlPlane) -> Client:
-    return Client(plane.function("gateway").web_url, timeout=40)
+    return Client(plane.function("gateway").web_url, timeout=60)
 
 
 def served(plane: ControlPlane, name: str) -> int:
@@ -158,7 +158,7 @@ async def test_a_job_may_run_as_long_as_its_pool_allows(
     plane: ControlPlane, deploy: Deploy
 ) -> None:
     await asyncio.to_thread(deploy, POOL)
-    async with httpx.AsyncClient(base_url=plane.function("gateway").web_url, timeout=40) as http:
+    async with httpx.AsyncClient(base_url=plane.function("gateway").web_url, timeout=60) as http:
         for workflow, longest in {"hello": 60.0, "sdxl": 90.0}.items():
             body = {} if workflow == "hello" else {"prompt": "a fox", "steps": 1}
             job = (await http.post(f"/infer_sync/{workflow}?timeout=600", json=body)).json()
