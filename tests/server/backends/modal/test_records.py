@@ -136,7 +136,7 @@ async def test_a_look_at_a_job_reads_no_preview_and_a_stream_shows_each_once(
             shown.append(event.preview.data)
             async with asyncio.timeout(60):
                 read = cloud.feed.reads
-                while cloud.feed.reads < read + 2:  # again, from its start
+                while cloud.feed.reads < read + 2:  # noqa: ASYNC110 -- again, from its start
                     await asyncio.sleep(0.01)
             await reporter.close(ended=True)
             await end(cloud, 1)
