@@ -1,7 +1,6 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -15,6 +14,7 @@ from aiohttp import web
 from comfysnap_server.pins import TESTED, read_version
 from comfysnap_server.ui.command import comfyui_command
 from comfysnap_server.ui.proxy import UiProxy
+from tests.servers import free_port
 
 TOKEN = "a-token-of-some-length"
 
@@ -244,12 +244,6 @@ def test_an_empty_token_is_rejected() -> None:
         UiProxy("", "http://127.0.0.1:9")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 async def start_proxy(port: int, upstream: int, *command: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "comfysnap_server.ui.proxy", "--host", "127.0.0.1",
@@ -273,7 +267,7 @@ async def test_the_page_shows_that_comfyui_exited_and_does_not_reload(
         assert "refresh" not in text
     finally:
         process.send_signal(signal.SIGTERM)
-        await asyncio.wait_for(process.wait(), 30)
+        await asyncio.wait_for(process.wait(), 60)
 
 
 ECHO = """
@@ -370,7 +364,7 @@ async def test_comfyui_and_its_manager_run_behind_the_proxy(
             await until_answered(stranger, f"{url}/system_stats", headers, 200)
     finally:
         process.send_signal(signal.SIGTERM)
-        await asyncio.wait_for(process.wait(), 30)
+        await asyncio.wait_for(process.wait(), 60)
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection("127.0.0.1", inner)
 
