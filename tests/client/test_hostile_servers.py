@@ -106,7 +106,7 @@ async def server() -> AsyncIterator[RawServer]:
 
 @pytest.fixture
 async def client(server: RawServer) -> AsyncIterator[Client]:
-    async with Client(server.url, retry=QUICK, polling=QUICK_POLLS, timeout=30) as made:
+    async with Client(server.url, retry=QUICK, polling=QUICK_POLLS, timeout=60) as made:
         yield made
 
 
@@ -298,7 +298,7 @@ async def test_an_output_url_that_is_not_valid_fails_with_an_own_error(
     server: RawServer, url: str
 ) -> None:
     server.script = serving(output_job(url=url), answer(b"fox"))
-    async with Client(server.url, retry=NO_RETRY, timeout=10) as client:
+    async with Client(server.url, retry=NO_RETRY, timeout=60) as client:
         file = await first_file(client)
         with pytest.raises(ComfysnapError):
             await file.read()
@@ -412,13 +412,15 @@ async def test_an_endless_event_falls_back_to_polls(
 
 def test_the_time_of_the_event_parser_is_linear() -> None:
     def seconds(chunks: int) -> float:
-        parser, started = SseParser(), time.process_time()
+        parser, started = SseParser(), time.thread_time()
         for _ in range(chunks):
             parser.feed(b"x" * 100)
-        return time.process_time() - started
+        return time.thread_time() - started
 
-    seconds(1000)
-    assert seconds(80_000) < 40 * max(seconds(10_000), 0.005)
+    def best(chunks: int) -> float:  # without what the interpreter does now and then
+        return min(seconds(chunks) for _ in range(3))
+
+    assert best(80_000) < 40 * max(best(10_000), 0.005)
 
 
 def test_a_byte_order_mark_in_two_pieces_is_skipped() -> None:
@@ -439,7 +441,7 @@ async def test_a_long_pause_that_a_stream_asks_for_is_cut(
     done = {"type": "done", "job": JOB}
     bodies = iter([b"retry: 999999999\ndata: {}\n\n", event(done, "2")])
     server.script = lambda line: answer(next(bodies), kind="text/event-stream")(line)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert [one.type async for one in client.job("job_1").events()] == ["done"]
 
 
