@@ -131,21 +131,23 @@ async def test_a_job_that_waits_in_a_pool_that_is_gone_runs_in_the_one_of_today(
 ) -> None:
     await asyncio.to_thread(deploy, POOL)
     plane.hold("Worker_big.*")
-    async with client(plane) as api:
-        waiting = await api.infer_async(DRAWN)
-        other = await api.infer_async(DRAWN)
-        assert (await waiting.status()).status is JobStatus.QUEUED
-        await asyncio.to_thread(deploy, settings)
-        assert (await waiting.result()).images
-        assert (await waiting.status()).attempt == 1
-        # and one that nobody asks for, by the sweep
-        plane.run_scheduled("sweep")
-        assert (await other.result()).images
+    try:
+        async with client(plane) as api:
+            waiting = await api.infer_async(DRAWN)
+            other = await api.infer_async(DRAWN)
+            assert (await waiting.status()).status is JobStatus.QUEUED
+            await asyncio.to_thread(deploy, settings)
+            assert (await waiting.result()).images
+            assert (await waiting.status()).attempt == 1
+            # and one that nobody asks for, by the sweep
+            plane.run_scheduled("sweep")
+            assert (await other.result()).images
+    finally:
+        plane.hold("Worker_big.*", held=False)
 
 
 async def test_a_running_job_outlives_its_pool(plane: ControlPlane, deploy: Deploy) -> None:
     await asyncio.to_thread(deploy, POOL)
-    plane.hold("Worker_big.*", held=False)
     async with client(plane) as api:
         job = await api.infer_async(SdxlInput(prompt="a fox", steps=60))
         await seen(job, is_sampling)
