@@ -185,7 +185,7 @@ async def test_every_attempt_has_the_same_id_and_body_and_a_time_of_its_own(
     assert (await sender().attempt(first, JOB)).attempts == 2
     one, two = receiver.headers
     assert one["webhook-id"] == two["webhook-id"]
-    assert 99 <= int(two["webhook-timestamp"]) - int(one["webhook-timestamp"]) <= 101
+    assert int(two["webhook-timestamp"]) - int(one["webhook-timestamp"]) >= 99
     assert receiver.bodies[0] == receiver.bodies[1]
 
 
