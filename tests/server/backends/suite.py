@@ -162,7 +162,7 @@ async def test_a_job_after_a_failed_one_runs(backend: Backend) -> None:
 
 
 async def test_waiting_for_news_tells_each_step_and_never_goes_back(backend: Backend) -> None:
-    job = (await backend.submit(request(sampling(100)))).job
+    job = (await backend.submit(request(sampling(60)))).job
     seen = [job]
     async with asyncio.timeout(PATIENCE_S):
         while not seen[-1].is_final:
@@ -174,7 +174,7 @@ async def test_waiting_for_news_tells_each_step_and_never_goes_back(backend: Bac
     steps = [p for p in running if p.step]
     assert len({p.step for p in steps}) >= 2  # quick states may come as one
     assert {(p.node, p.node_class, p.node_title, p.steps) for p in steps} == {
-        ("5", "KSampler", "Draw", 100)
+        ("5", "KSampler", "Draw", 60)
     }
 
 
@@ -259,7 +259,7 @@ async def check_draft(backend: Backend, job: JobRecord) -> None:
 
 
 async def test_an_output_is_served_while_the_job_runs_and_never_changes(backend: Backend) -> None:
-    submitted = await backend.submit(in_two_parts(150))
+    submitted = await backend.submit(in_two_parts(100))
     job = await until_draft(backend, submitted.job)
     await check_draft(backend, job)
     ended = await finish(backend, job)
@@ -271,7 +271,7 @@ async def test_an_output_is_served_while_the_job_runs_and_never_changes(backend:
 
 
 async def test_each_output_is_an_event_once_as_soon_as_it_is_complete(backend: Backend) -> None:
-    job = (await backend.submit(in_two_parts(150))).job
+    job = (await backend.submit(in_two_parts(100))).job
     events: list[JobEvent] = []
     async with asyncio.timeout(PATIENCE_S):
         async for event in backend.events("anna", job.id, after=None):
@@ -286,7 +286,7 @@ async def test_each_output_is_an_event_once_as_soon_as_it_is_complete(backend: B
 
 
 async def test_a_job_that_fails_keeps_the_outputs_that_were_complete(backend: Backend) -> None:
-    asked = in_two_parts(150)
+    asked = in_two_parts(100)
     asked.graph["9"]["class_type"] = "PreviewAny"  # which makes no image
     job = await until_draft(backend, (await backend.submit(asked)).job)
     ended = await finish(backend, job)

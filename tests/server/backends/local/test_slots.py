@@ -194,9 +194,9 @@ async def test_what_another_job_started_lives_on_when_one_is_ended(
 async def test_a_fork_server_that_hangs_does_not_end_the_jobs_of_other_workers(
     start_backend: StartBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fork_client, "FORK_PATIENCE_S", 0.5)
     backend: LocalBackend = await start_backend(gpus=[0, 1])
     lost, kept = await two_running(backend)
+    monkeypatch.setattr(fork_client, "FORK_PATIENCE_S", 1.0)
     workers = [await backend.worker_pid(slot) for slot in (0, 1)]
     fork_server = fork_server_of(workers[0])
     os.kill(fork_server, signal.SIGSTOP)
