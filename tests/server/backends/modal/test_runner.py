@@ -302,7 +302,7 @@ async def test_a_container_taken_away_before_its_job_began_uses_up_no_attempt(
 async def preempt(running: asyncio.Task[str], engine: FakeEngine) -> None:
     """Cancel the call as Modal does when it takes the container away."""
     engine.go.clear()
-    assert await asyncio.to_thread(engine.running.wait, 10)
+    assert await asyncio.to_thread(engine.running.wait, 60)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
