@@ -47,7 +47,7 @@ class Page:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait(self, expression: str, seconds: float = 30) -> None:
+    def wait(self, expression: str, seconds: float = 60) -> None:
         """Return once an expression is true."""
         end = time.monotonic() + seconds
         while not self.eval(f"Boolean({expression})"):

@@ -47,7 +47,7 @@ class Receiver:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/hook"
 
-    def wait(self, count: int, timeout: float = 30) -> list[Event]:
+    def wait(self, count: int, timeout: float = 60) -> list[Event]:
         """The first ``count`` events, once they came."""
         with self.news:
             if not self.news.wait_for(lambda: len(self.events) >= count, timeout):

@@ -1,5 +1,7 @@
-"""A real uvicorn server in a thread, for tests."""
+"""A real uvicorn server in a thread, for tests, and ports for servers that need theirs told."""
 
+import secrets
+import socket
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -7,6 +9,19 @@ from contextlib import contextmanager
 from fastapi import FastAPI
 
 from comfysnap_server.gateway.serving import GatewayServer
+
+
+def free_port() -> int:
+    """A free port of those that the system gives to no connection and no other server by itself,
+    so that it is still free when a process takes it later."""
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 @contextmanager

@@ -36,6 +36,6 @@ async def server() -> AsyncIterator[FakeServer]:
 async def client(server: FakeServer) -> AsyncIterator[Client]:
     """A client of the fake server, with short pauses."""
     async with Client(
-        server.url, api_key="sesame", retry=QUICK, polling=QUICK_POLLS, timeout=20
+        server.url, api_key="sesame", retry=QUICK, polling=QUICK_POLLS, timeout=60
     ) as made:
         yield made

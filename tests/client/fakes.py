@@ -234,7 +234,7 @@ class FakeServer:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until ``condition`` holds; it is checked at each request and job change."""
-        async with asyncio.timeout(10), self.seen:
+        async with asyncio.timeout(60), self.seen:
             await self.seen.wait_for(condition)
 
     async def requested(self, path: str, count: int = 1) -> None:

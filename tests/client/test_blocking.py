@@ -114,7 +114,7 @@ def test_ctrl_c_cancels_the_job(
     polled = threading.Event()
 
     def interrupted(self: "Future[object]", timeout: float | None = None) -> object:
-        assert polled.wait(10)
+        assert polled.wait(60)
         raise KeyboardInterrupt
 
     with blocking.Client.from_env(event_hooks=setting(polled)) as client:
@@ -127,12 +127,12 @@ def test_ctrl_c_cancels_the_job(
 
 def test_closing_stops_the_thread_and_rejects_further_calls(comfysnap_server: MockServer) -> None:
     comfysnap_server.on(DrawInput).hangs()
-    before = threading.active_count()
+    before = set(threading.enumerate())
     client = blocking.Client(comfysnap_server.url)
     client.infer_async(FOX)
     client.close()
     client.close()
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
     with pytest.raises(RuntimeError, match="closed"):
         client.infer_sync(FOX)
 
@@ -158,7 +158,7 @@ def test_closing_ends_a_wait_on_another_thread(comfysnap_server: MockServer) -> 
     client = blocking.Client(comfysnap_server.url, event_hooks=setting(polled))
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(client.infer_sync, FOX)
-        assert polled.wait(10)
+        assert polled.wait(60)
         client.close()
         with pytest.raises(CancelledError):
-            waiting.result(10)
+            waiting.result(60)

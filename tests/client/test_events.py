@@ -148,7 +148,7 @@ async def test_progress_reaches_the_callback_and_a_failing_callback_does_not_end
     await server.requested("/check_status")
     job_id = next(iter(server.jobs))
     await server.finish(job_id, status="running", progress=half_done(0.5))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await shown.wait()
     await server.finish(job_id, outputs={"text": "done"})
     assert (await waiting).text == "done"
@@ -314,7 +314,7 @@ async def test_a_follower_without_the_current_state_gets_it_at_once(
     waiting = asyncio.create_task(job.wait(on_progress=lambda progress: progress))
     await server.requested("/check_status", 1)
     assert server.requests_to("/check_status")[0].query_params["after"] == "1"
-    async with asyncio.timeout(5), aclosing(job.events()) as events:
+    async with asyncio.timeout(20), aclosing(job.events()) as events:
         assert (await anext(events)).type == "status"
     await server.finish(job.id, outputs={})
     assert (await waiting).status == "succeeded"

@@ -4,6 +4,9 @@ import asyncio
 import gzip
 import hashlib
 import json
+import socket
+import socketserver
+import threading
 import time
 import tracemalloc
 import zlib
@@ -54,24 +57,45 @@ class RawServer:
         self.heads: list[str] = []
         self.url = ""
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.IncompleteReadError):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    def answer(self, connection: socket.socket) -> None:
+        """Answer one request; returns when the client has closed its end too."""
+        with suppress(OSError), connection.makefile("rb") as file:
+            head = ""
+            while not head.endswith("\r\n\r\n"):
+                if not (line := file.readline()):
+                    return
+                head += line.decode("latin-1")
             self.heads.append(head)
             for chunk in self.script(head.partition("\r\n")[0]):
-                writer.write(chunk)
-                await writer.drain()
-        writer.close()
-        with suppress(OSError):
-            await writer.wait_closed()
+                connection.sendall(chunk)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(MIB):  # a close before it was read would take the answer back
+                pass
+
+
+class ThreadedServer(socketserver.ThreadingTCPServer):
+    request_queue_size = 100
 
 
 @asynccontextmanager
 async def raw_server() -> AsyncGenerator[RawServer]:
+    """The server until the block ends; by then its clients are closed, and so its connections."""
     made = RawServer()
-    async with await asyncio.start_server(made.serve, "127.0.0.1", 0) as listening:
-        made.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-        yield made
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            made.answer(self.request)
+
+    with ThreadedServer(("127.0.0.1", 0), Handler) as listening:
+        made.url = f"http://127.0.0.1:{listening.server_address[1]}"
+        thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield made
+        finally:
+            await asyncio.to_thread(listening.shutdown)
+            await asyncio.to_thread(listening.server_close)
+            thread.join()
 
 
 @pytest.fixture
@@ -82,7 +106,7 @@ async def server() -> AsyncIterator[RawServer]:
 
 @pytest.fixture
 async def client(server: RawServer) -> AsyncIterator[Client]:
-    async with Client(server.url, retry=QUICK, polling=QUICK_POLLS, timeout=30) as made:
+    async with Client(server.url, retry=QUICK, polling=QUICK_POLLS, timeout=60) as made:
         yield made
 
 
@@ -274,7 +298,7 @@ async def test_an_output_url_that_is_not_valid_fails_with_an_own_error(
     server: RawServer, url: str
 ) -> None:
     server.script = serving(output_job(url=url), answer(b"fox"))
-    async with Client(server.url, retry=NO_RETRY, timeout=10) as client:
+    async with Client(server.url, retry=NO_RETRY, timeout=60) as client:
         file = await first_file(client)
         with pytest.raises(ComfysnapError):
             await file.read()
@@ -388,13 +412,15 @@ async def test_an_endless_event_falls_back_to_polls(
 
 def test_the_time_of_the_event_parser_is_linear() -> None:
     def seconds(chunks: int) -> float:
-        parser, started = SseParser(), time.process_time()
+        parser, started = SseParser(), time.thread_time()
         for _ in range(chunks):
             parser.feed(b"x" * 100)
-        return time.process_time() - started
+        return time.thread_time() - started
 
-    seconds(1000)
-    assert seconds(80_000) < 40 * max(seconds(10_000), 0.005)
+    def best(chunks: int) -> float:  # without what the interpreter does now and then
+        return min(seconds(chunks) for _ in range(3))
+
+    assert best(80_000) < 40 * max(best(10_000), 0.005)
 
 
 def test_a_byte_order_mark_in_two_pieces_is_skipped() -> None:
@@ -415,7 +441,7 @@ async def test_a_long_pause_that_a_stream_asks_for_is_cut(
     done = {"type": "done", "job": JOB}
     bodies = iter([b"retry: 999999999\ndata: {}\n\n", event(done, "2")])
     server.script = lambda line: answer(next(bodies), kind="text/event-stream")(line)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert [one.type async for one in client.job("job_1").events()] == ["done"]
 
 
@@ -504,7 +530,7 @@ async def everything(client: Client, folder: Path) -> None:
     ]  # fmt: skip
     for call in calls:
         with suppress(ComfysnapError):
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(0.3):
                 await call()
 
 
@@ -526,7 +552,7 @@ def test_odd_answers_raise_only_the_errors_of_the_client(
                 server.url,
                 retry=RetryPolicy(attempts=2, initial=0),
                 polling=QUICK_POLLS,
-                timeout=1,
+                timeout=0.3,
                 cancel_on_timeout=False,
             ) as client:
                 with suppress(TimeoutError):  # of a stream that goes on

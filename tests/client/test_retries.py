@@ -172,9 +172,9 @@ async def test_a_pause_that_exceeds_the_deadline_fails_at_once(
     client: Client, server: FakeServer
 ) -> None:
     server.on("/check_status", rejecting(429, "rate_limited", retry_after="60"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         with pytest.raises(DeadlineExceeded) as caught:
-            await client.check_status("job_x", timeout=10)
+            await client.check_status("job_x", timeout=50)
 
     assert caught.value.status == 429
     assert isinstance(caught.value.__cause__, RateLimited)
@@ -367,7 +367,7 @@ async def test_a_status_of_a_newer_server_does_not_end_the_wait(
     job = await client.infer_async(FOX)
     await server.finish(job.id, status="paused_by_moon")
     with pytest.raises(DeadlineExceeded):
-        await job.result(timeout=0.2)
+        await job.result(timeout=1)
     assert job.record is not None
     assert job.record.status == "paused_by_moon"
 

@@ -141,7 +141,7 @@ async def test_a_failed_upload_stops_the_concurrent_one_and_the_submit(
     both = asyncio.Barrier(2)
 
     async def meet(_request: Request) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await both.wait()
 
     server.on("/files", meet, meet)

@@ -28,7 +28,7 @@ def new_mark() -> str:
     return uuid.uuid4().hex
 
 
-def left_behind(mark: str, patience: float = 15) -> list[str]:
+def left_behind(mark: str, patience: float = 60) -> list[str]:
     """Command lines of the processes with this mark that do not exit."""
     limit = time.monotonic() + patience
     while (found := _marked(mark)) and (left := limit - time.monotonic()) > 0:
@@ -80,7 +80,7 @@ def serving(
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         try:
-            process.wait(30)
+            process.wait(60)
         finally:
             process.kill()
             process.stdout.close()

@@ -41,13 +41,13 @@ def serving_within(ulimit: str, data: Path) -> Generator[tuple[int, str, Path]]:
         yield process.pid, found[0], log
     finally:
         process.stdin.close()
-        process.wait(30)
+        process.wait(60)
         process.stdout.close()
 
 
 def patient(http: httpx.Client, method: str, path: str, **sent: Any) -> httpx.Response:
     """The answer to a client that comes back when it is refused, as ours does."""
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + 60
     while (answer := http.request(method, path, **sent)).status_code == 503:
         assert time.monotonic() < limit
         time.sleep(float(answer.headers.get("Retry-After", 1)))  # as the server asks
@@ -59,9 +59,9 @@ def is_served(url: str) -> bool:
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     sides = {"width": 16, "height": 16}
     transport = httpx.HTTPTransport(retries=3)
-    with httpx.Client(base_url=url, transport=transport, timeout=20) as http:
+    with httpx.Client(base_url=url, transport=transport, timeout=60) as http:
         job = patient(http, "POST", "/infer_async/hello", json=sides).json()["id"]
-        limit = time.monotonic() + 30
+        limit = time.monotonic() + 60
         while patient(http, "GET", f"/check_status/{job}").json()["status"] != "succeeded":
             assert time.monotonic() < limit
             time.sleep(0.05)
@@ -80,7 +80,7 @@ def test_twice_as_many_connections_as_files_leave_room_for_a_job(tmp_path: Path,
         sent = {"idle": "", "waiting": f"GET /events/{slow}?x HTTP/1.1\r\nHost: x\r\n\r\n"}[kind]
         for _ in range(2 * FILES):
             connection = crowd.enter_context(
-                socket.create_connection((address.host, address.port or 80), timeout=10)
+                socket.create_connection((address.host, address.port or 80), timeout=60)
             )
             connection.sendall(sent.encode())
         assert is_served(url)

@@ -53,7 +53,7 @@ def test_a_demo_that_is_killed_leaves_no_process(tmp_path: Path, how: signal.Sig
     mark = new_mark()
     code, _ = in_terminal(tmp_path, mark, lambda _, pid: os.kill(pid, how))
     assert code == (-how if how == signal.SIGKILL else 130)
-    assert left_behind(mark, patience=30) == []
+    assert left_behind(mark) == []
 
 
 def test_the_demo_leaves_the_page_open_until_ctrl_c(tmp_path: Path) -> None:
@@ -73,12 +73,12 @@ def test_the_demo_leaves_the_page_open_until_ctrl_c(tmp_path: Path) -> None:
         assert (tmp_path / "opened").read_text() == page
         assert "<title>comfysnap</title>" in httpx.get(page).text
         demo.send_signal(signal.SIGINT)
-        assert demo.wait(30) == 0
+        assert demo.wait(60) == 0
     assert left_behind(mark) == []
 
 
 def wait_for(path: Path) -> None:
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + 60
     while not path.exists():
         assert time.monotonic() < limit
         time.sleep(0.02)
@@ -99,7 +99,7 @@ def in_terminal(folder: Path, mark: str, act: Callable[[int, int], object]) -> t
         os.execve(sys.executable, [*COMMAND, "demo"], variables)  # noqa: S606 -- the child of a pty
     shown = ""
     acted = False
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 200
     while time.monotonic() < limit:
         if select.select([terminal], [], [], 0.1)[0]:
             try:

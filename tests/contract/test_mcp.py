@@ -170,7 +170,7 @@ def test_it_ends_with_stdin_and_with_ctrl_c(url: str) -> None:
     process.stdin.flush()
     assert "get_job" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
+    assert process.wait(60) == 130
     assert process.communicate()[1] == ""
 
 

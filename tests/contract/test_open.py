@@ -143,7 +143,7 @@ def test_the_browser_is_opened_and_ctrl_c_ends_it_with_one_line(
     with opened(deployment, BROWSER=command) as (process, address):
         assert pipe.read_text() == address
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (0, "stopped\n", "")
 
 

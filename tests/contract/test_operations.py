@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import pytest
 
 from tests.contract.processes import new_mark, serving
 from tests.paths import ROOT
+from tests.servers import free_port
 
 EXAMPLES = ROOT / "examples"
 HOST = {"Host": "images.example.com"}
@@ -37,11 +37,6 @@ http {{
     include site.conf;
 }}
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as opened:
-        return opened.getsockname()[1]
 
 
 @contextmanager
@@ -75,7 +70,7 @@ def nginx(folder: Path, upstream: str) -> Generator[tuple[str, str]]:
         yield f"http://127.0.0.1:{plain}", f"https://127.0.0.1:{secure}"
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(20)
+        process.wait(60)
 
 
 @pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx")

@@ -57,7 +57,7 @@ def test_an_engine_that_never_loads_ends_the_server(tmp_path: Path) -> None:
 
 
 def ready(url: str, expected: int) -> None:
-    limit = time.monotonic() + 20
+    limit = time.monotonic() + 60
     while httpx.get(f"{url}/ready").status_code != expected:
         assert time.monotonic() < limit
         time.sleep(0.1)
@@ -75,7 +75,7 @@ def test_a_server_that_cannot_write_files_is_not_ready(tmp_path: Path) -> None:
 
 @asynccontextmanager
 async def backend(data: Path, **limits: int) -> AsyncGenerator[LocalBackend]:
-    backend = LocalBackend(data, limits=LocalLimits(takeover_patience=5, **limits))
+    backend = LocalBackend(data, limits=LocalLimits(takeover_patience=30, **limits))
     await backend.start()
     try:
         await backend.worker_pid()
@@ -98,7 +98,7 @@ def parent_of(pid: int) -> int:
 
 
 async def becomes(backend: LocalBackend, *, ready: bool) -> None:
-    limit = time.monotonic() + 20
+    limit = time.monotonic() + 60
     while await backend.ready() is not ready:
         assert time.monotonic() < limit
         await asyncio.sleep(0.05)

@@ -15,6 +15,7 @@ from tests.paths import ROOT
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
 HELLO = {"width": 32, "height": 32}
+SLOW = "--engine-option=step_seconds=5"
 
 
 def failed_start(*options: str) -> tuple[int, str]:
@@ -30,7 +31,7 @@ def test_a_stopped_server_keeps_its_jobs_and_leaves_no_process(
     tmp_path: Path, how: signal.Signals | None, code: int
 ) -> None:
     mark = new_mark()
-    with serving(mark, tmp_path, "--until-stdin-closes") as (process, url):
+    with serving(mark, tmp_path, "--until-stdin-closes", SLOW) as (process, url):
         done = httpx.post(f"{url}/infer_sync/hello", json=HELLO, timeout=30).json()
         assert done["status"] == "succeeded"
         slow = {"prompt": "a fox", "steps": 50}
@@ -40,9 +41,9 @@ def test_a_stopped_server_keeps_its_jobs_and_leaves_no_process(
             process.stdin.close()
         else:
             process.send_signal(how)
-        assert process.wait(30) == code
+        assert process.wait(60) == code
     assert left_behind(mark) == []
-    with serving(mark, tmp_path) as (_, url):
+    with serving(mark, tmp_path, SLOW) as (_, url):
         again = httpx.get(f"{url}/check_status/{done['id']}").json()
         assert again["outputs"] == done["outputs"]
         assert httpx.get(url + done["outputs"]["images"][0]["url"]).status_code == 200
@@ -65,7 +66,7 @@ def test_a_server_stopped_while_it_starts_leaves_no_process(tmp_path: Path) -> N
     mark = new_mark()
     with serving(mark, tmp_path) as (process, _):
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == -signal.SIGTERM
+        assert process.wait(60) == -signal.SIGTERM
     assert left_behind(mark) == []
 
 
@@ -144,7 +145,7 @@ def test_devices_that_cannot_be_used_are_an_error_at_start(
 
 
 def test_two_pretended_devices_run_two_jobs_at_once(tmp_path: Path) -> None:
-    with serving(new_mark(), tmp_path, "--devices=0,1") as (process, url):
+    with serving(new_mark(), tmp_path, "--devices=0,1", SLOW) as (process, url):
         body = {"prompt": "a fox", "steps": 50}
         jobs = [httpx.post(f"{url}/infer_async/flux", json=body).json()["id"] for _ in range(2)]
         found = [

@@ -12,14 +12,9 @@ import pytest
 
 from tests.contract.processes import COMMAND, environment, left_behind, new_mark, serving
 from tests.paths import ROOT
+from tests.servers import free_port
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def test_a_job_is_followed_through_a_log_of_json_and_the_metrics(

@@ -119,8 +119,13 @@ class ControlPlane:
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()
-        # Connections that the other side closed end now; their transports have no event.
-        await asyncio.sleep(0.05)
+        # Nothing runs the loop from now on: what is still connected would stay open.
+        for transport in list(vars(self._loop)["_transports"].values()):
+            transport.abort()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
         await self._loop.shutdown_asyncgens()
 
     def __enter__(self) -> Self:

@@ -18,7 +18,7 @@ from tests.contract.processes import new_mark, serving
 from tests.docs.blocks import Block, Reader, blocks_of, pages
 from tests.paths import ROOT
 
-pytestmark = pytest.mark.timeout(300)  # a page is many commands
+pytestmark = pytest.mark.timeout(600)  # a page is many commands
 
 LANGUAGES: Final = {"sh", "console", "python", "toml", "json", "ts", "text", ""}
 REASONS: Final = {

@@ -73,7 +73,7 @@ def pyright(folder: Path, file: str) -> str:
     return done.stdout
 
 
-@pytest.mark.timeout(300)  # of the ten minutes that the page promises
+@pytest.mark.timeout(600)  # of the ten minutes that the page promises
 @pytest.mark.skipif(UV is None, reason="uv is not installed")
 def test_the_start_page_leads_from_an_empty_machine_to_a_typed_call(newcomer: Newcomer) -> None:
     blocks = blocks_of(DOCS / "index.md")

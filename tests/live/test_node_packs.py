@@ -16,7 +16,7 @@ import pytest
 
 from tests.server.engine.comfyui.conftest import Driver, real_comfyui
 
-pytestmark = [pytest.mark.comfyui, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.comfyui
 
 GRAPHS = Path(__file__).parent / "node_packs"
 PACKS = ["ComfyUI-Manager", *sorted(path.stem for path in GRAPHS.glob("*.json"))]

@@ -23,7 +23,7 @@ from tests.live.real_comfyui import RealComfy
 from tests.live.validation_agreement import compare
 from tests.paths import ROOT
 
-pytestmark = [pytest.mark.comfyui, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.comfyui
 
 TEMPLATES = "comfyui_workflow_templates_json"
 MUTATED = 300

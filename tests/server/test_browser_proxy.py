@@ -115,10 +115,12 @@ async def test_a_link_elsewhere_may_open_the_page_but_not_post_to_it(
 async def test_a_request_reaches_no_other_server(url: str, path: str) -> None:
     host = url.removeprefix("http://")
     reader, writer = await asyncio.open_connection("127.0.0.1", int(host.rpartition(":")[2]))
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
-    answer = await reader.read()
-    writer.close()
-    await writer.wait_closed()
+    try:
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        answer = await reader.read()
+    finally:
+        writer.close()
+        await writer.wait_closed()
     assert answer.split()[1] in (b"400", b"403", b"404")
     assert b"X-Upstream" not in answer
 

@@ -76,10 +76,10 @@ def test_a_page_runs_workflows_and_cancels_them(chromium: str, build: Path, tmp_
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
             try:
-                report = reports.get(timeout=60)
+                report = reports.get(timeout=120)
             finally:
                 browser.terminate()
-                browser.wait(30)
+                browser.wait(60)
     assert report == {
         "width": 1024, "status": "succeeded", "last": "done",
         "error": "AbortError: signal is aborted without reason", "aborted": "cancelled",

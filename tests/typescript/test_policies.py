@@ -56,7 +56,7 @@ class Script:
             step = len(self.paths[index]) - 1
         response = TABLE["calls"][index]["responses"][step]
         if "hang" in response:
-            self.ended.wait(30)
+            self.ended.wait(200)
         if "hang" in response or "drop" in response:
             handler.close_connection = True
             return

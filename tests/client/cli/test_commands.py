@@ -243,7 +243,7 @@ async def test_a_job_that_exceeds_the_timeout_is_cancelled_with_exit_code_4(
     server: FakeServer,
 ) -> None:
     server.outputs = None
-    ran = await run(server, "infer", "draw", "prompt=x", "--timeout", "1")
+    ran = await run(server, "infer", "draw", "prompt=x", "--timeout", "3")
 
     assert ran.code == 4
     assert next(iter(server.jobs.values()))["status"] == "cancelled"

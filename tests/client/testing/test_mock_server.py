@@ -135,7 +135,7 @@ async def test_a_job_takes_its_scripted_time_and_can_be_cancelled(
 
         job = await client.infer_async(FOX)
         following = asyncio.create_task(_types(job.events()))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             for _ in range(2):  # the second stream has nothing to report
                 await streams.get()
         record = await client.cancel(job.id)

@@ -22,7 +22,7 @@ from tests.paths import ROOT
 from tests.server.models.model_server import ModelServer, Served, safetensors, serve_models
 from tests.server.nodepacks.sources import git
 
-pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.modal
 
 COMFYSNAP = Path(sys.executable).with_name("comfysnap")
 COMMIT = "1" * 40

@@ -105,7 +105,7 @@ class FakeBackend:
 
     async def until_held(self, count: int) -> None:
         """Return once ``count`` requests wait."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while self.held < count:
                 self.arrived.clear()
                 await self.arrived.wait()

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import resource
+import select
 import socket
 import time
 from collections.abc import Generator
@@ -54,7 +55,7 @@ class Crowd(ExitStack):
         self._address = (url.host, url.port or 80)
 
     def connect(self, sent: bytes = b"") -> socket.socket:
-        connection = self.enter_context(socket.create_connection(self._address, timeout=10))
+        connection = self.enter_context(socket.create_connection(self._address, timeout=60))
         connection.sendall(sent)
         return connection
 
@@ -76,14 +77,14 @@ def until(done: bool, limit: float) -> bool:
 
 def until_healthy(server: GatewayServer) -> None:
     """Come back until there is a place, as a client does."""
-    limit = time.monotonic() + 5
+    limit = time.monotonic() + 60
     while not until(_is_healthy(server), limit):
         pass
 
 
 def _is_healthy(server: GatewayServer) -> bool:
     try:
-        return httpx.get(f"{server.url}/health", timeout=5).status_code == 200
+        return httpx.get(f"{server.url}/health", timeout=60).status_code == 200
     except httpx.TransportError:  # refused before the request was read
         return False
 
@@ -144,10 +145,10 @@ def test_a_reader_who_stopped_reading_makes_room_for_a_new_connection(
         get = f"GET /outputs/{job}/film.mp4 HTTP/1.1\r\nHost: x\r\n\r\n".encode()
         for _ in range(2):
             assert crowd.connect(get).recv(16)
-        limit = time.monotonic() + 20
+        limit = time.monotonic() + 50
         while not until(status_of(crowd.connect(GET_HEALTH)) == b"200", limit):
             pass
-        assert BoundedHttpProtocol.write_timeout > 20
+        assert BoundedHttpProtocol.write_timeout > 50
 
 
 GET_HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -158,17 +159,17 @@ def test_waits_leave_room_for_requests_that_are_answered_at_once(workflow: Workf
         job = httpx.post(f"{server.url}/infer_async", json={"prompt": "x"}).json()["id"]
         wait = f"GET /check_status/{job}?wait=25 HTTP/1.1\r\nHost: x\r\n\r\n".encode()
         waiting = [crowd.connect(wait) for _ in range(7)]
-        refused = [connection for connection in waiting if _answered(connection)]
+        refused = answered(waiting, 3)
         assert [status_of(connection) for connection in refused] == [b"429"] * 3
         assert httpx.get(f"{server.url}/check_status/{job}").status_code == 200
 
 
-def _answered(connection: socket.socket, patience: float = 0.5) -> bool:
-    connection.settimeout(patience)
-    try:
-        return bool(connection.recv(1, socket.MSG_PEEK))
-    except TimeoutError:
-        return False
+def answered(connections: list[socket.socket], count: int) -> list[socket.socket]:
+    """The connections with an answer, once there are so many."""
+    limit = time.monotonic() + 60
+    while len(found := select.select(connections, [], [], 0.05)[0]) < count:
+        assert time.monotonic() < limit
+    return found
 
 
 def test_one_owner_of_several_takes_at_most_half_of_the_waits(workflow: Workflow) -> None:
@@ -193,14 +194,15 @@ def test_one_owner_of_several_takes_at_most_half_of_the_waits(workflow: Workflow
 
 @pytest.mark.parametrize("slow", [SLOW_UPLOAD, SLOW_BODY], ids=["upload", "body"])
 def test_slow_senders_lose_their_place_to_one_who_sends(workflow: Workflow, slow: bytes) -> None:
-    settings = GatewaySettings(body_timeout=5)
+    settings = GatewaySettings(body_timeout=100)
     with serving(workflow, settings=settings) as server, Crowd(server) as crowd:
         dripping = [crowd.connect(slow) for _ in range(6)]
-        started = time.monotonic()
-        limit = started + 4
+        limit = time.monotonic() + 60
         while not until(_send(server, slow), limit):
             pass
-        assert sum(status_of(connection) == b"408" for connection in dripping) == 2
+        ended = answered(dripping, 5)  # one of two places was enough
+        assert len(ended) == 5
+        assert {status_of(connection) for connection in ended} == {b"408", b"429"}
 
 
 def _send(server: GatewayServer, like: bytes) -> bool:
@@ -211,7 +213,7 @@ def _send(server: GatewayServer, like: bytes) -> bool:
 
 def test_a_sender_who_keeps_up_is_not_displaced(workflow: Workflow) -> None:
     capacity = Capacity(connections=8, waits=1, uploads=1, downloads=1, bodies=1, backlog=8)
-    settings = GatewaySettings(body_timeout=2, min_upload_rate=1)
+    settings = GatewaySettings(body_timeout=60, min_upload_rate=1)
     with (
         serving(workflow, settings=settings, capacity=capacity) as server,
         Crowd(server) as crowd,
@@ -228,8 +230,8 @@ def test_an_upload_slower_than_the_minimum_is_refused(workflow: Workflow) -> Non
     with serving(workflow, settings=settings) as server, Crowd(server) as crowd:
         head = f"PUT /files/{DIGEST} HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n"
         upload = crowd.connect(head.encode())
-        limit = time.monotonic() + 5
-        while not _answered(upload, 0.05):
+        limit = time.monotonic() + 60
+        while not select.select([upload], [], [], 0.05)[0]:
             assert time.monotonic() < limit
             upload.sendall(b"x")
         assert status_of(upload) == b"408"

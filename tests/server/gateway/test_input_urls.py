@@ -23,7 +23,7 @@ from comfysnap_server.jobs import FetchPolicy
 from tests.server.gateway.fakes import FakeBackend
 from tests.servers import running
 
-LOOPBACK = FetchPolicy(allow=("127.0.0.1/32",), max_bytes=100_000, timeout=10)
+LOOPBACK = FetchPolicy(allow=("127.0.0.1/32",), max_bytes=100_000, timeout=60)
 CONTENT = b"a picture" * 1000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
@@ -131,7 +131,7 @@ def silent_name_server(monkeypatch: pytest.MonkeyPatch) -> Generator[threading.S
     def wait(host: Any, *args: Any, **options: Any) -> Any:
         if str(host).endswith(".silent"):
             asked.release()
-            ended.wait(30)
+            ended.wait(200)
             raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
         return resolve(host, *args, **options)
 
@@ -147,7 +147,7 @@ async def test_names_that_are_never_resolved_hold_up_nothing_else(
     fetch = FetchPolicy(timeout=1)
     app = create_app(backend, {workflow.name: workflow}, GatewaySettings(), fetch=fetch)
     with running(app) as server:
-        async with httpx.AsyncClient(base_url=server.url, timeout=10) as http:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
             hung = [
                 asyncio.create_task(
                     http.post("/infer_async", json=asking_for(f"http://{number}.silent/a.png"))
@@ -155,7 +155,7 @@ async def test_names_that_are_never_resolved_hold_up_nothing_else(
                 for number in range(12)
             ]
             for _ in hung:
-                assert await asyncio.to_thread(silent_name_server.acquire, timeout=5)
+                assert await asyncio.to_thread(silent_name_server.acquire, timeout=60)
             stored = await http.put(f"/files/{DIGEST}", content=CONTENT)
             assert stored.status_code == 204
             body = {"prompt": "x", "image": {"sha256": DIGEST}}
@@ -168,7 +168,7 @@ async def test_names_that_are_never_resolved_hold_up_nothing_else(
 async def test_downloads_too_many_are_refused_until_their_threads_have_ended(
     backend: FakeBackend, workflow: Workflow, silent_name_server: threading.Semaphore
 ) -> None:
-    async with gateway(backend, workflow, FetchPolicy(timeout=0.1)) as http:
+    async with gateway(backend, workflow, FetchPolicy(timeout=1)) as http:
         answers = await asyncio.gather(
             *(
                 http.post("/infer_async", json=asking_for(f"http://{number}.silent/a.png"))

@@ -61,7 +61,7 @@ async def test_large_bodies_of_an_owner_are_parsed_one_by_one_beside_the_loop() 
         def parse(_: bytes) -> str:
             loop.call_soon_threadsafe(begun.put_nowait, name)
             if body is LARGE:
-                release.wait(10)
+                release.wait(200)
             return name
 
         arrived = reader.read_json(request_of(body), owner, 10**6, forms=False, parse=parse)

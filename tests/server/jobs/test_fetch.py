@@ -14,7 +14,7 @@ from comfysnap_server.jobs.fetch import FetchError, FetchPolicy, fetch
 from comfysnap_server.jobs.ssrf import is_public
 from tests.server.jobs.conftest import Site
 
-LOOPBACK = FetchPolicy(allow=("127.0.0.1/32",), max_bytes=100_000, timeout=10)
+LOOPBACK = FetchPolicy(allow=("127.0.0.1/32",), max_bytes=100_000, timeout=60)
 CONTENT = bytes(range(256)) * 100
 
 
@@ -55,7 +55,7 @@ def test_a_loopback_server_is_never_asked(site: Site, tmp_path: Path, host: str)
     site.routes["/"] = send()
     port = site.url.rpartition(":")[2]
     with pytest.raises(FetchError):
-        fetch(f"http://{host}:{port}/", tmp_path / "a", FetchPolicy(timeout=10))
+        fetch(f"http://{host}:{port}/", tmp_path / "a", FetchPolicy(timeout=60))
     assert site.asked == []
     assert list(tmp_path.iterdir()) == []
 
@@ -207,7 +207,7 @@ def test_a_trickle_around_the_content_ends_too(
         handler.close_connection = True
         try:
             handler.wfile.write(head)
-            for count in range(300):  # 3 s, if nobody hangs up
+            for count in range(6000):  # a minute, if nobody hangs up
                 handler.wfile.write(drip)
                 if count == 10:
                     dripped.set()
@@ -217,11 +217,11 @@ def test_a_trickle_around_the_content_ends_too(
             hung_up.set()
 
     site.routes["/"] = trickle
-    policy = FetchPolicy(allow=LOOPBACK.allow, timeout=0.4 if ended_by == "deadline" else 60)
+    policy = FetchPolicy(allow=LOOPBACK.allow, timeout=1 if ended_by == "deadline" else 60)
     stop = dripped.is_set if ended_by == "stop" else lambda: False
     with pytest.raises(FetchError):
         fetch(site.url + "/", tmp_path / "a", policy, stop=stop)
-    assert hung_up.wait(2), "the server was read to its end"
+    assert not site.asked or hung_up.wait(60), "the server was read to its end"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -234,7 +234,7 @@ def test_a_server_that_never_shakes_hands_meets_the_deadline(tmp_path: Path) -> 
         with connection:
             connection.sendall(b"\x16\x03\x03\x3f\xff\x02\x00\x3f\xf0")
             try:
-                for _ in range(300):
+                for _ in range(6000):
                     connection.sendall(b"\x03")
                     threading.Event().wait(0.01)
             except OSError:
@@ -243,7 +243,7 @@ def test_a_server_that_never_shakes_hands_meets_the_deadline(tmp_path: Path) -> 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=drip, args=(listener,))
         thread.start()
-        policy = FetchPolicy(allow=LOOPBACK.allow, timeout=0.4)
+        policy = FetchPolicy(allow=LOOPBACK.allow, timeout=1)
         with pytest.raises(FetchError):
             fetch(f"https://127.0.0.1:{listener.getsockname()[1]}/", tmp_path / "a", policy)
         thread.join()

@@ -51,7 +51,7 @@ class Attempt:
         self._thread.start()
 
     def result(self) -> Outcome:
-        self._thread.join(30)
+        self._thread.join(60)
         assert self.outcome is not None
         return self.outcome
 
@@ -75,7 +75,7 @@ def test_a_job_that_is_stopped_before_it_starts_does_not_run(graph: Graph, tmp_p
 def test_a_job_that_is_stopped_while_it_runs_is_cancelled_with_its_time(tmp_path: Path) -> None:
     attempt = Attempt(tmp_path, request(sampling(FOREVER)), step_seconds=0.01)
     attempt.start()
-    assert attempt.sampling.wait(20)
+    assert attempt.sampling.wait(60)
     attempt.run.interrupt()
     outcome = attempt.result()
     assert outcome.status is JobStatus.CANCELLED

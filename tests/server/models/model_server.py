@@ -3,12 +3,16 @@
 import hashlib
 import json
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from comfysnap_server.models import remote
 
 COMMIT = "c0ffee" + "0" * 34
 
@@ -210,8 +214,25 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content[:hold_after])
         if hold_after is not None:
             self.models.holding.set()
-            self.models.release.wait(90)
+            self.models.release.wait(200)
             self.wfile.write(content[hold_after:])
+
+
+def when_received(patch: pytest.MonkeyPatch, count: int) -> threading.Event:
+    """Set once the download of a job has so many bytes; a server that sent them does not know."""
+    received = threading.Event()
+    real = remote.download
+
+    def download(*arguments: Any, progress: Callable[[int], None], **options: Any) -> str:
+        def advance(done: int) -> None:
+            progress(done)
+            if done >= count:
+                received.set()
+
+        return real(*arguments, progress=advance, **options)
+
+    patch.setattr(remote, "download", download)
+    return received
 
 
 @contextmanager

@@ -152,13 +152,13 @@ def test_a_killed_sync_is_resumed(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as running:
-        begun = server.holding.wait(30)
+        begun = server.holding.wait(60)
         # then the download waits for bytes: all that was sent is written, but for a buffer
         while sum(part.stat().st_size for part in parts.glob("*.part")) < 1_900_000:
             with suppress(subprocess.TimeoutExpired):
                 pytest.fail(f"ended with {running.wait(0.02)}")
         running.send_signal(how)
-        assert running.wait(30) == (130 if how is signal.SIGINT else -how)
+        assert running.wait(60) == (130 if how is signal.SIGINT else -how)
     assert begun
     server.release.set()
     again = command("sync", "--project", file, "--to", tmp_path / "models")

@@ -19,7 +19,13 @@ from comfysnap_server.models.cache import CachedModel, ModelCache
 from comfysnap_server.models.download import RetryPolicy, Stop
 from comfysnap_server.models.remote import RemoteModelError, RemoteModels, download_address
 from comfysnap_server.models.remote_settings import RemoteModelSettings
-from tests.server.models.model_server import ModelServer, Served, safetensors, serve_models
+from tests.server.models.model_server import (
+    ModelServer,
+    Served,
+    safetensors,
+    serve_models,
+    when_received,
+)
 from tests.server.tls import https_redirect
 
 QUICK = RetryPolicy(attempts=3, wait_initial=0, wait_max=0)
@@ -311,10 +317,11 @@ def test_a_name_that_a_server_sends_decides_nothing(server: ModelServer, kept: K
 
 
 def test_a_stopped_download_ends_at_once_and_is_resumed_later(
-    server: ModelServer, kept: Kept
+    server: ModelServer, kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.files[PATH].hold_after = 2000
-    stopper = threading.Thread(target=lambda: (server.holding.wait(30), kept.stop.set()))
+    received = when_received(monkeypatch, 2000)
+    stopper = threading.Thread(target=lambda: (received.wait(60), kept.stop.set()))
     stopper.start()
     with pytest.raises(RemoteModelError, match="stopped"):
         kept.fetch(server.url + PATH)
@@ -394,7 +401,7 @@ def test_one_address_asked_for_by_many_threads_is_downloaded_once(
     threads = [threading.Thread(target=fetch, args=(f"job_{n}",)) for n in range(5)]
     for thread in threads:
         thread.start()
-    assert server.holding.wait(30)
+    assert server.holding.wait(60)
     server.release.set()
     for thread in threads:
         thread.join()
@@ -435,7 +442,7 @@ def test_a_process_that_dies_leaves_no_half_file_and_no_lock(
     child.start()
     assert server.holding.wait(60)
     child.kill()
-    child.join(30)
+    child.join(60)
     server.release.set()
     assert kept.files() == []
     server.files[PATH].hold_after = None

@@ -43,7 +43,6 @@ def comfyui(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
     return copy, python
 
 
-@pytest.mark.timeout(180)
 def test_a_probe_lists_classes_and_packs_that_call_cuda(
     comfyui: tuple[Path, str],
 ) -> None:

@@ -13,7 +13,7 @@ from comfysnap_schema.comfy.catalogue import Catalogue
 from tests.schema.comfy.ui_export.against_editor import ask_editor, compare, templates
 from tests.schema.comfy.ui_export.editor import missing
 
-pytestmark = [pytest.mark.shared, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.shared
 
 SAMPLE = 20
 

@@ -26,7 +26,7 @@ from comfysnap_schema.wire.errors import UiFormatError
 from comfysnap_schema.workflow.apply import load_workflows
 from comfysnap_schema.workflow.check import check_workflow
 
-pytestmark = [pytest.mark.shared, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.shared
 
 PACKAGE = "comfyui_workflow_templates_json"
 

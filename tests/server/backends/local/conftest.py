@@ -27,7 +27,7 @@ async def start_backend(data: Path) -> AsyncIterator[StartBackend]:
 
         async def start(**options: Any) -> LocalBackend:
             options.setdefault("engine_options", {"step_seconds": STEP_S})
-            options.setdefault("limits", LocalLimits(interrupt_grace=5, takeover_patience=5))
+            options.setdefault("limits", LocalLimits(interrupt_grace=30, takeover_patience=30))
             backend = LocalBackend(data, **options)
             await backend.start()
             stack.push_async_callback(backend.stop)

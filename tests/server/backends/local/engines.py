@@ -11,7 +11,14 @@ from typing import cast
 from pydantic import JsonValue
 
 from comfysnap_schema.wire.jobs import Progress
-from comfysnap_server.engine.protocol import EngineJob, EngineResult, EngineStartError, Report
+from comfysnap_server.engine.protocol import (
+    EngineJob,
+    EngineResult,
+    EngineStartError,
+    NodeOutput,
+    PreviewFrame,
+    Report,
+)
 from comfysnap_server.engine.simulated.engine import SimulatedEngine
 
 
@@ -51,6 +58,24 @@ class StubbornEngine(SimulatedEngine):
 
     def interrupt(self, job_id: str) -> None:
         """Ignore it."""
+
+
+class HeldEngine(StubbornEngine):
+    """Holds each job at its first step until a file exists."""
+
+    def __init__(self, gate: str) -> None:
+        super().__init__(0.0)
+        self._gate = Path(gate)
+
+    def run(self, job: EngineJob, report: Report) -> EngineResult:
+        """Run, and wait for the file."""
+
+        def hold(news: Progress | PreviewFrame | NodeOutput) -> None:
+            report(news)
+            while isinstance(news, Progress) and news.step and not self._gate.exists():
+                time.sleep(0.01)
+
+        return super().run(job, hold)
 
 
 class UnspeakableEngine(SimulatedEngine):

@@ -17,7 +17,7 @@ async def main(data: Path, log: Path) -> None:
     backend = LocalBackend(
         data,
         engine="tests.server.backends.local.engines:LoggingEngine",
-        engine_options={"log": str(log), "step_seconds": 0.001},
+        engine_options={"log": str(log), "step_seconds": 0.02},
     )
     await backend.start()
     finished = [(await backend.submit(request())).job for _ in range(5)]

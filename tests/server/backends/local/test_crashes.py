@@ -44,7 +44,7 @@ def fork_server_of(worker: int) -> int:
 
 async def until_dead(*pids: int) -> None:
     """Processes that are not our children can only be looked at."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while any(is_alive(pid) for pid in pids):  # noqa: ASYNC110 -- the kernel sets no event
             await asyncio.sleep(0.005)
 
@@ -174,7 +174,7 @@ async def test_progress_that_cannot_be_written_does_not_end_the_runner(
         engine=f"{ENGINES}:MumblingEngine", engine_options={"step_seconds": 0}, python_path=[ROOT]
     )
     for _ in range(2):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert (await run(backend, request())).is_final
 
 
@@ -187,7 +187,7 @@ async def test_a_queued_job_is_newer_after_a_restart_than_any_version_told_befor
     behind = (await first.submit(request())).job
     await until_sampling(first, running)
     await first.cancel("anna", running.id)
-    async with asyncio.timeout(30):  # until told of its new place, which is kept in memory only
+    async with asyncio.timeout(60):  # until told of its new place, which is kept in memory only
         behind = await first.wait("anna", behind.id, after=behind.version, timeout=25)
     assert behind.status is JobStatus.QUEUED
     copied = tmp_path / "copy"
@@ -273,14 +273,14 @@ async def test_what_a_node_started_ends_with_its_worker(
     job = await until_in_sampler(backend)
     await backend.cancel("anna", job)
     started = int(pid_file.read_text())
-    await backend.wait("anna", job, after=None, timeout=20)
+    await backend.wait("anna", job, after=None, timeout=60)
     await until_dead(started)
     assert capfd.readouterr().out == ""
 
 
 async def until_in_sampler(backend: LocalBackend) -> str:
     job = (await backend.submit(request(sampling(FOREVER)))).job
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while job.progress.node != "5":
             job = await backend.wait("anna", job.id, after=job.version, timeout=25)
     return job.id

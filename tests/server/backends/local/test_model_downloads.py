@@ -21,7 +21,13 @@ from tests.server.backends.local.conftest import StartBackend
 from tests.server.backends.suite import FOREVER, finish, request, run, sampling, until_sampling
 from tests.server.engine.comfyui import graphs
 from tests.server.engine.comfyui.conftest import checkpoints, real_comfyui
-from tests.server.models.model_server import ModelServer, Served, safetensors, serve_models
+from tests.server.models.model_server import (
+    ModelServer,
+    Served,
+    safetensors,
+    serve_models,
+    when_received,
+)
 
 FILE = safetensors(bytes(range(256)) * 100)
 SHA256 = hashlib.sha256(FILE).hexdigest()
@@ -73,8 +79,8 @@ def with_model(url: str, sha256: str | None = None, steps: int = 1, **options: A
 
 async def until_downloading(backend: LocalBackend, server: ModelServer, asked: JobRequest) -> None:
     """Until the file is on its way and the job says so."""
-    assert await asyncio.to_thread(server.holding.wait, 30)
-    async with asyncio.timeout(30):
+    assert await asyncio.to_thread(server.holding.wait, 60)
+    async with asyncio.timeout(60):
         job = await backend.get("anna", asked.job_id)
         while job.progress.phase is None:
             job = await backend.wait("anna", asked.job_id, after=job.version, timeout=5)
@@ -140,12 +146,15 @@ async def test_other_jobs_run_meanwhile(backend: LocalBackend, server: ModelServ
 
 
 async def test_a_download_is_cancelled_at_once_and_the_job_never_starts(
-    backend: LocalBackend, server: ModelServer, log: Path, data: Path
-) -> None:
+    backend: LocalBackend, server: ModelServer, log: Path, data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     server.files[PATH].hold_after = 1000
+    received = when_received(monkeypatch, 1000)
     asked = with_model(server.url + PATH)
     await backend.submit(asked)
     await until_downloading(backend, server, asked)
+    assert await asyncio.to_thread(received.wait, 60)
     job = await backend.cancel("anna", asked.job_id)
     assert (job.status, job.attempt) == (JobStatus.CANCELLED, 0)
     server.release.set()
@@ -195,13 +204,15 @@ async def test_a_model_that_cannot_be_had_fails_the_job_and_names_its_field(
 
 
 async def test_a_server_that_stops_downloads_on_after_its_restart(
-    start_backend: StartBackend, server: ModelServer, log: Path
+    start_backend: StartBackend, server: ModelServer, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.files[PATH].hold_after = 1000
+    received = when_received(monkeypatch, 1000)
     first = await start(start_backend, log)
     asked = with_model(server.url + PATH)
     await first.submit(asked)
     await until_downloading(first, server, asked)
+    assert await asyncio.to_thread(received.wait, 60)
     await first.stop()
     server.release.set()
     server.files[PATH].hold_after = None

@@ -32,7 +32,7 @@ def children() -> set[str]:
 
 
 async def failure_of(backend: LocalBackend) -> str:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while backend.engine_failure is None:  # noqa: ASYNC110 -- read as an operator would
             await asyncio.sleep(0.01)
     return backend.engine_failure
@@ -151,12 +151,12 @@ async def test_a_stop_while_a_slow_engine_is_given_up_leaves_no_process(
         python_path=[ROOT],
         limits=LocalLimits(start_timeout=0.0),
     )
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not children() - before:  # noqa: ASYNC110 -- a child announces nothing
             await asyncio.sleep(0)
     await asyncio.sleep(0.1)  # it was given up by now, and its end is waited for
     await backend.stop()
-    assert children() == before
+    assert children() <= before
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ async def test_places_in_the_queue_are_told_and_move_up(backend: LocalBackend) -
     last = await backend.get("anna", waiting[2].id)
     assert last.progress.queue_position == 2
     await backend.cancel("anna", running.id)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while last.progress.queue_position != 1:
             last = await backend.wait("anna", last.id, after=last.version, timeout=20)
     assert last.status is JobStatus.QUEUED
@@ -71,7 +71,7 @@ async def test_events_of_a_waiting_job_tell_its_place(backend: LocalBackend) -> 
     await backend.submit(request(sampling(FOREVER)))
     last = (await backend.submit(request(sampling(FOREVER)))).job
     events = backend.events("anna", last.id, after=None)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         first = await anext(events)
         assert first.job is not None
         assert first.job.progress.queue_position == 2
@@ -182,7 +182,7 @@ async def test_a_caller_who_hangs_up_does_not_keep_a_job_from_running(
     submit.cancel()
     with pytest.raises(asyncio.CancelledError):
         await submit
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             try:
                 job = await backend.get("anna", asked.job_id)
@@ -214,16 +214,16 @@ async def test_an_engine_that_ignores_the_interrupt_loses_its_process(
 
 
 async def test_a_job_that_finishes_before_the_cancel_reaches_it_has_succeeded(
-    start_backend: StartBackend,
+    start_backend: StartBackend, tmp_path: Path
 ) -> None:
+    gate = tmp_path / "gate"
     backend: LocalBackend = await start_backend(
-        engine=f"{ENGINES}:StubbornEngine",
-        engine_options={"step_seconds": 0.02},
-        python_path=[ROOT],
+        engine=f"{ENGINES}:HeldEngine", engine_options={"gate": str(gate)}, python_path=[ROOT]
     )
-    job = await until_sampling(backend, (await backend.submit(request(sampling(10)))).job)
+    job = await until_sampling(backend, (await backend.submit(request())).job)
     asked = await backend.cancel("anna", job.id)
     assert asked.cancel_requested_at is not None
+    gate.touch()
     assert (await finish(backend, job)).status is JobStatus.SUCCEEDED
 
 
@@ -251,7 +251,7 @@ async def test_an_engine_that_quits_fails_its_job_and_is_replaced(
         engine=f"{ENGINES}:QuittingEngine", python_path=[ROOT], engine_options={"step_seconds": 0}
     )
     before = await backend.worker_pid()
-    jobs = [await run(backend, request(timeout=20)) for _ in range(2)]
+    jobs = [await run(backend, request()) for _ in range(2)]
     assert [job.error and job.error.code for job in jobs] == [ErrorCode.ENGINE_FAILED] * 2
     assert await backend.worker_pid() != before
 
@@ -276,7 +276,7 @@ async def test_outputs_past_retention_are_gone_and_the_job_stays(
     await run(first, request(loading("none.png")))
     await first.stop()
     second = await start_backend(limits=LocalLimits(keep_outputs=0, sweep_interval=0.02))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while any((data / "jobs").iterdir()):  # noqa: ASYNC110 -- a folder sets no event
             await asyncio.sleep(0.01)
     told: Any = (job.outputs or {})["image"]
@@ -315,11 +315,16 @@ async def test_nothing_is_accepted_after_a_stop(start_backend: StartBackend) -> 
 
 
 async def test_of_two_jobs_that_meet_an_idle_worker_one_runs_and_one_waits(
-    backend: LocalBackend,
+    start_backend: StartBackend, tmp_path: Path
 ) -> None:
+    gate = tmp_path / "gate"
+    backend: LocalBackend = await start_backend(
+        engine=f"{ENGINES}:HeldEngine", engine_options={"gate": str(gate)}, python_path=[ROOT]
+    )
     await backend.worker_pid()
     both = await asyncio.gather(backend.submit(request()), backend.submit(request()))
     assert {told.job.status for told in both} == {JobStatus.RUNNING, JobStatus.QUEUED}
+    gate.touch()
     ended = [await finish(backend, told.job) for told in both]
     assert [(job.status, job.attempt) for job in ended] == [(JobStatus.SUCCEEDED, 1)] * 2
 

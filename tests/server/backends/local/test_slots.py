@@ -41,7 +41,7 @@ async def two_running(backend: LocalBackend, **options: object) -> list[JobRecor
 
 async def taken(backend: LocalBackend, job: JobRecord, owner: str = "anna") -> JobRecord:
     """The job once a worker has it."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while job.status is JobStatus.QUEUED:
             job = await backend.wait(owner, job.id, after=job.version, timeout=25)
     return job
@@ -155,7 +155,7 @@ async def test_a_cancel_reaches_only_its_worker(start_backend: StartBackend) -> 
     pids = [await backend.worker_pid(slot) for slot in (0, 1)]
     await backend.cancel("anna", cancelled.id)
     assert (await finish(backend, cancelled)).status is JobStatus.CANCELLED
-    going_on = await backend.wait("anna", kept.id, after=kept.version, timeout=20)
+    going_on = await backend.wait("anna", kept.id, after=kept.version, timeout=60)
     assert going_on.status is JobStatus.RUNNING
     assert [await backend.worker_pid(slot) for slot in (0, 1)] == pids
 
@@ -175,7 +175,7 @@ async def test_what_another_job_started_lives_on_when_one_is_ended(
     jobs = [(await backend.submit(request(sampling(FOREVER)))).job for _ in range(2)]
     strays: list[int] = []
     for number, job in enumerate(jobs):
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while job.progress.node != "5":
                 job = await backend.wait("anna", job.id, after=job.version, timeout=25)
         jobs[number] = job
@@ -194,9 +194,9 @@ async def test_what_another_job_started_lives_on_when_one_is_ended(
 async def test_a_fork_server_that_hangs_does_not_end_the_jobs_of_other_workers(
     start_backend: StartBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fork_client, "FORK_PATIENCE_S", 0.5)
     backend: LocalBackend = await start_backend(gpus=[0, 1])
     lost, kept = await two_running(backend)
+    monkeypatch.setattr(fork_client, "FORK_PATIENCE_S", 1.0)
     workers = [await backend.worker_pid(slot) for slot in (0, 1)]
     fork_server = fork_server_of(workers[0])
     os.kill(fork_server, signal.SIGSTOP)

@@ -283,7 +283,7 @@ async def test_a_disk_that_was_broken_for_a_while_can_be_written_again(tmp_path:
         tmp_path / "store", isolation_level=None, check_same_thread=False, factory=FlakyConnection
     )
     writer = Writer(connection)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         connection.broken = True
         with pytest.raises(StorageError):
             await writer.run(lambda c: c.execute("CREATE TABLE lost (x)"))

@@ -68,7 +68,7 @@ async def test_nothing_that_a_node_started_outlives_its_job(
     )
     timeout = 3.0 if end == "timeout" else 60.0
     job = (await backend.submit(request(sampling(FOREVER), timeout=timeout))).job
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while job.progress.node != "5":
             job = await backend.wait("anna", job.id, after=job.version, timeout=25)
     stray = pid_in(pid_file)
@@ -101,7 +101,7 @@ async def test_an_orphan_that_ends_by_itself_is_reaped_while_its_worker_lives(
     assert (await run(backend, request())).status is JobStatus.SUCCEEDED
     worker = await backend.worker_pid()
     orphan = pid_in(pid_file)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while exists(orphan):  # noqa: ASYNC110 -- the kernel sets no event
             await asyncio.sleep(0.01)
     assert await backend.worker_pid() == worker
@@ -128,14 +128,14 @@ async def test_nothing_outlives_a_killed_server(
 async def test_a_fork_server_that_hangs_is_replaced(
     start_backend: StartBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fork_client, "FORK_PATIENCE_S", 0.5)
     backend: LocalBackend = await start_backend()
     await run(backend, request())
     worker = await backend.worker_pid()
+    monkeypatch.setattr(fork_client, "FORK_PATIENCE_S", 1.0)
     parent = fork_server_of(worker)
     os.kill(parent, signal.SIGSTOP)
     os.kill(worker, signal.SIGKILL)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         job = await run(backend, request())
     assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 1)
     await until_dead(parent)
@@ -145,12 +145,12 @@ async def test_a_fork_server_that_hangs_is_replaced(
 async def test_a_worker_that_does_not_take_its_job_is_replaced(
     start_backend: StartBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_process, "TAKE_PATIENCE_S", 0.5)
     backend: LocalBackend = await start_backend()
     await run(backend, request())
     worker = await backend.worker_pid()
+    monkeypatch.setattr(worker_process, "TAKE_PATIENCE_S", 1.0)
     os.kill(worker, signal.SIGSTOP)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         job = await run(backend, request())
     assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 1)
     assert not is_alive(worker)

@@ -59,7 +59,7 @@ timeout = 60
 auth = "proxy"
 
 [deploy.engine_options]
-step_seconds = {2 * STEP_S}
+step_seconds = {3 * STEP_S}
 
 [deploy.gateway]
 max_containers = 2

@@ -51,6 +51,8 @@ class MemoryRecords:
 class MemoryFeed:
     entries: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     news: asyncio.Event = field(default_factory=asyncio.Event)
+    reads: int = 0
+    """How often it was read to its end."""
 
     async def append(self, job_id: str, entry: str, *, keep: int = 60) -> None:
         self.entries.append((job_id, entry))
@@ -60,6 +62,7 @@ class MemoryFeed:
         for key, entry in list(self.entries):
             if key == job_id:
                 yield entry
+        self.reads += 1
         await asyncio.sleep(min(wait, 0.01))
 
 

@@ -10,7 +10,7 @@ from comfysnap_schema.workflows.hello import HelloInput
 from tests.control_plane import ControlPlane
 from tests.paths import ROOT, WORKFLOWS
 
-pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.modal
 
 SETTINGS = """
 name = "breaking"

@@ -24,7 +24,7 @@ from tests.server.engine.comfyui import graphs
 from tests.server.engine.comfyui.conftest import REAL, checkpoints, real_comfyui
 from tests.server.engine.comfyui.trees import LATEST, RELEASES, build_tree
 
-pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.modal
 
 WORKER = "Worker.*"
 SOURCES = os.pathsep.join(str(ROOT / "packages" / name / "src") for name in ("schema", "server"))

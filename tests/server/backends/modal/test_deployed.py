@@ -26,7 +26,7 @@ from comfysnap_server.backends.modal.reporting import ENDED_KEPT_S
 from comfysnap_server.backends.modal.shared_files import output_folder
 from tests.control_plane import Container, ControlPlane
 
-pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.modal
 
 WORKER = "Worker.*"
 GATEWAY = "gateway"
@@ -39,7 +39,7 @@ MEDIUM = SdxlInput(prompt="a fox", steps=40)
 async def client(deployed: ControlPlane) -> AsyncIterator[Client]:
     key, secret = deployed.web.key
     url = deployed.function(GATEWAY).web_url
-    async with Client(url, modal_key=key, modal_secret=secret, timeout=40) as client:
+    async with Client(url, modal_key=key, modal_secret=secret, timeout=60) as client:
         yield client
 
 
@@ -48,13 +48,13 @@ async def http(deployed: ControlPlane) -> AsyncIterator[httpx.AsyncClient]:
     key, secret = deployed.web.key
     headers = {"Modal-Key": key, "Modal-Secret": secret}
     url = deployed.function(GATEWAY).web_url
-    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=40) as client:
+    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as client:
         yield client
 
 
 async def seen(job: Job[Any], ready: Callable[[JobRecord], bool]) -> JobRecord:
     """The job once it satisfies ``ready``."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         async for event in job.events():
             record = event.job or await job.status()
             if ready(record):
@@ -125,7 +125,7 @@ async def test_a_container_that_stops_leaves_no_thread_behind(
     old = deployed.pool(WORKER).live
     await asyncio.to_thread(redeploy)
     await client.infer_sync(QUICK)  # and with it the idle ones of the version before stop
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         for container in old:
             while container.exit_code is None:  # noqa: ASYNC110 -- another process
                 await asyncio.sleep(0.1)
@@ -148,14 +148,14 @@ async def test_shared_objects_are_looked_up_at_once_after_a_restore(
     deployed.scale_to_zero(WORKER)
     deployed.freeze(WORKER, 1)
     before = lookups(deployed)
-    slow = deployed.faults.plan("*GetOrCreate", caller="Worker*", delay=0.5)
+    slow = deployed.faults.plan("*GetOrCreate", caller="Worker*", delay=3)
     job = await client.infer_async(QUICK)
     await job.result()
     deployed.faults.clear()
     assert slow.applied == lookups(deployed) - before
     assert slow.applied >= 5
     queue, start = (await job.status()).timings.queue, (await job.status()).timings.start
-    assert (queue or 0) + (start or 0) < 2  # one after the other they take 2.5 s
+    assert (queue or 0) + (start or 0) < 12  # one after the other they take 15 s
 
 
 def lookups(plane: ControlPlane) -> int:

@@ -20,7 +20,7 @@ from modal._serialization import serialize
 from tests.control_plane import ControlPlane
 from tests.paths import WORKFLOWS
 
-pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.modal
 
 SETTINGS = f"""
 name = "earlier"
@@ -91,6 +91,13 @@ def write(plane: ControlPlane, found: dict[str, Any]) -> None:
         path.write_bytes(base64.b64decode(content))
 
 
+def final(http: httpx.Client, job_id: str) -> dict[str, Any]:
+    """The job once it has ended."""
+    while (job := http.get(f"/check_status/{job_id}?wait=25").json()).get("finished_at") is None:
+        pass
+    return job
+
+
 def test_a_redeploy_over_earlier_records_loses_no_job(
     plane: ControlPlane, project: Path, http: httpx.Client
 ) -> None:
@@ -101,7 +108,7 @@ def test_a_redeploy_over_earlier_records_loses_no_job(
     deploy(plane, project)
     plane.hold(WORKER, held=False)
     ids = found["ids"]
-    jobs = {name: http.get(f"/check_status/{ids[name]}?wait=25").json() for name in ids}
+    jobs = {name: final(http, ids[name]) for name in ids}
     assert {name: job["status"] for name, job in jobs.items()} == {
         "ended": "succeeded",
         "queued": "succeeded",

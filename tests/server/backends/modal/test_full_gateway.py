@@ -9,7 +9,7 @@ import pytest
 from tests.control_plane import ControlPlane
 from tests.paths import WORKFLOWS
 
-pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.modal
 
 MAX_INPUTS = 5
 SETTINGS = f"""
@@ -56,8 +56,11 @@ async def test_clients_that_wait_keep_out_no_submit_and_no_cancel(plane: Control
 
         waiting = [asyncio.create_task(wait()) for _ in range(2 * MAX_INPUTS)]
         streams = [asyncio.create_task(http.get(f"/events/{job}")) for _ in range(MAX_INPUTS)]
-        await asyncio.sleep(1)  # until each has asked
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
+            asked = 1 + len(waiting) + len(streams)
+            while len(plane.calls("gateway")) < asked:  # noqa: ASYNC110 -- another process
+                await asyncio.sleep(0.05)
+        async with asyncio.timeout(20):
             other = await http.post("/infer_async", json={"color": 1})
             assert other.status_code == 202
             cancelled = await http.post(f"/cancel/{job}")

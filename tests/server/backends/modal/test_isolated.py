@@ -13,7 +13,6 @@ from tests.paths import WORKFLOWS
 
 pytestmark = [
     pytest.mark.modal,
-    pytest.mark.timeout(120),
     pytest.mark.skipif(
         not isolation.is_possible(), reason="this machine allows no mount namespaces"
     ),

@@ -15,7 +15,7 @@ from comfysnap_server.gateway import hash_key
 from tests.control_plane import ControlPlane
 from tests.paths import WORKFLOWS
 
-pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.modal
 
 SETTINGS = f"""
 name = "keyed"

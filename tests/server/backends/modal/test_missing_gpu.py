@@ -13,7 +13,7 @@ from comfysnap_schema.workflows.hello import HelloInput
 from tests.control_plane import ControlPlane
 from tests.paths import ROOT
 
-pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.modal
 
 SOURCES = os.pathsep.join(str(ROOT / "packages" / name / "src") for name in ("schema", "server"))
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests.server.backends.modal.fuzzing import fuzz_deployment
 
-pytestmark = [pytest.mark.modal, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.modal
 
 CASES = 250
 

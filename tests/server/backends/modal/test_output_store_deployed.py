@@ -17,7 +17,7 @@ from tests.paths import WORKFLOWS
 from tests.s3_server import BUCKET, Bucket, s3_server
 from tests.server.backends.modal.memory import Cloud
 
-pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.modal
 
 DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"
 SMALL = HelloInput(width=32, height=16)

@@ -16,7 +16,7 @@ from comfysnap_schema.workflows.sdxl import SdxlInput
 from tests.control_plane import ControlPlane
 from tests.paths import WORKFLOWS
 
-pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.modal
 
 SETTINGS = f"""
 name = "pooled"
@@ -74,7 +74,7 @@ def deploy(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Dep
 
 async def seen(job: Job[Any], ready: Callable[[JobRecord], bool]) -> JobRecord:
     """The job once it satisfies ``ready``."""
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(60):
         async for event in job.events():
             record = event.job or await job.status()
             if ready(record):
@@ -87,7 +87,7 @@ def is_sampling(record: JobRecord) -> bool:
 
 
 def client(plane: ControlPlane) -> Client:
-    return Client(plane.function("gateway").web_url, timeout=40)
+    return Client(plane.function("gateway").web_url, timeout=60)
 
 
 def served(plane: ControlPlane, name: str) -> int:
@@ -131,21 +131,23 @@ async def test_a_job_that_waits_in_a_pool_that_is_gone_runs_in_the_one_of_today(
 ) -> None:
     await asyncio.to_thread(deploy, POOL)
     plane.hold("Worker_big.*")
-    async with client(plane) as api:
-        waiting = await api.infer_async(DRAWN)
-        other = await api.infer_async(DRAWN)
-        assert (await waiting.status()).status is JobStatus.QUEUED
-        await asyncio.to_thread(deploy, settings)
-        assert (await waiting.result()).images
-        assert (await waiting.status()).attempt == 1
-        # and one that nobody asks for, by the sweep
-        plane.run_scheduled("sweep")
-        assert (await other.result()).images
+    try:
+        async with client(plane) as api:
+            waiting = await api.infer_async(DRAWN)
+            other = await api.infer_async(DRAWN)
+            assert (await waiting.status()).status is JobStatus.QUEUED
+            await asyncio.to_thread(deploy, settings)
+            assert (await waiting.result()).images
+            assert (await waiting.status()).attempt == 1
+            # and one that nobody asks for, by the sweep
+            plane.run_scheduled("sweep")
+            assert (await other.result()).images
+    finally:
+        plane.hold("Worker_big.*", held=False)
 
 
 async def test_a_running_job_outlives_its_pool(plane: ControlPlane, deploy: Deploy) -> None:
     await asyncio.to_thread(deploy, POOL)
-    plane.hold("Worker_big.*", held=False)
     async with client(plane) as api:
         job = await api.infer_async(SdxlInput(prompt="a fox", steps=60))
         await seen(job, is_sampling)
@@ -158,7 +160,7 @@ async def test_a_job_may_run_as_long_as_its_pool_allows(
     plane: ControlPlane, deploy: Deploy
 ) -> None:
     await asyncio.to_thread(deploy, POOL)
-    async with httpx.AsyncClient(base_url=plane.function("gateway").web_url, timeout=40) as http:
+    async with httpx.AsyncClient(base_url=plane.function("gateway").web_url, timeout=60) as http:
         for workflow, longest in {"hello": 60.0, "sdxl": 90.0}.items():
             body = {} if workflow == "hello" else {"prompt": "a fox", "steps": 1}
             job = (await http.post(f"/infer_sync/{workflow}?timeout=600", json=body)).json()

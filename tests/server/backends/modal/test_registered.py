@@ -15,7 +15,7 @@ from tests.control_plane import ControlPlane
 from tests.control_plane.plane import DeployFailed
 from tests.paths import ROOT
 
-pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.modal
 
 
 SETTINGS = """
@@ -188,7 +188,7 @@ async def test_bearer_keys_come_from_their_secret(empty: ControlPlane, tmp_path:
     )
     app = empty.state.app("keyed")
     url = empty.state.functions[app.functions["gateway"]].web_url
-    async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
         assert (await client.get("/workflows")).status_code == 401
         right = {"Authorization": "Bearer sesame"}
         assert (await client.get("/workflows", headers=right)).status_code == 200

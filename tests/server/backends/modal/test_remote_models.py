@@ -26,9 +26,15 @@ from comfysnap_server.models.remote import RemoteModels
 from tests.control_plane import ControlPlane
 from tests.server.backends.modal.memory import Cloud, MemoryFeed, MemoryFolder, request
 from tests.server.backends.modal.test_runner import FakeEngine
-from tests.server.models.model_server import ModelServer, Served, safetensors, serve_models
+from tests.server.models.model_server import (
+    ModelServer,
+    Served,
+    safetensors,
+    serve_models,
+    when_received,
+)
 
-pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.modal
 
 FILE = safetensors(bytes(range(256)) * 100)
 SHA256 = hashlib.sha256(FILE).hexdigest()
@@ -172,7 +178,7 @@ async def test_the_download_is_a_phase_with_numbers_that_later_progress_exceeds(
 ) -> None:
     server.files[PATH].hold_after = 1000
     running = asyncio.create_task(rig.run(server.url + PATH))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await rig.feed.shows_bytes.wait()
     server.release.set()
     await running
@@ -182,10 +188,13 @@ async def test_the_download_is_a_phase_with_numbers_that_later_progress_exceeds(
     assert max(entry.number for entry in rig.phases()) < 1000
 
 
-async def test_a_cancelled_call_stops_its_download(rig: Rig, server: ModelServer) -> None:
+async def test_a_cancelled_call_stops_its_download(
+    rig: Rig, server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.files[PATH].hold_after = 1000
+    received = when_received(monkeypatch, 1000)
     running = asyncio.create_task(rig.run(server.url + PATH))
-    assert await asyncio.to_thread(server.holding.wait, 30)
+    assert await asyncio.to_thread(received.wait, 60)
     rig.cloud.records.entries[job_key(JOB, "cancel")] = json.dumps({"at": "2026-01-01T00:00:00Z"})
     running.cancel()
     with pytest.raises(asyncio.CancelledError):

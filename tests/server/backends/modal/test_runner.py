@@ -36,6 +36,8 @@ from tests.server.backends.modal.memory import Cloud, request
 pytestmark = pytest.mark.modal
 JOB = request().job_id
 QUICK = WorkerPolicy(stop_grace=0.2)
+PATIENT = WorkerPolicy(stop_grace=60)
+"""Where the engine stops: else its process would end, which is that of the tests."""
 
 
 class FakeEngine:
@@ -60,7 +62,7 @@ class FakeEngine:
         self.jobs.append(job.job_id)
         report(Progress(fraction=0.5))
         self.running.set()
-        self.go.wait(10)
+        self.go.wait(200)
         if self.interrupted and not self.deaf:
             raise EngineInterrupted
         if self.error:
@@ -98,7 +100,7 @@ def told(cloud: Cloud) -> list[FeedEntry]:
 
 
 async def until_told(cloud: Cloud) -> FeedEntry:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not told(cloud):
             await cloud.feed.news.wait()
             cloud.feed.news.clear()
@@ -118,7 +120,7 @@ def engine() -> FakeEngine:
 @pytest.fixture
 def make(cloud: Cloud, engine: FakeEngine) -> Callable[[], JobRunner]:
     def work() -> JobRunner:
-        worker = JobRunner(engine, cloud.platform, QUICK)
+        worker = JobRunner(engine, cloud.platform, PATIENT)
         worker.load()
         worker.attach(restored=True)
         return worker
@@ -155,7 +157,7 @@ async def test_the_files_are_committed_before_the_end_is_told(
 async def test_a_warm_up_never_runs_before_a_job_that_waits(
     cloud: Cloud, engine: FakeEngine
 ) -> None:
-    worker = JobRunner(engine, cloud.platform, QUICK)
+    worker = JobRunner(engine, cloud.platform, PATIENT)
     warmed: list[int] = []
     worker.attach(restored=True, warm_up=lambda: warmed.append(1))
     assert await run(worker) == "succeeded"
@@ -169,7 +171,7 @@ async def test_a_warm_up_in_a_container_without_a_job_stops_for_the_first_one(
 
     def warm_up() -> None:
         started.set()
-        engine.go.wait(10)
+        engine.go.wait(200)
         assert engine.jobs == []
         engine.interrupted = False
         stopped.set()
@@ -177,7 +179,7 @@ async def test_a_warm_up_in_a_container_without_a_job_stops_for_the_first_one(
     engine.go.clear()
     worker = JobRunner(engine, cloud.platform, WorkerPolicy(warm_up_after=0))
     worker.attach(restored=True, warm_up=warm_up)
-    await asyncio.to_thread(started.wait, 10)
+    await asyncio.to_thread(started.wait, 60)
     assert await run(worker) == "succeeded"
     assert stopped.is_set()
     assert await worker.run("job_2", request(2).model_dump_json(), "fc-2") == "succeeded"
@@ -186,7 +188,7 @@ async def test_a_warm_up_in_a_container_without_a_job_stops_for_the_first_one(
 async def test_an_early_output_is_committed_once_before_it_is_told(cloud: Cloud) -> None:
     engine = DraftingEngine()
     engine.go.clear()
-    worker = JobRunner(engine, cloud.platform, QUICK)
+    worker = JobRunner(engine, cloud.platform, PATIENT)
     running = asyncio.create_task(run(worker, outputs=TWO_OUTPUTS))
     entry = await until_told(cloud)
     folder = cloud.root / output_folder(JOB)
@@ -211,7 +213,7 @@ async def test_an_output_that_was_told_stays_when_the_engine_cannot_be_stopped(
     engine.deaf = True
     worker = JobRunner(engine, cloud.platform, QUICK, exit_process=sys.exit)
     with pytest.raises(SystemExit):
-        await run(worker, timeout=1.0, outputs=TWO_OUTPUTS)
+        await run(worker, timeout=2.0, outputs=TWO_OUTPUTS)
     (entry,) = told(cloud)
     assert (end(cloud).status, end(cloud).outputs) == (JobStatus.TIMED_OUT, entry.outputs)
     engine.error = EngineInterrupted()
@@ -231,9 +233,9 @@ async def test_an_output_whose_file_cannot_be_kept_early_comes_with_the_end(
     engine.go.clear()
     with monkeypatch.context() as patch:
         patch.setattr(cloud.files, "commit", fail)
-        worker = JobRunner(engine, cloud.platform, QUICK)
+        worker = JobRunner(engine, cloud.platform, PATIENT)
         running = asyncio.create_task(run(worker, outputs=TWO_OUTPUTS))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await failed.wait()
     engine.go.set()
     assert await running == "succeeded"
@@ -300,7 +302,7 @@ async def test_a_container_taken_away_before_its_job_began_uses_up_no_attempt(
 async def preempt(running: asyncio.Task[str], engine: FakeEngine) -> None:
     """Cancel the call as Modal does when it takes the container away."""
     engine.go.clear()
-    assert await asyncio.to_thread(engine.running.wait, 10)
+    assert await asyncio.to_thread(engine.running.wait, 60)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -351,7 +353,7 @@ async def test_a_cancelled_call_stops_the_engine_and_then_gives_way(
 ) -> None:
     engine.go.clear()
     task = asyncio.create_task(run(make()))
-    await asyncio.to_thread(engine.running.wait, 5)
+    await asyncio.to_thread(engine.running.wait, 60)
     cloud.records.entries[job_key(JOB, "cancel")] = CancelRequest(at=cloud.now).model_dump_json()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -365,7 +367,7 @@ async def test_a_container_that_is_taken_away_ends_no_job_that_nobody_cancelled(
 ) -> None:
     engine.go.clear()
     task = asyncio.create_task(run(make(), max_attempts=2))
-    await asyncio.to_thread(engine.running.wait, 5)
+    await asyncio.to_thread(engine.running.wait, 60)
     task.cancel()  # as SIGINT does, in Modal's event loop
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -398,7 +400,7 @@ async def test_a_job_that_finishes_despite_its_cancellation_has_succeeded(
     engine.go.clear()
     engine.deaf = True
     task = asyncio.create_task(run(make()))
-    await asyncio.to_thread(engine.running.wait, 5)
+    await asyncio.to_thread(engine.running.wait, 60)
     task.cancel()
     await asyncio.sleep(0)
     task.cancel()  # a second one changes nothing

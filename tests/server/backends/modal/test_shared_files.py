@@ -5,12 +5,14 @@ import hashlib
 import os
 import time
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from comfysnap_schema.wire.errors import ErrorCode
+from comfysnap_server.backends.modal import shared_files
 from comfysnap_server.backends.modal.shared_files import (
     GatewayFiles,
     GroupCall,
@@ -203,19 +205,61 @@ class SlowFolder(MemoryFolder):
             raise self.error
 
 
-async def test_one_reload_answers_all_who_waited_for_it(tmp_path: Path) -> None:
+class Waiting:
+    """Counts those who asked for the volume; from then on they wait for their turn."""
+
+    def __init__(self) -> None:
+        self._asked = asyncio.Semaphore(0)
+
+    def add(self) -> None:
+        self._asked.release()
+
+    async def until(self, count: int) -> None:
+        for _ in range(count):
+            await self._asked.acquire()
+
+
+@pytest.fixture
+def users(monkeypatch: pytest.MonkeyPatch) -> Waiting:
+    """Those who want to open files of the volume."""
+    waiting = Waiting()
+
+    class Gate(ReloadGate):
+        def use(self) -> AbstractAsyncContextManager[None]:
+            waiting.add()
+            return super().use()
+
+    monkeypatch.setattr(shared_files, "ReloadGate", Gate)
+    return waiting
+
+
+@pytest.fixture
+def callers(monkeypatch: pytest.MonkeyPatch) -> Waiting:
+    """Those who want a reload or a commit."""
+    waiting = Waiting()
+
+    class Call(GroupCall):
+        async def __call__(self) -> None:
+            waiting.add()
+            await super().__call__()
+
+    monkeypatch.setattr(shared_files, "GroupCall", Call)
+    return waiting
+
+
+async def test_one_reload_answers_all_who_waited_for_it(tmp_path: Path, callers: Waiting) -> None:
     folder = SlowFolder(tmp_path / "volume")
     files = GatewayFiles(folder, tmp_path / "local")
     first = asyncio.create_task(files.has("anna", "0" * 64))
     await folder.begun.wait()
     others = [asyncio.create_task(files.has("anna", f"{n:064}")) for n in range(20)]
-    await asyncio.sleep(0.1)
+    await callers.until(1 + len(others))
     folder.go.set()
     assert not any(await asyncio.gather(first, *others))
     assert folder.reloads == 2
 
 
-async def test_uploads_that_arrive_together_share_a_commit(tmp_path: Path) -> None:
+async def test_uploads_that_arrive_together_share_a_commit(tmp_path: Path, users: Waiting) -> None:
     folder = SlowFolder(tmp_path / "volume")
     files = GatewayFiles(folder, tmp_path / "local")
 
@@ -225,10 +269,10 @@ async def test_uploads_that_arrive_together_share_a_commit(tmp_path: Path) -> No
     first = asyncio.create_task(put(b"first"))
     await folder.begun.wait()
     others = [asyncio.create_task(put(b"%d" % number)) for number in range(20)]
-    await asyncio.sleep(0.2)  # until they wait for their turn on the volume
+    await users.until(1 + len(others))
     folder.go.set()
     await asyncio.gather(first, *others)
-    assert folder.commits <= 3
+    assert folder.commits == 2
 
 
 async def test_a_shared_call_that_fails_fails_for_all_and_the_next_is_another(
@@ -246,7 +290,7 @@ async def test_a_shared_call_that_fails_fails_for_all_and_the_next_is_another(
 
 
 async def test_a_file_may_be_stored_while_its_last_upload_is_still_committed(
-    tmp_path: Path,
+    tmp_path: Path, users: Waiting
 ) -> None:
     content = b"one picture for two jobs"
     digest = hashlib.sha256(content).hexdigest()
@@ -260,15 +304,8 @@ async def test_a_file_may_be_stored_while_its_last_upload_is_still_committed(
     files = GatewayFiles(SlowFolder(tmp_path / "volume"), tmp_path / "local")
     first = asyncio.create_task(files.put("someone", digest, once(content)))
     await committing.wait()
-    read = asyncio.Event()
-
-    async def until_read() -> AsyncIterator[bytes]:
-        yield content
-        read.set()
-
-    second = asyncio.create_task(files.put("someone", digest, until_read()))
-    await read.wait()
-    await asyncio.sleep(0.1)  # until it waits for its turn on the volume
+    second = asyncio.create_task(files.put("someone", digest, once(content)))
+    await users.until(2)
     arrived.set()
     await asyncio.gather(first, second)
     assert await files.has("someone", digest)

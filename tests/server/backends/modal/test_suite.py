@@ -4,4 +4,4 @@ import pytest
 
 from tests.server.backends.suite import *  # noqa: F403 - the suite is made to be taken whole
 
-pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.modal

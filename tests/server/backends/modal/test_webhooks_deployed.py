@@ -17,7 +17,7 @@ from tests.control_plane import ControlPlane
 from tests.paths import WORKFLOWS
 from tests.receiver import SECRET, Receiver, answer, receiving
 
-pytestmark = [pytest.mark.modal, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.modal
 
 SETTINGS = f"""
 name = "hooked"
@@ -73,7 +73,7 @@ def command(plane: ControlPlane, project: Path, *words: str) -> "subprocess.Comp
 
 def listed(plane: ControlPlane, project: Path, job_id: str, attempts: int) -> dict[str, Any]:
     """What the command says of a job, once it knows of so many attempts."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         done = command(plane, project, "list", "--json")
         assert done.returncode == 0, done.stderr

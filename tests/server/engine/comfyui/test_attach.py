@@ -15,7 +15,7 @@ from tests.server.engine.comfyui.conftest import SOURCES, paths_file, real_comfy
 from tests.server.engine.comfyui.graphs import CHECKPOINT
 from tests.server.engine.comfyui.main_py import copy_checkout, made_by
 
-pytestmark = [pytest.mark.comfyui, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.comfyui
 
 
 @pytest.fixture(scope="module")

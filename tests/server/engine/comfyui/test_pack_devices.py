@@ -78,7 +78,6 @@ def test_a_device_that_a_pack_stored_at_import_is_the_real_one_after_attach(
 
 
 @pytest.mark.comfyui
-@pytest.mark.timeout(200)
 def test_a_device_that_a_pack_stored_at_import_is_the_real_one_on_a_real_comfyui(
     new_driver: NewDriver, paths: list[str]
 ) -> None:

@@ -78,7 +78,7 @@ async def client_of(url: str, era: str = ERAS[1], key: str = ANNA) -> AsyncGener
 
 
 def http_of(url: str, key: str = ANNA) -> httpx.Client:
-    return httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
+    return httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60)
 
 
 def without_key(link: str) -> httpx.Response:
@@ -526,7 +526,7 @@ async def names_of(url: str) -> None:
 def post(workflow: Workflow) -> Generator[httpx.Client]:
     settings = GatewaySettings.model_validate({"mcp": {"max_wait": 0.001}})
     app = create_app(FakeBackend(), {"draw": workflow}, settings)
-    with running(app) as server, httpx.Client(base_url=server.url, timeout=30) as http:
+    with running(app) as server, httpx.Client(base_url=server.url, timeout=60) as http:
         yield http
 
 
