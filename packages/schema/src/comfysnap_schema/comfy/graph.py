@@ -165,7 +165,7 @@ def _kept(value: object) -> Any:
             value = parse_json(value)
         except GraphError:
             return None
-    return value if isinstance(value, (dict, list)) else None
+    return cast("Any", value) if isinstance(value, (dict, list)) else None
 
 
 def without_notes(graph: Graph, known: Container[str] = ()) -> tuple[Graph, tuple[str, ...]]:

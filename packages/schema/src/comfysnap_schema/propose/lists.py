@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from comfysnap_schema.comfy import InputPath
 from comfysnap_schema.propose.names import unique
 from comfysnap_schema.propose.proposal import ProposedInput
 from comfysnap_schema.propose.view import GraphView
@@ -64,13 +65,10 @@ def _loader(view: GraphView, node: str, kind: str) -> str | None:
     seen: list[str] = []
     while node not in seen:
         seen.append(node)
-        known = view.node_def(node)
-        named = known.inputs if known is not None else {}
-        origins = (
-            origin
-            for name, origin, _ in view.links(node)
-            if name in named and kind in named[name].type.split(",")
+        defined = (
+            (view.input_def(InputPath(node, n)), origin) for n, origin, _ in view.links(node)
         )
+        origins = (origin for d, origin in defined if d is not None and kind in d.type.split(","))
         origin = next(origins, None)
         if origin is None or not _gives(view, origin, kind):
             return node if len(seen) > 1 else None
