@@ -140,3 +140,9 @@ def test_an_update_moves_the_nodes_of_lists_that_are_not_offered(
     moved = (tmp_path / "workflows" / "mine" / "workflow.toml").read_text()
     assert f'# after = "9{after}"\n' in moved
     assert f'# after = "{after}"\n' not in moved
+
+
+def test_a_single_file_is_no_list(root: Path, tmp_path: Path) -> None:
+    text = map_of(*example(root, "workflows/img2img"), tmp_path / "mine")
+    assert 'kind = "image"' in text
+    assert "each = " not in text
