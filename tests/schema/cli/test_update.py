@@ -190,6 +190,17 @@ def test_a_replaced_class_keeps_the_inputs_that_it_has(project: Project) -> None
     assert project.paths("width") == "5.inputs.width"
 
 
+def test_a_node_that_another_class_took_the_place_of_keeps_its_inputs(project: Project) -> None:
+    size = project.graph.pop("5")
+    project.graph["40"] = {"class_type": "EmptySD3LatentImage", "inputs": size["inputs"]}
+    project.graph["10"]["inputs"]["latent_image"] = ["40", 0]
+    code, output = project.update()
+    assert code == 0, output
+    assert "moved: node 5 is now 40 (EmptySD3LatentImage), for inputs.width" in output
+    assert "replaced: node 40 was EmptyLatentImage, is now EmptySD3LatentImage" in output
+    assert project.paths("width") == "40.inputs.width"
+
+
 def test_a_replaced_class_without_an_input_is_refused(project: Project) -> None:
     project.graph["5"] = {"class_type": "LatentFromPreset", "inputs": {"preset": "square"}}
     before = project.files()

@@ -49,10 +49,23 @@ def test_invalid_graphs_have_an_error_code(data: Any, code: str) -> None:
         {"input": {"prompt": {"9": NODE}}, "policy": {}},
         {"workflow": {"nodes": [], "links": []}, "output": {"9": NODE}},
         {"prompt": {"9": NODE}, "extra_data": {"extra_pnginfo": {"workflow": {"nodes": []}}}},
+        {"prompt": json.dumps({"9": NODE}), "workflow": json.dumps({"nodes": []})},
+        {"input": {"workflow_json": json.dumps({"9": NODE})}},
+        [5, "0b1c", {"9": NODE}, {"client_id": "x"}, ["9"]],
+        {"0b1c": {"prompt": [5, "0b1c", {"9": NODE}, {}, ["9"]], "outputs": {}, "status": {}}},
     ],
 )
 def test_a_graph_is_taken_out_of_what_it_is_wrapped_in(wrapped: Any) -> None:
     assert parse_graph(wrapped) == {"9": NODE}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [{"prompt": "a fox"}, {"prompt": "{"}, [5, "0b1c"], {"prompt": []}, {"prompt": [1, 2, 3]}],
+)
+def test_texts_and_lists_without_a_graph_are_no_graph(data: Any) -> None:
+    with pytest.raises(GraphError):
+        parse_graph(data)
 
 
 @pytest.mark.parametrize("name", ["prompt", "output", "workflow", "input"])

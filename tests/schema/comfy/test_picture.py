@@ -251,6 +251,7 @@ DRAWN: dict[str, Any] = {"nodes": [{"id": 1}], "links": []}
         {"prompt": {}, "extra_data": {"extra_pnginfo": {"workflow": DRAWN}}},
         {"input": {"workflow": DRAWN}},
         {"comment": json.dumps({"workflow": json.dumps(DRAWN)})},
+        {"0b1c": {"prompt": [5, "0b1c", {}, {"extra_pnginfo": {"workflow": DRAWN}}, ["9"]]}},
     ],
 )
 def test_the_editors_workflow_is_found_in_what_it_is_kept_in(tmp_path: Path, data: Any) -> None:

@@ -421,6 +421,27 @@ def test_json_has_level_and_code(write: WriteProject) -> None:
     assert (issue["level"], issue["code"]) == ("error", "unknown_gpu")
 
 
+def test_a_comfyui_that_cannot_be_loaded_is_an_error_beside_all_others(
+    write: WriteProject,
+    workflow: Callable[..., None],
+    snapshot: Callable[..., None],
+    tmp_path: Path,
+) -> None:
+    workflow()
+    snapshot()
+    file = write(GOOD.replace("a.safetensors", "b.safetensors"))
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho 'ImportError: no module named torch' >&2\nexit 1\n")
+    python.chmod(0o755)
+    for interpreter, reason in ((python, "ImportError"), (tmp_path / "gone", "No such file")):
+        options = ("--comfyui", tmp_path, "--python", interpreter)
+        code, said = run("--project", file, *options, "--json")
+        issues = {issue["code"]: issue["message"] for issue in json.loads(said)}
+        assert code == 1
+        assert {"comfyui_not_loaded", "model_not_listed"} <= issues.keys()
+        assert reason in issues["comfyui_not_loaded"]
+
+
 def test_the_example_deployment_has_no_errors_or_warnings() -> None:
     issues, _ = examine(ROOT / "comfysnap.toml")
     assert [issue for issue in issues if issue.level is not Level.NOTE] == []

@@ -26,6 +26,7 @@ from tests.server.models.model_server import (
     serve_models,
     when_received,
 )
+from tests.server.models.writes import recorded_writes
 from tests.server.tls import https_redirect
 
 QUICK = RetryPolicy(attempts=3, wait_initial=0, wait_max=0)
@@ -529,22 +530,44 @@ def test_the_page_of_a_file_at_hugging_face_means_the_file() -> None:
     assert download_address(file) == file
 
 
-def test_nothing_is_written_outside_the_folder(
-    server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened: list[str] = []
-    real = os.open
+@pytest.fixture(autouse=True)
+def nothing_is_written_outside_the_cache(tmp_path: Path) -> Iterator[None]:
+    """Holds for every test of this file, whatever the server does."""
+    with recorded_writes() as written:
+        yield
+    assert [path for path in written if not path.is_relative_to(tmp_path / "cache")] == []
 
-    def watch(path: Any, flags: int, *rest: Any, **more: Any) -> int:
-        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-            opened.append(str(path))
-        return real(path, flags, *rest, **more)
 
-    monkeypatch.setattr(os, "open", watch)
+def test_nothing_is_written_outside_the_folder(server: ModelServer, tmp_path: Path) -> None:
     kept = Kept(tmp_path / "cache")
     server.files[PATH].break_after = [10]
-    kept.fetch(server.url + PATH)
-    with suppress(RemoteModelError):
-        kept.fetch(server.url + "/missing", job="../../job")
-    assert all(Path(path).is_relative_to(tmp_path / "cache") for path in opened)
+    with recorded_writes() as written:
+        kept.fetch(server.url + PATH)
+        with suppress(RemoteModelError):
+            kept.fetch(server.url + "/missing", job="../../job")
+        kept.cache.release("job_1")
+    assert kept.cache.path(CachedModel("loras", SHA256)) in written
+    assert {path.relative_to(tmp_path).parts[0] for path in written} == {"cache"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache"]
+
+
+WAYS: dict[str, Callable[[Path], object]] = {
+    "written": lambda path: path.write_bytes(b""),
+    "appended to": lambda path: path.open("ab").close(),
+    "opened by the system": lambda path: os.close(os.open(path, os.O_CREAT | os.O_WRONLY)),
+    "made": lambda path: path.mkdir(),
+    "renamed": lambda path: (path.parent / "a").rename(path),
+    "linked": lambda path: path.symlink_to("a"),
+    "deleted": lambda path: path.unlink(missing_ok=True),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_change_a_file_would_be_seen(way: str, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "a").touch()
+    with recorded_writes() as written:
+        (tmp_path / "cache" / "a").read_bytes()
+        WAYS[way](tmp_path / "cache" / "b")
+    assert tmp_path / "cache" / "b" in written
+    assert way == "renamed" or tmp_path / "cache" / "a" not in written

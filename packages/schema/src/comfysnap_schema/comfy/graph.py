@@ -25,7 +25,7 @@ NOTES: Final = frozenset(
 )  # fmt: skip
 """Annotations and controls of ComfyUI's editor; they never run."""
 _NODE_KEYS: Final = ("class_type", "inputs", "_meta")
-_WRAPPERS: Final = ("prompt", "output", "workflow", "input")
+_WRAPPERS: Final = ("prompt", "output", "workflow", "workflow_json", "input")
 
 
 class Node(TypedDict):
@@ -133,15 +133,39 @@ def _finite(text: str) -> float | None:
 
 def unwrap(data: Any) -> Any:
     """The workflow inside of what it is kept in: the request body of ``POST /prompt``
-    (``{"prompt": ...}``) or of a hosted worker (``{"input": {"workflow": ...}}``), or what
-    ComfyUI's editor makes (``{"output": ..., "workflow": ...}``)."""
+    (``{"prompt": ...}``) or of a hosted worker (``{"input": {"workflow": ...}}``), what ComfyUI's
+    editor makes (``{"output": ..., "workflow": ...}``), an entry of ComfyUI's ``/history``. It may
+    be a text, as in the metadata of a picture."""
     found: object = data
     while True:
+        if isinstance(found, list):
+            entry = cast("list[object]", found)  # number, id, graph, extra data, output nodes
+            if len(entry) < 3 or not isinstance(entry[2], dict):
+                return cast("Any", found)
+            found = cast("object", entry[2])
         outer = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
-        inner = [outer[key] for key in _WRAPPERS if isinstance(outer.get(key), dict)]
-        if isinstance(outer.get("nodes"), list) or not inner or "class_type" in inner[0]:
+        if isinstance(outer.get("nodes"), list):
+            return cast("Any", found)
+        inner = [each for key in _WRAPPERS if (each := _kept(outer.get(key))) is not None]
+        inner += [each["prompt"] for each in outer.values() if len(outer) == 1 and is_history(each)]
+        if not inner or "class_type" in inner[0]:
             return cast("Any", found)
         found = inner[0]
+
+
+def is_history(value: object) -> bool:
+    """Whether a value is what ``/history`` says of a prompt."""
+    return isinstance(value, dict) and isinstance(cast("dict[str, Any]", value).get("prompt"), list)
+
+
+def _kept(value: object) -> Any:
+    """An object or list under a wrapper, also as text; None for anything else."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = parse_json(value)
+        except GraphError:
+            return None
+    return cast("Any", value) if isinstance(value, (dict, list)) else None
 
 
 def without_notes(graph: Graph, known: Container[str] = ()) -> tuple[Graph, tuple[str, ...]]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
-from comfysnap_schema.comfy.graph import MAX_GRAPH_BYTES, parse_json, read_json, unwrap
+from comfysnap_schema.comfy.graph import MAX_GRAPH_BYTES, is_history, parse_json, read_json, unwrap
 from comfysnap_schema.wire import GraphError
 
 MAX_PARTS: Final = 200_000
@@ -65,12 +65,16 @@ def read_editor_workflow(path: Path) -> dict[str, Any] | None:
 
 def _drawn(data: object, depth: int = 0) -> dict[str, Any] | None:
     found = _parsed(data) if depth and isinstance(data, str) else data
+    if isinstance(found, list):  # an entry of /history, whose extra data come fourth
+        found = next(iter(cast("list[Any]", found)[3:4]), None)
     if not isinstance(found, dict) or depth > len(_AROUND):
         return None
     outer = cast("dict[str, Any]", found)
     if isinstance(outer.get("nodes"), list):
         return outer
-    inner = (_drawn(outer[key], depth + 1) for key in _AROUND if key in outer)
+    ran = [each["prompt"] for each in outer.values() if len(outer) == 1 and is_history(each)]
+    around = [*ran, *(outer[key] for key in _AROUND if key in outer)]
+    inner = (_drawn(each, depth + 1) for each in around)
     return next((each for each in inner if each is not None), None)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 from pydantic import JsonValue
 
 from comfysnap_schema.comfy import CATALOGUE_FILE, Catalogue, Drawing, Graph, InputPath, title_of
+from comfysnap_schema.propose.lists import proposed_lists
 from comfysnap_schema.propose.names import class_word, distinctive_words, slug, unique
 from comfysnap_schema.propose.outputs import ProposedOutput
 from comfysnap_schema.propose.proposal import Proposal, ProposedInput
@@ -20,7 +21,7 @@ from comfysnap_schema.propose.sources import (
     snapshot,
     tables_text,
 )
-from comfysnap_schema.propose.view import VALUE_NAMES
+from comfysnap_schema.propose.view import VALUE_NAMES, GraphView
 from comfysnap_schema.wire import WorkflowError
 from comfysnap_schema.workflow import DRAWING_FILE, GRAPH_FILE, SPEC_FILE, Workflow
 
@@ -83,7 +84,7 @@ def write_workflow(
                 slim.save(draft / CATALOGUE_FILE)
         write_sources(draft, drawing or Drawing())
         write_drawing(draft, editor_workflow)
-        disabled = _write_map(draft, proposal, graph)
+        disabled = _write_map(draft, proposal, graph, catalogue)
         shutil.move(draft, folder)
     return Scaffold(Workflow.load(folder), disabled)
 
@@ -107,12 +108,15 @@ def write_sources(folder: Path, drawing: Drawing) -> None:
         (folder / SNAPSHOT_FILE).write_text(text, encoding="utf-8")
 
 
-def _write_map(folder: Path, proposal: Proposal, graph: Graph) -> dict[str, str]:
+def _write_map(
+    folder: Path, proposal: Proposal, graph: Graph, catalogue: Catalogue | None
+) -> dict[str, str]:
     """Write ``workflow.toml``, disabling inputs that do not load (a graph may have a value that
     its own node rejects)."""
     disabled: dict[str, str] = {}
     while True:
-        (folder / SPEC_FILE).write_text(map_text(proposal, graph, disabled), encoding="utf-8")
+        text = map_text(proposal, graph, disabled, catalogue)
+        (folder / SPEC_FILE).write_text(text, encoding="utf-8")
         try:
             Workflow.load(folder)
         except WorkflowError as error:
@@ -125,15 +129,24 @@ def _write_map(folder: Path, proposal: Proposal, graph: Graph) -> dict[str, str]
             return disabled
 
 
-def map_text(proposal: Proposal, graph: Graph, disabled: Mapping[str, str]) -> str:
-    """The text of a ``workflow.toml``: each entry with its reason, disabled ones as comments, then
-    every other value of the graph in a line of its own."""
+def map_text(
+    proposal: Proposal,
+    graph: Graph,
+    disabled: Mapping[str, str],
+    catalogue: Catalogue | None = None,
+) -> str:
+    """The text of a ``workflow.toml``: each entry with its reason, disabled ones and lists as
+    comments, then every other value of the graph in a line of its own."""
     import tomlkit
 
     title = " ".join(part for part in proposal.name.split("_") if part).capitalize()
     head = {"name": proposal.name, "title": title}
     parts = [tomlkit.dumps(head)]
     parts += [_input_text(entry, disabled.get(entry.name)) for entry in proposal.inputs]
+    for entry in proposed_lists(GraphView(graph, catalogue), proposal.inputs):
+        spec = entry.spec.model_dump(mode="json", exclude_defaults=True)
+        first = {key: spec[key] for key in ("type",) if key in spec}
+        parts.append(_table("inputs", entry.name, first | spec, entry.reason, enabled=False))
     parts += [_output_text(entry) for entry in proposal.outputs]
     offered = {path for entry in proposal.inputs for path in entry.paths}
     return "\n".join((*parts, *others(graph, offered, {entry.name for entry in proposal.inputs})))

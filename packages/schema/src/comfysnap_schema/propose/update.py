@@ -37,6 +37,7 @@ from comfysnap_schema.workflow import (
 )
 
 _PATH = re.compile(r"""(?P<quote>["'])(?P<node>[^"'\n]+?)\.inputs\.(?P<name>[^"'\n]+)(?P=quote)""")
+_COMMENTED_NODE = re.compile(r"""(?m)^(# (?:clip_)?after = ")([^"\n]+)(")""")
 
 
 @dataclass(frozen=True)
@@ -251,6 +252,7 @@ def _map_text(
         return f"{found['quote']}{node}.inputs.{found['name']}{found['quote']}"
 
     text = _PATH.sub(moved, tomlkit.dumps(document))
+    text = _COMMENTED_NODE.sub(lambda f: f[1] + matches.nodes.get(f[2], f[2]) + f[3], text)
     return _with_others(text, graph, {*spec.inputs} - {*drop})
 
 

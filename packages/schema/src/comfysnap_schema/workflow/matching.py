@@ -19,7 +19,8 @@ class Matches:
 
 def match_nodes(old: Graph, new: Graph, known: Mapping[str, str] | None = None) -> Matches:
     """Find each node of ``old`` in ``new``: by id and class, unless its title and links say that
-    another node took its place; else by title, links and values; else by id alone.
+    another node took its place; else by title, links and values; else, for a class that is gone, by
+    its place; else by id alone.
 
     Args:
         old: The earlier graph.
@@ -42,7 +43,7 @@ class _Matcher:
         for node in kept if ids_count else ():
             if node not in self._found:
                 self._by_id(node)
-        while self._by_likeness():
+        while self._by_likeness() or self._by_place():
             pass
         for node in old:
             if node in self._found or node in self._doubts:
@@ -83,6 +84,37 @@ class _Matcher:
             if found is not None and found not in self._taken:
                 self._found[node] = found
         return len(self._found) > before
+
+    def _by_place(self) -> bool:
+        """Match nodes of which another class took the place: the same links, and inputs of the same
+        names for its values; returns whether any was found."""
+        before = len(self._found)
+        for node in self._old.graph:
+            if node in self._found or node in self._doubts or self._peers(node):
+                continue
+            free = [each for each in self._new.graph if each not in self._taken]
+            found = [each for each in free if self._is_in_place(node, each)]
+            is_there = node in self._new.graph and node not in self._taken
+            if len(found) == 1 and (not is_there or found == [node]):
+                self._found[node] = found[0]
+        return len(self._found) > before
+
+    def _is_in_place(self, node: str, other: str) -> bool:
+        users, theirs = self._old.users(node), self._new.users(other)
+        moved = {(self._found.get(user), name, slot) for user, name, slot in users}
+        inputs, now = self._old.graph[node]["inputs"], self._new.graph[other]["inputs"]
+        sources = {
+            name: (self._found.get(source), slot)
+            for name, (source, slot) in self._old.sources(node).items()
+        }
+        values = inputs.keys() - sources.keys()
+        return (
+            moved <= set(theirs)
+            and bool(users) == bool(theirs)
+            and bool(users or sources)
+            and sources.items() <= self._new.sources(other).items()
+            and all(name in now and not is_link(now[name]) for name in values)
+        )
 
     def _peers(self, node: str) -> list[str]:
         """Nodes of the same class in the new graph that are still free, and the node's own id."""
@@ -145,6 +177,19 @@ class _Side:
                     user = (node, name, int(str(value[1]).partition(".")[0]))
                     self._users.setdefault(str(value[0]), []).append(user)
         self._links = cache(self._links_within)
+
+    def users(self, node: str) -> list[tuple[str, str, int]]:
+        """What reads a node: node, input and slot."""
+        return self._users.get(node, [])
+
+    def sources(self, node: str) -> dict[str, tuple[str, str]]:
+        """What a node reads, by its inputs: node and slot."""
+        inputs = self.graph[node]["inputs"].items()
+        return {
+            name: (str(value[0]), str(value[1]))
+            for name, value in inputs
+            if isinstance(value, list) and is_link(value)
+        }
 
     def class_of(self, node: str) -> str | None:
         return self.graph[node]["class_type"] if node in self.graph else None

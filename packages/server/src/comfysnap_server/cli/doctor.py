@@ -51,7 +51,9 @@ def doctor(
     """
     from comfysnap_server.doctor import Level, check_modal, examine
 
-    issues, deployment = examine(project, probe=_probe(comfyui, python))
+    probe, unloaded = _probe(comfyui, python)
+    issues, deployment = examine(project, probe=probe)
+    issues += unloaded
     if online and deployment is not None:
         with modal_session(quiet=True, environment=environment):
             issues += check_modal(deployment)
@@ -66,16 +68,17 @@ def doctor(
     raise typer.Exit(1 if any(issue.level in failing for issue in issues) else 0)
 
 
-def _probe(comfyui: Path | None, python: str | None) -> "Probe | None":
+def _probe(comfyui: Path | None, python: str | None) -> "tuple[Probe | None, list[ProjectIssue]]":
+    """What loading ComfyUI showed, if it is asked for; or that it cannot be loaded."""
     if comfyui is None:
-        return None
+        return None, []
+    from comfysnap_server.doctor import ProjectIssue
     from comfysnap_server.nodepacks import ProbeError, run_probe
 
     try:
-        return run_probe(comfyui, python or sys.executable)
+        return run_probe(comfyui, python or sys.executable), []
     except (ProbeError, OSError) as error:
-        print(f"error: cannot load ComfyUI in {comfyui}:\n{error}", file=sys.stderr)
-        raise typer.Exit(1) from error
+        return None, [ProjectIssue.error("comfyui_not_loaded", str(comfyui), str(error))]
 
 
 def _show_pools(deployment: "Deployment") -> None:

@@ -1,11 +1,10 @@
 """Turns ComfyUI's UI export into the API-format graph that its editor would export."""
 
-import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from pydantic import JsonValue
 
@@ -18,8 +17,9 @@ from comfysnap_schema.comfy.ui_export.everywhere import (
     with_broadcast_links,
 )
 from comfysnap_schema.comfy.ui_export.filenames import PREFIX, SAVES, filled
+from comfysnap_schema.comfy.ui_export.group_nodes import is_group_node, without_group_nodes
 from comfysnap_schema.comfy.ui_export.model import UiNode, as_object, is_ui_format, parse_ui
-from comfysnap_schema.comfy.ui_export.packs import OWN_PACK, pack_of
+from comfysnap_schema.comfy.ui_export.packs import unknown_class
 from comfysnap_schema.comfy.ui_export.promoted import Value
 from comfysnap_schema.comfy.ui_export.resolve import VIRTUAL, LinkResolver, Origin, Scope
 from comfysnap_schema.comfy.ui_export.widgets import (
@@ -31,9 +31,6 @@ from comfysnap_schema.comfy.ui_export.widgets import (
 from comfysnap_schema.wire import GraphError, UiFormatError
 
 __all__ = ["import_ui", "is_ui_format", "read_export"]
-
-GROUP_NODES: Final = ("workflow>", "workflow/")
-"""Prefixes of group nodes, which older editors made; ``extra.groupNodes`` defines them."""
 
 
 def read_export(path: Path, catalogue: Catalogue | None) -> Graph:
@@ -74,7 +71,8 @@ def import_ui(data: object, catalogue: Catalogue, *, file: str | None = None) ->
     """
     drawn = parse_ui(data, file=file)
     raw = as_object(data)
-    workflow = replace(drawn, root=with_broadcast_links(drawn.root, raw))
+    linked = replace(drawn, root=with_broadcast_links(drawn.root, raw))
+    workflow, groups = without_group_nodes(linked, raw, catalogue)
     resolver = LinkResolver(workflow, catalogue)
     refused: list[tuple[str, str, str]] = []
     graph: Graph = {}
@@ -85,6 +83,9 @@ def import_ui(data: object, catalogue: Catalogue, *, file: str | None = None) ->
     for scope in scopes:
         for node in scope.graph.nodes.values():
             if node.off or node.type in VIRTUAL or node.type in workflow.subgraphs:
+                continue
+            if is_group_node(node):
+                refused += [each for each in groups if each[1].partition(":")[0] == node.id]
                 continue
             if has_unwritten_links(node, raw):
                 message = f"{node.type!r} makes links that the file does not have; draw them"
@@ -124,7 +125,7 @@ class _Conversion:
         inputs: dict[str, JsonValue] = {}
         if known is None:
             with self._noting():
-                raise _unknown(self._node)
+                raise unknown_class(self._node)
             for slot in self._node.inputs:
                 with self._noting():
                     self._resolver.input(self._scope, self._node, slot)
@@ -167,37 +168,6 @@ class _Conversion:
             with self._noting():
                 _check_types(resolver.catalogue, known, node, sent | linked)
         return sent | linked
-
-
-def _unknown(node: UiNode) -> ConversionError:
-    """Why a node of a class that the catalogue lacks cannot be converted, and what would help."""
-    if node.type.startswith(GROUP_NODES):
-        name = re.split(r"[/>]", node.type, maxsplit=1)[1]
-        return ConversionError(
-            "group_node",
-            f"{name!r} is a group node, which only ComfyUI's editor can take apart: convert it to"
-            f" nodes or to a subgraph there, or {HOW_TO_EXPORT}",
-        )
-    what = f"unknown node class {node.type!r}"
-    pack = pack_of(node.properties)
-    if pack is None:
-        return ConversionError(
-            "unknown_node", f"{what}: not in the node catalogue; pass one of a ComfyUI that has it"
-        )
-    version = f" {pack.version}" if pack.version else ""
-    if pack.id == OWN_PACK:
-        return ConversionError(
-            "unknown_node",
-            f"{what}, of ComfyUI{version} itself: the node catalogue is of another version; pass"
-            f" the object_info of ComfyUI{version or ' at its newest'} or later",
-        )
-    repo = f"github.com/{pack.repo}" if pack.repo else ""
-    where = f" ({repo})" if pack.id and repo else ""
-    return ConversionError(
-        "unknown_node",
-        f"{what}, of the node pack {pack.id or repo}{version}{where}: pass the object_info of a"
-        " ComfyUI that has this pack",
-    )
 
 
 def _check_types(

@@ -10,6 +10,7 @@ from uuid import UUID
 from comfysnap_schema.comfy.catalogue import Catalogue
 from comfysnap_schema.comfy.graph import Graph, InputPath
 from comfysnap_schema.comfy.picture import read_editor_workflow
+from comfysnap_schema.comfy.ui_export.group_nodes import without_group_nodes
 from comfysnap_schema.comfy.ui_export.model import (
     PRIMITIVE,
     SUBGRAPH_INPUT,
@@ -83,7 +84,7 @@ def read_drawing(path: Path, graph: Graph, catalogue: Catalogue | None) -> Drawi
 
 def drawing_of(data: object, graph: Graph, catalogue: Catalogue) -> Drawing:
     """As ``read_drawing``, for the parsed JSON of a UI export."""
-    workflow = parse_ui(data)
+    workflow, _ = without_group_nodes(parse_ui(data), as_object(data), catalogue)
     reader = _Reader(graph, LinkResolver(workflow, catalogue))
     app = as_object(as_object(as_object(data).get("extra")).get("linearData"))
     inputs = [reader.chosen(as_list(entry)) for entry in as_list(app.get("inputs"))]

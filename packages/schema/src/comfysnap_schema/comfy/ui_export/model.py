@@ -92,9 +92,11 @@ class UiGraph:
 
     def out_of(self, origin: str, slot: int) -> Iterator[UiLink]:
         """The links that start at a slot."""
-        for link in self.links.values():
-            if link.origin == origin and link.origin_slot == slot:
-                yield link
+        return (link for link in self.out_of_node(origin) if link.origin_slot == slot)
+
+    def out_of_node(self, origin: str) -> Iterator[UiLink]:
+        """The links that start at a node."""
+        return (link for link in self.links.values() if link.origin == origin)
 
     def from_input(self, index: int) -> Iterator[UiLink]:
         """The links that start at one of the graph's own inputs, in its own order."""
@@ -201,7 +203,7 @@ def _with_proxies(node: UiNode, names: Mapping[str, str]) -> Json:
 
 
 def _graph(raw: Json) -> UiGraph:
-    nodes = [_node(entry) for entry in as_list(raw["nodes"])]
+    nodes = [parse_node(entry) for entry in as_list(raw["nodes"])]
     links = dict(_link(entry) for entry in as_list(raw.get("links")) if entry is not None)
     return UiGraph(
         id=str(raw.get("id", "")),
@@ -213,7 +215,8 @@ def _graph(raw: Json) -> UiGraph:
     )
 
 
-def _node(raw: Json) -> UiNode:
+def parse_node(raw: Json) -> UiNode:
+    """Read one node."""
     values: object = raw.get("widgets_values")
     return UiNode(
         id=str(raw["id"]),

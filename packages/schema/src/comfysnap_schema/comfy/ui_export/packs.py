@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from comfysnap_schema.comfy.ui_export.model import UiNode
+from comfysnap_schema.comfy.ui_export.widgets import ConversionError
+
 OWN_PACK: Final = "comfy-core"
 """The id of ComfyUI's own nodes."""
 
@@ -30,6 +33,30 @@ def pack_of(properties: dict[str, Any]) -> UsedPack | None:
         version=version if isinstance(version, str) else "",
     )
     return pack if pack.id or pack.repo else None
+
+
+def unknown_class(node: UiNode) -> ConversionError:
+    """Why a node of a class that the catalogue lacks cannot be converted, and what would help."""
+    what = f"unknown node class {node.type!r}"
+    pack = pack_of(node.properties)
+    if pack is None:
+        return ConversionError(
+            "unknown_node", f"{what}: not in the node catalogue; pass one of a ComfyUI that has it"
+        )
+    version = f" {pack.version}" if pack.version else ""
+    if pack.id == OWN_PACK:
+        return ConversionError(
+            "unknown_node",
+            f"{what}, of ComfyUI{version} itself: the node catalogue is of another version; pass"
+            f" the object_info of ComfyUI{version or ' at its newest'} or later",
+        )
+    repo = f"github.com/{pack.repo}" if pack.repo else ""
+    where = f" ({repo})" if pack.id and repo else ""
+    return ConversionError(
+        "unknown_node",
+        f"{what}, of the node pack {pack.id or repo}{version}{where}: pass the object_info of a"
+        " ComfyUI that has this pack",
+    )
 
 
 def packs_of(properties: Iterator[dict[str, Any]]) -> Iterator[UsedPack]:

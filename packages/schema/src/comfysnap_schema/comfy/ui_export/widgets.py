@@ -20,6 +20,8 @@ from comfysnap_schema.wire import Kind
 _CONTROL: Final = "control_after_generate"
 _CONTROLS: Final = frozenset({"fixed", "increment", "decrement", "randomize", "increment-wrap"})
 _FILTER: Final = "control_filter_list"
+UPLOAD: Final = "upload"
+"""The button of a loader, which older editors took for an input."""
 _WITH_BUTTON: Final = frozenset({Kind.IMAGE, Kind.VIDEO, Kind.AUDIO})
 _VIEWERS: Final[Mapping[str, str]] = {"SaveGLB": "image", "Preview3D": "image"}
 """Classes to which the editor adds a viewer; it sends an empty value for it."""
@@ -84,6 +86,21 @@ def widgets_of(known: NodeDef, node: UiNode) -> dict[str, Widget]:
     return layout.by_name()
 
 
+def stored_values(known: NodeDef, node: UiNode) -> list[tuple[str, JsonValue]]:
+    """A node's list of values as its class has it now, each with the declared input that it is of;
+    a helper is of the widget before it.
+
+    Raises:
+        ConversionError: ``widget_values``.
+    """
+    layout = _Layout(known)
+    if isinstance(node.values, dict):
+        layout.read_by_name(node.values)
+    else:
+        layout.read(_without_forced(known, layout, node.values))
+    return list(layout.stored())
+
+
 def readable_widgets(known: NodeDef, node: UiNode) -> dict[str, Widget]:
     """As ``widgets_of``, but empty for a node that cannot be converted."""
     try:
@@ -124,6 +141,15 @@ class _Layout:
     def by_name(self) -> dict[str, Widget]:
         helpers = [widget for widget in self._widgets if widget.entry is None]
         return {widget.name: widget for widget in (*helpers, *self._widgets)}
+
+    def stored(self) -> Iterator[tuple[str, JsonValue]]:
+        """The values in their order, with the declared input of each."""
+        owner = ""
+        for widget in self._widgets:
+            if widget.entry is not None:
+                owner = widget.name.partition(".")[0]
+            if widget.stored:
+                yield UPLOAD if widget.name == UPLOAD else owner, widget.value
 
     def read(self, values: list[Any]) -> list[Any]:
         """Set the widgets, and return the values that are left."""
@@ -200,7 +226,7 @@ class _Layout:
 
     def _add_helpers_of_class(self) -> None:
         if any(_has_button(entry) for entry in self._known.declared):
-            self._widgets.append(Widget("upload", None, sent=False))
+            self._widgets.append(Widget(UPLOAD, None, sent=False))
         viewer = _VIEWERS.get(self._known.class_type)
         if viewer is not None:
             self._widgets.append(Widget(viewer, "", stored=False))
@@ -239,7 +265,7 @@ def _without_forced(known: NodeDef, layout: _Layout, values: list[Any]) -> list[
             (entry.force_input, False) if entry.control_after_generate else (entry.force_input,)
         )
     ]
-    slots += [False for name in ("upload",) if name in shown]
+    slots += [False for name in (UPLOAD,) if name in shown]
     if not any(slots) or len(slots) != len(values):
         return values
     return [value for value, forced in zip(values, slots, strict=True) if not forced]
