@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from comfysnap_schema.wire.access import PurgeReport
 from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.jobs import JobEvent, JobPage, JobRecord, JobStatus
 from comfysnap_server.backends.protocol import (
@@ -15,6 +16,7 @@ from comfysnap_server.backends.protocol import (
     BackendLoad,
     OwnerBudget,
     OwnerUsage,
+    PurgeRequest,
     StoredFile,
     SubmitResult,
 )
@@ -32,6 +34,7 @@ class FakeBackend:
         self.budgets: list[OwnerBudget] = []
         """Of the submits and uploads."""
         self.outputs: dict[str, StoredFile] = {}
+        self.purges: list[PurgeRequest] = []
         self.changed = asyncio.Event()
         self.submitted = asyncio.Event()
         self.held = 0
@@ -193,3 +196,7 @@ class FakeBackend:
         if hashlib.sha256(content).hexdigest() != sha256:
             raise BackendError(ErrorCode.HASH_MISMATCH, "another content")
         self.files[f"{owner}/{sha256}"] = content
+
+    async def purge(self, wanted: PurgeRequest) -> PurgeReport:
+        self.purges.append(wanted)
+        return PurgeReport(jobs=2, job_bytes=300, files=1, file_bytes=4)

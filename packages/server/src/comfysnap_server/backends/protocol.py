@@ -8,7 +8,14 @@ from typing import Final, Protocol
 
 from pydantic import JsonValue
 
-from comfysnap_schema.wire import JobEvent, JobPage, JobRecord, JobStatus, NamedOutput
+from comfysnap_schema.wire import (
+    JobEvent,
+    JobPage,
+    JobRecord,
+    JobStatus,
+    NamedOutput,
+    PurgeReport,
+)
 from comfysnap_server.jobs import JobRequest
 
 
@@ -65,6 +72,27 @@ class BackendLoad:
     """Of the disk with the jobs and their files."""
     webhooks: int | None = None
     """That wait to be sent, or to be sent again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PurgeRequest:
+    """What to delete for good."""
+
+    older_than: float
+    """Seconds since a job ended, or an upload was last used."""
+    owner: str | None = None
+    """Whose; None: of all owners."""
+    jobs: bool = True
+    """Ended jobs, with their outputs, and webhooks that were not delivered."""
+    files: bool = True
+    """Uploads that no unfinished job reads."""
+    dry_run: bool = False
+    """Only count."""
+
+
+IN_USE_S: Final = 600.0
+"""Uploads that were used so short ago stay on a running server: submits may be about to name them.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,4 +225,8 @@ class Backend(Protocol):
         budget: OwnerBudget = NO_BUDGET,
     ) -> None:
         """Store an input file while checking its hash and size."""
+        ...
+
+    async def purge(self, wanted: PurgeRequest) -> PurgeReport:
+        """Delete what is there of it, up to some hundred jobs at once."""
         ...

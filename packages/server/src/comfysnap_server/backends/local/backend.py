@@ -13,7 +13,14 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from comfysnap_schema.wire import ErrorCode, JobEvent, JobPage, JobRecord, JobStatus
+from comfysnap_schema.wire import (
+    ErrorCode,
+    JobEvent,
+    JobPage,
+    JobRecord,
+    JobStatus,
+    PurgeReport,
+)
 from comfysnap_server.backends.local import store
 from comfysnap_server.backends.local.folders import JobFolders
 from comfysnap_server.backends.local.fork_client import ForkServers, ProcessOptions
@@ -27,6 +34,7 @@ from comfysnap_server.backends.local.live import (
 from comfysnap_server.backends.local.lock import FolderLock
 from comfysnap_server.backends.local.migrations import DataFolderError, open_database
 from comfysnap_server.backends.local.model_downloads import ModelDownloads
+from comfysnap_server.backends.local.purge import LivePurge
 from comfysnap_server.backends.local.queue import JobQueue
 from comfysnap_server.backends.local.reader import Reader
 from comfysnap_server.backends.local.readiness import DiskCheck
@@ -45,6 +53,7 @@ from comfysnap_server.backends.protocol import (
     OutputLink,
     OwnerBudget,
     OwnerUsage,
+    PurgeRequest,
     StoredFile,
     SubmitResult,
 )
@@ -504,6 +513,15 @@ class LocalBackend:
             max_unfinished_jobs=limits.max_unfinished_per_owner,
             max_stored_bytes=limits.max_stored_bytes_per_owner,
         )
+
+    async def purge(self, wanted: PurgeRequest) -> PurgeReport:
+        """See ``Backend.purge``."""
+        self._check_running()
+        purge = LivePurge(
+            self._writer, self._lister.run, self._folders, self._uploads, self._outputs,
+            active=self._live, remembered=self._finished,
+        )  # fmt: skip
+        return await purge.run(wanted)
 
     async def _job_bytes(self, owner: str) -> int:
         return await self._reader.run(lambda c: store.stored_bytes(c, owner))

@@ -3,7 +3,7 @@
 import logging
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -420,19 +420,20 @@ def count_ended(
 
 def ended(
     connection: sqlite3.Connection, owner: str | None, moment: float, limit: int
-) -> list[str]:
-    """Ids of jobs that ended before ``moment``; ``owner`` None: of all."""
-    rows = connection.execute(f"SELECT id {_ENDED} LIMIT ?3", (moment, owner, limit))
-    return [job_id for (job_id,) in rows]
+) -> dict[str, int]:
+    """Id and bytes of jobs that ended before ``moment``; ``owner`` None: of all."""
+    rows = connection.execute(f"SELECT id, kept {_ENDED} LIMIT ?3", (moment, owner, limit))
+    return dict(rows.fetchall())
 
 
-def delete(connection: sqlite3.Connection, job_ids: list[str]) -> None:
+def delete(connection: sqlite3.Connection, job_ids: Iterable[str]) -> None:
     """Delete jobs, and what is stored beside their rows."""
-    connection.execute("BEGIN IMMEDIATE")
-    ids = [(job_id,) for job_id in job_ids]
-    connection.executemany("DELETE FROM idempotency WHERE job_id = ?", ids)
-    connection.executemany("DELETE FROM jobs WHERE id = ?", ids)
-    connection.execute("COMMIT")
+    ids = to_json([*job_ids]).decode()
+    for table, column in (("idempotency", "job_id"), ("jobs", "id")):
+        connection.execute(
+            f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))",  # noqa: S608 -- names from above
+            (ids,),
+        )
 
 
 def forget_jobs(connection: sqlite3.Connection, moment: float, limit: int) -> int:

@@ -62,6 +62,17 @@ class Uploads:
             if not stored:
                 counted.give_back()
 
+    async def purge(
+        self, *, older_than: float, keep: Collection[str], owner: str | None, dry_run: bool
+    ) -> list[int]:
+        """Delete old files of one owner or of all; see ``FileStore.purge``."""
+        sizes = await asyncio.to_thread(
+            self._files.purge, older_than=older_than, keep=keep, owner=owner, dry_run=dry_run
+        )
+        if sizes and not dry_run:
+            self._bytes = {}
+        return sizes
+
     async def sweep(self, *, older_than: float, keep: Collection[str]) -> None:
         """Delete old files; see ``FileStore.sweep``."""
         await asyncio.to_thread(self._files.sweep, older_than=older_than, keep=keep)

@@ -10,10 +10,18 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from comfysnap_schema.wire import ErrorCode, JobEvent, JobPage, JobRecord, JobStatus
+from comfysnap_schema.wire import (
+    ErrorCode,
+    JobEvent,
+    JobPage,
+    JobRecord,
+    JobStatus,
+    PurgeReport,
+)
 from comfysnap_server.backends.modal.follower import JobFollower
 from comfysnap_server.backends.modal.listing import Found
 from comfysnap_server.backends.modal.platform import CallEnd, Platform
+from comfysnap_server.backends.modal.purge import Purge
 from comfysnap_server.backends.modal.quota import LONGEST_LIFE, Quota
 from comfysnap_server.backends.modal.records import Listed
 from comfysnap_server.backends.modal.shared_files import GatewayFiles, accepted_at
@@ -35,6 +43,7 @@ from comfysnap_server.backends.protocol import (
     OutputLink,
     OwnerBudget,
     OwnerUsage,
+    PurgeRequest,
     StoredFile,
     SubmitResult,
 )
@@ -451,8 +460,21 @@ class ModalBackend:
         Returns:
             How many files and output folders were deleted.
         """
+        needed, complete = await self._needed(await self._index.tidy())
+        if not complete:  # its input files are not known
+            return 0
+        deleted = await self._files.sweep(
+            older_than=self._retention.total_seconds(),
+            is_due=self._outputs_due,
+            now=self._platform.now(),
+            keep=needed,
+        )
+        return deleted + await self._sweep_store()
+
+    async def _needed(self, listed: Sequence[tuple[str, str, Listed]]) -> tuple[set[str], bool]:
+        """Bring unfinished jobs forward: hashes of the input files of those that are left, and
+        whether all could be read."""
         needed: set[str] = set()
-        listed = await self._index.tidy()
         complete = True
         for start in range(0, len(listed), _AT_ONCE):
             part = listed[start : start + _AT_ONCE]
@@ -465,15 +487,20 @@ class ModalBackend:
                 elif request is not None:
                     log.error("job %s could not be resumed", job_id, exc_info=request)
                     complete = False
-        if not complete:  # its input files are not known
-            return 0
-        deleted = await self._files.sweep(
-            older_than=self._retention.total_seconds(),
-            is_due=self._outputs_due,
-            now=self._platform.now(),
-            keep=needed,
-        )
-        return deleted + await self._sweep_store()
+        return needed, complete
+
+    async def purge(self, wanted: PurgeRequest) -> PurgeReport:
+        """See ``Backend.purge``."""
+        purge = Purge(self._platform, self._store, self._files, self._outputs)
+
+        async def needed() -> set[str]:
+            files, complete = await self._needed([job async for job in self._index.unfinished()])
+            if not complete:
+                message = "a job cannot be read, and with it which uploads it needs; try again"
+                raise BackendError(ErrorCode.UNAVAILABLE, message, retry_after=60)
+            return files
+
+        return await purge.run(wanted, needed)
 
     async def _sweep_store(self) -> int:
         if self._outputs is None:
