@@ -180,6 +180,7 @@ class FakeBackend:
         jobs = [job for key, job in self.jobs.items() if self.requests[key].owner == owner]
         return OwnerUsage(
             unfinished_jobs=sum(not job.is_final for job in jobs),
+            queued_bytes=7,
             max_unfinished_jobs=budget.max_unfinished_jobs or 100,
             max_stored_bytes=budget.max_stored_bytes,
         )

@@ -226,6 +226,7 @@ async def test_limits_show_each_budget_with_its_use(serve: Serve) -> None:
     assert budgets["max_unfinished_jobs"] == {
         "limit": 5, "used": 1, "at_once": None, "reset_s": None,
     }  # fmt: skip
+    assert budgets["max_queued_bytes"]["used"] == 7
     assert set(budgets["max_stored_bytes"].values()) == {None}
 
 

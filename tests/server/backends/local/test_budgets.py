@@ -87,7 +87,11 @@ async def test_an_owner_s_unfinished_jobs_hold_bounded_bytes(start_backend: Star
     error = await refusal(backend.submit(large(2 * MIB)))
     assert error.code is ErrorCode.QUOTA_EXCEEDED
     assert "max_queued_bytes_per_owner" in error.detail
+    assert (error.budget, error.limit) == ("max_queued_bytes", 6 * MIB)
     assert error.retry_after
+    usage = await backend.usage("anna")
+    assert usage.max_queued_bytes == 6 * MIB
+    assert 2 * MIB < (usage.queued_bytes or 0) < 6 * MIB
     await backend.submit(large(2 * MIB, owner="ben"))
     error = await refusal(backend.submit(large(2 * MIB, owner="eve")))
     assert error.code is ErrorCode.QUEUE_FULL

@@ -13,11 +13,11 @@ from comfysnap_schema.wire.files import FileBySha256
 from comfysnap_schema.wire.jobs import JobStatus
 from comfysnap_server.backends.modal.backend import ModalBackend
 from comfysnap_server.backends.modal.platform import CallState
-from comfysnap_server.backends.modal.records import Claim, End, claim_key, job_key
-from comfysnap_server.backends.modal.shared_files import OUTPUTS, output_folder
+from comfysnap_server.backends.modal.records import job_key
+from comfysnap_server.backends.modal.shared_files import OUTPUTS
 from comfysnap_server.backends.protocol import PurgeRequest
 from comfysnap_server.errors import BackendError
-from tests.server.backends.modal.memory import START, Cloud, request
+from tests.server.backends.modal.memory import START, Cloud, end, put_output, request
 from tests.server.backends.suite import once
 
 pytestmark = pytest.mark.modal
@@ -39,27 +39,6 @@ def backend(cloud: Cloud, tmp_path: Path) -> ModalBackend:
 def other(cloud: Cloud, tmp_path: Path) -> ModalBackend:
     """A second gateway container."""
     return ModalBackend(cloud.platform, tmp_path / "other")
-
-
-def end(cloud: Cloud, job_id: str, **changes: object) -> None:
-    """What a worker writes."""
-    claim = Claim(
-        call_id="fc-1", at=START, start_kind="warm",
-        start_seconds=0, load_seconds=0, attach_seconds=0,
-    )  # fmt: skip
-    final = End.model_validate({"status": "succeeded", "at": START, "attempt": 1, **changes})
-    cloud.records.entries[claim_key(job_id, 1)] = claim.model_dump_json()
-    cloud.records.entries[job_key(job_id, "final")] = final.model_dump_json()
-
-
-def put_output(cloud: Cloud, job_id: str) -> dict[str, object]:
-    folder = cloud.root / output_folder(job_id)
-    folder.mkdir(parents=True)
-    (folder / "a.png").write_bytes(b"1234")
-    return {
-        "name": "a.png", "kind": "image", "content_type": "image/png", "size": 4,
-        "sha256": hashlib.sha256(b"1234").hexdigest(), "url": f"/outputs/{job_id}/a.png",
-    }  # fmt: skip
 
 
 async def test_a_gateway_that_remembers_a_purged_job_does_not_run_it_again(

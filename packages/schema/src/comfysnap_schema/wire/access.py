@@ -25,6 +25,7 @@ class BudgetName(StrEnum):
 
     REQUESTS_PER_MINUTE = "requests_per_minute"
     MAX_UNFINISHED_JOBS = "max_unfinished_jobs"
+    MAX_QUEUED_BYTES = "max_queued_bytes"
     MAX_STORED_BYTES = "max_stored_bytes"
 
 

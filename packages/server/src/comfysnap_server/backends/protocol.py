@@ -54,8 +54,12 @@ class OwnerUsage:
     """What an owner has (None: not counted), and may have (None: no limit)."""
 
     unfinished_jobs: int | None = None
+    queued_bytes: int | None = None
+    """Of the requests of the unfinished jobs."""
     stored_bytes: int | None = None
+    """Uploads, outputs and jobs."""
     max_unfinished_jobs: int | None = None
+    max_queued_bytes: int | None = None
     max_stored_bytes: int | None = None
 
 

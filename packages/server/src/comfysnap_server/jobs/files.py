@@ -128,7 +128,9 @@ class FileStore:
     def _check_room(self, size: int) -> None:
         if self._keep_free and shutil.disk_usage(self._root).free < self._keep_free + size:
             raise BackendError(
-                ErrorCode.UNAVAILABLE, "the disk of the server is almost full", retry_after=60
+                ErrorCode.UNAVAILABLE,
+                "the disk of the server is almost full (keep_free_bytes)",
+                retry_after=60,
             )
 
     def has(self, owner: str, sha256: str) -> bool:

@@ -506,11 +506,13 @@ class LocalBackend:
         """See ``Backend.usage``."""
         self._check_running()
         limits = self._limits.within(budget)
-        unfinished = await self._reader.run(lambda c: store.unfinished(c, owner))
+        unfinished, held = await self._reader.run(lambda c: store.unfinished(c, owner))
         return OwnerUsage(
             unfinished_jobs=unfinished,
+            queued_bytes=held,
             stored_bytes=await self._uploads.bytes_of(owner) + await self._job_bytes(owner),
             max_unfinished_jobs=limits.max_unfinished_per_owner,
+            max_queued_bytes=limits.max_queued_bytes_per_owner,
             max_stored_bytes=limits.max_stored_bytes_per_owner,
         )
 

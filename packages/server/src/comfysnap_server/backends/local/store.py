@@ -116,10 +116,10 @@ def _check_room(
     queued, held, *_ = counts.get("", (0, 0))
     _, mine_held, mine, kept = counts.get(owner, (0, 0, 0, 0))
     if queued >= limits.max_queued:
-        raise _full(ErrorCode.QUEUE_FULL, f"{queued} jobs are queued already (max_queued)")
+        raise _full(f"{queued} jobs are queued already (max_queued)")
     if held + size > limits.max_queued_bytes:
         detail = f"queued jobs hold {held} of {limits.max_queued_bytes} bytes (max_queued_bytes)"
-        raise _full(ErrorCode.QUEUE_FULL, detail)
+        raise _full(detail)
     most = limits.max_unfinished_per_owner
     if most is not None and mine >= most:
         raise BackendError(
@@ -131,16 +131,19 @@ def _check_room(
         )
     most = limits.max_queued_bytes_per_owner
     if most is not None and mine_held + size > most:
-        raise _full(
+        raise BackendError(
             ErrorCode.QUOTA_EXCEEDED,
             f"your unfinished jobs hold {mine_held} of {most} bytes (max_queued_bytes_per_owner)",
+            retry_after=_RETRY_S,
+            budget=BudgetName.MAX_QUEUED_BYTES,
+            limit=most,
         )
     if limits.max_stored_bytes_per_owner is not None:
         check_stored(uploaded + kept + size, limits.max_stored_bytes_per_owner)
 
 
-def _full(code: ErrorCode, detail: str) -> BackendError:
-    return BackendError(code, detail, retry_after=_RETRY_S)
+def _full(detail: str) -> BackendError:
+    return BackendError(ErrorCode.QUEUE_FULL, detail, retry_after=_RETRY_S)
 
 
 def check_stored(stored: int, most: int) -> None:
@@ -166,10 +169,10 @@ def stored_bytes(connection: sqlite3.Connection, owner: str) -> int:
     return row[0] if row else 0
 
 
-def unfinished(connection: sqlite3.Connection, owner: str) -> int:
-    """How many of an owner's jobs are not final."""
-    row = connection.execute("SELECT unfinished FROM usage WHERE owner = ?", (owner,)).fetchone()
-    return row[0] if row else 0
+def unfinished(connection: sqlite3.Connection, owner: str) -> tuple[int, int]:
+    """How many of an owner's jobs are not final, and their bytes."""
+    sums = "SELECT unfinished, held FROM usage WHERE owner = ?"
+    return connection.execute(sums, (owner,)).fetchone() or (0, 0)
 
 
 def owner_of(connection: sqlite3.Connection, job_id: str) -> str:

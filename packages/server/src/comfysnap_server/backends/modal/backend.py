@@ -21,8 +21,8 @@ from comfysnap_schema.wire import (
 from comfysnap_server.backends.modal.follower import JobFollower
 from comfysnap_server.backends.modal.listing import Found
 from comfysnap_server.backends.modal.platform import CallEnd, Platform
-from comfysnap_server.backends.modal.purge import Purge
-from comfysnap_server.backends.modal.quota import LONGEST_LIFE, Quota
+from comfysnap_server.backends.modal.purge import Purge, output_bytes
+from comfysnap_server.backends.modal.quota import LONGEST_LIFE, Quota, StoredBytes
 from comfysnap_server.backends.modal.records import Listed
 from comfysnap_server.backends.modal.shared_files import GatewayFiles, accepted_at
 from comfysnap_server.backends.modal.states import (
@@ -93,6 +93,7 @@ class ModalBackend:
         self._store = JobStore(platform)
         self._max_unfinished = max_unfinished_per_owner
         self._quota = Quota(self._ended, platform.now)
+        self._stored = StoredBytes(self._read_stored)
         self._files = GatewayFiles(platform.files, local)
         self._index = self._store.index
         self._watches: dict[str, JobFollower] = {}
@@ -135,13 +136,17 @@ class ModalBackend:
         if request.timeout > longest:
             request = request.model_copy(update={"timeout": longest})
         owner, key = request.owner, request.idempotency_key
-        limit = budget.max_unfinished_jobs or self._max_unfinished
-        if limit is None:
-            return await self._accept(request)
-        if self._quota.is_full(owner, limit):
+        limit, most = budget.max_unfinished_jobs or self._max_unfinished, budget.max_stored_bytes
+        is_full = limit is not None and self._quota.is_full(owner, limit)
+        if is_full or (most is not None and await self._stored.of(owner) >= most):
             replayed = key and await self.replay(owner, key, request.fingerprint)
             if replayed:
                 return SubmitResult(replayed, replayed=True)
+            if most is not None:
+                await self._stored.check(owner, most)
+        if limit is None:
+            return await self._accept(request)
+        if is_full:
             await self._quota.make_room(owner, limit)
         self._quota.add(owner, request.job_id)
         try:
@@ -439,19 +444,41 @@ class ModalBackend:
         chunks: AsyncIterator[bytes],
         budget: OwnerBudget = NO_BUDGET,
     ) -> None:
-        """Store an input file; see ``FileStore.put``. Stored bytes have no limit here."""
-        await self._files.put(owner, sha256, chunks)
+        """Store an input file; see ``FileStore.put``. Without a budget stored bytes have no limit.
+
+        Raises:
+            BackendError: ``quota_exceeded``.
+        """
+        limit = budget.max_stored_bytes
+        if limit is None or await self._files.has(owner, sha256):
+            await self._files.put(owner, sha256, chunks)
+            return
+        async with self._stored.arriving(owner, chunks, limit) as counted:
+            await self._files.put(owner, sha256, counted)
+
+    async def _read_stored(self, owner: str) -> int:
+        """Bytes of the owner's uploads, and of the outputs of its listed jobs."""
+        expired = self._platform.now() - self._retention
+        total = await self._files.used(owner)
+        for entry in await self._index.find(owner, None, {}, before=None):
+            job = entry.listed.job
+            if job is not None and (job.finished_at or expired) > expired:
+                total += output_bytes(job)
+        return total
 
     async def owner_of(self, job_id: str) -> str:
         """See ``Backend.owner_of``."""
         return (await self._store.request(job_id)).owner
 
     async def usage(self, owner: str, budget: OwnerBudget = NO_BUDGET) -> OwnerUsage:
-        """What this container counts: the jobs that it accepted under a limit."""
-        limit = budget.max_unfinished_jobs or self._max_unfinished
+        """What this container counts: the jobs that it accepted under a limit, and the bytes of
+        owners of keys that limit them."""
+        limit, most = budget.max_unfinished_jobs or self._max_unfinished, budget.max_stored_bytes
         return OwnerUsage(
             unfinished_jobs=None if limit is None else await self._quota.count(owner),
+            stored_bytes=None if most is None else await self._stored.of(owner),
             max_unfinished_jobs=limit,
+            max_stored_bytes=most,
         )
 
     async def sweep(self) -> int:

@@ -133,6 +133,11 @@ class GatewayFiles:
             await self._reload()
         return self._stored.has(owner, sha256)
 
+    async def used(self, owner: str) -> int:
+        """Bytes of the input files that the owner stored, in whichever container."""
+        await self._reload()
+        return await asyncio.to_thread(self._stored.used, owner)
+
     async def put(self, owner: str, sha256: str, chunks: AsyncIterator[bytes]) -> None:
         """Store an input file; see ``FileStore.put``. It is committed when this returns."""
         upload = (owner, sha256)
