@@ -457,6 +457,35 @@ async def test_jobs_are_listed_newest_first_page_by_page_and_filtered(backend: B
     assert (await backend.list_jobs("nobody")).jobs == []
 
 
+async def test_jobs_of_all_owners_are_listed_together(backend: Backend) -> None:
+    label = secrets.token_hex(4)
+    owners = [f"{name}-{label}" for name in ("olga", "petra", "olga", "rita", "petra")]
+    asked = [
+        request(owner=owner, labels={"run": label}, job_id=f"job_{number:026d}",
+                workflow="draw" if number else "other")
+        for number, owner in enumerate(owners)
+    ]  # fmt: skip
+    for one in asked:
+        await finish(backend, (await backend.submit(one)).job, one.owner)
+    newest_first = [one.job_id for one in reversed(asked)]
+    found: list[str] = []
+    cursor = None
+    for _ in range(3):
+        page = await backend.list_jobs(None, labels={"run": label}, limit=2, cursor=cursor)
+        found += [job.id for job in page.jobs]
+        for job in page.jobs:
+            assert page.owners[job.id] == owners[int(job.id[4:])]
+            assert job.inputs == {"seed": 7}
+        cursor = page.cursor
+    assert (found, cursor) == (newest_first, None)
+    drawn = await backend.list_jobs(None, labels={"run": label}, workflow="draw")
+    assert [job.id for job in drawn.jobs] == newest_first[:-1]
+    failed = await backend.list_jobs(None, labels={"run": label}, status=JobStatus.FAILED)
+    assert failed.jobs == []
+    assert newest_first[0] in [job.id for job in (await backend.list_jobs(None, limit=5)).jobs]
+    assert (await backend.list_jobs(owners[0])).owners == {}
+
+
 async def test_an_uploaded_file_reaches_the_graph(backend: Backend) -> None:
     data = png()
     digest = hashlib.sha256(data).hexdigest()

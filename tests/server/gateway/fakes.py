@@ -122,7 +122,7 @@ class FakeBackend:
 
     async def list_jobs(
         self,
-        owner: str,
+        owner: str | None,
         *,
         status: JobStatus | None = None,
         workflow: str | None = None,
@@ -134,12 +134,13 @@ class FakeBackend:
         jobs = [
             job
             for job_id, job in sorted(self.jobs.items(), reverse=True)
-            if self.requests[job_id].owner == owner
+            if owner in (None, self.requests[job_id].owner)
             and status in (None, job.status)
             and workflow in (None, job.workflow)
             and wanted <= job.labels.items()
         ]
-        return JobPage(jobs=jobs[:limit], cursor=cursor)
+        owners = {job.id: self.requests[job.id].owner for job in jobs if owner is None}
+        return JobPage(jobs=jobs[:limit], cursor=cursor, owners=owners)
 
     async def cancel(self, owner: str, job_id: str) -> JobRecord:
         job = await self.get(owner, job_id)

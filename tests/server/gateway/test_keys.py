@@ -127,6 +127,19 @@ async def test_an_admin_key_alone_submits_nothing(serve: Serve, backend: FakeBac
     assert not backend.jobs
 
 
+async def test_an_admin_lists_the_jobs_of_all_owners(serve: Serve) -> None:
+    admin = record("boss", scopes=["admin"])
+    async with serve(record("anna"), record("ben"), admin) as http:
+        jobs = {name: (await submit(http, name)).json()["id"] for name in ("anna", "ben")}
+        refused = await http.get("/jobs?owner=*", headers=bearer("anna"))
+        page = (await http.get("/jobs?owner=*", headers=bearer("boss"))).json()
+        own = (await http.get("/jobs", headers=bearer("anna"))).json()
+    assert (refused.status_code, refused.json()["scope"]) == (403, "admin")
+    assert page["owners"] == {job_id: name for name, job_id in jobs.items()}
+    assert {job["id"] for job in page["jobs"]} == set(jobs.values())
+    assert ([job["id"] for job in own["jobs"]], own["owners"]) == ([jobs["anna"]], {})
+
+
 async def test_only_an_admin_purges_and_says_how_old(
     serve: Serve, backend: FakeBackend, caplog: pytest.LogCaptureFixture
 ) -> None:

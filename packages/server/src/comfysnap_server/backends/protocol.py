@@ -193,7 +193,7 @@ class Backend(Protocol):
 
     async def list_jobs(
         self,
-        owner: str,
+        owner: str | None,
         *,
         status: JobStatus | None = None,
         workflow: str | None = None,
@@ -201,7 +201,7 @@ class Backend(Protocol):
         cursor: str | None = None,
         limit: int = 50,
     ) -> JobPage:
-        """The owner's jobs, newest first."""
+        """The owner's jobs, newest first; ``owner`` None: those of all, with their owners."""
         ...
 
     async def cancel(self, owner: str, job_id: str) -> JobRecord:

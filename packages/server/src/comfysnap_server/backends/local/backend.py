@@ -395,7 +395,7 @@ class LocalBackend:
 
     async def list_jobs(
         self,
-        owner: str,
+        owner: str | None,
         *,
         status: JobStatus | None = None,
         workflow: str | None = None,
@@ -407,7 +407,7 @@ class LocalBackend:
         self._check_running()
         if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
             raise BackendError(ErrorCode.INVALID_REQUEST, "invalid cursor")
-        jobs, more = await self._lister.run(
+        found, more = await self._lister.run(
             lambda connection: store.page(
                 connection,
                 owner,
@@ -419,7 +419,9 @@ class LocalBackend:
             )
         )
         return JobPage(
-            jobs=[self._as_now(job) for job in jobs], cursor=None if more is None else str(more)
+            jobs=[self._as_now(job) for _, job in found],
+            cursor=None if more is None else str(more),
+            owners={job.id: whose for whose, job in found} if owner is None else {},
         )
 
     async def cancel(self, owner: str, job_id: str) -> JobRecord:

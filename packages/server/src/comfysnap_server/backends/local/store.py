@@ -1,10 +1,12 @@
 """What is asked of the job store: plain functions on a connection."""
 
+import heapq
 import logging
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from pydantic_core import from_json, to_json
@@ -329,22 +331,47 @@ def set_aside(connection: sqlite3.Connection, seq: int) -> None:
 
 def page(
     connection: sqlite3.Connection,
-    owner: str,
+    owner: str | None,
     *,
     status: JobStatus | None,
     workflow: str | None,
     labels: Mapping[str, str],
     before: int | None,
     limit: int,
-) -> tuple[list[JobRecord], int | None]:
-    """Up to ``limit`` jobs of an owner, newest first, fewer when they are large or damaged; and
-    ``before`` of the next page, None on the last. An index leads to them, whatever the filter."""
+) -> tuple[list[tuple[str, JobRecord]], int | None]:
+    """Up to ``limit`` jobs of an owner, or of all (None), newest first, fewer when they are large
+    or damaged, each with its owner; and ``before`` of the next page, None on the last. An index
+    leads to them, whatever the filter."""
+    filters: _Filters = (status, workflow, labels, before)
+    if owner is None:
+        owners = connection.execute("SELECT owner FROM usage WHERE owner != ''").fetchall()
+        found = (_sequence(connection, each, filters, limit + 1) for (each,) in owners)
+        merged = islice(heapq.merge(*found, reverse=True), limit + 1)
+        tables, conditions = ["jobs"], ["jobs.seq IN (SELECT value FROM json_each(?))"]
+        order, parameters = "jobs.seq", _values(to_json([*merged]).decode())
+    else:
+        tables, conditions, order, parameters = _matching(owner, filters)
+    rows = connection.execute(
+        "SELECT jobs.seq, jobs.owner, id, record, inputs"  # noqa: S608 -- only clauses from here
+        f" FROM {' '.join(tables)} JOIN payloads ON payloads.seq = jobs.seq"
+        f" WHERE {' AND '.join(conditions)} ORDER BY {order} DESC LIMIT ?",
+        [*parameters, limit + 1],
+    )
+    return _read_page(rows, limit)
+
+
+_Filters = tuple[JobStatus | None, str | None, Mapping[str, str], int | None]
+
+
+def _matching(owner: str, filters: _Filters) -> tuple[list[str], list[str], str, list[object]]:
+    """Tables, conditions, order and parameters of a query for an owner's jobs."""
+    status, workflow, labels, before = filters
     tables, where, parameters = ["jobs"], ["jobs.owner = ?"], [*_values(owner)]
     # Left to itself, SQLite reads every job of the owner to find those of a label.
     by_label = bool(labels) and status is None and workflow is None
     order = "label0.seq" if by_label else "jobs.seq"
-    filters = (("status = ?", status), ("workflow = ?", workflow), (f"{order} < ?", before))
-    for clause, value in filters:
+    clauses = (("status = ?", status), ("workflow = ?", workflow), (f"{order} < ?", before))
+    for clause, value in clauses:
         if value is not None:
             where.append(clause)
             parameters += _values(value)
@@ -355,22 +382,35 @@ def page(
         parameters += _values(owner, key, value)
     if by_label:
         tables[:2] = ["job_labels label0 CROSS JOIN jobs ON jobs.seq = label0.seq"]
+    return tables, where, order, parameters
+
+
+def _sequence(
+    connection: sqlite3.Connection, owner: str, filters: _Filters, limit: int
+) -> Iterator[int]:
+    """``seq`` of an owner's jobs, newest first, read one by one."""
+    tables, conditions, order, parameters = _matching(owner, filters)
     rows = connection.execute(
-        "SELECT jobs.seq, id, record, inputs"  # noqa: S608 -- only clauses from above
-        f" FROM {' '.join(tables)} JOIN payloads ON payloads.seq = jobs.seq"
-        f" WHERE {' AND '.join(where)} ORDER BY {order} DESC LIMIT ?",
-        [*parameters, limit + 1],
+        f"SELECT jobs.seq FROM {' '.join(tables)} WHERE {' AND '.join(conditions)}"  # noqa: S608 -- only clauses from here
+        f" ORDER BY {order} DESC LIMIT ?",
+        [*parameters, limit],
     )
-    found: list[JobRecord] = []
+    return (seq for (seq,) in rows)
+
+
+def _read_page(
+    rows: Iterable[tuple[int, str, str, str, str]], limit: int
+) -> tuple[list[tuple[str, JobRecord]], int | None]:
+    found: list[tuple[str, JobRecord]] = []
     size = 0
     last: int | None = None
-    for count, (seq, *columns) in enumerate(rows):
+    for count, (seq, owner, *columns) in enumerate(rows):
         size += sum(map(len, columns))
         if count == limit or (count and size > _PAGE_CHARACTERS):
             return found, last
         last = seq
         try:
-            found.append(_record(*columns))
+            found.append((owner, _record(*columns)))
         except BackendError as error:
             logger.warning("not listed: %s", error)
     return found, None

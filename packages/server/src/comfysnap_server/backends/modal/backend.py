@@ -333,7 +333,7 @@ class ModalBackend:
 
     async def list_jobs(
         self,
-        owner: str,
+        owner: str | None,
         *,
         status: JobStatus | None = None,
         workflow: str | None = None,
@@ -342,30 +342,41 @@ class ModalBackend:
         limit: int = 50,
     ) -> JobPage:
         """The owner's jobs, newest first; the last 7 days, and of ended ones about 10,000. It reads
-        the owner's whole list, and the records of those that had not ended when it was written."""
-        listed = await self._index.find(owner, workflow, labels or {}, before=cursor)
-        found: list[JobRecord] = []
+        the owner's whole list, or those of all, and the records of jobs that had not ended when
+        it was written."""
+        owners = await self._index.owners() if owner is None else [owner]
+        listed = [
+            (name, entry)
+            for name in owners
+            for entry in await self._index.find(name, workflow, labels or {}, before=cursor)
+        ]
+        listed.sort(key=lambda one: one[1].cursor, reverse=True)
+        found: dict[str, tuple[str, JobRecord]] = {}
         passed = looked = 0
         while passed < len(listed) and len(found) < limit and looked < _SCANNED:
             part = listed[passed : passed + limit]
-            looked += sum(entry.listed.job is None for entry in part)
-            for job in await self._listed(owner, part):
+            looked += sum(entry.listed.job is None for _, entry in part)
+            for (name, _), job in zip(part, await self._listed(part), strict=True):
                 passed += 1
                 if job is not None and (status is None or job.status == status):
-                    found.append(job)
+                    found[job.id] = (name, job)
                 if len(found) == limit:
                     break
         more = 0 < passed < len(listed)
-        return JobPage(jobs=found, cursor=listed[passed - 1].cursor if more else None)
+        return JobPage(
+            jobs=[job for _, job in found.values()],
+            cursor=listed[passed - 1][1].cursor if more else None,
+            owners={key: name for key, (name, _) in found.items()} if owner is None else {},
+        )
 
-    async def _listed(self, owner: str, part: Sequence[Found]) -> list[JobRecord | None]:
-        jobs = await asyncio.gather(*(self._listed_job(owner, entry) for entry in part))
-        late = [
-            (entry.listed, job)
-            for entry, job in zip(part, jobs, strict=True)
-            if job is not None and job.is_final and entry.listed.job is None
-        ]
-        await self._index.update(owner, late)
+    async def _listed(self, part: Sequence[tuple[str, Found]]) -> list[JobRecord | None]:
+        jobs = await asyncio.gather(*(self._listed_job(owner, entry) for owner, entry in part))
+        late: dict[str, list[tuple[Listed, JobRecord]]] = {}
+        for (owner, entry), job in zip(part, jobs, strict=True):
+            if job is not None and job.is_final and entry.listed.job is None:
+                late.setdefault(owner, []).append((entry.listed, job))
+        for owner, ended in late.items():
+            await self._index.update(owner, ended)
         return jobs
 
     async def _listed_job(self, owner: str, entry: Found) -> JobRecord | None:
