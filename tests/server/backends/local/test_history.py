@@ -34,7 +34,6 @@ from tests.server.backends.suite import (
     until_sampling,
 )
 
-
 filtered = pytest.mark.parametrize(
     "filters",
     [
