@@ -142,7 +142,11 @@ async def test_the_files_of_a_form_leave_room_on_the_disk(
     editor: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tempfile.gettempdir())
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+
+    def nearly_full(_: object) -> Any:
+        return usage._replace(free=1000)
+
+    monkeypatch.setattr(shutil, "disk_usage", nearly_full)
     large = {"image": b"x" * (2 << 20)}
     answer = await editor.post("/v1/images/edits", data={"prompt": "x"}, files=large)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
