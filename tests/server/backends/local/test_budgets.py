@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 import tracemalloc
+from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -152,6 +153,28 @@ async def test_an_upload_during_a_sweep_is_counted(tmp_path: Path) -> None:
     uploads = Uploads(files, job_bytes=sweep_meanwhile)
     await uploads.put("anna", hashlib.sha256(b"abc").hexdigest(), once(b"abc"), 100)
     assert await uploads.bytes_of("anna") == 3
+
+
+async def test_an_upload_that_a_sweep_meets_on_its_way_counts_when_it_is_stored(
+    tmp_path: Path,
+) -> None:
+    async def no_jobs(_: str) -> int:
+        return 0
+
+    uploads = Uploads(FileStore(tmp_path), job_bytes=no_jobs)
+
+    async def swept_on_the_way() -> AsyncIterator[bytes]:
+        yield b"abc"
+        await uploads.sweep(older_than=3600, keep=())
+        assert await uploads.bytes_of("anna") == 3
+        yield b"def"
+
+    digest = hashlib.sha256(b"abcdef").hexdigest()
+    await uploads.put("anna", digest, swept_on_the_way(), 100)
+    assert await uploads.bytes_of("anna") == 6
+    with pytest.raises(BackendError):
+        await uploads.put("anna", "0" * 64, once(b"x" * 95), 100)
+    assert await uploads.bytes_of("anna") == 6
 
 
 async def test_parallel_uploads_do_not_exceed_the_limit_together(
