@@ -312,7 +312,8 @@ class LocalBackend:
 
     def load(self) -> BackendLoad:
         """See ``Backend.load``."""
-        records = [live.record for live in self._live.values()]
+        # a port for metrics reads it in a thread of its own: copied in one step of the interpreter
+        records = [live.record for live in [*self._live.values()]]
         queued = [job.created_at for job in records if job.status is JobStatus.QUEUED]
         return BackendLoad(
             queued=len(queued),
