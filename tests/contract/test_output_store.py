@@ -92,6 +92,19 @@ async def test_files_past_their_retention_leave_the_bucket(bucket: Bucket, tmp_p
     assert bucket.files == set()
 
 
+def test_files_in_the_bucket_count_to_what_their_owner_keeps(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    file = project(tmp_path / "project", bucket, "")
+    with serving(new_mark(), tmp_path / "data", f"--project={file}") as (_, url):
+        large = {"width": 2048, "height": 2048}
+        job = httpx.post(f"{url}/infer_sync/hello", json=large, timeout=60).json()
+        size = job["outputs"]["images"][0]["size"]
+        stored = httpx.get(f"{url}/limits").json()["budgets"]["max_stored_bytes"]["used"]
+    assert size > 10_000  # of the job itself there is less
+    assert size < stored < size + 10_000
+
+
 def test_a_purge_deletes_files_in_the_bucket_and_keeps_jobs_whose_files_it_cannot(
     bucket: Bucket, tmp_path: Path
 ) -> None:

@@ -7,11 +7,13 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, cast
+
+from pydantic import JsonValue
 
 from comfysnap_schema.wire import (
     MAX_FILE_BYTES,
@@ -240,6 +242,16 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def output_bytes(outputs: Mapping[str, JsonValue] | None) -> int:
+    """Sizes of the files among the outputs in a job's record."""
+    total = 0
+    for value in (outputs or {}).values():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, dict) and "sha256" in item and isinstance(item.get("size"), int):
+                total += cast("int", item["size"])
+    return total
 
 
 def find_output(request: JobRequest, record: JobRecord, name: str) -> OutputFile:

@@ -21,7 +21,7 @@ from comfysnap_schema.wire import (
 from comfysnap_server.backends.modal.follower import JobFollower
 from comfysnap_server.backends.modal.listing import Found
 from comfysnap_server.backends.modal.platform import CallEnd, Platform
-from comfysnap_server.backends.modal.purge import Purge, output_bytes
+from comfysnap_server.backends.modal.purge import Purge
 from comfysnap_server.backends.modal.quota import LONGEST_LIFE, Quota, StoredBytes
 from comfysnap_server.backends.modal.records import Listed
 from comfysnap_server.backends.modal.shared_files import GatewayFiles, accepted_at
@@ -48,7 +48,13 @@ from comfysnap_server.backends.protocol import (
     SubmitResult,
 )
 from comfysnap_server.errors import BackendError
-from comfysnap_server.jobs import JobRequest, OutputStore, OutputStoreError, find_output
+from comfysnap_server.jobs import (
+    JobRequest,
+    OutputStore,
+    OutputStoreError,
+    find_output,
+    output_bytes,
+)
 
 log = logging.getLogger(__name__)
 
@@ -474,7 +480,7 @@ class ModalBackend:
         for entry in await self._index.find(owner, None, {}, before=None):
             job = entry.listed.job
             if job is not None and (job.finished_at or expired) > expired:
-                total += output_bytes(job)
+                total += output_bytes(job.outputs)
         return total
 
     async def owner_of(self, job_id: str) -> str:

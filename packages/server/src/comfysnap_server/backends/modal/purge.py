@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import timedelta
-from typing import Final, cast
+from typing import Final
 
 from comfysnap_schema.wire import JobRecord, PurgeReport
 from comfysnap_server.backends.modal.platform import Platform
@@ -23,7 +23,7 @@ from comfysnap_server.backends.modal.states import job_of
 from comfysnap_server.backends.modal.store import JobStore
 from comfysnap_server.backends.protocol import IN_USE_S, PurgeRequest
 from comfysnap_server.errors import BackendError
-from comfysnap_server.jobs import JobRequest, OutputStore
+from comfysnap_server.jobs import JobRequest, OutputStore, output_bytes
 
 _MOST: Final = 500
 """Jobs that one call deletes; then the caller asks again."""
@@ -72,7 +72,7 @@ class Purge:
                     complete = False
                     break
                 found.append((owner, job_id))
-                size += output_bytes(job)
+                size += output_bytes(job.outputs)
         jobs = len(found)
         if found and not wanted.dry_run:
             await self._delete(found)
@@ -160,13 +160,3 @@ class Purge:
 
 async def _all(tasks: Iterable[Awaitable[None]]) -> None:
     await asyncio.gather(*tasks)
-
-
-def output_bytes(job: JobRecord) -> int:
-    """Sizes of the files in a job's outputs."""
-    total = 0
-    for value in (job.outputs or {}).values():
-        for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, dict) and "sha256" in item and isinstance(item.get("size"), int):
-                total += cast("int", item["size"])
-    return total
