@@ -41,6 +41,8 @@ KEEP_FREE_MB: Final = 20
 CONCURRENCY: Final = 20
 PATIENCE_S: Final = 120.0
 ATTEMPTS: Final = 10
+LOCKS_S: Final = (1.0, 6.5)
+"""The server waits 5 s for a lock of its store."""
 FINAL: Final = frozenset({"succeeded", "failed", "cancelled", "timed_out", "expired"})
 
 
@@ -287,7 +289,7 @@ class Monkey:
     async def _lock_store(self) -> None:
         held = sqlite3.connect(self._server.data / "jobs.sqlite3", isolation_level=None, timeout=30)
         held.execute("BEGIN IMMEDIATE")
-        await asyncio.sleep(self._rand.uniform(0.5, 1.5))
+        await asyncio.sleep(self._rand.choice(LOCKS_S))
         held.execute("ROLLBACK")
         held.close()
 

@@ -120,8 +120,8 @@ class Fuzzer:
                 f" {(case.content or b'')[:200]!r}"
                 f" -> {answer.status_code} {answer.content[:300]!r}"
             )
-        elif answer.is_success and case.method == "POST":
-            report.job_ids.append(answer.json()["id"])
+        elif answer.is_success and case.method == "POST" and "id" in (found := answer.json()):
+            report.job_ids.append(found["id"])
 
     def _fault(self, case: Case, answer: httpx.Response) -> str | None:
         responses = case.operation["responses"]

@@ -91,26 +91,54 @@ async def test_files_past_their_retention_leave_the_bucket(bucket: Bucket, tmp_p
     assert bucket.files == set()
 
 
+def test_files_in_the_bucket_count_to_what_their_owner_keeps(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    file = project(tmp_path / "project", bucket, "")
+    with serving(new_mark(), tmp_path / "data", f"--project={file}") as (_, url):
+        large = {"width": 2048, "height": 2048}
+        job = httpx.post(f"{url}/infer_sync/hello", json=large, timeout=60).json()
+        size = job["outputs"]["images"][0]["size"]
+        stored = httpx.get(f"{url}/limits").json()["budgets"]["max_stored_bytes"]["used"]
+    assert size > 10_000  # of the job itself there is less
+    assert size < stored < size + 10_000
+
+
 def test_a_purge_deletes_files_in_the_bucket_and_keeps_jobs_whose_files_it_cannot(
     bucket: Bucket, tmp_path: Path
 ) -> None:
-    mark, data = new_mark(), tmp_path / "data"
+    data = tmp_path / "data"
     file = project(tmp_path / "project", bucket, "")
-    with serving(mark, data, f"--project={file}") as (_, url):
+    with serving(new_mark(), data, f"--project={file}") as (_, url):
         httpx.post(f"{url}/infer_sync/hello", json={}, timeout=60).raise_for_status()
-    command = [*COMMAND, "purge", "--yes", f"--data={data}", f"--project={file}"]
-    bucket.down = True
-    done = subprocess.run(
-        command, env=environment(mark), capture_output=True, text=True, timeout=60, check=False
-    )
-    assert (done.returncode, len(bucket.files)) == (1, 1)
-    assert done.stderr.startswith("error: the object store failed: ")
-    bucket.down = False
-    done = subprocess.run(
-        command, env=environment(mark), capture_output=True, text=True, timeout=60, check=False
-    )
-    assert (done.returncode, bucket.files) == (0, set())
-    assert "1 jobs" in done.stdout
+    purge(bucket, f"--data={data}", f"--project={file}")
+
+
+def test_a_purge_of_a_running_server_deletes_files_in_the_bucket_too(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    file = project(tmp_path / "project", bucket, "")
+    with serving(new_mark(), tmp_path / "data", f"--project={file}") as (_, url):
+        httpx.post(f"{url}/infer_sync/hello", json={}, timeout=60).raise_for_status()
+        purge(bucket, f"--url={url}")
+        assert httpx.get(f"{url}/jobs").json()["jobs"] == []
+
+
+def purge(bucket: Bucket, *options: str) -> None:
+    """While the bucket is down, and then again."""
+    command = [*COMMAND, "purge", "--yes", *options]
+    for down in (True, False):
+        bucket.down = down
+        done = subprocess.run(
+            command, env=environment("none"), capture_output=True, text=True, timeout=120,
+            check=False,
+        )  # fmt: skip
+        if down:
+            assert (done.returncode, len(bucket.files)) == (1, 1)
+            assert done.stderr.startswith("error: the object store failed: ")
+        else:
+            assert (done.returncode, bucket.files) == (0, set())
+            assert "1 jobs" in done.stdout
 
 
 async def test_a_job_whose_store_is_down_waits_and_the_server_says_so(

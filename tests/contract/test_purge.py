@@ -1,4 +1,4 @@
-"""``comfysnap purge`` on the data folder of a server."""
+"""``comfysnap purge`` on the data folder of a server, and on one that runs."""
 
 import hashlib
 import json
@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from comfysnap_schema.cli import build_app
+from comfysnap_schema.wire import Scope
 from comfysnap_server.gateway import KeyFile, KeyRecord, hash_key
 from tests.contract.processes import new_mark, serving
 
@@ -124,3 +125,42 @@ def test_a_folder_without_jobs_or_a_wrong_age_is_an_error(tmp_path: Path) -> Non
     code, output = purge(tmp_path, "--before=yesterday")
     assert code == 2
     assert "yesterday" in output
+
+
+def test_an_admin_purges_a_running_server(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    KeyFile(data / "keys.json").add(
+        KeyRecord(name="boss", owner="boss", hash=hash_key("boss"), scopes=(Scope.ADMIN,))
+    )
+    for path in (data / "files").glob(f"*/*/{UPLOAD}"):
+        hours_ago = time.time() - 7200
+        os.utime(path, (hours_ago, hours_ago))
+    with serving(new_mark(), data, "--auth=keys") as (_, url):
+        monkeypatch.setenv("COMFYSNAP_API_KEY", "anna")
+        code, output = purge(data, f"--url={url}", "--yes")
+        assert code == 1
+        assert "scope 'admin'" in output
+        monkeypatch.setenv("COMFYSNAP_API_KEY", "boss")
+        code, output = purge(data, f"--url={url}", "--owner=anna", answer="n\n")
+        assert code == 1
+        assert f"to delete in {url}: 1 jobs" in output
+        assert pictures(data) == 2
+        code, output = purge(data, f"--url={url}", "--owner=anna", "--yes", "--json")
+        assert code == 0
+        deleted = json.loads(output)
+        assert (deleted["jobs"], deleted["files"], deleted["file_bytes"]) == (1, 1, 1)
+        assert pictures(data) == 1
+        assert "nothing to delete" in purge(data, f"--url={url}", "--owner=anna", "--yes")[1]
+        for owner, count in (("anna", 0), ("ben", 1)):
+            page = httpx.get(f"{url}/jobs", headers=bearer(owner)).json()
+            assert len(page["jobs"]) == count
+            uploads = httpx.head(f"{url}/files/{UPLOAD}", headers=bearer(owner))
+            assert uploads.is_success == bool(count)
+
+
+def test_a_server_that_cannot_be_reached_is_one_line(tmp_path: Path) -> None:
+    code, output = purge(tmp_path, "--url=http://127.0.0.1:9", "--yes")
+    assert code == 3
+    assert len(output.splitlines()) == 1
+    code, output = purge(tmp_path, "--url=ftp://127.0.0.1", "--yes")
+    assert code == 2
+    assert len(output.splitlines()) == 1

@@ -52,7 +52,7 @@ async def test_the_modules_of_a_server_are_written_and_checked(
         (HTMLResponse("<p>hello"), 3, "is not a comfysnap server"),
         (HTMLResponse("<p>not here", 404), 3, "is not a comfysnap server"),
         (JSONResponse({"workflows": []}), 3, "is not a comfysnap server"),
-        (JSONResponse([]), 3, "it lists 0 workflows"),
+        (JSONResponse([]), 1, "serves no workflows"),
         (JSONResponse(LISTED * 1001), 3, "it lists 1001 workflows"),
         (JSONResponse([{**LISTED[0], "name": "../draw"}]), 2, "invalid workflow name '../draw'"),
         (Response(b" " * (33 << 20), media_type="application/json"), 3, "larger than"),

@@ -9,6 +9,7 @@ import hashlib
 import io
 import secrets
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,7 +21,7 @@ from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.files import FileBySha256, Kind
 from comfysnap_schema.wire.jobs import JobEvent, JobRecord, JobStatus
 from comfysnap_schema.workflow.map import OutputSpec
-from comfysnap_server.backends.protocol import Backend, OwnerBudget, StoredFile
+from comfysnap_server.backends.protocol import Backend, OwnerBudget, PurgeRequest, StoredFile
 from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs.request import JobRequest
 
@@ -456,6 +457,35 @@ async def test_jobs_are_listed_newest_first_page_by_page_and_filtered(backend: B
     assert (await backend.list_jobs("nobody")).jobs == []
 
 
+async def test_jobs_of_all_owners_are_listed_together(backend: Backend) -> None:
+    label = secrets.token_hex(4)
+    owners = [f"{name}-{label}" for name in ("olga", "petra", "olga", "rita", "petra")]
+    asked = [
+        request(owner=owner, labels={"run": label}, job_id=f"job_{number:026d}",
+                workflow="draw" if number else "other")
+        for number, owner in enumerate(owners)
+    ]  # fmt: skip
+    for one in asked:
+        await finish(backend, (await backend.submit(one)).job, one.owner)
+    newest_first = [one.job_id for one in reversed(asked)]
+    found: list[str] = []
+    cursor = None
+    for _ in range(3):
+        page = await backend.list_jobs(None, labels={"run": label}, limit=2, cursor=cursor)
+        found += [job.id for job in page.jobs]
+        for job in page.jobs:
+            assert page.owners[job.id] == owners[int(job.id[4:])]
+            assert job.inputs == {"seed": 7}
+        cursor = page.cursor
+    assert (found, cursor) == (newest_first, None)
+    drawn = await backend.list_jobs(None, labels={"run": label}, workflow="draw")
+    assert [job.id for job in drawn.jobs] == newest_first[:-1]
+    failed = await backend.list_jobs(None, labels={"run": label}, status=JobStatus.FAILED)
+    assert failed.jobs == []
+    assert newest_first[0] in [job.id for job in (await backend.list_jobs(None, limit=5)).jobs]
+    assert (await backend.list_jobs(owners[0])).owners == {}
+
+
 async def test_an_uploaded_file_reaches_the_graph(backend: Backend) -> None:
     data = png()
     digest = hashlib.sha256(data).hexdigest()
@@ -485,6 +515,43 @@ async def test_an_input_that_is_gone_fails_the_job_and_names_the_field(backend: 
     assert job.error is not None
     assert job.error.code is ErrorCode.INPUT_UNAVAILABLE
     assert [found.field for found in job.error.fields] == ["photo"]
+
+
+async def test_a_purge_deletes_the_ended_jobs_of_an_owner_with_their_outputs(
+    backend: Backend,
+) -> None:
+    mine, theirs = f"paula-{secrets.token_hex(4)}", f"quinn-{secrets.token_hex(4)}"
+    first = request(owner=mine, idempotency_key="once", fingerprint="a")
+    job = await finish(backend, (await backend.submit(first)).job, mine)
+    told: Any = (job.outputs or {})["image"]
+    kept = await finish(backend, (await backend.submit(request(owner=theirs))).job, theirs)
+    running = (await backend.submit(request(sampling(FOREVER), owner=mine))).job
+    upload = png()
+    digest = hashlib.sha256(upload).hexdigest()
+    await backend.put_file(mine, digest, once(upload))
+
+    young = await backend.purge(PurgeRequest(older_than=3600, owner=mine))
+    assert (young.jobs, young.files) == (0, 0)
+    wanted = PurgeRequest(older_than=0, owner=mine)
+    found = await backend.purge(replace(wanted, dry_run=True))
+    assert (await backend.get(mine, job.id)).status is JobStatus.SUCCEEDED
+    deleted = await backend.purge(wanted)
+    assert deleted == found
+    assert (deleted.jobs, deleted.files, deleted.complete) == (1, 0, True)
+    assert deleted.job_bytes >= told["size"]
+
+    for ask in (backend.get(mine, job.id), backend.open_output(mine, job.id, told["name"])):
+        with pytest.raises(BackendError) as caught:
+            await ask
+        assert caught.value.code is ErrorCode.UNKNOWN_JOB
+    assert [one.id for one in (await backend.list_jobs(mine)).jobs] == [running.id]
+    assert (await backend.get(theirs, kept.id)).outputs == kept.outputs
+    assert await backend.has_file(mine, digest)  # it was used just now
+    again = await backend.submit(request(owner=mine, idempotency_key="once", fingerprint="b"))
+    assert not again.replayed
+    for left in (running, again.job):
+        await backend.cancel(mine, left.id)
+        await finish(backend, left, mine)
 
 
 async def test_a_backend_that_runs_jobs_is_ready(backend: Backend) -> None:

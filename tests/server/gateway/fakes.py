@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from comfysnap_schema.wire.access import PurgeReport
 from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_schema.wire.jobs import JobEvent, JobPage, JobRecord, JobStatus
 from comfysnap_server.backends.protocol import (
@@ -15,6 +16,7 @@ from comfysnap_server.backends.protocol import (
     BackendLoad,
     OwnerBudget,
     OwnerUsage,
+    PurgeRequest,
     StoredFile,
     SubmitResult,
 )
@@ -32,6 +34,7 @@ class FakeBackend:
         self.budgets: list[OwnerBudget] = []
         """Of the submits and uploads."""
         self.outputs: dict[str, StoredFile] = {}
+        self.purges: list[PurgeRequest] = []
         self.changed = asyncio.Event()
         self.submitted = asyncio.Event()
         self.held = 0
@@ -119,7 +122,7 @@ class FakeBackend:
 
     async def list_jobs(
         self,
-        owner: str,
+        owner: str | None,
         *,
         status: JobStatus | None = None,
         workflow: str | None = None,
@@ -131,12 +134,13 @@ class FakeBackend:
         jobs = [
             job
             for job_id, job in sorted(self.jobs.items(), reverse=True)
-            if self.requests[job_id].owner == owner
+            if owner in (None, self.requests[job_id].owner)
             and status in (None, job.status)
             and workflow in (None, job.workflow)
             and wanted <= job.labels.items()
         ]
-        return JobPage(jobs=jobs[:limit], cursor=cursor)
+        owners = {job.id: self.requests[job.id].owner for job in jobs if owner is None}
+        return JobPage(jobs=jobs[:limit], cursor=cursor, owners=owners)
 
     async def cancel(self, owner: str, job_id: str) -> JobRecord:
         job = await self.get(owner, job_id)
@@ -177,6 +181,7 @@ class FakeBackend:
         jobs = [job for key, job in self.jobs.items() if self.requests[key].owner == owner]
         return OwnerUsage(
             unfinished_jobs=sum(not job.is_final for job in jobs),
+            queued_bytes=7,
             max_unfinished_jobs=budget.max_unfinished_jobs or 100,
             max_stored_bytes=budget.max_stored_bytes,
         )
@@ -193,3 +198,7 @@ class FakeBackend:
         if hashlib.sha256(content).hexdigest() != sha256:
             raise BackendError(ErrorCode.HASH_MISMATCH, "another content")
         self.files[f"{owner}/{sha256}"] = content
+
+    async def purge(self, wanted: PurgeRequest) -> PurgeReport:
+        self.purges.append(wanted)
+        return PurgeReport(jobs=2, job_bytes=300, files=1, file_bytes=4)

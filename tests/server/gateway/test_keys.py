@@ -1,5 +1,6 @@
 """Scopes, budgets and limits of keys, and the file that has them."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ import httpx
 import pytest
 
 from comfysnap_schema.workflow.apply import Workflow
-from comfysnap_server.backends.protocol import OwnerBudget
+from comfysnap_server.backends.protocol import OwnerBudget, PurgeRequest
 from comfysnap_server.gateway import (
     GatewaySettings,
     KeyFile,
@@ -126,6 +127,42 @@ async def test_an_admin_key_alone_submits_nothing(serve: Serve, backend: FakeBac
     assert not backend.jobs
 
 
+async def test_an_admin_lists_the_jobs_of_all_owners(serve: Serve) -> None:
+    admin = record("boss", scopes=["admin"])
+    async with serve(record("anna"), record("ben"), admin) as http:
+        jobs = {name: (await submit(http, name)).json()["id"] for name in ("anna", "ben")}
+        refused = await http.get("/jobs?owner=*", headers=bearer("anna"))
+        page = (await http.get("/jobs?owner=*", headers=bearer("boss"))).json()
+        own = (await http.get("/jobs", headers=bearer("anna"))).json()
+    assert (refused.status_code, refused.json()["scope"]) == (403, "admin")
+    assert page["owners"] == {job_id: name for name, job_id in jobs.items()}
+    assert {job["id"] for job in page["jobs"]} == set(jobs.values())
+    assert ([job["id"] for job in own["jobs"]], own["owners"]) == ([jobs["anna"]], {})
+
+
+async def test_only_an_admin_purges_and_says_how_old(
+    serve: Serve, backend: FakeBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "comfysnap.gateway")
+    admin = record("boss", scopes=["admin"])
+    async with serve(record("anna"), admin) as http:
+        refused = await http.post("/purge?older_than=0", headers=bearer("anna"))
+        vague = await http.post("/purge", headers=bearer("boss"))
+        wanted = "/purge?older_than=3600&owner=anna&files=false"
+        counted = await http.post(f"{wanted}&dry_run=true", headers=bearer("boss"))
+        assert "purged" not in caplog.text
+        done = await http.post(wanted, headers=bearer("boss"))
+    assert (refused.status_code, refused.json()["scope"]) == (403, "admin")
+    assert vague.json()["fields"][0]["field"] == "older_than"
+    assert counted.status_code == 200
+    assert done.json() == {
+        "jobs": 2, "job_bytes": 300, "files": 1, "file_bytes": 4, "complete": True
+    }  # fmt: skip
+    asked = PurgeRequest(older_than=3600, owner="anna", files=False)
+    assert backend.purges == [dataclasses.replace(asked, dry_run=True), asked]
+    assert "purged" in caplog.text
+
+
 async def test_requests_a_minute_are_counted_by_key_and_refused_with_the_wait(
     serve: Serve,
 ) -> None:
@@ -202,6 +239,7 @@ async def test_limits_show_each_budget_with_its_use(serve: Serve) -> None:
     assert budgets["max_unfinished_jobs"] == {
         "limit": 5, "used": 1, "at_once": None, "reset_s": None,
     }  # fmt: skip
+    assert budgets["max_queued_bytes"]["used"] == 7
     assert set(budgets["max_stored_bytes"].values()) == {None}
 
 

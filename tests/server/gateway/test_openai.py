@@ -1,6 +1,8 @@
 import asyncio
 import base64
 import json
+import shutil
+import tempfile
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from functools import partial
@@ -97,6 +99,58 @@ async def test_files_that_the_workflow_does_not_take_are_refused(
     answer = await editor.post("/v1/images/edits", data={"prompt": "x"}, files=files)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
     assert not backend.requests
+
+
+def form(*texts: tuple[str, bytes]) -> bytes:
+    parts = (
+        b'--x\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n' % (name.encode(), text)
+        for name, text in texts
+    )
+    return b"".join(parts) + b"--x--\r\n"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"[" * 100_000, b"9" * 5000, b"[" + b"[]," * 60_000 + b"[]]", b"NaN", b"1e999"],
+    ids=["deep", "digits", "values", "nan", "infinite"],
+)
+async def test_a_text_of_a_form_that_is_costly_to_parse_is_taken_as_text(
+    editor: httpx.AsyncClient, value: bytes
+) -> None:
+    body = form(("prompt", b"x"), ("steps", value))
+    answer = await editor.post("/v1/images/edits", content=body, headers={"Content-Type": FORM})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "steps")
+    assert f'not "{value[:5].decode()}' in error["message"]
+
+
+async def test_the_texts_of_a_form_are_bounded_together(
+    backend: FakeBackend, edit: Workflow
+) -> None:
+    app = create_app(backend, {"draw": edit}, GatewaySettings(max_body_bytes=1000))
+    transport = httpx.ASGITransport(app)
+    body = form(*((f"field{number}", b"x" * 600) for number in range(2)))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as http:
+        answer = await http.post("/v1/images/edits", content=body, headers={"Content-Type": FORM})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+        small = form(("prompt", b"x" * 600), ("steps", b"7"))
+        answer = await http.post("/v1/images/edits", content=small, headers={"Content-Type": FORM})
+        assert answer.status_code != 413
+
+
+async def test_the_files_of_a_form_leave_room_on_the_disk(
+    editor: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tempfile.gettempdir())
+
+    def nearly_full(_: object) -> Any:
+        return usage._replace(free=1000)
+
+    monkeypatch.setattr(shutil, "disk_usage", nearly_full)
+    large = {"image": b"x" * (2 << 20)}
+    answer = await editor.post("/v1/images/edits", data={"prompt": "x"}, files=large)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+    assert answer.headers["Retry-After"]
 
 
 async def test_an_edit_that_is_no_form_is_refused(editor: httpx.AsyncClient) -> None:

@@ -117,6 +117,7 @@ async def test_an_upload_leaves_room_on_the_disk(tmp_path: Path) -> None:
     with pytest.raises(BackendError) as caught:
         await store.put("anna", digest(b"x"), chunks(b"x"))
     assert caught.value.code is ErrorCode.UNAVAILABLE
+    assert "keep_free_bytes" in caught.value.detail
     assert files_in(tmp_path) == []
     roomy = FileStore(tmp_path, keep_free=1)
     assert (await roomy.put("anna", digest(b"x"), chunks(b"x"))).read_bytes() == b"x"

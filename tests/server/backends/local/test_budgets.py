@@ -3,20 +3,26 @@
 import asyncio
 import gc
 import hashlib
+import os
 import shutil
 import sqlite3
 import tracemalloc
+from collections.abc import AsyncIterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from comfysnap_schema.wire.errors import ErrorCode
+from comfysnap_schema.wire.files import FileBySha256
 from comfysnap_schema.wire.jobs import JobRecord, JobStatus
-from comfysnap_server.backends.local import LocalBackend, LocalLimits
+from comfysnap_server.backends.local import DATABASE, LocalBackend, LocalLimits, store
+from comfysnap_server.backends.local.migrations import open_database
 from comfysnap_server.backends.local.sweep import Sweeper
 from comfysnap_server.backends.local.uploads import Uploads
-from comfysnap_server.backends.protocol import NO_BUDGET, OwnerBudget
+from comfysnap_server.backends.protocol import NO_BUDGET, OwnerBudget, PurgeRequest
 from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs import FileStore
 from tests.server.backends.local.conftest import StartBackend
@@ -53,6 +59,13 @@ async def put(backend: LocalBackend, content: bytes, owner: str = "anna") -> Non
     await backend.put_file(owner, hashlib.sha256(content).hexdigest(), once(content))
 
 
+def age(data: Path, *, besides: str) -> None:
+    """Make uploads old."""
+    for path in data.glob("files/*/*/*"):
+        if path.name != besides:
+            os.utime(path, (0, 0))
+
+
 def free_pages(data: Path) -> int:
     connection = sqlite3.connect(data / "jobs.sqlite3")
     (count,) = connection.execute("PRAGMA freelist_count").fetchone()
@@ -75,7 +88,11 @@ async def test_an_owner_s_unfinished_jobs_hold_bounded_bytes(start_backend: Star
     error = await refusal(backend.submit(large(2 * MIB)))
     assert error.code is ErrorCode.QUOTA_EXCEEDED
     assert "max_queued_bytes_per_owner" in error.detail
+    assert (error.budget, error.limit) == ("max_queued_bytes", 6 * MIB)
     assert error.retry_after
+    usage = await backend.usage("anna")
+    assert usage.max_queued_bytes == 6 * MIB
+    assert 2 * MIB < (usage.queued_bytes or 0) < 6 * MIB
     await backend.submit(large(2 * MIB, owner="ben"))
     error = await refusal(backend.submit(large(2 * MIB, owner="eve")))
     assert error.code is ErrorCode.QUEUE_FULL
@@ -136,6 +153,28 @@ async def test_an_upload_during_a_sweep_is_counted(tmp_path: Path) -> None:
     uploads = Uploads(files, job_bytes=sweep_meanwhile)
     await uploads.put("anna", hashlib.sha256(b"abc").hexdigest(), once(b"abc"), 100)
     assert await uploads.bytes_of("anna") == 3
+
+
+async def test_an_upload_that_a_sweep_meets_on_its_way_counts_when_it_is_stored(
+    tmp_path: Path,
+) -> None:
+    async def no_jobs(_: str) -> int:
+        return 0
+
+    uploads = Uploads(FileStore(tmp_path), job_bytes=no_jobs)
+
+    async def swept_on_the_way() -> AsyncIterator[bytes]:
+        yield b"abc"
+        await uploads.sweep(older_than=3600, keep=())
+        assert await uploads.bytes_of("anna") == 3
+        yield b"def"
+
+    digest = hashlib.sha256(b"abcdef").hexdigest()
+    await uploads.put("anna", digest, swept_on_the_way(), 100)
+    assert await uploads.bytes_of("anna") == 6
+    with pytest.raises(BackendError):
+        await uploads.put("anna", "0" * 64, once(b"x" * 95), 100)
+    assert await uploads.bytes_of("anna") == 6
 
 
 async def test_parallel_uploads_do_not_exceed_the_limit_together(
@@ -275,3 +314,49 @@ async def test_jobs_wait_while_the_disk_is_full_and_run_when_there_is_room(
     assert not await backend.ready()
     monkeypatch.setattr(shutil, "disk_usage", usage)
     assert (await finish(backend, waiting)).status is JobStatus.SUCCEEDED
+
+
+async def test_a_purge_of_very_many_jobs_goes_on_at_the_next_request(
+    start_backend: StartBackend, data: Path
+) -> None:
+    backend: LocalBackend = await start_backend()
+    kept = await run(backend, request(owner="ben"))
+    await backend.stop()
+    with closing(open_database(data / DATABASE)) as connection:
+        connection.execute("BEGIN")
+        for _ in range(1100):
+            asked = request(idempotency_key=None)
+            record = asked.record(status=JobStatus.FAILED, version=1)
+            store.submit(connection, asked, record, LocalLimits())
+        connection.execute("COMMIT")
+    backend = await start_backend()
+    wanted = PurgeRequest(older_than=0, owner="anna")
+    assert (await backend.purge(replace(wanted, dry_run=True))).jobs == 1100
+    reports = [await backend.purge(wanted), await backend.purge(wanted)]
+    assert [report.complete for report in reports] == [False, True]
+    assert sum(report.jobs for report in reports) == 1100
+    assert (await backend.list_jobs("anna")).jobs == []
+    assert (await backend.usage("anna")).stored_bytes == 0
+    assert [job.id for job in (await backend.list_jobs("ben")).jobs] == [kept.id]
+    assert free_pages(data) < 20
+
+
+async def test_a_purge_leaves_uploads_that_are_needed_or_were_used_just_now(
+    start_backend: StartBackend, data: Path
+) -> None:
+    backend: LocalBackend = await start_backend()
+    running = await busy(backend)
+    contents = (b"needed", b"fresh", b"old")
+    needed, fresh, old = (hashlib.sha256(content).hexdigest() for content in contents)
+    for content in contents:
+        await put(backend, content)
+        await put(backend, content, owner="ben")
+    await backend.submit(request(files={"a.png": FileBySha256(sha256=needed)}))
+    age(data, besides=fresh)
+    report = await backend.purge(PurgeRequest(older_than=0, owner="anna"))
+    assert (report.files, report.file_bytes) == (1, len(b"old"))
+    assert not await backend.has_file("anna", old)
+    assert await backend.has_file("ben", old)
+    assert await backend.has_file("anna", fresh)
+    assert await backend.has_file("anna", needed)
+    await backend.cancel("anna", running.id)

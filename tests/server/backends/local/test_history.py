@@ -34,8 +34,7 @@ from tests.server.backends.suite import (
     until_sampling,
 )
 
-
-@pytest.mark.parametrize(
+filtered = pytest.mark.parametrize(
     "filters",
     [
         {},
@@ -46,6 +45,9 @@ from tests.server.backends.suite import (
         {"labels": {"team": "red"}, "status": JobStatus.FAILED},
     ],
 )
+
+
+@filtered
 def test_an_index_leads_to_every_page_in_its_order(tmp_path: Path, filters: dict[str, str]) -> None:
     connection = open_database(tmp_path / DATABASE)
     fill(connection, 2000)
@@ -65,11 +67,41 @@ def test_an_index_leads_to_every_page_in_its_order(tmp_path: Path, filters: dict
     assert [step for step in steps if "SCAN" in step or "TEMP B-TREE" in step] == []
 
 
-def fill(connection: sqlite3.Connection, count: int) -> None:
-    """Jobs of anna: one in ten failed, one in five of team red."""
+@filtered
+def test_a_page_of_all_owners_reads_little_more_than_it_shows(
+    tmp_path: Path, filters: dict[str, str]
+) -> None:
+    connection = open_database(tmp_path / DATABASE)
+    for owner in ("anna", "ben"):
+        fill(connection, 1000, owner)
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 100
+
+    connection.set_progress_handler(count, 100)
+    found, more = store.page(
+        connection,
+        None,
+        **{"status": None, "workflow": None, "labels": {}, **filters},  # pyright: ignore[reportArgumentType]
+        before=1050,
+        limit=60,
+    )
+    connection.set_progress_handler(None, 0)
+    connection.close()
+    owners = [owner for owner, _ in found]
+    assert owners == sorted(owners, reverse=True)  # those of ben were submitted later
+    assert set(owners) == {"anna", "ben"}
+    assert (len(found), more is not None) == (60, True)
+    assert steps < 3_000
+
+
+def fill(connection: sqlite3.Connection, count: int, owner: str = "anna") -> None:
+    """Jobs of an owner: one in ten failed, one in five of team red."""
     connection.execute("BEGIN")
     for number in range(count):
-        asked = request(labels={"team": "red" if number % 5 == 0 else "blue"})
+        asked = request(owner=owner, labels={"team": "red" if number % 5 == 0 else "blue"})
         status = JobStatus.FAILED if number % 10 == 0 else JobStatus.SUCCEEDED
         store.submit(connection, asked, asked.record(status=status, version=1), LocalLimits())
     connection.execute("COMMIT")

@@ -1,6 +1,8 @@
 """The queue: order, places, limits, expiry, cancels and retention."""
 
 import asyncio
+import sys
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -159,6 +161,36 @@ async def test_an_owner_at_the_quota_is_refused_and_others_are_not(
     refused = [answer for answer in answers if isinstance(answer, BackendError)]
     assert [error.code for error in refused] == [ErrorCode.QUOTA_EXCEEDED] * 4
     await backend.submit(request(owner="berta"))
+
+
+async def test_the_load_can_be_read_in_another_thread_while_jobs_come(
+    start_backend: StartBackend,
+) -> None:
+    backend: LocalBackend = await start_backend()
+    running = await until_sampling(backend, (await backend.submit(request(sampling(FOREVER)))).job)
+    done = threading.Event()
+    interval = sys.getswitchinterval()
+
+    def read() -> int:
+        count = 0
+        while not done.is_set():
+            assert backend.load().running == 1
+            count += 1
+        return count
+
+    jobs = [(await backend.submit(request())).job for _ in range(200)]
+    sys.setswitchinterval(1e-6)  # threads take turns within every loop
+    try:
+        reading = [asyncio.create_task(asyncio.to_thread(read)) for _ in range(3)]
+        jobs += [(await backend.submit(request())).job for _ in range(200)]
+        done.set()
+        assert all(await asyncio.gather(*reading))
+    finally:
+        done.set()
+        sys.setswitchinterval(interval)
+    assert backend.load().queued == len(jobs)
+    for job in (*jobs, running):
+        await backend.cancel("anna", job.id)
 
 
 async def test_five_hundred_jobs_run_in_order(start_backend: StartBackend, tmp_path: Path) -> None:

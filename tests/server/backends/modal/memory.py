@@ -1,6 +1,7 @@
 """The platform in memory, for tests of what no container is needed for."""
 
 import asyncio
+import hashlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from pathlib import Path
 from comfysnap_schema.wire.files import Kind
 from comfysnap_schema.workflow.map import OutputSpec
 from comfysnap_server.backends.modal.platform import CallEnd, CallState, Platform
+from comfysnap_server.backends.modal.records import Claim, End, claim_key, job_key
+from comfysnap_server.backends.modal.shared_files import output_folder
 from comfysnap_server.jobs.request import JobRequest
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -152,3 +155,25 @@ def request(number: int = 1, **changes: object) -> JobRequest:
         "created_at": START,
     }
     return JobRequest.model_validate(base | changes)
+
+
+def end(cloud: Cloud, job_id: str, **changes: object) -> None:
+    """What a worker writes of a job that ends."""
+    claim = Claim(
+        call_id="fc-1", at=START, start_kind="warm",
+        start_seconds=0, load_seconds=0, attach_seconds=0,
+    )  # fmt: skip
+    final = End.model_validate({"status": "succeeded", "at": START, "attempt": 1, **changes})
+    cloud.records.entries[claim_key(job_id, 1)] = claim.model_dump_json()
+    cloud.records.entries[job_key(job_id, "final")] = final.model_dump_json()
+
+
+def put_output(cloud: Cloud, job_id: str, content: bytes = b"1234") -> dict[str, object]:
+    """A picture on the volume, as it is in the outputs of its job."""
+    folder = cloud.root / output_folder(job_id)
+    folder.mkdir(parents=True)
+    (folder / "a.png").write_bytes(content)
+    return {
+        "name": "a.png", "kind": "image", "content_type": "image/png", "size": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(), "url": f"/outputs/{job_id}/a.png",
+    }  # fmt: skip

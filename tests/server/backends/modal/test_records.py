@@ -340,12 +340,12 @@ async def test_owners_and_keys_with_colons_do_not_meet(backend: ModalBackend) ->
 
 
 async def test_a_cancelled_job_is_followed_until_it_stopped(cloud: Cloud, tmp_path: Path) -> None:
-    policy = Policy(cancel_grace=0.05, refresh=0.01)
+    policy = Policy(cancel_grace=5, refresh=0.01)
     backend = ModalBackend(cloud.platform, tmp_path / "local", policy=policy)
     await backend.submit(request())
     cloud.records.entries[claim_key(JOB, 1)] = claim()
     await backend.cancel("someone", JOB)
-    cloud.pass_time(1)  # and nobody asks
+    cloud.pass_time(6)  # and nobody asks
     async with asyncio.timeout(60):
         await cloud.calls.killed.wait()
     assert ("fc-1", True) in cloud.calls.cancelled

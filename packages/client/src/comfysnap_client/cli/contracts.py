@@ -32,7 +32,7 @@ def fetch_contracts(url: str) -> list[WorkflowDetail]:
 
     try:
         with Client.from_env(base_url=url, timeout=_TIMEOUT_S, retry=run.RETRY) as client:
-            return _contracts(client)
+            found = _contracts(client)
     except (NotFound, UnexpectedResponse) as error:
         message = f"{url} is not a comfysnap server: {error.message}"
         code = run.report(UnexpectedResponse(message, status=error.status))
@@ -40,6 +40,10 @@ def fetch_contracts(url: str) -> list[WorkflowDetail]:
         code = run.report(error)
     except ValueError as error:
         code = run.print_error(run.USAGE, str(error))
+    else:
+        if found:
+            return found
+        code = run.print_error(run.FAILED, f"{url} serves no workflows: nothing to generate")
     raise typer.Exit(code)
 
 
@@ -47,7 +51,7 @@ def _contracts(client: "Client") -> list[WorkflowDetail]:
     from comfysnap_client.errors import UnexpectedResponse
 
     names = [workflow.name for workflow in client.workflows()]
-    if not 0 < len(names) <= MAX_WORKFLOWS:
+    if len(names) > MAX_WORKFLOWS:
         raise UnexpectedResponse(f"it lists {len(names)} workflows")
     details: list[WorkflowDetail] = []
     for name in names:

@@ -346,6 +346,7 @@ class MockServer:
             budgets={
                 BudgetName.REQUESTS_PER_MINUTE: BudgetUse(),
                 BudgetName.MAX_UNFINISHED_JOBS: BudgetUse(used=unfinished),
+                BudgetName.MAX_QUEUED_BYTES: BudgetUse(),
                 BudgetName.MAX_STORED_BYTES: BudgetUse(),
             },
             max_body_bytes=4 * 1024**2, max_file_bytes=MAX_FILE_BYTES,

@@ -6,6 +6,7 @@ from comfysnap_schema.wire.access import (
     Limits,
     Link,
     LinkRequest,
+    PurgeReport,
     Scope,
 )
 from comfysnap_schema.wire.errors import (
@@ -75,6 +76,7 @@ from comfysnap_schema.wire.routes import (
     MAX_WAIT_S,
     OUTPUTS,
     PROBLEM_JSON,
+    PURGE,
     REQUEST_ID,
     RETRY_AFTER,
     SHA256_PATTERN,
@@ -117,6 +119,7 @@ __all__ = [
     "MAX_WAIT_S",
     "OUTPUTS",
     "PROBLEM_JSON",
+    "PURGE",
     "READER_CONTEXT",
     "REQUEST_ID",
     "RETRY_AFTER",
@@ -163,6 +166,7 @@ __all__ = [
     "Problem",
     "Progress",
     "ProjectError",
+    "PurgeReport",
     "SchemaError",
     "Scope",
     "SubmitOptions",

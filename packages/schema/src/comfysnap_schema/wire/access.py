@@ -17,7 +17,7 @@ class Scope(StrEnum):
     INFER = "infer"
     """Submit and cancel the owner's jobs, and upload files."""
     ADMIN = "admin"
-    """See and cancel the jobs of all owners."""
+    """See, cancel and delete the jobs of all owners, and read the metrics."""
 
 
 class BudgetName(StrEnum):
@@ -25,6 +25,7 @@ class BudgetName(StrEnum):
 
     REQUESTS_PER_MINUTE = "requests_per_minute"
     MAX_UNFINISHED_JOBS = "max_unfinished_jobs"
+    MAX_QUEUED_BYTES = "max_queued_bytes"
     MAX_STORED_BYTES = "max_stored_bytes"
 
 
@@ -79,3 +80,16 @@ class Link(BaseModel, frozen=True, extra="ignore", defer_build=True):
     url: str
     """Relative to the server's URL, with the signed token."""
     expires_at: datetime
+
+
+class PurgeReport(BaseModel, frozen=True, extra="ignore", defer_build=True):
+    """What a purge deleted, or would delete: ``POST /purge``."""
+
+    jobs: int
+    job_bytes: int
+    """Of these jobs and their outputs; on Modal of the outputs alone."""
+    files: int
+    """Uploads."""
+    file_bytes: int
+    complete: bool = True
+    """Whether nothing is left to delete. False: the same request deletes more."""

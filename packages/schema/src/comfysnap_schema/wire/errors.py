@@ -95,7 +95,7 @@ class ErrorCode(StrEnum):
     Cure: ask for a part that exists; ``Content-Range`` has the size."""
     QUOTA_EXCEEDED = "quota_exceeded"
     """Cause: the owner's budget in ``budget`` is used up.
-    Cure: wait for jobs to end or delete files; ``GET /limits`` shows what is used."""
+    Cure: wait until jobs end or files pass their retention; ``GET /limits`` shows what is used."""
     QUEUE_FULL = "queue_full"
     """Cause: the server's queue is full.
     Cure: try again after ``Retry-After`` seconds; the clients do."""

@@ -134,6 +134,8 @@ class JobPage(BaseModel, frozen=True, extra="ignore", defer_build=True):
     jobs: list[JobRecord]
     cursor: str | None = None
     """Pass it to get the next page; None on the last one."""
+    owners: dict[str, str] = {}
+    """Owner by job ID, where the jobs of all owners were asked for."""
 
 
 class Preview(BaseModel, frozen=True, extra="ignore", defer_build=True):

@@ -16,6 +16,7 @@ LINKS: Final = "/links"
 HEALTH: Final = "/health"
 READY: Final = "/ready"
 METRICS: Final = "/metrics"
+PURGE: Final = "/purge"
 
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 CONTRACT: Final = "Comfysnap-Contract"

@@ -8,7 +8,14 @@ from typing import Final, Protocol
 
 from pydantic import JsonValue
 
-from comfysnap_schema.wire import JobEvent, JobPage, JobRecord, JobStatus, NamedOutput
+from comfysnap_schema.wire import (
+    JobEvent,
+    JobPage,
+    JobRecord,
+    JobStatus,
+    NamedOutput,
+    PurgeReport,
+)
 from comfysnap_server.jobs import JobRequest
 
 
@@ -47,8 +54,12 @@ class OwnerUsage:
     """What an owner has (None: not counted), and may have (None: no limit)."""
 
     unfinished_jobs: int | None = None
+    queued_bytes: int | None = None
+    """Of the requests of the unfinished jobs."""
     stored_bytes: int | None = None
+    """Uploads, outputs and jobs."""
     max_unfinished_jobs: int | None = None
+    max_queued_bytes: int | None = None
     max_stored_bytes: int | None = None
 
 
@@ -65,6 +76,27 @@ class BackendLoad:
     """Of the disk with the jobs and their files."""
     webhooks: int | None = None
     """That wait to be sent, or to be sent again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PurgeRequest:
+    """What to delete for good."""
+
+    older_than: float
+    """Seconds since a job ended, or an upload was last used."""
+    owner: str | None = None
+    """Whose; None: of all owners."""
+    jobs: bool = True
+    """Ended jobs, with their outputs, and webhooks that were not delivered."""
+    files: bool = True
+    """Uploads that no unfinished job reads."""
+    dry_run: bool = False
+    """Only count."""
+
+
+IN_USE_S: Final = 600.0
+"""Uploads that were used so short ago stay on a running server: submits may be about to name them.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +193,7 @@ class Backend(Protocol):
 
     async def list_jobs(
         self,
-        owner: str,
+        owner: str | None,
         *,
         status: JobStatus | None = None,
         workflow: str | None = None,
@@ -169,7 +201,7 @@ class Backend(Protocol):
         cursor: str | None = None,
         limit: int = 50,
     ) -> JobPage:
-        """The owner's jobs, newest first."""
+        """The owner's jobs, newest first; ``owner`` None: those of all, with their owners."""
         ...
 
     async def cancel(self, owner: str, job_id: str) -> JobRecord:
@@ -197,4 +229,8 @@ class Backend(Protocol):
         budget: OwnerBudget = NO_BUDGET,
     ) -> None:
         """Store an input file while checking its hash and size."""
+        ...
+
+    async def purge(self, wanted: PurgeRequest) -> PurgeReport:
+        """Delete what is there of it, up to some hundred jobs at once."""
         ...

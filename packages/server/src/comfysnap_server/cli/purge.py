@@ -1,9 +1,13 @@
-"""``comfysnap purge``: deletes old jobs and files of a local server."""
+"""``comfysnap purge``: deletes old jobs and files of a server."""
 
 import json
+import os
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final, Protocol
 
 import typer
 
@@ -11,8 +15,14 @@ from comfysnap_schema.cli.options import JsonOption, ProjectOption
 from comfysnap_server.cli.keys import DataOption, parse_age
 
 if TYPE_CHECKING:
-    from comfysnap_server.backends.local import Purgeable
+    import httpx
+
+    from comfysnap_schema.wire import PurgeReport
+    from comfysnap_server.backends.protocol import PurgeRequest
     from comfysnap_server.jobs import OutputStore
+
+_PATIENCE_S: Final = 150.0
+"""For each request: a deployment may have to start first."""
 
 
 def purge(
@@ -30,43 +40,134 @@ def purge(
         bool, typer.Option("--files", help="Only uploads that no unfinished job needs.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="URL of a running server, instead of a data folder. Needs a key with the scope"
+            " admin. Keys are read from COMFYSNAP_API_KEY, MODAL_KEY, MODAL_SECRET.",
+        ),
+    ] = None,
     data: DataOption = Path(".comfysnap"),
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete ended jobs, their outputs and unused uploads of a server that is stopped.
+    """Delete ended jobs, their outputs and unused uploads of a server.
 
-    Shows what would be deleted and asks. Exits with 1 if a server uses the data folder, or the
-    answer is no. A running server deletes by itself what is past keep_jobs, keep_outputs and
-    keep_inputs of [serve.local].
+    Without --url it must be stopped. Shows what would be deleted and asks. A running server keeps
+    uploads that were used in the last ten minutes, and deletes by itself what is past keep_jobs,
+    keep_outputs and keep_inputs of [serve.local]. Exits with 1 if the server refuses, uses the data
+    folder, or the answer is no, with 3 if it cannot be reached.
 
     Example: comfysnap purge --owner alice --before 30d
     """
     from comfysnap_server.backends.local import DataFolderError, open_purge
+    from comfysnap_server.backends.protocol import PurgeRequest
     from comfysnap_server.jobs import OutputStoreError
 
     both = jobs == files
+    wanted = PurgeRequest(
+        owner=owner, older_than=parse_age(before).total_seconds(),
+        jobs=jobs or both, files=files or both,
+    )  # fmt: skip
     try:
-        with open_purge(
-            data, owner=owner, older_than=parse_age(before).total_seconds(),
-            jobs=jobs or both, files=files or both, outputs=_output_store(project),
-        ) as work:  # fmt: skip
-            found = work.found()
-            is_empty = not (found.jobs or found.files)
-            if not is_empty and not yes:
-                print(_sentence("to delete", found, data), file=sys.stderr)
-                if not typer.confirm("Delete this?", err=True):
-                    raise typer.Exit(1)
-            work.run()
+        if url is not None:
+            with _open_remote(url, wanted) as work:
+                _run(work, url, yes=yes, as_json=as_json)
+            return
+        with open_purge(data, wanted, outputs=_output_store(project)) as work:
+            _run(work, str(data), yes=yes, as_json=as_json)
     except (DataFolderError, OutputStoreError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
+
+
+class _Work(Protocol):
+    def found(self) -> "PurgeReport":
+        """What there is to delete."""
+        ...
+
+    def run(self) -> "PurgeReport":
+        """Delete it; what was deleted."""
+        ...
+
+
+def _run(work: _Work, where: str, *, yes: bool, as_json: bool) -> None:
+    if not yes:
+        found = work.found()
+        if found.jobs or found.files:
+            print(_sentence("to delete", found, where), file=sys.stderr)
+            if not typer.confirm("Delete this?", err=True):
+                raise typer.Exit(1)
+    deleted = work.run()
     if as_json:
-        print(json.dumps(found.__dict__))
-    elif is_empty:
+        print(json.dumps(deleted.model_dump(exclude={"complete"})))
+    elif not (deleted.jobs or deleted.files):
         print("nothing to delete")
     else:
-        print(_sentence("deleted", found, data))
+        print(_sentence("deleted", deleted, where))
+
+
+class _Remote:
+    def __init__(self, http: "httpx.Client", wanted: "PurgeRequest") -> None:
+        self._http = http
+        self._wanted = wanted
+
+    def found(self) -> "PurgeReport":
+        return self._ask(dry_run=True)
+
+    def run(self) -> "PurgeReport":
+        total = self._ask()
+        while not total.complete:
+            more = self._ask()
+            sums = {
+                name: getattr(total, name) + getattr(more, name)
+                for name in ("jobs", "job_bytes", "files", "file_bytes")
+            }
+            total = total.model_copy(update={**sums, "complete": more.complete})
+        return total
+
+    def _ask(self, *, dry_run: bool = False) -> "PurgeReport":
+        from comfysnap_schema.wire import PURGE, PurgeReport
+
+        wanted = self._wanted
+        query = {
+            "older_than": wanted.older_than, "jobs": wanted.jobs, "files": wanted.files,
+            "dry_run": dry_run, **({} if wanted.owner is None else {"owner": wanted.owner}),
+        }  # fmt: skip
+        response = self._http.post(PURGE[1:], params=query)
+        if response.status_code != HTTPStatus.OK:
+            raise ValueError(_reason(response))
+        return PurgeReport.model_validate_json(response.content)
+
+
+@contextmanager
+def _open_remote(url: str, wanted: "PurgeRequest") -> Generator[_Remote]:
+    import httpx
+
+    from comfysnap_server.remote_server import checked_url, keys_of
+
+    try:
+        address, keys = checked_url(url), keys_of(os.environ)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from error
+    try:
+        with httpx.Client(base_url=address, headers=keys, timeout=_PATIENCE_S) as http:
+            yield _Remote(http, wanted)
+    except httpx.HTTPError as error:
+        print(f"error: {address} cannot be reached: {error}", file=sys.stderr)
+        raise typer.Exit(3) from error
+
+
+def _reason(response: "httpx.Response") -> str:
+    from comfysnap_schema.wire import Problem
+
+    try:
+        problem = Problem.model_validate_json(response.content)
+    except ValueError:
+        return f"{response.url.host} answered {response.status_code}"
+    return problem.detail or problem.title
 
 
 def _output_store(given: Path | None) -> "OutputStore | None":
@@ -85,9 +186,9 @@ def _output_store(given: Path | None) -> "OutputStore | None":
     return open_output_store(read_serve(read_project(file)).outputs)
 
 
-def _sentence(what: str, found: "Purgeable", data: Path) -> str:
+def _sentence(what: str, found: "PurgeReport", where: str) -> str:
     return (
-        f"{what} in {data}: {found.jobs} jobs ({_size(found.job_bytes)}),"
+        f"{what} in {where}: {found.jobs} jobs ({_size(found.job_bytes)}),"
         f" {found.files} uploads ({_size(found.file_bytes)})"
     )
 

@@ -33,6 +33,7 @@ from comfysnap_server.gateway.openapi import build_openapi
 from comfysnap_server.gateway.output_links import LinkedBackend
 from comfysnap_server.gateway.page.routes import page_router
 from comfysnap_server.gateway.problems import ProblemError, problem_of, problem_response
+from comfysnap_server.gateway.purge import purge_router
 from comfysnap_server.gateway.rate import RATE, RATE_POLICY, RateLimiter
 from comfysnap_server.gateway.settings import GatewaySettings
 from comfysnap_server.gateway.submit import JobSubmitter
@@ -134,6 +135,7 @@ def create_app(
         mcp.router(),
         metrics_router(metrics),
         AccessRoutes(backend, settings, bodies, links, rates).router(),
+        purge_router(backend),
         openapi_router(openapi),
         docs_page_router(),
         page_router(backend.origin if isinstance(backend, LinkedBackend) else None),

@@ -72,8 +72,8 @@ def check_scope(access: Access, method: str, path: str) -> None:
     Raises:
         ProblemError: ``missing_scope``.
     """
-    if path == routes.METRICS:
-        access.require(Scope.ADMIN)
+    if path in (routes.METRICS, routes.PURGE):
+        access.require_admin()
     # a link opens what its key may read; each tool of /mcp checks for itself
     elif method in _READING or path in (routes.LINKS, mcp.PATH):
         access.require(Scope.READ, Scope.INFER, Scope.ADMIN)

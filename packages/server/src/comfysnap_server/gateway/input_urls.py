@@ -23,6 +23,7 @@ TIMEOUT_S: Final = 30.0
 MAX_DOWNLOADS: Final = 32
 """At once; each has a thread."""
 _KEEP_FREE_BYTES: Final = 256 * 1024 * 1024
+"""Of the disk with temporary files."""
 _PREFIX: Final = "comfysnap-input-"
 _ABANDONED_S: Final = 600.0
 """A folder this old is of no download of any server."""
@@ -126,8 +127,13 @@ def _new_folder() -> Path:
         raise BackendError(ErrorCode.UNAVAILABLE, detail, retry_after=60) from error
 
 
+def is_full(folder: Path) -> bool:
+    """Whether strangers' files may take no more of the disk with this folder."""
+    return shutil.disk_usage(folder).free < _KEEP_FREE_BYTES
+
+
 def _must_stop(stopped: threading.Event, folder: Path) -> bool:
-    return stopped.is_set() or shutil.disk_usage(folder).free < _KEEP_FREE_BYTES
+    return stopped.is_set() or is_full(folder)
 
 
 def _result(download: "asyncio.Future[str]", field: str) -> str:

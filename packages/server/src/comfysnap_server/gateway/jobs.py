@@ -54,6 +54,7 @@ _SETTLE_S: Final = 0.01
 """How long the answer to a submit waits for the end of a job that a free worker took at once,
 in seconds. An instant job then needs one request instead of two: 2.3 instead of 2.8 times a
 bare pair of requests in ``benchmarks/round_trip.py``, on two cores."""
+_ALL_OWNERS: Final = "*"
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
@@ -122,7 +123,8 @@ class JobsQuery(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings
     workflow: Annotated[str, Field(max_length=64)] | None = None
     label: Annotated[list[Label], Field(max_length=routes.MAX_LABELS)] = []
     owner: Annotated[str, Field(max_length=200)] | None = None
-    """Whose jobs. Others than the caller's own need the scope ``admin``."""
+    """Whose jobs; ``*``: those of all owners. Others than the caller's own need the scope
+    ``admin``."""
     cursor: Annotated[str, Field(max_length=512)] | None = None
     limit: Annotated[int, Field(ge=1, le=200)] = 50
 
@@ -273,8 +275,9 @@ class JobRoutes:
     async def list_jobs(self, request: Request, query: Annotated[JobsQuery, Query()]) -> Response:
         """The caller's jobs, newest first."""
         async with self._lists.hold(owner_of(request)):
+            owner = checked_owner(request, query.owner)
             page = await self._backend.list_jobs(
-                checked_owner(request, query.owner),
+                None if query.owner == _ALL_OWNERS else owner,
                 status=query.status,
                 workflow=query.workflow,
                 labels=label_map(query.label) or None,

@@ -31,10 +31,7 @@ def parse_json_object(body: bytes) -> dict[str, JsonValue]:
         ProblemError: ``invalid_json``; above ``MAX_TOKENS``, ``MAX_DIGITS`` or ``MAX_DEPTH`` too.
     """
     try:
-        _check_cost(body)
-        # Refuses what the standard library accepts: NaN, control characters, more than 200 levels.
-        from_json(body, allow_inf_nan=False, cache_strings="none")
-        value: object = json.loads(body, object_pairs_hook=_unique, parse_float=_finite)
+        value = parse_json(body)
     except (ValueError, RecursionError) as error:
         raise ProblemError(
             ErrorCode.INVALID_JSON, f"the body is not valid JSON: {str(error)[:300]}"
@@ -43,7 +40,20 @@ def parse_json_object(body: bytes) -> dict[str, JsonValue]:
         raise ProblemError(
             ErrorCode.INVALID_JSON, 'the body must be a JSON object, {"name": value}'
         )
-    return cast("dict[str, JsonValue]", value)
+    return value
+
+
+def parse_json(body: bytes) -> JsonValue:
+    """Any JSON value, as strict as ``parse_json_object``.
+
+    Raises:
+        ValueError: It is not valid, or too costly to parse.
+        RecursionError: It is too deep.
+    """
+    _check_cost(body)
+    # Refuses what the standard library accepts: NaN, control characters, more than 200 levels.
+    from_json(body, allow_inf_nan=False, cache_strings="none")
+    return cast("JsonValue", json.loads(body, object_pairs_hook=_unique, parse_float=_finite))
 
 
 def _check_cost(body: bytes) -> None:

@@ -121,6 +121,9 @@ class AccessRoutes:
             BudgetName.MAX_UNFINISHED_JOBS: BudgetUse(
                 limit=usage.max_unfinished_jobs, used=usage.unfinished_jobs
             ),
+            BudgetName.MAX_QUEUED_BYTES: BudgetUse(
+                limit=usage.max_queued_bytes, used=usage.queued_bytes
+            ),
             BudgetName.MAX_STORED_BYTES: BudgetUse(
                 limit=usage.max_stored_bytes, used=usage.stored_bytes
             ),

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from urllib.parse import urlsplit
 
-from comfysnap_schema.wire import JobEvent, JobPage, JobRecord, JobStatus
+from comfysnap_schema.wire import JobEvent, JobPage, JobRecord, JobStatus, PurgeReport
 from comfysnap_server.backends.protocol import (
     NO_BUDGET,
     Backend,
@@ -13,6 +13,7 @@ from comfysnap_server.backends.protocol import (
     Output,
     OwnerBudget,
     OwnerUsage,
+    PurgeRequest,
     SubmitResult,
 )
 from comfysnap_server.jobs import JobRequest, OutputStore, OutputStoreError
@@ -97,7 +98,7 @@ class LinkedBackend:
 
     async def list_jobs(
         self,
-        owner: str,
+        owner: str | None,
         *,
         status: JobStatus | None = None,
         workflow: str | None = None,
@@ -147,3 +148,7 @@ class LinkedBackend:
     ) -> None:
         """See ``Backend.put_file``."""
         await self._backend.put_file(owner, sha256, chunks, budget)
+
+    async def purge(self, wanted: PurgeRequest) -> PurgeReport:
+        """See ``Backend.purge``."""
+        return await self._backend.purge(wanted)

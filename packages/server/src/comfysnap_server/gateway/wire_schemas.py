@@ -27,6 +27,7 @@ from comfysnap_schema.wire import (
     LinkRequest,
     OutputFile,
     Problem,
+    PurgeReport,
     WebhookPayload,
     WorkflowDetail,
     WorkflowSummary,
@@ -36,7 +37,7 @@ from comfysnap_schema.workflow import Workflow
 Schema = dict[str, Any]
 
 _SENT: Final[tuple[type[BaseModel], ...]] = (
-    JobEvent, JobPage, JobRecord, Limits, Link, OutputFile, Problem, WebhookPayload,
+    JobEvent, JobPage, JobRecord, Limits, Link, OutputFile, Problem, PurgeReport, WebhookPayload,
     WorkflowDetail, WorkflowSummary,
 )  # fmt: skip
 _TAKEN: Final[tuple[type[BaseModel], ...]] = (FileBySha256, FileByUrl, FileInline, LinkRequest)

@@ -3,7 +3,7 @@
 from comfysnap_server.jobs.endings import ENDINGS, Ending, problem
 from comfysnap_server.jobs.fetch import FetchError, FetchPolicy, resolve_address
 from comfysnap_server.jobs.fetch import fetch as fetch_file
-from comfysnap_server.jobs.files import FileStore, file_chunks, find_output
+from comfysnap_server.jobs.files import FileStore, file_chunks, find_output, output_bytes
 from comfysnap_server.jobs.log import log_end
 from comfysnap_server.jobs.output_store import (
     OutputStore,
@@ -66,6 +66,7 @@ __all__ = [
     "log_end",
     "open_output_store",
     "opened",
+    "output_bytes",
     "problem",
     "resolve_address",
     "webhook_keys",

@@ -7,11 +7,13 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, cast
+
+from pydantic import JsonValue
 
 from comfysnap_schema.wire import (
     MAX_FILE_BYTES,
@@ -128,7 +130,9 @@ class FileStore:
     def _check_room(self, size: int) -> None:
         if self._keep_free and shutil.disk_usage(self._root).free < self._keep_free + size:
             raise BackendError(
-                ErrorCode.UNAVAILABLE, "the disk of the server is almost full", retry_after=60
+                ErrorCode.UNAVAILABLE,
+                "the disk of the server is almost full (keep_free_bytes)",
+                retry_after=60,
             )
 
     def has(self, owner: str, sha256: str) -> bool:
@@ -165,28 +169,40 @@ class FileStore:
         Returns:
             How many were deleted.
         """
+        deleted = self.purge(older_than=older_than, keep=keep)
         limit = time.time() - older_than
-        deleted = 0
-        for path in self._root.glob("*/*/*"):
-            ours = _SHA256.fullmatch(path.name) and path.name not in keep
-            deleted += bool(ours) and _delete_if_older(path, limit)
         for path in (self._root / _INCOMING).glob("*.part"):
-            _delete_if_older(path, limit)
-        return deleted
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < limit:
+                    path.unlink()
+        return len(deleted)
 
-    def older(
-        self, *, older_than: float, keep: Collection[str] = (), owner: str | None = None
-    ) -> list[Path]:
-        """The files that ``sweep`` deletes, of one owner or of all."""
+    def purge(
+        self,
+        *,
+        older_than: float,
+        keep: Collection[str] = (),
+        owner: str | None = None,
+        dry_run: bool = False,
+    ) -> list[int]:
+        """Delete the files that ``sweep`` deletes, of one owner or of all.
+
+        Returns:
+            Their sizes.
+        """
         limit = time.time() - older_than
         folder = "*" if owner is None else self._path(owner, "0" * 64).parents[1].name
-        return [
-            path
-            for path in self._root.glob(f"{folder}/*/*")
-            if _SHA256.fullmatch(path.name)
-            and path.name not in keep
-            and path.stat().st_mtime <= limit
-        ]
+        sizes: list[int] = []
+        for path in self._root.glob(f"{folder}/*/*"):
+            if not _SHA256.fullmatch(path.name) or path.name in keep:
+                continue
+            with suppress(FileNotFoundError):
+                found = path.stat()
+                if found.st_mtime <= limit:
+                    if not dry_run:
+                        path.unlink()
+                    sizes.append(found.st_size)
+        return sizes
 
     def _path(self, owner: str, sha256: str) -> Path:
         if not _SHA256.fullmatch(sha256):
@@ -228,14 +244,14 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _delete_if_older(path: Path, limit: float) -> bool:
-    try:
-        if path.stat().st_mtime >= limit:
-            return False
-        path.unlink()
-    except FileNotFoundError:
-        return False
-    return True
+def output_bytes(outputs: Mapping[str, JsonValue] | None) -> int:
+    """Sizes of the files among the outputs in a job's record."""
+    total = 0
+    for value in (outputs or {}).values():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, dict) and "sha256" in item and isinstance(item.get("size"), int):
+                total += cast("int", item["size"])
+    return total
 
 
 def find_output(request: JobRequest, record: JobRecord, name: str) -> OutputFile:

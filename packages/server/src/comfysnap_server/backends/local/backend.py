@@ -13,7 +13,14 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from comfysnap_schema.wire import ErrorCode, JobEvent, JobPage, JobRecord, JobStatus
+from comfysnap_schema.wire import (
+    ErrorCode,
+    JobEvent,
+    JobPage,
+    JobRecord,
+    JobStatus,
+    PurgeReport,
+)
 from comfysnap_server.backends.local import store
 from comfysnap_server.backends.local.folders import JobFolders
 from comfysnap_server.backends.local.fork_client import ForkServers, ProcessOptions
@@ -27,6 +34,7 @@ from comfysnap_server.backends.local.live import (
 from comfysnap_server.backends.local.lock import FolderLock
 from comfysnap_server.backends.local.migrations import DataFolderError, open_database
 from comfysnap_server.backends.local.model_downloads import ModelDownloads
+from comfysnap_server.backends.local.purge import LivePurge
 from comfysnap_server.backends.local.queue import JobQueue
 from comfysnap_server.backends.local.reader import Reader
 from comfysnap_server.backends.local.readiness import DiskCheck
@@ -45,6 +53,7 @@ from comfysnap_server.backends.protocol import (
     OutputLink,
     OwnerBudget,
     OwnerUsage,
+    PurgeRequest,
     StoredFile,
     SubmitResult,
 )
@@ -303,7 +312,8 @@ class LocalBackend:
 
     def load(self) -> BackendLoad:
         """See ``Backend.load``."""
-        records = [live.record for live in self._live.values()]
+        # a port for metrics reads it in a thread of its own: copied in one step of the interpreter
+        records = [live.record for live in [*self._live.values()]]
         queued = [job.created_at for job in records if job.status is JobStatus.QUEUED]
         return BackendLoad(
             queued=len(queued),
@@ -386,7 +396,7 @@ class LocalBackend:
 
     async def list_jobs(
         self,
-        owner: str,
+        owner: str | None,
         *,
         status: JobStatus | None = None,
         workflow: str | None = None,
@@ -398,7 +408,7 @@ class LocalBackend:
         self._check_running()
         if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
             raise BackendError(ErrorCode.INVALID_REQUEST, "invalid cursor")
-        jobs, more = await self._lister.run(
+        found, more = await self._lister.run(
             lambda connection: store.page(
                 connection,
                 owner,
@@ -410,7 +420,9 @@ class LocalBackend:
             )
         )
         return JobPage(
-            jobs=[self._as_now(job) for job in jobs], cursor=None if more is None else str(more)
+            jobs=[self._as_now(job) for _, job in found],
+            cursor=None if more is None else str(more),
+            owners={job.id: whose for whose, job in found} if owner is None else {},
         )
 
     async def cancel(self, owner: str, job_id: str) -> JobRecord:
@@ -497,13 +509,24 @@ class LocalBackend:
         """See ``Backend.usage``."""
         self._check_running()
         limits = self._limits.within(budget)
-        unfinished = await self._reader.run(lambda c: store.unfinished(c, owner))
+        unfinished, held = await self._reader.run(lambda c: store.unfinished(c, owner))
         return OwnerUsage(
             unfinished_jobs=unfinished,
+            queued_bytes=held,
             stored_bytes=await self._uploads.bytes_of(owner) + await self._job_bytes(owner),
             max_unfinished_jobs=limits.max_unfinished_per_owner,
+            max_queued_bytes=limits.max_queued_bytes_per_owner,
             max_stored_bytes=limits.max_stored_bytes_per_owner,
         )
+
+    async def purge(self, wanted: PurgeRequest) -> PurgeReport:
+        """See ``Backend.purge``."""
+        self._check_running()
+        purge = LivePurge(
+            self._writer, self._lister.run, self._folders, self._uploads, self._outputs,
+            active=self._live, remembered=self._finished,
+        )  # fmt: skip
+        return await purge.run(wanted)
 
     async def _job_bytes(self, owner: str) -> int:
         return await self._reader.run(lambda c: store.stored_bytes(c, owner))

@@ -37,6 +37,7 @@ from comfysnap_server.jobs import (
     OutputStore,
     ended,
     keep_outputs,
+    output_bytes,
 )
 
 logger = logging.getLogger(__name__)
@@ -315,7 +316,7 @@ class Runner:
         kept = end.outputs is not None
         record = live.propose(finished_at=now, **dict(end))
         on_disk = kept and (self._outputs is None or end.status is not JobStatus.SUCCEEDED)
-        made = self._folders.output_bytes(record.id) if on_disk else 0
+        made = self._folders.output_bytes(record.id) if on_disk else output_bytes(end.outputs)
         await self._write(live, record, output_bytes=made)
         self._ended(live)
         if live.has_files or end.status is not JobStatus.SUCCEEDED or not on_disk:

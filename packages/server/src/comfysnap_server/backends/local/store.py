@@ -1,10 +1,12 @@
 """What is asked of the job store: plain functions on a connection."""
 
+import heapq
 import logging
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from pydantic_core import from_json, to_json
@@ -116,10 +118,10 @@ def _check_room(
     queued, held, *_ = counts.get("", (0, 0))
     _, mine_held, mine, kept = counts.get(owner, (0, 0, 0, 0))
     if queued >= limits.max_queued:
-        raise _full(ErrorCode.QUEUE_FULL, f"{queued} jobs are queued already (max_queued)")
+        raise _full(f"{queued} jobs are queued already (max_queued)")
     if held + size > limits.max_queued_bytes:
         detail = f"queued jobs hold {held} of {limits.max_queued_bytes} bytes (max_queued_bytes)"
-        raise _full(ErrorCode.QUEUE_FULL, detail)
+        raise _full(detail)
     most = limits.max_unfinished_per_owner
     if most is not None and mine >= most:
         raise BackendError(
@@ -131,16 +133,19 @@ def _check_room(
         )
     most = limits.max_queued_bytes_per_owner
     if most is not None and mine_held + size > most:
-        raise _full(
+        raise BackendError(
             ErrorCode.QUOTA_EXCEEDED,
             f"your unfinished jobs hold {mine_held} of {most} bytes (max_queued_bytes_per_owner)",
+            retry_after=_RETRY_S,
+            budget=BudgetName.MAX_QUEUED_BYTES,
+            limit=most,
         )
     if limits.max_stored_bytes_per_owner is not None:
         check_stored(uploaded + kept + size, limits.max_stored_bytes_per_owner)
 
 
-def _full(code: ErrorCode, detail: str) -> BackendError:
-    return BackendError(code, detail, retry_after=_RETRY_S)
+def _full(detail: str) -> BackendError:
+    return BackendError(ErrorCode.QUEUE_FULL, detail, retry_after=_RETRY_S)
 
 
 def check_stored(stored: int, most: int) -> None:
@@ -166,10 +171,10 @@ def stored_bytes(connection: sqlite3.Connection, owner: str) -> int:
     return row[0] if row else 0
 
 
-def unfinished(connection: sqlite3.Connection, owner: str) -> int:
-    """How many of an owner's jobs are not final."""
-    row = connection.execute("SELECT unfinished FROM usage WHERE owner = ?", (owner,)).fetchone()
-    return row[0] if row else 0
+def unfinished(connection: sqlite3.Connection, owner: str) -> tuple[int, int]:
+    """How many of an owner's jobs are not final, and their bytes."""
+    sums = "SELECT unfinished, held FROM usage WHERE owner = ?"
+    return connection.execute(sums, (owner,)).fetchone() or (0, 0)
 
 
 def owner_of(connection: sqlite3.Connection, job_id: str) -> str:
@@ -326,22 +331,47 @@ def set_aside(connection: sqlite3.Connection, seq: int) -> None:
 
 def page(
     connection: sqlite3.Connection,
-    owner: str,
+    owner: str | None,
     *,
     status: JobStatus | None,
     workflow: str | None,
     labels: Mapping[str, str],
     before: int | None,
     limit: int,
-) -> tuple[list[JobRecord], int | None]:
-    """Up to ``limit`` jobs of an owner, newest first, fewer when they are large or damaged; and
-    ``before`` of the next page, None on the last. An index leads to them, whatever the filter."""
+) -> tuple[list[tuple[str, JobRecord]], int | None]:
+    """Up to ``limit`` jobs of an owner, or of all (None), newest first, fewer when they are large
+    or damaged, each with its owner; and ``before`` of the next page, None on the last. An index
+    leads to them, whatever the filter."""
+    filters: _Filters = (status, workflow, labels, before)
+    if owner is None:
+        owners = connection.execute("SELECT owner FROM usage WHERE owner != ''").fetchall()
+        found = (_sequence(connection, each, filters, limit + 1) for (each,) in owners)
+        merged = islice(heapq.merge(*found, reverse=True), limit + 1)
+        tables, conditions = ["jobs"], ["jobs.seq IN (SELECT value FROM json_each(?))"]
+        order, parameters = "jobs.seq", _values(to_json([*merged]).decode())
+    else:
+        tables, conditions, order, parameters = _matching(owner, filters)
+    rows = connection.execute(
+        "SELECT jobs.seq, jobs.owner, id, record, inputs"  # noqa: S608 -- only clauses from here
+        f" FROM {' '.join(tables)} JOIN payloads ON payloads.seq = jobs.seq"
+        f" WHERE {' AND '.join(conditions)} ORDER BY {order} DESC LIMIT ?",
+        [*parameters, limit + 1],
+    )
+    return _read_page(rows, limit)
+
+
+_Filters = tuple[JobStatus | None, str | None, Mapping[str, str], int | None]
+
+
+def _matching(owner: str, filters: _Filters) -> tuple[list[str], list[str], str, list[object]]:
+    """Tables, conditions, order and parameters of a query for an owner's jobs."""
+    status, workflow, labels, before = filters
     tables, where, parameters = ["jobs"], ["jobs.owner = ?"], [*_values(owner)]
     # Left to itself, SQLite reads every job of the owner to find those of a label.
     by_label = bool(labels) and status is None and workflow is None
     order = "label0.seq" if by_label else "jobs.seq"
-    filters = (("status = ?", status), ("workflow = ?", workflow), (f"{order} < ?", before))
-    for clause, value in filters:
+    clauses = (("status = ?", status), ("workflow = ?", workflow), (f"{order} < ?", before))
+    for clause, value in clauses:
         if value is not None:
             where.append(clause)
             parameters += _values(value)
@@ -352,22 +382,35 @@ def page(
         parameters += _values(owner, key, value)
     if by_label:
         tables[:2] = ["job_labels label0 CROSS JOIN jobs ON jobs.seq = label0.seq"]
+    return tables, where, order, parameters
+
+
+def _sequence(
+    connection: sqlite3.Connection, owner: str, filters: _Filters, limit: int
+) -> Iterator[int]:
+    """``seq`` of an owner's jobs, newest first, read one by one."""
+    tables, conditions, order, parameters = _matching(owner, filters)
     rows = connection.execute(
-        "SELECT jobs.seq, id, record, inputs"  # noqa: S608 -- only clauses from above
-        f" FROM {' '.join(tables)} JOIN payloads ON payloads.seq = jobs.seq"
-        f" WHERE {' AND '.join(where)} ORDER BY {order} DESC LIMIT ?",
-        [*parameters, limit + 1],
+        f"SELECT jobs.seq FROM {' '.join(tables)} WHERE {' AND '.join(conditions)}"  # noqa: S608 -- only clauses from here
+        f" ORDER BY {order} DESC LIMIT ?",
+        [*parameters, limit],
     )
-    found: list[JobRecord] = []
+    return (seq for (seq,) in rows)
+
+
+def _read_page(
+    rows: Iterable[tuple[int, str, str, str, str]], limit: int
+) -> tuple[list[tuple[str, JobRecord]], int | None]:
+    found: list[tuple[str, JobRecord]] = []
     size = 0
     last: int | None = None
-    for count, (seq, *columns) in enumerate(rows):
+    for count, (seq, owner, *columns) in enumerate(rows):
         size += sum(map(len, columns))
         if count == limit or (count and size > _PAGE_CHARACTERS):
             return found, last
         last = seq
         try:
-            found.append(_record(*columns))
+            found.append((owner, _record(*columns)))
         except BackendError as error:
             logger.warning("not listed: %s", error)
     return found, None
@@ -420,19 +463,20 @@ def count_ended(
 
 def ended(
     connection: sqlite3.Connection, owner: str | None, moment: float, limit: int
-) -> list[str]:
-    """Ids of jobs that ended before ``moment``; ``owner`` None: of all."""
-    rows = connection.execute(f"SELECT id {_ENDED} LIMIT ?3", (moment, owner, limit))
-    return [job_id for (job_id,) in rows]
+) -> dict[str, int]:
+    """Id and bytes of jobs that ended before ``moment``; ``owner`` None: of all."""
+    rows = connection.execute(f"SELECT id, kept {_ENDED} LIMIT ?3", (moment, owner, limit))
+    return dict(rows.fetchall())
 
 
-def delete(connection: sqlite3.Connection, job_ids: list[str]) -> None:
+def delete(connection: sqlite3.Connection, job_ids: Iterable[str]) -> None:
     """Delete jobs, and what is stored beside their rows."""
-    connection.execute("BEGIN IMMEDIATE")
-    ids = [(job_id,) for job_id in job_ids]
-    connection.executemany("DELETE FROM idempotency WHERE job_id = ?", ids)
-    connection.executemany("DELETE FROM jobs WHERE id = ?", ids)
-    connection.execute("COMMIT")
+    ids = to_json([*job_ids]).decode()
+    for table, column in (("idempotency", "job_id"), ("jobs", "id")):
+        connection.execute(
+            f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))",  # noqa: S608 -- names from above
+            (ids,),
+        )
 
 
 def forget_jobs(connection: sqlite3.Connection, moment: float, limit: int) -> int:

@@ -1,10 +1,12 @@
 """Uploaded files of owners, up to what each may have stored."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 
 from comfysnap_server.backends.local import store
 from comfysnap_server.jobs import FileStore
+from comfysnap_server.owner_locks import OwnerLocks
 
 
 class Uploads:
@@ -23,7 +25,11 @@ class Uploads:
     ) -> None:
         self._files = files
         self._job_bytes = job_bytes
-        self._bytes: dict[str, int] = {}
+        self._stored: dict[str, int] = {}
+        self._arriving: Counter[str] = Counter()
+        self._missed: dict[str, int] = {}
+        """Bytes that were stored while those of their owner were being added up."""
+        self._locks = OwnerLocks()
 
     async def has(self, owner: str, sha256: str) -> bool:
         """Whether the owner stored this file; asking keeps it from the next sweep."""
@@ -31,10 +37,20 @@ class Uploads:
 
     async def bytes_of(self, owner: str) -> int:
         """What the owner's uploads take, those that are coming in included."""
-        if owner not in self._bytes:
-            found = await asyncio.to_thread(self._files.used, owner)
-            self._bytes.setdefault(owner, found)
-        return self._bytes[owner]
+        if owner not in self._stored:
+            await self._add_up(owner)
+        return self._stored[owner] + self._arriving[owner]
+
+    async def _add_up(self, owner: str) -> None:
+        async with self._locks.hold(owner):
+            if owner in self._stored:
+                return
+            self._missed[owner] = 0
+            try:
+                found = await asyncio.to_thread(self._files.used, owner)
+            finally:
+                missed = self._missed.pop(owner)
+            self._stored[owner] = found + missed
 
     async def put(
         self, owner: str, sha256: str, chunks: AsyncIterator[bytes], limit: int | None
@@ -51,49 +67,45 @@ class Uploads:
             BackendError: See ``FileStore.put``; ``quota_exceeded``.
         """
         kept = await self._job_bytes(owner)
-        await self.bytes_of(owner)  # last, since a sweep begins to count anew
-        counted = _Counted(self._bytes, owner, chunks, kept=kept, limit=limit)
         is_new = not await self.has(owner, sha256)
-        stored = False
+        size = 0
+
+        async def counted() -> AsyncIterator[bytes]:
+            nonlocal size
+            async for chunk in chunks:
+                if limit is not None:
+                    store.check_stored(await self.bytes_of(owner) + kept + len(chunk), limit)
+                self._arriving[owner] += len(chunk)
+                size += len(chunk)
+                yield chunk
+
         try:
-            await self._files.put(owner, sha256, counted.chunks())
-            stored = is_new
+            await self._files.put(owner, sha256, counted())
+            if is_new:
+                self._add(owner, size)
         finally:
-            if not stored:
-                counted.give_back()
+            self._arriving[owner] -= size
+            if not self._arriving[owner]:
+                del self._arriving[owner]
+
+    def _add(self, owner: str, size: int) -> None:
+        if owner in self._missed:
+            self._missed[owner] += size
+        elif owner in self._stored:
+            self._stored[owner] += size
+
+    async def purge(
+        self, *, older_than: float, keep: Collection[str], owner: str | None, dry_run: bool
+    ) -> list[int]:
+        """Delete old files of one owner or of all; see ``FileStore.purge``."""
+        sizes = await asyncio.to_thread(
+            self._files.purge, older_than=older_than, keep=keep, owner=owner, dry_run=dry_run
+        )
+        if sizes and not dry_run:
+            self._stored.clear()
+        return sizes
 
     async def sweep(self, *, older_than: float, keep: Collection[str]) -> None:
         """Delete old files; see ``FileStore.sweep``."""
         await asyncio.to_thread(self._files.sweep, older_than=older_than, keep=keep)
-        self._bytes = {}
-
-
-class _Counted:
-    def __init__(
-        self,
-        totals: dict[str, int],
-        owner: str,
-        chunks: AsyncIterator[bytes],
-        *,
-        kept: int,
-        limit: int | None,
-    ) -> None:
-        self._totals = totals
-        self._owner = owner
-        self._chunks = chunks
-        self._kept = kept
-        self._limit = limit
-        self._count = 0
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The chunks, each counted before it is passed on."""
-        async for chunk in self._chunks:
-            if self._limit is not None:
-                store.check_stored(self._totals[self._owner] + self._kept + len(chunk), self._limit)
-            self._totals[self._owner] += len(chunk)
-            self._count += len(chunk)
-            yield chunk
-
-    def give_back(self) -> None:
-        """What came is not kept, or was there already."""
-        self._totals[self._owner] -= self._count
+        self._stored.clear()

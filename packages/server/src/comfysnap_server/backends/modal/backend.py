@@ -10,11 +10,19 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from comfysnap_schema.wire import ErrorCode, JobEvent, JobPage, JobRecord, JobStatus
+from comfysnap_schema.wire import (
+    ErrorCode,
+    JobEvent,
+    JobPage,
+    JobRecord,
+    JobStatus,
+    PurgeReport,
+)
 from comfysnap_server.backends.modal.follower import JobFollower
 from comfysnap_server.backends.modal.listing import Found
 from comfysnap_server.backends.modal.platform import CallEnd, Platform
-from comfysnap_server.backends.modal.quota import LONGEST_LIFE, Quota
+from comfysnap_server.backends.modal.purge import Purge
+from comfysnap_server.backends.modal.quota import LONGEST_LIFE, Quota, StoredBytes
 from comfysnap_server.backends.modal.records import Listed
 from comfysnap_server.backends.modal.shared_files import GatewayFiles, accepted_at
 from comfysnap_server.backends.modal.states import (
@@ -35,11 +43,18 @@ from comfysnap_server.backends.protocol import (
     OutputLink,
     OwnerBudget,
     OwnerUsage,
+    PurgeRequest,
     StoredFile,
     SubmitResult,
 )
 from comfysnap_server.errors import BackendError
-from comfysnap_server.jobs import JobRequest, OutputStore, OutputStoreError, find_output
+from comfysnap_server.jobs import (
+    JobRequest,
+    OutputStore,
+    OutputStoreError,
+    find_output,
+    output_bytes,
+)
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +99,7 @@ class ModalBackend:
         self._store = JobStore(platform)
         self._max_unfinished = max_unfinished_per_owner
         self._quota = Quota(self._ended, platform.now)
+        self._stored = StoredBytes(self._read_stored)
         self._files = GatewayFiles(platform.files, local)
         self._index = self._store.index
         self._watches: dict[str, JobFollower] = {}
@@ -126,13 +142,17 @@ class ModalBackend:
         if request.timeout > longest:
             request = request.model_copy(update={"timeout": longest})
         owner, key = request.owner, request.idempotency_key
-        limit = budget.max_unfinished_jobs or self._max_unfinished
-        if limit is None:
-            return await self._accept(request)
-        if self._quota.is_full(owner, limit):
+        limit, most = budget.max_unfinished_jobs or self._max_unfinished, budget.max_stored_bytes
+        is_full = limit is not None and self._quota.is_full(owner, limit)
+        if is_full or (most is not None and await self._stored.of(owner) >= most):
             replayed = key and await self.replay(owner, key, request.fingerprint)
             if replayed:
                 return SubmitResult(replayed, replayed=True)
+            if most is not None:
+                await self._stored.check(owner, most)
+        if limit is None:
+            return await self._accept(request)
+        if is_full:
             await self._quota.make_room(owner, limit)
         self._quota.add(owner, request.job_id)
         try:
@@ -319,7 +339,7 @@ class ModalBackend:
 
     async def list_jobs(
         self,
-        owner: str,
+        owner: str | None,
         *,
         status: JobStatus | None = None,
         workflow: str | None = None,
@@ -328,30 +348,41 @@ class ModalBackend:
         limit: int = 50,
     ) -> JobPage:
         """The owner's jobs, newest first; the last 7 days, and of ended ones about 10,000. It reads
-        the owner's whole list, and the records of those that had not ended when it was written."""
-        listed = await self._index.find(owner, workflow, labels or {}, before=cursor)
-        found: list[JobRecord] = []
+        the owner's whole list, or those of all, and the records of jobs that had not ended when
+        it was written."""
+        owners = await self._index.owners() if owner is None else [owner]
+        listed = [
+            (name, entry)
+            for name in owners
+            for entry in await self._index.find(name, workflow, labels or {}, before=cursor)
+        ]
+        listed.sort(key=lambda one: one[1].cursor, reverse=True)
+        found: dict[str, tuple[str, JobRecord]] = {}
         passed = looked = 0
         while passed < len(listed) and len(found) < limit and looked < _SCANNED:
             part = listed[passed : passed + limit]
-            looked += sum(entry.listed.job is None for entry in part)
-            for job in await self._listed(owner, part):
+            looked += sum(entry.listed.job is None for _, entry in part)
+            for (name, _), job in zip(part, await self._listed(part), strict=True):
                 passed += 1
                 if job is not None and (status is None or job.status == status):
-                    found.append(job)
+                    found[job.id] = (name, job)
                 if len(found) == limit:
                     break
         more = 0 < passed < len(listed)
-        return JobPage(jobs=found, cursor=listed[passed - 1].cursor if more else None)
+        return JobPage(
+            jobs=[job for _, job in found.values()],
+            cursor=listed[passed - 1][1].cursor if more else None,
+            owners={key: name for key, (name, _) in found.items()} if owner is None else {},
+        )
 
-    async def _listed(self, owner: str, part: Sequence[Found]) -> list[JobRecord | None]:
-        jobs = await asyncio.gather(*(self._listed_job(owner, entry) for entry in part))
-        late = [
-            (entry.listed, job)
-            for entry, job in zip(part, jobs, strict=True)
-            if job is not None and job.is_final and entry.listed.job is None
-        ]
-        await self._index.update(owner, late)
+    async def _listed(self, part: Sequence[tuple[str, Found]]) -> list[JobRecord | None]:
+        jobs = await asyncio.gather(*(self._listed_job(owner, entry) for owner, entry in part))
+        late: dict[str, list[tuple[Listed, JobRecord]]] = {}
+        for (owner, entry), job in zip(part, jobs, strict=True):
+            if job is not None and job.is_final and entry.listed.job is None:
+                late.setdefault(owner, []).append((entry.listed, job))
+        for owner, ended in late.items():
+            await self._index.update(owner, ended)
         return jobs
 
     async def _listed_job(self, owner: str, entry: Found) -> JobRecord | None:
@@ -430,19 +461,41 @@ class ModalBackend:
         chunks: AsyncIterator[bytes],
         budget: OwnerBudget = NO_BUDGET,
     ) -> None:
-        """Store an input file; see ``FileStore.put``. Stored bytes have no limit here."""
-        await self._files.put(owner, sha256, chunks)
+        """Store an input file; see ``FileStore.put``. Without a budget stored bytes have no limit.
+
+        Raises:
+            BackendError: ``quota_exceeded``.
+        """
+        limit = budget.max_stored_bytes
+        if limit is None or await self._files.has(owner, sha256):
+            await self._files.put(owner, sha256, chunks)
+            return
+        async with self._stored.arriving(owner, chunks, limit) as counted:
+            await self._files.put(owner, sha256, counted)
+
+    async def _read_stored(self, owner: str) -> int:
+        """Bytes of the owner's uploads, and of the outputs of its listed jobs."""
+        expired = self._platform.now() - self._retention
+        total = await self._files.used(owner)
+        for entry in await self._index.find(owner, None, {}, before=None):
+            job = entry.listed.job
+            if job is not None and (job.finished_at or expired) > expired:
+                total += output_bytes(job.outputs)
+        return total
 
     async def owner_of(self, job_id: str) -> str:
         """See ``Backend.owner_of``."""
         return (await self._store.request(job_id)).owner
 
     async def usage(self, owner: str, budget: OwnerBudget = NO_BUDGET) -> OwnerUsage:
-        """What this container counts: the jobs that it accepted under a limit."""
-        limit = budget.max_unfinished_jobs or self._max_unfinished
+        """What this container counts: the jobs that it accepted under a limit, and the bytes of
+        owners of keys that limit them."""
+        limit, most = budget.max_unfinished_jobs or self._max_unfinished, budget.max_stored_bytes
         return OwnerUsage(
             unfinished_jobs=None if limit is None else await self._quota.count(owner),
+            stored_bytes=None if most is None else await self._stored.of(owner),
             max_unfinished_jobs=limit,
+            max_stored_bytes=most,
         )
 
     async def sweep(self) -> int:
@@ -451,8 +504,21 @@ class ModalBackend:
         Returns:
             How many files and output folders were deleted.
         """
+        needed, complete = await self._needed(await self._index.tidy())
+        if not complete:  # its input files are not known
+            return 0
+        deleted = await self._files.sweep(
+            older_than=self._retention.total_seconds(),
+            is_due=self._outputs_due,
+            now=self._platform.now(),
+            keep=needed,
+        )
+        return deleted + await self._sweep_store()
+
+    async def _needed(self, listed: Sequence[tuple[str, str, Listed]]) -> tuple[set[str], bool]:
+        """Bring unfinished jobs forward: hashes of the input files of those that are left, and
+        whether all could be read."""
         needed: set[str] = set()
-        listed = await self._index.tidy()
         complete = True
         for start in range(0, len(listed), _AT_ONCE):
             part = listed[start : start + _AT_ONCE]
@@ -465,15 +531,20 @@ class ModalBackend:
                 elif request is not None:
                     log.error("job %s could not be resumed", job_id, exc_info=request)
                     complete = False
-        if not complete:  # its input files are not known
-            return 0
-        deleted = await self._files.sweep(
-            older_than=self._retention.total_seconds(),
-            is_due=self._outputs_due,
-            now=self._platform.now(),
-            keep=needed,
-        )
-        return deleted + await self._sweep_store()
+        return needed, complete
+
+    async def purge(self, wanted: PurgeRequest) -> PurgeReport:
+        """See ``Backend.purge``."""
+        purge = Purge(self._platform, self._store, self._files, self._outputs)
+
+        async def needed() -> set[str]:
+            files, complete = await self._needed([job async for job in self._index.unfinished()])
+            if not complete:
+                message = "a job cannot be read, and with it which uploads it needs; try again"
+                raise BackendError(ErrorCode.UNAVAILABLE, message, retry_after=60)
+            return files
+
+        return await purge.run(wanted, needed)
 
     async def _sweep_store(self) -> int:
         if self._outputs is None:

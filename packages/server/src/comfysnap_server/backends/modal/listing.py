@@ -176,6 +176,10 @@ class JobIndex:
         """Who has a list."""
         return await listed_owners(self._platform.index)
 
+    async def delete(self, owner: str, job_id: str) -> None:
+        """Take a job out of both."""
+        await asyncio.gather(self.forget(owner, job_id), self._list(owner).pop(job_id))
+
     async def forget(self, owner: str, job_id: str) -> None:
         """Take a job out of the index."""
         await self._platform.index.pop(index_key(owner, job_id))

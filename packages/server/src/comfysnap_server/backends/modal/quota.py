@@ -1,8 +1,9 @@
-"""How many unfinished jobs an owner may have, as one gateway container counts them."""
+"""What an owner may have, as one gateway container counts it: unfinished jobs, stored bytes."""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -15,6 +16,9 @@ LONGEST_LIFE: Final = timedelta(days=3)
 _LOOK_S: Final = 1.0
 """Between two looks at the records of an owner who is at the limit: each reads one a job."""
 _RETRY_S: Final = 5.0
+_STORED_S: Final = 60.0
+"""How long what was read of an owner's stored bytes is used."""
+_STORED_RETRY_S: Final = 3600.0
 
 
 @dataclass
@@ -100,3 +104,87 @@ class Quota:
         known = self._owners.get(owner)
         if known is not None:
             known.jobs.pop(job_id, None)
+
+
+@dataclass
+class _Stored:
+    total: int = 0
+    read_at: float = float("-inf")
+    arriving: int = 0
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class StoredBytes:
+    """Bytes of the uploads and outputs of owners: read once a minute, which takes an owner's whole
+    list, and only for owners of keys with such a budget.
+
+    Args:
+        read: Reads what an owner has.
+    """
+
+    def __init__(self, read: Callable[[str], Awaitable[int]]) -> None:
+        self._read = read
+        self._owners: dict[str, _Stored] = {}
+
+    async def of(self, owner: str) -> int:
+        """What the owner has, with uploads that are coming in."""
+        known = await self._known(owner)
+        return known.total + known.arriving
+
+    async def _known(self, owner: str) -> _Stored:
+        known = self._owners.setdefault(owner, _Stored())
+        async with known.reading:
+            if time.monotonic() - known.read_at > _STORED_S:
+                known.total = await self._read(owner)
+                known.read_at = time.monotonic()
+        return known
+
+    async def check(self, owner: str, limit: int) -> None:
+        """Refuse an owner who has all that it may have.
+
+        Raises:
+            BackendError: ``quota_exceeded``.
+        """
+        stored = await self.of(owner)
+        if stored >= limit:
+            raise _too_much(stored, limit)
+
+    @asynccontextmanager
+    async def arriving(
+        self, owner: str, chunks: AsyncIterator[bytes], limit: int
+    ) -> AsyncGenerator[AsyncIterator[bytes]]:
+        """The chunks of a new upload, which count from when they come, and stay counted unless the
+        block fails.
+
+        Raises:
+            BackendError: ``quota_exceeded``.
+        """
+        known = await self._known(owner)
+        size = 0
+
+        async def counted() -> AsyncIterator[bytes]:
+            nonlocal size
+            async for chunk in chunks:
+                stored = known.total + known.arriving + len(chunk)
+                if stored > limit:
+                    raise _too_much(stored, limit)
+                known.arriving += len(chunk)
+                size += len(chunk)
+                yield chunk
+
+        try:
+            yield counted()
+            known.total += size
+        finally:
+            known.arriving -= size
+
+
+def _too_much(stored: int, limit: int) -> BackendError:
+    return BackendError(
+        ErrorCode.QUOTA_EXCEEDED,
+        f"your files would take {stored} of {limit} bytes (max_stored_bytes); they are deleted"
+        " some time after their last use",
+        retry_after=_STORED_RETRY_S,
+        budget=BudgetName.MAX_STORED_BYTES,
+        limit=limit,
+    )

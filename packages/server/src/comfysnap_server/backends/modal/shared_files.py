@@ -133,6 +133,11 @@ class GatewayFiles:
             await self._reload()
         return self._stored.has(owner, sha256)
 
+    async def used(self, owner: str) -> int:
+        """Bytes of the input files that the owner stored, in whichever container."""
+        await self._reload()
+        return await asyncio.to_thread(self._stored.used, owner)
+
     async def put(self, owner: str, sha256: str, chunks: AsyncIterator[bytes]) -> None:
         """Store an input file; see ``FileStore.put``. It is committed when this returns."""
         upload = (owner, sha256)
@@ -188,6 +193,31 @@ class GatewayFiles:
             if path != newest:
                 path.unlink(missing_ok=True)
                 total -= stat.st_size
+
+    async def delete_outputs(self, job_ids: Collection[str]) -> None:
+        """Delete the outputs of jobs, and the copies on this container's disk."""
+        root = self._folder.root
+        async with self._gate.alone():
+            await self._folder.reload()
+            folders = [root / output_folder(job_id) for job_id in job_ids]
+            folders += [root / OUTPUTS / job_id for job_id in job_ids]
+            await asyncio.to_thread(_remove, folders, root / OUTPUTS)
+            await self._folder.commit()
+        copies = [self._local / OUTPUTS / job_id for job_id in job_ids]
+        await asyncio.to_thread(_remove, copies, self._local / OUTPUTS)
+
+    async def purge(
+        self, *, older_than: float, keep: Collection[str], owner: str | None, dry_run: bool
+    ) -> list[int]:
+        """Delete input files of one owner or of all; see ``FileStore.purge``."""
+        async with self._gate.alone():
+            await self._folder.reload()
+            sizes = await asyncio.to_thread(
+                self._stored.purge, older_than=older_than, keep=keep, owner=owner, dry_run=dry_run
+            )
+            if sizes and not dry_run:
+                await self._folder.commit()
+        return sizes
 
     async def sweep(
         self,

@@ -240,6 +240,11 @@ class JobStore:
         entry = FeedEntry(attempt=0, number=0, cancel=flag)
         await self._platform.feed.append(job_id, entry.model_dump_json(), keep=ENDED_KEPT_S)
 
+    def forget(self, job_id: str) -> None:
+        """Remember nothing of a job whose records were deleted."""
+        for known in (self._requests, self._calls, self._ended):
+            known.pop(job_id, None)
+
     async def finish(self, snapshot: JobState, final: End) -> JobState:
         """Write a final record; the first one stands, and is in the answer."""
         job_id = snapshot.request.job_id

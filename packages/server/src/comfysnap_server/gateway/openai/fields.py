@@ -1,17 +1,19 @@
 """The fields of OpenAI's image requests, and the inputs of a workflow that they set."""
 
-import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal, cast
+from typing import Final, Literal
 
 from pydantic import JsonValue
 
 from comfysnap_schema.wire import FieldProblem, Kind
 from comfysnap_schema.workflow import Parameter, Workflow
+from comfysnap_server.gateway.json_bodies import parse_json
 from comfysnap_server.gateway.problems import ProblemError, invalid_input
 
+_LONGEST_JSON: Final = 64 * 1024
+"""Characters of a form's text that is parsed: it holds up other requests meanwhile."""
 _SIZE: Final = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 _COUNTS: Final = ("count", "batch_size", "n")
 """Inputs that ``n`` sets, the first that there is."""
@@ -149,9 +151,11 @@ def _is_text(parameter: Parameter | None, name: str) -> bool:
 
 
 def _parsed(text: str) -> JsonValue:
+    if len(text) > _LONGEST_JSON:
+        return text
     try:
-        return cast("JsonValue", json.loads(text))
-    except ValueError:
+        return parse_json(text.encode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError):
         return text
 
 

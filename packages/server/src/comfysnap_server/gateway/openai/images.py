@@ -7,10 +7,12 @@ import io
 import json
 import logging
 import re
+import tempfile
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, cast
 
 from fastapi import APIRouter, Request
@@ -36,6 +38,7 @@ from comfysnap_server.backends.protocol import Backend
 from comfysnap_server.errors import BackendError
 from comfysnap_server.gateway.adapters import AdapterJobs, output_files
 from comfysnap_server.gateway.bodies import BodyReader
+from comfysnap_server.gateway.input_urls import is_full
 from comfysnap_server.gateway.jobs import access_of, owner_of
 from comfysnap_server.gateway.json_bodies import parse_json_object
 from comfysnap_server.gateway.links import Links
@@ -392,9 +395,32 @@ _USAGE: Final = {
 
 
 class _FormParser(MultiPartParser):
-    """Refuses a form that breaks off, of which Starlette would take the first parts."""
+    """Refuses a form that breaks off, of which Starlette would take the first parts, texts that
+    take more memory than a JSON body may, and files for which the disk has no room."""
 
     _ended = False
+    _text_bytes = 0
+    _unchecked = 0
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._current_part.file is not None:
+            self._unchecked += end - start
+            if self._unchecked > _CHUNK:
+                self._unchecked = 0
+                if is_full(Path(tempfile.gettempdir())):
+                    raise ProblemError(
+                        ErrorCode.UNAVAILABLE,
+                        "the disk of the server is almost full",
+                        retry_after=60,
+                    )
+        else:
+            self._text_bytes += end - start
+            if self._text_bytes > self.max_part_size:
+                raise ProblemError(
+                    ErrorCode.BODY_TOO_LARGE,
+                    f"the texts of a form may have at most {self.max_part_size} bytes",
+                )
+        super().on_part_data(data, start, end)
 
     def on_end(self) -> None:
         self._ended = True
