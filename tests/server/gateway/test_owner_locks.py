@@ -81,10 +81,10 @@ class SlowLists(FakeBackend):
 
     def __init__(self) -> None:
         super().__init__()
-        self.listing: asyncio.Queue[str] = asyncio.Queue()
+        self.listing: asyncio.Queue[str | None] = asyncio.Queue()
         self.release = asyncio.Event()
 
-    async def list_jobs(self, owner: str, **filters: Any) -> JobPage:
+    async def list_jobs(self, owner: str | None, **filters: Any) -> JobPage:
         self.listing.put_nowait(owner)
         await self.release.wait()
         return await super().list_jobs(owner, **filters)

@@ -5,9 +5,9 @@ import hashlib
 import os
 import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -225,7 +225,7 @@ def users(monkeypatch: pytest.MonkeyPatch) -> Waiting:
     waiting = Waiting()
 
     class Gate(ReloadGate):
-        def use(self) -> AbstractAsyncContextManager[None]:
+        def use(self) -> Any:
             waiting.add()
             return super().use()
 
