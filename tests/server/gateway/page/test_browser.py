@@ -459,7 +459,7 @@ def test_a_job_is_followed_without_event_streams(serve: Serve, page: Page) -> No
     def cut(app: FastAPI) -> None:
         app.add_middleware(CutStreams, requests=requests)
 
-    server = serve(step_seconds=0.3, prepared=cut)
+    server = serve(step_seconds=1, prepared=cut)
     open_workflow(page, f"{server}/w/flux")
     fill(page, "prompt", "a fox")
     run(page)
