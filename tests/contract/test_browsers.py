@@ -124,7 +124,8 @@ def test_a_page_sends_a_file_and_reads_a_result(page: Page, server: str) -> None
 
 def test_an_event_source_stops_after_done(page: Page, server: str) -> None:
     found = script(page, server, """
-        const job = (await post("/infer_async/flux?previews=true", { prompt: "x", steps: 3 })).body;
+        const inputs = { prompt: "x", steps: 50 };  // or it would end before it is followed
+        const job = (await post("/infer_async/flux?previews=true", inputs)).body;
         const url = await link({ job_id: job.id });
         const events = new EventSource(url);
         const seen = [];

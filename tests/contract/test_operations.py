@@ -92,7 +92,7 @@ def test_nginx_passes_streams_uploads_ranges_and_the_host(tmp_path: Path) -> Non
         with httpx.Client(base_url=secure, headers=HOST, verify=trust, timeout=60) as client:
             assert client.get("/workflows", headers={"Host": "other"}).status_code == 403
             upload(client)
-            job = client.post("/infer_async/flux", json={"prompt": "a fox", "steps": 5}).json()
+            job = client.post("/infer_async/flux", json={"prompt": "a fox", "steps": 20}).json()
             with client.stream("GET", f"/events/{job['id']}") as events:
                 lines = (line for line in events.iter_lines() if line.startswith("data:"))
                 first = next(lines)

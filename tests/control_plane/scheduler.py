@@ -320,7 +320,7 @@ class Scheduler:
             container.kill()
         for container in living:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(10):
                     await container.exited.wait()
         for task in list(self._tasks):
             task.cancel()

@@ -164,7 +164,7 @@ async def test_progress_rises_to_the_end(tmp_path: Path, era: str) -> None:
         assert total == 100
         seen.append((progress, message or ""))
 
-    with serving(tmp_path, 0.1) as url:
+    with serving(tmp_path, 0.5) as url:
         async with client_of(url, era) as client:
             outcome(await client.call_tool("flux", FOX, progress_callback=note))
     values = [value for value, _ in seen]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, suppress
@@ -422,11 +423,12 @@ def test_lists_models_and_loras_are_sent(serve: Serve, page: Page, tmp_path: Pat
 
 
 class CutStreams:
-    """Cuts the first event stream of each job after its first event, and then offers none."""
+    """Cuts the first event stream once it is followed, and then offers none."""
 
-    def __init__(self, app: ASGIApp, requests: list[str]) -> None:
+    def __init__(self, app: ASGIApp, requests: list[str], followed: threading.Event) -> None:
         self._app = app
         self._requests = requests
+        self._followed = followed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
@@ -446,7 +448,7 @@ class CutStreams:
 
         async def cut(message: Message) -> None:
             await send(message)
-            if b"data:" in message.get("body", b""):
+            if self._followed.is_set():
                 raise ConnectionError
 
         with suppress(ConnectionError, ExceptionGroup):
@@ -455,14 +457,18 @@ class CutStreams:
 
 def test_a_job_is_followed_without_event_streams(serve: Serve, page: Page) -> None:
     requests: list[str] = []
+    followed = threading.Event()
 
     def cut(app: FastAPI) -> None:
-        app.add_middleware(CutStreams, requests=requests)
+        app.add_middleware(CutStreams, requests=requests, followed=followed)
 
-    server = serve(step_seconds=0.3, prepared=cut)
+    server = serve(step_seconds=2, prepared=cut)
     open_workflow(page, f"{server}/w/flux")
     fill(page, "prompt", "a fox")
-    run(page)
+    click(page, ".run .primary")
+    page.wait("document.querySelector('progress')?.value > 0")
+    followed.set()
+    wait_for_status(page, "succeeded")
     wait_for_pictures(page, ".output img", 1)
     streams = [one for one in requests if one.startswith("events")]
     assert streams[0] == "events "
