@@ -27,6 +27,8 @@ from tests.paths import ROOT
 
 EXPECTED = Path(__file__).with_name("expected.json")
 PACKAGE = "comfyui_workflow_templates_json"
+RELEASE = "0.1.47"
+"""Of the package, whose templates were looked at."""
 
 
 @dataclass(frozen=True)

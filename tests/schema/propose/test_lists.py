@@ -23,7 +23,17 @@ SAMPLE: Any = {
     "output": ["LATENT"],
 }
 SAVE: Any = {"input": {"required": {"images": ["LATENT"]}}, "output": [], "output_node": True}
+SWITCH: Any = {
+    "input": {
+        "required": {
+            "on_false": ["COMFY_MATCHTYPE_V3", {"template": {"template_id": "t"}}],
+            "on_true": ["COMFY_MATCHTYPE_V3", {"template": {"template_id": "t"}}],
+        }
+    },
+    "output": ["COMFY_MATCHTYPE_V3"],
+}
 CLASSES: dict[str, Any] = {
+    "Switch": SWITCH,
     "UNETLoader": MODEL, "CLIPLoader": CLIP, "Patch": PATCH, "CLIPTextEncode": ENCODE,
     "KSampler": SAMPLE, "SaveImage": SAVE,
 }  # fmt: skip
@@ -93,6 +103,14 @@ def sampled(**more: Any) -> Any:
     [
         ({}, '# clip_after = "2"\n'),
         ({"4": node("CLIPTextEncode", text="a fox")}, ""),
+        (
+            {
+                "3": node("Patch", model=["8", 0]),
+                "8": node("Switch", on_false=["1", 0], on_true=["9", 0]),
+                "9": node("Patch", model=["1", 0]),
+            },
+            '# clip_after = "2"\n',
+        ),
         (
             {
                 "7": node("CLIPLoader", name="a.safetensors"),

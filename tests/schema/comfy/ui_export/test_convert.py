@@ -228,6 +228,29 @@ def test_a_group_node_is_refused_by_name(name: str) -> None:
     assert "Export (API)" in message
 
 
+def test_unknown_classes_of_one_pack_are_one_finding_with_its_newest_version() -> None:
+    own, pack = {"cnr_id": "comfy-core", "ver": "0.5.1"}, {"cnr_id": "kj", "ver": "1.0.5"}
+    nodes = [
+        node(1, "New", properties=own),
+        node(2, "Sharp", properties=pack),
+        node(3, "Newer", properties=own | {"ver": "0.22.0"}),
+        node(4, "Newer", properties=own | {"ver": "0.7.0"}),
+        node(5, "Lost"),
+    ]
+    with pytest.raises(UiFormatError) as caught:
+        import_ui(ui(nodes, []), CATALOGUE)
+    first, *lines = caught.value.message.splitlines()
+    assert first == "only ComfyUI itself can export this workflow:"
+    assert lines == [
+        "  unknown node classes 'New', 'Newer', of ComfyUI 0.22.0 itself: the node catalogue is of"
+        " another version; pass the object_info of ComfyUI 0.22.0 or later (node 1, 3, 4)",
+        "  unknown node class 'Sharp', of the node pack kj 1.0.5: pass the object_info of a ComfyUI"
+        " that has this pack (node 2)",
+        "  unknown node class 'Lost': not in the node catalogue; pass one of a ComfyUI that has it"
+        " (node 5)",
+    ]
+
+
 def test_everything_that_cannot_be_converted_is_reported_at_once() -> None:
     nodes = [
         node(1, "Nope", [slot("images", "IMAGE", 1)], ["IMAGE"]),

@@ -322,11 +322,22 @@ async def test_checkpoints_and_loras_by_url_run_on_a_real_comfyui(
     assert pictures[0] == pictures[2] != pictures[1]
     assert len(server.downloads("/moved")) == 2  # broken off once, and then the rest
     assert len(cached(data)) == 3
-    wrong = RemoteModel(url=server.url + "/page", folder="loras", field="loras[0].url")
+    strong = lora(0.5)
     server.files["/page"] = Served(b"<html>log in</html>")
-    refused = await run(backend, request(graph, models={wrong.placeholder: wrong}))
-    assert refused.error is not None
-    assert refused.error.code == ErrorCode.MODEL_REFUSED
+    server.files["/shorter"] = Served(strong, told=len(strong) - 10)
+    server.files["/private"] = Served(strong, token="another")
+    server.files["/away"] = Served(b"", location="http://169.254.169.254/strong")
+    for path, code in (
+        ("/page", ErrorCode.MODEL_REFUSED),
+        ("/shorter", ErrorCode.MODEL_REFUSED),
+        ("/private", ErrorCode.MODEL_UNAVAILABLE),
+        ("/away", ErrorCode.MODEL_REFUSED),
+    ):
+        wrong = RemoteModel(url=server.url + path, folder="loras", field="loras[0].url")
+        refused = await run(backend, request(graph, models={wrong.placeholder: wrong}))
+        assert refused.error is not None
+        assert (refused.error.code, refused.error.fields[0].field) == (code, "loras[0].url")
+    assert len(cached(data)) == 3
     assert files_below(checkout / "models") == before
 
 

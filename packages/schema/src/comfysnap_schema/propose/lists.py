@@ -4,13 +4,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from comfysnap_schema.comfy import InputPath
+from comfysnap_schema.comfy import MATCH_TYPE, InputPath
 from comfysnap_schema.propose.names import unique
 from comfysnap_schema.propose.proposal import ProposedInput
 from comfysnap_schema.propose.view import GraphView
 from comfysnap_schema.wire import Kind
 from comfysnap_schema.workflow import InputSpec
 
+_ANY: Final = frozenset({"*", MATCH_TYPE})
 _PLURALS: Final = {Kind.IMAGE: "images", Kind.MASK: "masks", Kind.VIDEO: "videos"}
 
 
@@ -46,34 +47,38 @@ def proposed_lists(view: GraphView, inputs: Iterable[ProposedInput]) -> Iterator
 
 def _loras(view: GraphView, taken: set[str]) -> Iterator[ProposedList]:
     """LoRAs behind the first loader of a model that makes the output."""
-    loaders = (_loader(view, node, "MODEL") for node in view.order if node in view.painters)
-    model = next((loader for loader in loaders if loader is not None), None)
+    painters = (node for node in view.order if node in view.painters)
+    model = next((loader for node in painters for loader in _loaders(view, node, "MODEL")), None)
     if model is None:
         return
     clip = None
     if not _gives(view, model, "CLIP"):
-        nodes = [node for node in view.order if _gives(view, node, "CLIP")]
-        clips = {_loader(view, node, "CLIP") or node for node in nodes}
+        readers = (loader for node in view.order for loader in _loaders(view, node, "CLIP"))
+        clips = set(readers)
         clip = clips.pop() if len(clips) == 1 else None
     spec = InputSpec(type="loras", after=model, clip_after=clip)
     reason = f"LoRAs that callers name, behind {view.title(model)!r}"
     yield ProposedList(unique("loras", (), taken), spec, reason)
 
 
-def _loader(view: GraphView, node: str, kind: str) -> str | None:
-    """The node that a MODEL or CLIP comes from in the end; None when a node takes none."""
-    seen: list[str] = []
-    while node not in seen:
-        seen.append(node)
-        defined = (
-            (view.input_def(InputPath(node, n)), origin) for n, origin, _ in view.links(node)
-        )
-        origins = (origin for d, origin in defined if d is not None and kind in d.type.split(","))
-        origin = next(origins, None)
-        if origin is None or not _gives(view, origin, kind):
-            return node if len(seen) > 1 else None
-        node = origin
-    return None
+def _loaders(view: GraphView, node: str, kind: str) -> Iterator[str]:
+    """Where the MODEL or CLIP that a node reads is loaded, through patches and switches."""
+    stack, seen = [node], {node}
+    while stack:
+        at = stack.pop()
+        origins = list(_origins(view, at, kind, through_any=at != node))
+        if not origins and at != node and _gives(view, at, kind):
+            yield at
+        stack += [origin for origin in origins if origin not in seen]
+        seen.update(origins)
+
+
+def _origins(view: GraphView, node: str, kind: str, *, through_any: bool) -> Iterator[str]:
+    for name, origin, _ in view.links(node):
+        known = view.input_def(InputPath(node, name))
+        kinds = known.type.split(",") if known is not None else ()
+        if kind in kinds or (through_any and not _ANY.isdisjoint(kinds)):
+            yield origin
 
 
 def _gives(view: GraphView, node: str, kind: str) -> bool:

@@ -226,9 +226,12 @@ class UiFormatError(GraphError):
         nodes: dict[str, list[str]] = {}
         for _, node, message in refused:
             nodes.setdefault(message, []).append(node)
-        details = "; ".join(f"{message} (node {', '.join(at)})" for message, at in nodes.items())
+        found = [f"{message} (node {', '.join(at)})" for message, at in nodes.items()]
+        lines = found[0] if len(found) == 1 else "".join(f"\n  {each}" for each in found)
         super().__init__(
-            "not_convertible", f"only ComfyUI itself can export this workflow: {details}", file=file
+            "not_convertible",
+            f"only ComfyUI itself can export this workflow: {lines}".replace(": \n", ":\n"),
+            file=file,
         )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import JsonValue
 
@@ -19,7 +19,7 @@ from comfysnap_schema.comfy.ui_export.everywhere import (
 from comfysnap_schema.comfy.ui_export.filenames import PREFIX, SAVES, filled
 from comfysnap_schema.comfy.ui_export.group_nodes import is_group_node, without_group_nodes
 from comfysnap_schema.comfy.ui_export.model import UiNode, as_object, is_ui_format, parse_ui
-from comfysnap_schema.comfy.ui_export.packs import unknown_class
+from comfysnap_schema.comfy.ui_export.packs import unknown_classes
 from comfysnap_schema.comfy.ui_export.promoted import Value
 from comfysnap_schema.comfy.ui_export.resolve import VIRTUAL, LinkResolver, Origin, Scope
 from comfysnap_schema.comfy.ui_export.widgets import (
@@ -31,6 +31,8 @@ from comfysnap_schema.comfy.ui_export.widgets import (
 from comfysnap_schema.wire import GraphError, UiFormatError
 
 __all__ = ["import_ui", "is_ui_format", "read_export"]
+
+_UNKNOWN: Final = "unknown_node"
 
 
 def read_export(path: Path, catalogue: Catalogue | None) -> Graph:
@@ -75,6 +77,7 @@ def import_ui(data: object, catalogue: Catalogue, *, file: str | None = None) ->
     workflow, groups = without_group_nodes(linked, raw, catalogue)
     resolver = LinkResolver(workflow, catalogue)
     refused: list[tuple[str, str, str]] = []
+    unknown: dict[str, UiNode] = {}
     graph: Graph = {}
     try:
         scopes = list(resolver.scopes())
@@ -84,18 +87,27 @@ def import_ui(data: object, catalogue: Catalogue, *, file: str | None = None) ->
         for node in scope.graph.nodes.values():
             if node.off or node.type in VIRTUAL or node.type in workflow.subgraphs:
                 continue
+            id_ = scope.id_of(node.id)
             if is_group_node(node):
-                refused += [each for each in groups if each[1].partition(":")[0] == node.id]
+                error, inside = groups[node.id]
+                refused += [(error.code, id_, error.message)] if error is not None else []
+                refused += [(_UNKNOWN, f"{id_}:{each}", "") for each in inside]
+                unknown |= {f"{id_}:{each}": inside[each] for each in inside}
                 continue
             if has_unwritten_links(node, raw):
                 message = f"{node.type!r} makes links that the file does not have; draw them"
-                refused.append(("hidden_links", scope.id_of(node.id), message))
+                refused.append(("hidden_links", id_, message))
                 continue
+            if catalogue.get(node.type) is None:
+                refused.append((_UNKNOWN, id_, ""))
+                unknown[id_] = node
             found = _Conversion(resolver, scope, node)
-            graph[scope.id_of(node.id)] = found.node()
+            graph[id_] = found.node()
             refused += found.refused
     if refused:
-        raise UiFormatError(tuple(refused), file=file)
+        said = unknown_classes(unknown)
+        whole = ((c, at, said[at] if c == _UNKNOWN else message) for c, at, message in refused)
+        raise UiFormatError(tuple(whole), file=file)
     return graph
 
 
@@ -124,8 +136,6 @@ class _Conversion:
         known = self._resolver.catalogue.get(self._node.type)
         inputs: dict[str, JsonValue] = {}
         if known is None:
-            with self._noting():
-                raise unknown_class(self._node)
             for slot in self._node.inputs:
                 with self._noting():
                     self._resolver.input(self._scope, self._node, slot)

@@ -7,9 +7,9 @@ they load a file, but 1.48 moves links and values of many to other inputs.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from comfysnap_schema.comfy.catalogue import Catalogue
 from comfysnap_schema.comfy.graph import HOW_TO_EXPORT
@@ -27,12 +27,8 @@ from comfysnap_schema.comfy.ui_export.model import (
     as_object,
     parse_node,
 )
-from comfysnap_schema.comfy.ui_export.packs import unknown_class
 from comfysnap_schema.comfy.ui_export.resolve import VIRTUAL
 from comfysnap_schema.comfy.ui_export.widgets import UPLOAD, ConversionError, stored_values
-
-Refusal = tuple[str, str, str]
-"""Code, node and message."""
 
 _PREFIX: Final = re.compile(r"workflow[>/]")
 _REROUTE: Final = "Reroute"
@@ -45,9 +41,17 @@ def is_group_node(node: UiNode) -> bool:
     return _PREFIX.match(node.type) is not None
 
 
+class WholeGroup(NamedTuple):
+    """Why a group node is left as it is: an error, or nodes inside of unknown classes."""
+
+    error: ConversionError | None
+    unknown: Mapping[str, UiNode]
+    """By their ids within the group."""
+
+
 def without_group_nodes(
     workflow: UiWorkflow, data: Json, catalogue: Catalogue
-) -> tuple[UiWorkflow, list[Refusal]]:
+) -> tuple[UiWorkflow, dict[str, WholeGroup]]:
     """Replace group nodes by instances of subgraphs.
 
     Args:
@@ -56,31 +60,29 @@ def without_group_nodes(
         catalogue: The node classes.
 
     Returns:
-        The workflow, and what cannot be converted. A group node of that kind is left as it is, and
-        so is one that is off.
+        The workflow, and the group nodes that are left, by their ids.
     """
     definitions = as_object(as_object(data.get("extra")).get("groupNodes"))
     subgraphs = dict(workflow.subgraphs)
-    refused: list[Refusal] = []
+    left: dict[str, WholeGroup] = {}
 
     def converted(graph: UiGraph) -> UiGraph:
         for node in filter(is_group_node, graph.nodes.values()):
-            problems: list[Refusal] = []
             try:
                 group = _Group(node, definitions, catalogue)
-                problems += group.unknown()
-                if not problems:
+                unknown = group.unknown()
+                if unknown:
+                    left[node.id] = WholeGroup(None, unknown)
+                else:
                     graph, inner = group.replaced(graph)
                     subgraphs[inner.id] = inner
             except ConversionError as error:
-                problems.append((error.code, node.id, error.message))
-            if not node.off:
-                refused.extend(problems)
+                left[node.id] = WholeGroup(error, {})
         return graph
 
     for graph in workflow.subgraphs.values():
         subgraphs[graph.id] = converted(graph)
-    return UiWorkflow(converted(workflow.root), subgraphs), refused
+    return UiWorkflow(converted(workflow.root), subgraphs), left
 
 
 class _Group:
@@ -115,12 +117,12 @@ class _Group:
             f" it and save the workflow again, or {HOW_TO_EXPORT}",
         )
 
-    def unknown(self) -> Iterator[Refusal]:
+    def unknown(self) -> dict[str, UiNode]:
         """The nodes inside whose class the catalogue lacks."""
-        for at, (node, known) in enumerate(zip(self._nodes, self._known, strict=True)):
-            if known is None and node.type not in VIRTUAL:
-                error = unknown_class(node)
-                yield error.code, f"{self._node.id}:{at}", error.message
+        nodes = zip(self._nodes, self._known, strict=True)
+        return {
+            node.id: node for node, known in nodes if known is None and node.type not in VIRTUAL
+        }
 
     def _read_links(self) -> Iterator[tuple[int, int, int, int, str]]:
         """Links inside: origin, its slot, target, its slot, type."""
