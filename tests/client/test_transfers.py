@@ -247,6 +247,22 @@ async def test_a_corrupt_download_fails_and_leaves_no_file(
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize("size", [500_000, 5_000_000])
+async def test_a_download_that_cannot_be_written_fails_and_leaves_no_file(
+    client: Client, server: FakeServer, tmp_path: Path, size: int
+) -> None:
+    resource = pytest.importorskip("resource")
+    file = await made(client, server, os.urandom(size))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            await file.save(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert names(tmp_path) == []
+
+
 async def test_an_expired_file_raises_output_expired(client: Client, server: FakeServer) -> None:
     file = await made(client, server, b"fox")
     server.on("/outputs", rejecting(410, "output_expired"))

@@ -4,10 +4,11 @@ import asyncio
 import hashlib
 import os
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import BinaryIO
 
 from comfysnap_client.errors import ComfysnapError, DownloadFailed
 from comfysnap_client.requests import Request, output
@@ -49,17 +50,31 @@ class Downloads:
         target = path / safe_name(file.name) if await asyncio.to_thread(path.is_dir) else path
         part = target.with_name(f".{secrets.token_hex(8)}.part")
         try:
-            async with aclosing(self.stream(file)) as chunks:
-                await _write(chunks, part)
+            await self._write(file, part)
             await asyncio.to_thread(os.replace, part, target)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
         return target
 
-    async def stream(self, file: OutputFile) -> AsyncGenerator[bytes]:
+    async def _write(self, file: OutputFile, path: Path) -> None:
+        handle = await opened(partial(path.open, "xb"))
+        progress = _Progress(handle)
+        try:
+            async with aclosing(self._receive(file, progress)) as chunks:
+                async for _ in chunks:
+                    pass
+        finally:
+            try:
+                await progress.settle()
+            finally:
+                await asyncio.to_thread(handle.close)
+
+    def stream(self, file: OutputFile) -> AsyncGenerator[bytes]:
         """Yield the content in chunks; it is verified after the last one."""
-        progress = _Progress()
+        return self._receive(file, _Progress())
+
+    async def _receive(self, file: OutputFile, progress: "_Progress") -> AsyncGenerator[bytes]:
         attempts = self._attempts(file, progress)
         while True:
             before = progress.size
@@ -102,39 +117,52 @@ class Downloads:
 
 
 class _Progress:
-    """The part of a file received so far; hashed in a thread while the next part arrives."""
+    """The part of a file received so far; a thread hashes and writes it while the next one comes.
 
-    def __init__(self) -> None:
+    Args:
+        copy: File to write it to. None: it is only hashed.
+    """
+
+    def __init__(self, copy: BinaryIO | None = None) -> None:
         self.size = 0
         self.etag = ""
         self._digest = hashlib.sha256()
-        self._unhashed: list[bytes] = []
+        self._copy = copy
+        self._chunks: list[bytes] = []
         self._held = 0
-        self._hashing: asyncio.Future[None] | None = None
+        self._working: asyncio.Future[None] | None = None
 
     async def add(self, chunk: bytes) -> None:
-        """Count and hash a chunk."""
+        """Count a chunk, and hand it to the thread with those before, a megabyte at a time."""
         self.size += len(chunk)
-        self._unhashed.append(chunk)
+        self._chunks.append(chunk)
         self._held += len(chunk)
         if self._held >= CHUNK:
-            await self._hash()
+            await self._hand_over()
 
     async def hexdigest(self) -> str:
-        """The SHA-256 of all chunks, in hex."""
-        await asyncio.shield(await self._hash())
+        """The SHA-256 of all chunks, in hex, once they are written."""
+        await asyncio.shield(await self._hand_over())
         return self._digest.hexdigest()
 
-    async def _hash(self) -> "asyncio.Future[None]":
-        if self._hashing is not None:  # shielded: an attempt that ends early leaves the order
-            await asyncio.shield(self._hashing)
-        chunks, self._unhashed, self._held = self._unhashed, [], 0
-        self._hashing = asyncio.ensure_future(asyncio.to_thread(self._update, chunks))
-        return self._hashing
+    async def settle(self) -> None:
+        """Wait until the thread is done, with or without an error."""
+        if self._working is not None:
+            await asyncio.gather(self._working, return_exceptions=True)
 
-    def _update(self, chunks: list[bytes]) -> None:
-        for chunk in chunks:
-            self._digest.update(chunk)
+    async def _hand_over(self) -> "asyncio.Future[None]":
+        if self._working is not None:  # shielded: an attempt that ends early leaves the order
+            await asyncio.shield(self._working)
+        chunks, self._chunks, self._held = self._chunks, [], 0
+        loop = asyncio.get_running_loop()
+        self._working = loop.run_in_executor(None, self._process, chunks)
+        return self._working
+
+    def _process(self, chunks: list[bytes]) -> None:
+        content = b"".join(chunks)
+        self._digest.update(content)
+        if self._copy is not None:
+            self._copy.write(content)
 
     def request(self, file: OutputFile) -> Request:
         """The request for the rest of the file."""
@@ -154,20 +182,3 @@ def safe_name(name: str) -> str:
         stem = f"_{stem}"
     room = MAX_NAME_BYTES - len((dot + suffix).encode())
     return (stem.encode()[:room].decode(errors="ignore") + dot + suffix) or "output"
-
-
-async def _write(chunks: AsyncIterator[bytes], path: Path) -> None:
-    """Write in a thread, a megabyte at a time."""
-    handle = await opened(partial(path.open, "xb", CHUNK))
-    try:
-        buffer: list[bytes] = []
-        held = 0
-        async for chunk in chunks:
-            buffer.append(chunk)
-            held += len(chunk)
-            if held >= CHUNK:
-                await asyncio.to_thread(handle.writelines, buffer)
-                buffer, held = [], 0
-        await asyncio.to_thread(handle.writelines, buffer)
-    finally:
-        await asyncio.to_thread(handle.close)

@@ -110,12 +110,14 @@ class JobRequest(JobOptions, frozen=True):
         Args:
             hashes: Placeholder to SHA-256.
         """
+        if not hashes:
+            return self
         names = {name: model_name(digest) for name, digest in hashes.items()}
         graph: Graph = {
             node: {**entry, "inputs": {k: _renamed(v, names) for k, v in entry["inputs"].items()}}
             for node, entry in self.graph.items()
         }
-        return self.model_copy(update={"graph": graph, "models": {}}) if names else self
+        return self.model_copy(update={"graph": graph, "models": {}})
 
     @property
     def stored_files(self) -> set[str]:

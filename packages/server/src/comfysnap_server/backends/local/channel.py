@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal, TypeVar
 from pydantic import BaseModel, Field, JsonValue, TypeAdapter
 
 from comfysnap_schema.wire import Preview, Progress
-from comfysnap_server.jobs import JobRequest, Outcome
+from comfysnap_server.jobs import Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,10 @@ class RunOrder(BaseModel, frozen=True):
     """To a worker: run a job."""
 
     op: Literal["run"] = "run"
-    request: JobRequest
+    request: str
+    """A ``JobRequest`` in JSON, as it is stored: the server need not parse it."""
+    models: dict[str, str]
+    """Placeholder in the graph to the SHA-256 of the downloaded model."""
     input_dir: Path
     output_dir: Path
     files: Path

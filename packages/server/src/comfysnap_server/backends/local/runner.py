@@ -32,7 +32,6 @@ from comfysnap_server.errors import BackendError
 from comfysnap_server.jobs import (
     WORK,
     Ending,
-    JobRequest,
     Outcome,
     OutputStore,
     ended,
@@ -272,7 +271,8 @@ class Runner:
     def _order(self, live: LiveJob, request: str) -> RunOrder:
         job_id, folders = live.record.id, self._folders
         return RunOrder(
-            request=JobRequest.model_validate_json(request).with_models(live.hashes or {}),
+            request=request,
+            models=live.hashes or {},
             input_dir=folders.input(job_id) if live.has_files else folders.no_input(self._slot),
             output_dir=folders.output(job_id),
             files=folders.files,

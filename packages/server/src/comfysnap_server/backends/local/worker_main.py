@@ -28,7 +28,7 @@ from comfysnap_server.backends.local.channel import (
     receive,
 )
 from comfysnap_server.engine.protocol import Engine, EngineStartError, PreviewFrame
-from comfysnap_server.jobs import EarlyOutput, Ending, FileStore, JobRun, Outcome, ended
+from comfysnap_server.jobs import EarlyOutput, Ending, FileStore, JobRequest, JobRun, Outcome, ended
 
 logger = logging.getLogger(__name__)
 
@@ -86,22 +86,27 @@ class WorkerMain:
             os._exit(0)
         try:
             order = ORDER.validate_json(message)
+            if isinstance(order, RunOrder):
+                self._start(order)
+                return
         except ValueError as error:
             self._report_outcome(_could_not_run(error))
             return
-        if isinstance(order, RunOrder):
-            self._reports.send(StartedMessage())
-            self._latest = JobRun(
-                self._engine,
-                order.request,
-                input_dir=order.input_dir,
-                output_dir=order.output_dir,
-                files=FileStore(order.files),
-                report=self._reports.report,
-            )
-            self._orders.put((order, self._latest))
-        elif self._latest is not None and self._latest.request.job_id == order.job_id:
+        if self._latest is not None and self._latest.request.job_id == order.job_id:
             self._latest.interrupt()
+
+    def _start(self, order: RunOrder) -> None:
+        request = JobRequest.model_validate_json(order.request).with_models(order.models)
+        self._reports.send(StartedMessage())
+        self._latest = JobRun(
+            self._engine,
+            request,
+            input_dir=order.input_dir,
+            output_dir=order.output_dir,
+            files=FileStore(order.files),
+            report=self._reports.report,
+        )
+        self._orders.put((order, self._latest))
 
     def _run_forever(self) -> None:
         while True:
