@@ -50,6 +50,24 @@ def test_a_job_is_followed_through_a_log_of_json_and_the_metrics(
     assert left_behind(mark) == []
 
 
+def test_strangers_without_a_key_cannot_fill_the_log(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    preflight = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+    upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Key": "eA=="}
+    with serving(new_mark(), tmp_path) as (_, url), httpx.Client(base_url=url) as http:
+        host, port = url.removeprefix("http://").split(":")
+        for _ in range(20):
+            with socket.create_connection((host, int(port))) as junk:
+                junk.sendall(b"not HTTP\r\n\r\n")
+                assert junk.recv(12) == b"HTTP/1.1 400"
+            assert http.options("/jobs", headers=preflight).status_code == 403
+            http.get("/health", headers=upgrade).raise_for_status()
+    text = capfd.readouterr().err
+    for line in ("Invalid HTTP request", "pages of 'https://evil.example'", "Unsupported upgrade"):
+        assert text.count(line) == 1, text
+
+
 def test_a_port_for_metrics_that_is_taken_is_one_line_at_start(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

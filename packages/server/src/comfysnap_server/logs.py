@@ -55,6 +55,24 @@ def formatter(form: object, *, times: bool = True) -> logging.Formatter:
     return _JsonFormatter() if form == "json" else _TextFormatter(times=times)
 
 
+class OncePerMinute(logging.Filter):
+    """Of each warning, whatever its values, one line a minute: strangers can cause any number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to log it; errors are always logged."""
+        now = time.monotonic()
+        if record.levelno >= logging.ERROR:
+            return True
+        if now < self._next.get(str(record.msg), 0.0):
+            return False
+        self._next[str(record.msg)] = now + 60.0
+        return True
+
+
 class _TextFormatter(logging.Formatter):
     def __init__(self, *, times: bool) -> None:
         line = "%(levelname)s %(name)s: %(message)s"

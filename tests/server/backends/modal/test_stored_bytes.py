@@ -9,7 +9,7 @@ import pytest
 
 from comfysnap_schema.wire.errors import ErrorCode
 from comfysnap_server.backends.modal.backend import ModalBackend
-from comfysnap_server.backends.protocol import NO_BUDGET, OwnerBudget
+from comfysnap_server.backends.protocol import NO_BUDGET, OwnerBudget, PurgeRequest
 from comfysnap_server.errors import BackendError
 from tests.server.backends.modal.memory import START, Cloud, end, put_output, request
 from tests.server.backends.suite import once
@@ -73,6 +73,17 @@ async def test_parallel_uploads_do_not_exceed_the_budget_together(backend: Modal
     assert sum(result is None for result in results) == 3
     await put(backend, b"x" * 10)
     assert (await backend.usage("someone", BUDGET)).stored_bytes == 100
+
+
+async def test_what_a_purge_deletes_counts_no_longer(cloud: Cloud, backend: ModalBackend) -> None:
+    job = request()
+    await backend.submit(job, BUDGET)
+    end(cloud, job.job_id, outputs={"images": [put_output(cloud, job.job_id, b"c" * 100)]})
+    await backend.list_jobs("someone")
+    fresh = ModalBackend(cloud.platform, cloud.root / "fresh", retention=timedelta(hours=2))
+    await refused(put(fresh, b"a"))
+    await fresh.purge(PurgeRequest(older_than=0, files=False))
+    await put(fresh, b"a" * 100)
 
 
 async def test_without_such_a_budget_nothing_is_read(cloud: Cloud, backend: ModalBackend) -> None:

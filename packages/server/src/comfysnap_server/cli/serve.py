@@ -190,13 +190,15 @@ def _not_listening(host: str, port: int, reason: BaseException | None) -> str:
 
 
 def _configure_logging(form: str, *, verbose: bool, quiet: bool) -> None:
-    from comfysnap_server.logs import FORMAT_VARIABLE, formatter
+    from comfysnap_server.logs import FORMAT_VARIABLE, OncePerMinute, formatter
 
     handler = logging.StreamHandler()
     handler.setFormatter(formatter(form))
     logging.basicConfig(handlers=[handler])
-    # uvicorn logs why it cannot listen; the command prints it
-    logging.getLogger("uvicorn.error").addFilter(lambda line: not isinstance(line.msg, OSError))
+    uvicorn = logging.getLogger("uvicorn.error")
+    # it logs why it cannot listen, which the command prints, and requests that are not HTTP
+    uvicorn.addFilter(lambda line: not isinstance(line.msg, OSError))
+    uvicorn.addFilter(OncePerMinute())
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
     for name in ("comfysnap", "comfysnap_server"):
         logging.getLogger(name).setLevel(level)

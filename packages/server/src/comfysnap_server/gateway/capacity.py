@@ -82,7 +82,8 @@ def raise_descriptor_limit() -> None:
 
 
 class FullLog:
-    """Logs that something is full, at most once a minute."""
+    """Logs what strangers can cause any number of times, such as that something is full, at most
+    once a minute."""
 
     def __init__(self) -> None:
         self._next = 0.0

@@ -17,6 +17,7 @@ from comfysnap_schema.wire import BudgetName, ErrorCode, routes
 from comfysnap_server.errors import BackendError
 from comfysnap_server.gateway import docs_page
 from comfysnap_server.gateway.auth import Access, Authenticator, check_scope
+from comfysnap_server.gateway.capacity import FullLog
 from comfysnap_server.gateway.links import Links, is_linkable
 from comfysnap_server.gateway.metrics import Metrics
 from comfysnap_server.gateway.page.routes import is_page
@@ -63,6 +64,7 @@ class GatewayMiddleware:
         self._settings = settings
         self._links = links
         self._rates = rates
+        self._foreign = FullLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -194,7 +196,7 @@ class GatewayMiddleware:
         origin = headers.get("origin")
         if method == "OPTIONS" and origin and "access-control-request-method" in headers:
             error = _foreign(origin)
-            log.info("%s", error)
+            self._foreign.warn("%s", error)
             raise error
 
 

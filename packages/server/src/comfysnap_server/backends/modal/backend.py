@@ -544,7 +544,9 @@ class ModalBackend:
                 raise BackendError(ErrorCode.UNAVAILABLE, message, retry_after=60)
             return files
 
-        return await purge.run(wanted, needed)
+        report = await purge.run(wanted, needed)
+        self._stored.read_again()
+        return report
 
     async def _sweep_store(self) -> int:
         if self._outputs is None:

@@ -1,11 +1,12 @@
 """Deletes ended jobs, with their outputs, and uploads of a deployment."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import aclosing
 from datetime import timedelta
 from typing import Final
 
-from comfysnap_schema.wire import JobRecord, PurgeReport
+from comfysnap_schema.wire import ErrorCode, JobRecord, PurgeReport
 from comfysnap_server.backends.modal.platform import Platform
 from comfysnap_server.backends.modal.records import (
     MAX_PREEMPTIONS,
@@ -64,16 +65,15 @@ class Purge:
         Raises:
             OutputStoreError: Files in the object store cannot be deleted; their jobs stay.
         """
-        jobs, size, complete = 0, 0, True
+        size, complete = 0, True
         found: list[tuple[str, str]] = []
-        if wanted.jobs:
-            async for owner, job_id, job in self._ended(wanted):
+        async with aclosing(self._ended(wanted)) as ended:
+            async for owner, job_id, job in ended:
                 if len(found) == _MOST and not wanted.dry_run:
                     complete = False
                     break
                 found.append((owner, job_id))
                 size += output_bytes(job.outputs)
-        jobs = len(found)
         if found and not wanted.dry_run:
             await self._delete(found)
         sizes: list[int] = []
@@ -85,10 +85,16 @@ class Purge:
                 dry_run=wanted.dry_run,
             )
         return PurgeReport(
-            jobs=jobs, job_bytes=size, files=len(sizes), file_bytes=sum(sizes), complete=complete
+            jobs=len(found),
+            job_bytes=size,
+            files=len(sizes),
+            file_bytes=sum(sizes),
+            complete=complete,
         )
 
-    async def _ended(self, wanted: PurgeRequest) -> AsyncIterator[tuple[str, str, JobRecord]]:
+    async def _ended(self, wanted: PurgeRequest) -> AsyncGenerator[tuple[str, str, JobRecord]]:
+        if not wanted.jobs:
+            return
         index = self._store.index
         owners = await index.owners() if wanted.owner is None else [wanted.owner]
         limit = self._platform.now() - timedelta(seconds=wanted.older_than)
@@ -103,7 +109,9 @@ class Purge:
         try:
             request = await self._store.request(job_id)
             final = await self._store.final(job_id)
-        except BackendError:  # unknown: never written, or purged by another gateway
+        except BackendError as error:  # never written, or purged by another gateway
+            if error.code is not ErrorCode.UNKNOWN_JOB:
+                raise
             return None
         if final is None or request.owner != owner:
             return None

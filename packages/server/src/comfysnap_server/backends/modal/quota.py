@@ -139,6 +139,11 @@ class StoredBytes:
                 known.read_at = time.monotonic()
         return known
 
+    def read_again(self) -> None:
+        """Forget what was read: files were deleted."""
+        for known in self._owners.values():
+            known.read_at = float("-inf")
+
     async def check(self, owner: str, limit: int) -> None:
         """Refuse an owner who has all that it may have.
 
