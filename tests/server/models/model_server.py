@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from comfysnap_server.models import remote
+from comfysnap_server.models.download import download
 
 COMMIT = "c0ffee" + "0" * 34
 
@@ -221,17 +221,16 @@ class Handler(BaseHTTPRequestHandler):
 def when_received(patch: pytest.MonkeyPatch, count: int) -> threading.Event:
     """Set once the download of a job has so many bytes; a server that sent them does not know."""
     received = threading.Event()
-    real = remote.download
 
-    def download(*arguments: Any, progress: Callable[[int], None], **options: Any) -> str:
+    def seen(*arguments: Any, progress: Callable[[int], None], **options: Any) -> str:
         def advance(done: int) -> None:
             progress(done)
             if done >= count:
                 received.set()
 
-        return real(*arguments, progress=advance, **options)
+        return download(*arguments, progress=advance, **options)
 
-    patch.setattr(remote, "download", download)
+    patch.setattr("comfysnap_server.models.remote.download", seen)
     return received
 
 

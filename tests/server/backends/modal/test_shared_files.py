@@ -4,8 +4,8 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -225,9 +225,11 @@ def users(monkeypatch: pytest.MonkeyPatch) -> Waiting:
     waiting = Waiting()
 
     class Gate(ReloadGate):
-        def use(self) -> AbstractAsyncContextManager[None]:
+        @asynccontextmanager
+        async def use(self) -> AsyncGenerator[None]:
             waiting.add()
-            return super().use()
+            async with super().use():
+                yield
 
     monkeypatch.setattr(shared_files, "ReloadGate", Gate)
     return waiting
