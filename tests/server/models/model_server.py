@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from comfysnap_server.models import download, remote
+from comfysnap_server.models.download import download
 
 COMMIT = "c0ffee" + "0" * 34
 
@@ -222,15 +222,15 @@ def when_received(patch: pytest.MonkeyPatch, count: int) -> threading.Event:
     """Set once the download of a job has so many bytes; a server that sent them does not know."""
     received = threading.Event()
 
-    def watched(*arguments: Any, progress: Callable[[int], None], **options: Any) -> str:
+    def seen(*arguments: Any, progress: Callable[[int], None], **options: Any) -> str:
         def advance(done: int) -> None:
             progress(done)
             if done >= count:
                 received.set()
 
-        return download.download(*arguments, progress=advance, **options)
+        return download(*arguments, progress=advance, **options)
 
-    patch.setattr(remote, "download", watched)
+    patch.setattr("comfysnap_server.models.remote.download", seen)
     return received
 
 

@@ -131,6 +131,7 @@ async def test_a_job_that_waits_in_a_pool_that_is_gone_runs_in_the_one_of_today(
 ) -> None:
     await asyncio.to_thread(deploy, POOL)
     plane.hold("Worker_big.*")
+    held = plane.pool("Worker_big.*")
     try:
         async with client(plane) as api:
             waiting = await api.infer_async(DRAWN)
@@ -143,7 +144,7 @@ async def test_a_job_that_waits_in_a_pool_that_is_gone_runs_in_the_one_of_today(
             plane.run_scheduled("sweep")
             assert (await other.result()).images
     finally:
-        plane.hold("Worker_big.*", held=False)
+        held.hold = False  # of a later deployment that has the pool again
 
 
 async def test_a_running_job_outlives_its_pool(plane: ControlPlane, deploy: Deploy) -> None:

@@ -4,10 +4,10 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -225,9 +225,11 @@ def users(monkeypatch: pytest.MonkeyPatch) -> Waiting:
     waiting = Waiting()
 
     class Gate(ReloadGate):
-        def use(self) -> Any:
+        @asynccontextmanager
+        async def use(self) -> AsyncGenerator[None]:
             waiting.add()
-            return super().use()
+            async with super().use():
+                yield
 
     monkeypatch.setattr(shared_files, "ReloadGate", Gate)
     return waiting
