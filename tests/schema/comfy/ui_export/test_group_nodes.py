@@ -339,6 +339,42 @@ def test_upload_buttons_that_an_editor_took_for_inputs_have_a_value() -> None:
     assert inputs(graph, "9:1") == {"by": 2.0, "image": ["9:0", 0]}
 
 
+def test_widgets_of_an_older_editor_that_the_class_does_not_declare_have_values() -> None:
+    slots = [slot(name, "*", widget=True) for name in ("image", "player", "upload")]
+    load = inner(0, "Load", slots, ["IMAGE", "MASK"], ["x.png", None, None])
+    views = [slot("size", "INT", widget=True), slot("view", "*", widget=True)]
+    compare = inner(1, "Compare", views, values=[1, ""])
+    latent = inner(2, "Latent", outputs=["LATENT"], values=[1, 2])
+    data = ui([node(9, GROUP, [], ["IMAGE"], [3, 4, "y.png", None, None, 5, ""])], [])
+    graph = import_ui(defined(data, {"nodes": [load, compare, latent]}), CATALOGUE)
+    assert inputs(graph, "9:0") == {"image": "y.png"}
+    assert inputs(graph, "9:1")["size"] == 5
+    assert inputs(graph, "9:2") == {"width": 3, "height": 4}
+
+
+@pytest.mark.parametrize(
+    ("values", "is_right"),
+    [
+        ([3, "k2", True], True),
+        (["3", "k2", False], True),
+        ([None, None, None], True),
+        ([True, "k2", True], False),
+        (["tall", "k2", True], False),
+        ([3, {"k2": 1}, True], False),
+        ([3, "k2", 1], False),
+    ],
+)
+def test_values_of_other_types_than_the_widgets_are_refused(
+    values: list[Any], is_right: bool
+) -> None:
+    nodes = [inner(0, "Old", values=[1, "k1", False])]
+    data = defined(ui([node(9, GROUP, values=values)], []), {"nodes": nodes})
+    if is_right:
+        assert list(import_ui(data, CATALOGUE)) == ["9:0"]
+    else:
+        assert refusals(data) == [("group_node", "9")]
+
+
 def test_values_of_many_inputs_come_in_the_order_of_their_numbers_as_texts() -> None:
     """Of twelve inputs, the editor sorts 10 and 11 before 2."""
     names = ["how", "how.w", "how.h", "crop"]

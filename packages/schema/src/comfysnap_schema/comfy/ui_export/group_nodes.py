@@ -7,9 +7,12 @@ they load a file, but 1.48 moves links and values of many to other inputs.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
+
+from pydantic import JsonValue
 
 from comfysnap_schema.comfy.catalogue import Catalogue
 from comfysnap_schema.comfy.graph import HOW_TO_EXPORT
@@ -28,7 +31,11 @@ from comfysnap_schema.comfy.ui_export.model import (
     parse_node,
 )
 from comfysnap_schema.comfy.ui_export.resolve import VIRTUAL
-from comfysnap_schema.comfy.ui_export.widgets import UPLOAD, ConversionError, stored_values
+from comfysnap_schema.comfy.ui_export.widgets import (
+    ConversionError,
+    readable_widgets,
+    stored_values,
+)
 
 _PREFIX: Final = re.compile(r"workflow[>/]")
 _REROUTE: Final = "Reroute"
@@ -161,11 +168,10 @@ class _Group:
     def _converted(self, at: int) -> dict[str, bool]:
         """The widgets of a node that are inputs in the file, which come last, and whether each is
         taken for linked inside. The editor sorts their numbers as texts."""
-        node, names = self._nodes[at], {*self._widgets_of(at), UPLOAD}
+        node = self._nodes[at]
         sockets = sum(not slot.widget for slot in node.inputs)
         numbers = {number for _, _, target, number, _ in self._links if target == at}
-        slots = enumerate(node.inputs)
-        widgets = {str(n): slot.name for n, slot in slots if slot.widget and slot.name in names}
+        widgets = {str(n): slot.name for n, slot in enumerate(node.inputs) if slot.widget}
         return {
             widgets[number]: sockets + place in numbers
             for place, number in enumerate(sorted(widgets))
@@ -339,10 +345,30 @@ class _Group:
             owners = [owner for owner, _ in lists[at]]
             if name in owners:
                 lists[at][owners.index(name)] = name, value
-        return [
+        nodes = [
             replace(node, values=[value for _, value in values])
             for node, values in zip(self._nodes, lists, strict=True)
         ]
+        if not all(map(self._fits, nodes)):
+            raise self._misfit()
+        return nodes
+
+    def _misfit(self) -> ConversionError:
+        held = len(self._node.values)
+        return self._error(
+            f"whose {held} values do not fit the widgets of its nodes, which have changed since"
+        )
+
+    def _fits(self, node: UiNode) -> bool:
+        """Whether the values of a node inside are of the types of its widgets: if one is not, those
+        of the group node are in another order."""
+        known = self._known[int(node.id)]
+        widgets = readable_widgets(known, node).values() if known is not None else ()
+        return all(
+            _is_of(widget.entry.widget, widget.value)
+            for widget in widgets
+            if widget.entry is not None and widget.value is not None
+        )
 
     def _places(self) -> tuple[list[list[tuple[str, Any]]], list[tuple[int, int]]]:
         """The values of each node inside with the widgets that they belong to, and where those of
@@ -360,9 +386,7 @@ class _Group:
                     last += [(at, n) for n, owner in enumerate(owners) if owner == name]
             if held in (0, len(order), len(order) + len(last)):
                 return lists, [*order, *last]
-        raise self._error(
-            f"whose {held} values do not fit the widgets of its nodes, which have changed since"
-        )
+        raise self._misfit()
 
     def _values(self, at: int, by_class: bool) -> list[tuple[str, Any]]:
         """The values of a node inside: as many as the file has, or as its class has now."""
@@ -372,6 +396,12 @@ class _Group:
         values = stored_values(known, node)
         if by_class or isinstance(node.values, dict):
             return values
+        # Editors had widgets of their own that the class does not declare (a player, a viewer).
+        count = Counter(owner for owner, _ in values)
+        named = [slot.name for slot in node.inputs if slot.widget]
+        owners = [name for name in named for _ in range(count.get(name, 1))]
+        if count.keys() <= {*named} and len(owners) == len(node.values):
+            return list(zip(owners, node.values, strict=True))
         rest = [("", value) for value in node.values[len(values) :]]
         return [*values[: len(node.values)], *rest]
 
@@ -381,6 +411,18 @@ class _Group:
         helpers = _HELPERS.get(kinds[0], ()) if kinds and self._is_primitive(at) else ()
         values = as_list(self._nodes[at].values) or [None, *helpers][: 1 + len(helpers)]
         return [("value", value) for value in values] if self._is_primitive(at) else []
+
+
+def _is_of(kind: str, value: JsonValue) -> bool:
+    """Whether a widget of a type may hold a value; numbers may be texts."""
+    if kind in ("INT", "FLOAT"):
+        try:
+            return not isinstance(value, bool) and float(str(value)) is not None
+        except ValueError:
+            return False
+    if kind == "BOOLEAN":
+        return isinstance(value, bool)
+    return kind not in ("STRING", "COMBO") or isinstance(value, (str, int, float, list))
 
 
 def _connect(nodes: list[UiNode], at: int, name: str, link: str) -> int:
