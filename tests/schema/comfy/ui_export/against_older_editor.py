@@ -5,8 +5,8 @@
 
 OBJECT_INFO is the ``/object_info`` of ComfyUI 0.3.64, whose editor this is, and TEMPLATES a folder
 of its templates. The editor makes a group node of some nodes of each, with other values; the graph
-that it sends is compared with ours of what it saves. Exits 1 when they differ. Links that the editor
-loses, and values of its own widgets, do not count.
+that it sends is compared with ours of what it saves. Exits 1 when they differ. Links that the
+editor loses, and values of its own widgets, do not count.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from comfysnap_schema.comfy.catalogue import Catalogue
 from comfysnap_schema.comfy.ui_export.convert import import_ui, is_ui_format
-from comfysnap_schema.comfy.ui_export.model import PRIMITIVE
+from comfysnap_schema.comfy.ui_export.model import PRIMITIVE, as_list, as_object
 from comfysnap_schema.wire.errors import UiFormatError
 from tests.schema.comfy.ui_export.editor import GROUP, Json, missing, open_editor
 
@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _some_nodes(data: Any, catalogue: Catalogue, rand: random.Random) -> list[Any] | None:
-    if not is_ui_format(data) or (data.get("definitions") or {}).get("subgraphs"):
+    if not is_ui_format(data) or as_list(as_object(data.get("definitions")).get("subgraphs")):
         return None
     nodes = [node for node in data["nodes"] if node["type"] not in _UNGROUPED]
     if len(nodes) < 3 or any(catalogue.get(node["type"]) is None for node in nodes):

@@ -416,13 +416,18 @@ class _Group:
 def _is_of(kind: str, value: JsonValue) -> bool:
     """Whether a widget of a type may hold a value; numbers may be texts."""
     if kind in ("INT", "FLOAT"):
-        try:
-            return not isinstance(value, bool) and float(str(value)) is not None
-        except ValueError:
-            return False
+        return not isinstance(value, bool) and _is_number(value)
     if kind == "BOOLEAN":
         return isinstance(value, bool)
-    return kind not in ("STRING", "COMBO") or isinstance(value, (str, int, float, list))
+    return kind not in ("STRING", "COMBO") or not isinstance(value, dict)
+
+
+def _is_number(value: JsonValue) -> bool:
+    try:
+        float(str(value))
+    except ValueError:
+        return False
+    return True
 
 
 def _connect(nodes: list[UiNode], at: int, name: str, link: str) -> int:
