@@ -37,7 +37,8 @@ def different(ours: Any, theirs: Json) -> Iterator[str]:
             continue
         mine, other = ours[node]["inputs"], theirs[node]["inputs"]
         for name, value in other.items():
-            if value not in (None, "") and mine.get(name) != value:
+            lost = value in (None, "") or str(value) == "nan"
+            if not lost and mine.get(name) != value:
                 yield f"node {node}: {name} is {mine.get(name)!r:.80}, the editor's {value!r:.80}"
 
 
