@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from comfysnap_schema.comfy.ui_export.convert import import_ui
+from comfysnap_schema.comfy.ui_export.group_nodes import MAX_GROUPED
 from comfysnap_schema.comfy.ui_export.knowledge import drawing_of
+from comfysnap_schema.comfy.ui_export.model import MAX_NODES
 from comfysnap_schema.wire.errors import UiFormatError
 from tests.schema.comfy.ui_export.drawing import (
     CATALOGUE,
@@ -433,6 +435,16 @@ def test_a_group_node_that_the_file_does_not_define_is_refused_with_the_way_out(
     with pytest.raises(UiFormatError, match=r"'Other'.*convert it to nodes.*Export \(API\)"):
         import_ui(data, CATALOGUE)
     assert list(import_ui(drawing(kind="workflow>Other", mode=2), CATALOGUE)) == ["1", "3", "4"]
+
+
+def test_groups_of_too_many_nodes_are_refused() -> None:
+    many: Json = {"nodes": [{"type": "Mesh"}] * (MAX_GROUPED + 1)}
+    assert refusals(defined(ui([node(9, GROUP)], []), many)) == [("group_node", "9")]
+    linked = OLDER | {"links": [[0, 0, 2, 1, 12, "*"]] * 20 * MAX_GROUPED}
+    assert refusals(drawing(linked)) == [("group_node", "9")]
+    most: Json = {"nodes": [{"type": "Mesh"}] * MAX_GROUPED}
+    nodes = [node(number, GROUP) for number in range(MAX_NODES // MAX_GROUPED + 1)]
+    assert [code for code, _ in refusals(defined(ui(nodes, []), most))] == ["too_large"]
 
 
 def test_a_group_node_with_another_inside_is_refused() -> None:

@@ -17,6 +17,7 @@ from pydantic import JsonValue
 from comfysnap_schema.comfy.catalogue import Catalogue
 from comfysnap_schema.comfy.graph import HOW_TO_EXPORT
 from comfysnap_schema.comfy.ui_export.model import (
+    MAX_NODES,
     PRIMITIVE,
     SUBGRAPH_INPUT,
     SUBGRAPH_OUTPUT,
@@ -37,6 +38,8 @@ from comfysnap_schema.comfy.ui_export.widgets import (
     stored_values,
 )
 
+MAX_GROUPED: Final = 1000
+"""Nodes of one group."""
 _PREFIX: Final = re.compile(r"workflow[>/]")
 _REROUTE: Final = "Reroute"
 _HELPERS: Final = {"INT": ("fixed",), "FLOAT": ("fixed",), "COMBO": ("fixed", "")}
@@ -72,13 +75,19 @@ def without_group_nodes(
     definitions = as_object(as_object(data.get("extra")).get("groupNodes"))
     subgraphs = dict(workflow.subgraphs)
     left: dict[str, WholeGroup] = {}
+    made = 0
 
     def converted(graph: UiGraph) -> UiGraph:
+        nonlocal made
         for node in filter(is_group_node, graph.nodes.values()):
             try:
                 group = _Group(node, definitions, catalogue)
+                made += len(group)
                 unknown = group.unknown()
-                if unknown:
+                if made > MAX_NODES:
+                    error = ConversionError("too_large", f"groups have over {MAX_NODES} nodes")
+                    left[node.id] = WholeGroup(error, {})
+                elif unknown:
                     left[node.id] = WholeGroup(None, unknown)
                 else:
                     graph, inner = group.replaced(graph)
@@ -102,6 +111,9 @@ class _Group:
         entries = [as_object(entry) for entry in as_list(self._raw.get("nodes"))]
         if not entries:
             raise self._error("which the file does not define")
+        rows = max(len(as_list(self._raw.get(key))) for key in ("links", "external"))
+        if len(entries) > MAX_GROUPED or rows > 10 * MAX_GROUPED:
+            raise self._error(f"of more than {MAX_GROUPED} nodes, or with too many links")
         self._nodes = [parse_node({**entry, "id": at}) for at, entry in enumerate(entries)]
         if any(map(is_group_node, self._nodes)):
             raise self._error("which has another one inside")
@@ -116,6 +128,9 @@ class _Group:
         self._widgets: dict[str, tuple[int, str]] = {}
         self._name_inputs()
         self._outputs = list(self._shown_outputs())
+
+    def __len__(self) -> int:
+        return len(self._nodes)
 
     def _error(self, what: str) -> ConversionError:
         return ConversionError(
