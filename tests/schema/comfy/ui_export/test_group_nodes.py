@@ -447,6 +447,19 @@ def test_groups_of_too_many_nodes_are_refused() -> None:
     assert [code for code, _ in refusals(defined(ui(nodes, []), most))] == ["too_large"]
 
 
+@pytest.mark.parametrize(
+    "entry", [3, {}, {"type": "Mesh", "mode": "x"}, {"type": "Mesh", "inputs": [True]}]
+)
+def test_a_damaged_definition_is_refused(entry: Any) -> None:
+    data = drawing(OLDER | {"nodes": [*OLDER["nodes"], entry]})
+    assert refusals(data) == [("group_node", "9")]
+
+
+def test_sockets_of_one_name_are_no_obstacle() -> None:
+    data = drawing(slots=[slot("clip", "CLIP", 1), slot("?", "MODEL", 2), slot("?", "MODEL")])
+    assert "9:2" in import_ui(data, CATALOGUE)
+
+
 def test_a_group_node_with_another_inside_is_refused() -> None:
     nodes = [*OLDER["nodes"], inner(3, "workflow/Deep")]
     with pytest.raises(UiFormatError, match=r"'Draw'.*inside"):

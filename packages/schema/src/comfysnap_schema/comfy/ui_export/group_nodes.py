@@ -114,7 +114,10 @@ class _Group:
         rows = max(len(as_list(self._raw.get(key))) for key in ("links", "external"))
         if len(entries) > MAX_GROUPED or rows > 10 * MAX_GROUPED:
             raise self._error(f"of more than {MAX_GROUPED} nodes, or with too many links")
-        self._nodes = [parse_node({**entry, "id": at}) for at, entry in enumerate(entries)]
+        try:
+            self._nodes = [parse_node({**entry, "id": at}) for at, entry in enumerate(entries)]
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise self._error("whose definition is damaged") from error
         if any(map(is_group_node, self._nodes)):
             raise self._error("which has another one inside")
         self._known = [catalogue.get(each.type) for each in self._nodes]
@@ -308,7 +311,7 @@ class _Group:
         for label, end in shown.items():
             slot = left.pop(label, None)
             if slot is None and others and label in self._sockets:
-                slot = left.pop(others.pop(0))  # named by an older rule
+                slot = left.pop(others.pop(0), None)  # named by an older rule
             link = graph.links.get(slot.link or "") if slot is not None else None
             origin = graph.nodes.get(link.origin) if link is not None else None
             if origin is not None and origin.type == PRIMITIVE:
