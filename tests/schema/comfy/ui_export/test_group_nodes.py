@@ -399,7 +399,7 @@ def test_a_view_of_results_inside_takes_no_value() -> None:
 
 
 def test_links_to_slots_that_do_not_exist_are_ignored() -> None:
-    links = [*OLDER["links"], [0, 0, 1, 7, 1, "*"], [7, 0, 1, 0, 1, "*"], ["x", 0], [0, 0, 2, 1]]
+    links = [*OLDER["links"], [0, 0, 1, 7, 1, "*"], [7, 0, 1, 0, 1, "*"], ["x", 0], [0, 0, 1, -1]]
     graph = import_ui(drawing(OLDER | {"links": links}), CATALOGUE)
     assert inputs(graph, "9:1") == {"width": 640, "height": 480}
 

@@ -153,7 +153,7 @@ class _Group:
         """Links inside: origin, its slot, target, its slot, type."""
         for row in map(as_list, as_list(self._raw.get("links"))):
             ends = row[:4]
-            if len(ends) == 4 and all(isinstance(end, int) for end in ends):
+            if len(ends) == 4 and all(isinstance(end, int) and end >= 0 for end in ends):
                 inside = range(len(self._nodes))
                 if ends[0] in inside and ends[2] in inside:
                     yield ends[0], ends[1], ends[2], ends[3], str(row[-1])
