@@ -16,8 +16,8 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 Json = dict[str, Any]
-Ask = Callable[[Json], Json]
-"""Takes a UI export; returns the API-format graph that the editor would send."""
+Ask = Callable[[Any], Json]
+"""Takes what the script needs; returns what it makes of it."""
 
 FRONTEND: Final = "comfyui_frontend_package"
 START_S: Final = 60.0
@@ -48,12 +48,40 @@ _ANSWERS: Final[Mapping[str, Any]] = {
 }
 """What the editor asks when it starts, beside its own files and ``/object_info``."""
 
-_ASK: Final = """async (drawing) => {
+GRAPH: Final = """async (drawing) => {
     Math.random = () => 0
     await window.app.loadGraphData(drawing, true, false)
     for (let frame = 0; frame < 2; frame++) await new Promise(requestAnimationFrame)
     return (await window.app.graphToPrompt()).output
 }"""
+"""Takes a UI export; returns the API-format graph that the editor would send."""
+
+GROUP: Final = """async ([drawing, ids, name]) => {
+    Math.random = () => 0
+    const frame = () => new Promise(requestAnimationFrame)
+    await window.app.loadGraphData(drawing, true, false)
+    const nodes = ids.map((id) => window.app.graph.getNodeById(id))
+    window.app.canvas.selectNodes(nodes)
+    const made = window.comfyAPI.groupNode.GroupNodeHandler.fromNodes(nodes)
+    let field = null
+    while (!(field = document.querySelector("[role=dialog] input"))) await frame()
+    field.value = name
+    field.dispatchEvent(new Event("input", {bubbles: true}))
+    while (document.querySelector("[role=dialog] input")) {
+        for (const button of document.querySelectorAll("[role=dialog] button"))
+            if (/confirm|ok/i.test(button.textContent)) button.click()
+        await frame()
+    }
+    for (const widget of (await made).widgets ?? []) {
+        if (widget.type === "number") widget.value += 1
+        if (widget.type === "customtext") widget.value += ", and more"
+    }
+    await frame()
+    const saved = JSON.parse(JSON.stringify(window.app.graph.serialize()))
+    return {saved, graph: (await window.app.graphToPrompt()).output}
+}"""
+"""Takes a UI export, ids of its nodes and a name; makes a group node of these nodes with other
+values, as editors did until 1.34, and returns the export, saved, and its graph."""
 
 
 def missing() -> str | None:
@@ -65,7 +93,7 @@ def missing() -> str | None:
 
 
 @contextmanager
-def open_editor(object_info: Json) -> Generator[Ask]:
+def open_editor(object_info: Json, script: str = GRAPH) -> Generator[Ask]:
     """Start the editor with the node classes of a ComfyUI."""
     playwright: Any = import_module("playwright.sync_api")
     known = json.dumps(next(iter(object_info)))
@@ -75,9 +103,10 @@ def open_editor(object_info: Json) -> Generator[Ask]:
         )
         page = browser.new_page()
         page.goto(url)
-        ready = f"() => !!window.app?.rootGraph && {known} in LiteGraph.registered_node_types"
+        graph = "!!(window.app?.rootGraph ?? window.app?.graph)"
+        ready = f"() => {graph} && {known} in LiteGraph.registered_node_types"
         page.wait_for_function(ready, timeout=START_S * 1000)
-        yield partial(page.evaluate, _ASK)
+        yield partial(page.evaluate, script)
         browser.close()
 
 

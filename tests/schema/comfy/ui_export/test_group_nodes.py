@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from comfysnap_schema.comfy.ui_export.convert import import_ui
+from comfysnap_schema.comfy.ui_export.group_nodes import MAX_GROUPED
 from comfysnap_schema.comfy.ui_export.knowledge import drawing_of
+from comfysnap_schema.comfy.ui_export.model import MAX_NODES
 from comfysnap_schema.wire.errors import UiFormatError
 from tests.schema.comfy.ui_export.drawing import (
     CATALOGUE,
@@ -339,6 +341,42 @@ def test_upload_buttons_that_an_editor_took_for_inputs_have_a_value() -> None:
     assert inputs(graph, "9:1") == {"by": 2.0, "image": ["9:0", 0]}
 
 
+def test_widgets_of_an_older_editor_that_the_class_does_not_declare_have_values() -> None:
+    slots = [slot(name, "*", widget=True) for name in ("image", "player", "upload")]
+    load = inner(0, "Load", slots, ["IMAGE", "MASK"], ["x.png", None, None])
+    views = [slot("size", "INT", widget=True), slot("view", "*", widget=True)]
+    compare = inner(1, "Compare", views, values=[1, ""])
+    latent = inner(2, "Latent", outputs=["LATENT"], values=[1, 2])
+    data = ui([node(9, GROUP, [], ["IMAGE"], [3, 4, "y.png", None, None, 5, ""])], [])
+    graph = import_ui(defined(data, {"nodes": [load, compare, latent]}), CATALOGUE)
+    assert inputs(graph, "9:0") == {"image": "y.png"}
+    assert inputs(graph, "9:1")["size"] == 5
+    assert inputs(graph, "9:2") == {"width": 3, "height": 4}
+
+
+@pytest.mark.parametrize(
+    ("values", "is_right"),
+    [
+        ([3, "k2", True], True),
+        (["3", "k2", False], True),
+        ([None, None, None], True),
+        ([True, "k2", True], False),
+        (["tall", "k2", True], False),
+        ([3, {"k2": 1}, True], False),
+        ([3, "k2", 1], False),
+    ],
+)
+def test_values_of_other_types_than_the_widgets_are_refused(
+    values: list[Any], is_right: bool
+) -> None:
+    nodes = [inner(0, "Old", values=[1, "k1", False])]
+    data = defined(ui([node(9, GROUP, values=values)], []), {"nodes": nodes})
+    if is_right:
+        assert list(import_ui(data, CATALOGUE)) == ["9:0"]
+    else:
+        assert refusals(data) == [("group_node", "9")]
+
+
 def test_values_of_many_inputs_come_in_the_order_of_their_numbers_as_texts() -> None:
     """Of twelve inputs, the editor sorts 10 and 11 before 2."""
     names = ["how", "how.w", "how.h", "crop"]
@@ -361,7 +399,7 @@ def test_a_view_of_results_inside_takes_no_value() -> None:
 
 
 def test_links_to_slots_that_do_not_exist_are_ignored() -> None:
-    links = [*OLDER["links"], [0, 0, 1, 7, 1, "*"], [7, 0, 1, 0, 1, "*"], ["x", 0], [0, 0, 2, 1]]
+    links = [*OLDER["links"], [0, 0, 1, 7, 1, "*"], [7, 0, 1, 0, 1, "*"], ["x", 0], [0, 0, 1, -1]]
     graph = import_ui(drawing(OLDER | {"links": links}), CATALOGUE)
     assert inputs(graph, "9:1") == {"width": 640, "height": 480}
 
@@ -397,6 +435,29 @@ def test_a_group_node_that_the_file_does_not_define_is_refused_with_the_way_out(
     with pytest.raises(UiFormatError, match=r"'Other'.*convert it to nodes.*Export \(API\)"):
         import_ui(data, CATALOGUE)
     assert list(import_ui(drawing(kind="workflow>Other", mode=2), CATALOGUE)) == ["1", "3", "4"]
+
+
+def test_groups_of_too_many_nodes_are_refused() -> None:
+    many: Json = {"nodes": [{"type": "Mesh"}] * (MAX_GROUPED + 1)}
+    assert refusals(defined(ui([node(9, GROUP)], []), many)) == [("group_node", "9")]
+    linked = OLDER | {"links": [[0, 0, 2, 1, 12, "*"]] * 20 * MAX_GROUPED}
+    assert refusals(drawing(linked)) == [("group_node", "9")]
+    most: Json = {"nodes": [{"type": "Mesh"}] * MAX_GROUPED}
+    nodes = [node(number, GROUP) for number in range(MAX_NODES // MAX_GROUPED + 1)]
+    assert [code for code, _ in refusals(defined(ui(nodes, []), most))] == ["too_large"]
+
+
+@pytest.mark.parametrize(
+    "entry", [3, {}, {"type": "Mesh", "mode": "x"}, {"type": "Mesh", "inputs": [True]}]
+)
+def test_a_damaged_definition_is_refused(entry: Any) -> None:
+    data = drawing(OLDER | {"nodes": [*OLDER["nodes"], entry]})
+    assert refusals(data) == [("group_node", "9")]
+
+
+def test_sockets_of_one_name_are_no_obstacle() -> None:
+    data = drawing(slots=[slot("clip", "CLIP", 1), slot("?", "MODEL", 2), slot("?", "MODEL")])
+    assert "9:2" in import_ui(data, CATALOGUE)
 
 
 def test_a_group_node_with_another_inside_is_refused() -> None:

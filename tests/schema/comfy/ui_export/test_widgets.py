@@ -124,8 +124,9 @@ def test_more_values_than_a_pack_declares_are_custom_widgets() -> None:
     assert inputs(graph, "1") == {"text": "a"}
 
 
-def test_an_unexpected_control_value_of_a_seed_is_rejected() -> None:
-    assert refusals(ui([node(1, "Sample", values=[7, 30])], [])) == [("widget_values", "1")]
+@pytest.mark.parametrize("control", [30, "odd", None, ["fixed"], {"fixed": 1}])
+def test_an_unexpected_control_value_of_a_seed_is_rejected(control: Any) -> None:
+    assert refusals(ui([node(1, "Sample", values=[7, control])], [])) == [("widget_values", "1")]
 
 
 def test_widgets_for_colours_curves_areas_and_paintings_take_their_values_in_order() -> None:

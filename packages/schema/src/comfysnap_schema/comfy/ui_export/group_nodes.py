@@ -7,13 +7,17 @@ they load a file, but 1.48 moves links and values of many to other inputs.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
+from pydantic import JsonValue
+
 from comfysnap_schema.comfy.catalogue import Catalogue
 from comfysnap_schema.comfy.graph import HOW_TO_EXPORT
 from comfysnap_schema.comfy.ui_export.model import (
+    MAX_NODES,
     PRIMITIVE,
     SUBGRAPH_INPUT,
     SUBGRAPH_OUTPUT,
@@ -28,8 +32,14 @@ from comfysnap_schema.comfy.ui_export.model import (
     parse_node,
 )
 from comfysnap_schema.comfy.ui_export.resolve import VIRTUAL
-from comfysnap_schema.comfy.ui_export.widgets import UPLOAD, ConversionError, stored_values
+from comfysnap_schema.comfy.ui_export.widgets import (
+    ConversionError,
+    readable_widgets,
+    stored_values,
+)
 
+MAX_GROUPED: Final = 1000
+"""Nodes of one group."""
 _PREFIX: Final = re.compile(r"workflow[>/]")
 _REROUTE: Final = "Reroute"
 _HELPERS: Final = {"INT": ("fixed",), "FLOAT": ("fixed",), "COMBO": ("fixed", "")}
@@ -65,13 +75,19 @@ def without_group_nodes(
     definitions = as_object(as_object(data.get("extra")).get("groupNodes"))
     subgraphs = dict(workflow.subgraphs)
     left: dict[str, WholeGroup] = {}
+    made = 0
 
     def converted(graph: UiGraph) -> UiGraph:
+        nonlocal made
         for node in filter(is_group_node, graph.nodes.values()):
             try:
                 group = _Group(node, definitions, catalogue)
+                made += len(group)
                 unknown = group.unknown()
-                if unknown:
+                if made > MAX_NODES:
+                    error = ConversionError("too_large", f"groups have over {MAX_NODES} nodes")
+                    left[node.id] = WholeGroup(error, {})
+                elif unknown:
                     left[node.id] = WholeGroup(None, unknown)
                 else:
                     graph, inner = group.replaced(graph)
@@ -95,7 +111,13 @@ class _Group:
         entries = [as_object(entry) for entry in as_list(self._raw.get("nodes"))]
         if not entries:
             raise self._error("which the file does not define")
-        self._nodes = [parse_node({**entry, "id": at}) for at, entry in enumerate(entries)]
+        rows = max(len(as_list(self._raw.get(key))) for key in ("links", "external"))
+        if len(entries) > MAX_GROUPED or rows > 10 * MAX_GROUPED:
+            raise self._error(f"of more than {MAX_GROUPED} nodes, or with too many links")
+        try:
+            self._nodes = [parse_node({**entry, "id": at}) for at, entry in enumerate(entries)]
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise self._error("whose definition is damaged") from error
         if any(map(is_group_node, self._nodes)):
             raise self._error("which has another one inside")
         self._known = [catalogue.get(each.type) for each in self._nodes]
@@ -109,6 +131,9 @@ class _Group:
         self._widgets: dict[str, tuple[int, str]] = {}
         self._name_inputs()
         self._outputs = list(self._shown_outputs())
+
+    def __len__(self) -> int:
+        return len(self._nodes)
 
     def _error(self, what: str) -> ConversionError:
         return ConversionError(
@@ -128,7 +153,7 @@ class _Group:
         """Links inside: origin, its slot, target, its slot, type."""
         for row in map(as_list, as_list(self._raw.get("links"))):
             ends = row[:4]
-            if len(ends) == 4 and all(isinstance(end, int) for end in ends):
+            if len(ends) == 4 and all(isinstance(end, int) and end >= 0 for end in ends):
                 inside = range(len(self._nodes))
                 if ends[0] in inside and ends[2] in inside:
                     yield ends[0], ends[1], ends[2], ends[3], str(row[-1])
@@ -161,11 +186,10 @@ class _Group:
     def _converted(self, at: int) -> dict[str, bool]:
         """The widgets of a node that are inputs in the file, which come last, and whether each is
         taken for linked inside. The editor sorts their numbers as texts."""
-        node, names = self._nodes[at], {*self._widgets_of(at), UPLOAD}
+        node = self._nodes[at]
         sockets = sum(not slot.widget for slot in node.inputs)
         numbers = {number for _, _, target, number, _ in self._links if target == at}
-        slots = enumerate(node.inputs)
-        widgets = {str(n): slot.name for n, slot in slots if slot.widget and slot.name in names}
+        widgets = {str(n): slot.name for n, slot in enumerate(node.inputs) if slot.widget}
         return {
             widgets[number]: sockets + place in numbers
             for place, number in enumerate(sorted(widgets))
@@ -287,7 +311,7 @@ class _Group:
         for label, end in shown.items():
             slot = left.pop(label, None)
             if slot is None and others and label in self._sockets:
-                slot = left.pop(others.pop(0))  # named by an older rule
+                slot = left.pop(others.pop(0), None)  # named by an older rule
             link = graph.links.get(slot.link or "") if slot is not None else None
             origin = graph.nodes.get(link.origin) if link is not None else None
             if origin is not None and origin.type == PRIMITIVE:
@@ -339,10 +363,30 @@ class _Group:
             owners = [owner for owner, _ in lists[at]]
             if name in owners:
                 lists[at][owners.index(name)] = name, value
-        return [
+        nodes = [
             replace(node, values=[value for _, value in values])
             for node, values in zip(self._nodes, lists, strict=True)
         ]
+        if not all(map(self._fits, nodes)):
+            raise self._misfit()
+        return nodes
+
+    def _misfit(self) -> ConversionError:
+        held = len(self._node.values)
+        return self._error(
+            f"whose {held} values do not fit the widgets of its nodes, which have changed since"
+        )
+
+    def _fits(self, node: UiNode) -> bool:
+        """Whether the values of a node inside are of the types of its widgets: if one is not, those
+        of the group node are in another order."""
+        known = self._known[int(node.id)]
+        widgets = readable_widgets(known, node).values() if known is not None else ()
+        return all(
+            _is_of(widget.entry.widget, widget.value)
+            for widget in widgets
+            if widget.entry is not None and widget.value is not None
+        )
 
     def _places(self) -> tuple[list[list[tuple[str, Any]]], list[tuple[int, int]]]:
         """The values of each node inside with the widgets that they belong to, and where those of
@@ -360,9 +404,7 @@ class _Group:
                     last += [(at, n) for n, owner in enumerate(owners) if owner == name]
             if held in (0, len(order), len(order) + len(last)):
                 return lists, [*order, *last]
-        raise self._error(
-            f"whose {held} values do not fit the widgets of its nodes, which have changed since"
-        )
+        raise self._misfit()
 
     def _values(self, at: int, by_class: bool) -> list[tuple[str, Any]]:
         """The values of a node inside: as many as the file has, or as its class has now."""
@@ -372,6 +414,12 @@ class _Group:
         values = stored_values(known, node)
         if by_class or isinstance(node.values, dict):
             return values
+        # Editors had widgets of their own that the class does not declare (a player, a viewer).
+        count = Counter(owner for owner, _ in values)
+        named = [slot.name for slot in node.inputs if slot.widget]
+        owners = [name for name in named for _ in range(count.get(name, 1))]
+        if count.keys() <= {*named} and len(owners) == len(node.values):
+            return list(zip(owners, node.values, strict=True))
         rest = [("", value) for value in node.values[len(values) :]]
         return [*values[: len(node.values)], *rest]
 
@@ -381,6 +429,23 @@ class _Group:
         helpers = _HELPERS.get(kinds[0], ()) if kinds and self._is_primitive(at) else ()
         values = as_list(self._nodes[at].values) or [None, *helpers][: 1 + len(helpers)]
         return [("value", value) for value in values] if self._is_primitive(at) else []
+
+
+def _is_of(kind: str, value: JsonValue) -> bool:
+    """Whether a widget of a type may hold a value; numbers may be texts."""
+    if kind in ("INT", "FLOAT"):
+        return not isinstance(value, bool) and _is_number(value)
+    if kind == "BOOLEAN":
+        return isinstance(value, bool)
+    return kind not in ("STRING", "COMBO") or not isinstance(value, dict)
+
+
+def _is_number(value: JsonValue) -> bool:
+    try:
+        float(str(value))
+    except ValueError:
+        return False
+    return True
 
 
 def _connect(nodes: list[UiNode], at: int, name: str, link: str) -> int:

@@ -175,7 +175,7 @@ class _Layout:
 
     def _set(self, widget: Widget, value: Any) -> None:
         control = widget.entry is None and widget.name == _CONTROL
-        if control and value not in _CONTROLS and not isinstance(value, bool):
+        if control and not (isinstance(value, bool) or value in [*_CONTROLS]):
             raise ConversionError(
                 "widget_values",
                 f"expected a {_CONTROL} value, got {value!r}; {self._known.class_type} has changed"
