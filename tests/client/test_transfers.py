@@ -263,11 +263,16 @@ async def test_a_download_that_cannot_be_written_fails_and_leaves_no_file(
     assert names(tmp_path) == []
 
 
-async def test_an_expired_file_raises_output_expired(client: Client, server: FakeServer) -> None:
+async def test_an_expired_file_raises_output_expired_and_leaves_no_file(
+    client: Client, server: FakeServer, tmp_path: Path
+) -> None:
     file = await made(client, server, b"fox")
-    server.on("/outputs", rejecting(410, "output_expired"))
+    server.on("/outputs", *[rejecting(410, "output_expired")] * 2)
     with pytest.raises(OutputExpired):
         await file.read()
+    with pytest.raises(OutputExpired):
+        await file.save(tmp_path)
+    assert names(tmp_path) == []
 
 
 async def test_credentials_are_not_sent_to_a_signed_url(client: Client, server: FakeServer) -> None:
