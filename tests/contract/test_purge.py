@@ -4,7 +4,11 @@ import hashlib
 import json
 import os
 import sys
+import threading
 import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -163,4 +167,50 @@ def test_a_server_that_cannot_be_reached_is_one_line(tmp_path: Path) -> None:
     assert len(output.splitlines()) == 1
     code, output = purge(tmp_path, "--url=ftp://127.0.0.1", "--yes")
     assert code == 2
+    assert len(output.splitlines()) == 1
+
+
+@contextmanager
+def answering(content: bytes) -> Generator[str]:
+    """The URL of a server that answers every POST with this."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            with suppress(OSError):  # who has read enough hangs up
+                self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<p>hello", "is not a comfysnap server"),
+        (b" " * (9 << 20), "is not a comfysnap server"),
+        (
+            b'{"jobs": 0, "job_bytes": 0, "files": 0, "file_bytes": 0, "complete": false}',
+            "the server deletes nothing more",
+        ),
+    ],
+    ids=["a page", "too much", "no end"],
+)
+def test_a_server_of_another_kind_is_one_line(tmp_path: Path, content: bytes, message: str) -> None:
+    with answering(content) as url:
+        code, output = purge(tmp_path, f"--url={url}", "--yes")
+    assert code == 1
+    assert output.startswith("error: ")
+    assert message in output
     assert len(output.splitlines()) == 1

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from comfysnap_server.backends.protocol import PurgeRequest
     from comfysnap_server.jobs import OutputStore
 
+_MAX_ANSWER: Final = 64 * 1024
 _PATIENCE_S: Final = 150.0
 """For each request: a deployment may have to start first."""
 
@@ -120,6 +121,8 @@ class _Remote:
         total = self._ask()
         while not total.complete:
             more = self._ask()
+            if not (more.complete or more.jobs):
+                raise ValueError("the server deletes nothing more, and says that there is more")
             sums = {
                 name: getattr(total, name) + getattr(more, name)
                 for name in ("jobs", "job_bytes", "files", "file_bytes")
@@ -135,10 +138,14 @@ class _Remote:
             "older_than": wanted.older_than, "jobs": wanted.jobs, "files": wanted.files,
             "dry_run": dry_run, **({} if wanted.owner is None else {"owner": wanted.owner}),
         }  # fmt: skip
-        response = self._http.post(PURGE[1:], params=query)
+        with self._http.stream("POST", PURGE[1:], params=query) as response:
+            content = _start_of(response)
         if response.status_code != HTTPStatus.OK:
-            raise ValueError(_reason(response))
-        return PurgeReport.model_validate_json(response.content)
+            raise ValueError(_reason(response, content))
+        try:
+            return PurgeReport.model_validate_json(content)
+        except ValueError as error:
+            raise ValueError(f"{self._http.base_url} is not a comfysnap server") from error
 
 
 @contextmanager
@@ -160,11 +167,21 @@ def _open_remote(url: str, wanted: "PurgeRequest") -> Generator[_Remote]:
         raise typer.Exit(3) from error
 
 
-def _reason(response: "httpx.Response") -> str:
+def _start_of(response: "httpx.Response") -> bytes:
+    """The body, unless it is larger than any of a server of ours."""
+    content = b""
+    for chunk in response.iter_bytes():
+        content += chunk
+        if len(content) > _MAX_ANSWER:
+            break
+    return content
+
+
+def _reason(response: "httpx.Response", content: bytes) -> str:
     from comfysnap_schema.wire import Problem
 
     try:
-        problem = Problem.model_validate_json(response.content)
+        problem = Problem.model_validate_json(content)
     except ValueError:
         return f"{response.url.host} answered {response.status_code}"
     return problem.detail or problem.title
