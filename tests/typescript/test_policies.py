@@ -152,7 +152,7 @@ async def ended(url: str, index: int, case: dict[str, Any]) -> dict[str, Any]:
     async with Client(
         f"{url}/{index}",
         retry=RetryPolicy(**policy), polling=PollPolicy(initial=0.01, maximum=0.05),
-        timeout=case.get("timeout", 20), cancel_on_timeout=case.get("cancel", True),
+        timeout=case.get("timeout", 60), cancel_on_timeout=case.get("cancel", True),
     ) as client:  # fmt: skip
         try:
             await client.infer_sync(DrawInput(prompt="a fox"))

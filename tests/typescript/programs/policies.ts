@@ -40,7 +40,7 @@ async function call(one: Case, index: number): Promise<Record<string, unknown>> 
   const client = new Client(`${url}/${index}`, {
     retry: { initial: 0.01, maximum: 0.05, ...retryPolicy(one) },
     polling: { initial: 0.01, maximum: 0.05 },
-    timeout: one["timeout"] ?? 20,
+    timeout: one["timeout"] ?? 60,
     cancelOnTimeout: one["cancel"] ?? true,
   });
   try {

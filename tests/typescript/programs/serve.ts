@@ -97,7 +97,7 @@ const scenarios: Record<string, () => Promise<unknown>> = {
   },
 
   async others() {
-    const job = await client.submit(flux, { prompt: "a fox", steps: 15 });
+    const job = await client.submit(flux, { prompt: "a fox", steps: 40 });
     const controller = new AbortController();
     const left = caught(job.result({ signal: controller.signal }));
     const stayed = job.result();
