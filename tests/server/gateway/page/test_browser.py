@@ -215,6 +215,34 @@ def test_a_job_is_cancelled(serve: Serve, page: Page) -> None:
     assert "Cancelled" in page.eval("document.querySelector('.job [role=status]').textContent")
 
 
+LATE_CANCEL = """
+const asked = window.fetch;
+window.late = false;
+window.fetch = async (...request) => {
+  const response = await asked(...request);
+  if (!String(request[0]).includes('/cancel/')) return response;
+  const ended = () => document.querySelector('.job')?.dataset.status === 'cancelled';
+  while (!ended()) await new Promise((resolve) => setTimeout(resolve, 10));
+  setTimeout(() => { window.late = true; }, 100);
+  return response;
+};
+0
+"""
+
+
+def test_an_end_is_not_undone_by_an_older_answer(serve: Serve, page: Page) -> None:
+    server = serve(step_seconds=5)
+    open_workflow(page, f"{server}/w/flux")
+    page.eval(LATE_CANCEL)
+    fill(page, "prompt", "a fox")
+    click(page, ".run .primary")
+    wait_for_status(page, "running")
+    click(page, ".job-head .danger")
+    page.wait("window.late")
+    assert page.eval("document.querySelector('.job').dataset.status") == "cancelled"
+    assert "Running" not in page.eval("document.querySelector('.history').innerText")
+
+
 def test_jobs_that_wait_say_how_many_are_ahead(serve: Serve, page: Page) -> None:
     server = serve(step_seconds=20)
     body = {"prompt": "x"}

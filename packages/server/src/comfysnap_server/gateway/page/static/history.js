@@ -48,6 +48,7 @@ export class History {
   /** Show a job that changed, and which one is open. */
   update(job) {
     const known = this.#entries.get(job.id);
+    if (known?.job.version > job.version) return; // a page that was read before
     if (known?.job.version === job.version && known.isCurrent === (job.id === this.#current))
       return;
     const entry = { job, isCurrent: job.id === this.#current, element: this.#entry(job) };

@@ -120,6 +120,7 @@ class WorkflowPage {
   /** Put a job of the history into the form, and show or follow it. */
   async #open(job) {
     this.#following.abort();
+    this.#job = undefined;
     this.#form.restore(job.inputs ?? {});
     this.#sent = this.#form.inputs.inputs;
     this.#view.start("Loading");
@@ -129,6 +130,8 @@ class WorkflowPage {
   }
 
   #show(job) {
+    // a job has several messengers: the answer to a cancel may come after the end in the stream
+    if (this.#job?.id === job.id && job.version < this.#job.version) return;
     this.#job = job;
     history.replaceState(null, "", `#${job.id}`);
     this.#history.current = job.id;
@@ -173,8 +176,7 @@ class WorkflowPage {
   async #readPosition(id) {
     if (this.#job.id !== id || this.#job.status !== "queued" || document.hidden) return;
     const job = await read(id).catch(() => undefined);
-    if (job !== undefined && this.#job.id === id && job.version >= this.#job.version)
-      this.#show(job);
+    if (job !== undefined && this.#job.id === id) this.#show(job);
   }
 
   async #cancel() {
