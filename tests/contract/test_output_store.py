@@ -138,7 +138,7 @@ def purge(bucket: Bucket, *options: str) -> None:
             assert done.stderr.startswith("error: the object store failed: ")
         else:
             assert (done.returncode, bucket.files) == (0, set())
-            assert "1 jobs" in done.stdout
+            assert "1 job" in done.stdout
 
 
 async def test_a_job_whose_store_is_down_waits_and_the_server_says_so(

@@ -146,7 +146,7 @@ def test_an_admin_purges_a_running_server(data: Path, monkeypatch: pytest.Monkey
         monkeypatch.setenv("COMFYSNAP_API_KEY", "boss")
         code, output = purge(data, f"--url={url}", "--owner=anna", answer="n\n")
         assert code == 1
-        assert f"to delete in {url}: 1 jobs" in output
+        assert f"to delete in {url}: 1 job" in output
         assert pictures(data) == 2
         code, output = purge(data, f"--url={url}", "--owner=anna", "--yes", "--json")
         assert code == 0

@@ -204,10 +204,14 @@ def _output_store(given: Path | None) -> "OutputStore | None":
 
 
 def _sentence(what: str, found: "PurgeReport", where: str) -> str:
+    jobs, files = _count(found.jobs, "job"), _count(found.files, "upload")
     return (
-        f"{what} in {where}: {found.jobs} jobs ({_size(found.job_bytes)}),"
-        f" {found.files} uploads ({_size(found.file_bytes)})"
+        f"{what} in {where}: {jobs} ({_size(found.job_bytes)}), {files} ({_size(found.file_bytes)})"
     )
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}{'' if number == 1 else 's'}"
 
 
 def _size(count: float) -> str:
