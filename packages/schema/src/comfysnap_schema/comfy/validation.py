@@ -294,6 +294,8 @@ def fits(output: OutputDef, definition: InputDef) -> bool:
         return output.choices is not None and (unknown or output.choices == definition.choices)
     if output.choices is not None:
         return definition.type == "COMBO"
+    if output.type == definition.type:
+        return True
     made = {part.strip() for part in output.type.split(",")}
     wanted = {part.strip() for part in definition.type.split(",")}
     return "*" in made | wanted or not made.isdisjoint(wanted)

@@ -53,7 +53,7 @@ def parse_json(body: bytes) -> JsonValue:
     _check_cost(body)
     # Refuses what the standard library accepts: NaN, control characters, more than 200 levels.
     from_json(body, allow_inf_nan=False, cache_strings="none")
-    return cast("JsonValue", json.loads(body, object_pairs_hook=_unique, parse_float=_finite))
+    return cast("JsonValue", _DECODER.decode(body.decode()))
 
 
 def _check_cost(body: bytes) -> None:
@@ -86,3 +86,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) < len(pairs):
         raise ValueError("duplicate key")
     return result
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite)

@@ -152,6 +152,19 @@ MIGRATIONS: Final[Sequence[str]] = (
     DROP INDEX jobs_active;
     CREATE INDEX jobs_active ON jobs (status) WHERE status IN ('queued', 'running');
     """,
+    """
+    DROP INDEX jobs_active;
+    DROP INDEX jobs_of_owner;
+    DROP INDEX jobs_of_status;
+    DROP INDEX jobs_of_workflow;
+    DROP INDEX jobs_of_both;
+    CREATE INDEX jobs_unfinished ON jobs (owner, status, seq)
+        WHERE status IN ('queued', 'running');
+    CREATE INDEX jobs_of_status ON jobs (owner, status, seq)
+        WHERE status NOT IN ('queued', 'running');
+    CREATE INDEX jobs_of_workflow ON jobs (owner, workflow, status, seq)
+        WHERE status NOT IN ('queued', 'running');
+    """,
 )
 """Each takes the tables from one ``user_version`` to the next; never change one that was
 released, add another."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 from pydantic_core import from_json, to_json
 
@@ -342,60 +342,61 @@ def page(
     """Up to ``limit`` jobs of an owner, or of all (None), newest first, fewer when they are large
     or damaged, each with its owner; and ``before`` of the next page, None on the last. An index
     leads to them, whatever the filter."""
-    filters: _Filters = (status, workflow, labels, before)
+    wanted = _Filters(status, workflow, labels, before)
+    owners = [(owner,)]
     if owner is None:
         owners = connection.execute("SELECT owner FROM usage WHERE owner != ''").fetchall()
-        found = (_sequence(connection, each, filters, limit + 1) for (each,) in owners)
-        merged = islice(heapq.merge(*found, reverse=True), limit + 1)
-        tables, conditions = ["jobs"], ["jobs.seq IN (SELECT value FROM json_each(?))"]
-        order, parameters = "jobs.seq", _values(to_json([*merged]).decode())
-    else:
-        tables, conditions, order, parameters = _matching(owner, filters)
+    found = (_newest(connection, each, wanted, limit + 1) for (each,) in owners)
+    newest = islice(heapq.merge(*found, reverse=True), limit + 1)
     rows = connection.execute(
-        "SELECT jobs.seq, jobs.owner, id, record, inputs"  # noqa: S608 -- only clauses from here
-        f" FROM {' '.join(tables)} JOIN payloads ON payloads.seq = jobs.seq"
-        f" WHERE {' AND '.join(conditions)} ORDER BY {order} DESC LIMIT ?",
-        [*parameters, limit + 1],
+        "SELECT jobs.seq, owner, id, record, inputs FROM jobs JOIN payloads USING (seq)"
+        " WHERE jobs.seq IN (SELECT value FROM json_each(?)) ORDER BY jobs.seq DESC",
+        (to_json([*newest]).decode(),),
     )
     return _read_page(rows, limit)
 
 
-_Filters = tuple[JobStatus | None, str | None, Mapping[str, str], int | None]
+class _Filters(NamedTuple):
+    status: JobStatus | None
+    workflow: str | None
+    labels: Mapping[str, str]
+    before: int | None
 
 
-def _matching(owner: str, filters: _Filters) -> tuple[list[str], list[str], str, list[object]]:
-    """Tables, conditions, order and parameters of a query for an owner's jobs."""
-    status, workflow, labels, before = filters
-    tables, where, parameters = ["jobs"], ["jobs.owner = ?"], [*_values(owner)]
-    # Left to itself, SQLite reads every job of the owner to find those of a label.
-    by_label = bool(labels) and status is None and workflow is None
-    order = "label0.seq" if by_label else "jobs.seq"
-    clauses = (("status = ?", status), ("workflow = ?", workflow), (f"{order} < ?", before))
-    for clause, value in clauses:
-        if value is not None:
-            where.append(clause)
-            parameters += _values(value)
-    for number, (key, value) in enumerate(labels.items()):
-        name = f"label{number}"
-        tables.append(f"JOIN job_labels {name} ON {name}.seq = jobs.seq")
-        where.append(f"{name}.owner = ? AND {name}.key = ? AND {name}.value = ?")
-        parameters += _values(owner, key, value)
-    if by_label:
-        tables[:2] = ["job_labels label0 CROSS JOIN jobs ON jobs.seq = label0.seq"]
-    return tables, where, order, parameters
-
-
-def _sequence(
-    connection: sqlite3.Connection, owner: str, filters: _Filters, limit: int
+def _newest(
+    connection: sqlite3.Connection, owner: str, wanted: _Filters, limit: int
 ) -> Iterator[int]:
-    """``seq`` of an owner's jobs, newest first, read one by one."""
-    tables, conditions, order, parameters = _matching(owner, filters)
-    rows = connection.execute(
-        f"SELECT jobs.seq FROM {' '.join(tables)} WHERE {' AND '.join(conditions)}"  # noqa: S608 -- only clauses from here
-        f" ORDER BY {order} DESC LIMIT ?",
-        [*parameters, limit],
-    )
+    """``seq`` of an owner's jobs, newest first, read one by one in the order of an index: that of
+    a label, or that of each status."""
+    tables = [f"job_labels label{number}" for number in range(len(wanted.labels))]
+    conditions = ["TRUE" if wanted.before is None else "seq < :before"]
+    values: dict[str, object] = {"owner": owner, "limit": limit, "before": wanted.before}
+    for number, (key, value) in enumerate(wanted.labels.items()):
+        columns = {"owner": "owner", "key": f"key{number}", "value": f"value{number}"}
+        conditions += [f"label{number}.{column} = :{name}" for column, name in columns.items()]
+        values |= {f"key{number}": key, f"value{number}": value}
+    ends = [""]
+    if not tables or wanted.status or wanted.workflow is not None:
+        tables.insert(0, "jobs")
+        conditions.append("jobs.owner = :owner")
+        ends = [_OF_STATUS[each] for each in ([wanted.status] if wanted.status else JobStatus)]
+    if wanted.workflow is not None:
+        conditions.append("workflow = :workflow")
+        values["workflow"] = wanted.workflow
+    # CROSS: the first table leads. Left to itself, SQLite may read every job of the owner.
+    joined = tables[0] + "".join(f" CROSS JOIN {table} USING (seq)" for table in tables[1:])
+    select = f"SELECT seq FROM {joined} WHERE {' AND '.join(conditions)}"  # noqa: S608 -- only clauses from here
+    query = " UNION ALL ".join(select + end for end in ends)
+    rows = connection.execute(f"{query} ORDER BY seq DESC LIMIT :limit", values)
     return (seq for (seq,) in rows)
+
+
+_OF_STATUS: Final = {
+    status: f" AND status = '{status}'"
+    f" AND status {'NOT IN' if status.is_final else 'IN'} ('queued', 'running')"
+    for status in JobStatus
+}
+"""Conditions; the second is that of the index, word for word, which SQLite does not use without."""
 
 
 def _read_page(
@@ -414,10 +415,6 @@ def _read_page(
         except BackendError as error:
             logger.warning("not listed: %s", error)
     return found, None
-
-
-def _values(*values: object) -> list[object]:
-    return [*values]
 
 
 def needed_files(connection: sqlite3.Connection) -> set[str]:
