@@ -97,6 +97,28 @@ def test_a_page_of_all_owners_reads_little_more_than_it_shows(
     assert steps < 3_000
 
 
+@pytest.mark.parametrize("owner", ["anna", None])
+def test_pages_go_through_jobs_of_every_status_in_the_order_of_their_submits(
+    tmp_path: Path, owner: str | None
+) -> None:
+    connection = open_database(tmp_path / DATABASE)
+    ids: list[str] = []
+    for number in range(50):
+        asked = request(owner="anna" if owner or number % 3 else "ben")
+        status = [*JobStatus][number * 3 % len(JobStatus)]
+        store.submit(connection, asked, asked.record(status=status, version=1), LocalLimits())
+        ids.append(asked.job_id)
+    listed: list[str] = []
+    before = None
+    while before or not listed:
+        found, before = store.page(
+            connection, owner, status=None, workflow=None, labels={}, before=before, limit=7
+        )
+        listed += [record.id for _, record in found]
+    connection.close()
+    assert listed == ids[::-1]
+
+
 def fill(connection: sqlite3.Connection, count: int, owner: str = "anna") -> None:
     """Jobs of an owner: one in ten failed, one in five of team red."""
     connection.execute("BEGIN")

@@ -116,15 +116,14 @@ class BodyReader:
         within: float = math.inf,
     ) -> "Generator[_Body]":
         """A place for a body, which must be whole ``within`` so many seconds, however fast."""
-        error = ProblemError(code, f"the body may have at most {limit} bytes")
         announced = request.headers.get("content-length", "")
         if _LENGTH.fullmatch(announced) and int(announced) > limit:
-            raise error
+            raise _too_large(code, limit)
         crowded = self._places.full_for(owner)
         body = _Body(
             request.receive,
             owner,
-            error,
+            code,
             limit=limit,
             patience=self._patience,
             min_rate=self._min_rate,
@@ -156,7 +155,7 @@ class _Body:
         self,
         receive: Receive,
         owner: str,
-        too_large: ProblemError,
+        code: ErrorCode,
         *,
         limit: int,
         patience: float,
@@ -165,8 +164,8 @@ class _Body:
     ) -> None:
         self.owner = owner
         self._receive = receive
-        self._too_large = too_large
-        self._room = limit
+        self._code = code
+        self._limit = self._room = limit
         self._patience = patience
         self._min_rate = min_rate
         self._deadline = deadline
@@ -214,9 +213,13 @@ class _Body:
         chunk: bytes = message.get("body", b"")
         self._room -= len(chunk)
         if self._room < 0:
-            raise self._too_large
+            raise _too_large(self._code, self._limit)
         self._left = min(self._left + len(chunk) / self._min_rate, self._patience)
         return chunk
+
+
+def _too_large(code: ErrorCode, limit: int) -> ProblemError:
+    return ProblemError(code, f"the body may have at most {limit} bytes")
 
 
 def _late(text: str) -> ProblemError:

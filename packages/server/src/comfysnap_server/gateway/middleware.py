@@ -72,12 +72,13 @@ class GatewayMiddleware:
             await self._app(scope, receive, send)
             return
         client = scope.get("client")
-        request_id = _request_id(Headers(scope=scope))
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers)
         scope[REQUEST_ID_KEY] = request_id
         with every_line(request=request_id, client=client and client[0]):
-            await self._handle(scope, receive, send)
+            await self._handle(scope, headers, receive, send)
 
-    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _handle(self, scope: Scope, given: Headers, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         request_id = scope[REQUEST_ID_KEY]
         status = 0
@@ -96,8 +97,8 @@ class GatewayMiddleware:
             await send(message)
 
         try:
-            self._check_preflight(scope["method"], Headers(scope=scope))
-            await self._admit(scope, Headers(scope=scope))
+            self._check_preflight(scope["method"], given)
+            await self._admit(scope, given)
             await self._app(scope, receive, send_with_id)
         except ProblemError as error:
             await problem_response(scope, error)(scope, receive, send_with_id)

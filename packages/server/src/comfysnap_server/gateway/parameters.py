@@ -2,6 +2,7 @@
 of a status, and of a submit (``benchmarks/gateway_load.py``)."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Final, TypeVar
 
 from fastapi import Request
@@ -77,7 +78,15 @@ def _is_list(model: type[BaseModel], name: str) -> bool:
     return field is not None and isinstance(field.default, list)
 
 
+@cache
+def _defaults(model: type[ModelT]) -> ModelT:
+    """The models are frozen, so one serves all requests."""
+    return model()
+
+
 def _read(model: type[ModelT], values: Mapping[str, Any], place: str) -> ModelT:
+    if not values:
+        return _defaults(model)
     try:
         return model.model_validate(values)
     except ValidationError as error:

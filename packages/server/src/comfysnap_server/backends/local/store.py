@@ -343,10 +343,8 @@ def page(
     or damaged, each with its owner; and ``before`` of the next page, None on the last. An index
     leads to them, whatever the filter."""
     wanted = _Filters(status, workflow, labels, before)
-    owners = [(owner,)]
-    if owner is None:
-        owners = connection.execute("SELECT owner FROM usage WHERE owner != ''").fetchall()
-    found = (_newest(connection, each, wanted, limit + 1) for (each,) in owners)
+    owners = _owners(connection) if owner is None else [owner]
+    found = (_newest(connection, each, wanted, limit + 1) for each in owners)
     newest = islice(heapq.merge(*found, reverse=True), limit + 1)
     rows = connection.execute(
         "SELECT jobs.seq, owner, id, record, inputs FROM jobs JOIN payloads USING (seq)"
@@ -354,6 +352,10 @@ def page(
         (to_json([*newest]).decode(),),
     )
     return _read_page(rows, limit)
+
+
+def _owners(connection: sqlite3.Connection) -> list[str]:
+    return [owner for (owner,) in connection.execute("SELECT owner FROM usage WHERE owner != ''")]
 
 
 class _Filters(NamedTuple):
