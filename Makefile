@@ -61,7 +61,9 @@ format:  ## rewrite the code the way ruff wants it
 	uv run ruff format .
 
 bench:  ## every benchmark, quickly; each exits 1 when it misses its target
-	@for script in $$(grep -l -- --quick benchmarks/*.py); do echo "== $$script"; uv run python $$script --quick || exit 1; done
+	@missed=; for script in $$(grep -l -- --quick benchmarks/*.py); do \
+		echo "== $$script"; uv run python $$script --quick || missed="$$missed $$script"; \
+	done; test -z "$$missed" || { echo "missed:$$missed"; exit 1; }
 
 build:  ## wheels and source distributions of every package, in dist/
 	uv run --no-sync python scripts/wheels.py --build-only --out dist

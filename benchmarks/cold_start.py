@@ -20,6 +20,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -159,7 +160,6 @@ def measure(comfy: Comfy, runs: int, folder: Path) -> tuple[Times, list[Mapping[
     for job, graph in JOBS.items():
         times["d", job], note = by_criu(comfy, graph, folder / job, runs)
         notes.append(f"(d) {job}: {note}")
-    folder.rmdir()
     return times, forks, "\n".join(notes)
 
 
@@ -243,22 +243,22 @@ def verdict(times: Times, forks: list[Mapping[str, float]]) -> bool:
 
 
 def main() -> None:
-    """Measure, print, draw."""
+    """Measure, print, and draw if asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="two runs instead of ten")
     parser.add_argument("--runs", type=int, default=10)
-    parser.add_argument("--picture", type=Path, default=Path("cold_start.png"))
+    parser.add_argument("--picture", type=Path, help="draw one to this file")
     given = parser.parse_args()
     comfy = Comfy.from_env()
     comfy.needs_checkpoint()
-    folder = given.picture.resolve().parent / "cold-start-images"
-    times, forks, note = measure(comfy, 2 if given.quick else given.runs, folder)
+    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix="cold-start-") as folder:
+        times, forks, note = measure(comfy, 2 if given.quick else given.runs, Path(folder))
     print("\n" + table(times))
     print(note)
     caption = machine(comfy)
     print(caption)
-    draw(times, caption, given.picture)
-    print(f"picture: {given.picture}")
+    if given.picture is not None:
+        draw(times, caption, given.picture)
     sys.exit(not verdict(times, forks))
 
 
