@@ -85,10 +85,8 @@ def _defaults(model: type[ModelT]) -> ModelT:
 
 
 def _read(model: type[ModelT], values: Mapping[str, Any], place: str) -> ModelT:
-    if not values:
-        return _defaults(model)
     try:
-        return model.model_validate(values)
+        return model.model_validate(values) if values else _defaults(model)
     except ValidationError as error:
         errors = error.errors(include_url=False, include_context=False)
         raise RequestValidationError(
