@@ -14,7 +14,7 @@ from comfysnap_server.backends.modal.platform import Platform
 from comfysnap_server.backends.modal.states import Policy
 from tests.control_plane import ControlPlane
 from tests.paths import WORKFLOWS
-from tests.server.backends.modal.memory import MemoryFolder
+from tests.server.backends.modal.memory import Cloud, MemoryFolder
 from tests.server.backends.suite import STEP_S
 
 HERE = Path(__file__).parent
@@ -113,3 +113,15 @@ async def backend(deployed: ControlPlane, tmp_path: Path) -> AsyncIterator[Modal
     await backend.start()
     yield backend
     await backend.stop()
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Cloud:
+    """In memory: records, calls and volume that several gateways share."""
+    return Cloud(tmp_path / "volume")
+
+
+@pytest.fixture
+def other(cloud: Cloud, tmp_path: Path) -> ModalBackend:
+    """A second gateway container."""
+    return ModalBackend(cloud.platform, tmp_path / "other")

@@ -42,11 +42,6 @@ class Engine:
 
 
 @pytest.fixture
-def cloud(tmp_path: Path) -> Cloud:
-    return Cloud(tmp_path / "volume")
-
-
-@pytest.fixture
 def backend(cloud: Cloud, tmp_path: Path) -> ModalBackend:
     return ModalBackend(cloud.platform, tmp_path / "local")
 

@@ -26,19 +26,8 @@ ALL = PurgeRequest(older_than=0)
 
 
 @pytest.fixture
-def cloud(tmp_path: Path) -> Cloud:
-    return Cloud(tmp_path / "volume")
-
-
-@pytest.fixture
 def backend(cloud: Cloud, tmp_path: Path) -> ModalBackend:
     return ModalBackend(cloud.platform, tmp_path / "local")
-
-
-@pytest.fixture
-def other(cloud: Cloud, tmp_path: Path) -> ModalBackend:
-    """A second gateway container."""
-    return ModalBackend(cloud.platform, tmp_path / "other")
 
 
 async def test_a_gateway_that_remembers_a_purged_job_does_not_run_it_again(

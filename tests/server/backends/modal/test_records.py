@@ -27,19 +27,8 @@ JOB = request().job_id
 
 
 @pytest.fixture
-def cloud(tmp_path: Path) -> Cloud:
-    return Cloud(tmp_path / "volume")
-
-
-@pytest.fixture
 def backend(cloud: Cloud, tmp_path: Path) -> ModalBackend:
     return ModalBackend(cloud.platform, tmp_path / "local")
-
-
-@pytest.fixture
-def other(cloud: Cloud, tmp_path: Path) -> ModalBackend:
-    """A second gateway container."""
-    return ModalBackend(cloud.platform, tmp_path / "other")
 
 
 def claim(call_id: str = "fc-1") -> str:

@@ -4,7 +4,6 @@ import asyncio
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -105,11 +104,6 @@ async def until_told(cloud: Cloud) -> FeedEntry:
             await cloud.feed.news.wait()
             cloud.feed.news.clear()
     return told(cloud)[0]
-
-
-@pytest.fixture
-def cloud(tmp_path: Path) -> Cloud:
-    return Cloud(tmp_path / "volume")
 
 
 @pytest.fixture

@@ -19,11 +19,6 @@ BUDGET = OwnerBudget(max_stored_bytes=100)
 
 
 @pytest.fixture
-def cloud(tmp_path: Path) -> Cloud:
-    return Cloud(tmp_path / "volume")
-
-
-@pytest.fixture
 def backend(cloud: Cloud, tmp_path: Path) -> ModalBackend:
     return ModalBackend(cloud.platform, tmp_path / "local", retention=timedelta(hours=2))
 

@@ -231,7 +231,7 @@ class LocalBackend:
         self._slots.start()
         sweeper = Sweeper(
             self._writer,
-            self._lister.run,
+            self._lister,
             self._folders,
             self._uploads,
             self._outputs,
@@ -243,7 +243,7 @@ class LocalBackend:
         self._sweeping = asyncio.create_task(sweeper.run_forever(), name="sweeper")
         self._dispatching: asyncio.Task[None] | None = None
         if self._sender is not None:
-            self._webhooks = WebhookDispatcher(self._writer, self._lister.run, self._sender)
+            self._webhooks = WebhookDispatcher(self._writer, self._lister, self._sender)
             self._dispatching = asyncio.create_task(self._webhooks.run_forever(), name="webhooks")
         self._running = True
 
@@ -523,7 +523,7 @@ class LocalBackend:
         """See ``Backend.purge``."""
         self._check_running()
         purge = LivePurge(
-            self._writer, self._lister.run, self._folders, self._uploads, self._outputs,
+            self._writer, self._lister, self._folders, self._uploads, self._outputs,
             active=self._live, remembered=self._finished,
         )  # fmt: skip
         return await purge.run(wanted)

@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Collection, Generator, MutableMapping
+from collections.abc import Callable, Collection, Generator, MutableMapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +13,7 @@ from comfysnap_server.backends.local import store
 from comfysnap_server.backends.local.folders import JobFolders
 from comfysnap_server.backends.local.lock import FolderLock
 from comfysnap_server.backends.local.migrations import DataFolderError, open_database
+from comfysnap_server.backends.local.reader import Reader
 from comfysnap_server.backends.local.uploads import Uploads
 from comfysnap_server.backends.local.writer import Writer
 from comfysnap_server.backends.protocol import IN_USE_S, PurgeRequest
@@ -21,8 +22,6 @@ from comfysnap_server.jobs import FileStore, OutputStore
 _BATCH: Final = 200
 _BATCHES: Final = 5
 """While a server runs: then the caller asks again."""
-
-Read = Callable[[Callable[[sqlite3.Connection], Any]], Awaitable[Any]]
 
 
 class Purge:
@@ -120,7 +119,7 @@ class LivePurge:
 
     Args:
         writer: Of the job store.
-        read: Queries the job store.
+        reader: Of the job store.
         folders: Of the data folder.
         uploads: Of all owners.
         outputs: Object store of the output files; None: the folder.
@@ -131,7 +130,7 @@ class LivePurge:
     def __init__(
         self,
         writer: Writer,
-        read: Read,
+        reader: Reader,
         folders: JobFolders,
         uploads: Uploads,
         outputs: OutputStore | None,
@@ -140,7 +139,7 @@ class LivePurge:
         remembered: MutableMapping[str, Any],
     ) -> None:
         self._writer = writer
-        self._read = read
+        self._reader = reader
         self._folders = folders
         self._uploads = uploads
         self._outputs = outputs
@@ -156,7 +155,9 @@ class LivePurge:
         jobs, size, complete = 0, 0, True
         before = time.time() - wanted.older_than
         if wanted.jobs and wanted.dry_run:
-            jobs, size = await self._read(lambda c: store.count_ended(c, wanted.owner, before))
+            jobs, size = await self._reader.run(
+                lambda c: store.count_ended(c, wanted.owner, before)
+            )
         elif wanted.jobs:
             deleted, complete = await self._delete_jobs(wanted.owner, before)
             jobs, size = len(deleted), sum(deleted.values())
@@ -164,7 +165,7 @@ class LivePurge:
         if wanted.files and complete:
             sizes = await self._uploads.purge(
                 older_than=max(wanted.older_than, IN_USE_S),
-                keep=await self._read(store.needed_files),
+                keep=await self._reader.run(store.needed_files),
                 owner=wanted.owner,
                 dry_run=wanted.dry_run,
             )
@@ -175,7 +176,7 @@ class LivePurge:
     async def _delete_jobs(self, owner: str | None, before: float) -> tuple[dict[str, int], bool]:
         deleted: dict[str, int] = {}
         for _ in range(_BATCHES):
-            found: dict[str, int] = await self._read(
+            found: dict[str, int] = await self._reader.run(
                 lambda c: store.ended(c, owner, before, _BATCH)
             )
             jobs = {job_id: size for job_id, size in found.items() if job_id not in self._active}

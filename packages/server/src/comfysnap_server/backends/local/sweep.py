@@ -2,13 +2,12 @@
 
 import asyncio
 import logging
-import sqlite3
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
 from comfysnap_server.backends.local import store
 from comfysnap_server.backends.local.folders import JobFolders
+from comfysnap_server.backends.local.reader import Reader
 from comfysnap_server.backends.local.uploads import Uploads
 from comfysnap_server.backends.local.writer import Writer
 from comfysnap_server.errors import BackendError
@@ -18,8 +17,6 @@ logger = logging.getLogger(__name__)
 
 _BATCH: Final = 200
 
-Read = Callable[[Callable[[sqlite3.Connection], Any]], Awaitable[Any]]
-
 
 class Sweeper:
     """Sweeps at once, then every ``interval`` seconds."""
@@ -27,7 +24,7 @@ class Sweeper:
     def __init__(
         self,
         writer: Writer,
-        read: Read,
+        reader: Reader,
         folders: JobFolders,
         uploads: Uploads,
         outputs: OutputStore | None,
@@ -38,7 +35,7 @@ class Sweeper:
         interval: float,
     ) -> None:
         self._writer = writer
-        self._read = read
+        self._reader = reader
         self._folders = folders
         self._uploads = uploads
         self._outputs = outputs
@@ -60,7 +57,7 @@ class Sweeper:
         """Delete what is past its retention. Outputs are marked as gone before they are, so that a
         job never lists a file that half exists."""
         await self._writer.run(store.forget_keys)
-        while job_ids := await self._read(
+        while job_ids := await self._reader.run(
             lambda c: store.finished_before(c, time.time() - self._keep_outputs, _BATCH)
         ):
             if self._outputs is not None:  # before they are forgotten here
@@ -72,7 +69,7 @@ class Sweeper:
             pass
         while await self._writer.run(store.shrink, durable=False):
             pass
-        needed = await self._read(store.needed_files)
+        needed = await self._reader.run(store.needed_files)
         await self._uploads.sweep(older_than=self._keep_inputs, keep=needed)
 
     def _delete(self, job_ids: list[str]) -> None:

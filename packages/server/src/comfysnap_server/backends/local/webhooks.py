@@ -2,15 +2,14 @@
 
 import asyncio
 import logging
-import sqlite3
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from comfysnap_schema.wire import JobRecord
 from comfysnap_server.backends.local import webhook_rows
+from comfysnap_server.backends.local.reader import Reader
 from comfysnap_server.backends.local.webhook_rows import DueWebhook
 from comfysnap_server.backends.local.writer import Writer
 from comfysnap_server.errors import BackendError
@@ -27,16 +26,14 @@ _LOOK_S: Final = 2.0
 _RETRY_S: Final = 1.0
 _STOP_S: Final = 1.0
 
-Read = Callable[[Callable[[sqlite3.Connection], Any]], Awaitable[Any]]
-
 
 class WebhookDispatcher:
     """At least once: what became of an attempt is written after it, so that an attempt during which
     the server dies is made again."""
 
-    def __init__(self, writer: Writer, read: Read, sender: WebhookSender) -> None:
+    def __init__(self, writer: Writer, reader: Reader, sender: WebhookSender) -> None:
         self._writer = writer
-        self._read = read
+        self._reader = reader
         self._sender = sender
         self._news = asyncio.Event()
         self._running: dict[int, asyncio.Task[None]] = {}
@@ -54,7 +51,7 @@ class WebhookDispatcher:
             self._news.clear()
             pause = _LOOK_S
             try:
-                self.pending = await self._read(webhook_rows.pending)
+                self.pending = await self._reader.run(webhook_rows.pending)
                 pause = await self._start_due()
             except Exception:
                 logger.exception("the webhooks that are due could not be sent")
@@ -76,13 +73,13 @@ class WebhookDispatcher:
         """Start what there is room for; seconds until the next look."""
         while len(self._running) < MAX_AT_ONCE:
             now, busy, running = time.time(), self._busy(), list(self._running)
-            found: list[DueWebhook] = await self._read(
+            found: list[DueWebhook] = await self._reader.run(
                 lambda c, n=now, b=busy, r=running: webhook_rows.due(
                     c, n, MAX_AT_ONCE, busy=b, running=r
                 )
             )
             if not found:
-                moment: float | None = await self._read(
+                moment: float | None = await self._reader.run(
                     lambda c, b=busy, r=running: webhook_rows.next_due(c, busy=b, running=r)
                 )
                 return _LOOK_S if moment is None else min(max(moment - now, 0.0), _LOOK_S)
